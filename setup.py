@@ -1,0 +1,48 @@
+"""Builds the native core; everything else about the package stands in pyproject.toml.
+
+Two switches, read from the environment, change what is compiled and nothing else:
+
+    INBOUND_AUDIT_DEBUG=1     assertions of the core on (IA_DEBUG), bounds checked by Cython, -O1 -g
+    INBOUND_AUDIT_SANITIZE=1  the same under AddressSanitizer and UndefinedBehaviorSanitizer
+
+Each variant has a build directory of its own, so none is ever taken for another's left-overs.
+"""
+
+import os
+from glob import glob
+
+from setuptools import Extension, setup
+
+SANITIZE = os.environ.get("INBOUND_AUDIT_SANITIZE") == "1"
+DEBUG = SANITIZE or os.environ.get("INBOUND_AUDIT_DEBUG") == "1"
+VARIANT = "sanitize" if SANITIZE else "debug" if DEBUG else "release"
+
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+
+core = Extension(
+    "inbound_audit._ipcount",
+    sources=["src/_ipcount.pyx"],
+    # A room is inlined where it is cimported: without these a changed .pxd would leave the old binary in place.
+    depends=["setup.py", *glob("src/inbound_audit/_*/*.px[di]")],
+    # Cython's assert would take the GIL inside `nogil` code; outside the debug build it is not even compiled.
+    define_macros=[("IA_DEBUG", "1")] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
+    undef_macros=["NDEBUG"] if DEBUG else [],
+    extra_compile_args=(["-O1", "-g"] if DEBUG else ["-O3"]) + ["-fvisibility=hidden"] + SANITIZERS * SANITIZE,
+    extra_link_args=SANITIZERS * SANITIZE,
+)
+
+directives = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "initializedcheck": DEBUG,
+    "wraparound": False,  # handles and slots are unsigned: an index below zero is a bug, not the last item
+    "cdivision": True,
+    "binding": False,  # methods stay C method descriptors: a third of the price of a call
+    "embedsignature": True,
+    "embedsignature.format": "clinic",  # so that inspect.signature, help() and stubtest see the signatures
+    "auto_pickle": False,  # a tree is an address range of this process; stubtest also trips over the helpers
+    "autotestdict": False,
+}
+
+build_ext = {"cython_directives": directives, "cython_include_dirs": "src", "cython_c_in_temp": True}
+setup(ext_modules=[core], options={"build": {"build_base": f"build/{VARIANT}"}, "build_ext": build_ext})

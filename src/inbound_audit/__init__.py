@@ -1,0 +1,29 @@
+"""How many sessions are open right now from this address, or from any prefix around it?
+
+Answered by a native radix trie in tens of nanoseconds at accept time, per service and listener, to Python and to the
+Lua policy that decides whether a connection may stay.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from inbound_audit import errors
+from inbound_audit._ipcount import Listener, PrefixCounter, Session
+from inbound_audit.audit import InboundAudit
+from inbound_audit.limits import Limits
+from inbound_audit.verdict import Verdict
+
+if TYPE_CHECKING:
+    from inbound_audit.lua.policy import LuaPolicy
+
+__all__ = ["InboundAudit", "Limits", "Listener", "LuaPolicy", "PrefixCounter", "Session", "Verdict", "errors"]
+
+
+def __getattr__(name: str) -> object:
+    # lupa loads a megabyte of LuaJIT; who has no Lua policy does not pay for it.
+    if name == "LuaPolicy":
+        from inbound_audit.lua.policy import LuaPolicy
+
+        return LuaPolicy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,16 @@
+# The rooms of the core, read from the ground up; each may cimport only from those before it:
+#
+#   bits      atomic words, bit counting, the sixteen-byte match
+#   codes     what a core function answers when it cannot: one number and one sentence each
+#   address   an address as left-aligned bits, from text and to text
+#   cidr      the grammar of the `cidr` argument
+#   seqlock   one writer, readers without a lock
+#   arena     memory that never moves: 32-bit handles, size classes, free lists
+#   node      the layout of a node and what can be asked of one
+#   trie      counts of prefixes: add, remove, count, seek
+#   owner     services, their listeners' trees, and sums over them
+#   walk      long walks: rows of the compressed tree, the largest prefixes
+#   verify    the checker: every block accounted for once, every count the sum below it
+#   ranges    longest-prefix match over a list of networks that never changes
+#
+# Everything here is `noexcept nogil`: it returns codes, touches no Python object and can't raise.

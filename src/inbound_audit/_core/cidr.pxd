@@ -1,0 +1,156 @@
+"""The grammar of the `cidr` argument: which prefix does a text mean, for this connecting IP?
+
+    length    := "/" digits                      the connecting IP's prefix; "/32" is exactly the connecting IP
+    pair      := "/" digits ",/" digits          the first for an IPv4 peer, the second for an IPv6 peer
+    absolute  := address [ "/" digits ]          host bits are ignored
+               | ipv4 "/" ipv4-mask
+               | "[" ipv6 "]" [ "/" digits ]  |  "[" ipv6 "/" digits "]"
+               | "localhost" [ "/" digits ]      127.0.0.1, or ::1 when the length is over 32
+
+Nothing is ever resolved. A text means the same in Python and in Lua because both end here.
+"""
+
+from libc.string cimport memchr, memcmp
+
+from inbound_audit._core.address cimport (
+    Address, explain, is_mapped, mask, parse_ipv4, parse_number, parse_raw, unmap, width,
+)
+from inbound_audit._core.bits cimport u32, u64
+from inbound_audit._core.codes cimport (
+    OK, BAD_BRACKET, BAD_CHAR, BAD_EMPTY, BAD_LENGTH, BAD_MASK, BAD_SIGN, BAD_SLASH, NO_PEER,
+)
+
+cdef struct Prefix:
+    Address address  # bits behind `length` are zero
+    int length
+
+
+cdef inline int parse_length(const char *s, const char *end, int most) noexcept nogil:
+    """The digits behind a slash; a code when they are none."""
+    cdef int length
+    if s < end and (s[0] == b'-' or s[0] == b'+'):
+        return BAD_SIGN
+    if s < end and memchr(s, b'/', <size_t>(end - s)) != NULL:
+        return BAD_SLASH
+    length = parse_number(s, end, most)
+    return length if length >= 0 else BAD_LENGTH
+
+
+cdef inline int mask_length(u32 bits) noexcept nogil:
+    """The length of a netmask; BAD_MASK when it has a hole or is inverted."""
+    cdef int length = 0
+    while length < 32 and bits >> 31:
+        bits <<= 1
+        length += 1
+    return length if bits == 0 else BAD_MASK
+
+
+cdef inline int relative_length(const char *s, const char *end, int version) noexcept nogil:
+    """A `length` or `pair` (s points behind the first slash) as a length in that family."""
+    cdef const char *comma = <const char *>memchr(s, b',', <size_t>(end - s)) if s < end else NULL
+    cdef int first, second
+    if comma == NULL:
+        first = parse_length(s, end, 128)
+        if first < 0:
+            return first
+        if first == 32:
+            return width(version)
+        return first if first <= width(version) else BAD_LENGTH
+    first = parse_length(s, comma, 32)
+    if first < 0:
+        return first
+    if comma + 1 == end or comma[1] != b'/':
+        return BAD_CHAR
+    second = parse_length(comma + 2, end, 128)
+    if second < 0:
+        return second
+    return first if version == 4 else second
+
+
+cdef inline int parse_localhost(const char *s, const char *end, Prefix *out) noexcept nogil:
+    """`s` points behind the name."""
+    cdef int length = 32
+    if s < end:
+        if s[0] != b'/':
+            return BAD_CHAR
+        length = parse_length(s + 1, end, 128)
+        if length < 0:
+            return length
+    out.length = length
+    out.address.version = 4 if length <= 32 else 6
+    out.address.hi = (<u64>0x7F000001) << 32 if length <= 32 else 0
+    out.address.lo = 0 if length <= 32 else 1
+    mask(&out.address, length)
+    return OK
+
+
+cdef inline int finish(Prefix *out, const char *tail, const char *end) noexcept nogil:
+    """Reads the length in [tail, end), or takes the whole address where tail is NULL; unmaps; clears host bits."""
+    cdef Address *a = &out.address
+    cdef u32 bits = 0
+    cdef int code
+    out.length = width(a.version)
+    if tail != NULL:
+        if a.version == 4 and tail < end and memchr(tail, b'.', <size_t>(end - tail)) != NULL:
+            if memchr(tail, b'/', <size_t>(end - tail)) != NULL:
+                return BAD_SLASH
+            code = parse_ipv4(tail, end, &bits)
+            out.length = mask_length(bits) if code == OK else code
+        else:
+            out.length = parse_length(tail, end, out.length)
+        if out.length < 0:
+            return out.length
+    if is_mapped(a) and out.length >= 96:
+        unmap(a)
+        out.length -= 96
+    mask(a, out.length)
+    return OK
+
+
+cdef inline int parse_absolute(const char *s, const char *end, Prefix *out) noexcept nogil:
+    cdef const char *stop = end
+    cdef const char *tail
+    cdef bint bracket = s[0] == b'['
+    cdef int code
+    if end - s >= 9 and memcmp(s, b"localhost", 9) == 0:
+        return parse_localhost(s + 9, end, out)
+    if bracket:
+        s += 1
+        stop = <const char *>memchr(s, b']', <size_t>(end - s))
+        if stop == NULL:
+            return BAD_BRACKET
+    tail = <const char *>memchr(s, b'/', <size_t>(stop - s)) if s < stop else NULL
+    code = parse_raw(s, stop if tail == NULL else tail, &out.address)
+    if code < 0:
+        return code
+    if tail != NULL:
+        tail += 1
+    if not bracket:
+        return finish(out, tail, end)
+    if out.address.version == 4:
+        return BAD_BRACKET
+    if stop + 1 == end:
+        return finish(out, tail, stop)
+    if stop[1] != b'/':
+        return BAD_BRACKET
+    return BAD_SLASH if tail != NULL else finish(out, stop + 2, end)
+
+
+cdef inline int parse_cidr(const char *s, const char *end, const Address *peer, Prefix *out) noexcept nogil:
+    """What the text means for that connecting IP (NULL: there is none). OK, or why not."""
+    cdef int code
+    if s == end:
+        return BAD_EMPTY
+    if s[0] != b'/':
+        code = parse_absolute(s, end, out)
+    elif peer == NULL:
+        code = relative_length(s + 1, end, 6)
+        code = NO_PEER if code >= 0 else code
+    else:
+        code = relative_length(s + 1, end, peer.version)
+        if code >= 0:
+            out.address = peer[0]
+            out.length = code
+            mask(&out.address, code)
+            return OK
+    return OK if code == OK else explain(s, end, code)

@@ -1,0 +1,82 @@
+"""What a core function answers when it cannot: a negative number, and the sentence that says why.
+
+The door turns a code into an exception with the offending text before the sentence; the Lua bridge turns the same
+code into the same words. So a reason stands in one place.
+"""
+
+cdef enum Code:
+    OK = 0
+    BAD_EMPTY = -1
+    BAD_BLANK = -2
+    BAD_ASCII = -3
+    BAD_NAME = -4
+    BAD_PARTS = -5
+    BAD_OCTET = -6
+    BAD_ZERO = -7
+    BAD_GROUP = -8
+    BAD_CHAR = -9
+    BAD_BRACKET = -10
+    BAD_ZONE = -11
+    BAD_PORT = -12
+    BAD_LENGTH = -13
+    BAD_SIGN = -14
+    BAD_SLASH = -15
+    BAD_MASK = -16
+    NO_PEER = -17
+    NOT_TEXT = -18
+    NO_SERVICE = -19
+    FULL = -20
+    OVERFLOW = -21
+    UNMATCHED = -22
+    CLOSED = -23
+
+
+cdef inline const char *reason(long code) noexcept nogil:
+    """The sentence of a code; it follows the offending text and a colon."""
+    if code == BAD_EMPTY:
+        return "is empty"
+    if code == BAD_BLANK:
+        return "has blanks around or inside it"
+    if code == BAD_ASCII:
+        return "has a NUL or a non-ASCII character"
+    if code == BAD_NAME:
+        return "is no address, and a name is never resolved here (only 'localhost' is known)"
+    if code == BAD_PARTS:
+        return "has too few or too many parts"
+    if code == BAD_OCTET:
+        return "has an IPv4 octet over 255"
+    if code == BAD_ZERO:
+        return "has a leading zero in an IPv4 octet"
+    if code == BAD_GROUP:
+        return "has an IPv6 group of more than four digits"
+    if code == BAD_CHAR:
+        return "has a character that can't stand there"
+    if code == BAD_BRACKET:
+        return "has brackets that do not enclose one IPv6 address"
+    if code == BAD_ZONE:
+        return "has an empty zone id"
+    if code == BAD_PORT:
+        return "has no port between 0 and 65535 behind the colon"
+    if code == BAD_LENGTH:
+        return "has a prefix length that is missing, no number, or beyond the address family"
+    if code == BAD_SIGN:
+        return "has a sign before the prefix length"
+    if code == BAD_SLASH:
+        return "has a second slash"
+    if code == BAD_MASK:
+        return "has a mask that is not ones followed by zeros"
+    if code == NO_PEER:
+        return "is a length alone, and there is no connecting IP to apply it to; write an address before it"
+    if code == NOT_TEXT:
+        return "is not a text"
+    if code == NO_SERVICE:
+        return "no such service type"
+    if code == FULL:
+        return "the arena is full; give it a larger capacity"
+    if code == OVERFLOW:
+        return "the count would pass 4294967295"
+    if code == UNMATCHED:
+        return "fewer are counted than were to be removed"
+    if code == CLOSED:
+        return "the audit is closed"
+    return "unknown error"

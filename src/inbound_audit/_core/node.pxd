@@ -1,0 +1,280 @@
+"""The layout of a node, and what can be asked of one.
+
+A node tells apart up to 256 children by one byte of the address, the byte at its `depth`; `path` holds the bytes
+before it, so a chain of single children is one node (path compression). Two shapes:
+
+    small (3, 5, 8, 16, 32 or 64 slots)              full (256 slots)
+    +-----------------------------------------+      +---------------------------------+
+    | grade depth live path4 | used (bit map) |      | grade depth live path4 | unused |
+    +-----------------------------------------+      +---------------------------------+
+    | path, IPv6 only (16 bytes)              |      | path, IPv6 only (16 bytes)      |
+    +-----------------------------------------+      +---------------------------------+
+    | key byte of each slot, any order        |      | sixteen sums of sixteen slots   |
+    +-----------------------------------------+      +---------------------------------+
+    | entry of each slot                      |      | entry of each byte              |
+    +-----------------------------------------+      +---------------------------------+
+
+An *entry* is one word: the count of all sessions below it, and the child.
+
+    63           32 31 29 28                   0
+    |    count     | tag |   unit, or suffix    |
+
+    NONE    nothing there
+    SUFFIX  a host: the last three bytes of its address are here, the rest is the way that led here
+    LEAF    a host: its whole address is in a block
+    SMALL, FULL   a node
+
+A small node's slot exists when its bit in `used` is set: that bit is stored last, so a slot appears and disappears
+whole. Sums of sixteen make a prefix that ends inside a full node at most eight loads.
+
+Nothing here trusts what it reads further than the arena's slack reaches: a grade is a table index of three bits, a
+slot number is below 64 or below 256.
+"""
+
+from libc.string cimport memset
+
+from inbound_audit._core.arena cimport Arena, LEAF_CLASS, alloc, block
+from inbound_audit._core.bits cimport (
+    u8, u16, u32, u64, ctz64, high_bits, load32, load64, match16, publish64, store32, store64,
+)
+
+cdef extern from *:
+    """
+    /* Indexed by grade; the eighth row answers a grade that no writer stores. */
+    static const unsigned short ia_slots[8] = {3, 5, 8, 16, 32, 64, 256, 0};
+    static const unsigned char ia_key_bytes[8] = {8, 8, 8, 16, 32, 64, 64, 0};
+    /* A node that shrinks to the grade must have at most so many children, so that it does not grow back at once. */
+    static const unsigned char ia_shrink_to[8] = {2, 3, 6, 12, 24, 48, 0, 0};
+    """
+    const u16 SLOTS "ia_slots"[8]
+    const u8 KEY_BYTES "ia_key_bytes"[8]
+    const u8 SHRINK_TO "ia_shrink_to"[8]
+
+cdef enum:
+    TAG_NONE = 0
+    TAG_SUFFIX = 1
+    TAG_LEAF = 2
+    TAG_SMALL = 3
+    TAG_FULL = 4
+    TAG_SHIFT = 29
+    BODY = (1 << 29) - 1
+    SUFFIX_BODY = 0xFFFFFF
+    GRADE_FULL = 6
+
+cdef struct Node:
+    u8 grade
+    u8 depth
+    u16 live       # children; the writer's, and the long walks'
+    u32 path4      # the first four bytes of the path
+    u64 used
+
+cdef struct Key:
+    u64 hi
+    u64 lo
+
+
+# ---- entries
+
+cdef inline u64 entry(u32 child, u32 count) noexcept nogil:
+    return (<u64>count << 32) | child
+
+
+cdef inline u32 child_of(u64 e) noexcept nogil:
+    return <u32>e
+
+
+cdef inline u32 count_of(u64 e) noexcept nogil:
+    return <u32>(e >> 32)
+
+
+cdef inline int tag_of(u64 e) noexcept nogil:
+    return <int>((<u32>e) >> TAG_SHIFT)
+
+
+cdef inline u32 unit_of(u64 e) noexcept nogil:
+    return <u32>e & BODY
+
+
+cdef inline bint is_node(u64 e) noexcept nogil:
+    return TAG_SMALL <= tag_of(e) <= TAG_FULL
+
+
+# ---- addresses, byte by byte
+
+cdef inline int last_byte(bint v6) noexcept nogil:
+    return 15 if v6 else 3
+
+
+cdef inline u8 byte_at(u64 hi, u64 lo, int depth) noexcept nogil:
+    return <u8>(hi >> (56 - 8 * depth)) if depth < 8 else <u8>(lo >> (120 - 8 * depth))
+
+
+cdef inline bint differ(u64 hi1, u64 lo1, u64 hi2, u64 lo2, int bits) noexcept nogil:
+    """The two differ somewhere in the first `bits` bits."""
+    return ((hi1 ^ hi2) & high_bits(bits)) != 0 or ((lo1 ^ lo2) & high_bits(bits - 64)) != 0
+
+
+# ---- the parts of a node
+
+cdef inline Key path_of(Node *n, bint v6) noexcept nogil:
+    cdef Key k
+    if v6:
+        k.hi = load64(<u64 *>(<u8 *>n + 16))
+        k.lo = load64(<u64 *>(<u8 *>n + 24))
+    else:
+        k.hi = <u64>load32(&n.path4) << 32
+        k.lo = 0
+    return k
+
+
+cdef inline u8 *keys_of(Node *n, bint v6) noexcept nogil:
+    return <u8 *>n + (32 if v6 else 16)
+
+
+cdef inline u32 *sums_of(Node *n, bint v6) noexcept nogil:
+    return <u32 *>keys_of(n, v6)
+
+
+cdef inline u64 *entries_of(Node *n, bint v6, bint full) noexcept nogil:
+    return <u64 *>(keys_of(n, v6) + (64 if full else KEY_BYTES[n.grade & 7]))
+
+
+cdef inline int size_class(int grade, bint v6) noexcept nogil:
+    return LEAF_CLASS + 1 + grade + (7 if v6 else 0)
+
+
+cdef inline u64 matches(Node *n, bint v6, u8 byte, u8 care) noexcept nogil:
+    """Slots of a small node whose key equals `byte` in the bits of `care`, as a bit map."""
+    cdef u8 *keys = keys_of(n, v6)
+    cdef u64 hits = match16(keys, byte, care)
+    if (n.grade & 7) > 3:
+        hits |= <u64>match16(keys + 16, byte, care) << 16
+        if (n.grade & 7) > 4:
+            hits |= <u64>match16(keys + 32, byte, care) << 32
+            hits |= <u64>match16(keys + 48, byte, care) << 48
+    return hits & load64(&n.used)
+
+
+# ---- questions
+
+cdef inline u64 *find(Node *n, bint v6, bint full, u8 byte) noexcept nogil:
+    """Where the entry of that byte stands; NULL when a small node has none (a full one's may be empty)."""
+    cdef u64 hits
+    if full:
+        return entries_of(n, v6, True) + byte
+    hits = matches(n, v6, byte, 0xFF)
+    return entries_of(n, v6, False) + ctz64(hits) if hits else NULL
+
+
+cdef inline u32 sum_below(Node *n, bint v6, bint full, u8 byte, int bits) noexcept nogil:
+    """Sessions of the children that share the first `bits` (1 to 7) bits of `byte`."""
+    cdef u8 care = <u8>(0xFF << (8 - bits))
+    cdef u64 *entries = entries_of(n, v6, full)
+    cdef u64 hits
+    cdef u32 total = 0
+    cdef int first = byte & care, span = 256 >> bits, i
+    if not full:
+        hits = matches(n, v6, byte, care)
+        while hits:
+            total += count_of(load64(entries + ctz64(hits)))
+            hits &= hits - 1
+    elif bits <= 4:
+        for i in range(first >> 4, (first + span) >> 4):
+            total += load32(sums_of(n, v6) + i)
+    else:
+        for i in range(first, first + span):
+            total += count_of(load64(entries + i))
+    return total
+
+
+cdef inline int next_key(Node *n, bint v6, bint full, int after, int step) noexcept nogil:
+    """The nearest key above (`step` 1) or below (-1) `after`; -1 when there is none. O(slots)."""
+    cdef u64 used
+    cdef int key, best = -1
+    if full:
+        key = after + step
+        while 0 <= key <= 255:
+            if load64(entries_of(n, v6, True) + key):
+                return key
+            key += step
+        return -1
+    used = load64(&n.used)
+    while used:
+        key = keys_of(n, v6)[ctz64(used)]
+        used &= used - 1
+        if (key - after) * step > 0 and (best < 0 or (best - key) * step > 0):
+            best = key
+    return best
+
+
+# ---- changes (the holder of the writer lock)
+
+cdef inline Node *new_node(Arena *a, bint v6, int grade, int depth, u64 hi, u64 lo) noexcept nogil:
+    """An empty node that nobody can reach yet; NULL when the arena is full."""
+    cdef u32 unit = alloc(a, size_class(grade, v6))
+    cdef Node *n
+    if unit == 0:
+        return NULL
+    n = <Node *>block(a, unit)
+    hi &= high_bits(8 * depth)
+    lo &= high_bits(8 * depth - 64)
+    n.grade = <u8>grade
+    n.depth = <u8>depth
+    n.live = 0
+    store32(&n.path4, <u32>(hi >> 32))
+    store64(&n.used, 0)
+    if v6:
+        store64(<u64 *>(<u8 *>n + 16), hi)
+        store64(<u64 *>(<u8 *>n + 24), lo)
+    # A full node needs its entries cleared; a small one its keys, which a sixteen-byte match reads whole.
+    memset(keys_of(n, v6), 0, 64 + 256 * 8 if grade == GRADE_FULL else KEY_BYTES[grade])
+    return n
+
+
+cdef inline u32 handle(Arena *a, Node *n) noexcept nogil:
+    cdef u32 unit = <u32>((<u8 *>n - a.base) >> 4)
+    return unit | (<u32>(TAG_FULL if n.grade == GRADE_FULL else TAG_SMALL) << TAG_SHIFT)
+
+
+cdef inline void put(Node *n, bint v6, u8 byte, u64 e) noexcept nogil:
+    """A new slot, published by its last store. The node has room, and no slot for that byte."""
+    cdef u64 used = n.used
+    cdef int slot
+    n.live += 1
+    if n.grade == GRADE_FULL:
+        store32(sums_of(n, v6) + (byte >> 4), sums_of(n, v6)[byte >> 4] + count_of(e))
+        publish64(entries_of(n, v6, True) + byte, e)
+        return
+    slot = ctz64(~used)
+    keys_of(n, v6)[slot] = byte
+    store64(entries_of(n, v6, False) + slot, e)
+    publish64(&n.used, used | (<u64>1 << slot))
+
+
+cdef inline void erase(Node *n, bint v6, u8 byte, u64 *at) noexcept nogil:
+    """Takes the slot at `at` away, with what it counts."""
+    n.live -= 1
+    if n.grade == GRADE_FULL:
+        store32(sums_of(n, v6) + (byte >> 4), sums_of(n, v6)[byte >> 4] - count_of(at[0]))
+        store64(at, 0)
+    else:
+        store64(&n.used, n.used & ~(<u64>1 << (at - entries_of(n, v6, False))))
+
+
+cdef inline void copy_slots(Node *source, Node *target, bint v6, u64 *leave) noexcept nogil:
+    """All slots of `source` but the one at `leave` into a fresh node with room for them."""
+    cdef bint full = source.grade == GRADE_FULL
+    cdef u64 *entries = entries_of(source, v6, full)
+    cdef u8 *keys = keys_of(source, v6)
+    cdef u64 used = source.used
+    cdef int i
+    if full:
+        for i in range(256):
+            if entries[i] and entries + i != leave:
+                put(target, v6, <u8>i, entries[i])
+        return
+    while used:
+        i = ctz64(used)
+        used &= used - 1
+        if entries + i != leave:
+            put(target, v6, keys[i], entries[i])

@@ -1,0 +1,208 @@
+"""Who counts what: services, their listeners' trees, and sums over them.
+
+    Owner --- service "SMTP" --> tree of listener "mx" --> tree of listener "submission"
+          --- service "Control" --> ...
+
+A service is a list of trees that only grows, at its head, by one published pointer; a tree lives as long as its owner.
+So a reader walks the list without a lock. `inbound_cidr` is no service: it is the view of all SMTP sessions that the
+cluster has, and here a host is a cluster of one.
+"""
+
+from libc.stdlib cimport calloc, free
+from libc.stdint cimport int64_t
+from libc.string cimport memcmp, memcpy
+
+from inbound_audit._core.address cimport Address, width
+from inbound_audit._core.arena cimport Arena, arena_close, arena_open, arena_used, header
+from inbound_audit._core.bits cimport u8, u16, u32, u64, load32, publish32
+from inbound_audit._core.cidr cimport Prefix, parse_cidr
+from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
+from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_wait
+from inbound_audit._core.trie cimport trie_count
+
+cdef extern from *:
+    """
+    #define ia_load_tree(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define ia_publish_tree(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    """
+    Tree *load_tree "ia_load_tree"(Tree **) noexcept nogil
+    void publish_tree "ia_publish_tree"(Tree **, Tree *) noexcept nogil
+
+cdef enum:
+    SERVICES_MOST = 64
+    SERVICE_NAME_MOST = 63
+    TREES_MOST = 1024       # listeners of one owner: bounds a sum, and the address space reserved
+    SMTP = 0                # the service of a count that names none
+    VIEW = 1                # inbound_cidr
+
+cdef struct Tree:
+    Arena arena
+    Tree *next              # of the same service; set before the tree is published, never changed
+    Owner *owner
+    int service
+    u32 epoch               # grows when the tree is forgotten; written under the arena's lock
+
+cdef struct Service:
+    char name[SERVICE_NAME_MOST + 1]
+    u32 size
+    Tree *first
+
+cdef struct Owner:
+    Service service[SERVICES_MOST]
+    u32 services            # published after the service is complete
+    u32 trees
+
+# What a policy asks: the connecting IP and its listener. Copied by value into Lua, so it owns nothing; `tree` stays
+# good as long as the owner, which every holder of a copy keeps alive.
+cdef struct ia_ac:
+    u64 hi
+    u64 lo
+    Tree *tree
+    u64 conn_id
+    u16 remote_port
+    u8 version
+    u8 open                 # 1 while the session is counted
+    u32 epoch               # of the tree when the session was opened: another one counts it no more
+
+
+# ---- making and ending (the door's, one thread at a time)
+
+cdef inline int add_service(Owner *o, const char *name, size_t size) noexcept nogil:
+    """The number of a new service, or FULL. The name is new and fits."""
+    cdef Service *s = &o.service[o.services]
+    if o.services == SERVICES_MOST:
+        return FULL
+    memcpy(s.name, name, size)
+    s.size = <u32>size
+    publish32(&o.services, o.services + 1)
+    return <int>o.services - 1
+
+
+cdef inline Tree *add_tree(Owner *o, int service, u64 capacity) noexcept nogil:
+    """A new tree, published in its service; NULL when there is no memory or address space for it."""
+    cdef Tree *t = NULL
+    if o.trees < TREES_MOST:
+        t = <Tree *>calloc(1, sizeof(Tree))
+    if t == NULL:
+        return NULL
+    if arena_open(&t.arena, capacity) != OK:
+        free(t)
+        return NULL
+    t.owner = o
+    t.service = service
+    t.next = o.service[service].first
+    o.trees += 1
+    publish_tree(&o.service[service].first, t)
+    return t
+
+
+cdef inline void free_trees(Tree *t) noexcept nogil:
+    """Only when nobody can read any more."""
+    cdef Tree *following
+    while t != NULL:
+        following = t.next
+        arena_close(&t.arena)
+        free(t)
+        t = following
+
+
+# ---- sums
+
+cdef inline int find_service(Owner *o, const char *name, size_t size) noexcept nogil:
+    """The number of a service by its exact name, or NO_SERVICE. O(services)."""
+    cdef int i
+    for i in range(<int>load32(&o.services)):
+        if o.service[i].size == size and memcmp(o.service[i].name, name, size) == 0:
+            return i
+    return NO_SERVICE
+
+
+cdef inline Tree *trees_of(Owner *o, int service) noexcept nogil:
+    return load_tree(&o.service[SMTP if service == VIEW else service].first)
+
+
+cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
+    """Sessions below a prefix in one tree, exact as of one moment (`seqlock` says what a stopped writer costs)."""
+    cdef u64 *seq = &header(&t.arena).seq
+    cdef u64 began
+    cdef int64_t count = 0
+    cdef u32 seen
+    cdef int attempt
+    for attempt in range(READ_TRIES):
+        began = read_begin(seq)
+        seen = trie_count(&t.arena, &p.address, p.length)
+        if read_stood(seq, began):
+            count = seen
+            if not began & 1:
+                break
+        read_wait(attempt)
+    return count
+
+
+cdef inline int64_t forest_count(Tree *t, const Prefix *p) noexcept nogil:
+    """The sum over `t` and the trees behind it."""
+    cdef int64_t total = 0
+    while t != NULL:
+        total += tree_count(t, p)
+        t = t.next
+    return total
+
+
+cdef inline void whole_family(int version, Prefix *out) noexcept nogil:
+    out.address.hi = 0
+    out.address.lo = 0
+    out.address.version = version
+    out.length = 0
+
+
+cdef inline int64_t tree_total(Tree *t) noexcept nogil:
+    """Both families of one tree."""
+    cdef Prefix p4, p6
+    whole_family(4, &p4)
+    whole_family(6, &p6)
+    return tree_count(t, &p4) + tree_count(t, &p6)
+
+
+cdef inline int64_t forest_total(Tree *t) noexcept nogil:
+    cdef int64_t total = 0
+    while t != NULL:
+        total += tree_total(t)
+        t = t.next
+    return total
+
+
+cdef inline void peer_of(const ia_ac *ac, Prefix *out) noexcept nogil:
+    """The connecting IP, as a prefix of its own."""
+    out.address.hi = ac.hi
+    out.address.lo = ac.lo
+    out.address.version = ac.version
+    out.length = width(ac.version)
+
+
+cdef inline int64_t count_session(
+    const ia_ac *ac, const char *cidr, size_t cidr_size, const char *service, size_t service_size
+) noexcept nogil:
+    """`ac:inbound_session_count(cidr, service)`; NULL is nil. The count, or a code."""
+    cdef Prefix peer, p
+    cdef int number = SMTP, code
+    peer_of(ac, &peer)
+    if service != NULL:
+        number = find_service(ac.tree.owner, service, service_size)
+        if number < 0:
+            return number
+    if cidr == NULL:
+        return tree_count(ac.tree, &peer) if service == NULL else forest_count(trees_of(ac.tree.owner, number), &peer)
+    code = parse_cidr(cidr, cidr + cidr_size, &peer.address, &p)
+    return forest_count(trees_of(ac.tree.owner, number), &p) if code == OK else code
+
+
+cdef inline int64_t count_absolute(
+    Owner *o, const char *cidr, size_t cidr_size, const char *service, size_t service_size
+) noexcept nogil:
+    """The same without a connecting IP."""
+    cdef Prefix p
+    cdef int number = find_service(o, service, service_size)
+    cdef int code = parse_cidr(cidr, cidr + cidr_size, NULL, &p)
+    if code < 0:
+        return code
+    return forest_count(trees_of(o, number), &p) if number >= 0 else number

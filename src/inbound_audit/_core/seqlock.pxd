@@ -1,0 +1,80 @@
+"""One writer, and readers that take no lock: the protocol, and why each answer is right.
+
+    writer                                    reader
+    ------                                    ------
+    build new blocks (nobody can reach them)  s = seq
+    seq += 1                (odd)             walk the tree, bounds checked
+    publish: stores of single words           seq == s and even?  exact, as of one moment
+    seq += 1                (even)            otherwise try again
+    give retired blocks back
+
+What stays true at every instant, also between two stores of a writer that was stopped there:
+  * everything that can be reached from the roots is a complete node; a new one is published by one word;
+  * a block that was reachable in this window is not written again before the window closes.
+So a reader that finds the same *odd* number before and after its walk stood beside a writer that stands still in
+mid-update, and has walked a sound tree: its answer lacks at most that one update. After a bounded number of tries
+(`READ_SPINS` turns, then `READ_YIELDS` that offer the processor to the writer) it takes such an answer, and never
+waits for anybody. A reader whose walk was overtaken sees another number, and drops what it saw.
+
+Writers of one tree exclude one another with `Arena.lock`, a word that only threads of the owning process see. Lock
+rule: whoever changes a tree holds it; whoever reads does not need it; nothing that can run Python runs under it.
+"""
+
+from inbound_audit._core.bits cimport (
+    acquire64, exchange32, fence_acquire, fence_release, load32, load64, pause, publish32, publish64, store64, u32, u64,
+)
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield() noexcept
+
+cdef enum:
+    READ_SPINS = 64
+    READ_YIELDS = 64
+    READ_TRIES = READ_SPINS + READ_YIELDS
+
+
+cdef inline u64 read_begin(u64 *seq) noexcept nogil:
+    return acquire64(seq)
+
+
+cdef inline bint read_stood(u64 *seq, u64 began) noexcept nogil:
+    """Nothing was published since `began`; what was read is sound."""
+    fence_acquire()
+    return load64(seq) == began
+
+
+cdef inline void read_wait(int attempt) noexcept nogil:
+    if attempt < READ_SPINS:
+        pause()
+    else:
+        sched_yield()
+
+
+cdef inline void write_open(u64 *seq) noexcept nogil:
+    """Opens the window, unless it is open: two changes in one window are one for a reader."""
+    if not load64(seq) & 1:
+        store64(seq, load64(seq) + 1)
+        fence_release()
+
+
+cdef inline void write_close(u64 *seq) noexcept nogil:
+    publish64(seq, load64(seq) + 1)
+
+
+cdef inline bint try_lock(u32 *lock) noexcept nogil:
+    return load32(lock) == 0 and exchange32(lock, 1) == 0
+
+
+cdef inline void lock_wait(u32 *lock) noexcept nogil:
+    """Takes the lock; only without the GIL, whose holder may be the one who waits for us."""
+    cdef int spins = 0
+    while not try_lock(lock):
+        spins += 1
+        if spins < 100:
+            pause()
+        else:
+            sched_yield()
+
+
+cdef inline void unlock(u32 *lock) noexcept nogil:
+    publish32(lock, 0)

@@ -1,0 +1,148 @@
+"""The checker: walks a tree and its free lists, and says the first thing that does not hold.
+
+Lock rule: the caller holds the tree's writer lock. O(hosts), and one byte of memory for each unit of the arena.
+"""
+
+from libc.stdlib cimport calloc, free
+
+from inbound_audit._core.arena cimport Arena, CLASSES, HEADER_UNITS, LEAF_CLASS, UNITS, block, header
+from inbound_audit._core.bits cimport load32, load64, popcount64, u8, u16, u32, u64
+from inbound_audit._core.node cimport (
+    GRADE_FULL, Key, Node, SLOTS, TAG_FULL, TAG_LEAF, TAG_NONE, TAG_SMALL, TAG_SUFFIX, count_of, differ, entries_of,
+    find, is_node, last_byte, next_key, path_of, size_class, sums_of, tag_of, unit_of,
+)
+from inbound_audit._core.trie cimport fits_suffix, host_of, with_byte
+
+cdef struct Check:
+    const Arena *a
+    bint v6
+    u8 *seen             # of each unit: belongs to a block that was met
+    u64 met              # units met
+    u64 hosts
+    const char *fault    # the first thing that does not hold
+
+
+cdef inline bint claim(Check *c, u32 unit, int size_class) noexcept nogil:
+    """Marks a block as met; False when it lies outside, or was met before."""
+    cdef u32 i
+    if unit < HEADER_UNITS or unit + UNITS[size_class] > header(c.a).bump:
+        c.fault = "a block lies outside what was handed out"
+        return False
+    for i in range(unit, unit + UNITS[size_class]):
+        if c.seen[i]:
+            c.fault = "a block is met twice"
+            return False
+        c.seen[i] = 1
+    c.met += UNITS[size_class]
+    return True
+
+
+cdef inline bint check_host(Check *c, u64 e, int depth, Key way) noexcept nogil:
+    cdef Key k
+    if tag_of(e) == TAG_LEAF and not claim(c, unit_of(e), LEAF_CLASS):
+        return False
+    k = host_of(c.a, c.v6, e, way.hi, way.lo)
+    c.hosts += 1
+    if differ(k.hi, k.lo, way.hi, way.lo, 8 * depth):
+        c.fault = "a host does not lie below its way"
+    elif (tag_of(e) == TAG_SUFFIX) != fits_suffix(c.v6, depth):
+        c.fault = "a host is kept in the wrong form"
+    elif tag_of(e) != TAG_SUFFIX and tag_of(e) != TAG_LEAF:
+        c.fault = "an entry has an unknown tag"
+    return c.fault == NULL
+
+
+cdef inline bint check_shape(Check *c, Node *n, bint full, u64 only, int depth_above) noexcept nogil:
+    """The header of a node: its grade, how many live, and whether one child alone is allowed (invariant 3)."""
+    if full != (n.grade == GRADE_FULL) or n.grade > GRADE_FULL:
+        c.fault = "a node's grade does not fit its tag"
+    elif not full and (popcount64(n.used) != n.live or n.used >> (SLOTS[n.grade] - 1) > 1):
+        c.fault = "a node's slots do not fit their number"
+    elif n.live == 0 or (n.live == 1 and (tag_of(only) != TAG_SUFFIX or fits_suffix(c.v6, depth_above))):
+        c.fault = "a node has too few children"
+    return c.fault == NULL
+
+
+cdef inline bint check_node(Check *c, u64 e, int depth_above, Key way) noexcept nogil:
+    """The node of an entry and all below it."""
+    cdef Node *n = <Node *>block(c.a, unit_of(e))
+    cdef bint full = tag_of(e) == TAG_FULL
+    cdef u32 sums[16]
+    cdef u64 total = 0, child
+    cdef int key, live = 0, i
+    cdef Key k = path_of(n, c.v6)
+    if n.grade > GRADE_FULL or not claim(c, unit_of(e), size_class(n.grade, c.v6)):
+        return False
+    key = next_key(n, c.v6, full, -1, 1)
+    child = 0 if key < 0 else load64(find(n, c.v6, full, <u8>key))
+    if not check_shape(c, n, full, child, depth_above):
+        return False
+    if n.depth < depth_above or n.depth > last_byte(c.v6) or differ(k.hi, k.lo, way.hi, way.lo, 8 * depth_above):
+        c.fault = "a node does not lie below its way"
+        return False
+    for i in range(16):
+        sums[i] = 0
+    while key >= 0:
+        child = load64(find(n, c.v6, full, <u8>key))
+        if not check_entry(c, child, n.depth + 1, with_byte(k, n.depth, <u8>key)):
+            return False
+        total += count_of(child)
+        sums[key >> 4] += count_of(child)
+        live += 1
+        key = next_key(n, c.v6, full, key, 1)
+    if live != n.live or total != count_of(e):
+        c.fault = "a count is not the sum of those below it"
+    for i in range(16 if full else 0):
+        if sums[i] != sums_of(n, c.v6)[i]:
+            c.fault = "a sum of sixteen is wrong"
+    return c.fault == NULL
+
+
+cdef inline bint check_entry(Check *c, u64 e, int depth, Key way) noexcept nogil:
+    if count_of(e) == 0 or tag_of(e) == TAG_NONE:
+        c.fault = "an entry counts nothing"
+        return False
+    return check_node(c, e, depth, way) if is_node(e) else check_host(c, e, depth, way)
+
+
+cdef inline bint check_free(Check *c) noexcept nogil:
+    """Every block that is not in the tree waits in the list of its class."""
+    cdef u32 unit
+    cdef int size_class
+    for size_class in range(CLASSES):
+        unit = header(c.a).free[size_class]
+        while unit:
+            if not claim(c, unit, size_class):
+                return False
+            unit = load32(<u32 *>block(c.a, unit))
+    if c.met != header(c.a).bump - HEADER_UNITS:
+        c.fault = "a block is lost"
+    return c.fault == NULL
+
+
+cdef inline const char *verify(const Arena *a) noexcept nogil:
+    """NULL, or what does not hold."""
+    cdef Check c
+    cdef Key way
+    cdef int family
+    way.hi = 0
+    way.lo = 0
+    c.a = a
+    c.met = 0
+    c.fault = NULL
+    c.seen = <u8 *>calloc(header(a).bump, 1)
+    if c.seen == NULL:
+        return "there is no memory to check with"
+    if header(a).seq & 1:
+        c.fault = "a write window was left open"
+    for family in range(2):
+        c.v6 = family == 1
+        c.hosts = 0
+        if c.fault == NULL and header(a).root[family]:
+            check_entry(&c, header(a).root[family], 0, way)
+        if c.fault == NULL and c.hosts != header(a).hosts[family]:
+            c.fault = "the number of hosts is wrong"
+    if c.fault == NULL:
+        check_free(&c)
+    free(c.seen)
+    return c.fault

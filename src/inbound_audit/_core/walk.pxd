@@ -1,0 +1,226 @@
+"""Long walks over the sum of trees: the rows of the compressed tree, and the largest prefixes.
+
+A walk never stops a writer. It is made of short reads, each exact as of its moment: "the first host at or behind
+this address" and "how many below this prefix". So it is weakly consistent: every row was true at some moment of the
+walk, a host that is there all the time is met exactly once, and rows need not add up while sessions come and go.
+
+Both walks need to know where the tree branches inside a prefix. The first and the last host in it tell: their common
+bits are the next row of the (binary) compressed tree, and it branches behind them.
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, realloc
+
+from inbound_audit._core.address cimport Address, mask, width
+from inbound_audit._core.arena cimport header
+from inbound_audit._core.bits cimport high_bits, u64
+from inbound_audit._core.cidr cimport Prefix
+from inbound_audit._core.codes cimport FULL, OK
+from inbound_audit._core.owner cimport Tree, forest_count, whole_family
+from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_wait
+from inbound_audit._core.trie cimport compare, first_difference, seek_host
+
+cdef enum:
+    OPEN_MOST = 130     # prefixes that wait in a walk: one a bit of the address, and one
+
+cdef struct Row:
+    Prefix prefix
+    int64_t count
+    bint whole          # top: has the length asked for
+
+cdef struct Rows:
+    Row *row
+    size_t size
+    size_t room
+
+
+cdef inline int append(Rows *rows, const Row *row) noexcept nogil:
+    """OK, or FULL when the system has no memory. Amortized O(1)."""
+    cdef size_t room = rows.room
+    cdef Row *more
+    if rows.size == room:
+        room = 2 * room + 64
+        more = <Row *>realloc(rows.row, room * sizeof(Row))
+        if more == NULL:
+            return FULL
+        rows.row = more
+        rows.room = room
+    rows.row[rows.size] = row[0]
+    rows.size += 1
+    return OK
+
+
+# ---- where a prefix branches
+
+cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Address *out) noexcept nogil:
+    """`seek_host`, checked: the nearest host of one tree."""
+    cdef u64 *seq = &header(&t.arena).seq
+    cdef u64 began
+    cdef bint found = False
+    cdef int attempt
+    for attempt in range(READ_TRIES):
+        began = read_begin(seq)
+        found = seek_host(&t.arena, v6, start, up, out)
+        if read_stood(seq, began) and not began & 1:
+            break
+        read_wait(attempt)
+    return found
+
+
+cdef inline bint forest_seek(Tree *t, bint v6, const Address *start, int up, Address *out) noexcept nogil:
+    """The nearest host at or beyond `start` in any of the trees."""
+    cdef Address host
+    cdef bint found = False
+    while t != NULL:
+        if tree_seek(t, v6, start, up, &host):
+            if not found or compare(host.hi, host.lo, out.hi, out.lo, 128) * up < 0:
+                out[0] = host
+            found = True
+        t = t.next
+    return found
+
+
+cdef inline Address last_of(const Prefix *p) noexcept nogil:
+    cdef Address a = p.address
+    a.hi |= ~high_bits(p.length)
+    a.lo |= ~high_bits(p.length - 64)
+    if a.version == 4:
+        a.hi &= high_bits(32)
+        a.lo = 0
+    return a
+
+
+cdef inline bint narrow(Tree *t, Prefix *p) noexcept nogil:
+    """Makes `p` the longest prefix that holds the same hosts; False when it holds none."""
+    cdef Address first, last, end = last_of(p)
+    cdef bint v6 = p.address.version == 6
+    cdef int length = p.length, common
+    if not forest_seek(t, v6, &p.address, 1, &first):
+        return False
+    if compare(first.hi, first.lo, end.hi, end.lo, 128) > 0 or not forest_seek(t, v6, &end, -1, &last):
+        return False
+    # The last host may have been closed meanwhile, and one before the prefix found: then only the first is known.
+    if compare(last.hi, last.lo, first.hi, first.lo, 128) <= 0:
+        common = width(p.address.version)
+    else:
+        common = first_difference(first.hi, first.lo, last.hi, last.lo)
+    p.address = first
+    p.length = common if common > length else length
+    mask(&p.address, p.length)
+    return True
+
+
+cdef inline Prefix half(const Prefix *p, bint upper) noexcept nogil:
+    """The lower or upper half of a prefix that is no host."""
+    cdef Prefix h = p[0]
+    h.length += 1
+    if upper and p.length < 64:
+        h.address.hi |= (<u64>1 << 63) >> p.length
+    elif upper:
+        h.address.lo |= (<u64>1 << 63) >> (p.length - 64)
+    return h
+
+
+# ---- the rows of the compressed tree
+
+cdef inline int walk_tree(Tree *t, int version, Rows *rows) noexcept nogil:
+    """Branching prefixes and hosts, in address order, a prefix before what it holds. O(hosts x bytes); OK or FULL."""
+    cdef Prefix open[OPEN_MOST]
+    cdef Row row
+    cdef int waiting = 1
+    row.whole = False
+    whole_family(version, &open[0])
+    while waiting:
+        waiting -= 1
+        row.prefix = open[waiting]
+        if not narrow(t, &row.prefix):
+            continue
+        row.count = forest_count(t, &row.prefix)
+        if row.count and append(rows, &row) != OK:
+            return FULL
+        if row.prefix.length < width(version):
+            open[waiting] = half(&row.prefix, True)
+            open[waiting + 1] = half(&row.prefix, False)
+            waiting += 2
+    return OK
+
+
+# ---- the largest prefixes: best first, from a heap of prefixes that are still to be opened
+
+cdef inline void sift_up(Rows *heap, size_t at) noexcept nogil:
+    cdef Row row = heap.row[at]
+    while at and heap.row[(at - 1) // 2].count < row.count:
+        heap.row[at] = heap.row[(at - 1) // 2]
+        at = (at - 1) // 2
+    heap.row[at] = row
+
+
+cdef inline Row pop(Rows *heap) noexcept nogil:
+    """Takes the largest of a heap that is not empty."""
+    cdef Row top = heap.row[0]
+    cdef Row row
+    cdef size_t at = 0, child
+    heap.size -= 1
+    row = heap.row[heap.size]
+    while 2 * at + 1 < heap.size:
+        child = 2 * at + 1
+        if child + 1 < heap.size and heap.row[child + 1].count > heap.row[child].count:
+            child += 1
+        if heap.row[child].count <= row.count:
+            break
+        heap.row[at] = heap.row[child]
+        at = child
+    heap.row[at] = row
+    return top
+
+
+cdef inline int push(Tree *t, Prefix p, const int *length, int64_t least, Rows *heap) noexcept nogil:
+    """Narrows a prefix and puts it on the heap, at most as long as is asked for; those of `least` or fewer are not."""
+    cdef Row row
+    cdef int want = length[p.address.version == 6]
+    row.prefix = p
+    if want < 0 or not narrow(t, &row.prefix):
+        return OK
+    row.whole = row.prefix.length >= want
+    if row.whole:
+        row.prefix.length = want
+        mask(&row.prefix.address, want)
+    row.count = forest_count(t, &row.prefix)
+    if row.count <= least:
+        return OK
+    if append(heap, &row) != OK:
+        return FULL
+    sift_up(heap, heap.size - 1)
+    return OK
+
+
+cdef inline int walk_top(Tree *t, size_t n, const int *length, Rows *heap, Rows *rows) noexcept nogil:
+    """The `n` largest prefixes of length[0] (IPv4) and length[1] (IPv6) bits; a negative length skips the family.
+
+    A prefix is opened only while it is the largest one left, so whatever is smaller than the n-th answer is never
+    looked into. OK or FULL.
+    """
+    cdef Prefix p
+    cdef Row row
+    cdef int version, i
+    for version in range(4, 7, 2):
+        whole_family(version, &p)
+        if push(t, p, length, 0, heap) != OK:
+            return FULL
+    while heap.size and rows.size < n:
+        row = pop(heap)
+        if row.whole:
+            if append(rows, &row) != OK:
+                return FULL
+            continue
+        for i in range(2):
+            if push(t, half(&row.prefix, i == 1), length, 0, heap) != OK:
+                return FULL
+    return OK
+
+
+cdef inline void free_rows(Rows *rows) noexcept nogil:
+    free(rows.row)
+    rows.row = NULL
+    rows.size = 0
+    rows.room = 0

@@ -1,0 +1,168 @@
+# From and to Python, errors from codes, and changes under the writer lock.
+
+
+# ---- from and to Python
+
+cdef str reason_of(long code):
+    return c_reason(code).decode("ascii")
+
+
+cdef inline const char *ascii(object text, size_t *size) noexcept:
+    """The bytes of an ASCII `str`, borrowed; NULL for anything else."""
+    if not isinstance(text, str) or not PyUnicode_IS_ASCII(text):
+        return NULL
+    size[0] = <size_t>PyUnicode_GET_LENGTH(text)
+    return PyUnicode_DATA(text)
+
+
+cdef object address_error(object given, str why):
+    return AddressError(f"{given!r}: {why}")
+
+
+cdef int read_packed(object given, Address *out) except -1:
+    """4 or 16 bytes in network order."""
+    cdef const u8[::1] view
+    try:
+        view = given
+    except (TypeError, ValueError):
+        raise address_error(given, "is no address: a text, a getpeername() tuple, an ipaddress object or packed bytes") from None
+    if view.shape[0] != 4 and view.shape[0] != 16:
+        raise address_error(given, "is no packed address: it has neither 4 nor 16 bytes")
+    from_packed(&view[0], <int>view.shape[0], out)
+    return 0
+
+
+cdef int read_text(object given, bint with_port, Address *out, int *port) except -1:
+    cdef size_t size = 0
+    cdef const char *s = ascii(given, &size)
+    cdef int code
+    if s == NULL:
+        raise address_error(given, "has a NUL or a non-ASCII character" if isinstance(given, str) else "is not a text")
+    code = parse_remote(s, s + size, out, port) if with_port else parse_address(s, s + size, out)
+    if code != OK:
+        raise address_error(given, reason_of(code))
+    return 0
+
+
+cdef int read_address(object given, bint with_port, Address *out, int *port) except -1:
+    """Any form of an address that callers may hold; `with_port` allows a port behind a text, and tuples."""
+    port[0] = 0
+    if isinstance(given, str):
+        return read_text(given, with_port, out, port)
+    if with_port and isinstance(given, tuple) and given:
+        read_text(given[0], False, out, port)
+        if len(<tuple>given) > 1 and isinstance(given[1], int):
+            if not 0 <= given[1] <= 65535:
+                raise address_error(given, "has no port between 0 and 65535")
+            port[0] = given[1]
+        return 0
+    return read_packed(getattr(given, "packed", given), out)
+
+
+cdef str address_text(const Address *a):
+    cdef char text[TEXT_MAX]
+    return PyUnicode_DecodeASCII(text, format_address(a, text), NULL)
+
+
+cdef str prefix_text(const Prefix *p):
+    cdef char text[TEXT_MAX]
+    return PyUnicode_DecodeASCII(text, format_prefix(&p.address, p.length, text), NULL)
+
+
+cdef list take_rows(Rows *rows):
+    """Rows as `(count, "prefix/length")`; frees them."""
+    cdef size_t i
+    try:
+        return [(rows.row[i].count, prefix_text(&rows.row[i].prefix)) for i in range(rows.size)]
+    finally:
+        free_rows(rows)
+
+
+cdef list rows_of(Tree *first):
+    """The rows of the compressed tree, IPv4 first."""
+    cdef Rows rows
+    cdef int code
+    memset(&rows, 0, sizeof(rows))
+    with nogil:
+        code = walk_tree(first, 4, &rows)
+        if code == OK:
+            code = walk_tree(first, 6, &rows)
+    if code != OK:
+        free_rows(&rows)
+        raise MemoryError
+    return take_rows(&rows)
+
+
+cdef list top_of(Tree *first, object n, object prefixlen):
+    cdef Rows rows, heap
+    cdef int length[2]
+    cdef int code, i
+    cdef size_t most
+    try:
+        length[0], length[1] = prefixlen
+    except TypeError:
+        raise CidrError(f"{prefixlen!r}: is no pair of prefix lengths, one for IPv4 and one for IPv6") from None
+    if not (0 <= length[0] <= 32 and 0 <= length[1] <= 128):
+        raise CidrError(f"{prefixlen!r}: has a prefix length beyond the address family")
+    most = max(0, n)
+    memset(&rows, 0, sizeof(rows))
+    memset(&heap, 0, sizeof(heap))
+    with nogil:
+        code = walk_top(first, most, length, &heap, &rows)
+    free_rows(&heap)
+    if code != OK:
+        free_rows(&rows)
+        raise MemoryError
+    return take_rows(&rows)
+
+
+def count_error(code, cidr, service, audit):
+    """The exception for the code of a count: what Python raises, and whose words Lua tells."""
+    if code == NO_SERVICE:
+        return UnknownServiceType(service, audit.service_types)
+    if code == NOT_TEXT and isinstance(cidr, str):
+        return UnknownServiceType(service, audit.service_types)
+    return CidrError(f"{cidr!r}: {reason_of(code)}")
+
+
+# ---- changes under the writer lock
+
+cdef inline void take_lock(Tree *t) noexcept:
+    if not try_lock(&t.arena.lock):
+        with nogil:
+            lock_wait(&t.arena.lock)
+
+
+cdef int raise_change(int code, object given) except -1:
+    if code == UNMATCHED:
+        raise address_error(given, reason_of(code))
+    raise CapacityError(f"{given!r}: {reason_of(code)}")
+
+
+cdef void forget(Tree *t) noexcept:
+    """Empties a tree and detaches its sessions."""
+    take_lock(t)
+    t.epoch += 1
+    arena_reset(&t.arena)
+    unlock(&t.arena.lock)
+
+
+cdef int check_capacity(object capacity) except -1:
+    if not CAPACITY_LEAST <= capacity <= <u64>UNITS_MOST * UNIT:
+        raise CapacityError(f"{capacity!r}: a capacity is between {CAPACITY_LEAST} and {<u64>UNITS_MOST * UNIT} bytes")
+    return 0
+
+
+cdef object no_room(object capacity):
+    return CapacityError(f"{capacity!r}: the system reserves no such range of address space (ulimit -v, or a container's limit)")
+
+
+cdef int check_tree(Tree *t) except -1:
+    """Raises AssertionError for the first invariant of the trie that does not hold. O(hosts)."""
+    cdef const char *fault
+    take_lock(t)
+    fault = verify(&t.arena)
+    unlock(&t.arena.lock)
+    if fault != NULL:
+        raise AssertionError(fault.decode("ascii"))
+    return 0

@@ -1,0 +1,245 @@
+# The trie alone.
+
+
+@cython.final
+cdef class PrefixCounter:
+    """Counts by IPv4 and IPv6 address, asked by any prefix: the trie alone, without services and sessions.
+
+    An address is a text, an ipaddress object or packed bytes; IPv4-mapped IPv6 is IPv4. `len()` is the number of
+    distinct hosts; iteration yields their addresses as text in order, IPv4 first, and `items()` with their counts.
+    `capacity` is the address space to reserve, in bytes; memory is used as hosts come.
+
+    Lock rule: any number of threads may change and ask; counts take no lock.
+
+    >>> counter = PrefixCounter()
+    >>> counter.add("192.0.2.7")
+    >>> counter.add("192.0.2.9", 2)
+    >>> counter.count("192.0.2.0/24")
+    3
+    """
+
+    cdef Tree t
+
+    def __cinit__(self, *, capacity=DEFAULT_CAPACITY):
+        check_capacity(capacity)
+        if arena_open(&self.t.arena, capacity) != OK:
+            raise no_room(capacity)
+
+    def __dealloc__(self):
+        arena_close(&self.t.arena)
+
+    def __len__(self):
+        return load64(&header(&self.t.arena).hosts[0]) + load64(&header(&self.t.arena).hosts[1])
+
+    def __repr__(self):
+        return f"<PrefixCounter: {self.total} of {len(self)} hosts>"
+
+    def __iter__(self):
+        for address, _ in self.items():
+            yield address
+
+    def items(self):
+        """Yields `(address, count)` in address order. Weakly consistent; O(bytes of the address) a step."""
+        cdef Prefix host
+        cdef Address start
+        cdef int64_t count
+        for version in (4, 6):
+            memset(&start, 0, sizeof(start))
+            host.length = 32 if version == 4 else 128
+            while tree_seek(&self.t, version == 6, &start, 1, &host.address):
+                count = tree_count(&self.t, &host)
+                if count:
+                    yield address_text(&host.address), count
+                start = host.address
+                if not step_up(&start):
+                    break
+
+    def add(self, address, n=1):
+        """Counts `n` more. Raises AddressError or CapacityError and changes nothing. O(bytes of the address)."""
+        self.change(address, n, trie_add)
+
+    def remove(self, address, n=1):
+        """Counts `n` less. Raises AddressError when fewer are counted, and changes nothing. O(bytes of the address)."""
+        self.change(address, n, trie_remove)
+
+    cdef int change(self, object address, object n, int (*how)(Arena *, const Address *, u32) noexcept nogil) except -1:
+        cdef Address a
+        cdef int port, code
+        read_address(address, False, &a, &port)
+        if not 0 < n <= 0xFFFFFFFF:
+            raise address_error(address, f"a change is by 1 to 4294967295, not by {n!r}")
+        take_lock(&self.t)
+        code = how(&self.t.arena, &a, n)
+        unlock(&self.t.arena.lock)
+        return OK if code == OK else raise_change(code, address)
+
+    def count(self, cidr):
+        """How many are counted below an address or prefix (text). Raises CidrError. O(prefix length)."""
+        cdef size_t size = 0
+        cdef const char *s = ascii(cidr, &size)
+        cdef Prefix p
+        cdef int code
+        if s == NULL:
+            raise not_ascii(cidr)
+        code = parse_cidr(s, s + size, NULL, &p)
+        if code != OK:
+            raise count_error(code, cidr, None, None)
+        return tree_count(&self.t, &p)
+
+    @property
+    def total(self):
+        return forest_total(&self.t)
+
+    @property
+    def memory(self):
+        """Bytes in use, free lists included."""
+        return arena_used(&self.t.arena)
+
+    def clear(self):
+        """Forgets everything and gives the memory back. O(1) and a system call."""
+        forget(&self.t)
+
+    def top(self, n=10, *, prefixlen=(32, 128)):
+        """The `n` largest prefixes of those lengths (IPv4, IPv6) as `(count, "prefix/length")`, best first."""
+        return top_of(&self.t, n, prefixlen)
+
+    def tree(self):
+        """The compressed tree as rows `(count, "prefix/length")`, in address order. O(hosts)."""
+        return rows_of(&self.t)
+
+    def add_many(self, packed, *, version=4):
+        """Counts each of an array of packed addresses once more: all of them, or none and an error.
+
+        `packed` is a C-contiguous buffer: bytes in network order (4 or 16 an address, as `version` says), an array of
+        shape (n, 4) or (n, 16), of 4- or 16-byte items, or of 32-bit integers (IPv4 as a number). Frees the GIL;
+        other writers get their turn between blocks of 256.
+
+        Raises AddressError for another buffer, CapacityError. O(addresses x bytes of the address).
+        """
+        cdef Batch b
+        cdef Py_ssize_t done
+        cdef int code
+        read_batch(packed, version, &b)
+        try:
+            with nogil:
+                code = add_batch(&self.t, &b, &done)
+        finally:
+            PyBuffer_Release(&b.view)
+        if code != OK:
+            raise CapacityError(f"address {done} of {b.size}: {reason_of(code)}")
+
+    def count_many(self, packed, *, version=4, prefixlen=None):
+        """The counts of an array of packed addresses (as for `add_many`), or of their prefixes of that length.
+
+        Answers an `array('I')`. Frees the GIL. Raises AddressError for another buffer, CidrError for a length beyond
+        the family. O(addresses x prefix length).
+        """
+        cdef Batch b
+        cdef unsigned int[::1] out
+        cdef int length
+        read_batch(packed, version, &b)
+        try:
+            length = 8 * b.width if prefixlen is None else prefixlen
+            if not 0 <= length <= 8 * b.width:
+                raise CidrError(f"{prefixlen!r}: has a prefix length beyond the address family")
+            counts = array.array("I", bytes(4 * b.size))
+            if b.size:
+                out = counts
+                with nogil:
+                    count_batch(&self.t, &b, length, &out[0])
+        finally:
+            PyBuffer_Release(&b.view)
+        return counts
+
+    def _check(self):
+        """Raises AssertionError when an invariant of the trie does not hold. O(hosts)."""
+        check_tree(&self.t)
+
+
+cdef inline bint step_up(Address *a) noexcept:
+    """The next address; False behind the last one."""
+    if a.version == 4:
+        a.hi += <u64>1 << 32
+        return a.hi != 0
+    a.lo += 1
+    a.hi += a.lo == 0
+    return a.hi != 0 or a.lo != 0
+
+
+# ---- arrays of packed addresses
+
+cdef struct Batch:
+    Py_buffer view
+    Py_ssize_t size      # addresses
+    int width            # bytes of one
+    bint numbers         # 32-bit integers of this machine, not bytes in network order
+
+
+cdef int read_batch(object packed, object version, Batch *b) except -1:
+    cdef Py_ssize_t item
+    if version not in (4, 6):
+        raise AddressError(f"version {version!r}: is neither 4 nor 6")
+    try:
+        PyObject_GetBuffer(packed, &b.view, PyBUF_FORMAT | PyBUF_ND)
+    except (TypeError, BufferError, ValueError) as error:
+        raise address_error(packed, f"is no contiguous buffer of packed addresses ({error})") from None
+    item = b.view.itemsize
+    b.width = 4 if version == 4 else 16
+    b.numbers = False
+    if b.view.ndim == 2 and item == 1:
+        b.width = <int>b.view.shape[1]
+    elif item == 4 and b.view.ndim == 1:
+        b.width = 4
+        # '<' and '=' and none at all are this machine's order, as '>' and '!' are the network's
+        b.numbers = strcmp(b.view.format, b"I") == 0 or strcmp(b.view.format, b"L") == 0 or strcmp(b.view.format, b"<I") == 0
+    elif item == 16 and b.view.ndim == 1:
+        b.width = 16
+    elif item != 1 or b.view.ndim != 1:
+        b.width = 0
+    if b.width != 4 and b.width != 16 or b.view.len % b.width:
+        PyBuffer_Release(&b.view)
+        raise AddressError(f"a buffer of shape {tuple(memoryview(packed).shape)} and {item}-byte items is no array of packed addresses")
+    b.size = b.view.len // b.width
+    return 0
+
+
+cdef inline void batch_address(const Batch *b, Py_ssize_t i, Address *out) noexcept nogil:
+    if b.numbers:
+        out.hi = <u64>(<const u32 *>b.view.buf)[i] << 32
+        out.lo = 0
+        out.version = 4
+    else:
+        from_packed(<const u8 *>b.view.buf + i * b.width, b.width, out)
+
+
+cdef int add_batch(Tree *t, const Batch *b, Py_ssize_t *done) noexcept nogil:
+    """Adds each; `done` is how many before the first failure, and those are taken away again."""
+    cdef Address a
+    cdef Py_ssize_t i = 0, stop
+    cdef int code = OK
+    while i < b.size and code == OK:
+        stop = min(i + 256, b.size)
+        lock_wait(&t.arena.lock)
+        while i < stop and code == OK:
+            batch_address(b, i, &a)
+            code = trie_add(&t.arena, &a, 1)
+            i += code == OK
+        unlock(&t.arena.lock)
+    done[0] = i
+    if code != OK:
+        lock_wait(&t.arena.lock)
+        for stop in range(i):
+            batch_address(b, stop, &a)
+            trie_remove(&t.arena, &a, 1)
+        unlock(&t.arena.lock)
+    return code
+
+
+cdef void count_batch(Tree *t, const Batch *b, int length, unsigned int *out) noexcept nogil:
+    cdef Prefix p
+    cdef Py_ssize_t i
+    for i in range(b.size):
+        batch_address(b, i, &p.address)
+        # A mapped address in an array of IPv6 ones is IPv4; its length shrinks by the 96 bits of the mapping.
+        p.length = length if p.address.version == 6 or b.width == 4 else max(0, length - 96)
+        out[i] = <unsigned int>tree_count(t, &p)

@@ -1,0 +1,156 @@
+# Networks by longest match, and the limits that are checked at accept.
+
+
+@cython.wraparound(True)
+cdef list flatten(list items):
+    """Nested ranges `(first, last, value)` sorted by (first, -last) as boundaries `[first, value]`, inner ones win."""
+    cdef list edges = [], stack = []
+
+    def edge(at, value):
+        if edges and edges[-1][0] == at:
+            edges[-1][1] = value
+        else:
+            edges.append([at, value])
+
+    def close_before(at):
+        while stack and stack[-1][0] < at:
+            last, _ = stack.pop()
+            edge(last + 1, stack[-1][1] if stack else NO_VALUE)
+
+    for first, last, value in items:
+        close_before(first)
+        edge(first, value)
+        stack.append((last, value))
+    close_before(1 << 129)
+    return [e for e in edges if e[0] < 1 << 128]
+
+
+@cython.final
+cdef class NetworkMap:
+    """Networks that never change, each with a value from 0 to 2147483647; an address finds that of its longest match.
+
+    `items` are pairs of a prefix (text) and a value; of two equal prefixes the later one counts. Raises CidrError for
+    a bad prefix. Building is O(n log n), a look-up O(log n).
+    """
+
+    cdef Ranges family[2]
+    cdef Py_ssize_t size
+
+    def __init__(self, items=()):
+        cdef Prefix p
+        cdef size_t n
+        cdef const char *s
+        cdef int code
+        both = ([], [])
+        for cidr, value in items:
+            s = ascii(cidr, &n)
+            if s == NULL:
+                raise not_ascii(cidr)
+            code = parse_cidr(s, s + n, NULL, &p)
+            if code != OK:
+                raise count_error(code, cidr, None, None)
+            if not 0 <= value <= 0x7FFFFFFF:
+                raise ValueError(f"{cidr!r}: its value {value!r} is not between 0 and 2147483647")
+            first = (<object>p.address.hi << 64) | <object>p.address.lo
+            last = first | ((1 << (128 - p.length)) - 1)
+            both[p.address.version == 6].append((first, last, value))
+            self.size += 1
+        for version in range(2):
+            self.fill(&self.family[version], flatten(sorted(both[version], key=lambda item: (item[0], -item[1]))))
+
+    cdef int fill(self, Ranges *r, list edges) except -1:
+        free_ranges(r)
+        if not reserve_ranges(r, len(edges)):
+            raise MemoryError
+        for first, value in edges:
+            r.range[r.size].hi = first >> 64
+            r.range[r.size].lo = first & 0xFFFFFFFFFFFFFFFF
+            r.range[r.size].value = value
+            r.size += 1
+        return 0
+
+    def __dealloc__(self):
+        free_ranges(&self.family[0])
+        free_ranges(&self.family[1])
+
+    def __len__(self):
+        return self.size
+
+    def lookup(self, address):
+        """The value of the longest match, or None. Raises AddressError."""
+        cdef Address a
+        cdef int port, value
+        read_address(address, False, &a, &port)
+        value = lookup(&self.family[a.version == 6], a.hi, a.lo)
+        return None if value == NO_VALUE else value
+
+    def lookup_session(self, Session session not None):
+        """The same for the connecting IP of a session."""
+        cdef int value = self.find(&session.ac)
+        return None if value == NO_VALUE else value
+
+    cdef int find(self, const ia_ac *ac) noexcept:
+        return lookup(&self.family[ac.version == 6], ac.hi, ac.lo)
+
+
+cdef struct Limit:
+    int length[2]   # IPv4, IPv6; negative: does not speak of the family
+    int64_t most
+
+
+@cython.final
+cdef class LimitTables:
+    """Tables of limits, and which one is for whom; what `Limits` asks once a session.
+
+    `tables[i]` is a list of `(ipv4 length or -1, ipv6 length or -1, most)`; `networks` maps an address to the number
+    of its table; who is in none of them has table `default`. An empty table is no limit at all.
+    """
+
+    cdef Limit *limit
+    cdef Py_ssize_t *start      # of table i: limit[start[i]] up to limit[start[i + 1]]
+    cdef Py_ssize_t tables
+    cdef NetworkMap networks
+    cdef int default
+
+    def __cinit__(self, list tables not None, NetworkMap networks not None, int default):
+        cdef Py_ssize_t i = 0
+        rows = [row for table in tables for row in table]
+        if not 0 <= default < len(tables):
+            raise IndexError(f"table {default} of {len(tables)}")
+        self.networks, self.default, self.tables = networks, default, len(tables)
+        self.limit = <Limit *>malloc((len(rows) + 1) * sizeof(Limit))
+        self.start = <Py_ssize_t *>malloc((len(tables) + 1) * sizeof(Py_ssize_t))
+        if self.limit == NULL or self.start == NULL:
+            raise MemoryError
+        self.start[0] = 0
+        for i, table in enumerate(tables):
+            self.start[i + 1] = self.start[i] + len(table)
+        for i, row in enumerate(rows):
+            self.limit[i].length[0], self.limit[i].length[1], self.limit[i].most = row
+
+    def __dealloc__(self):
+        free(self.limit)
+        free(self.start)
+
+    def check(self, Session ac not None):
+        """None when the session is within its limits, else `(table, row, count, "prefix/length")` of the first that is
+        passed. Counts are those of the session's own service. O(limits x prefix length); takes no lock."""
+        cdef Tree *first = trees_of(ac.ac.tree.owner, ac.ac.tree.service)
+        cdef Prefix peer, p
+        cdef int64_t count
+        cdef Py_ssize_t i
+        cdef int table = self.networks.find(&ac.ac), length
+        if not 0 <= table < self.tables:
+            table = self.default
+        peer_of(&ac.ac, &peer)
+        for i in range(self.start[table], self.start[table + 1]):
+            length = self.limit[i].length[ac.ac.version == 6]
+            if length < 0:
+                continue
+            p = peer
+            p.length = length
+            mask(&p.address, length)
+            count = forest_count(first, &p)
+            if count > self.limit[i].most:
+                return table, i - self.start[table], count, prefix_text(&p)
+        return None

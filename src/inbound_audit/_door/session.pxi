@@ -1,0 +1,240 @@
+# The accept construct and its listener.
+
+# True while one of the two is made here. Who calls their `__new__` from Python would get one without a tree.
+cdef bint making = False
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class Session:
+    """One open inbound session: the accept construct, `ac`. Made by `Listener.session`, counted until `close`.
+
+    Closing is idempotent and never fails; `with` does it. A session that is collected while it is open is closed and
+    warns (`ResourceWarning`). Counts may be asked from any thread, also after the session has ended.
+    """
+
+    cdef ia_ac ac
+    cdef readonly Listener listener
+    cdef object local
+
+    def __cinit__(self):
+        global making
+        if not making:
+            raise TypeError("a session is opened by Listener.session()")
+        making = False
+
+    def __dealloc__(self):
+        if self.ac.open:
+            end_session(self)
+            warnings.warn(f"session from {self.remote_ip} was never closed", ResourceWarning, stacklevel=1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        end_session(self)
+
+    def __repr__(self):
+        return f"<Session {self.conn_id} from {self.remote_addr} on {self.service_type}/{self.listener_name}{' closed' if self.closed else ''}>"
+
+    def close(self):
+        """Ends the session: it is counted no more. O(bytes of the address)."""
+        end_session(self)
+
+    def rebind(self, remote):
+        """The real client became known (PROXY, XCLIENT): its count moves there, at one moment for every reader.
+
+        Raises AddressError or CapacityError, and the session stays where it is counted; InboundAuditError when it is
+        closed. O(bytes of the address).
+        """
+        cdef Address source, target
+        cdef Tree *t = self.ac.tree
+        cdef int port, code
+        read_address(remote, True, &target, &port)
+        take_lock(t)
+        if self.ac.open and self.ac.epoch == t.epoch:
+            source.hi, source.lo, source.version = self.ac.hi, self.ac.lo, self.ac.version
+            code = trie_move(&t.arena, &source, &target)
+        else:
+            code = CLOSED
+        if code == OK:
+            self.ac.hi, self.ac.lo, self.ac.version, self.ac.remote_port = target.hi, target.lo, <u8>target.version, <u16>port
+        unlock(&t.arena.lock)
+        if code == CLOSED:
+            raise InboundAuditError("the session is closed")
+        if code != OK:
+            raise_change(code, remote)
+
+    def inbound_session_count(self, cidr=None, service_type=None):
+        """How many sessions are open now; the argument's grammar is that of the reference's `ac` method.
+
+        No arguments: this listener, exactly the connecting IP. `cidr` is a length of the connecting IP (``"/24"``,
+        ``"/24,/56"``), an address or a prefix; `service_type` defaults to SMTP. The asking session is included.
+
+        Raises CidrError or UnknownServiceType. O(prefix length x listeners of the service); takes no lock.
+        """
+        cdef size_t cidr_size = 0, service_size = 0
+        cdef const char *c = NULL
+        cdef const char *s = NULL
+        cdef int64_t count
+        if cidr is not None:
+            c = ascii(cidr, &cidr_size)
+            if c == NULL:
+                raise not_ascii(cidr)
+        if service_type is not None:
+            s = ascii(service_type, &service_size)
+            if s == NULL:
+                raise UnknownServiceType(service_type, self.listener.audit.service_types)
+        count = count_session(&self.ac, c, cidr_size, s, service_size)
+        if count < 0:
+            raise count_error(count, cidr, service_type, self.listener.audit)
+        return count
+
+    @property
+    def remote_addr(self):
+        """``"192.0.2.7:port"``, or ``"2001:db8::7.port"`` for IPv6: the form that policies split. Port 0: unknown."""
+        cdef Prefix p
+        cdef char text[TEXT_MAX]
+        peer_of(&self.ac, &p)
+        return PyUnicode_DecodeASCII(text, format_remote(&p.address, self.ac.remote_port, text), NULL)
+
+    @property
+    def remote_ip(self):
+        """The connecting IP as text (RFC 5952)."""
+        cdef Prefix p
+        peer_of(&self.ac, &p)
+        return address_text(&p.address)
+
+    @property
+    def remote_port(self):
+        """0 when it is not known."""
+        return self.ac.remote_port
+
+    @property
+    def version(self):
+        """4 or 6; an IPv4-mapped peer is 4."""
+        return self.ac.version
+
+    @property
+    def local_addr(self):
+        """The listener's own address in the form of `remote_addr`, or None."""
+        cdef Address a
+        cdef char text[TEXT_MAX]
+        cdef int port
+        if self.local is None:
+            return None
+        read_address(self.local, True, &a, &port)
+        return PyUnicode_DecodeASCII(text, format_remote(&a, port, text), NULL)
+
+    @property
+    def service_type(self):
+        return self.listener.service_type
+
+    @property
+    def listener_name(self):
+        return self.listener.name
+
+    @property
+    def conn_id(self):
+        """A number that no other session of this process has."""
+        return self.ac.conn_id
+
+    @property
+    def closed(self):
+        """True once it is counted no more: closed, or its audit was closed, or left behind by a fork."""
+        return not self.ac.open or self.ac.epoch != self.ac.tree.epoch
+
+    @property
+    def _handle(self):
+        """The address of the C struct `ia_ac`, good while this object is referenced."""
+        return <uintptr_t>&self.ac
+
+
+cdef object not_ascii(object cidr):
+    if isinstance(cidr, str):
+        return CidrError(f"{cidr!r}: has a NUL or a non-ASCII character")
+    return CidrError(f"{cidr!r}: {reason_of(NOT_TEXT)}")
+
+
+cdef void end_session(Session s) noexcept:
+    cdef Tree *t = s.ac.tree
+    cdef Address a
+    if not s.ac.open:
+        return
+    take_lock(t)
+    # Both are looked at under the lock: of two threads that close, and of a close beside Audit.close, one counts.
+    if s.ac.open and s.ac.epoch == t.epoch:
+        a.hi, a.lo, a.version = s.ac.hi, s.ac.lo, s.ac.version
+        trie_remove(&t.arena, &a, 1)
+    s.ac.open = 0
+    unlock(&t.arena.lock)
+
+
+@cython.final
+@cython.no_gc_clear  # a session's tree is alive as long as its listener keeps the audit
+cdef class Listener:
+    """A named listener of one service type; owns the tree that counts its sessions. Made by `Audit.listener`."""
+
+    cdef Tree *tree
+    cdef readonly Audit audit
+    cdef readonly str service_type
+    cdef readonly str name
+
+    def __cinit__(self):
+        global making
+        if not making:
+            raise TypeError("a listener is made by InboundAudit.listener()")
+        making = False
+
+    def __repr__(self):
+        return f"<Listener {self.service_type}/{self.name}: {self.total} open>"
+
+    def session(self, remote, local=None):
+        """Opens a session: it is counted from now until `Session.close`.
+
+        `remote` is a getpeername() tuple, a text (``"192.0.2.7"``, ``"192.0.2.7:25"``, ``"[2001:db8::7]:25"``), an
+        ipaddress object or packed bytes; `local` the same for the listener's own side, read only when asked for.
+
+        Raises AddressError, CapacityError, and InboundAuditError when the audit is closed. O(bytes of the address).
+        """
+        global making
+        cdef Session s
+        cdef Tree *t = self.tree
+        cdef Address a
+        cdef int port, code
+        read_address(remote, True, &a, &port)
+        making = True
+        s = Session.__new__(Session)
+        s.listener = self
+        s.local = local
+        s.ac.tree = t
+        s.ac.hi, s.ac.lo, s.ac.version, s.ac.remote_port = a.hi, a.lo, <u8>a.version, <u16>port
+        s.ac.conn_id = fetch_add64(&conn_ids, 1)
+        take_lock(t)
+        if self.audit.is_closed:
+            code = CLOSED
+        else:
+            code = trie_add(&t.arena, &a, 1)
+            s.ac.epoch = t.epoch
+            s.ac.open = code == OK
+        unlock(&t.arena.lock)
+        if code == CLOSED:
+            raise InboundAuditError("the audit is closed")
+        if code != OK:
+            raise_change(code, remote)
+        return s
+
+    @property
+    def total(self):
+        """Open sessions of this listener, both families."""
+        return tree_total(self.tree)
+
+    @property
+    def memory(self):
+        """Bytes of the arena in use, free lists included."""
+        return arena_used(&self.tree.arena)
+
+    def _check(self):
+        """Raises AssertionError when an invariant of the trie does not hold. O(hosts)."""
+        check_tree(self.tree)
