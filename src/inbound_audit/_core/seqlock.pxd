@@ -12,9 +12,10 @@ What stays true at every instant, also between two stores of a writer that was s
   * everything that can be reached from the roots is a complete node; a new one is published by one word;
   * a block that was reachable in this window is not written again before the window closes.
 So a reader that finds the same *odd* number before and after its walk stood beside a writer that stands still in
-mid-update, and has walked a sound tree: its answer lacks at most that one update. After a bounded number of tries
-(`READ_SPINS` turns, then `READ_YIELDS` that offer the processor to the writer) it takes such an answer, and never
-waits for anybody. A reader whose walk was overtaken sees another number, and drops what it saw.
+mid-update, and has walked a sound tree: its answer lacks at most that one update (of a move, which adds before it
+takes away, it may have seen the first half: one more, never one less). After a bounded number of tries (`READ_SPINS`
+turns, then `READ_YIELDS` that offer the processor to the writer) it takes such an answer, and never waits for
+anybody. A reader whose walk was overtaken sees another number, and drops what it saw.
 
 Writers of one tree exclude one another with `Arena.lock`, a word that only threads of the owning process see. Lock
 rule: whoever changes a tree holds it; whoever reads does not need it; nothing that can run Python runs under it.
@@ -29,7 +30,7 @@ cdef extern from "<sched.h>" nogil:
 
 cdef enum:
     READ_SPINS = 64
-    READ_YIELDS = 64
+    READ_YIELDS = 512
     READ_TRIES = READ_SPINS + READ_YIELDS
 
 

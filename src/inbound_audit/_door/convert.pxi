@@ -24,7 +24,7 @@ cdef int read_packed(object given, Address *out) except -1:
     cdef const u8[::1] view
     try:
         view = given
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, BufferError):
         raise address_error(given, "is no address: a text, a getpeername() tuple, an ipaddress object or packed bytes") from None
     if view.shape[0] != 4 and view.shape[0] != 16:
         raise address_error(given, "is no packed address: it has neither 4 nor 16 bytes")

@@ -25,7 +25,7 @@ cdef class Session:
         making = False
 
     def __dealloc__(self):
-        if self.ac.open:
+        if self.ac.open and self.ac.epoch == self.ac.tree.epoch:
             end_session(self)
             warnings.warn(f"session from {self.remote_ip} was never closed", ResourceWarning, stacklevel=1)
 
