@@ -13,7 +13,7 @@ from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_G
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset, strcmp
+from libc.string cimport memset, strpbrk
 
 from inbound_audit._core.address cimport (
     TEXT_MAX, Address, format_address, format_prefix, format_remote, from_packed, mask, parse_address, parse_remote,

@@ -110,7 +110,7 @@ def test_counts_are_never_torn(reader, v6):
     with running(*(churn(listener, seed) for seed in range(WRITERS - 1)), wander(sessions, 9, v6)):
         for cidr in cidrs:
             if reader == "luajit":
-                rounds = 400_000
+                rounds = 2_000_000
                 least, most, other = lua_reader(asking)(cidr, STEADY, rounds)
             else:
                 rounds = 20_000

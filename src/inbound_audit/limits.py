@@ -90,15 +90,17 @@ class Limits:
         code: int = REFUSAL_CODE,
         text: str = REFUSAL_TEXT,
     ) -> None:
-        self.limits = dict(STOCK_LIMITS if limits is None else limits)
+        self.limits = STOCK_LIMITS if limits is None else limits
         self.dry_run = dry_run
         self.refused: Counter[str] = Counter()
         self.would_refuse: Counter[str] = Counter()
         self._refusal = Verdict(accepted=False, code=code, text=text, disconnect=True)
         # Of each table, how its limits are called in the counters; the exempt have an empty table.
-        self._names: list[list[str]] = [[], [f"default {key}" for key in self.limits]]
         tables: list[list[tuple[int, int, int]]] = [[], _table(self.limits, "limits")]
+        self._names: list[list[str]] = [[], [f"default {key}" for key in self.limits]]
         members = [(prefix, _EXEMPT) for prefix in _prefixes(exempt, "exempt")]
+        if networks is not None and not isinstance(networks, Mapping):
+            raise PolicyError(f"networks: {networks!r} is no mapping from a name to a network")
         for name, network in (networks or {}).items():
             where = f"network {name!r}"
             if not isinstance(network, Mapping) or set(network) != {"prefixes", "limits"}:

@@ -189,9 +189,9 @@ cdef int read_batch(object packed, object version, Batch *b) except -1:
     if b.view.ndim == 2 and item == 1:
         b.width = <int>b.view.shape[1]
     elif item == 4 and b.view.ndim == 1:
-        b.width = 4
-        # '<' and '=' and none at all are this machine's order, as '>' and '!' are the network's
-        b.numbers = strcmp(b.view.format, b"I") == 0 or strcmp(b.view.format, b"L") == 0 or strcmp(b.view.format, b"<I") == 0
+        b.width = 4 if strpbrk(b.view.format, b"IsxL") != NULL else 0  # not int32, not float32
+        # Unsigned integers: '>' and '!' say network order, anything else is this machine's.
+        b.numbers = strpbrk(b.view.format, b"IL") != NULL and strpbrk(b.view.format, b">!") == NULL
     elif item == 16 and b.view.ndim == 1:
         b.width = 16
     elif item != 1 or b.view.ndim != 1:

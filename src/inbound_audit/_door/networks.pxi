@@ -1,6 +1,9 @@
 # Networks by longest match, and the limits that are checked at accept.
 
 
+cdef object ONE = 1  # a Python number: the ends of ranges have up to 129 bits
+
+
 @cython.wraparound(True)
 cdef list flatten(list items):
     """Nested ranges `(first, last, value)` sorted by (first, -last) as boundaries `[first, value]`, inner ones win."""
@@ -21,8 +24,8 @@ cdef list flatten(list items):
         close_before(first)
         edge(first, value)
         stack.append((last, value))
-    close_before(1 << 129)
-    return [e for e in edges if e[0] < 1 << 128]
+    close_before(ONE << 129)
+    return [e for e in edges if e[0] < ONE << 128]
 
 
 @cython.final
@@ -52,7 +55,7 @@ cdef class NetworkMap:
             if not 0 <= value <= 0x7FFFFFFF:
                 raise ValueError(f"{cidr!r}: its value {value!r} is not between 0 and 2147483647")
             first = (<object>p.address.hi << 64) | <object>p.address.lo
-            last = first | ((1 << (128 - p.length)) - 1)
+            last = first | ((ONE << (128 - p.length)) - 1)
             both[p.address.version == 6].append((first, last, value))
             self.size += 1
         for version in range(2):
@@ -64,7 +67,7 @@ cdef class NetworkMap:
             raise MemoryError
         for first, value in edges:
             r.range[r.size].hi = first >> 64
-            r.range[r.size].lo = first & 0xFFFFFFFFFFFFFFFF
+            r.range[r.size].lo = first & ((ONE << 64) - 1)
             r.range[r.size].value = value
             r.size += 1
         return 0

@@ -1,0 +1,61 @@
+"""What the compiler made of the hot functions: no Python call is inside, and what must be inlined is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.tooling
+
+ROOT = Path(__file__).parents[1]
+
+# Room and function, as they are named in the generated C.
+HOT = {
+    "trie": ["count_prefix", "descend", "shift_counts", "add_in", "remove_in", "seek_host"],
+    "node": ["find", "sum_below", "matches", "put", "erase"],
+    "owner": ["tree_count", "forest_count", "count_session", "count_absolute"],
+    "cidr": ["parse_cidr", "parse_absolute"],
+    "address": ["parse_ipv4", "parse_ipv6", "format_address"],
+    "ranges": ["lookup"],
+}
+PYTHON = re.compile(r"\b(Py[A-Z]\w+|__Pyx_(?!RefNanny)\w+|Py_\w+)")
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory) -> str:
+    out = tmp_path_factory.mktemp("c") / "_ipcount.c"
+    command = ["cython", "-3", "-X", "cdivision=True,boundscheck=False,wraparound=False,initializedcheck=False"]
+    command += ["-I", "src", "--module-name", "inbound_audit._ipcount", "-o", str(out), "src/_ipcount.pyx"]
+    subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], cwd=ROOT, check=True, capture_output=True)
+    return out.read_text()
+
+
+def body(source: str, room: str, name: str) -> str:
+    """The definition of one core function, comments taken out."""
+    start = re.search(
+        rf"^static CYTHON_INLINE [^;{{]*__pyx_f_13inbound_audit_5_core_{len(room)}{room}_{name}\([^;{{]*\) {{$",
+        source,
+        re.MULTILINE,
+    )
+    assert start, f"{room}.{name} is not in the generated C"
+    text = source[start.end() : source.index("\n}\n", start.end())]
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("room", "name"), [(room, name) for room, names in HOT.items() for name in names])
+def test_no_python_is_inside(generated, room, name):
+    assert not PYTHON.findall(body(generated, room, name))
+
+
+def test_the_lock_and_the_fences_are_where_they_are_said_to_be(generated):
+    for name in ("tree_count",):
+        text = body(generated, "owner", name)
+        assert "read_begin" in text
+        assert "read_stood" in text
+    for name in ("count_prefix", "sum_below"):
+        room = "trie" if name == "count_prefix" else "node"
+        assert "ia_exchange32" not in body(generated, room, name)
