@@ -1,7 +1,8 @@
 """`Limits`: the policy that most people need, without Lua.
 
 A limit is a prefix length and how many sessions may be open from the connecting IP's prefix of that length, the one
-that asks included. Everything is checked when the policy is built; asking it is one native call.
+that asks included. Everything is checked when the policy is built; asking it (`validate_connect`) is one native call,
+and comes back here only for a session that passes a limit.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from inbound_audit._ipcount import LimitTables, NetworkMap, Session
+from inbound_audit._ipcount import LimitTables, NetworkMap
 from inbound_audit.errors import CidrError, PolicyError
 from inbound_audit.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Verdict
 
@@ -63,7 +64,7 @@ def _prefixes(prefixes: object, where: str) -> list[str]:
     return list(prefixes)
 
 
-class Limits:
+class Limits(LimitTables):
     """At most so many open sessions from a prefix, of the session's own service type.
 
     `limits` maps a prefix length to the most sessions: ``{"/32": 10, "/24,/56": 100, "/0": 20000}``; without it the
@@ -108,7 +109,7 @@ class Limits:
             members += [(prefix, len(tables)) for prefix in _prefixes(network["prefixes"], where)]
             tables.append(_table(network["limits"], where))
             self._names.append([f"{name} {key}" for key in network["limits"]])  # type: ignore[attr-defined]
-        self._check = LimitTables(tables, self._network_map(members), _DEFAULT).check
+        self._configure(tables, self._network_map(members), _DEFAULT, ACCEPT)
 
     @staticmethod
     def _network_map(members: list[tuple[str, int]]) -> NetworkMap:
@@ -120,12 +121,7 @@ class Limits:
     def __repr__(self) -> str:
         return f"Limits({self.limits!r}{', dry_run=True' if self.dry_run else ''})"
 
-    def validate_connect(self, ac: Session) -> Verdict:
-        """Lets the session in, or refuses it with 421. O(limits x prefix length x listeners); takes no lock."""
-        passed = self._check(ac)
-        if passed is None:
-            return ACCEPT
-        table, row, _, _ = passed
+    def _passed(self, table: int, row: int, count: int, prefix: str) -> Verdict:
         name = self._names[table][row]
         if self.dry_run:
             self.would_refuse[name] += 1

@@ -92,7 +92,8 @@ cdef inline Address last_of(const Prefix *p) noexcept nogil:
 
 cdef inline bint narrow(Tree *t, Prefix *p) noexcept nogil:
     """Makes `p` the longest prefix that holds the same hosts; False when it holds none."""
-    cdef Address first, last, end = last_of(p)
+    cdef Address first = p.address, end = last_of(p)
+    cdef Address last = first
     cdef bint v6 = p.address.version == 6
     cdef int length = p.length, common
     if not forest_seek(t, v6, &p.address, 1, &first):
@@ -174,8 +175,8 @@ cdef inline Row pop(Rows *heap) noexcept nogil:
     return top
 
 
-cdef inline int push(Tree *t, Prefix p, const int *length, int64_t least, Rows *heap) noexcept nogil:
-    """Narrows a prefix and puts it on the heap, at most as long as is asked for; those of `least` or fewer are not."""
+cdef inline int push(Tree *t, Prefix p, const int *length, Rows *heap) noexcept nogil:
+    """Narrows a prefix and puts it on the heap, at most as long as is asked for, unless it is empty. OK or FULL."""
     cdef Row row
     cdef int want = length[p.address.version == 6]
     row.prefix = p
@@ -186,7 +187,7 @@ cdef inline int push(Tree *t, Prefix p, const int *length, int64_t least, Rows *
         row.prefix.length = want
         mask(&row.prefix.address, want)
     row.count = forest_count(t, &row.prefix)
-    if row.count <= least:
+    if row.count == 0:
         return OK
     if append(heap, &row) != OK:
         return FULL
@@ -205,7 +206,7 @@ cdef inline int walk_top(Tree *t, size_t n, const int *length, Rows *heap, Rows 
     cdef int version, i
     for version in range(4, 7, 2):
         whole_family(version, &p)
-        if push(t, p, length, 0, heap) != OK:
+        if push(t, p, length, heap) != OK:
             return FULL
     while heap.size and rows.size < n:
         row = pop(heap)
@@ -214,7 +215,7 @@ cdef inline int walk_top(Tree *t, size_t n, const int *length, Rows *heap, Rows 
                 return FULL
             continue
         for i in range(2):
-            if push(t, half(&row.prefix, i == 1), length, 0, heap) != OK:
+            if push(t, half(&row.prefix, i == 1), length, heap) != OK:
                 return FULL
     return OK
 

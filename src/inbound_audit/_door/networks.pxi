@@ -101,12 +101,10 @@ cdef struct Limit:
     int64_t most
 
 
-@cython.final
 cdef class LimitTables:
-    """Tables of limits, and which one is for whom; what `Limits` asks once a session.
+    """Tables of limits, and which one is for whom: the native part of `inbound_audit.Limits`.
 
-    `tables[i]` is a list of `(ipv4 length or -1, ipv6 length or -1, most)`; `networks` maps an address to the number
-    of its table; who is in none of them has table `default`. An empty table is no limit at all.
+    Until `_configure` is called there are no limits.
     """
 
     cdef Limit *limit
@@ -114,13 +112,23 @@ cdef class LimitTables:
     cdef Py_ssize_t tables
     cdef NetworkMap networks
     cdef int default
+    cdef object accept
 
-    def __cinit__(self, list tables not None, NetworkMap networks not None, int default):
-        cdef Py_ssize_t i = 0
+    def __cinit__(self, *args, **kwargs):
+        self.networks = NetworkMap()
+
+    def __dealloc__(self):
+        free(self.limit)
+        free(self.start)
+
+    def _configure(self, list tables not None, NetworkMap networks not None, int default, accept):
+        """`tables[i]` is a list of `(ipv4 length or -1, ipv6 length or -1, most)`, and an empty one is no limit at all;
+        `networks` maps an address to the number of its table; who is in none of them has table `default`. `accept` is
+        the answer for a session within its limits. Called once."""
+        cdef Py_ssize_t i
         rows = [row for table in tables for row in table]
-        if not 0 <= default < len(tables):
-            raise IndexError(f"table {default} of {len(tables)}")
-        self.networks, self.default, self.tables = networks, default, len(tables)
+        if self.start != NULL or not 0 <= default < len(tables):
+            raise ValueError(f"{self!r}: configured twice, or table {default} of {len(tables)}")
         self.limit = <Limit *>malloc((len(rows) + 1) * sizeof(Limit))
         self.start = <Py_ssize_t *>malloc((len(tables) + 1) * sizeof(Py_ssize_t))
         if self.limit == NULL or self.start == NULL:
@@ -130,19 +138,25 @@ cdef class LimitTables:
             self.start[i + 1] = self.start[i] + len(table)
         for i, row in enumerate(rows):
             self.limit[i].length[0], self.limit[i].length[1], self.limit[i].most = row
+        self.networks, self.default, self.accept, self.tables = networks, default, accept, len(tables)
 
-    def __dealloc__(self):
-        free(self.limit)
-        free(self.start)
+    def _passed(self, table, row, count, prefix):
+        """The answer for a session that passes limit `row` of a table: `count` are open from `prefix`."""
+        raise NotImplementedError
 
-    def check(self, Session ac not None):
-        """None when the session is within its limits, else `(table, row, count, "prefix/length")` of the first that is
-        passed. Counts are those of the session's own service. O(limits x prefix length); takes no lock."""
+    def validate_connect(self, Session ac not None):
+        """Lets the session in, or refuses it: a `Verdict`. O(limits x prefix length x listeners); takes no lock.
+
+        Counts are those of the session's own service, the asking session included.
+        """
         cdef Tree *first = trees_of(ac.ac.tree.owner, ac.ac.tree.service)
         cdef Prefix peer, p
         cdef int64_t count
         cdef Py_ssize_t i
-        cdef int table = self.networks.find(&ac.ac), length
+        cdef int table, length
+        if self.tables == 0:
+            return self.accept
+        table = self.networks.find(&ac.ac)
         if not 0 <= table < self.tables:
             table = self.default
         peer_of(&ac.ac, &peer)
@@ -150,10 +164,9 @@ cdef class LimitTables:
             length = self.limit[i].length[ac.ac.version == 6]
             if length < 0:
                 continue
-            p = peer
-            p.length = length
+            p.address, p.length = peer.address, length
             mask(&p.address, length)
             count = forest_count(first, &p)
             if count > self.limit[i].most:
-                return table, i - self.start[table], count, prefix_text(&p)
-        return None
+                return self._passed(table, i - self.start[table], count, prefix_text(&p))
+        return self.accept

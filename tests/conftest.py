@@ -1,0 +1,32 @@
+"""What every test runs under: how hard Hypothesis tries, and which build of the core is being tested."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import inbound_audit._ipcount as core
+
+# No deadline: two busy cores make any single example slow now and then, and no test here measures time.
+settings.register_profile("default", deadline=None, max_examples=60, stateful_step_count=40)
+settings.register_profile("thorough", deadline=None, max_examples=2000, stateful_step_count=100)
+# A debug or sanitizer build checks itself at every step: fewer examples find the same memory errors.
+settings.register_profile("checked", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+
+# `make debug` and `make sanitize` name the directory that the core has to come from.
+BUILD_UNDER_TEST = os.environ.get("INBOUND_AUDIT_CORE")
+
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "checked" if BUILD_UNDER_TEST else "default"))
+
+
+def pytest_configure() -> None:
+    """A sanitizer run that tested the release build by mistake would pass and mean nothing."""
+    if BUILD_UNDER_TEST and Path(BUILD_UNDER_TEST) not in Path(core.__file__).parents:
+        pytest.exit(f"the core under test is {core.__file__}, not the one in {BUILD_UNDER_TEST}", returncode=3)
+
+
+def pytest_report_header() -> str:
+    return f"core: {core.__file__}"
