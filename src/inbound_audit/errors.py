@@ -24,17 +24,18 @@ class CidrError(InboundAuditError, ValueError):
 class UnknownServiceType(InboundAuditError, ValueError):
     """No such service type. The message lists the known ones and suggests the nearest."""
 
-    def __init__(self, name: object, known: Iterable[str] = ()) -> None:
+    def __init__(self, name: object, known: Iterable[str] = (), why: str = "no such service type") -> None:
         self.name = name
         self.known = tuple(known)
-        super().__init__(name, self.known)
+        self.why = why
+        super().__init__(name, self.known, why)
 
     def __str__(self) -> str:
         # difflib is imported where an error is being told, never on the way of a count.
         from difflib import get_close_matches
 
-        text = f"{self.name!r}: no such service type"
-        if isinstance(self.name, str):
+        text = f"{self.name!r}: {self.why}"
+        if isinstance(self.name, str) and self.name not in self.known:
             folded = {known.lower(): known for known in self.known}
             near = get_close_matches(self.name.lower(), list(folded), n=1)
             if near:

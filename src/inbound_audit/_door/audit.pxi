@@ -44,7 +44,8 @@ cdef class Audit:
         cdef size_t size = 0
         cdef const char *s = ascii(name, &size)
         if s == NULL or not 0 < size <= SERVICE_NAME_MOST or not name.isprintable():
-            raise UnknownServiceType(name, self.service_types)
+            why = f"is no name for a service type: 1 to {SERVICE_NAME_MOST} printable ASCII characters"
+            raise UnknownServiceType(name, self.service_types, why)
         if find_service(self.owner, s, size) < 0 and add_service(self.owner, s, size) < 0:
             raise CapacityError(f"{name!r}: an audit has room for {self.owner.services} service types")
 
@@ -54,7 +55,7 @@ cdef class Audit:
         cdef Listener made
         cdef int number = self.number_of(service_type)
         if number == VIEW:
-            raise UnknownServiceType(f"{service_type}: a view that listeners cannot belong to", self.service_types)
+            raise UnknownServiceType(service_type, self.service_types, "is a view; no listener can belong to it")
         made = self.listeners.get((service_type, name))
         if made is None:
             making = True

@@ -1,0 +1,45 @@
+"""The words of errors, and what they can be caught as."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from inbound_audit import errors
+from inbound_audit.errors import InboundAuditError, UnknownServiceType
+
+KNOWN = ("SMTP", "ECStream", "Control")
+
+
+def test_all_are_of_one_family():
+    found = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
+    assert len(found) == 7
+    assert all(issubclass(e, InboundAuditError) for e in found)
+    assert {e.__name__ for e in found if issubclass(e, ValueError)} == {
+        "AddressError",
+        "CidrError",
+        "UnknownServiceType",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("smtp", "'smtp': no such service type; did you mean 'SMTP'? (known: SMTP, ECStream, Control)"),
+        ("Contrl", "'Contrl': no such service type; did you mean 'Control'? (known: SMTP, ECStream, Control)"),
+        ("zzz", "'zzz': no such service type (known: SMTP, ECStream, Control)"),
+        (7, "7: no such service type (known: SMTP, ECStream, Control)"),
+    ],
+)
+def test_an_unknown_service_type_suggests_the_nearest(name, told):
+    error = UnknownServiceType(name, KNOWN)
+    assert str(error) == told
+    assert (error.name, error.known) == (name, KNOWN)
+
+
+def test_it_can_be_copied_and_pickled():
+    error = UnknownServiceType("smtp", KNOWN)
+    for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert str(twin) == str(error)
