@@ -98,7 +98,9 @@ cdef inline bint narrow(Tree *t, Prefix *p) noexcept nogil:
     cdef int length = p.length, common
     if not forest_seek(t, v6, &p.address, 1, &first):
         return False
-    if compare(first.hi, first.lo, end.hi, end.lo, 128) > 0 or not forest_seek(t, v6, &end, -1, &last):
+    if compare(first.hi, first.lo, p.address.hi, p.address.lo, length) != 0:  # behind it; or what is read is damaged
+        return False
+    if not forest_seek(t, v6, &end, -1, &last):
         return False
     # The last host may have been closed meanwhile, and one before the prefix found: then only the first is known.
     if compare(last.hi, last.lo, first.hi, first.lo, 128) <= 0:
