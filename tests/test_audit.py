@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import ipaddress
 import os
@@ -13,12 +14,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from tests.gold import GoldCounter, unmapped
+from tests.strategies import addresses, length_for
 
 from inbound_audit import InboundAudit, Listener, Session
 from inbound_audit.errors import AddressError, CapacityError, InboundAuditError, SharedStateError, UnknownServiceType
 from inbound_audit.services import SERVICE_TYPES
-from tests.gold import GoldCounter, unmapped
-from tests.strategies import addresses, length_for
 
 
 @pytest.fixture
@@ -77,9 +78,7 @@ class AuditMachine(RuleBasedStateMachine):
         assert session.inbound_session_count(cidr) == sum(gold.count(golden) for gold in smtp)
         assert session.inbound_session_count(cidr, "inbound_cidr") == sum(gold.count(golden) for gold in smtp)
         assert self.audit.inbound_session_count(golden) == sum(gold.count(golden) for gold in smtp)
-        assert session.inbound_session_count() == self.gold[
-            session.service_type, session.listener_name
-        ].count(str(ip))
+        assert session.inbound_session_count() == self.gold[session.service_type, session.listener_name].count(str(ip))
         if imap:
             assert session.inbound_session_count(None, "IMAP") == sum(gold.count(str(ip)) for gold in imap)
 
@@ -189,7 +188,7 @@ def test_a_listener_is_made_once(audit):
 
 def test_service_types_are_known_or_added(audit):
     assert set(audit.service_types) == set(SERVICE_TYPES)
-    with pytest.raises(UnknownServiceType, match="'IMAP'.*known: SMTP"):
+    with pytest.raises(UnknownServiceType, match=r"'IMAP'.*known: SMTP"):
         audit.total("IMAP")
     audit.listener("IMAP")
     assert audit.total("IMAP") == 0
@@ -211,9 +210,11 @@ def test_what_can_be_no_service_type(audit, name):
 
 
 def test_there_is_room_for_so_many_service_types(audit):
+    for i in range(64 - len(audit.service_types)):
+        audit._add_service(f"service{i}")
     with pytest.raises(CapacityError, match="64 service types"):
-        for i in range(100):
-            audit._add_service(f"service{i}")
+        audit._add_service("one more")
+    audit._add_service("service0")  # is known
 
 
 def test_no_listener_belongs_to_the_view(audit):
@@ -245,9 +246,10 @@ def test_rebind_into_a_full_arena_leaves_the_session_where_it_was():
     listener = audit.listener()
     rng = random.Random(5)
     sessions = []
-    with pytest.raises(CapacityError):
+    with contextlib.suppress(CapacityError):
         while True:
             sessions.append(listener.session(rng.randbytes(16)))
+    assert len(sessions) > 20
     refused = 0
     for session in sessions:
         before = session.remote_ip
@@ -266,10 +268,9 @@ def test_rebind_into_a_full_arena_leaves_the_session_where_it_was():
 
 def test_a_collected_session_is_closed_and_warns(audit):
     listener = audit.listener()
-    session = listener.session("192.0.2.7")
+    held = [listener.session("192.0.2.7")]
     with pytest.warns(ResourceWarning, match=r"192\.0\.2\.7"):
-        del session
-        gc.collect()
+        held.clear()
     assert listener.total == 0
 
 
@@ -314,7 +315,7 @@ def test_a_cycle_of_audit_and_listener_is_collected():
 @pytest.mark.parametrize("cls", [Session, Listener])
 def test_sessions_and_listeners_are_not_made_by_hand(cls):
     for attempt in (cls, lambda: cls.__new__(cls)):
-        with pytest.raises(TypeError, match="InboundAudit|Listener"):
+        with pytest.raises(TypeError, match=r"InboundAudit\.listener|Listener\.session"):
             attempt()
 
 

@@ -7,12 +7,12 @@ import ipaddress
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from inbound_audit import InboundAudit, PrefixCounter
-from inbound_audit.errors import AddressError, CidrError, InboundAuditError, UnknownServiceType
 from tests.gold import unmapped
 from tests.grammar import CASES, case_id, populate
 from tests.strategies import addresses, length_for
+
+from inbound_audit import InboundAudit, PrefixCounter
+from inbound_audit.errors import AddressError, CidrError, InboundAuditError, UnknownServiceType
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,10 @@ def test_the_table(peers, case):
         if isinstance(answer, int):
             assert session.inbound_session_count(*arguments) == answer
         else:
-            with pytest.raises(ValueError, match=".") as caught:
+            with pytest.raises(InboundAuditError) as caught:
                 session.inbound_session_count(*arguments)
             assert answer in str(caught.value)
-            assert isinstance(caught.value, InboundAuditError)
+            assert isinstance(caught.value, ValueError)
             wrong_service = len(arguments) > 1
             assert isinstance(caught.value, UnknownServiceType if wrong_service else CidrError)
             assert repr(arguments[1 if wrong_service else 0]) in str(caught.value)
@@ -51,7 +51,7 @@ def test_the_table_without_a_connecting_ip(peers, case):
     elif isinstance(answer, int):
         assert answer == other == audit.inbound_session_count(*arguments)
     else:
-        with pytest.raises((CidrError, UnknownServiceType), match=".") as caught:
+        with pytest.raises((CidrError, UnknownServiceType)) as caught:
             audit.inbound_session_count(*arguments)
         assert answer in str(caught.value)
 
@@ -154,15 +154,19 @@ def test_an_address_is_read_as_ipaddress_reads_it(text):
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        if "[" in text:
+        if text.startswith("["):
             return
         with pytest.raises(AddressError) as caught:
             counter.add(text)
         assert repr(text) in str(caught.value)
         assert len(counter) == 0
         return
-    if "%" in text:
-        address = ipaddress.ip_address(text.partition("%")[0])
+    address, _, zone = str(address).partition("%")
+    if set(zone) & set("[]/ "):  # such a zone id is one for `ipaddress`
+        with pytest.raises(AddressError):
+            counter.add(text)
+        return
+    address = ipaddress.ip_address(address)
     counter.add(text)
     expected = getattr(address, "ipv4_mapped", None) or address
     assert list(counter) == [str(expected)]

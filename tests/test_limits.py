@@ -7,13 +7,12 @@ import doctest
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.gold import GoldCounter
+from tests.strategies import addresses
 
 import inbound_audit.limits
 from inbound_audit import InboundAudit, Limits, Session, Verdict
 from inbound_audit.errors import PolicyError
-from tests.gold import GoldCounter
-from tests.strategies import addresses
-
 
 kept: list[Session] = []
 
@@ -44,9 +43,7 @@ def test_the_count_includes_the_session_that_asks(smtp):
 def test_a_refusal_says_what_the_reference_says(smtp):
     (ac,) = opened(smtp, ["192.0.2.7"])
     verdict = Limits({"/32": 0}).validate_connect(ac)
-    assert verdict == Verdict(
-        accepted=False, code=421, text="connection limit exceeded", tarpit=0.0, disconnect=True
-    )
+    assert verdict == Verdict(accepted=False, code=421, text="connection limit exceeded", tarpit=0.0, disconnect=True)
     assert not verdict
     verdict = Limits({"/32": 0}, code=554, text="5.7.1 too many").validate_connect(ac)
     assert (verdict.code, verdict.text) == (554, "5.7.1 too many")

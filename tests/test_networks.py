@@ -7,12 +7,12 @@ import ipaddress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.gold import unmapped
+from tests.strategies import addresses, length_for
 
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import LimitTables, NetworkMap
 from inbound_audit.errors import AddressError, CidrError
-from tests.gold import unmapped
-from tests.strategies import addresses, length_for
 
 prefixes = addresses.map(unmapped).flatmap(
     lambda a: length_for(a).map(lambda n: ipaddress.ip_network((a, n), strict=False))

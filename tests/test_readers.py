@@ -12,9 +12,9 @@ import subprocess
 import sys
 
 import pytest
+from tests.test_concurrency import lua_reader
 
 from inbound_audit import InboundAudit
-from tests.test_concurrency import lua_reader
 
 
 def arena_base(session) -> int:

@@ -96,6 +96,6 @@ def test_the_tables_say_what_the_code_does():
 
 def test_links_lead_somewhere():
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8"))]
     assert len(links) > 5
     assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []

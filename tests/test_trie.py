@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import random
+import re
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from tests.gold import GoldCounter, unmapped
+from tests.strategies import addresses, length_for
 
 from inbound_audit import PrefixCounter
 from inbound_audit.errors import AddressError, CapacityError, CidrError
-from tests.gold import GoldCounter, unmapped
-from tests.strategies import addresses, length_for
 
 
 class TrieMachine(RuleBasedStateMachine):
@@ -149,7 +151,7 @@ def test_an_overflow_is_an_error_and_changes_nothing():
     counter = PrefixCounter()
     counter.add("192.0.2.7", 2**32 - 1)
     for address in ("192.0.2.7", "198.51.100.1"):
-        with pytest.raises(CapacityError, match=f"{address}.*4294967295"):
+        with pytest.raises(CapacityError, match=re.escape(address) + ".*4294967295"):
             counter.add(address)
     counter._check()
     assert counter.total == 2**32 - 1
@@ -161,7 +163,7 @@ def test_an_overflow_is_an_error_and_changes_nothing():
 @pytest.mark.parametrize("n", [0, -1, 2**32])
 def test_a_change_by_nothing_is_an_error(n):
     counter = PrefixCounter()
-    with pytest.raises(AddressError, match="192.0.2.7"):
+    with pytest.raises(AddressError, match=r"192.0.2.7"):
         counter.add("192.0.2.7", n)
     assert len(counter) == 0
 
@@ -172,11 +174,13 @@ def test_a_full_arena_is_an_error_and_changes_nothing(v6):
     make = ipaddress.IPv6Address if v6 else ipaddress.IPv4Address
     rng = random.Random(3)
     held = []
-    with pytest.raises(CapacityError, match="full"):
+    with contextlib.suppress(CapacityError):
         while True:
             host = make(rng.getrandbits(128 if v6 else 32))
             counter.add(host)
             held.append(host)
+    with pytest.raises(CapacityError, match=re.escape(str(host)) + ".*full"):
+        counter.add(host)
     assert len(held) > 100
     before = list(counter.items())
     for _ in range(200):
@@ -215,7 +219,7 @@ def test_memory_is_given_back_when_empty():
 
 @pytest.mark.parametrize("lengths", [(33, 128), (-1, 0), (32, 129), 24, (1, 2, 3), None])
 def test_top_wants_two_lengths(lengths):
-    with pytest.raises((CidrError, ValueError), match="."):
+    with pytest.raises((CidrError, ValueError)):
         PrefixCounter().top(prefixlen=lengths)
 
 

@@ -191,6 +191,16 @@ cdef inline int parse_ipv6(const char *s, const char *end, Address *out) noexcep
     return place_groups(group, count, gap, out)
 
 
+cdef inline bint is_zone(const char *s, const char *end) noexcept nogil:
+    """A zone id (RFC 4007 section 11.2): printable, and nothing that means something else in our texts."""
+    cdef const char *at = s
+    while at < end:
+        if <u8>at[0] <= 32 or <u8>at[0] > 126 or at[0] == b'%' or at[0] == b'[' or at[0] == b']' or at[0] == b'/':
+            return False
+        at += 1
+    return s < end
+
+
 cdef inline int parse_raw(const char *s, const char *end, Address *out) noexcept nogil:
     """An address without brackets, with or without a zone id, which is dropped; not yet unmapped."""
     cdef const char *zone
@@ -206,7 +216,7 @@ cdef inline int parse_raw(const char *s, const char *end, Address *out) noexcept
         return code
     zone = <const char *>memchr(s, b'%', <size_t>(end - s))
     if zone != NULL:
-        if zone + 1 == end:
+        if not is_zone(zone + 1, end):
             return BAD_ZONE
         end = zone
     return parse_ipv6(s, end, out)

@@ -54,7 +54,7 @@ cdef inline const char *reason(long code) noexcept nogil:
     if code == BAD_BRACKET:
         return "has brackets that do not enclose one IPv6 address"
     if code == BAD_ZONE:
-        return "has an empty zone id"
+        return "has a zone id that is empty or can be none"
     if code == BAD_PORT:
         return "has no port between 0 and 65535 behind the colon"
     if code == BAD_LENGTH:
