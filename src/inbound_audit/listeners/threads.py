@@ -1,0 +1,131 @@
+"""socketserver: a mix-in that goes before any TCP server class, threading and forking ones included.
+
+    class Server(Counted, socketserver.ThreadingTCPServer): ...
+
+    with Server(("::", 2525), Handler, guard=guard) as server:
+        server.serve_forever()
+
+A session begins with `verify_request` and ends with `shutdown_request`. In a forking server the child serves and ends
+without a word (`os._exit`), so there the parent keeps the session until it has reaped the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import threading
+from typing import TYPE_CHECKING, Any
+
+from inbound_audit.listeners.guard import Admission, Guard, Refusal
+
+if TYPE_CHECKING:
+    from inbound_audit._ipcount import Session
+
+    _Base = socketserver.TCPServer
+else:
+    _Base = object
+
+# Each request has a thread or a process of its own, which may wait while the server accepts others.
+_CONCURRENT: tuple[type, ...] = (socketserver.ThreadingMixIn,)
+if hasattr(socketserver, "ForkingMixIn"):
+    _CONCURRENT += (socketserver.ForkingMixIn,)
+
+
+class Counted(_Base):
+    """Counts the connections of a socketserver server and asks the guard's policy about each.
+
+    `refusal` is what a refused peer is sent: bytes, or what a function makes of the Verdict. A tarpit is waited out by
+    the thread or process of its connection; a server that serves one connection at a time has none to spare, and does
+    not wait. Unix stream servers let everybody in, uncounted.
+
+    Raises TypeError for a UDP server, which has no connections.
+    """
+
+    def __init__(self, *args: Any, guard: Guard, refusal: Refusal = b"", **kwargs: Any) -> None:
+        if self.socket_type != socket.SOCK_STREAM:
+            raise TypeError(f"{type(self).__name__} has no connections that could be counted")
+        self.guard = guard
+        self._refusal = refusal
+        self._admissions: dict[Any, Admission] = {}
+        self._children: dict[int, Admission] = {}
+        self._stopping = threading.Event()
+        super().__init__(*args, **kwargs)
+
+    def inbound_session(self, request: Any) -> Session | None:
+        """The accept construct of a request, for handlers; None when it is not counted.
+
+        In the child of a forking server it belongs to the parent: it tells who is there, but counts nothing.
+        """
+        admission = self._admissions.get(request)
+        return None if admission is None else admission.session
+
+    # serve_forever() ends when this raises, so nothing here may.
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        if not super().verify_request(request, client_address):
+            return False
+        if self._children:
+            self.collect_children()  # who has gone since the last look is not to be counted against this one
+        admission = self.guard.admit(client_address, _local_address(request))
+        self._admissions[request] = admission
+        if admission.let_in or self._waits(admission):
+            return True
+        self._turn_away(request, admission)
+        return False
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        before = self._pids()
+        super().process_request(request, client_address)
+        for pid in self._pids() - before:
+            self._children[pid] = self._admissions.pop(request)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        admission = self._admissions[request]
+        if self._waits(admission):
+            self._stopping.wait(admission.verdict.tarpit)
+        if admission.let_in:
+            super().finish_request(request, client_address)
+        else:
+            self._turn_away(request, admission)
+
+    def shutdown_request(self, request: Any) -> None:
+        try:
+            super().shutdown_request(request)
+        finally:
+            admission = self._admissions.pop(request, None)
+            if admission is not None:
+                admission.close()
+
+    def collect_children(self, **kwargs: Any) -> None:
+        super().collect_children(**kwargs)  # type: ignore[misc]  # there is one where this is called
+        for pid in self._children.keys() - self._pids():
+            self._children.pop(pid).close()
+
+    def server_close(self) -> None:
+        """As ever, but it cuts tarpits short. Children that it does not wait for are counted no more."""
+        self._stopping.set()
+        try:
+            super().server_close()
+        finally:
+            while self._children:
+                self._children.popitem()[1].close()
+
+    def _pids(self) -> frozenset[int]:
+        """The children that a forking server has not reaped."""
+        return frozenset(getattr(self, "active_children", None) or ())
+
+    def _waits(self, admission: Admission) -> bool:
+        return admission.verdict.tarpit > 0 and isinstance(self, _CONCURRENT)
+
+    def _turn_away(self, request: Any, admission: Admission) -> None:
+        farewell = admission.farewell(self._refusal)
+        with contextlib.suppress(OSError):  # it has gone already, or takes nothing: nobody waits for it
+            request.settimeout(0)
+            request.send(farewell)
+
+
+def _local_address(request: Any) -> Any:
+    try:
+        return request.getsockname()
+    except OSError:
+        return None
