@@ -1,0 +1,26 @@
+"""`inbound-audit` and `python -m inbound_audit`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+EXTRAS = {"click": "cli", "rich": "cli", "aiosmtpd": "smtp"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit status. Where a library is missing it tells which extra brings it."""
+    try:
+        from inbound_audit.cli import run
+
+        return run(arguments)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRAS:
+            raise
+        print(f"inbound-audit: needs {library}: pip install 'inbound-audit[{EXTRAS[library]}]'", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What becomes of a message that `serve` takes: kept in a Maildir, or thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mailbox
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inbound_audit.burst import Burst
+from inbound_audit.cli.failure import Failure, reason
+
+if TYPE_CHECKING:
+    from aiosmtpd.smtp import SMTP, Envelope, Session
+
+logger = logging.getLogger("inbound_audit.serve")
+
+
+class Discard:
+    """An aiosmtpd handler that takes every message and keeps none."""
+
+    def __init__(self) -> None:
+        self._errors = Burst(logger)
+
+    async def handle_exception(self, error: Exception) -> str:
+        """A peer learns that it may come again, not what broke."""
+        self._errors.report(logging.ERROR, "an SMTP command failed: %s: %s", type(error).__name__, error)
+        return "451 4.3.0 local error, try again later"
+
+    def close(self) -> None:
+        """Finishes what is being written."""
+
+
+class Maildir(Discard):
+    """An aiosmtpd handler that writes each message into a Maildir, and says so to the peer only when it lies there.
+
+    Raises Failure when the directory cannot be made.
+
+    One thread writes: a slow disk holds up no session but those that wait for it, and the standard library's Maildir
+    names its files by a counter that two threads would share.
+    """
+
+    def __init__(self, directory: str) -> None:
+        super().__init__()
+        try:
+            for part in ("tmp", "new", "cur"):
+                Path(directory, part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Failure(f"--maildir {directory}: {reason(error)}") from None
+        self._box = mailbox.Maildir(directory, factory=None)
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="maildir")
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        message = trace(server, session, envelope) + (envelope.original_content or b"")
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._writer, self._box.add, message.replace(b"\r\n", b"\n"))
+        except (OSError, mailbox.Error) as error:
+            self._errors.report(logging.ERROR, "a message could not be stored: %s", error)
+            return "451 4.3.0 the message could not be stored, try again later"
+        return "250 2.0.0 OK"
+
+    def close(self) -> None:
+        self._writer.shutdown()
+
+
+def trace(server: SMTP, session: Session, envelope: Envelope) -> bytes:
+    """The header lines that the last hop adds (RFC 5321, 4.4), with the client behind a balancer as the peer."""
+    counted = getattr(server, "inbound_session", None)
+    peer = counted.remote_ip if counted is not None else "unknown"
+    literal = f"[IPv6:{peer}]" if ":" in peer else f"[{peer}]"
+    protocol = ("ESMTP" if session.extended_smtp else "SMTP") + ("S" if session.ssl else "")
+    lines = [
+        f"Return-Path: <{envelope.mail_from or ''}>",
+        *(f"Delivered-To: {recipient}" for recipient in envelope.rcpt_tos),
+        f"Received: from {session.host_name or 'unknown'} ({literal}) by {server.hostname} with {protocol};"
+        f" {formatdate(localtime=True)}",
+    ]
+    return "".join(_printable(line) + "\n" for line in lines).encode("ascii", "replace")
+
+
+def _printable(line: str) -> str:
+    """The line without the control characters that a peer may have put into a name."""
+    return "".join(character if character.isprintable() else "?" for character in line)

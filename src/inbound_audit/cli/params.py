@@ -1,0 +1,73 @@
+"""Values of options: text in, a checked value out; what makes no sense is a usage error that names the option."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
+
+from inbound_audit import Limits, PrefixCounter
+from inbound_audit.cli.sockets import Endpoint
+from inbound_audit.errors import InboundAuditError
+
+_LEAST = 1 << 13  # bytes: the smallest counter, whose parser is all that is wanted of it
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+Value = TypeVar("Value")
+
+
+def checked(parse: Callable[[str], Value]) -> Callable[[str], Value]:
+    """A click type from a function that turns text into a value, or raises with the reason."""
+
+    @functools.wraps(parse)
+    def convert(text: str) -> Value:
+        try:
+            return parse(text)
+        except (ValueError, InboundAuditError) as error:
+            raise click.BadParameter(str(error)) from None
+
+    return convert
+
+
+endpoint = checked(Endpoint.parse)
+
+
+@checked
+def limit(text: str) -> tuple[str, int]:
+    """``/24,/56=100`` as ``("/24,/56", 100)``. Raises ValueError or PolicyError."""
+    lengths, equals, most = text.partition("=")
+    if not (equals and most.isascii() and most.isdigit()):
+        raise ValueError(f"{text!r}: write a prefix length and how many sessions it may have, such as /24=100")
+    Limits({lengths: int(most)})
+    return lengths, int(most)
+
+
+@checked
+def network(text: str) -> str:
+    """An address or a prefix, as it was. Raises CidrError."""
+    PrefixCounter(capacity=_LEAST).count(text)
+    return text
+
+
+@checked
+def prefix_lengths(text: str) -> tuple[int, int]:
+    """``24,56`` as ``(24, 56)``: the length for IPv4 and the one for IPv6. Raises ValueError or CidrError."""
+    found = re.fullmatch(r"/?(\d{1,3}),/?(\d{1,3})", text, re.ASCII)
+    if found is None:
+        raise ValueError(f"{text!r}: write two lengths, the first for IPv4 and the second for IPv6, such as 24,56")
+    lengths = int(found[1]), int(found[2])
+    PrefixCounter(capacity=_LEAST).top(0, prefixlen=lengths)
+    return lengths
+
+
+@checked
+def size(text: str) -> int:
+    """``64M`` as bytes; K, M and G are powers of 1024. Raises ValueError or CapacityError."""
+    found = re.fullmatch(r"(\d{1,18})([KMG]?)", text.upper(), re.ASCII)
+    if found is None:
+        raise ValueError(f"{text!r}: write a number of bytes, such as 64M or 1G")
+    return int(found[1]) * _UNITS[found[2]]

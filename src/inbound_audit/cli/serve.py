@@ -1,0 +1,119 @@
+"""`inbound-audit serve`: its options. `server` is what they start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from inbound_audit.cli import params
+from inbound_audit.cli.settings import Settings
+
+CHOICE = click.Choice(["accept", "refuse"])
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  inbound-audit serve
+  inbound-audit serve --listen :2525 --limit /32,/64=10 --limit /24,/48=100 --exempt 10.0.0.0/8
+  inbound-audit serve --policy stock.lua --maildir ./mail --tls-cert chain.pem --tls-key key.pem
+  inbound-audit serve --listen 10.0.0.5:25 --proxy-from 10.0.0.0/24 --dry-run --json
+\b
+Signals: TERM and INT stop accepting and let open sessions end (a second one cuts them);
+  HUP loads the policy file and the certificate again.
+\b
+Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
+)
+@click.option(
+    "--listen",
+    type=params.endpoint,
+    multiple=True,
+    metavar="ADDRESS:PORT",
+    help="Listen here; repeatable. [::1]:25 is IPv6, :25 is every address of both families, port 0 is any "
+    "free one.  [default: 127.0.0.1:2525 and [::1]:2525]",
+)
+@click.option("--policy", metavar="FILE.lua", help="A Lua policy.")
+@click.option(
+    "--limit",
+    type=params.limit,
+    multiple=True,
+    metavar="/LENGTH=N",
+    help="At most N sessions from a prefix of this length; repeatable. /24,/56=N has one for each family."
+    "  [default: /32,/64=10 /24,/48=100 /0=20000]",
+)
+@click.option("--exempt", type=params.network, multiple=True, metavar="NET", help="Not limited at all; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Refuse nobody, and count who would have been.")
+@click.option("--maildir", metavar="DIR", help="Keep messages here; without it they are discarded.")
+@click.option("--tls-cert", metavar="PEM", help="Offer STARTTLS with this certificate chain.")
+@click.option("--tls-key", metavar="PEM", help="The key, if it is not in the same file.")
+@click.option(
+    "--proxy-from",
+    type=params.network,
+    multiple=True,
+    metavar="NET",
+    help="Connections from here begin with a PROXY header, which is believed; repeatable.",
+)
+@click.option("--hostname", metavar="NAME", help="The name in the banner.  [default: this machine's]")
+@click.option(
+    "--when-full",
+    type=CHOICE,
+    default="accept",
+    show_default=True,
+    help="Sessions for which there is no room to count them.",
+)
+@click.option(
+    "--on-error", type=CHOICE, default="accept", show_default=True, help="Sessions on which the policy fails."
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long open sessions may last after a stop.",
+)
+@click.option(
+    "--prefixlen",
+    type=params.prefix_lengths,
+    default="24,56",
+    metavar="V4,V6",
+    show_default=True,
+    help="The lengths by which the busiest prefix is found.",
+)
+@click.option(
+    "--capacity",
+    type=params.size,
+    default="1G",
+    show_default=True,
+    metavar="SIZE",
+    help="Address space to reserve for counts; memory is used as hosts come.",
+)
+@click.option("--json", is_flag=True, help="Report in JSON, one object a line.")
+@click.option("--quiet", "-q", is_flag=True, help="No line a second.")
+@click.option("--verbose", "-v", is_flag=True, help="Tell of refusals, a line a burst.")
+def serve(limit: tuple[tuple[str, int], ...], **options: Any) -> None:
+    """Serve SMTP, and let a policy decide who may stay.
+
+    Counts the open sessions by prefix and asks the policy before the banner. Mail to any recipient is taken, and kept
+    or discarded: nothing is ever relayed. While something happens, a line a second says what.
+    """
+    settings = Settings(limits=_limits(limit), **options)
+    _check(settings)
+    from inbound_audit.cli.server import run
+
+    run(settings)
+
+
+def _limits(given: tuple[tuple[str, int], ...]) -> dict[str, int] | None:
+    limits = dict(given)
+    if len(limits) < len(given):
+        raise click.UsageError("--limit has the same length twice")
+    return limits or None
+
+
+def _check(settings: Settings) -> None:
+    if settings.policy is not None and (settings.limits is not None or settings.exempt):
+        raise click.UsageError("--policy decides alone: --limit and --exempt cannot be added to it")
+    if settings.tls_key is not None and settings.tls_cert is None:
+        raise click.UsageError("--tls-key needs --tls-cert")
