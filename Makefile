@@ -29,7 +29,7 @@ build: $(HAVE)-core ## make the environment and build the core in it
 	@$(PY) -c 'import inbound_audit._ipcount as core; print("built", core.__file__)'
 
 serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 (ARGS replaces its arguments)
-	$(BIN)/inbound-audit serve $(or $(ARGS),--listen 127.0.0.1:2525 --listen '[::1]:2525' --policy examples/policies/stock.lua)
+	$(BIN)/inbound-audit serve $(or $(ARGS),--policy examples/policies/stock.lua)
 
 test: $(HAVE)-dev ## the whole suite
 	$(PYTEST) $(ARGS)

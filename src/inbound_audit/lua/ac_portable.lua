@@ -1,0 +1,52 @@
+-- The memory of an accept construct for a Lua without FFI: a userdata that stands for the bytes of the core's struct,
+-- which Python takes apart and hands to the core's functions.
+local room = ...
+local ask = room("ask")
+local error, getmetatable, newproxy, pairs, setmetatable = error, getmetatable, newproxy, pairs, setmetatable
+
+local bytes_of = setmetatable({}, { __mode = "k" })
+local template = newproxy(true)
+
+local memory = {}
+
+-- `token` is the bytes of a struct.
+function memory.open(token)
+  local ac = newproxy(template)
+  bytes_of[ac] = token
+  return ac
+end
+
+function memory.is(ac)
+  return bytes_of[ac] ~= nil
+end
+
+local function answer(question, ...)
+  local why, value = question(...)
+  if why then
+    error(why, 0)
+  end
+  return value
+end
+
+function memory.count(ac, cidr, service)
+  return answer(ask.count, bytes_of[ac], cidr, service)
+end
+
+function memory.bytes(ac)
+  return bytes_of[ac]
+end
+
+function memory.dress(metatable)
+  local own = getmetatable(template)
+  for event, handler in pairs(metatable) do
+    own[event] = handler
+  end
+end
+
+for _, name in pairs({ "remote_addr", "remote_ip", "conn_id", "remote_port", "version" }) do
+  memory[name] = function(ac)
+    return answer(ask.read, bytes_of[ac], name)
+  end
+end
+
+return memory

@@ -1,0 +1,50 @@
+-- Builds the Lua world of one policy out of the rooms beside this file, then empties the globals under it.
+--
+--     ask        the Python functions that Lua may call, guarded
+--     ac         the accept construct; its memory is in ac_ffi or ac_portable
+--     vctx       the validation context and the reply that a hook sets
+--     message    the message of the running transaction
+--     bits       the bit operators of the dialect
+--     steps      the bound on what one hook may do
+--     compile    from text to function: dialect, steps, environment
+--     guards     library functions that could bring the process down
+--     sandbox    the globals that a script sees
+--     modules    `require` and `module`
+--     msys       the names that policies use, in audit, series, cidr, pbp and macro
+--     registry   the modules that the policy has registered
+--     sessions   what the hooks keep from one command of a session to the next
+--     hooks      the doors that Python calls
+--
+-- A room is one chunk that gets (room, host, options) and answers what it makes; it names the rooms that it uses, once
+-- and at its start. It also takes every global that it needs into a local: after the boot there are none left.
+local source, host, options = ...
+local assert, loadstring, next, rawset = assert, loadstring, next, rawset
+
+local rooms = {}
+
+local function room(name)
+  local made = rooms[name]
+  if made == nil then
+    made = assert(loadstring(source(name), "=inbound_audit/lua/" .. name .. ".lua"))(room, host, options)
+    rooms[name] = made
+  end
+  return made
+end
+
+local doors = room("hooks")
+
+local function empty(t)
+  for key in next, t do
+    rawset(t, key, nil)
+  end
+end
+
+-- A script has an environment of its own and no way to this one; what is reachable from here could leave the sandbox.
+local globals = _G
+empty(package.loaded)
+empty(package.preload)
+empty(globals)
+-- lupa looks for debug.traceback in this table before each call and outside of any pcall: no allocation, no metatable.
+globals.debug = false
+
+return doors

@@ -1,0 +1,124 @@
+"""The Lua that policies are written in, rewritten as Lua 5.1 line for line.
+
+The reference's dialect adds ``!=`` beside ``~=``, the operators ``& | ^^ << >> ~`` and ``\\`` for integer division
+(`operators` says how they bind). Nothing else is changed, every token stays on its line, and what the Lua compiler then
+says about a script is what it would have said about the original.
+
+The rewritten chunk also counts its steps: a call that is cheap to compile stands at the start of each function and
+each loop's body and before each ``goto``, so that an endless loop ends in an error. (A count hook would not do:
+LuaJIT's compiled code never calls hooks, and without the compiler a count from Lua takes fifteen times as long.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# Local names of the chunk around a script; the leading "ia__" keeps them out of a script's way.
+STEP, BITS = "ia__step", "ia__bits"
+
+BINARY = {"&": "band", "|": "bor", "^^": "bxor", "<<": "lshift", ">>": "rshift", "\\": "idiv"}
+UNARY = {"~": "bnot"}
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space>   \s+ | --\[(?P<c>=*)\[.*?(?:\](?P=c)\]|\Z) | --[^\n]* )
+    | (?P<string>  \[(?P<s>=*)\[.*?\](?P=s)\]
+                 | "(?:\\z\s*|\\\r\n|\\.|[^"\\\n])*" | '(?:\\z\s*|\\\r\n|\\.|[^'\\\n])*' )
+    | (?P<number>  (?: 0[xX][\da-fA-F.]*(?:[pP][+-]?\d+)? | (?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)? ) [uUlLiI]* )
+    | (?P<name>    [A-Za-z_\x80-\xff][\w\x80-\xff]* )
+    | (?P<sign>    \.\.\.? | [=~!<>]= | << | >> | \^\^ | :: | . )
+    """,
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+
+
+class DialectError(Exception):
+    """A script that is no Lua even in the dialect; the message begins with the line number."""
+
+
+class Token(NamedTuple):
+    """A piece of source: `kind` is one of space (comments too), string, number, name and sign."""
+
+    kind: str
+    text: str
+    line: int
+
+
+class Translation(NamedTuple):
+    """`plain` is the script as Lua 5.1, to be compiled for its errors. `counted` is the chunk to run: called with the
+    step function and the table of bit operators, it returns the script as a function."""
+
+    plain: str
+    counted: str
+
+
+def tokenize(source: str) -> list[Token]:
+    """All of `source`, piece by piece; an unfinished string falls apart into signs. O(length)."""
+    tokens, line = [], 1
+    for match in _TOKEN.finditer(source):
+        text = match.group()
+        tokens.append(Token(str(match.lastgroup), text, line))
+        line += text.count("\n")
+    return tokens
+
+
+def translate(source: str) -> Translation:
+    """The script as Lua 5.1, plain and counted. `source` holds a byte a character, so that any encoding survives.
+
+    Raises DialectError when a bit operator lacks an operand.
+    """
+    tokens = tokenize("--" + source if source.startswith("#") else source)
+    before, after = [""] * len(tokens), [""] * len(tokens)
+    texts = ["~=" if token.text == "!=" else token.text for token in tokens]
+    if any(token.kind == "sign" and (token.text in BINARY or token.text in UNARY) for token in tokens):
+        from inbound_audit.lua.operators import operations
+
+        for operator, first, last in operations(tokens):
+            _call(tokens[operator].text, operator, first, last, texts, before, after)
+    plain = _join(before, texts, after)
+    for at in _steps(tokens):
+        texts[at] = f"{STEP}(); {texts[at]}" if texts[at] == "goto" else f"{texts[at]} {STEP}();"
+    counted = _join(before, texts, after)
+    return Translation(plain, f"local {STEP}, {BITS} = ...; return function(...) {counted}\nend")
+
+
+def _call(
+    sign: str, operator: int, first: int, last: int, texts: list[str], before: list[str], after: list[str]
+) -> None:
+    """Makes ``a & b`` a call ``band(a, b)``; operations come innermost first, so outer calls go around inner ones."""
+    if operator == first:
+        before[first], texts[operator] = f"{BITS}.{UNARY[sign]}({before[first]}", ""
+    else:
+        before[first], texts[operator] = f"{BITS}.{BINARY[sign]}({before[first]}", ","
+    after[last] += ")"
+
+
+def _join(before: list[str], texts: list[str], after: list[str]) -> str:
+    return "".join(piece for pieces in zip(before, texts, after, strict=True) for piece in pieces)
+
+
+def _steps(tokens: list[Token]) -> Iterable[int]:
+    """The tokens beside which a step is counted: ``do`` and ``repeat``, the end of a parameter list, ``goto``."""
+    code = [at for at, token in enumerate(tokens) if token.kind != "space"]
+    in_parameters = False
+    for number, at in enumerate(code):
+        kind, text, _ = tokens[at]
+        if kind == "name" and text in ("do", "repeat"):
+            yield at
+        elif kind == "name" and text == "function":
+            in_parameters = True
+        elif in_parameters and text == ")":
+            in_parameters = False
+            yield at
+        elif text == "goto" and _jumps([tokens[i] for i in code[max(number - 1, 0) : number + 2]]):
+            yield at
+
+
+def _jumps(around: list[Token]) -> bool:
+    """Whether ``goto`` is the statement and not, as Lua 5.1 allows, a name: only the statement has a name behind it.
+
+    `around` is the token before, ``goto`` itself and the one behind, as far as there are such."""
+    first, last = around[0], around[-1]
+    return last.kind == "name" and last.text != "goto" and first.text not in (".", ":", "function", "local")

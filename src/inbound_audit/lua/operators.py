@@ -1,0 +1,142 @@
+"""How far the operands of the dialect's operators reach.
+
+The reference does not say how ``& | ^^ << >> ~ \\`` bind; they bind as in Lua 5.3, where ``^^`` is written ``~`` and
+``\\`` is written ``//``: tighter than comparisons (``flags & 4 != 0`` means what it says, other than in C), looser
+than arithmetic and ``..``. From loose to tight::
+
+    or   and   < > <= >= ~= != ==   |   ^^   &   << >>   ..   + -   * / \\ %   not # - ~ (before an operand)   ^
+
+A whole grammar is not needed. In Lua an operand is followed by an operator, or by something that ends the expression;
+so every run of operands and operators in a script is an expression (or the left side of an assignment, in which no
+operator stands), and what lies in brackets is a sequence of such runs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from inbound_audit.lua.dialect import BINARY, UNARY, DialectError, Token
+
+# (how tightly it holds what is left of it, what is right of it); a smaller right one makes it right-associative.
+_BINDING = {
+    "or": (1, 1), "and": (2, 2),
+    **dict.fromkeys(("<", ">", "<=", ">=", "~=", "!=", "=="), (3, 3)),
+    "|": (4, 4), "^^": (5, 5), "&": (6, 6), "<<": (7, 7), ">>": (7, 7),
+    "..": (9, 8), "+": (10, 10), "-": (10, 10), "*": (11, 11), "/": (11, 11), "\\": (11, 11), "%": (11, 11),
+    "^": (14, 13),
+}  # fmt: skip
+_UNARY_BINDING = 12
+_UNARY = ("not", "#", "-", "~")
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+_VALUES = ("nil", "true", "false")
+_KEYWORDS = frozenset((
+    "and", "break", "do", "else", "elseif", "end", "for", "function", "goto", "if", "in", "local", "not", "or",
+    "repeat", "return", "then", "until", "while",
+))  # fmt: skip
+
+
+class Operation(NamedTuple):
+    """One use of one of the dialect's operators; indices into the token list, `last` is inclusive."""
+
+    operator: int
+    first: int
+    last: int
+
+
+def operations(tokens: list[Token]) -> list[Operation]:
+    """Every use of the dialect's operators with the extent of its operands, inner ones before outer ones.
+
+    Raises DialectError for an operator without an operand, or brackets nested beyond what Lua itself takes. O(tokens).
+    """
+    scan = _Scan(tokens)
+    try:
+        scan.sequence(None)
+    except RecursionError:
+        raise DialectError(f"{scan.line()}: too many nested brackets") from None
+    return scan.found
+
+
+class _Scan:
+    """A cursor over the tokens that are no space; `previous` is the one that was taken last."""
+
+    def __init__(self, tokens: list[Token]) -> None:
+        self.tokens = tokens
+        self.code = [at for at, token in enumerate(tokens) if token.kind != "space"]
+        self.at = 0
+        self.found: list[Operation] = []
+
+    def text(self) -> str:
+        """The token at the cursor, or "" at the end; a string is never taken for a sign."""
+        if self.at >= len(self.code):
+            return ""
+        token = self.tokens[self.code[self.at]]
+        return '"' if token.kind == "string" else token.text
+
+    def kind(self) -> str:
+        return self.tokens[self.code[self.at]].kind if self.at < len(self.code) else ""
+
+    def line(self) -> int:
+        return self.tokens[self.code[min(self.at, len(self.code) - 1)]].line
+
+    def sequence(self, closing: str | None) -> None:
+        """Runs, and what is between them, up to `closing` (taken too) or the end of the script."""
+        while self.at < len(self.code):
+            if self.text() == closing:
+                self.at += 1
+                return
+            if self.starts():
+                self.run(0)
+            elif self.text() in BINARY:
+                raise DialectError(f"{self.line()}: unexpected symbol near {self.text()!r}")
+            else:
+                self.at += 1
+
+    def starts(self) -> bool:
+        """Whether an operand begins at the cursor."""
+        kind, text = self.kind(), self.text()
+        if kind == "name":
+            return text == "not" or text not in _KEYWORDS
+        return kind in ("string", "number") or text in ("(", "{", "...", "#", "-", "~")
+
+    def run(self, binding: int) -> None:
+        """An operand and all operators behind it that hold it more tightly than `binding`."""
+        first = self.at
+        self.operand()
+        while (sign := self.text()) in _BINDING and self.kind() != "string" and _BINDING[sign][0] > binding:
+            operator = self.at
+            self.right_side(_BINDING[sign][1])
+            if sign in BINARY:
+                self.note(operator, first)
+
+    def right_side(self, binding: int) -> None:
+        sign, line = self.text(), self.line()
+        self.at += 1
+        if self.starts():
+            self.run(binding)
+        elif sign in BINARY or sign in UNARY:
+            raise DialectError(f"{line}: no operand behind {sign!r}")
+
+    def operand(self) -> None:
+        """One operand with its signs in front and its calls, indices and fields behind."""
+        if self.text() in _UNARY:
+            operator, sign = self.at, self.text()
+            self.right_side(_UNARY_BINDING)
+            if sign in UNARY:
+                self.note(operator, operator)
+            return
+        callable_ = self.text() == "(" or (self.kind() == "name" and self.text() not in _VALUES)
+        self.item()
+        while callable_ and self.text() in (".", ":", "(", "[", "{", '"'):
+            self.item()
+            if self.tokens[self.code[self.at - 1]].text in (".", ":"):
+                self.at += 1
+
+    def item(self) -> None:
+        """One token, or a pair of brackets and what is in it."""
+        opening = self.text()
+        self.at += 1
+        if opening in _CLOSING:
+            self.sequence(_CLOSING[opening])
+
+    def note(self, operator: int, first: int) -> None:
+        self.found.append(Operation(self.code[operator], self.code[first], self.code[self.at - 1]))

@@ -1,0 +1,247 @@
+"""`LuaPolicy`: a policy script, asked once a session and, by SMTP listeners, once a command."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
+
+from inbound_audit.burst import Burst
+from inbound_audit.errors import PolicyError
+from inbound_audit.lua.counting import snapshot
+from inbound_audit.lua.host import Host, logger
+from inbound_audit.lua.sources import Sources
+from inbound_audit.lua.world import World, raw, text
+from inbound_audit.verdict import ACCEPT, REFUSAL_CODE, Message, Verdict
+
+if TYPE_CHECKING:
+    from inbound_audit._ipcount import Listener, Session
+
+DEFAULT_STEPS = 10_000_000
+DEFAULT_MEMORY = 256 << 20
+DEFAULT_SESSIONS = 100_000
+
+# What a client is told when the script fails and failing means refusing: nothing about the script.
+_FAILED_AT_CONNECT = Verdict(False, REFUSAL_CODE, "service not available, try again later", disconnect=True)
+_FAILED_LATER = Verdict(False, 451, "requested action aborted: local error in processing")
+_REFUSED = "refused by policy"
+
+
+class LuaPolicy:
+    """A policy written in Lua (docs/policies.md), as the reference's scripts are.
+
+    `on_error` says what becomes of a session whose hook raises or answers nonsense: it is let in, or refused. Such an
+    error never reaches the caller; it is logged once a burst and counted in `errors`. `search` are further directories
+    for `require`.
+
+    `ffi` chooses how an accept construct is handed over: LuaJIT's FFI, a portable userdata, or (None) the better one
+    that there is; scripts cannot tell. `lua` names one of lupa's modules (``"luajit21"``, ``"lua51"``); None takes
+    LuaJIT where there is one. `max_steps` bounds the function calls and loop passes of one hook, `max_memory` the
+    bytes of the Lua state (LuaJIT 2.0 has no such bound), `max_sessions` the sessions for which something is kept.
+
+    Raises PolicyError, with script and line, when the script is missing, does not compile or fails while it is loaded.
+
+    Any thread may ask; one at a time runs Lua. The policy keeps the audits of the sessions that it has seen alive, so
+    an accept construct that a script has kept may be asked for ever.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        on_error: Literal["accept", "refuse"] = "accept",
+        ffi: bool | None = None,
+        lua: str | None = None,
+        search: Sequence[str | PathLike[str]] = (),
+        max_steps: int = DEFAULT_STEPS,
+        max_memory: int = DEFAULT_MEMORY,
+        max_sessions: int = DEFAULT_SESSIONS,
+    ) -> None:
+        if on_error not in ("accept", "refuse"):
+            raise PolicyError(f"on_error {on_error!r}: is neither 'accept' nor 'refuse'")
+        _check_bounds(max_steps=max_steps, max_memory=max_memory, max_sessions=max_sessions)
+        sources = Sources(path, search)
+        self.path = sources.path
+        self.on_error = on_error
+        self.errors_by_hook: Counter[str] = Counter()
+        self.last_error: str | None = None
+        self._lock = threading.Lock()
+        self._bursts: dict[str, Burst] = {}
+        self._host = Host(sources)
+        self._asked = self._host.asked
+        self._met: set[Listener] = set()
+        self._world = World(lua, ffi, max_memory)
+        self._world.build(
+            self._host.functions(),
+            {"path": raw(sources.templates), "max_steps": max_steps, "max_sessions": max_sessions},
+        )
+        self._doors = self._world.doors
+        self._closed = False
+        self._load(sources)
+        self._connect: Callable[[int], Any] = self._doors["validate_connect"] if self.ffi else self._connect_portable
+
+    def _load(self, sources: Sources) -> None:
+        source = sources.main()
+        try:
+            modules = self._doors["load"](source.text, source.chunkname)
+        except self._world.error as error:
+            raise PolicyError(f"{self.path}: {_words(error)}") from None
+        if not modules:
+            raise PolicyError(f"{self.path}: registers no module; a policy ends with msys.registerModule(name, table)")
+
+    @property
+    def ffi(self) -> bool:
+        """Whether accept constructs are handed over by LuaJIT's FFI."""
+        return self._world.ffi
+
+    @property
+    def implementation(self) -> str:
+        """The Lua that runs the script, e.g. ``"LuaJIT 2.1.1774896198"``."""
+        return self._world.implementation
+
+    @property
+    def errors(self) -> int:
+        """How many hooks failed since the policy was loaded."""
+        return sum(self.errors_by_hook.values())
+
+    @property
+    def sessions(self) -> int:
+        """For how many sessions something is kept, until `end_session`."""
+        return 0 if self._closed else int(self._doors["sessions"]())
+
+    def validate_connect(self, ac: Session) -> Verdict:
+        """`core_validate_accept`, then `validate_connect` of every module: may the connection stay?"""
+        # `_ask` once more, without what only texts and other Luas need: this is asked for every connection.
+        if ac.listener not in self._met:
+            self._meet(ac)
+        handle = ac._handle
+        self._asked[handle] = ac
+        try:
+            answer = self._connect(handle)
+        except (self._world.error, PolicyError) as error:
+            return self._failed("validate_connect", error)
+        finally:
+            self._asked.pop(handle, None)
+        return ACCEPT if answer is None else _verdict(*answer)
+
+    def validate_ehlo(self, ac: Session, text: str) -> Verdict:
+        """`text` is the client's name for itself."""
+        return self._ask("validate_ehlo", ac, raw(text))
+
+    def validate_mailfrom(self, ac: Session, text: str) -> Verdict:
+        """`text` is the sender's address. A new message begins here."""
+        return self._ask("validate_mailfrom", ac, raw(text))
+
+    def validate_rcptto(self, ac: Session, text: str, message: Message) -> Verdict:
+        """`text` is the recipient's address, `message` what is known so far."""
+        return self._ask("validate_rcptto", ac, raw(text), message.size, raw(message.mailfrom))
+
+    def validate_data(self, ac: Session, message: Message) -> Verdict:
+        """The message has been received; `message.size` is its size in bytes."""
+        return self._ask("validate_data", ac, *_about(message))
+
+    def validate_data_spool(self, ac: Session, message: Message) -> Verdict:
+        """The message is about to be kept; then `validate_data_spool_each_rcpt` is asked for each recipient."""
+        return self._ask("validate_data_spool", ac, *_about(message), raw("\n".join(message.rcptto)))
+
+    def end_session(self, ac: Session) -> None:
+        """Runs `validate_dealloc` and forgets what was kept for the session, which may be closed by now."""
+        if not self._closed:
+            self._ask("end_session", ac)
+
+    def capabilities(self, ac: Session) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The ESMTP capabilities that hooks of this session have added and removed."""
+        if self._closed:
+            return (), ()
+        added, removed = self._enter("capabilities", ac._handle, ())
+        return tuple(text(added).splitlines()), tuple(text(removed).splitlines())
+
+    def close(self) -> None:
+        """Runs `deinit` of every module. Idempotent. Hooks asked afterwards answer as `on_error` says."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._connect = self._refuse_to_ask
+        try:
+            self._doors["stop"]()
+        except self._world.error as error:
+            self._failed("deinit", error)
+
+    def _ask(self, hook: str, ac: Session, *arguments: object) -> Verdict:
+        if ac.listener not in self._met:
+            self._meet(ac)
+        handle = ac._handle
+        self._asked[handle] = ac
+        try:
+            answer = self._enter(hook, handle, arguments)
+        except (self._world.error, PolicyError) as error:
+            return self._failed(hook, error)
+        finally:
+            self._asked.pop(handle, None)
+        return ACCEPT if answer is None else _verdict(*answer)
+
+    def _enter(self, hook: str, handle: int, arguments: tuple[object, ...]) -> Any:
+        if self._closed:
+            self._refuse_to_ask(handle)
+        texts = sum(len(argument) for argument in arguments if isinstance(argument, bytes))
+        if (texts or not self.ffi) and not self._world.make_room_for(texts):
+            raise PolicyError("not enough memory")
+        return self._doors[hook](self._token(handle), *arguments)
+
+    def _connect_portable(self, handle: int) -> Any:
+        return self._enter("validate_connect", handle, ())
+
+    def _token(self, handle: int) -> int | bytes:
+        return handle if self.ffi else snapshot(handle)
+
+    def _refuse_to_ask(self, _: int) -> None:
+        raise PolicyError("the policy is closed")
+
+    def _meet(self, ac: Session) -> None:
+        self._host.meet(ac)
+        self._met.add(ac.listener)
+
+    def _failed(self, hook: str, error: Exception) -> Verdict:
+        words = _words(error)
+        if isinstance(error, MemoryError):
+            self._world.collect()
+        with self._lock:
+            self.errors_by_hook[hook] += 1
+            self.last_error = words
+            burst = self._bursts.setdefault(hook, Burst(logger))
+        burst.report(logging.ERROR, "%s: %s failed: %s", self.path, hook, words)
+        if self.on_error == "accept":
+            return ACCEPT
+        return _FAILED_AT_CONNECT if hook == "validate_connect" else _FAILED_LATER
+
+
+def _check_bounds(**bounds: object) -> None:
+    for name, value in bounds.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise PolicyError(f"{name} {value!r}: is no number from 1")
+
+
+def _about(message: Message) -> tuple[int, bytes, bytes]:
+    last = message.rcptto[-1] if message.rcptto else ""
+    return message.size, raw(message.mailfrom), raw(last)
+
+
+def _words(error: Exception) -> str:
+    """An error as Lua told it. lupa has made its bytes characters, one each, and leaves out what is no string."""
+    if isinstance(error, PolicyError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    return text(str(error).encode("latin-1", "replace")) or "the error is not a string"
+
+
+# The same refusal is given thousands of times over while somebody hammers at the door.
+@lru_cache(maxsize=256)
+def _verdict(accepted: bool, code: int, words: bytes, tarpit: float, disconnect: bool) -> Verdict:
+    shown = words.decode("utf-8", "replace")
+    return Verdict(accepted, code, shown if accepted or shown else _REFUSED, float(tarpit), disconnect)

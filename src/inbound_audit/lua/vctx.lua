@@ -1,0 +1,195 @@
+-- The validation context: values that live as long as the connection or its message, and the reply of the hook that
+-- runs. A field with an underscore is ours; `_conn` and `_mess` exist once something was set in them.
+local error, gsub, ipairs, match = error, string.gsub, ipairs, string.match
+local rawset, setmetatable, tonumber, tostring, type = rawset, setmetatable, tonumber, tostring, type
+
+local VALIDATE_CONT, VALIDATE_DONE = 0, 1
+local VCTX_CONN, VCTX_MESS = 1, 2
+local REFUSED, CODE_LEAST, CODE_MOST = 421, 200, 599
+local TARPIT_MOST = 86400 -- seconds; a day is beyond any client's patience and still a number that can be slept
+
+local REPLY = { "_code", "_text", "_tarpit", "_refused", "_disconnect" }
+local STORES = { [VCTX_CONN] = "_conn", [VCTX_MESS] = "_mess" }
+
+local methods = {}
+
+local function store_of(ctx, key)
+  local store = STORES[ctx]
+  if not store then
+    return nil, tostring(ctx) .. ": is neither msys.core.VCTX_CONN nor msys.core.VCTX_MESS"
+  end
+  if type(key) ~= "string" then
+    return nil, tostring(key) .. ": the key of a context value must be a string"
+  end
+  return store
+end
+
+-- A value is text, as in the reference: who needs the number writes tonumber(vctx:get(...)).
+local function set(vctx, ctx, key, value)
+  local store, why = store_of(ctx, key)
+  if not store then
+    return why
+  end
+  local kind = type(value)
+  if kind == "table" or kind == "function" or kind == "thread" then
+    return "the value of " .. key .. " must be a text or a number, not a " .. kind
+  end
+  if not vctx[store] then
+    rawset(vctx, store, {})
+  end
+  vctx[store][key] = value ~= nil and tostring(value) or nil
+end
+
+function methods.set(vctx, ctx, key, value)
+  local why = set(vctx, ctx, key, value)
+  if why then
+    error(why, 2)
+  end
+end
+
+local function get(vctx, ctx, key)
+  local values = vctx[STORES[ctx]]
+  return values and values[key]
+end
+
+function methods.get(vctx, ctx, key)
+  local store, why = store_of(ctx, key)
+  if not store then
+    error(why, 2)
+  end
+  return get(vctx, ctx, key)
+end
+
+-- 1 or 0, as the reference's C function answers, and not a boolean.
+function methods.exists(vctx, ctx, key)
+  local store, why = store_of(ctx, key)
+  if not store then
+    error(why, 2)
+  end
+  return get(vctx, ctx, key) ~= nil and 1 or 0
+end
+
+-- The code may be a number, its digits, or the start of the text: 421, "421", "421 come back later".
+local function split(code, text)
+  local digits, rest = match(tostring(code), "^(%d%d%d)[%s-]*(.*)$")
+  if not digits then
+    return nil, tostring(code) .. ": is no SMTP reply code"
+  end
+  local number = tonumber(digits)
+  if number < CODE_LEAST or number > CODE_MOST then
+    return nil, digits .. ": is no SMTP reply code between " .. CODE_LEAST .. " and " .. CODE_MOST
+  end
+  text = text ~= nil and tostring(text) or ""
+  if rest ~= "" then
+    text = rest .. (text ~= "" and " " .. text or "")
+  end
+  return number, text
+end
+
+local function reply(vctx, code, text)
+  local number, words = split(code, text)
+  if not number then
+    return words
+  end
+  -- Control characters would let a client that chose part of the text write replies of its own.
+  rawset(vctx, "_code", number)
+  rawset(vctx, "_text", (gsub(words, "%c+", " ")))
+end
+
+function methods.set_code(vctx, code, text)
+  local why = reply(vctx, code, text)
+  if why then
+    error(why, 2)
+  end
+end
+
+-- `disconnect` answers VALIDATE_DONE, so that a hook may end with `return vctx:disconnect(...)`.
+local function disconnect(vctx, code, text)
+  if code ~= nil and not match(tostring(code), "^%d") then
+    code, text = REFUSED, tostring(code) .. (text ~= nil and " " .. tostring(text) or "")
+  end
+  local why = reply(vctx, code == nil and REFUSED or code, text)
+  if why then
+    return nil, why
+  end
+  rawset(vctx, "_refused", true)
+  rawset(vctx, "_disconnect", true)
+  return VALIDATE_DONE
+end
+
+function methods.disconnect(vctx, code, text)
+  local done, why = disconnect(vctx, code, text)
+  if not done then
+    error(why, 2)
+  end
+  return done
+end
+
+methods.pbp_disconnect = methods.disconnect
+
+-- Several modules may slow a session down: the longest time asked for is waited.
+function methods.tarpit(vctx, seconds)
+  local time = tonumber(seconds)
+  if not time or not (time >= 0 and time <= TARPIT_MOST) then
+    error(tostring(seconds) .. ": is no number of seconds between 0 and " .. TARPIT_MOST, 2)
+  end
+  if time > (vctx._tarpit or 0) then
+    rawset(vctx, "_tarpit", time)
+  end
+end
+
+local metatable = {
+  __index = methods,
+  __metatable = false,
+  __tostring = function()
+    return "validation context"
+  end,
+  -- `vctx.disconnect = 1`: close after the reply that was set. It never becomes a raw field, so the method stays.
+  __newindex = function(vctx, key, value)
+    if key == "disconnect" then
+      rawset(vctx, "_disconnect", (value and value ~= 0) or nil)
+    elseif methods[key] then
+      error("vctx:" .. tostring(key) .. " is a method and can't be set", 2)
+    else
+      rawset(vctx, key, value)
+    end
+  end,
+}
+
+local context = {
+  VALIDATE_CONT = VALIDATE_CONT,
+  VALIDATE_DONE = VALIDATE_DONE,
+  VCTX_CONN = VCTX_CONN,
+  VCTX_MESS = VCTX_MESS,
+  get = get,
+  set = set,
+}
+
+function context.new()
+  return setmetatable({}, metatable)
+end
+
+-- Forgets the reply of the last hook.
+function context.reset(vctx)
+  for _, field in ipairs(REPLY) do
+    rawset(vctx, field, nil)
+  end
+end
+
+-- Whether a context holds anything that the next hook would miss.
+function context.used(vctx)
+  return vctx._conn ~= nil or vctx._mess ~= nil
+end
+
+-- The reply as (accepted, code, text, tarpit, disconnect); nothing at all when the hook had nothing to say. A code
+-- from 400 refuses; `vctx.disconnect = 1` without any reply can only mean that the client shall go.
+function context.verdict(vctx)
+  local code, tarpit, leave = vctx._code, vctx._tarpit, vctx._disconnect
+  if not code and not tarpit and not leave then
+    return
+  end
+  local refused = vctx._refused or (code or (leave and REFUSED or 0)) >= 400
+  return not refused, code or (refused and REFUSED or 0), vctx._text or "", tarpit or 0, leave or false
+end
+
+return context

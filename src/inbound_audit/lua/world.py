@@ -1,0 +1,171 @@
+"""One Lua state: which Lua it is, what it may use, and the Python functions that Lua may call."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import wraps
+from importlib import resources
+from types import ModuleType
+from typing import Any
+
+from inbound_audit import _ipcount
+from inbound_audit.errors import InboundAuditError, PolicyError
+from inbound_audit.lua.dialect import DialectError, translate
+
+# Scripts are written in Lua 5.1; `module` and `setfenv` are missing from all later ones. "lua" is what lupa is called
+# where it was built against a system's Lua.
+_LUAS = ("luajit21", "luajit20", "lua51", "lua")
+_WANTED_VERSION = (5, 1)
+_UNBOUNDED = "luajit20"  # takes no allocator but its own where pointers have 64 bits
+
+# Strings that Python hands over are allocated outside of any pcall, where running out of memory ends the process: at
+# this distance from the limit nothing is handed over any more.
+_RESERVE = 1 << 20
+
+HostFunction = Callable[..., "tuple[object, ...]"]
+
+
+def text(raw: bytes) -> str:
+    """Lua's bytes as text; what is no UTF-8 becomes visible escapes."""
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def raw(value: str) -> bytes:
+    """Text as Lua's bytes; what was no UTF-8 on the wire becomes the same bytes again."""
+    try:
+        return value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "backslashreplace")
+
+
+def host_function(function: Callable[..., Any]) -> HostFunction:
+    """Makes a Python function one that Lua may call: a reason first, then its value, and nothing is raised.
+
+    An exception would reach Lua as a Python object, whose attributes lead everywhere.
+    """
+
+    @wraps(function)
+    def call(*args: object) -> tuple[object, ...]:
+        try:
+            value = function(*args)
+        except (InboundAuditError, KeyError, DialectError) as error:
+            return (str(error).encode("utf-8", "backslashreplace"),)
+        except Exception as error:
+            return (f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace"),)
+        return (None, *value) if isinstance(value, tuple) else (None, value)
+
+    return call
+
+
+def import_lua(name: str | None) -> ModuleType:
+    """lupa's module of that name, or the best one there is. Raises PolicyError when there is none."""
+    for candidate in _LUAS if name is None else (name,):
+        try:
+            return importlib.import_module(f"lupa.{candidate}")
+        except ImportError:
+            continue
+    raise PolicyError(f"this lupa has no {name or 'Lua 5.1 or LuaJIT'}")
+
+
+def _deny(*_: object) -> object:
+    """No attribute of a Python object is for Lua, should one ever get there."""
+    raise AttributeError("not available")
+
+
+class World:
+    """A Lua state in which the rooms of this directory have been built; `doors` are the functions of hooks.lua.
+
+    lupa's lock makes one thread at a time run Lua; each call of a door is one such turn. `max_memory` is in bytes;
+    LuaJIT 2.0 has no such limit.
+    """
+
+    def __init__(self, name: str | None, ffi: bool | None, max_memory: int) -> None:
+        lua = import_lua(name)
+        self.error: type[Exception] = lua.LuaError
+        self._limit = max_memory
+        self._state = self._make(lua, max_memory)
+        self.implementation = text(self._state.lua_implementation)
+        if self._state.lua_version != _WANTED_VERSION:
+            raise PolicyError(f"{self.implementation}: policies are written in Lua 5.1")
+        self.ffi = self._choose_memory(ffi)
+        self.doors: dict[str, Callable[..., Any]] = {}
+
+    def _make(self, lua: ModuleType, max_memory: int) -> Any:
+        options = {
+            "encoding": None,  # Lua's strings are bytes, on this side too
+            "source_encoding": "utf-8",
+            "attribute_handlers": (_deny, _deny),
+            "register_eval": False,
+            "register_builtins": False,
+            "unpack_returned_tuples": True,
+        }
+        if lua.__name__.endswith(_UNBOUNDED):
+            self._limit = 0
+            return lua.LuaRuntime(**options)
+        return lua.LuaRuntime(max_memory=max_memory, **options)
+
+    def _choose_memory(self, ffi: bool | None) -> bool:
+        has_ffi = bool(self._state.eval(b"(pcall(require, 'ffi'))"))
+        if ffi and not has_ffi:
+            raise PolicyError(f"{self.implementation} has no FFI")
+        return has_ffi if ffi is None else ffi
+
+    def build(self, host: dict[str, Callable[..., Any]], options: dict[str, object]) -> None:
+        """Runs boot.lua. `host` are the Python functions for Lua, `options` the settings of the rooms."""
+        abi = _ipcount.lua_abi()
+        settings = {
+            **options,
+            "ffi": self.ffi,
+            "ceiling": (self._limit - _RESERVE) / 1024 if self._limit else float("inf"),
+            "cdef": raw(_ipcount.LUA_CDEF),
+            "sizeof_ac": abi["sizeof_ac"],
+            "count": abi["ia_session_count"],
+            "remote_addr": abi["ia_remote_addr"],
+            "remote_ip": abi["ia_remote_ip"],
+        }
+        functions = {name: host_function(function) for name, function in host.items()}
+        functions["translate"] = host_function(translation)
+        doors = self._state.execute(
+            room("boot"), lambda name: room(text(name)), self._table(functions), self._table(settings), name="=boot.lua"
+        )
+        self.doors = {text(name): door for name, door in doors.items()}
+
+    def _table(self, mapping: dict[str, Any]) -> Any:
+        return self._state.table_from({raw(key): value for key, value in mapping.items()})
+
+    def make_room_for(self, size: int) -> bool:
+        """Whether `size` bytes may be handed over, if need be after what no script can reach any more was freed."""
+        if self._has_room_for(size):
+            return True
+        self.collect()
+        return self._has_room_for(size)
+
+    def _has_room_for(self, size: int) -> bool:
+        return not self._limit or bool(self._state.get_memory_used(True) + size < self._limit - _RESERVE)
+
+    def collect(self) -> None:
+        """Frees what no script can reach any more."""
+        self._state.gccollect()
+
+
+def room(name: str) -> bytes:
+    """The text of a Lua file of this directory."""
+    return resources.files(__package__).joinpath(f"{name}.lua").read_bytes()
+
+
+def translation(source: bytes, chunkname: bytes) -> tuple[bytes, bytes]:
+    """A script as Lua 5.1: the plain form and the one that counts its steps. Raises PolicyError."""
+    if source.startswith(b"\x1b"):
+        raise PolicyError("bytecode is not allowed")
+    try:
+        plain, counted = translate(source.decode("latin-1"))
+    except DialectError as error:
+        raise PolicyError(f"{_shown(chunkname)}:{error}") from None
+    return plain.encode("latin-1"), counted.encode("latin-1")
+
+
+def _shown(chunkname: bytes) -> str:
+    """A chunk's name as Lua's errors have it."""
+    name = text(chunkname)
+    return name[1:] if name[:1] in "@=" else f'[string "{name.splitlines()[0] if name else ""}"]'
