@@ -19,7 +19,7 @@ from inbound_audit._core.address cimport (
     TEXT_MAX, Address, format_address, format_prefix, format_remote, from_packed, mask, parse_address, parse_remote,
 )
 from inbound_audit._core.arena cimport Arena, CAPACITY_LEAST, UNIT, UNITS_MOST, arena_close, arena_open, arena_reset, arena_used, header
-from inbound_audit._core.bits cimport fetch_add64, load64, u8, u16, u32, u64
+from inbound_audit._core.bits cimport fetch_add64, load64, pause, u8, u16, u32, u64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
 from inbound_audit._core.codes cimport CLOSED, FULL, NO_SERVICE, NOT_TEXT, OK, UNMATCHED, reason as c_reason
 from inbound_audit._core.owner cimport (
@@ -34,6 +34,8 @@ from inbound_audit._core.walk cimport Row, Rows, free_rows, tree_seek, walk_top,
 
 import array
 import warnings
+from operator import index
+from weakref import WeakSet
 
 from inbound_audit.errors import AddressError, CapacityError, CidrError, InboundAuditError, UnknownServiceType
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import random
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -238,6 +240,52 @@ def test_batches_beside_single_changes():
     counter._check()
     assert counter.total == 400_000
     assert counter.count("10.0.0.1") == 10
+
+
+def test_a_reader_beside_a_writer_that_never_rests():
+    """Deep walks beside a batch that changes one host over and over: each is overtaken often, and never wrong."""
+    counter = PrefixCounter()
+    deep = [f"2001:db8:1:2:3:4:{i:x}:{j:x}" for i in range(0, 65536, 257) for j in (0, 1, 256)]
+    for host in deep:
+        counter.add(host)
+    hot = bytes((192, 0, 2, 7)) * 200_000
+
+    def batches(stop):
+        while not stop.is_set():
+            counter.add_many(hot)
+
+    with running(batches):
+        for host in deep * 5:
+            assert counter.count(host) == 1
+            assert counter.count(f"{host}/95") == len(deep)
+    counter._check()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_copies_counters_whole():
+    """Forked while another thread changes it: the child's copy is sound, and its lock is free."""
+    counter = PrefixCounter()
+    packed = random.Random(1).randbytes(4 * 20_000)
+
+    def batches(stop):
+        while not stop.is_set():
+            counter.add_many(packed)
+
+    with running(batches):
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    signal.alarm(20)
+                    counter._check()
+                    counter.add("192.0.2.7")
+                    counter._check()
+                    status = 0
+                finally:
+                    os._exit(status)
+            assert os.waitpid(pid, 0)[1] == 0
+    counter._check()
 
 
 @pytest.mark.parametrize("v6", [False, True])

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import random
 import re
+from fractions import Fraction
 
 import pytest
 from hypothesis import settings
@@ -166,6 +167,29 @@ def test_a_change_by_nothing_is_an_error(n):
     with pytest.raises(AddressError, match=r"192.0.2.7"):
         counter.add("192.0.2.7", n)
     assert len(counter) == 0
+
+
+@pytest.mark.parametrize("n", [0.5, 1.0, "1", None, Fraction(1), 1 + 0j])
+def test_a_change_by_what_is_no_number_takes_no_lock_with_it(n):
+    """The number is read before the lock is taken: its own code may run, fail, or change the same counter."""
+    counter = PrefixCounter()
+    with pytest.raises(TypeError):
+        counter.add("192.0.2.7", n)
+    counter.add("192.0.2.7")
+    counter._check()
+    assert list(counter.items()) == [("192.0.2.7", 1)]
+
+
+def test_a_number_that_changes_the_counter_while_it_is_read():
+    counter = PrefixCounter()
+
+    class Meddling:
+        def __index__(self):
+            counter.add("192.0.2.7")
+            return 2
+
+    counter.add("192.0.2.7", Meddling())
+    assert counter.count("192.0.2.7") == 3
 
 
 @pytest.mark.parametrize("v6", [False, True])

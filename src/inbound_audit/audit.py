@@ -72,8 +72,13 @@ class InboundAudit(_ipcount.Audit):
 
 
 def _after_fork_in_child() -> None:
+    _ipcount._let_go_counters()
     for audit in _alive:
         audit._forget()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_ipcount._hold_counters,
+    after_in_parent=_ipcount._let_go_counters,
+    after_in_child=_after_fork_in_child,
+)

@@ -125,18 +125,19 @@ cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
     """Sessions below a prefix in one tree, exact as of one moment (`seqlock` says what a stopped writer costs)."""
     cdef u64 *seq = &header(&t.arena).seq
     cdef u64 began
-    cdef int64_t count = 0
-    cdef u32 seen
+    cdef u32 seen = 0, sound = 0
+    cdef bint stood = False
     cdef int attempt
     for attempt in range(READ_TRIES):
         began = read_begin(seq)
         seen = trie_count(&t.arena, &p.address, p.length)
         if read_stood(seq, began):
-            count = seen
             if not began & 1:
-                break
+                return seen
+            sound = seen
+            stood = True
         read_wait(attempt)
-    return count
+    return sound if stood else seen
 
 
 cdef inline int64_t forest_count(Tree *t, const Prefix *p) noexcept nogil:

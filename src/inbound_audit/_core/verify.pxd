@@ -70,7 +70,11 @@ cdef inline bint check_node(Check *c, u64 e, int depth_above, Key way) noexcept 
     cdef u32 sums[16]
     cdef u64 total = 0, child
     cdef int key, live = 0, i
-    cdef Key k = path_of(n, c.v6)
+    cdef Key k
+    if unit_of(e) >= c.a.limit:
+        c.fault = "a node lies outside the arena"
+        return False
+    k = path_of(n, c.v6)
     if n.grade > GRADE_FULL or not claim(c, unit_of(e), size_class(n.grade, c.v6)):
         return False
     key = next_key(n, c.v6, full, -1, 1)

@@ -1,5 +1,27 @@
 # The trie alone.
 
+# Every counter that is alive, and those whose locks a fork holds: their trees are whole when they are copied.
+cdef object counters = WeakSet()
+cdef list held = []
+
+
+def _hold_counters():
+    """Before a fork: no other thread is in the middle of a change."""
+    global held
+    cdef PrefixCounter counter
+    held = list(counters)
+    for counter in held:
+        take_lock(&counter.t)
+
+
+def _let_go_counters():
+    """After a fork, in parent and child."""
+    global held
+    cdef PrefixCounter counter
+    for counter in held:
+        unlock(&counter.t.arena.lock)
+    held = []
+
 
 @cython.final
 cdef class PrefixCounter:
@@ -19,11 +41,13 @@ cdef class PrefixCounter:
     """
 
     cdef Tree t
+    cdef object __weakref__
 
     def __cinit__(self, *, capacity=DEFAULT_CAPACITY):
         check_capacity(capacity)
         if arena_open(&self.t.arena, capacity) != OK:
             raise no_room(capacity)
+        counters.add(self)
 
     def __dealloc__(self):
         arena_close(&self.t.arena)
@@ -65,11 +89,14 @@ cdef class PrefixCounter:
     cdef int change(self, object address, object n, int (*how)(Arena *, const Address *, u32) noexcept nogil) except -1:
         cdef Address a
         cdef int port, code
+        cdef u32 by
         read_address(address, False, &a, &port)
+        n = index(n)
         if not 0 < n <= 0xFFFFFFFF:
             raise address_error(address, f"a change is by 1 to 4294967295, not by {n!r}")
+        by = n  # before the lock: a number's own code may run here
         take_lock(&self.t)
-        code = how(&self.t.arena, &a, n)
+        code = how(&self.t.arena, &a, by)
         unlock(&self.t.arena.lock)
         return OK if code == OK else raise_change(code, address)
 
@@ -212,19 +239,27 @@ cdef inline void batch_address(const Batch *b, Py_ssize_t i, Address *out) noexc
         from_packed(<const u8 *>b.view.buf + i * b.width, b.width, out)
 
 
+cdef enum:
+    BATCH_BLOCK = 256
+    BATCH_PAUSES = 8
+
+
 cdef int add_batch(Tree *t, const Batch *b, Py_ssize_t *done) noexcept nogil:
     """Adds each; `done` is how many before the first failure, and those are taken away again."""
     cdef Address a
     cdef Py_ssize_t i = 0, stop
     cdef int code = OK
     while i < b.size and code == OK:
-        stop = min(i + 256, b.size)
+        stop = min(i + BATCH_BLOCK, b.size)
         lock_wait(&t.arena.lock)
         while i < stop and code == OK:
             batch_address(b, i, &a)
             code = trie_add(&t.arena, &a, 1)
             i += code == OK
         unlock(&t.arena.lock)
+        # A moment in which nothing changes: readers need one, and who waits for the lock may have it.
+        for _ in range(BATCH_PAUSES):
+            pause()
     done[0] = i
     if code != OK:
         lock_wait(&t.arena.lock)
