@@ -91,8 +91,12 @@ cdef inline int parse_number(const char *s, const char *end, int most) noexcept 
     return value
 
 
-cdef inline int parse_ipv4(const char *s, const char *end, u32 *out) noexcept nogil:
-    """Four decimal octets, no leading zeros (RFC 6943 section 3.1.1: a leading zero is octal to some)."""
+cdef inline int scan_ipv4(const char **at, const char *end, u32 *out) noexcept nogil:
+    """Four decimal octets, no leading zeros (RFC 6943 section 3.1.1: a leading zero is octal to some).
+
+    `at` moves behind them, whatever stands there: most texts are an IPv4 address and little more, and are read once.
+    """
+    cdef const char *s = at[0]
     cdef u32 value = 0, octet
     cdef int part, d
     for part in range(4):
@@ -113,10 +117,23 @@ cdef inline int parse_ipv4(const char *s, const char *end, u32 *out) noexcept no
                 return BAD_OCTET
             s += 1
         value = (value << 8) | octet
-    if s != end:
-        return BAD_PARTS if s[0] == b'.' else BAD_CHAR
+    at[0] = s
     out[0] = value
     return OK
+
+
+cdef inline int parse_ipv4(const char *s, const char *end, u32 *out) noexcept nogil:
+    """Four octets and nothing else."""
+    cdef int code = scan_ipv4(&s, end, out)
+    if code == OK and s != end:
+        return BAD_PARTS if s[0] == b'.' else BAD_CHAR
+    return code
+
+
+cdef inline void from_ipv4(u32 value, Address *out) noexcept nogil:
+    out.hi = <u64>value << 32
+    out.lo = 0
+    out.version = 4
 
 
 cdef inline int place_groups(const u16 *group, int count, int gap, Address *out) noexcept nogil:
@@ -210,9 +227,7 @@ cdef inline int parse_raw(const char *s, const char *end, Address *out) noexcept
         return BAD_EMPTY
     if memchr(s, b':', <size_t>(end - s)) == NULL:
         code = parse_ipv4(s, end, &value)
-        out.hi = (<u64>value) << 32
-        out.lo = 0
-        out.version = 4
+        from_ipv4(value, out)
         return code
     zone = <const char *>memchr(s, b'%', <size_t>(end - s))
     if zone != NULL:
@@ -253,30 +268,29 @@ cdef inline int parse_address(const char *s, const char *end, Address *out) noex
     return OK
 
 
+cdef inline const char *port_of(const char *s, const char *end) noexcept nogil:
+    """The colon before a port, NULL where there is none: the last of ``192.0.2.7:25`` and ``[2001:db8::7]:25``."""
+    cdef const char *colon = <const char *>memchr(s, b':', <size_t>(end - s)) if s < end else NULL
+    cdef const char *bracket
+    if colon == NULL or s[0] != b'[':
+        return colon if colon != NULL and memchr(colon + 1, b':', <size_t>(end - colon - 1)) == NULL else NULL
+    bracket = <const char *>memchr(s, b']', <size_t>(end - s))
+    return bracket + 1 if bracket != NULL and bracket + 1 < end and bracket[1] == b':' else NULL
+
+
 cdef inline int parse_remote(const char *s, const char *end, Address *out, int *port) noexcept nogil:
     """`parse_address`, or an address and a port: ``192.0.2.7:25``, ``[2001:db8::7]:25``. No port is port 0."""
-    cdef const char *colon = <const char *>memchr(s, b':', <size_t>(end - s)) if s < end else NULL
-    cdef const char *tail = NULL
-    cdef int code
+    cdef const char *tail = s
+    cdef u32 value = 0
     port[0] = 0
-    if colon != NULL:
-        if s[0] == b'[':
-            tail = <const char *>memchr(s, b']', <size_t>(end - s))
-            if tail != NULL and tail + 1 < end:
-                tail += 1
-                if tail[0] != b':':
-                    return explain(s, end, BAD_BRACKET)
-            else:
-                tail = NULL
-        elif memchr(colon + 1, b':', <size_t>(end - colon - 1)) == NULL:
-            tail = colon
-    if tail != NULL:
-        port[0] = parse_number(tail + 1, end, 65535)
-        if port[0] < 0:
-            return explain(s, end, BAD_PORT)
-        end = tail
-    code = parse_address(s, end, out)
-    return code
+    if scan_ipv4(&tail, end, &value) == OK and tail == end:
+        from_ipv4(value, out)
+        return OK
+    tail = port_of(s, end)
+    if tail == NULL:
+        return parse_address(s, end, out)
+    port[0] = parse_number(tail + 1, end, 65535)
+    return parse_address(s, tail, out) if port[0] >= 0 else explain(s, end, BAD_PORT)
 
 
 # ---- to text

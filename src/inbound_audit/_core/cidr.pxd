@@ -13,7 +13,7 @@ Nothing is ever resolved. A text means the same in Python and in Lua because bot
 from libc.string cimport memchr, memcmp
 
 from inbound_audit._core.address cimport (
-    Address, explain, is_mapped, mask, parse_ipv4, parse_number, parse_raw, unmap, width,
+    Address, explain, from_ipv4, is_mapped, mask, parse_ipv4, parse_number, parse_raw, scan_ipv4, unmap, width,
 )
 from inbound_audit._core.bits cimport u32, u64
 from inbound_audit._core.codes cimport (
@@ -25,15 +25,17 @@ cdef struct Prefix:
     int length
 
 
-cdef inline int parse_length(const char *s, const char *end, int most) noexcept nogil:
-    """The digits behind a slash; a code when they are none."""
-    cdef int length
+cdef inline int length_fault(const char *s, const char *end) noexcept nogil:
+    """Why what stands behind a slash is no length."""
     if s < end and (s[0] == b'-' or s[0] == b'+'):
         return BAD_SIGN
-    if s < end and memchr(s, b'/', <size_t>(end - s)) != NULL:
-        return BAD_SLASH
-    length = parse_number(s, end, most)
-    return length if length >= 0 else BAD_LENGTH
+    return BAD_SLASH if s < end and memchr(s, b'/', <size_t>(end - s)) != NULL else BAD_LENGTH
+
+
+cdef inline int parse_length(const char *s, const char *end, int most) noexcept nogil:
+    """The digits behind a slash; a code when they are none."""
+    cdef int length = parse_number(s, end, most)
+    return length if length >= 0 else length_fault(s, end)
 
 
 cdef inline int mask_length(u32 bits) noexcept nogil:
@@ -45,26 +47,29 @@ cdef inline int mask_length(u32 bits) noexcept nogil:
     return length if bits == 0 else BAD_MASK
 
 
-cdef inline int relative_length(const char *s, const char *end, int version) noexcept nogil:
-    """A `length` or `pair` (s points behind the first slash) as a length in that family."""
+cdef inline int pair_length(const char *s, const char *end, int version) noexcept nogil:
+    """A `pair` (s points behind the first slash): its length in that family. Both are read, whichever is meant."""
     cdef const char *comma = <const char *>memchr(s, b',', <size_t>(end - s)) if s < end else NULL
     cdef int first, second
     if comma == NULL:
-        first = parse_length(s, end, 128)
-        if first < 0:
-            return first
-        if first == 32:
-            return width(version)
-        return first if first <= width(version) else BAD_LENGTH
+        return length_fault(s, end)
     first = parse_length(s, comma, 32)
     if first < 0:
         return first
     if comma + 1 == end or comma[1] != b'/':
         return BAD_CHAR
     second = parse_length(comma + 2, end, 128)
-    if second < 0:
-        return second
-    return first if version == 4 else second
+    return first if version == 4 and second >= 0 else second
+
+
+cdef inline int relative_length(const char *s, const char *end, int version) noexcept nogil:
+    """A `length` or `pair` (s points behind the first slash) as a length in that family."""
+    cdef int length = parse_number(s, end, 128)
+    if length < 0:
+        return pair_length(s, end, version)
+    if length == 32:
+        return width(version)
+    return length if length <= width(version) else BAD_LENGTH
 
 
 cdef inline int parse_localhost(const char *s, const char *end, Prefix *out) noexcept nogil:
@@ -84,22 +89,24 @@ cdef inline int parse_localhost(const char *s, const char *end, Prefix *out) noe
     return OK
 
 
+cdef inline int tail_length(const char *tail, const char *end, int version) noexcept nogil:
+    """The length that [tail, end) says: digits, or an IPv4 mask."""
+    cdef int length = parse_number(tail, end, width(version)), code
+    cdef u32 bits = 0
+    if length >= 0 or version == 6 or tail == end or memchr(tail, b'.', <size_t>(end - tail)) == NULL:
+        return length if length >= 0 else length_fault(tail, end)
+    if memchr(tail, b'/', <size_t>(end - tail)) != NULL:
+        return BAD_SLASH
+    code = parse_ipv4(tail, end, &bits)
+    return mask_length(bits) if code == OK else code
+
+
 cdef inline int finish(Prefix *out, const char *tail, const char *end) noexcept nogil:
     """Reads the length in [tail, end), or takes the whole address where tail is NULL; unmaps; clears host bits."""
     cdef Address *a = &out.address
-    cdef u32 bits = 0
-    cdef int code
-    out.length = width(a.version)
-    if tail != NULL:
-        if a.version == 4 and tail < end and memchr(tail, b'.', <size_t>(end - tail)) != NULL:
-            if memchr(tail, b'/', <size_t>(end - tail)) != NULL:
-                return BAD_SLASH
-            code = parse_ipv4(tail, end, &bits)
-            out.length = mask_length(bits) if code == OK else code
-        else:
-            out.length = parse_length(tail, end, out.length)
-        if out.length < 0:
-            return out.length
+    out.length = width(a.version) if tail == NULL else tail_length(tail, end, a.version)
+    if out.length < 0:
+        return out.length
     if is_mapped(a) and out.length >= 96:
         unmap(a)
         out.length -= 96
@@ -107,33 +114,46 @@ cdef inline int finish(Prefix *out, const char *tail, const char *end) noexcept 
     return OK
 
 
-cdef inline int parse_absolute(const char *s, const char *end, Prefix *out) noexcept nogil:
-    cdef const char *stop = end
-    cdef const char *tail
-    cdef bint bracket = s[0] == b'['
+cdef inline int parse_bracketed(const char *s, const char *end, Prefix *out) noexcept nogil:
+    """``[ipv6]``, ``[ipv6]/length`` or ``[ipv6/length]``; `s` points behind the first bracket."""
+    cdef const char *stop = <const char *>memchr(s, b']', <size_t>(end - s))
+    cdef const char *slash
     cdef int code
-    if end - s >= 9 and memcmp(s, b"localhost", 9) == 0:
-        return parse_localhost(s + 9, end, out)
-    if bracket:
-        s += 1
-        stop = <const char *>memchr(s, b']', <size_t>(end - s))
-        if stop == NULL:
-            return BAD_BRACKET
-    tail = <const char *>memchr(s, b'/', <size_t>(stop - s)) if s < stop else NULL
-    code = parse_raw(s, stop if tail == NULL else tail, &out.address)
+    if stop == NULL:
+        return BAD_BRACKET
+    slash = <const char *>memchr(s, b'/', <size_t>(stop - s)) if s < stop else NULL
+    code = parse_raw(s, stop if slash == NULL else slash, &out.address)
     if code < 0:
         return code
-    if tail != NULL:
-        tail += 1
-    if not bracket:
-        return finish(out, tail, end)
-    if out.address.version == 4:
+    if out.address.version == 4 or (stop + 1 < end and stop[1] != b'/'):
         return BAD_BRACKET
-    if stop + 1 == end:
-        return finish(out, tail, stop)
-    if stop[1] != b'/':
-        return BAD_BRACKET
-    return BAD_SLASH if tail != NULL else finish(out, stop + 2, end)
+    if stop + 1 < end:
+        return BAD_SLASH if slash != NULL else finish(out, stop + 2, end)
+    if slash != NULL:
+        slash += 1
+    return finish(out, slash, stop)
+
+
+cdef inline int parse_absolute(const char *s, const char *end, Prefix *out) noexcept nogil:
+    cdef const char *tail = s
+    cdef u32 value = 0
+    cdef int code
+    if scan_ipv4(&tail, end, &value) == OK and (tail == end or tail[0] == b'/'):
+        from_ipv4(value, &out.address)
+    elif s[0] == b'[':
+        return parse_bracketed(s + 1, end, out)
+    elif end - s >= 9 and memcmp(s, b"localhost", 9) == 0:
+        return parse_localhost(s + 9, end, out)
+    else:
+        tail = <const char *>memchr(s, b'/', <size_t>(end - s))
+        if tail == NULL:
+            tail = end
+        code = parse_raw(s, tail, &out.address)
+        if code < 0:
+            return code
+    if tail == end:
+        return finish(out, NULL, end)
+    return finish(out, tail + 1, end)
 
 
 cdef inline int parse_cidr(const char *s, const char *end, const Address *peer, Prefix *out) noexcept nogil:
