@@ -2,7 +2,7 @@
 
 Two switches, read from the environment, change what is compiled and nothing else:
 
-    INBOUND_AUDIT_DEBUG=1     assertions of the core on (IA_DEBUG), bounds checked by Cython, -O1 -g
+    INBOUND_AUDIT_DEBUG=1     bounds checked and assertions on, -O1 -g
     INBOUND_AUDIT_SANITIZE=1  the same under AddressSanitizer and UndefinedBehaviorSanitizer
 
 Each variant has a build directory of its own, so none is ever taken for another's left-overs.
@@ -25,7 +25,7 @@ core = Extension(
     # A room is inlined where it is cimported: without these a changed .pxd would leave the old binary in place.
     depends=["setup.py", *glob("src/inbound_audit/_*/*.px[di]")],
     # Cython's assert would take the GIL inside `nogil` code; outside the debug build it is not even compiled.
-    define_macros=[("IA_DEBUG", "1")] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
+    define_macros=[] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
     undef_macros=["NDEBUG"] if DEBUG else [],
     extra_compile_args=(["-O1", "-g"] if DEBUG else ["-O3"]) + ["-fvisibility=hidden"] + SANITIZERS * SANITIZE,
     extra_link_args=SANITIZERS * SANITIZE,

@@ -13,24 +13,27 @@ from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_G
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset, strpbrk
+from libc.string cimport memcpy, memset, strpbrk
 
 from inbound_audit._core.address cimport (
-    TEXT_MAX, Address, format_address, format_prefix, format_remote, from_packed, mask, parse_address, parse_remote,
+    TEXT_MAX, Address, format_address, format_prefix, format_remote, from_ipv4, from_packed, map_ipv4, mask,
+    parse_address, parse_remote,
 )
-from inbound_audit._core.arena cimport Arena, CAPACITY_LEAST, UNIT, UNITS_MOST, arena_close, arena_open, arena_reset, arena_used, header
-from inbound_audit._core.bits cimport fetch_add64, load64, pause, u8, u16, u32, u64
+from inbound_audit._core.arena cimport (
+    CAPACITY_LEAST, UNIT, UNITS_MOST, Arena, arena_close, arena_open, arena_reset, arena_used, header,
+)
+from inbound_audit._core.bits cimport fetch_add64, load64, u8, u16, u32, u64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
-from inbound_audit._core.codes cimport CLOSED, FULL, NO_SERVICE, NOT_TEXT, OK, UNMATCHED, reason as c_reason
+from inbound_audit._core.codes cimport CLOSED, NO_SERVICE, NOT_TEXT, OK, UNMATCHED, reason as c_reason
 from inbound_audit._core.owner cimport (
-    SERVICE_NAME_MOST, VIEW, Owner, Tree, add_service, add_tree, count_absolute, count_session, find_service,
+    SERVICE_NAME_MOST, TREES_MOST, VIEW, Owner, Tree, add_service, add_tree, count_absolute, count_session, find_service,
     forest_count, forest_total, free_trees, ia_ac, peer_of, tree_count, tree_total, trees_of,
 )
-from inbound_audit._core.ranges cimport NO_VALUE, Range, Ranges, free_ranges, lookup, reserve_ranges
-from inbound_audit._core.seqlock cimport lock_wait, try_lock, unlock
-from inbound_audit._core.trie cimport seek_host, trie_add, trie_move, trie_remove
+from inbound_audit._core.ranges cimport NO_VALUE, Ranges, free_ranges, lookup, reserve_ranges
+from inbound_audit._core.seqlock cimport let_others, lock_wait, try_lock, unlock
+from inbound_audit._core.trie cimport trie_add, trie_move, trie_remove
 from inbound_audit._core.verify cimport verify
-from inbound_audit._core.walk cimport Row, Rows, free_rows, tree_seek, walk_top, walk_tree
+from inbound_audit._core.walk cimport Rows, free_rows, tree_seek, walk_top, walk_tree
 
 import array
 import warnings

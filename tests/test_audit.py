@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+import weakref
 
 import pytest
 from hypothesis import settings
@@ -168,6 +169,32 @@ def test_what_is_no_remote_changes_nothing(audit, remote):
                 repr(remote) in str(caught.value)
             )
         assert (listener.total, ac.inbound_session_count()) == (1, 1)
+
+
+def test_a_session_keeps_nothing_that_could_lead_back_to_it(audit):
+    """It takes no part in garbage collection: a cycle through `local` would never be collected, nor counted out."""
+
+    class Local:
+        pass
+
+    local = Local()
+    local.session = audit.listener().session("192.0.2.7", local)
+    gone = weakref.ref(local)
+    del local
+    with pytest.warns(ResourceWarning, match="never closed"):
+        gc.collect()
+    assert gone() is None
+    assert audit.total() == 0
+
+
+def test_none_is_smtp_for_an_audit_too(audit):
+    with audit.listener().session("192.0.2.7"):
+        assert audit.inbound_session_count("192.0.2.7", None) == 1
+
+
+def test_service_types_are_a_list():
+    with pytest.raises(UnknownServiceType, match="not a list"):
+        InboundAudit(services="IMAP")
 
 
 def test_conn_ids_differ(audit):

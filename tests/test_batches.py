@@ -66,7 +66,7 @@ def test_mapped_addresses_in_an_array_of_ipv6_are_ipv4():
     assert list(counter) == ["192.0.2.7", "192.0.2.8"]
     assert list(counter.count_many(packed, version=6)) == [1, 1]
     assert list(counter.count_many(packed, version=6, prefixlen=120)) == [2, 2]
-    assert list(counter.count_many(packed, version=6, prefixlen=64)) == [2, 2]
+    assert list(counter.count_many(packed, version=6, prefixlen=64)) == [counter.count("::/64")] * 2 == [0, 0]
 
 
 def test_none_at_all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import random
@@ -258,6 +259,31 @@ def test_a_reader_beside_a_writer_that_never_rests():
         for host in deep * 5:
             assert counter.count(host) == 1
             assert counter.count(f"{host}/95") == len(deep)
+    counter._check()
+
+
+def test_an_undone_batch_leaves_what_others_added_after_a_clear():
+    """`clear` beside a batch that will not fit: what the batch added before is gone, and is not taken away again."""
+    counter = PrefixCounter(capacity=262_144)
+    packed = random.Random(1).randbytes(4 * 60_000)
+    added = 0
+
+    def batches(stop):
+        while not stop.is_set():
+            with contextlib.suppress(CapacityError):
+                counter.add_many(packed)
+
+    with running(batches):
+        for i in range(200):
+            counter.clear()
+            first = packed[4 * i : 4 * i + 4]
+            try:
+                counter.add(first, 5)
+            except CapacityError:
+                continue
+            added += 1
+            counter.remove(first, 5)  # all five are there, whatever the batch has done meanwhile
+    assert added
     counter._check()
 
 

@@ -144,6 +144,8 @@ def test_a_dry_run_counts_and_lets_in(smtp):
         ({"limits": {"/24": "ten"}}, "'ten'"),
         ({"limits": {"/24": 1.5}}, "1.5"),
         ({"limits": {"/24": True}}, "True"),
+        ({"limits": {"/24": 2**63}}, "9223372036854775808"),
+        ({"limits": {"/" + "1" * 5000: 1}}, "limit '/111"),
         ({"limits": [("/24", 1)]}, "no mapping"),
         ({"limits": "/24=1"}, "no mapping"),
         ({"exempt": ["192.0.2.0/33"]}, "'192.0.2.0/33'"),

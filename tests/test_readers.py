@@ -63,7 +63,7 @@ tree = ctypes.c_uint64.from_address(sessions[0]._handle + 16).value
 base = ctypes.c_uint64.from_address(tree).value
 whole = (ctypes.c_ubyte * listener.memory).from_address(base)
 intact = bytes(whole)
-asked = 0
+asked, found = 0, set()
 for _ in range(150):
     for _ in range(rng.choice((1, 3, 50))):
         at = rng.choice((rng.randrange(8, 40), rng.randrange(4096, len(intact))))
@@ -74,8 +74,13 @@ for _ in range(150):
     audit.top(5), audit.top(5, prefixlen=(24, 64)), audit.total()
     if rng.random() < 0.2:
         whole[:] = intact
+    try:
+        listener._check()
+    except AssertionError as fault:
+        found.add(str(fault))
 whole[:] = intact
 assert asked == 150 * 25 * 7, asked
+assert len(found) > 3, found
 listener._check()
 audit.close()
 """

@@ -27,6 +27,14 @@ def test_python(code):
     exec(compile(code, "README.md", "exec"), {})
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_python_in_the_docs(page):
+    """The blocks of a page are one program, read from top to bottom."""
+    names: dict[str, object] = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        exec(compile(code, page.name, "exec"), names)
+
+
 def test_the_first_example_has_about_ten_lines():
     code = [line for line in blocks("python")[0].splitlines() if line.strip()]
     assert len(code) <= 11

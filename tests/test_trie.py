@@ -100,7 +100,7 @@ class TrieMachine(RuleBasedStateMachine):
 
 
 TestTrie = TrieMachine.TestCase
-TestTrie.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestTrie.settings = settings(stateful_step_count=60)
 
 
 @pytest.mark.parametrize("version", [4, 6])

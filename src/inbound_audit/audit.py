@@ -8,7 +8,7 @@ from types import TracebackType
 from weakref import WeakSet
 
 from inbound_audit import _ipcount
-from inbound_audit.errors import InboundAuditError, SharedStateError
+from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
 
 _alive: WeakSet[InboundAudit] = WeakSet()
@@ -17,7 +17,7 @@ _alive: WeakSet[InboundAudit] = WeakSet()
 class InboundAudit(_ipcount.Audit):
     """How many sessions are open right now, by any prefix, per service and listener.
 
-    `capacity` is the address space reserved for each listener, in bytes (8 KiB to 8 GiB, 1 GiB by default: some 30
+    `capacity` is the address space reserved for each listener, in bytes (8 KiB to just under 8 GiB, 1 GiB by default: some 30
     million hosts); memory is used as hosts come. `services` are service types beside the reference's. `shared` names
     an audit that all processes of the host count together.
 
@@ -41,6 +41,8 @@ class InboundAudit(_ipcount.Audit):
             raise SharedStateError(f"{shared!r}: counts that processes share are not available in this version")
         super().__init__()
         self._reserve(capacity)
+        if isinstance(services, str):
+            raise UnknownServiceType(services, SERVICE_TYPES, "is a text, not a list of service types")
         for name in (*SERVICE_TYPES, *services):
             self._add_service(name)
         _alive.add(self)

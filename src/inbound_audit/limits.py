@@ -24,9 +24,10 @@ _EXEMPT, _DEFAULT = 0, 1
 
 
 def _length(key: str, text: str, longest: int) -> int:
-    if not (text[:1] == "/" and text[1:].isascii() and text[1:].isdigit() and int(text[1:]) <= longest):
+    digits = text[1:]
+    if not (text[:1] == "/" and len(digits) <= 3 and digits.isascii() and digits.isdigit() and int(digits) <= longest):
         raise PolicyError(f"limit {key!r}: {text!r} is no prefix length from /0 to /{longest}")
-    return int(text[1:])
+    return int(digits)
 
 
 def _lengths(key: object) -> tuple[int, int]:
@@ -49,7 +50,7 @@ def _table(limits: object, where: str) -> list[tuple[int, int, int]]:
         raise PolicyError(f"{where}: {limits!r} is no mapping from a prefix length to a number")
     rows = []
     for key, most in limits.items():
-        if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+        if isinstance(most, bool) or not isinstance(most, int) or not 0 <= most < 2**63:
             raise PolicyError(f"{where}: limit {key!r}: {most!r} is no number of sessions")
         try:
             rows.append((*_lengths(key), most))

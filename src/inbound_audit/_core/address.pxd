@@ -46,6 +46,13 @@ cdef inline void unmap(Address *a) noexcept nogil:
         a.version = 4
 
 
+cdef inline void map_ipv4(Address *a) noexcept nogil:
+    """The opposite of `unmap`."""
+    a.lo = (<u64>0xFFFF << 32) | (a.hi >> 32)
+    a.hi = 0
+    a.version = 6
+
+
 cdef inline void from_packed(const u8 *p, int size, Address *out) noexcept nogil:
     """4 or 16 bytes in network order."""
     cdef int i

@@ -75,6 +75,7 @@ cdef struct Arena:
     u64 size             # bytes of the reserved range, slack included
     u32 limit            # units that may be handed out; a reader's bound, kept out of the shared bytes
     u32 lock             # writers of this tree, one at a time
+    u64 waiting          # of them, those who found it taken: a batch lets them go first
 
 
 cdef inline Header *header(const Arena *a) noexcept nogil:
@@ -98,6 +99,7 @@ cdef inline int arena_open(Arena *a, u64 capacity) noexcept nogil:
         return FULL
     a.limit = <u32>units
     a.lock = 0
+    a.waiting = 0
     memset(header(a), 0, sizeof(Header))
     header(a).magic = 0x7464756169  # "iaudt"
     header(a).layout = LAYOUT

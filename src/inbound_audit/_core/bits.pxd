@@ -20,19 +20,15 @@ cdef extern from *:
 
     #define ia_load32(p) __atomic_load_n((p), __ATOMIC_RELAXED)
     #define ia_load64(p) __atomic_load_n((p), __ATOMIC_RELAXED)
-    #define ia_load_ptr(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define ia_acquire64(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define ia_store32(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
     #define ia_store64(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-    #define ia_store_ptr(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define ia_publish32(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define ia_publish64(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define ia_fence_acquire() __atomic_thread_fence(__ATOMIC_ACQUIRE)
     #define ia_fence_release() __atomic_thread_fence(__ATOMIC_RELEASE)
     #define ia_exchange32(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
     #define ia_fetch_add64(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
-    #define ia_likely(x) __builtin_expect(!!(x), 1)
-    #define ia_unlikely(x) __builtin_expect(!!(x), 0)
 
     #if defined(__x86_64__) || defined(__i386__)
     #define ia_pause() __builtin_ia32_pause()
@@ -69,8 +65,6 @@ cdef extern from *:
     void fence_acquire "ia_fence_acquire"() noexcept nogil
     void fence_release "ia_fence_release"() noexcept nogil
     void pause "ia_pause"() noexcept nogil
-    bint likely "ia_likely"(bint) noexcept nogil
-    bint unlikely "ia_unlikely"(bint) noexcept nogil
     u32 match16 "ia_match16"(const u8 *, u8, u8) noexcept nogil
     int ctz64 "__builtin_ctzll"(u64) noexcept nogil
     int clz64 "__builtin_clzll"(u64) noexcept nogil

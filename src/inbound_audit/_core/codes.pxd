@@ -40,7 +40,7 @@ cdef inline const char *reason(long code) noexcept nogil:
     if code == BAD_ASCII:
         return "has a NUL or a non-ASCII character"
     if code == BAD_NAME:
-        return "is no address, and a name is never resolved here (only 'localhost' is known)"
+        return "is no address, and a name is never resolved here"
     if code == BAD_PARTS:
         return "has too few or too many parts"
     if code == BAD_OCTET:

@@ -35,7 +35,7 @@ from libc.string cimport memset
 
 from inbound_audit._core.arena cimport Arena, LEAF_CLASS, alloc, block
 from inbound_audit._core.bits cimport (
-    u8, u16, u32, u64, ctz64, high_bits, load32, load64, match16, publish64, store32, store64,
+    u8, u16, u32, u64, acquire64, ctz64, high_bits, load32, load64, match16, publish64, store32, store64,
 )
 
 cdef extern from *:
@@ -146,13 +146,14 @@ cdef inline int size_class(int grade, bint v6) noexcept nogil:
 cdef inline u64 matches(Node *n, bint v6, u8 byte, u8 care) noexcept nogil:
     """Slots of a small node whose key equals `byte` in the bits of `care`, as a bit map."""
     cdef u8 *keys = keys_of(n, v6)
+    cdef u64 used = acquire64(&n.used)  # first: a slot's key and entry are stored before its bit
     cdef u64 hits = match16(keys, byte, care)
     if (n.grade & 7) > 3:
         hits |= <u64>match16(keys + 16, byte, care) << 16
         if (n.grade & 7) > 4:
             hits |= <u64>match16(keys + 32, byte, care) << 32
             hits |= <u64>match16(keys + 48, byte, care) << 48
-    return hits & load64(&n.used)
+    return hits & used
 
 
 # ---- questions

@@ -12,8 +12,8 @@ from libc.stdlib cimport calloc, free
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memcpy
 
-from inbound_audit._core.address cimport Address, width
-from inbound_audit._core.arena cimport Arena, arena_close, arena_open, arena_used, header
+from inbound_audit._core.address cimport width
+from inbound_audit._core.arena cimport Arena, arena_close, arena_open, header
 from inbound_audit._core.bits cimport u8, u16, u32, u64, load32, publish32
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
 from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK

@@ -6,7 +6,6 @@ holds from there to the next. A look-up is a binary search: O(log networks), one
 
 from libc.stdlib cimport free, malloc
 
-from inbound_audit._core.address cimport Address
 from inbound_audit._core.bits cimport u64
 from inbound_audit._core.trie cimport compare
 

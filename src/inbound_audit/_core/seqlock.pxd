@@ -22,7 +22,7 @@ rule: whoever changes a tree holds it; whoever reads does not need it; nothing t
 """
 
 from inbound_audit._core.bits cimport (
-    acquire64, exchange32, fence_acquire, fence_release, load32, load64, pause, publish32, publish64, store64, u32, u64,
+    acquire64, exchange32, fence_acquire, fence_release, fetch_add64, load32, load64, pause, publish32, publish64, store64, u32, u64,
 )
 
 cdef extern from "<sched.h>" nogil:
@@ -32,6 +32,8 @@ cdef enum:
     READ_SPINS = 64
     READ_YIELDS = 512
     READ_TRIES = READ_SPINS + READ_YIELDS
+    REST_PAUSES = 8
+    REST_YIELDS = 64
 
 
 cdef inline u64 read_begin(u64 *seq) noexcept nogil:
@@ -60,21 +62,37 @@ cdef inline void write_open(u64 *seq) noexcept nogil:
 
 cdef inline void write_close(u64 *seq) noexcept nogil:
     publish64(seq, load64(seq) + 1)
+    fence_release()  # what is written next, into blocks that were given back, is not seen before this
 
 
 cdef inline bint try_lock(u32 *lock) noexcept nogil:
     return load32(lock) == 0 and exchange32(lock, 1) == 0
 
 
-cdef inline void lock_wait(u32 *lock) noexcept nogil:
+cdef inline void lock_wait(u32 *lock, u64 *waiting) noexcept nogil:
     """Takes the lock; only without the GIL, whose holder may be the one who waits for us."""
     cdef int spins = 0
+    if try_lock(lock):
+        return
+    fetch_add64(waiting, 1)
     while not try_lock(lock):
         spins += 1
         if spins < 100:
             pause()
         else:
             sched_yield()
+    fetch_add64(waiting, <u64>-1)
+
+
+cdef inline void let_others(u64 *waiting) noexcept nogil:
+    """Between two blocks of a batch: a moment in which nothing changes, and a longer one for who waits. Bounded."""
+    cdef int turn
+    for turn in range(REST_PAUSES):
+        pause()
+    for turn in range(REST_YIELDS):
+        if load64(waiting) == 0:
+            return
+        sched_yield()
 
 
 cdef inline void unlock(u32 *lock) noexcept nogil:

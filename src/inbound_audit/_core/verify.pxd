@@ -6,10 +6,9 @@ Lock rule: the caller holds the tree's writer lock. O(hosts), and one byte of me
 from libc.stdlib cimport calloc, free
 
 from inbound_audit._core.arena cimport Arena, CLASSES, HEADER_UNITS, LEAF_CLASS, UNITS, block, header
-from inbound_audit._core.bits cimport load32, load64, popcount64, u8, u16, u32, u64
+from inbound_audit._core.bits cimport load32, load64, popcount64, u8, u32, u64
 from inbound_audit._core.node cimport (
-    GRADE_FULL, Key, Node, SLOTS, TAG_FULL, TAG_LEAF, TAG_NONE, TAG_SMALL, TAG_SUFFIX, count_of, differ, entries_of,
-    find, is_node, last_byte, next_key, path_of, size_class, sums_of, tag_of, unit_of,
+    GRADE_FULL, Key, Node, SLOTS, TAG_FULL, TAG_LEAF, TAG_NONE, TAG_SUFFIX, count_of, differ, find, is_node, last_byte, next_key, path_of, size_class, sums_of, tag_of, unit_of,
 )
 from inbound_audit._core.trie cimport fits_suffix, host_of, with_byte
 
@@ -43,7 +42,7 @@ cdef inline bint check_host(Check *c, u64 e, int depth, Key way) noexcept nogil:
         return False
     k = host_of(c.a, c.v6, e, way.hi, way.lo)
     c.hosts += 1
-    if differ(k.hi, k.lo, way.hi, way.lo, 8 * depth):
+    if differ(k.hi, k.lo, way.hi, way.lo, 8 * depth) or (not c.v6 and (<u32>k.hi or k.lo)):
         c.fault = "a host does not lie below its way"
     elif (tag_of(e) == TAG_SUFFIX) != fits_suffix(c.v6, depth):
         c.fault = "a host is kept in the wrong form"
@@ -53,10 +52,8 @@ cdef inline bint check_host(Check *c, u64 e, int depth, Key way) noexcept nogil:
 
 
 cdef inline bint check_shape(Check *c, Node *n, bint full, u64 only, int depth_above) noexcept nogil:
-    """The header of a node: its grade, how many live, and whether one child alone is allowed (invariant 3)."""
-    if full != (n.grade == GRADE_FULL) or n.grade > GRADE_FULL:
-        c.fault = "a node's grade does not fit its tag"
-    elif not full and (popcount64(n.used) != n.live or n.used >> (SLOTS[n.grade] - 1) > 1):
+    """The header of a node: how many live, and whether one child alone is allowed (invariant 3)."""
+    if not full and popcount64(n.used) != n.live:
         c.fault = "a node's slots do not fit their number"
     elif n.live == 0 or (n.live == 1 and (tag_of(only) != TAG_SUFFIX or fits_suffix(c.v6, depth_above))):
         c.fault = "a node has too few children"
@@ -71,12 +68,16 @@ cdef inline bint check_node(Check *c, u64 e, int depth_above, Key way) noexcept 
     cdef u64 total = 0, child
     cdef int key, live = 0, i
     cdef Key k
-    if unit_of(e) >= c.a.limit:
-        c.fault = "a node lies outside the arena"
+    # First that it can be read at all: whatever stands in a damaged arena, this ends in a fault and not in a crash.
+    if not HEADER_UNITS <= unit_of(e) < header(c.a).bump or n.grade > GRADE_FULL:
+        c.fault = "a node lies outside what was handed out, or is none"
+        return False
+    if not claim(c, unit_of(e), size_class(n.grade, c.v6)):
+        return False
+    if full != (n.grade == GRADE_FULL) or (not full and n.used >> (SLOTS[n.grade] - 1) > 1):
+        c.fault = "a node's grade does not fit its tag or its slots"
         return False
     k = path_of(n, c.v6)
-    if n.grade > GRADE_FULL or not claim(c, unit_of(e), size_class(n.grade, c.v6)):
-        return False
     key = next_key(n, c.v6, full, -1, 1)
     child = 0 if key < 0 else load64(find(n, c.v6, full, <u8>key))
     if not check_shape(c, n, full, child, depth_above):
@@ -129,6 +130,8 @@ cdef inline const char *verify(const Arena *a) noexcept nogil:
     cdef Check c
     cdef Key way
     cdef int family
+    if not HEADER_UNITS <= header(a).bump <= a.limit:
+        return "more was handed out than there is"
     way.hi = 0
     way.lo = 0
     c.a = a

@@ -64,7 +64,8 @@ cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Addre
         if read_stood(seq, began) and not began & 1:
             break
         read_wait(attempt)
-    return found
+    # Damaged bytes may lead backwards, and a walk that went there would not end.
+    return found and compare(out.hi, out.lo, start.hi, start.lo, 128) * up >= 0
 
 
 cdef inline bint forest_seek(Tree *t, bint v6, const Address *start, int up, Address *out) noexcept nogil:

@@ -51,14 +51,16 @@ cdef class Audit:
 
     def _listener(self, str service_type not None, str name not None):
         """The listener of that service and name; the same object each time. The service is known."""
-        global making
+        global making_listener
         cdef Listener made
         cdef int number = self.number_of(service_type)
         if number == VIEW:
             raise UnknownServiceType(service_type, self.service_types, "is a view; no listener can belong to it")
         made = self.listeners.get((service_type, name))
         if made is None:
-            making = True
+            if self.owner.trees == TREES_MOST:
+                raise CapacityError(f"{name!r}: an audit has room for {TREES_MOST} listeners")
+            making_listener = True
             made = Listener.__new__(Listener)
             made.tree = add_tree(self.owner, number, self.capacity)
             if made.tree == NULL:
@@ -94,7 +96,7 @@ cdef class Audit:
         """
         cdef size_t cidr_size = 0, service_size = 0
         cdef const char *c = ascii(cidr, &cidr_size)
-        cdef const char *s = ascii(service_type, &service_size)
+        cdef const char *s = ascii("SMTP" if service_type is None else service_type, &service_size)
         cdef int64_t count
         if c == NULL:
             raise not_ascii(cidr)

@@ -100,11 +100,11 @@ cdef list top_of(Tree *first, object n, object prefixlen):
     cdef size_t most
     try:
         length[0], length[1] = prefixlen
-    except TypeError:
+    except (TypeError, ValueError, OverflowError):
         raise CidrError(f"{prefixlen!r}: is no pair of prefix lengths, one for IPv4 and one for IPv6") from None
     if not (0 <= length[0] <= 32 and 0 <= length[1] <= 128):
         raise CidrError(f"{prefixlen!r}: has a prefix length beyond the address family")
-    most = max(0, n)
+    most = min(max(0, index(n)), 1 << 62)
     memset(&rows, 0, sizeof(rows))
     memset(&heap, 0, sizeof(heap))
     with nogil:
@@ -130,7 +130,7 @@ def count_error(code, cidr, service, audit):
 cdef inline void take_lock(Tree *t) noexcept:
     if not try_lock(&t.arena.lock):
         with nogil:
-            lock_wait(&t.arena.lock)
+            lock_wait(&t.arena.lock, &t.arena.waiting)
 
 
 cdef int raise_change(int code, object given) except -1:

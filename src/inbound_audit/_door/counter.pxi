@@ -166,9 +166,9 @@ cdef class PrefixCounter:
         cdef int length
         read_batch(packed, version, &b)
         try:
-            length = 8 * b.width if prefixlen is None else prefixlen
-            if not 0 <= length <= 8 * b.width:
+            if prefixlen is not None and not 0 <= prefixlen <= 8 * b.width:
                 raise CidrError(f"{prefixlen!r}: has a prefix length beyond the address family")
+            length = 8 * b.width if prefixlen is None else prefixlen
             counts = array.array("I", bytes(4 * b.size))
             if b.size:
                 out = counts
@@ -220,7 +220,7 @@ cdef int read_batch(object packed, object version, Batch *b) except -1:
         # Unsigned integers: '>' and '!' say network order, anything else is this machine's.
         b.numbers = strpbrk(b.view.format, b"IL") != NULL and strpbrk(b.view.format, b">!") == NULL
     elif item == 16 and b.view.ndim == 1:
-        b.width = 16
+        b.width = 16 if strpbrk(b.view.format, b"sx") != NULL else 0  # not complex128
     elif item != 1 or b.view.ndim != 1:
         b.width = 0
     if b.width != 4 and b.width != 16 or b.view.len % b.width:
@@ -231,43 +231,55 @@ cdef int read_batch(object packed, object version, Batch *b) except -1:
 
 
 cdef inline void batch_address(const Batch *b, Py_ssize_t i, Address *out) noexcept nogil:
+    cdef u32 number
     if b.numbers:
-        out.hi = <u64>(<const u32 *>b.view.buf)[i] << 32
-        out.lo = 0
-        out.version = 4
+        memcpy(&number, <const u8 *>b.view.buf + 4 * i, 4)  # a view may begin anywhere
+        from_ipv4(number, out)
     else:
         from_packed(<const u8 *>b.view.buf + i * b.width, b.width, out)
 
 
 cdef enum:
     BATCH_BLOCK = 256
-    BATCH_PAUSES = 8
 
 
 cdef int add_batch(Tree *t, const Batch *b, Py_ssize_t *done) noexcept nogil:
     """Adds each; `done` is how many before the first failure, and those are taken away again."""
     cdef Address a
-    cdef Py_ssize_t i = 0, stop
+    cdef Py_ssize_t first = 0, i = 0, stop
+    cdef u32 epoch = t.epoch
     cdef int code = OK
     while i < b.size and code == OK:
         stop = min(i + BATCH_BLOCK, b.size)
-        lock_wait(&t.arena.lock)
+        lock_wait(&t.arena.lock, &t.arena.waiting)
+        if t.epoch != epoch:  # cleared meanwhile: what was added before is gone, and not to be taken away
+            first, epoch = i, t.epoch
         while i < stop and code == OK:
             batch_address(b, i, &a)
             code = trie_add(&t.arena, &a, 1)
             i += code == OK
         unlock(&t.arena.lock)
-        # A moment in which nothing changes: readers need one, and who waits for the lock may have it.
-        for _ in range(BATCH_PAUSES):
-            pause()
+        let_others(&t.arena.waiting)
     done[0] = i
     if code != OK:
-        lock_wait(&t.arena.lock)
-        for stop in range(i):
-            batch_address(b, stop, &a)
-            trie_remove(&t.arena, &a, 1)
-        unlock(&t.arena.lock)
+        undo_batch(t, b, first, i, epoch)
     return code
+
+
+cdef void undo_batch(Tree *t, const Batch *b, Py_ssize_t first, Py_ssize_t stop, u32 epoch) noexcept nogil:
+    """Takes away what a batch has added, unless the tree was cleared since."""
+    cdef Address a
+    cdef Py_ssize_t end
+    while first < stop:
+        end = min(first + BATCH_BLOCK, stop)
+        lock_wait(&t.arena.lock, &t.arena.waiting)
+        while first < end and t.epoch == epoch:
+            batch_address(b, first, &a)
+            trie_remove(&t.arena, &a, 1)
+            first += 1
+        first = end
+        unlock(&t.arena.lock)
+        let_others(&t.arena.waiting)
 
 
 cdef void count_batch(Tree *t, const Batch *b, int length, unsigned int *out) noexcept nogil:
@@ -275,6 +287,11 @@ cdef void count_batch(Tree *t, const Batch *b, int length, unsigned int *out) no
     cdef Py_ssize_t i
     for i in range(b.size):
         batch_address(b, i, &p.address)
-        # A mapped address in an array of IPv6 ones is IPv4; its length shrinks by the 96 bits of the mapping.
-        p.length = length if p.address.version == 6 or b.width == 4 else max(0, length - 96)
+        p.length = length
+        if p.address.version == 4 and b.width == 16:
+            # A mapped address: a prefix of 96 bits or more is IPv4, a shorter one IPv6, as in the grammar of texts.
+            if length >= 96:
+                p.length = length - 96
+            else:
+                map_ipv4(&p.address)
         out[i] = <unsigned int>tree_count(t, &p)

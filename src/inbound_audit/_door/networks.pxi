@@ -39,7 +39,7 @@ cdef class NetworkMap:
     cdef Ranges family[2]
     cdef Py_ssize_t size
 
-    def __init__(self, items=()):
+    def __cinit__(self, items=()):
         cdef Prefix p
         cdef size_t n
         cdef const char *s

@@ -1,7 +1,8 @@
 # The accept construct and its listener.
 
-# True while one of the two is made here. Who calls their `__new__` from Python would get one without a tree.
-cdef bint making = False
+# True while one is made here. Who calls their `__new__` from Python would get one without a tree.
+cdef bint making_session = False
+cdef bint making_listener = False
 
 
 @cython.final
@@ -19,10 +20,10 @@ cdef class Session:
     cdef object local
 
     def __cinit__(self):
-        global making
-        if not making:
+        global making_session
+        if not making_session:
             raise TypeError("a session is opened by Listener.session()")
-        making = False
+        making_session = False
 
     def __dealloc__(self):
         if self.ac.open and self.ac.epoch == self.ac.tree.epoch:
@@ -157,6 +158,19 @@ cdef object not_ascii(object cidr):
     return CidrError(f"{cidr!r}: {reason_of(NOT_TEXT)}")
 
 
+cdef object plain_local(object local):
+    """What a session may keep of `local`: it takes no part in garbage collection, so nothing that could lead back."""
+    if type(local) is str or type(local) is bytes:
+        return local
+    if isinstance(local, tuple) and local:
+        port = local[1] if len(<tuple>local) > 1 and type(local[1]) is int else 0
+        return (str(local[0]), port)
+    if isinstance(local, (bytearray, memoryview)):
+        return bytes(local)
+    packed = getattr(local, "packed", None)
+    return packed if type(packed) is bytes else str(local)
+
+
 cdef void end_session(Session s) noexcept:
     cdef Tree *t = s.ac.tree
     cdef Address a
@@ -182,10 +196,10 @@ cdef class Listener:
     cdef readonly str name
 
     def __cinit__(self):
-        global making
-        if not making:
+        global making_listener
+        if not making_listener:
             raise TypeError("a listener is made by InboundAudit.listener()")
-        making = False
+        making_listener = False
 
     def __repr__(self):
         return f"<Listener {self.service_type}/{self.name}: {self.total} open>"
@@ -198,16 +212,16 @@ cdef class Listener:
 
         Raises AddressError, CapacityError, and InboundAuditError when the audit is closed. O(bytes of the address).
         """
-        global making
+        global making_session
         cdef Session s
         cdef Tree *t = self.tree
         cdef Address a
         cdef int port, code
         read_address(remote, True, &a, &port)
-        making = True
+        making_session = True
         s = Session.__new__(Session)
         s.listener = self
-        s.local = local
+        s.local = None if local is None else plain_local(local)
         s.ac.tree = t
         s.ac.hi, s.ac.lo, s.ac.version, s.ac.remote_port = a.hi, a.lo, <u8>a.version, <u16>port
         s.ac.conn_id = fetch_add64(&conn_ids, 1)
