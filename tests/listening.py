@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import os
 import random
 import socket
 import struct
@@ -24,7 +23,7 @@ from inbound_audit.errors import CapacityError
 from inbound_audit.listeners import Guard
 from inbound_audit.verdict import ACCEPT
 
-PATIENCE = float(os.environ.get("PATIENCE", 20.0))
+PATIENCE = 20.0
 
 
 def eventually(condition: Callable[[], object], what: str = "the condition") -> None:

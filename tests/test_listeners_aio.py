@@ -19,7 +19,10 @@ from tests.listening import LoopThread, Peer, Script, Way, eventually, every_way
 from inbound_audit import InboundAudit, Limits, Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.aio import counted, counted_callback, session_of
-from inbound_audit.listeners.door import EARLY_LIMIT, Door
+from inbound_audit.listeners.door import EARLY_LIMIT, Door, Doorman
+
+# asyncio's own, in Python 3.10: it closes the connection and forgets the transport.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport <asyncio.sslproto:ResourceWarning")
 
 audit, guard = listening.audit, listening.guard  # fixtures
 
@@ -170,7 +173,7 @@ def test_a_protocol_that_raises_at_either_end(guard: Guard, audit: InboundAudit,
         with Peer(*address):
             eventually(lambda: audit.total() == 1)
         eventually(lambda: audit.total() == 0)
-        assert thread.complaints
+        eventually(lambda: thread.complaints)
 
 
 @every_way
@@ -215,6 +218,11 @@ def test_a_policy_that_raises_lets_in(guard: Guard) -> None:
         assert guard.failures == 1
 
 
+def doormen() -> list[object]:
+    gc.collect()
+    return [one for one in gc.get_objects() if isinstance(one, Doorman)]
+
+
 @every_way
 def test_a_tarpit_does_not_stop_the_others(guard: Guard, audit: InboundAudit, way: Way) -> None:
     policy = guard.policy = Script({"connect": FOREVER})
@@ -226,6 +234,7 @@ def test_a_tarpit_does_not_stop_the_others(guard: Guard, audit: InboundAudit, wa
             assert audit.inbound_session_count(way.counted) == 2
         slow.reset()  # noticed at once, although nobody reads what it says
         eventually(lambda: audit.total() == 0)
+        eventually(lambda: not doormen(), "the end of the timer that would have let it in")
 
 
 def test_a_peer_that_stops_sending_in_a_tarpit_is_gone(guard: Guard, audit: InboundAudit) -> None:
@@ -373,7 +382,8 @@ def test_tls_from_the_first_byte(
             assert peer.socket.recv(100) == b"hello\n"
             assert audit.inbound_session_count(way.counted) == 1
             if ending == "unwrap":
-                peer.socket.unwrap().close()
+                with contextlib.suppress(ssl.SSLEOFError):  # Python 3.10 closes without an answer
+                    peer.socket.unwrap().close()
                 peer.close()
             else:
                 peer.reset()
@@ -611,14 +621,19 @@ def test_a_stream_in_a_tarpit(guard: Guard, answer: Verdict) -> None:
 
 
 def test_a_stream_whose_peer_leaves_a_tarpit(guard: Guard, audit: InboundAudit) -> None:
-    policy = guard.policy = Script({"connect": SHORTLY})
-    with streaming(counted_callback(echo_stream, guard), listening.WAYS[0]) as (thread, address):
+    guard.policy = Script({"connect": Verdict(tarpit=0.5)})
+    served: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(writer.get_extra_info("peername")[1])
+        await echo_stream(reader, writer)
+
+    with streaming(counted_callback(serve, guard), listening.WAYS[0]) as (_, address):
         Peer(*address).reset()
         eventually(lambda: guard.opened == 1 and audit.total() == 0)
-        policy.answers.clear()
-        with Peer(*address) as peer:
-            assert peer.line() == b"hello\n"
-        assert not thread.complaints
+        with Peer(*address) as later:  # whose time is up after that of the first
+            assert later.line() == b"hello\n"
+            assert served == [later.socket.getsockname()[1]]
 
 
 def test_a_stream_through_tls(guard: Guard, audit: InboundAudit, tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:

@@ -18,7 +18,7 @@ from aiosmtpd.handlers import Sink
 from tests import listening
 from tests.listening import LoopThread, Peer, Script, Way, eventually, every_way, serving, warnings_kept
 
-from inbound_audit import InboundAudit, Limits, Verdict
+from inbound_audit import InboundAudit, Limits, LuaPolicy, Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.smtp import SMTP, Controller, protocol_factory
 from inbound_audit.verdict import Message
@@ -303,6 +303,15 @@ def test_a_stage_that_is_refused_leaves_the_session(
         assert set(ask_all(peer, *again, last)) <= {b"250", b"354"}
 
 
+class Once(Script):
+    """Gives each answer once; after that all is well."""
+
+    def _answer(self, stage: str, *about: object) -> Verdict:
+        answer = super()._answer(stage, *about)
+        self.answers.pop(stage, None)
+        return answer
+
+
 @every_stage
 @pytest.mark.parametrize(
     "verdict", [Verdict(False, 421, "enough"), Verdict(False, 421, "enough", tarpit=0.01), Verdict(disconnect=True)]
@@ -310,13 +319,30 @@ def test_a_stage_that_is_refused_leaves_the_session(
 def test_a_stage_that_ends_the_connection(
     guard: Guard, audit: InboundAudit, mailbox: Mailbox, stage: str, verdict: Verdict
 ) -> None:
-    guard.policy = Script({stage: verdict})
+    guard.policy = Once({stage: verdict})
     with mx(guard, handler=mailbox) as (_, address), greeted(address) as peer:
         *before, last = STAGES[stage]
         ask_all(peer, *before)
         # What comes along in the same packet is not carried out.
         peer.send(last + b"\r\nHELO c\r\nMAIL FROM:<x@example.com>\r\nRCPT TO:<y@example.com>\r\nDATA\r\nx\r\n.\r\n")
         assert peer.rest() == f"421 {verdict.text or 'connection limit exceeded'}\r\n".encode()
+        assert mailbox.messages == []
+        eventually(lambda: audit.total() == 0)
+
+
+@every_stage
+def test_a_stage_that_ends_the_connection_through_tls(
+    guard: Guard, audit: InboundAudit, mailbox: Mailbox, stage: str, tls: tuple[ssl.SSLContext, ssl.SSLContext]
+) -> None:
+    """A TLS connection takes its time to close, and what has come along is decrypted already."""
+    guard.policy = Once({stage: Verdict(False, 421, "enough")})
+    with mx(guard, handler=mailbox, tls_context=tls[0]) as (_, address), greeted(address) as plain:
+        assert plain.ask(b"STARTTLS").startswith(b"220")
+        with tls[1].wrap_socket(plain.socket, server_hostname="127.0.0.1") as peer:
+            message = b"HELO c\r\nMAIL FROM:<x@example.com>\r\nRCPT TO:<y@example.com>\r\nDATA\r\nx\r\n.\r\n"
+            peer.sendall(b"".join(line + b"\r\n" for line in STAGES[stage]) + message)
+            with peer.makefile("rb") as replies:
+                assert replies.read().endswith(b"421 enough\r\n")
         assert mailbox.messages == []
         eventually(lambda: audit.total() == 0)
 
@@ -484,7 +510,7 @@ def test_a_handshake_that_times_out(
     guard: Guard, audit: InboundAudit, tls: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
     """aiosmtpd closes a connection whose protocol asyncio has not told of, and would wait for it for ever."""
-    with mx(guard, tls_context=tls[0], timeout=0.1) as (_, address), greeted(address) as peer:
+    with mx(guard, tls_context=tls[0], timeout=1) as (_, address), greeted(address) as peer:
         assert peer.ask(b"STARTTLS").startswith(b"220")
         peer.rest()
         eventually(lambda: audit.total() == 0)
@@ -588,8 +614,8 @@ def test_a_balancer_that_says_nothing_runs_into_the_timeout(guard: Guard, audit:
 
 
 def test_a_tarpit_behind_a_balancer_may_be_longer_than_the_headers_time(guard: Guard) -> None:
-    guard.policy = Script({"connect": Verdict(tarpit=0.4)})
-    with mx(guard, proxy_from=["127.0.0.1"], proxy_timeout=0.2) as (_, address), Peer(*address) as peer:
+    guard.policy = Script({"connect": Verdict(tarpit=1.2)})
+    with mx(guard, proxy_from=["127.0.0.1"], proxy_timeout=1) as (_, address), Peer(*address) as peer:
         peer.send(proxy_v1("198.51.100.7"))
         assert peer.line().startswith(BANNER)
 
@@ -773,3 +799,49 @@ def test_refusals_are_one_line_a_burst(guard: Guard, caplog: pytest.LogCaptureFi
     lines = [record.getMessage() for record in caplog.records if record.name == "inbound_audit.listeners"]
     assert len(lines) == 1
     assert lines[0].startswith("refused 127.0.0.1:")
+
+
+# ---- with Lua
+
+STAGES_LUA = Path(__file__).parents[1] / "examples" / "policies" / "stages.lua"
+
+
+@every_way
+def test_a_lua_policy_speaks_at_each_stage(guard: Guard, audit: InboundAudit, way: Way, mailbox: Mailbox) -> None:
+    policy = LuaPolicy(STAGES_LUA)
+    guard.policy = policy
+    with contextlib.closing(policy), mx(guard, way, mailbox, enable_SMTPUTF8=True) as (_, address):
+        with greeted(address) as peer:
+            reply = peer.ask(b"EHLO mx.example.org")
+            assert reply == f"554 5.7.1 mx.example.org is us, and you are {way.counted}\r\n".encode()
+            assert peer.rest() == b""
+        with smtplib.SMTP(*address) as client:
+            assert client.ehlo()[0] == 250
+            assert client.esmtp_features["size"] == "31457280"
+            client.sendmail("a@example.com", ["b@example.com"], "hello")
+            assert client.mail("a@example.com")[0] == 250
+            replies = [client.rcpt(f"{name}@example.com") for name in range(101)]
+            assert {code for code, _ in replies[:100]} == {250}
+            assert replies[100] == (452, b"4.5.3 too many recipients")
+        eventually(lambda: audit.total() == 0)
+        assert len(mailbox.messages) == 1
+        assert (policy.errors, policy.sessions, guard.failures) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", "gr\u00fc\u00df".encode(), b"\x00", b"x" * 400])
+def test_whatever_bytes_a_peer_sends_the_lua_policy_is_asked(guard: Guard, tmp_path: Path, name: bytes) -> None:
+    """And not let in because asking failed."""
+    script = tmp_path / "never.lua"
+    script.write_text("""
+        require("msys.core")
+        local mod = {}
+        function mod:validate_ehlo(name, ac, vctx)
+          vctx:set_code(550, "never, " .. #name .. " bytes")
+          return msys.core.VALIDATE_DONE
+        end
+        msys.registerModule("never", mod)
+    """)
+    guard.policy = policy = LuaPolicy(script)
+    with contextlib.closing(policy), mx(guard, enable_SMTPUTF8=True) as (_, address), greeted(address) as peer:
+        assert peer.ask(b"EHLO " + name) == f"550 never, {len(name)} bytes\r\n".encode()
+        assert policy.errors == guard.failures == 0

@@ -84,6 +84,10 @@ def serving(kind: type[Any], guard: Guard, way: Way = WAYS[0], **kwargs: Any) ->
         thread.start()
         try:
             yield server, (way.connect, server.server_address[1])
+        except BaseException:
+            for pid in getattr(server, "active_children", None) or ():
+                os.kill(pid, signal.SIGKILL)  # or closing the server would wait for it, and the failure be never told
+            raise
         finally:
             server.shutdown()
             thread.join()
@@ -177,6 +181,14 @@ def test_a_refusal_that_cannot_be_made_is_a_silent_one(guard: Guard, refusal: An
             with Peer(*address) as peer:
                 assert peer.rest() == b""
         assert guard.failures == 2
+
+
+def test_a_refused_peer_that_does_not_listen_holds_up_nobody(guard: Guard) -> None:
+    guard.policy = Script({"connect": BUSY})
+    with serving(Serial, guard, refusal=b"busy\n" * (1 << 22)) as (_, address), Peer(*address):
+        with Peer(*address) as peer:
+            assert peer.line() == b"busy\n"
+        assert guard.refused == 2
 
 
 @every_server

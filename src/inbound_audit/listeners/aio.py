@@ -57,10 +57,11 @@ def counted_callback(
 
 def session_of(connection: object) -> Session | None:
     """The accept construct of a counted protocol, transport or StreamWriter; None when it is not counted."""
-    connection = getattr(connection, "transport", None) if isinstance(connection, asyncio.StreamWriter) else connection
-    if isinstance(connection, asyncio.BaseTransport):
-        connection = connection.get_protocol()
+    if isinstance(connection, asyncio.StreamWriter):
+        connection = connection.transport
     admission = _admissions.get(id(connection))
+    if admission is None and hasattr(connection, "get_protocol"):
+        admission = _admissions.get(id(connection.get_protocol()))
     return None if admission is None else admission.session
 
 

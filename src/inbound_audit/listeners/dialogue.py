@@ -12,6 +12,7 @@ from inbound_audit.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Message, V
 if TYPE_CHECKING:
     from aiosmtpd.proxy_protocol import ProxyData
 
+    from inbound_audit._ipcount import Session
     from inbound_audit.listeners.guard import Admission
     from inbound_audit.listeners.smtp import SMTP
 
@@ -40,6 +41,10 @@ class Dialogue:
     def __init__(self, server: SMTP, admission: Admission) -> None:
         self._server = server
         self._admission = admission
+
+    @property
+    def session(self) -> Session | None:
+        return self._admission.session
 
     def close(self) -> None:
         self._admission.close()

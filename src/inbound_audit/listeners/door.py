@@ -32,7 +32,7 @@ class Door:
     policy is not asked here: the protocol will, once it knows the client.
     """
 
-    __slots__ = ("asks_later", "guard", "make", "refusal")
+    __slots__ = ("asks_later", "guard", "make", "refusal", "waiting")
 
     def __init__(
         self, guard: Guard, make: Make, refusal: Refusal, asks_later: Callable[[Admission], bool] = _never
@@ -41,9 +41,18 @@ class Door:
         self.make = make
         self.refusal = refusal
         self.asks_later = asks_later
+        self.waiting: set[Doorman] = set()
 
     def __call__(self) -> asyncio.BaseProtocol:
         return Doorman(self)
+
+    def dismiss(self) -> None:
+        """Closes the connections that wait out a tarpit: no task serves them that could be cancelled.
+
+        To be called in the event loop, when the server is stopped.
+        """
+        for doorman in self.waiting:
+            doorman.dismiss()
 
 
 class Doorman(asyncio.Protocol):
@@ -71,6 +80,7 @@ class Doorman(asyncio.Protocol):
         if not door.asks_later(admission):
             admission.ask()
         if admission.verdict.tarpit > 0:
+            door.waiting.add(self)
             self._timer = asyncio.get_running_loop().call_later(admission.verdict.tarpit, self._decide)
         else:
             self._decide()
@@ -81,11 +91,16 @@ class Doorman(asyncio.Protocol):
             self._transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._door.waiting.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         self._admission.close()
 
+    def dismiss(self) -> None:
+        self._transport.abort()
+
     def _decide(self) -> None:
+        self._door.waiting.discard(self)
         if self._transport.is_closing():
             return  # left while it waited: connection_lost is on its way
         if self._admission.let_in:

@@ -168,8 +168,9 @@ class Guard:
     something else than a Verdict amounts to: "accept" (the default: a guard never brings a server down) or "refuse".
     Connections without an address (Unix sockets) are let in and not counted.
 
-    Use one guard a server. Several may share a listener and a policy: what is counted together is the listener's. The
-    counters are written by the thread that accepts; any thread may read them.
+    Use one guard for what one thread accepts and what is stopped together, be it on one socket or several. Guards may
+    share a listener and a policy: what is counted together is the listener's. The counters are written by the thread
+    that accepts; any thread may read them.
 
     opened     connections that came
     accepted   of these, let in; refused: turned away; neither: still waiting to be known (PROXY), or gone before

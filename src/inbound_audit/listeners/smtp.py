@@ -17,6 +17,7 @@ import functools
 import logging
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,6 +25,7 @@ import aiosmtpd.controller
 import aiosmtpd.smtp
 from aiosmtpd.smtp import MISSING, TLSSetupException
 
+from inbound_audit._ipcount import Session
 from inbound_audit.listeners.dialogue import Dialogue, smtp_reply
 from inbound_audit.listeners.door import Door
 from inbound_audit.listeners.guard import Admission, Guard
@@ -34,21 +36,23 @@ from inbound_audit.verdict import Verdict
 class SMTP(aiosmtpd.smtp.SMTP):
     """aiosmtpd's server for one connection that a guard has let in; made by `protocol_factory` or `Controller`.
 
-    `inbound_session` is its accept construct, for handlers; None when it is not counted. `proxied` says that the peer
-    is a trusted balancer and its PROXY header comes first, within so many seconds. All else is as in aiosmtpd.
+    `proxied` says that the peer is a trusted balancer whose PROXY header comes first, within so many seconds. All else
+    is as in aiosmtpd.
     """
-
-    inbound_session: Any
 
     def __init__(self, handler: Any, admission: Admission, *, proxied: float | None = None, **kwargs: Any) -> None:
         super().__init__(handler, proxy_protocol_timeout=proxied, **kwargs)
         _check_handler(handler, self._ehlo_hook_ver)
-        self.inbound_session = admission.session
         self._dialogue = Dialogue(self, admission)
         # These two make aiosmtpd call `_call_handler_hook` for every command, whatever hooks the handler has.
         self._ehlo_hook_ver = "new"
         self._handle_hooks.setdefault("DATA", _take_message)
         self._smtp_methods["PROXY"] = functools.partial(_refuse_proxy, self, admission)
+
+    @property
+    def inbound_session(self) -> Session | None:
+        """The accept construct of this connection, for handlers; None when it is not counted."""
+        return self._dialogue.session
 
     def __dir__(self) -> Iterable[str]:
         # For each connection aiosmtpd goes through all attributes of its new server, twice, for names that begin so:
@@ -195,7 +199,14 @@ class Controller(aiosmtpd.controller.Controller):
         proxies = TrustedProxies(proxy_from, proxy_timeout)  # before a loop is made, which nobody would close
         super().__init__(handler, hostname, port, loop, **kwargs)
         self.guard = guard
-        self._door = _door(handler, guard, proxies, smtp_class, self.SMTP_kwargs)
+        self._servers: weakref.WeakSet[SMTP] = weakref.WeakSet()
+        self._smtp_class = smtp_class
+        self._door = _door(handler, guard, proxies, self._serve, self.SMTP_kwargs)
+
+    def _serve(self, *args: Any, **kwargs: Any) -> SMTP:
+        server = self._smtp_class(*args, **kwargs)
+        self._servers.add(server)
+        return server
 
     def factory(self) -> Any:
         return self._door()
@@ -205,6 +216,14 @@ class Controller(aiosmtpd.controller.Controller):
         """Address and port of each socket that is listened on; empty unless started."""
         sockets = getattr(self.server, "sockets", ())
         return [listening.getsockname()[:2] for listening in sockets]
+
+    def cancel_tasks(self, stop_loop: bool = True) -> None:
+        super().cancel_tasks(stop_loop)
+        self._door.dismiss()
+        for server in list(self._servers):
+            transport = server.transport
+            if isinstance(transport, asyncio.WriteTransport) and transport.get_extra_info("sslcontext") is not None:
+                transport.abort()  # its end would wait for the peer's consent
 
     def stop(self, no_assert: bool = False) -> None:
         """Stops the thread and its loop; sessions that had no time to end are counted no more. Idempotent."""
