@@ -18,7 +18,7 @@ PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.lua')
 HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test bench debug sanitize lint format wheel dist clean
+.PHONY: help build serve test bench bench-instructions debug sanitize lint format wheel dist clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -34,10 +34,14 @@ serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 
 test: $(HAVE)-dev ## the whole suite
 	$(PYTEST) $(ARGS)
 
-bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.md
+bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.md (BENCH_QUICK=1: in a minute)
 	mkdir -p .bench
-	$(PYTEST) benchmarks --benchmark-json=.bench/results.json $(ARGS)
+	$(PYTEST) benchmarks -q --benchmark-quiet --benchmark-json=.bench/results.json $(ARGS)
 	$(PY) -m benchmarks.report
+
+# The same hot calls in instructions, by valgrind: for a machine that is never quiet.
+bench-instructions: $(HAVE)-bench
+	$(PY) -m benchmarks.instructions
 
 lint: $(HAVE)-dev ## ruff, mypy, and the stub against the built core
 	$(BIN)/ruff check .
@@ -72,7 +76,7 @@ $(HAVE)-bench: $(HAVE)-dev
 
 # ---- other builds of the core: the same suite, the package taken from build/VARIANT/lib instead of src
 
-debug: build/debug/.have ## the suite over a build with the core's assertions on
+debug: build/debug/.have ## the suite over a build that checks bounds and assertions
 	$(call on,debug) $(PYTEST) -m 'not tooling' $(ARGS)
 
 # A leak check would count what CPython keeps for good; Python's own allocator would hide overruns from the sanitizer;

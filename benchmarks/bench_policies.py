@@ -1,0 +1,121 @@
+"""What a policy costs a session: `Limits`, a Lua policy, and one count from Lua."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import pytest
+
+from benchmarks.bench_counts import FLOOR, RANDOM, open_sessions
+from benchmarks.measure import Batch, Race, timed
+from benchmarks.scale import ROUNDS
+from inbound_audit import Limits, Session
+
+THREE_LIMITS = """
+require("msys.core")
+local mod = {}
+local limits = { { "/32", 10 }, { "/24", 100 }, { "/0", 20000 } }
+function mod:validate_connect(ac, vctx)
+  for i = 1, 3 do
+    if ac:inbound_session_count(limits[i][1]) > limits[i][2] then
+      return vctx:disconnect(421, "connection limit exceeded")
+    end
+  end
+  return msys.core.VALIDATE_CONT
+end
+msys.registerModule("three_limits", mod)
+"""
+
+# The loop runs inside of a hook, so what is measured is a count from Lua and not the way into Lua.
+COUNTS_IN_A_HOOK = """
+require("msys.core")
+local mod = {}
+function mod:validate_connect(ac, vctx)
+  for i = 1, %d do
+    ac:inbound_session_count("/24")
+  end
+  return msys.core.VALIDATE_CONT
+end
+msys.registerModule("counts", mod)
+"""
+LOOP = 20_000
+PYTHON_LOOP = "function(ac, n) for i = 1, n do ac.inbound_session_count('/24') end end"
+
+
+@pytest.fixture
+def lua_policy(tmp_path: Path) -> Callable[[str], Any]:
+    """Makes a LuaPolicy of a script. It has to have LuaJIT's FFI: without it the bars mean nothing."""
+    policies = pytest.importorskip("inbound_audit.lua.policy")
+
+    def make(script: str) -> Any:
+        path = tmp_path / "policy.lua"
+        path.write_text(script)
+        policy = policies.LuaPolicy(path, on_error="refuse")
+        if not policy.ffi:
+            pytest.skip(f"{policy.implementation} has no FFI")
+        return policy
+
+    return make
+
+
+def same_lua() -> Any:
+    """A bare state of the Lua that policies run in."""
+    from inbound_audit.lua.world import import_lua
+
+    return import_lua(None).LuaRuntime()
+
+
+def a_thousand(sessions: list[Session]) -> list[Session]:
+    return random.Random(6).choices(sessions, k=5_000)
+
+
+def test_limits(floor: Callable[[], Any], hold: Callable[..., None]) -> None:
+    limits = Limits({"/32": 10, "/24": 100, "/0": 20000})
+    with open_sessions(RANDOM.texts(1_000)) as (_, _, sessions):
+        assert all(map(limits.validate_connect, sessions))
+        asked = a_thousand(sessions)
+        subjects = {
+            "floor": timed(FLOOR, asked, floor=floor()),
+            "Limits": timed("limits.validate_connect(x)", asked, limits=limits),
+        }
+        hold("limits", Race(subjects), "Limits", "floor", ROUNDS)
+
+
+def test_lua_policy(lua_policy: Callable[[str], Any], hold: Callable[..., None]) -> None:
+    policy = lua_policy(THREE_LIMITS)
+    with open_sessions(RANDOM.texts(1_000)) as (_, _, sessions):
+        assert all(map(policy.validate_connect, sessions))
+        asked = a_thousand(sessions)
+        subjects = {
+            "empty Lua function": timed("empty()", asked, empty=same_lua().eval("function() end")),
+            "LuaPolicy": timed("policy.validate_connect(x)", asked, policy=policy),
+        }
+        hold("lua-policy", Race(subjects), "LuaPolicy", "empty Lua function", ROUNDS)
+        assert policy.errors == 0
+
+
+def test_count_from_lua(lua_policy: Callable[[str], Any], hold: Callable[..., None]) -> None:
+    policy = lua_policy(COUNTS_IN_A_HOOK % LOOP)
+    through_lupa = same_lua().eval(PYTHON_LOOP)
+    with open_sessions(RANDOM.texts(1_000)) as (_, _, sessions):
+        subjects = {
+            "on a Python object": loop_of(LOOP // 20, lambda n: through_lupa(sessions[0], n)),
+            "on ac": loop_of(LOOP, lambda _: policy.validate_connect(sessions[0])),
+        }
+        hold("lua-count", Race(subjects), "on a Python object", "on ac", ROUNDS)
+        assert policy.errors == 0
+
+
+def loop_of(calls: int, run: Callable[[int], object]) -> Batch:
+    """A batch whose loop is not Python's: `run` makes that many calls."""
+
+    def batch() -> float:
+        started = perf_counter_ns()
+        run(calls)
+        return (perf_counter_ns() - started) / calls
+
+    return batch

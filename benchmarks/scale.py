@@ -1,0 +1,23 @@
+"""How much is measured. A full run takes about ten minutes of two cores, `BENCH_QUICK=1` about one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+QUICK = os.environ.get("BENCH_QUICK", "") not in ("", "0")
+
+OUT = Path(__file__).resolve().parents[1] / ".bench"
+RESULTS = OUT / "results.json"
+
+ROUNDS = 9 if QUICK else 41
+"""Rounds of a bar. The median of 41 ratios moves by some 2 % from run to run where one ratio moves by 20 %."""
+PEER_ROUNDS = 3 if QUICK else 7
+PEER_SIZES = (1_000, 100_000) if QUICK else (1_000, 100_000, 1_000_000)
+TRIE_SIZES = (1_000, 100_000, 1_000_000) if QUICK else (1_000, 100_000, 1_000_000, 10_000_000)
+BUILD_MOST = 2.0 if QUICK else 8.0
+"""Seconds that filling a peer may take; one that needs longer is left out at that size, and the report says so."""
+
+SMTP_BLOCKS = 1 if QUICK else 3
+SMTP_ROUNDS = 12 if QUICK else 40
+SMTP_CONNECTIONS = 150
