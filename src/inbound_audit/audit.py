@@ -17,9 +17,9 @@ _alive: WeakSet[InboundAudit] = WeakSet()
 class InboundAudit(_ipcount.Audit):
     """How many sessions are open right now, by any prefix, per service and listener.
 
-    `capacity` is the address space reserved for each listener, in bytes (8 KiB to just under 8 GiB, 1 GiB by default: some 30
-    million hosts); memory is used as hosts come. `services` are service types beside the reference's. `shared` names
-    an audit that all processes of the host count together.
+    `capacity` is the address space reserved for each listener, in bytes (8 KiB to just under 8 GiB, 1 GiB by default:
+    some 30 million hosts); memory is used as hosts come. `services` are service types beside the reference's. `shared`
+    names an audit that all processes of the host count together: not in this version.
 
     Any thread may open, close and ask. A forked child starts with no sessions: those of its parent stay the parent's.
 
