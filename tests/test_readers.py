@@ -18,7 +18,7 @@ from inbound_audit import InboundAudit
 
 
 def arena_base(session) -> int:
-    tree = ctypes.c_uint64.from_address(session._handle + 16).value
+    tree = ctypes.c_uint64.from_address(session._handle + 8).value
     return ctypes.c_uint64.from_address(tree).value
 
 
@@ -59,7 +59,7 @@ listener = audit.listener()
 sessions = [listener.session(rng.randbytes(rng.choice((4, 16)))) for _ in range(300)]
 sessions += [listener.session(f"10.1.{i % 3}.{i % 256}") for i in range(900)]
 sessions += [listener.session(f"2001:db8::{i % 3}:{i:x}") for i in range(900)]
-tree = ctypes.c_uint64.from_address(sessions[0]._handle + 16).value
+tree = ctypes.c_uint64.from_address(sessions[0]._handle + 8).value
 base = ctypes.c_uint64.from_address(tree).value
 whole = (ctypes.c_ubyte * listener.memory).from_address(base)
 intact = bytes(whole)

@@ -27,6 +27,8 @@ cdef extern from *:
     #define MAP_ANONYMOUS MAP_ANON
     #endif
 
+    #define IA_SMALL_TREE ((size_t)4 << 20)
+
     /* Units of a size class: a leaf; IPv4 nodes of 3, 5, 8, 16, 32, 64 and 256 slots; the same for IPv6. */
     static const unsigned char ia_units[15] = {1, 3, 4, 6, 10, 19, 37, 133, 4, 5, 7, 11, 20, 38, 134};
 
@@ -34,7 +36,14 @@ cdef extern from *:
     {
         void *at = mmap(NULL, size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        return at == MAP_FAILED ? NULL : at;
+        if (at == MAP_FAILED)
+            return NULL;
+    #ifdef MADV_HUGEPAGE
+        /* A tree that outgrows this is met cold: large pages spare a walk of the page table at each of its levels. */
+        if (size > IA_SMALL_TREE)
+            (void)madvise((char *)at + IA_SMALL_TREE, size - IA_SMALL_TREE, MADV_HUGEPAGE);
+    #endif
+        return at;
     }
     static inline void ia_unmap(void *at, size_t size) { munmap(at, size); }
     static inline void ia_give_back(void *at, size_t size) { (void)madvise(at, size, MADV_DONTNEED); }

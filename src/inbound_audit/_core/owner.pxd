@@ -55,14 +55,15 @@ cdef struct Owner:
 # What a policy asks: the connecting IP and its listener. Copied by value into Lua, so it owns nothing; `tree` stays
 # good as long as the owner, which every holder of a copy keeps alive.
 cdef struct ia_ac:
+    # What a count of an IPv4 session reads stands first: a session is met cold, and one cache line is cheaper than two.
     u64 hi
-    u64 lo
     Tree *tree
-    u64 conn_id
     u16 remote_port
     u8 version
     u8 open                 # 1 while the session is counted
     u32 epoch               # of the tree when the session was opened: another one counts it no more
+    u64 lo
+    u64 conn_id
 
 
 # ---- making and ending (the door's, one thread at a time)
@@ -175,7 +176,7 @@ cdef inline int64_t forest_total(Tree *t) noexcept nogil:
 cdef inline void peer_of(const ia_ac *ac, Prefix *out) noexcept nogil:
     """The connecting IP, as a prefix of its own."""
     out.address.hi = ac.hi
-    out.address.lo = ac.lo
+    out.address.lo = ac.lo if ac.version == 6 else 0
     out.address.version = ac.version
     out.length = width(ac.version)
 

@@ -25,12 +25,12 @@ cdef size_t lua_remote_ip(const ia_ac *ac, char *out) noexcept nogil:
 
 LUA_CDEF = """
 typedef struct ia_ac {
-    uint64_t hi, lo;
+    uint64_t hi;
     void *tree;
-    uint64_t conn_id;
     uint16_t remote_port;
     uint8_t version, open;
     uint32_t epoch;
+    uint64_t lo, conn_id;
 } ia_ac;
 typedef int64_t (*ia_session_count_fn)(const ia_ac *, const char *cidr, size_t cidr_len, const char *service, size_t service_len);
 typedef const char *(*ia_reason_fn)(int64_t code);

@@ -17,13 +17,13 @@ class Accept(ctypes.Structure):
 
     _fields_ = [
         ("hi", ctypes.c_uint64),
-        ("lo", ctypes.c_uint64),
         ("tree", ctypes.c_uint64),
-        ("conn_id", ctypes.c_uint64),
         ("remote_port", ctypes.c_uint16),
         ("version", ctypes.c_uint8),
         ("open", ctypes.c_uint8),
         ("epoch", ctypes.c_uint32),
+        ("lo", ctypes.c_uint64),
+        ("conn_id", ctypes.c_uint64),
     ]
 
 
