@@ -81,6 +81,7 @@ class Server:
     async def serve(self, listening: list[socket.socket]) -> None:
         """Accepts until a signal says stop, then lets open sessions end."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_tell_unless_reset)
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
@@ -177,6 +178,12 @@ class Server:
         while self._guard.open and loop.time() < deadline and not cut.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(cut.wait(), 0.02)
+
+
+def _tell_unless_reset(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A peer that resets is no fault of ours, wherever in asyncio or aiosmtpd nobody was left to be told of it."""
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
 
 
 async def _first(*tasks: asyncio.Future[Any]) -> None:

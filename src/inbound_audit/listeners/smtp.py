@@ -68,9 +68,14 @@ class SMTP(aiosmtpd.smtp.SMTP):
             self._handler_coroutine.add_done_callback(functools.partial(_served, self))
 
     def connection_lost(self, error: Exception | None) -> None:
+        waiters = [*getattr(self, "_drain_waiters", ())]
         try:
             super().connection_lost(error)
         finally:
+            for waiter in waiters:
+                # aiosmtpd cancels the task that was to be told of a reset while it wrote: then nobody asks.
+                if waiter.done() and not waiter.cancelled():
+                    waiter.exception()
             self._dialogue.close()
 
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
