@@ -51,7 +51,7 @@ class Door:
 
         To be called in the event loop, when the server is stopped.
         """
-        for doorman in self.waiting:
+        for doorman in list(self.waiting):
             doorman.dismiss()
 
 
