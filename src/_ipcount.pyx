@@ -20,14 +20,24 @@ from inbound_audit._core.address cimport (
     parse_address, parse_remote,
 )
 from inbound_audit._core.arena cimport (
-    CAPACITY_LEAST, UNIT, UNITS_MOST, Arena, arena_close, arena_open, arena_reset, arena_used, header,
+    BYTE_ORDER_MARK, CAPACITY_LEAST, LAYOUT, MAGIC, NAME_MOST, PAGE, UNIT, UNITS_MOST, Arena, Header, arena_close, arena_leave,
+    arena_open, arena_reset, arena_share, arena_used, header, range_of,
 )
-from inbound_audit._core.bits cimport fetch_add64, load64, u8, u16, u32, u64
+from inbound_audit._core.bits cimport acquire32, fence_full, fetch_add64, load32, load64, publish32, store64, u8, u16, u32, u64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
-from inbound_audit._core.codes cimport CLOSED, NO_SERVICE, NOT_TEXT, OK, UNMATCHED, reason as c_reason
+from inbound_audit._core.codes cimport CLOSED, DAMAGED, FULL, NO_SERVICE, NOT_TEXT, OK, UNMATCHED, reason as c_reason
+from inbound_audit._core.foreign cimport (
+    CUT_SHORT, FOREIGN_MAGIC, NONSENSE, NOT_READY, NO_ROOM, OTHER_LAYOUT, OTHER_ORDER, OWNER_MAGIC, SOUND, Foreign, OwnerHeader,
+    foreign_close, foreign_drop, foreign_look, foreign_meet, foreign_open, header_fault, window_close, window_open,
+)
+from inbound_audit._core.mapping cimport (
+    GRAIN, SHARED_POSSIBLE, UNGUARDED, back_file, free_guard_lock, guard, map_file, unguard, unmap_range, was_lost,
+    watch_directory as c_watch_directory, watch_faults_failed,
+)
 from inbound_audit._core.owner cimport (
-    SERVICE_NAME_MOST, TREES_MOST, VIEW, Owner, Tree, add_service, add_tree, count_absolute, count_session, find_service,
-    forest_count, forest_total, free_trees, ia_ac, peer_of, tree_count, tree_total, trees_of,
+    ENDED, HOMELESS, READY, SERVICE_NAME_MOST, SMTP, TREES_MOST, VIEW, Owner, Tree, add_service, add_tree, count_absolute,
+    count_session, find_service, forest_count, forest_total, free_trees, ia_ac, kin_total, link_tree, peer_of, tree_count,
+    tree_total, trees_of,
 )
 from inbound_audit._core.ranges cimport NO_VALUE, Ranges, free_ranges, lookup, reserve_ranges
 from inbound_audit._core.seqlock cimport let_others, lock_wait, try_lock, unlock
@@ -40,9 +50,12 @@ import warnings
 from operator import index
 from weakref import WeakSet
 
-from inbound_audit.errors import AddressError, CapacityError, CidrError, InboundAuditError, UnknownServiceType
+from inbound_audit.errors import (
+    AddressError, CapacityError, CidrError, InboundAuditError, SharedStateError, UnknownServiceType,
+)
 
 cdef extern from "Python.h":
+    object PyErr_SetFromErrno(object)
     bint PyUnicode_IS_ASCII(object) noexcept
     const char *PyUnicode_DATA(object) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(object) noexcept
@@ -53,6 +66,7 @@ cdef u64 conn_ids = 1
 include "inbound_audit/_door/convert.pxi"
 include "inbound_audit/_door/session.pxi"
 include "inbound_audit/_door/audit.pxi"
+include "inbound_audit/_door/shared.pxi"
 include "inbound_audit/_door/counter.pxi"
 include "inbound_audit/_door/networks.pxi"
 include "inbound_audit/_door/lua.pxi"

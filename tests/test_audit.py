@@ -19,7 +19,7 @@ from tests.gold import GoldCounter, unmapped
 from tests.strategies import addresses, length_for
 
 from inbound_audit import InboundAudit, Listener, Session
-from inbound_audit.errors import AddressError, CapacityError, InboundAuditError, SharedStateError, UnknownServiceType
+from inbound_audit.errors import AddressError, CapacityError, InboundAuditError, UnknownServiceType
 from inbound_audit.services import SERVICE_TYPES
 
 
@@ -345,11 +345,6 @@ def test_sessions_and_listeners_are_not_made_by_hand(cls):
     for attempt in (cls, lambda: cls.__new__(cls)):
         with pytest.raises(TypeError, match=r"InboundAudit\.listener|Listener\.session"):
             attempt()
-
-
-def test_shared_counts_say_that_they_are_not_there():
-    with pytest.raises(SharedStateError, match="'mail'"):
-        InboundAudit(shared="mail")
 
 
 @pytest.mark.memory

@@ -1,4 +1,4 @@
-"""Imports point one way: `_core` <- `_ipcount` <- services ... limits <- lua, listeners <- the command line."""
+"""Imports point one way: `_core` <- `_ipcount` <- services <- shared <- audit ... limits <- lua, listeners <- cli."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services", "verdict", "burst", "audit", "limits"},
-    {"lua", "listeners"},
+    {"services"},
+    {"shared"},
+    {"verdict", "burst", "audit", "limits"},
+    {"lua", "listeners", "readers"},
     {"__init__"},  # the front door: lower rooms that imported from it would import themselves
     {"cli"},
     {"__main__"},
 )
-NEIGHBOURS = LAYERS[2]
+NEIGHBOURS = LAYERS[4]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 

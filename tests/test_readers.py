@@ -1,7 +1,7 @@
 """Readers beside a writer that stands still, and over bytes that are damaged: they answer, and do not wait or crash.
 
 The arena is reached through its address, as another process would reach it through a mapping: `ia_ac.tree` points to
-the tree, which begins with the arena's base.
+the tree, in which the arena's base stands behind two words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inbound_audit import InboundAudit
 
 def arena_base(session) -> int:
     tree = ctypes.c_uint64.from_address(session._handle + 8).value
-    return ctypes.c_uint64.from_address(tree).value
+    return ctypes.c_uint64.from_address(tree + 16).value
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ sessions = [listener.session(rng.randbytes(rng.choice((4, 16)))) for _ in range(
 sessions += [listener.session(f"10.1.{i % 3}.{i % 256}") for i in range(900)]
 sessions += [listener.session(f"2001:db8::{i % 3}:{i:x}") for i in range(900)]
 tree = ctypes.c_uint64.from_address(sessions[0]._handle + 8).value
-base = ctypes.c_uint64.from_address(tree).value
+base = ctypes.c_uint64.from_address(tree + 16).value
 whole = (ctypes.c_ubyte * listener.memory).from_address(base)
 intact = bytes(whole)
 asked, found = 0, set()

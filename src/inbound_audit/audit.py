@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import threading  # noqa: F401  its fork handler has to run before ours, which starts a thread in a child
 from collections.abc import Iterable
 from types import TracebackType
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
+
+if TYPE_CHECKING:
+    from inbound_audit.shared.membership import Membership
 
 _alive: WeakSet[InboundAudit] = WeakSet()
 
@@ -18,10 +23,15 @@ class InboundAudit(_ipcount.Audit):
     """How many sessions are open right now, by any prefix, per service and listener.
 
     `capacity` is the address space reserved for each listener, in bytes (8 KiB to just under 8 GiB, 1 GiB by default:
-    some 30 million hosts); memory is used as hosts come. `services` are service types beside the reference's. `shared`
-    names an audit that all processes of the host count together: not in this version.
+    some 30 million hosts); memory is used as hosts come. `services` are service types beside the reference's.
 
-    Any thread may open, close and ask. A forked child starts with no sessions: those of its parent stay the parent's.
+    `shared` names an audit that all processes of this host count together: each its own sessions, and all see the sum.
+    A process that ends, however it does, takes its sessions with it. The processes are of one user, or have `group` in
+    common. Raises SharedStateError where that can't be (no Linux, a directory that is somebody else's, a process of
+    another version), and CapacityError when the file system in memory is full.
+
+    Any thread may open, close and ask. A forked child starts with no sessions: those of its parent stay the parent's
+    (and are seen from the child when they are shared).
 
     >>> audit = InboundAudit()
     >>> smtp = audit.listener("SMTP", name="mx")
@@ -34,18 +44,30 @@ class InboundAudit(_ipcount.Audit):
         self,
         *,
         shared: str | None = None,
+        group: str | None = None,
         capacity: int = _ipcount.DEFAULT_CAPACITY,
         services: Iterable[str] = (),
     ) -> None:
-        if shared is not None:
-            raise SharedStateError(f"{shared!r}: counts that processes share are not available in this version")
+        if group is not None and shared is None:
+            raise SharedStateError(f"{group!r}: a group can share only what has a name; give `shared` too")
         super().__init__()
+        self._shared = shared
+        self._membership: Membership | None = None
         self._reserve(capacity)
         if isinstance(services, str):
             raise UnknownServiceType(services, SERVICE_TYPES, "is a text, not a list of service types")
         for name in (*SERVICE_TYPES, *services):
             self._add_service(name)
+        if shared is not None:
+            from inbound_audit.shared.membership import Membership  # threads and sockets: not for who counts alone
+
+            self._membership = Membership(self, shared, group)
         _alive.add(self)
+
+    @property
+    def shared(self) -> str | None:
+        """The name under which processes count together; None for counts of this process alone."""
+        return self._shared
 
     def listener(
         self, service_type: str = DEFAULT_SERVICE_TYPE, name: str = DEFAULT_LISTENER_NAME
@@ -58,11 +80,22 @@ class InboundAudit(_ipcount.Audit):
         if self.closed:
             raise InboundAuditError("the audit is closed")
         self._add_service(service_type)
-        return self._listener(service_type, name)
+        before, made = self._listeners, self._listener(service_type, name)
+        if self._membership and self._listeners > before:
+            self._membership.be_seen()
+        return made
 
     def close(self) -> None:
         """Forgets every session and gives the memory back. Sessions may be closed afterwards; counts are 0."""
         self._forget(close=True)
+        if self._membership:
+            self._membership.close()
+            self._membership = None
+
+    def _settle(self) -> None:
+        """A forked child is about to count: it needs a file of its own."""
+        if self._membership:
+            self._membership.settle()
 
     def __enter__(self) -> InboundAudit:
         return self
@@ -73,14 +106,28 @@ class InboundAudit(_ipcount.Audit):
         self.close()
 
 
-def _after_fork_in_child() -> None:
+def _before_fork() -> None:
+    for audit in _alive:
+        if audit._membership:
+            audit._membership.stop()
+    _ipcount._hold_counters()
+
+
+def _after_fork_in_parent() -> None:
     _ipcount._let_go_counters()
     for audit in _alive:
-        audit._forget()
+        if audit._membership:
+            audit._membership.start()
 
 
-os.register_at_fork(
-    before=_ipcount._hold_counters,
-    after_in_parent=_ipcount._let_go_counters,
-    after_in_child=_after_fork_in_child,
-)
+def _after_fork_in_child() -> None:
+    _ipcount._let_go_counters()
+    # First of all nobody's file is ours any more: what may fail comes later.
+    for audit in _alive:
+        audit._forget(forked=True)
+    for audit in _alive:
+        if audit._membership:
+            audit._membership.in_child()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -5,10 +5,12 @@
 #   address   an address as left-aligned bits, from text and to text
 #   cidr      the grammar of the `cidr` argument
 #   seqlock   one writer, readers without a lock
+#   mapping   address ranges: reserved, mapped from a file, covered; what a file that was cut short does
 #   arena     memory that never moves: 32-bit handles, size classes, free lists
 #   node      the layout of a node and what can be asked of one
 #   trie      counts of prefixes: add, remove, count, seek
 #   owner     services, their listeners' trees, and sums over them
+#   foreign   the files of other processes: their trees among ours, and what is no longer there
 #   walk      long walks: rows of the compressed tree, the largest prefixes
 #   verify    the checker: every block accounted for once, every count the sum below it
 #   ranges    longest-prefix match over a list of networks that never changes

@@ -3,6 +3,9 @@
     unit 0                 HEADER_UNITS                bump            limit
     | Header               | blocks, used and free ... | never touched | slack |
 
+In a file, the part up to `backed` has been asked of the system (`posix_fallocate`): nothing is handed out behind it, so
+that a file system without room is an answer and never a signal.
+
 A block is named by its first unit, a number that means the same in every process that maps the bytes. A block has a
 size class for life; a free one waits in the list of its class, linked by the word at its start. Nothing is merged: a
 tree that becomes empty is reset whole and its pages go back to the system. The range is reserved, not committed: a
@@ -14,44 +17,18 @@ Lock rule: every function here is for the holder of the tree's writer lock.
 from libc.string cimport memset
 
 from inbound_audit._core.bits cimport u8, u32, u64, load32, store32, store64
-from inbound_audit._core.codes cimport OK, FULL
+from inbound_audit._core.codes cimport FULL, OK
+from inbound_audit._core.mapping cimport (
+    GRAIN, UNGUARDED, back_file, cover_failed, give_back, give_back_file, guard, map_file, reserve, unguard, unmap_range, write_failed,
+)
 from inbound_audit._core.seqlock cimport write_close, write_open
 
 cdef extern from *:
     """
-    #include <sys/mman.h>
-    #ifndef MAP_NORESERVE
-    #define MAP_NORESERVE 0
-    #endif
-    #ifndef MAP_ANONYMOUS
-    #define MAP_ANONYMOUS MAP_ANON
-    #endif
-
-    #define IA_SMALL_TREE ((size_t)4 << 20)
-
     /* Units of a size class: a leaf; IPv4 nodes of 3, 5, 8, 16, 32, 64 and 256 slots; the same for IPv6. */
     static const unsigned char ia_units[15] = {1, 3, 4, 6, 10, 19, 37, 133, 4, 5, 7, 11, 20, 38, 134};
-
-    static inline void *ia_reserve(size_t size)
-    {
-        void *at = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (at == MAP_FAILED)
-            return NULL;
-    #ifdef MADV_HUGEPAGE
-        /* A tree that outgrows this is met cold: large pages spare a walk of the page table at each of its levels. */
-        if (size > IA_SMALL_TREE)
-            (void)madvise((char *)at + IA_SMALL_TREE, size - IA_SMALL_TREE, MADV_HUGEPAGE);
-    #endif
-        return at;
-    }
-    static inline void ia_unmap(void *at, size_t size) { munmap(at, size); }
-    static inline void ia_give_back(void *at, size_t size) { (void)madvise(at, size, MADV_DONTNEED); }
     """
     const u8 UNITS "ia_units"[15]
-    void *reserve "ia_reserve"(size_t) noexcept nogil
-    void unmap_range "ia_unmap"(void *, size_t) noexcept nogil
-    void give_back "ia_give_back"(void *, size_t) noexcept nogil
 
 cdef enum:
     UNIT = 16
@@ -60,11 +37,14 @@ cdef enum:
     LARGEST_UNITS = 134
     PAGE = 4096
     HEADER_UNITS = PAGE // UNIT
-    UNITS_MOST = (1 << 29) - 1024        # what 29 bits of a handle can name: 8 GiB
+    UNITS_MOST = (1 << 29) - 4096        # what 29 bits of a handle can name, and the slack: just under 8 GiB
     CAPACITY_LEAST = 2 * PAGE
     GIVE_BACK_LEAST = 16 * PAGE          # below that a reset is not worth a system call
+    GROW_MOST = 1 << 20                  # bytes that a file grows by at once: zeroing them is a pause
+    MAGIC = 0x7464756169                 # "iaudt"
     LAYOUT = 1
     BYTE_ORDER_MARK = 0x01020304
+    NAME_MOST = 64
 
 cdef struct Header:
     # One cache line for readers: what a query touches first.
@@ -75,16 +55,26 @@ cdef struct Header:
     u32 layout
     u32 byte_order
     u32 limit            # units
-    u32 bump             # first unit that was never handed out
-    # the writer's own
-    u32 free[CLASSES]    # first block of each list; 0: none
+    u32 unused
+    # whose tree it is, in a file; written before the tree is published
+    u32 service_size
+    u32 listener_size
+    char service[NAME_MOST]
+    char listener[NAME_MOST]
 
 cdef struct Arena:
     u8 *base
-    u64 size             # bytes of the reserved range, slack included
     u32 limit            # units that may be handed out; a reader's bound, kept out of the shared bytes
     u32 lock             # writers of this tree, one at a time
-    u64 waiting          # of them, those who found it taken: a batch lets them go first
+    u64 size             # bytes of the reserved range, slack included; a multiple of GRAIN
+    u64 waiting          # of the writers, those who found the lock taken: a batch lets them go first
+    # the allocator's own: it trusts nothing that another process could have written
+    u32 bump             # first unit that was never handed out
+    u32 backed           # units that have memory for sure; all of them where there is no file
+    u32 free[CLASSES]    # first block of each list; 0: none
+    int fd               # of the file, or -1
+    int guarded
+    u64 offset           # of the range in the file
 
 
 cdef inline Header *header(const Arena *a) noexcept nogil:
@@ -95,61 +85,149 @@ cdef inline u8 *block(const Arena *a, u32 unit) noexcept nogil:
     return a.base + <u64>unit * UNIT
 
 
-cdef inline int arena_open(Arena *a, u64 capacity) noexcept nogil:
-    """Reserves `capacity` bytes (rounded to pages, at most 8 GiB). FULL when the system has no room for them."""
-    cdef u64 units = capacity // UNIT
-    if units > UNITS_MOST:
-        units = UNITS_MOST
-    # The slack lets a reader bound a handle by its first unit alone: a whole largest block fits behind the limit.
-    a.size = (units + 2 * LARGEST_UNITS) * UNIT
-    a.size += (PAGE - a.size % PAGE) % PAGE
-    a.base = <u8 *>reserve(<size_t>a.size)
-    if a.base == NULL:
-        return FULL
-    a.limit = <u32>units
-    a.lock = 0
-    a.waiting = 0
+cdef inline void arena_format(Arena *a) noexcept nogil:
+    """An empty arena. Its header is that of nobody."""
+    cdef int i
     memset(header(a), 0, sizeof(Header))
-    header(a).magic = 0x7464756169  # "iaudt"
+    header(a).magic = MAGIC
     header(a).layout = LAYOUT
     header(a).byte_order = BYTE_ORDER_MARK
     header(a).limit = a.limit
-    header(a).bump = HEADER_UNITS
+    a.bump = HEADER_UNITS
+    for i in range(CLASSES):
+        a.free[i] = 0
+
+
+cdef inline u64 range_of(u64 capacity) noexcept nogil:
+    """Bytes of address space for an arena of that capacity."""
+    # The slack lets a reader bound a handle by its first unit alone: a whole largest block fits behind the limit.
+    cdef u64 size = capacity // UNIT
+    size = ((UNITS_MOST if size > UNITS_MOST else size) + 2 * LARGEST_UNITS) * UNIT
+    return size + (GRAIN - size % GRAIN) % GRAIN
+
+
+cdef inline int arena_open(Arena *a, u64 capacity) noexcept nogil:
+    """Reserves `capacity` bytes (rounded up, at most 8 GiB). FULL when the system has no room for them."""
+    cdef u64 units = capacity // UNIT
+    a.limit = <u32>(UNITS_MOST if units > UNITS_MOST else units)
+    a.size = range_of(capacity)
+    a.base = <u8 *>reserve(<size_t>a.size)
+    if a.base == NULL:
+        return FULL
+    a.lock = 0
+    a.waiting = 0
+    a.fd = -1
+    a.guarded = UNGUARDED
+    a.backed = a.limit
+    arena_format(a)
     return OK
 
 
 cdef inline void arena_close(Arena *a) noexcept nogil:
     """Only when nobody can read any more."""
     if a.base != NULL:
+        unguard(a.guarded)
         unmap_range(a.base, <size_t>a.size)
         a.base = NULL
 
 
+# ---- in a file
+
+cdef inline u64 first_grain(const Arena *a, u64 bytes) noexcept nogil:
+    """Bytes up to the grain that ends at or behind `bytes`, within the range."""
+    bytes += (GRAIN - bytes % GRAIN) % GRAIN
+    return a.size if bytes > a.size else bytes
+
+
+cdef inline u32 units_in(const Arena *a, u64 bytes) noexcept nogil:
+    return a.limit if bytes // UNIT > a.limit else <u32>(bytes // UNIT)
+
+
+cdef inline int arena_share(Arena *a, int fd, u64 offset) noexcept nogil:
+    """Moves the arena into a file, at the same addresses: readers see the same bytes before and after. OK, or FULL and
+    everything is as it was."""
+    cdef u64 used = <u64>a.bump * UNIT
+    cdef u64 bytes = first_grain(a, used)
+    cdef int slot
+    if back_file(fd, offset, bytes) != 0 or write_failed(fd, a.base, <size_t>used, offset):
+        return FULL
+    slot = guard(a.base, <size_t>a.size, True) if a.guarded == UNGUARDED else a.guarded
+    if slot == UNGUARDED:
+        return FULL
+    a.guarded = slot
+    if map_file(a.base, <size_t>a.size, fd, offset, True) == NULL:
+        return FULL
+    a.fd = fd
+    a.offset = offset
+    a.backed = units_in(a, bytes)
+    return OK
+
+
+cdef inline bint arena_leave(Arena *a) noexcept nogil:
+    """Leaves the file, and every count, behind: the arena is empty memory again. False when that failed; then nothing
+    may be written to it any more."""
+    if cover_failed(a.base, <size_t>a.size, True):
+        return False
+    unguard(a.guarded)
+    a.guarded = UNGUARDED
+    a.fd = -1
+    a.backed = a.limit
+    arena_format(a)
+    return True
+
+
+cdef inline bint arena_grow(Arena *a, u32 units) noexcept nogil:
+    """Asks the system for memory up to `units`, and some more while it is at it. False when there is none."""
+    cdef u64 have = <u64>a.backed * UNIT, need = first_grain(a, <u64>units * UNIT)
+    cdef u64 more = have // 2
+    if a.fd < 0 or units > a.limit:
+        return False
+    more = first_grain(a, have + (GROW_MOST if more > GROW_MOST else more))
+    have -= have % PAGE
+    if more > need and back_file(a.fd, a.offset + have, more - have) == 0:
+        a.backed = units_in(a, more)
+    elif back_file(a.fd, a.offset + have, need - have) == 0:
+        a.backed = units_in(a, need)
+    return units <= a.backed
+
+
+cdef inline void return_pages(Arena *a, u64 used) noexcept nogil:
+    """What an arena that is empty again has used goes back to the system, but for the first grain."""
+    if used < GIVE_BACK_LEAST:
+        return
+    if a.fd < 0:
+        give_back(a.base + PAGE, <size_t>(used - PAGE + (PAGE - used % PAGE) % PAGE))
+    elif first_grain(a, used) > GRAIN and give_back_file(a.base + GRAIN, <size_t>(first_grain(a, <u64>a.backed * UNIT) - GRAIN)) == 0:
+        a.backed = units_in(a, GRAIN)
+
+
+# ---- blocks
+
 cdef inline u32 alloc(Arena *a, int size_class) noexcept nogil:
     """A block of that class, contents undefined; 0 when the arena is full."""
-    cdef Header *h = header(a)
-    cdef u32 unit = h.free[size_class]
+    cdef u32 unit = a.free[size_class]
     if unit:
-        h.free[size_class] = load32(<u32 *>block(a, unit))
+        a.free[size_class] = load32(<u32 *>block(a, unit))
+        if a.free[size_class] >= a.limit:  # somebody else wrote there
+            a.free[size_class] = 0
         return unit
-    unit = h.bump
-    if unit + UNITS[size_class] > a.limit:
+    unit = a.bump
+    if unit + UNITS[size_class] > a.backed and not arena_grow(a, unit + UNITS[size_class]):
         return 0
-    h.bump = unit + UNITS[size_class]
+    a.bump = unit + UNITS[size_class]
     return unit
 
 
 cdef inline void release(Arena *a, int size_class, u32 unit) noexcept nogil:
     """Gives a block back. Only outside a write window: a reader may still stand in it (see seqlock)."""
-    cdef Header *h = header(a)
-    store32(<u32 *>block(a, unit), h.free[size_class])
-    h.free[size_class] = unit
+    store32(<u32 *>block(a, unit), a.free[size_class])
+    a.free[size_class] = unit
 
 
 cdef inline void arena_reset(Arena *a) noexcept nogil:
     """Forgets every block, and every count. O(1), and a system call when there are pages to give back."""
     cdef Header *h = header(a)
-    cdef u64 used = <u64>h.bump * UNIT
+    cdef u64 used = <u64>a.bump * UNIT
     cdef int i
     write_open(&h.seq)
     for i in range(2):
@@ -157,12 +235,11 @@ cdef inline void arena_reset(Arena *a) noexcept nogil:
         h.hosts[i] = 0
     write_close(&h.seq)
     for i in range(CLASSES):
-        h.free[i] = 0
-    h.bump = HEADER_UNITS
-    if used >= GIVE_BACK_LEAST:
-        give_back(a.base + PAGE, <size_t>(used - PAGE + (PAGE - used % PAGE) % PAGE))
+        a.free[i] = 0
+    a.bump = HEADER_UNITS
+    return_pages(a, used)
 
 
 cdef inline u64 arena_used(const Arena *a) noexcept nogil:
     """Bytes from the start to the highest block that was ever handed out since the last reset."""
-    return <u64>header(a).bump * UNIT
+    return <u64>a.bump * UNIT

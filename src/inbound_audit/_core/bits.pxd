@@ -20,6 +20,7 @@ cdef extern from *:
 
     #define ia_load32(p) __atomic_load_n((p), __ATOMIC_RELAXED)
     #define ia_load64(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+    #define ia_acquire32(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define ia_acquire64(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define ia_store32(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
     #define ia_store64(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
@@ -27,6 +28,7 @@ cdef extern from *:
     #define ia_publish64(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define ia_fence_acquire() __atomic_thread_fence(__ATOMIC_ACQUIRE)
     #define ia_fence_release() __atomic_thread_fence(__ATOMIC_RELEASE)
+    #define ia_fence_full() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     #define ia_exchange32(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQUIRE)
     #define ia_fetch_add64(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
 
@@ -55,6 +57,7 @@ cdef extern from *:
     """
     u32 load32 "ia_load32"(u32 *) noexcept nogil
     u64 load64 "ia_load64"(u64 *) noexcept nogil
+    u32 acquire32 "ia_acquire32"(u32 *) noexcept nogil
     u64 acquire64 "ia_acquire64"(u64 *) noexcept nogil
     void store32 "ia_store32"(u32 *, u32) noexcept nogil
     void store64 "ia_store64"(u64 *, u64) noexcept nogil
@@ -64,6 +67,7 @@ cdef extern from *:
     u64 fetch_add64 "ia_fetch_add64"(u64 *, u64) noexcept nogil
     void fence_acquire "ia_fence_acquire"() noexcept nogil
     void fence_release "ia_fence_release"() noexcept nogil
+    void fence_full "ia_fence_full"() noexcept nogil
     void pause "ia_pause"() noexcept nogil
     u32 match16 "ia_match16"(const u8 *, u8, u8) noexcept nogil
     int ctz64 "__builtin_ctzll"(u64) noexcept nogil

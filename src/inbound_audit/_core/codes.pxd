@@ -29,6 +29,7 @@ cdef enum Code:
     OVERFLOW = -21
     UNMATCHED = -22
     CLOSED = -23
+    DAMAGED = -24
 
 
 cdef inline const char *reason(long code) noexcept nogil:
@@ -79,4 +80,6 @@ cdef inline const char *reason(long code) noexcept nogil:
         return "fewer are counted than were to be removed"
     if code == CLOSED:
         return "the audit is closed"
+    if code == DAMAGED:
+        return "more rows than the memory of all trees could hold: somebody has written into another process's file"
     return "unknown error"

@@ -3,8 +3,11 @@
     Owner --- service "SMTP" --> tree of listener "mx" --> tree of listener "submission"
           --- service "Control" --> ...
 
-A service is a list of trees that only grows, at its head, by one published pointer; a tree lives as long as its owner.
-So a reader walks the list without a lock. `inbound_cidr` is no service: it is the view of all SMTP sessions that the
+A service is a list of trees that grows at its head by one published pointer. A tree of another process leaves the list
+when that process is gone, by one store into the tree before it, and keeps its own `next`, so that a reader who stands
+on it finds on. A `Tree` and its address range live as long as the audit: what is left is covered, and used again later.
+So a reader walks the list without a lock. In shared mode the trees of other processes hang in the same lists (room
+`foreign`): a count is a sum over trees, whoever's they are. `inbound_cidr` is no service: it is the view of all SMTP sessions that the
 cluster has, and here a host is a cluster of one.
 """
 
@@ -14,10 +17,10 @@ from libc.string cimport memcmp, memcpy
 
 from inbound_audit._core.address cimport width
 from inbound_audit._core.arena cimport Arena, arena_close, arena_open, header
-from inbound_audit._core.bits cimport u8, u16, u32, u64, load32, publish32
+from inbound_audit._core.bits cimport u8, u16, u32, u64, load32, load64, publish32, store64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
 from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
-from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_wait
+from inbound_audit._core.seqlock cimport READ_TRIES, lock_wait, read_begin, read_stood, read_wait, unlock
 from inbound_audit._core.trie cimport trie_count
 
 cdef extern from *:
@@ -35,12 +38,26 @@ cdef enum:
     SMTP = 0                # the service of a count that names none
     VIEW = 1                # inbound_cidr
 
+# What a listener's tree is ready for.
+cdef enum State:
+    READY = 0
+    HOMELESS = 1            # a fork's child: before it counts, it needs a file of its own
+    ENDED = 2               # the audit is closed
+
 cdef struct Tree:
+    # What a sum reads stands first.
+    Tree *next              # of the same service
+    u64 stalled             # a `seq` in mid-update that a reader has waited for in vain
     Arena arena
-    Tree *next              # of the same service; set before the tree is published, never changed
     Owner *owner
+    Tree *older             # made before this one: all of an audit
+    Tree *sibling           # foreign: of the same file, or waiting to be used again
+    u64 plausible           # foreign: more hosts than this can't be in the memory that the file has
+    u64 dropped             # foreign: when it left, in nanoseconds of a clock that only grows
     int service
+    u32 kin                 # listeners of the same service and name, in all processes, have the same number
     u32 epoch               # grows when the tree is forgotten; written under the arena's lock
+    u32 state               # written under the arena's lock
 
 cdef struct Service:
     char name[SERVICE_NAME_MOST + 1]
@@ -50,7 +67,12 @@ cdef struct Service:
 cdef struct Owner:
     Service service[SERVICES_MOST]
     u32 services            # published after the service is complete
-    u32 trees
+    u32 trees               # own ones
+    u32 lock                # who changes a list of trees holds it
+    bint shared
+    u64 waiting
+    Tree *newest            # of all that were ever made
+    Tree *spare             # foreign ones that were dropped
 
 # What a policy asks: the connecting IP and its listener. Copied by value into Lua, so it owns nothing; `tree` stays
 # good as long as the owner, which every holder of a copy keeps alive.
@@ -79,32 +101,62 @@ cdef inline int add_service(Owner *o, const char *name, size_t size) noexcept no
     return <int>o.services - 1
 
 
-cdef inline Tree *add_tree(Owner *o, int service, u64 capacity) noexcept nogil:
-    """A new tree, published in its service; NULL when there is no memory or address space for it."""
-    cdef Tree *t = NULL
-    if o.trees < TREES_MOST:
-        t = <Tree *>calloc(1, sizeof(Tree))
+cdef inline void link_tree(Owner *o, Tree *t) noexcept nogil:
+    lock_wait(&o.lock, &o.waiting)
+    t.next = o.service[t.service].first
+    publish_tree(&o.service[t.service].first, t)
+    unlock(&o.lock)
+
+
+cdef inline void unlink_tree(Owner *o, Tree *t) noexcept nogil:
+    """Takes a tree out of its list, if it is there. A reader on it goes on to those behind it."""
+    cdef Tree **at = &o.service[t.service].first
+    lock_wait(&o.lock, &o.waiting)
+    while at[0] != NULL and at[0] != t:
+        at = &at[0].next
+    if at[0] == t:
+        publish_tree(at, t.next)
+    unlock(&o.lock)
+
+
+cdef inline Tree *new_tree(Owner *o, int service) noexcept nogil:
+    """A tree without an arena, not yet in a list; NULL when there is no memory."""
+    cdef Tree *t = <Tree *>calloc(1, sizeof(Tree))
     if t == NULL:
-        return NULL
-    if arena_open(&t.arena, capacity) != OK:
-        free(t)
         return NULL
     t.owner = o
     t.service = service
-    t.next = o.service[service].first
-    o.trees += 1
-    publish_tree(&o.service[service].first, t)
+    t.arena.fd = -1
+    t.arena.guarded = -1
+    t.older = o.newest
+    o.newest = t
     return t
 
 
-cdef inline void free_trees(Tree *t) noexcept nogil:
+cdef inline Tree *add_tree(Owner *o, int service, u32 kin, u64 capacity) noexcept nogil:
+    """A new tree of our own, not yet published; NULL when there is no memory or address space for it."""
+    cdef Arena arena
+    cdef Tree *t
+    if o.trees == TREES_MOST or arena_open(&arena, capacity) != OK:
+        return NULL
+    t = new_tree(o, service)
+    if t == NULL:
+        arena_close(&arena)
+        return NULL
+    t.arena = arena
+    t.kin = kin
+    o.trees += 1
+    return t
+
+
+cdef inline void free_trees(Owner *o) noexcept nogil:
     """Only when nobody can read any more."""
-    cdef Tree *following
+    cdef Tree *t = o.newest
     while t != NULL:
-        following = t.next
+        o.newest = t.older
         arena_close(&t.arena)
         free(t)
-        t = following
+        t = o.newest
 
 
 # ---- sums
@@ -133,11 +185,13 @@ cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
         began = read_begin(seq)
         seen = trie_count(&t.arena, &p.address, p.length)
         if read_stood(seq, began):
-            if not began & 1:
+            if not began & 1 or began == load64(&t.stalled):
                 return seen
             sound = seen
             stood = True
         read_wait(attempt)
+    if stood and began & 1:
+        store64(&t.stalled, began)  # the next reader need not wait for the same update
     return sound if stood else seen
 
 
@@ -146,6 +200,20 @@ cdef inline int64_t forest_count(Tree *t, const Prefix *p) noexcept nogil:
     cdef int64_t total = 0
     while t != NULL:
         total += tree_count(t, p)
+        t = t.next
+    return total
+
+
+cdef inline int64_t kin_count(Tree *mine, const Prefix *p) noexcept nogil:
+    """The sum over a listener: one tree, and in shared mode those of its kin in other processes."""
+    cdef int64_t total = 0
+    cdef Tree *t
+    if not mine.owner.shared:
+        return tree_count(mine, p)
+    t = trees_of(mine.owner, mine.service)
+    while t != NULL:
+        if t.kin == mine.kin:
+            total += tree_count(t, p)
         t = t.next
     return total
 
@@ -163,6 +231,14 @@ cdef inline int64_t tree_total(Tree *t) noexcept nogil:
     whole_family(4, &p4)
     whole_family(6, &p6)
     return tree_count(t, &p4) + tree_count(t, &p6)
+
+
+cdef inline int64_t kin_total(Tree *mine) noexcept nogil:
+    """Both families of a listener."""
+    cdef Prefix p4, p6
+    whole_family(4, &p4)
+    whole_family(6, &p6)
+    return kin_count(mine, &p4) + kin_count(mine, &p6)
 
 
 cdef inline int64_t forest_total(Tree *t) noexcept nogil:
@@ -193,7 +269,7 @@ cdef inline int64_t count_session(
         if number < 0:
             return number
     if cidr == NULL:
-        return tree_count(ac.tree, &peer) if service == NULL else forest_count(trees_of(ac.tree.owner, number), &peer)
+        return kin_count(ac.tree, &peer) if service == NULL else forest_count(trees_of(ac.tree.owner, number), &peer)
     code = parse_cidr(cidr, cidr + cidr_size, &peer.address, &p)
     return forest_count(trees_of(ac.tree.owner, number), &p) if code == OK else code
 

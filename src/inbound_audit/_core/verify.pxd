@@ -24,7 +24,7 @@ cdef struct Check:
 cdef inline bint claim(Check *c, u32 unit, int size_class) noexcept nogil:
     """Marks a block as met; False when it lies outside, or was met before."""
     cdef u32 i
-    if unit < HEADER_UNITS or unit + UNITS[size_class] > header(c.a).bump:
+    if unit < HEADER_UNITS or unit + UNITS[size_class] > c.a.bump:
         c.fault = "a block lies outside what was handed out"
         return False
     for i in range(unit, unit + UNITS[size_class]):
@@ -69,7 +69,7 @@ cdef inline bint check_node(Check *c, u64 e, int depth_above, Key way) noexcept 
     cdef int key, live = 0, i
     cdef Key k
     # First that it can be read at all: whatever stands in a damaged arena, this ends in a fault and not in a crash.
-    if not HEADER_UNITS <= unit_of(e) < header(c.a).bump or n.grade > GRADE_FULL:
+    if not HEADER_UNITS <= unit_of(e) < c.a.bump or n.grade > GRADE_FULL:
         c.fault = "a node lies outside what was handed out, or is none"
         return False
     if not claim(c, unit_of(e), size_class(n.grade, c.v6)):
@@ -115,12 +115,12 @@ cdef inline bint check_free(Check *c) noexcept nogil:
     cdef u32 unit
     cdef int size_class
     for size_class in range(CLASSES):
-        unit = header(c.a).free[size_class]
+        unit = c.a.free[size_class]
         while unit:
             if not claim(c, unit, size_class):
                 return False
             unit = load32(<u32 *>block(c.a, unit))
-    if c.met != header(c.a).bump - HEADER_UNITS:
+    if c.met != c.a.bump - HEADER_UNITS:
         c.fault = "a block is lost"
     return c.fault == NULL
 
@@ -130,14 +130,14 @@ cdef inline const char *verify(const Arena *a) noexcept nogil:
     cdef Check c
     cdef Key way
     cdef int family
-    if not HEADER_UNITS <= header(a).bump <= a.limit:
+    if not HEADER_UNITS <= a.bump <= a.limit:
         return "more was handed out than there is"
     way.hi = 0
     way.lo = 0
     c.a = a
     c.met = 0
     c.fault = NULL
-    c.seen = <u8 *>calloc(header(a).bump, 1)
+    c.seen = <u8 *>calloc(a.bump, 1)
     if c.seen == NULL:
         return "there is no memory to check with"
     if header(a).seq & 1:

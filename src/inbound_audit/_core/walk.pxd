@@ -6,6 +6,9 @@ walk, a host that is there all the time is met exactly once, and rows need not a
 
 Both walks need to know where the tree branches inside a prefix. The first and the last host in it tell: their common
 bits are the next row of the (binary) compressed tree, and it branches behind them.
+
+Damaged bytes of another process's file could lead round in circles. A walk that finds more rows than fit into the memory
+that all its trees have ends with DAMAGED.
 """
 
 from libc.stdint cimport int64_t
@@ -13,15 +16,16 @@ from libc.stdlib cimport free, realloc
 
 from inbound_audit._core.address cimport Address, mask, width
 from inbound_audit._core.arena cimport header
-from inbound_audit._core.bits cimport high_bits, u64
+from inbound_audit._core.bits cimport high_bits, load64, store64, u64
 from inbound_audit._core.cidr cimport Prefix
-from inbound_audit._core.codes cimport FULL, OK
+from inbound_audit._core.codes cimport DAMAGED, FULL, OK
 from inbound_audit._core.owner cimport Tree, forest_count, whole_family
 from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_wait
 from inbound_audit._core.trie cimport compare, first_difference, seek_host
 
 cdef enum:
     OPEN_MOST = 130     # prefixes that wait in a walk: one a bit of the address, and one
+    ROWS_FREE = 65536   # rows that a walk may find before it is asked how many there can be
 
 cdef struct Row:
     Prefix prefix
@@ -32,6 +36,9 @@ cdef struct Rows:
     Row *row
     size_t size
     size_t room
+    u64 met             # by the whole walk
+    u64 checked         # so many when it was last asked whether that can be
+    u64 most            # the most that could be there, whenever that was asked
 
 
 cdef inline int append(Rows *rows, const Row *row) noexcept nogil:
@@ -50,6 +57,22 @@ cdef inline int append(Rows *rows, const Row *row) noexcept nogil:
     return OK
 
 
+cdef inline bint plausible(Tree *t, Rows *rows) noexcept nogil:
+    """Counts a row; False when there are more of them than the trees can hold. Asked seldom: amortized O(1)."""
+    cdef u64 most = 0
+    rows.met += 1
+    if rows.met < 2 * rows.checked + ROWS_FREE:
+        return True
+    rows.checked = rows.met
+    while t != NULL:
+        # Two hosts a unit at most, and as many branches as hosts; twice that, as it may grow meanwhile.
+        most += 8 * (t.plausible if t.plausible else t.arena.bump)
+        t = t.next
+    if most > rows.most:
+        rows.most = most
+    return rows.met <= rows.most + ROWS_FREE
+
+
 # ---- where a prefix branches
 
 cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Address *out) noexcept nogil:
@@ -61,9 +84,12 @@ cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Addre
     for attempt in range(READ_TRIES):
         began = read_begin(seq)
         found = seek_host(&t.arena, v6, start, up, out)
-        if read_stood(seq, began) and not began & 1:
+        if read_stood(seq, began) and (not began & 1 or began == load64(&t.stalled)):
             break
         read_wait(attempt)
+    else:
+        if began & 1 and read_stood(seq, began):
+            store64(&t.stalled, began)
     # Damaged bytes may lead backwards, and a walk that went there would not end.
     return found and compare(out.hi, out.lo, start.hi, start.lo, 128) * up >= 0
 
@@ -128,7 +154,7 @@ cdef inline Prefix half(const Prefix *p, bint upper) noexcept nogil:
 # ---- the rows of the compressed tree
 
 cdef inline int walk_tree(Tree *t, int version, Rows *rows) noexcept nogil:
-    """Branching prefixes and hosts, in address order, a prefix before what it holds. O(hosts x bytes); OK or FULL."""
+    """Branching prefixes and hosts, in address order, a prefix before what it holds. O(hosts x bytes); OK, FULL or DAMAGED."""
     cdef Prefix open[OPEN_MOST]
     cdef Row row
     cdef int waiting = 1
@@ -140,8 +166,12 @@ cdef inline int walk_tree(Tree *t, int version, Rows *rows) noexcept nogil:
         if not narrow(t, &row.prefix):
             continue
         row.count = forest_count(t, &row.prefix)
-        if row.count and append(rows, &row) != OK:
+        if row.count == 0:
+            continue
+        if append(rows, &row) != OK:
             return FULL
+        if not plausible(t, rows):
+            return DAMAGED
         if row.prefix.length < width(version):
             open[waiting] = half(&row.prefix, True)
             open[waiting + 1] = half(&row.prefix, False)
@@ -179,7 +209,7 @@ cdef inline Row pop(Rows *heap) noexcept nogil:
 
 
 cdef inline int push(Tree *t, Prefix p, const int *length, Rows *heap) noexcept nogil:
-    """Narrows a prefix and puts it on the heap, at most as long as is asked for, unless it is empty. OK or FULL."""
+    """Narrows a prefix and puts it on the heap, at most as long as is asked for, unless it is empty. OK or a code."""
     cdef Row row
     cdef int want = length[p.address.version == 6]
     row.prefix = p
@@ -194,6 +224,8 @@ cdef inline int push(Tree *t, Prefix p, const int *length, Rows *heap) noexcept 
         return OK
     if append(heap, &row) != OK:
         return FULL
+    if not plausible(t, heap):
+        return DAMAGED
     sift_up(heap, heap.size - 1)
     return OK
 
@@ -202,15 +234,16 @@ cdef inline int walk_top(Tree *t, size_t n, const int *length, Rows *heap, Rows 
     """The `n` largest prefixes of length[0] (IPv4) and length[1] (IPv6) bits; a negative length skips the family.
 
     A prefix is opened only while it is the largest one left, so whatever is smaller than the n-th answer is never
-    looked into. OK or FULL.
+    looked into. OK, or FULL or DAMAGED.
     """
     cdef Prefix p
     cdef Row row
-    cdef int version, i
+    cdef int version, i, code
     for version in range(4, 7, 2):
         whole_family(version, &p)
-        if push(t, p, length, heap) != OK:
-            return FULL
+        code = push(t, p, length, heap)
+        if code != OK:
+            return code
     while heap.size and rows.size < n:
         row = pop(heap)
         if row.whole:
@@ -218,8 +251,9 @@ cdef inline int walk_top(Tree *t, size_t n, const int *length, Rows *heap, Rows 
                 return FULL
             continue
         for i in range(2):
-            if push(t, half(&row.prefix, i == 1), length, heap) != OK:
-                return FULL
+            code = push(t, half(&row.prefix, i == 1), length, heap)
+            if code != OK:
+                return code
     return OK
 
 

@@ -6,14 +6,21 @@ cdef class Audit:
 
     cdef Owner *owner
     cdef dict listeners
+    cdef dict kins          # numbers of (service number, listener name in UTF-8)
     cdef object capacity
     cdef bint is_closed
+    cdef OwnerHeader *own   # of our file, in shared mode
+    cdef int own_guard
+    cdef int own_fd
+    cdef u32 own_trees      # windows in use; what stands in the file is for others
 
     def __cinit__(self, *args, **kwargs):
         self.owner = <Owner *>calloc(1, sizeof(Owner))
         if self.owner == NULL:
             raise MemoryError
         self.listeners = {}
+        self.kins = {}
+        self.own_guard = UNGUARDED
         self.capacity = DEFAULT_CAPACITY
         # The two that the core knows by number.
         add_service(self.owner, b"SMTP", 4)
@@ -25,10 +32,9 @@ cdef class Audit:
         self.capacity = capacity
 
     def __dealloc__(self):
-        cdef u32 i
+        self.leave_file()
         if self.owner != NULL:
-            for i in range(self.owner.services):
-                free_trees(self.owner.service[i].first)
+            free_trees(self.owner)
             free(self.owner)
 
     cdef int number_of(self, object service_type) except -1:
@@ -62,21 +68,144 @@ cdef class Audit:
                 raise CapacityError(f"{name!r}: an audit has room for {TREES_MOST} listeners")
             making_listener = True
             made = Listener.__new__(Listener)
-            made.tree = add_tree(self.owner, number, self.capacity)
+            made.tree = add_tree(self.owner, number, self.kin_of(number, listener_bytes(name, self.owner.shared)), self.capacity)
             if made.tree == NULL:
                 raise no_room(self.capacity)
             made.audit, made.service_type, made.name = self, service_type, name
+            if self.owner.shared:
+                self.first_home(made)
+            link_tree(self.owner, made.tree)
             self.listeners[service_type, name] = made
         return made
 
-    def _forget(self, close=False):
-        """Drops every count: the audit is closed, or this is a forked child, to whom the sessions do not belong."""
+    cdef u32 kin_of(self, int service, bytes name):
+        return self.kins.setdefault((service, name), len(self.kins))
+
+    def _forget(self, close=False, forked=False):
+        """Drops every count: the audit is closed, or its file was cut short, or this is a forked child, to whom the
+        sessions do not belong. The locks of a child are free: their holders are threads that the fork left behind.
+        """
         cdef Listener listener
+        cdef u32 state = HOMELESS if self.owner.shared else READY
         self.is_closed = self.is_closed or close
+        self.leave_file()
+        if forked:
+            unlock(&self.owner.lock)
+            free_guard_lock()
         for listener in self.listeners.values():
-            if not close:
-                unlock(&listener.tree.arena.lock)  # its holder may be a thread that the fork left behind
-            forget(listener.tree)
+            if forked:
+                unlock(&listener.tree.arena.lock)
+            forget(listener.tree, ENDED if self.is_closed else state)
+
+    # ---- shared mode; `shared.pxi` has the rest
+
+    def _share(self, int fd, u32 pid, u64 started):
+        """Moves every listener into a file of our own that nobody else knows yet, open for reading and writing and empty.
+
+        `pid` and `started` (microseconds since 1970) are what `ps` tells of us. The descriptor is in use until the next
+        `_share` or `_forget`. Raises CapacityError, and SharedStateError for a listener's name that doesn't fit.
+        """
+        cdef OwnerHeader *head
+        cdef Listener listener
+        cdef int slot
+        if back_file(fd, 0, PAGE) != 0 or back_file(fd, GRAIN - PAGE, PAGE) != 0:
+            raise no_space()
+        head = <OwnerHeader *>map_file(NULL, PAGE, fd, 0, True)
+        if head == NULL:
+            raise no_room(PAGE)
+        slot = guard(head, PAGE, True)
+        if slot == UNGUARDED:
+            unmap_range(head, PAGE)
+            raise no_room(PAGE)
+        self.leave_file()
+        self.owner.shared = True
+        self.own, self.own_guard, self.own_fd = head, slot, fd
+        self.own_trees = 0
+        head.magic, head.layout, head.byte_order = OWNER_MAGIC, LAYOUT, BYTE_ORDER_MARK
+        head.stride, head.pid, head.started = range_of(self.capacity), pid, started
+        try:
+            for listener in self.listeners.values():
+                self.settle_tree(listener)
+        except (CapacityError, SharedStateError):
+            self._unsettle()
+            raise
+
+    def _unsettle(self):
+        """No tree grows in our file any more, and those that are not ready to count go on waiting for one."""
+        cdef Listener listener
+        for listener in self.listeners.values():
+            listener.tree.arena.fd = -1
+        self.leave_file()
+
+    def _settled(self):
+        """Our file is complete and others can find it: sessions may be opened."""
+        cdef Listener listener
+        for listener in self.listeners.values():
+            if listener.tree.state == HOMELESS:
+                listener.tree.state = READY
+
+    cdef int first_home(self, Listener made) except -1:
+        """The same for one that nobody has seen yet; if it fails, it has never been."""
+        try:
+            return self.settle_tree(made)
+        except CapacityError:
+            self.owner.trees -= 1
+            arena_close(&made.tree.arena)
+            raise
+
+    cdef int settle_tree(self, Listener listener) except -1:
+        """Gives a listener the next window of our file; without one it waits, as others of a forked child do."""
+        cdef Tree *t = listener.tree
+        cdef bytes name = listener_bytes(listener.name, True)
+        cdef int code
+        if self.own == NULL:
+            t.state = HOMELESS
+            return 0
+        take_lock(t)
+        name_tree(t, listener.service_type, name)
+        code = arena_share(&t.arena, self.own_fd, GRAIN + self.own_trees * range_of(self.capacity))
+        unlock(&t.arena.lock)
+        if code != OK:
+            raise no_space()
+        self.own_trees += 1
+        publish32(&self.own.trees, self.own_trees)
+        return 0
+
+    cdef void leave_file(self) noexcept:
+        if self.own != NULL:
+            unguard(self.own_guard)
+            unmap_range(self.own, PAGE)
+            self.own = NULL
+
+    def _lost(self):
+        """Somebody has cut our file short: what was counted there is gone."""
+        cdef Listener listener
+        cdef bint lost = was_lost(self.own_guard) if self.own != NULL else False
+        for listener in self.listeners.values():
+            lost |= was_lost(listener.tree.arena.guarded)
+        return bool(lost)
+
+    def _looking(self, begins):
+        """Tells others that we begin, or have ended, to look for them."""
+        if self.own != NULL and bool(load64(&self.own.looked) & 1) != begins:
+            fence_full()
+            store64(&self.own.looked, self.own.looked + 1)
+            fence_full()
+
+    def _meet(self, int fd, u64 size):
+        """Maps another owner's file of `size` bytes. Raises SharedStateError when it is none that can be read."""
+        cdef Neighbour met = Neighbour.__new__(Neighbour)
+        cdef int fault = foreign_open(&met.f, fd, size)
+        if fault != SOUND:
+            raise SharedStateError(fault_text(fault))
+        met.audit, met.names = self, []
+        self.owner.shared = True
+        return met
+
+    @property
+    def _listeners(self):
+        """How many there are."""
+        return len(self.listeners)
 
     @property
     def closed(self):

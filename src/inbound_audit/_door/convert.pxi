@@ -69,10 +69,14 @@ cdef str prefix_text(const Prefix *p):
     return PyUnicode_DecodeASCII(text, format_prefix(&p.address, p.length, text), NULL)
 
 
-cdef list take_rows(Rows *rows):
-    """Rows as `(count, "prefix/length")`; frees them."""
+cdef list take_rows(Rows *rows, int code):
+    """Rows as `(count, "prefix/length")`; frees them. Raises what the code of their walk says."""
     cdef size_t i
     try:
+        if code == FULL:
+            raise MemoryError
+        if code != OK:
+            raise SharedStateError(reason_of(code))
         return [(rows.row[i].count, prefix_text(&rows.row[i].prefix)) for i in range(rows.size)]
     finally:
         free_rows(rows)
@@ -87,10 +91,7 @@ cdef list rows_of(Tree *first):
         code = walk_tree(first, 4, &rows)
         if code == OK:
             code = walk_tree(first, 6, &rows)
-    if code != OK:
-        free_rows(&rows)
-        raise MemoryError
-    return take_rows(&rows)
+    return take_rows(&rows, code)
 
 
 cdef list top_of(Tree *first, object n, object prefixlen):
@@ -110,10 +111,7 @@ cdef list top_of(Tree *first, object n, object prefixlen):
     with nogil:
         code = walk_top(first, most, length, &heap, &rows)
     free_rows(&heap)
-    if code != OK:
-        free_rows(&rows)
-        raise MemoryError
-    return take_rows(&rows)
+    return take_rows(&rows, code)
 
 
 def count_error(code, cidr, service, audit):
@@ -139,11 +137,15 @@ cdef int raise_change(int code, object given) except -1:
     raise CapacityError(f"{given!r}: {reason_of(code)}")
 
 
-cdef void forget(Tree *t) noexcept:
-    """Empties a tree and detaches its sessions."""
+cdef void forget(Tree *t, u32 state) noexcept:
+    """Empties a tree and detaches its sessions. A tree in a file leaves it, and the file as it is."""
     take_lock(t)
     t.epoch += 1
-    arena_reset(&t.arena)
+    t.state = state
+    if t.arena.guarded == UNGUARDED:
+        arena_reset(&t.arena)
+    elif not arena_leave(&t.arena):
+        t.state = ENDED  # what is mapped there may be another process's
     unlock(&t.arena.lock)
 
 

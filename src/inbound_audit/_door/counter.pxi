@@ -124,7 +124,7 @@ cdef class PrefixCounter:
 
     def clear(self):
         """Forgets everything and gives the memory back. O(1) and a system call."""
-        forget(&self.t)
+        forget(&self.t, READY)
 
     def top(self, n=10, *, prefixlen=(32, 128)):
         """The `n` largest prefixes of those lengths (IPv4, IPv6) as `(count, "prefix/length")`, best first."""

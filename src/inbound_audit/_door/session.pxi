@@ -62,6 +62,8 @@ cdef class Session:
         if code == OK:
             self.ac.hi, self.ac.lo, self.ac.version, self.ac.remote_port = target.hi, target.lo, <u8>target.version, <u16>port
         unlock(&t.arena.lock)
+        if t.arena.fd >= 0:
+            fence_full()
         if code == CLOSED:
             raise InboundAuditError("the session is closed")
         if code != OK:
@@ -211,6 +213,9 @@ cdef class Listener:
         ipaddress object or packed bytes; `local` the same for the listener's own side, read only when asked for.
 
         Raises AddressError, CapacityError, and InboundAuditError when the audit is closed. O(bytes of the address).
+
+        In shared mode two processes that each open a session and then count see both of them, or one of them does: the
+        session is in its tree before any other tree is read after this.
         """
         global making_session
         cdef Session s
@@ -218,6 +223,8 @@ cdef class Listener:
         cdef Address a
         cdef int port, code
         read_address(remote, True, &a, &port)
+        if t.state == HOMELESS:
+            self.audit._settle()
         making_session = True
         s = Session.__new__(Session)
         s.listener = self
@@ -226,23 +233,27 @@ cdef class Listener:
         s.ac.hi, s.ac.lo, s.ac.version, s.ac.remote_port = a.hi, a.lo, <u8>a.version, <u16>port
         s.ac.conn_id = fetch_add64(&conn_ids, 1)
         take_lock(t)
-        if self.audit.is_closed:
+        if t.state != READY:
             code = CLOSED
         else:
             code = trie_add(&t.arena, &a, 1)
             s.ac.epoch = t.epoch
             s.ac.open = code == OK
         unlock(&t.arena.lock)
+        if t.arena.fd >= 0:
+            fence_full()
         if code == CLOSED:
             raise InboundAuditError("the audit is closed")
+        if code == FULL and t.arena.backed < t.arena.limit:
+            raise CapacityError(f"{remote!r}: the file system that holds the shared counts has no room")
         if code != OK:
             raise_change(code, remote)
         return s
 
     @property
     def total(self):
-        """Open sessions of this listener, both families."""
-        return tree_total(self.tree)
+        """Open sessions of this listener, both families; in shared mode in all processes."""
+        return kin_total(self.tree)
 
     @property
     def memory(self):

@@ -1,0 +1,185 @@
+"""The files of other processes: their trees among ours, and what is no longer there.
+
+A process that counts in shared mode is an *owner*: it has one file, and nobody else writes to it.
+
+    0                  65536                 65536 + stride
+    | OwnerHeader      | window 0            | window 1            | ...
+                         one listener's tree: an arena as it is in memory, blocks from byte 4096 on
+
+Others map a window as soon as it is in use, read only, and hang it in the list of its service as one tree more. What
+stands in the file is believed only as far as the mapping reaches: a tree's bound is the size of our own mapping, and how
+many rows a walk may find is bounded by the memory that the file system says the file has.
+
+A tree that is dropped is covered with empty pages (a reader who stands in it counts nothing from there on) and taken
+out of its list. Address range and `Tree` are used again after `REST` at the earliest, and freed with the audit.
+
+Lock rule: every function here is called by one thread at a time (the door's); readers go on meanwhile.
+"""
+
+from libc.string cimport memcpy
+
+from inbound_audit._core.arena cimport BYTE_ORDER_MARK, LAYOUT, MAGIC, NAME_MOST, LARGEST_UNITS, PAGE, UNIT, UNITS_MOST, Header, header
+from inbound_audit._core.bits cimport acquire32, u8, u32, u64, load32, load64
+from inbound_audit._core.mapping cimport GRAIN, UNGUARDED, cover_failed, guard, map_file, unguard, unmap_range, was_lost
+from inbound_audit._core.owner cimport TREES_MOST, Owner, Tree, link_tree, new_tree, unlink_tree
+
+cdef extern from *:
+    """
+    #define IA_OWNER_MAGIC ((uint64_t)0x72656e776f6169)  /* "iaowner" */
+    #define IA_REST ((uint64_t)1000000000)
+    """
+    const u64 OWNER_MAGIC "IA_OWNER_MAGIC"
+    const u64 REST "IA_REST"               # nanoseconds
+
+# Why a file can't be read; the door has the words.
+cdef enum Fault:
+    SOUND = 0
+    NOT_READY = 1        # shorter than a header: its owner is still at it
+    FOREIGN_MAGIC = 2
+    OTHER_ORDER = 3
+    OTHER_LAYOUT = 4
+    NONSENSE = 5         # a number that no owner writes
+    CUT_SHORT = 6
+    NO_ROOM = 7          # ours: no memory, or no address space
+
+cdef struct OwnerHeader:
+    u64 magic
+    u32 layout
+    u32 byte_order
+    u64 stride           # bytes from window to window
+    u32 trees            # windows in use; published after the window is complete
+    u32 pid              # what the owner says of itself: a label
+    u64 started          # microseconds since 1970
+    u64 looked           # odd while the owner looks for others
+
+cdef struct Foreign:
+    OwnerHeader *head    # mapped, read only
+    int fd
+    int guarded
+    u64 stride
+    u64 size             # bytes of the file, the largest we have seen
+    u32 trees            # of which we have looked at so many
+    Tree *first
+
+
+cdef inline int header_fault(u64 magic, u32 layout, u32 byte_order, u64 expected) noexcept nogil:
+    if magic != expected:
+        return FOREIGN_MAGIC
+    if byte_order != BYTE_ORDER_MARK:
+        return OTHER_ORDER
+    return SOUND if layout == LAYOUT else OTHER_LAYOUT
+
+
+cdef inline int foreign_open(Foreign *f, int fd, u64 size) noexcept nogil:
+    """Maps the header of another owner's file of `size` bytes. A Fault; then nothing is held."""
+    cdef int fault
+    f.head = NULL
+    if size < GRAIN:
+        return NOT_READY
+    f.head = <OwnerHeader *>map_file(NULL, PAGE, fd, 0, False)
+    if f.head == NULL:
+        return NO_ROOM
+    f.guarded = guard(f.head, PAGE, False)
+    f.fd = fd
+    f.trees = 0
+    f.first = NULL
+    f.size = size
+    f.stride = load64(&f.head.stride)
+    if f.guarded == UNGUARDED:
+        fault = NO_ROOM
+    else:
+        fault = header_fault(load64(&f.head.magic), load32(&f.head.layout), load32(&f.head.byte_order), OWNER_MAGIC)
+        if fault == SOUND and (f.stride % GRAIN or not GRAIN <= f.stride <= <u64>(UNITS_MOST + 4096) * UNIT):
+            fault = NONSENSE
+    if fault != SOUND:
+        foreign_close(f)
+    return fault
+
+
+cdef inline void foreign_close(Foreign *f) noexcept nogil:
+    """Lets the header go. The trees were dropped."""
+    if f.head != NULL:
+        unguard(f.guarded)
+        unmap_range(f.head, PAGE)
+        f.head = NULL
+
+
+cdef inline Tree *spare_tree(Owner *o, int service, u64 size, u64 now) noexcept nogil:
+    """A tree of that service with an address range of that size, that has rested; NULL when there is none."""
+    cdef Tree **at = &o.spare
+    cdef Tree *t
+    while at[0] != NULL:
+        t = at[0]
+        if t.service == service and t.arena.size == size and now - t.dropped >= REST:
+            at[0] = t.sibling
+            return t
+        at = &t.sibling
+    return NULL
+
+
+cdef inline Header *window_open(const Foreign *f, u32 number) noexcept nogil:
+    """The header of a window, mapped by itself, to see whose tree it is. NULL when there is no address space."""
+    return <Header *>map_file(NULL, PAGE, f.fd, GRAIN + number * f.stride, False)
+
+
+cdef inline void window_close(Header *h) noexcept nogil:
+    unmap_range(h, PAGE)
+
+
+cdef inline int foreign_meet(Foreign *f, Owner *o, u32 number, int service, u32 kin, u64 now) noexcept nogil:
+    """Hangs window `number` in the list of its service. A Fault; then nothing is changed."""
+    cdef Tree *t = spare_tree(o, service, f.stride, now)
+    cdef void *base
+    if t == NULL:
+        t = new_tree(o, service)
+    if t == NULL:
+        return NO_ROOM
+    t.arena.size = f.stride
+    base = map_file(t.arena.base, f.stride, f.fd, GRAIN + number * f.stride, False)
+    if base == NULL:
+        t.dropped = now
+        t.sibling = o.spare
+        o.spare = t
+        return NO_ROOM
+    t.arena.base = <u8 *>base
+    t.arena.limit = <u32>(f.stride // UNIT - 2 * LARGEST_UNITS)
+    t.arena.guarded = guard(t.arena.base, f.stride, False)
+    t.stalled = 0
+    t.kin = kin
+    t.plausible = f.size // UNIT
+    t.sibling = f.first
+    f.first = t
+    link_tree(o, t)
+    return SOUND
+
+
+cdef inline int foreign_look(Foreign *f, u64 size, u64 memory) noexcept nogil:
+    """What the file system says of the file now: its size and the memory it has, in bytes. A Fault."""
+    cdef Tree *t = f.first
+    cdef bint lost = was_lost(f.guarded)
+    while t != NULL:
+        lost |= was_lost(t.arena.guarded)
+        t.plausible = 2 * memory // UNIT
+        t = t.sibling
+    if size < f.size or lost:
+        return CUT_SHORT
+    f.size = size
+    if load32(&f.head.trees) > TREES_MOST:
+        return NONSENSE
+    return header_fault(load64(&f.head.magic), load32(&f.head.layout), load32(&f.head.byte_order), OWNER_MAGIC)
+
+
+cdef inline void foreign_drop(Foreign *f, Owner *o, u64 now) noexcept nogil:
+    """Counts its trees no more."""
+    cdef Tree *t = f.first
+    while t != NULL:
+        f.first = t.sibling
+        unlink_tree(o, t)
+        cover_failed(t.arena.base, t.arena.size, False)
+        unguard(t.arena.guarded)
+        t.arena.guarded = UNGUARDED
+        t.dropped = now
+        t.sibling = o.spare
+        o.spare = t
+        t = f.first
+    f.trees = 0

@@ -1,0 +1,183 @@
+# Shared mode: our own file, and those of other processes. Which files there are, and whose, is Python's business
+# (`inbound_audit.shared`); here they become trees. The GIL is the lock of all that: one thread at a time looks around.
+
+
+def watch_directory(str path not None):
+    """A descriptor that becomes readable when a name in a directory comes or goes, or a file there is closed by its
+    writer or touched (inotify). Raises OSError.
+    """
+    cdef bytes name = path.encode("utf-8", "surrogateescape")
+    cdef int fd = c_watch_directory(name)
+    if fd < 0:
+        PyErr_SetFromErrno(OSError)
+    return fd
+
+
+def watch_faults():
+    """Takes care that a file which is cut short while it is mapped costs its counts and not this process. Raises OSError.
+
+    May be called again: who has set a handler for SIGBUS meanwhile is asked after ours.
+    """
+    if watch_faults_failed():
+        PyErr_SetFromErrno(OSError)
+
+
+def shared_mode_possible():
+    """This system has what shared mode needs."""
+    return bool(SHARED_POSSIBLE)
+
+
+cdef bytes listener_bytes(str name, bint shared):
+    """A listener's name as it stands in a file."""
+    cdef bytes text = name.encode("utf-8", "replace")
+    if shared and len(text) > NAME_MOST:
+        raise SharedStateError(f"{name!r}: in shared mode a listener's name has at most {NAME_MOST} bytes")
+    return text
+
+
+cdef str fault_text(int fault):
+    if fault == NOT_READY:
+        return "is too short to be an owner's file"
+    if fault == FOREIGN_MAGIC:
+        return "does not begin as an owner's file does"
+    if fault == OTHER_ORDER:
+        return "was written on a machine of another byte order"
+    if fault == OTHER_LAYOUT:
+        return f"has another layout than this version's {LAYOUT}: let all processes use the same version"
+    if fault == CUT_SHORT:
+        return "was cut short by somebody"
+    if fault == NO_ROOM:
+        return "finds no room in this process's address space"
+    return "holds numbers that no owner writes"
+
+
+# ---- our own file
+
+cdef int name_tree(Tree *t, str service_type, bytes name) except -1:
+    """Writes whose tree it is into its header. The caller holds the tree's lock."""
+    cdef bytes service = service_type.encode("ascii")
+    cdef Header *h = header(&t.arena)
+    memcpy(h.service, <const char *>service, len(service))
+    memcpy(h.listener, <const char *>name, len(name))
+    h.service_size, h.listener_size = <u32>len(service), <u32>len(name)
+    return 0
+
+
+cdef object no_space():
+    return CapacityError("the file system that holds the shared counts has no room for another process or listener")
+
+
+# ---- others' files
+
+@cython.final
+cdef class Neighbour:
+    """The file of another owner, whose listeners' trees are among those of an audit. Made by `Audit._meet`.
+
+    It keeps its descriptor, which stays the caller's to close after `drop`.
+    """
+
+    cdef Foreign f
+    cdef Audit audit
+    cdef list names
+
+    def __dealloc__(self):
+        # With the audit its trees are freed; until then they are counted only if nobody has dropped this.
+        foreign_close(&self.f)
+
+    def look(self, u64 size, u64 memory, u64 now):
+        """Takes notice of the file's size and of the memory it has (bytes), and of listeners that are new in it.
+
+        `now` is nanoseconds of a clock that only grows. Raises SharedStateError when it can't be read: then it is to be
+        dropped.
+        """
+        cdef Audit audit = self.audit
+        cdef int fault
+        if self.f.head == NULL:
+            raise InboundAuditError("nobody's file is open here")
+        fault = foreign_look(&self.f, size, memory)
+        while fault == SOUND and self.f.trees < acquire32(&self.f.head.trees):
+            fault = self.meet_window(audit, now)
+            self.f.trees += 1
+        if fault != SOUND:
+            raise SharedStateError(fault_text(fault))
+
+    cdef int meet_window(self, Audit audit, u64 now) except -1:
+        """A Fault, or SOUND."""
+        cdef Header *h = window_open(&self.f, self.f.trees)
+        cdef int fault, number
+        cdef u32 service_size, listener_size
+        if h == NULL:
+            return NO_ROOM
+        try:
+            if guard_page(h) < 0:
+                return NO_ROOM
+            fault = header_fault(load64(&h.magic), load32(&h.layout), load32(&h.byte_order), MAGIC)
+            service_size, listener_size = load32(&h.service_size), load32(&h.listener_size)
+            if fault == SOUND and (not 0 < service_size <= SERVICE_NAME_MOST or listener_size > NAME_MOST):
+                fault = NONSENSE
+            if fault != SOUND:
+                return fault
+            service, name = h.service[:service_size], h.listener[:listener_size]
+        finally:
+            release_page(h)
+        if not (service.isascii() and service.decode("latin-1").isprintable()):
+            return NONSENSE
+        service_type = service.decode("ascii")
+        audit._add_service(service_type)
+        number = audit.number_of(service_type)
+        if number == VIEW:
+            return NONSENSE
+        fault = foreign_meet(&self.f, audit.owner, self.f.trees, number, audit.kin_of(number, name), now)
+        if fault == SOUND:
+            self.names.append((service_type, name.decode("utf-8", "replace")))
+        return fault
+
+    def drop(self, u64 now):
+        """Counts its sessions no more. Idempotent; O(its listeners)."""
+        if self.f.head == NULL:
+            return
+        foreign_drop(&self.f, self.audit.owner, now)
+        foreign_close(&self.f)
+        self.names.clear()
+
+    @property
+    def fd(self):
+        """The descriptor that `_meet` was given."""
+        return self.f.fd
+
+    @property
+    def pid(self):
+        """What the owner says of itself: a label, that proves nothing."""
+        return load32(&self.f.head.pid) if self.f.head != NULL else 0
+
+    @property
+    def started(self):
+        """Unix time in seconds, by the owner's word."""
+        return load64(&self.f.head.started) / 1e6 if self.f.head != NULL else 0.0
+
+    @property
+    def looked(self):
+        """How often it has begun and ended to look for others: odd while it does."""
+        return load64(&self.f.head.looked) if self.f.head != NULL else 0
+
+    @property
+    def listeners(self):
+        """Each listener as `(service type, name, open sessions)`, in the order in which they were made."""
+        cdef Tree *t = self.f.first
+        cdef list rows = []
+        for names in reversed(self.names):
+            rows.append((*names, tree_total(t)))
+            t = t.sibling
+        rows.reverse()
+        return rows
+
+
+cdef extern from *:
+    """
+    /* A window's header is looked at once; while it is, it is guarded as all that others may cut short. */
+    static int ia_page_guard = -1;
+    static inline int ia_guard_page(void *at) { return ia_page_guard = ia_guard(at, 4096, 0); }
+    static inline void ia_release_page(void *at) { ia_unguard(ia_page_guard); ia_unmap(at, 4096); }
+    """
+    int guard_page "ia_guard_page"(void *) noexcept nogil
+    void release_page "ia_release_page"(void *) noexcept nogil

@@ -1,0 +1,155 @@
+"""Who else is there: the owners' files of a place, mapped while their owners live."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from time import monotonic_ns
+from typing import NamedTuple
+
+from inbound_audit import _ipcount
+from inbound_audit.errors import InboundAuditError
+from inbound_audit.shared import files
+from inbound_audit.shared.place import Place
+
+logger = logging.getLogger("inbound_audit.shared")
+
+
+class ListenerInfo(NamedTuple):
+    """A listener of another process and its open sessions."""
+
+    service_type: str
+    name: str
+    total: int
+
+
+class OwnerInfo(NamedTuple):
+    """A process that counts. `pid` and `started` (Unix time) are its own words; `damaged`: why it can't be counted."""
+
+    id: str
+    pid: int
+    started: float
+    listeners: tuple[ListenerInfo, ...]
+    damaged: str | None
+
+
+class _Met:
+    """An owner's file that we hold open."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.mapped: _ipcount.Neighbour | None = None
+        self.damaged: str | None = None
+        self.strange = False
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class Neighbours:
+    """The owners of a place besides ourselves. `look` is the only thing here that takes system calls.
+
+    Lock rule: one thread at a time; the caller's.
+    """
+
+    def __init__(self, audit: _ipcount.Audit, place: Place, *, remove_dead: bool, pid: int | None = None) -> None:
+        self._audit = audit
+        self._place = place
+        self._remove_dead = remove_dead
+        self._pid = pid
+        self._met: dict[str, _Met] = {}
+
+    def look(self, own: str | None = None) -> None:
+        """Finds owners that are new (but `own`), and drops those that are dead. O(owners) system calls."""
+        _ipcount.watch_faults()
+        for name in self._place.names():
+            if name != own and name not in self._met and files.NAME.fullmatch(name):
+                self._approach(name)
+        for name, met in list(self._met.items()):
+            if files.has_owner(met.fd):
+                self._regard(name, met)
+            else:
+                self._drop(name)
+
+    def move(self, place: Place) -> None:
+        """The same audit has another directory now."""
+        self.forget()
+        self._place = place
+
+    def forget(self) -> None:
+        """Lets all of them go."""
+        for name in list(self._met):
+            self._leave(name)
+
+    def waiting_for(self) -> dict[str, int]:
+        """How often each has looked around, by name; odd while it does."""
+        return {name: met.mapped.looked for name, met in self._met.items() if met.mapped is not None}
+
+    @property
+    def owners(self) -> list[OwnerInfo]:
+        found = []
+        for name, met in sorted(self._met.items()):
+            mapped = met.mapped
+            if mapped is not None and self._pid in (None, mapped.pid):
+                listeners = tuple(ListenerInfo(*row) for row in mapped.listeners)
+                found.append(OwnerInfo(name.partition(".")[0], mapped.pid, mapped.started, listeners, None))
+            elif met.damaged is not None and self._pid is None:
+                found.append(OwnerInfo(name.partition(".")[0], 0, 0.0, (), met.damaged))
+        return found
+
+    @property
+    def strangers(self) -> list[tuple[str, str]]:
+        """Owners that live and write another layout: name and why."""
+        return [(name, met.damaged) for name, met in self._met.items() if met.strange and met.damaged is not None]
+
+    def _approach(self, name: str) -> None:
+        fd = files.open_to_read(self._place, name)
+        if fd is None:
+            return
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+        elif files.has_owner(fd):
+            self._met[name] = _Met(fd)
+        else:
+            os.close(fd)
+            self._remove(name)
+
+    def _regard(self, name: str, met: _Met) -> None:
+        found = os.fstat(met.fd)
+        try:
+            if met.mapped is None:
+                met.mapped = self._audit._meet(met.fd, found.st_size)
+            if self._pid is not None and met.mapped.pid != self._pid:
+                return
+            met.mapped.look(found.st_size, 512 * found.st_blocks, monotonic_ns())
+        except InboundAuditError as error:
+            if met.damaged != str(error):
+                logger.warning("%s/%s: %s; its sessions are not counted", self._place.path, name, error)
+            met.damaged = str(error)
+            met.strange = met.mapped is None and found.st_size >= files.HEADER_SIZE
+            self._unmap(met)
+        else:
+            met.damaged, met.strange = None, False
+
+    def _unmap(self, met: _Met) -> None:
+        if met.mapped is not None:
+            met.mapped.drop(monotonic_ns())
+            met.mapped = None
+
+    def _leave(self, name: str) -> None:
+        self._unmap(self._met.pop(name))
+
+    def _drop(self, name: str) -> None:
+        ours = os.fstat(self._met[name].fd)
+        self._leave(name)
+        try:
+            there = os.stat(name, dir_fd=self._place.fd, follow_symlinks=False)
+        except OSError:
+            return
+        if os.path.samestat(ours, there):
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        if self._remove_dead:
+            files.remove(self._place, name)

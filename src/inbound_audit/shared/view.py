@@ -1,0 +1,59 @@
+"""A look into a shared audit from outside: what `show`, `top` and `ps` ask."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from inbound_audit import _ipcount
+from inbound_audit.errors import SharedStateError
+from inbound_audit.services import SERVICE_TYPES
+from inbound_audit.shared.neighbours import Neighbours, OwnerInfo
+from inbound_audit.shared.place import Place
+
+
+class View(_ipcount.Audit):
+    """The counts of the processes that share an audit, by who is none of them: it writes nothing and removes nothing.
+
+    `pid` takes only the owners that say this of themselves. What is asked is answered as `InboundAudit` does, as of the
+    last `refresh` for who is there, and as of now for what they count.
+
+    Raises SharedStateError when there is no such audit, no such owner, or the directory is refused.
+    """
+
+    def __init__(self, name: str, *, pid: int | None = None) -> None:
+        super().__init__()
+        for service_type in SERVICE_TYPES:
+            self._add_service(service_type)
+        self._place = Place(name, only_look=True)
+        self._neighbours = Neighbours(self, self._place, remove_dead=False, pid=pid)
+        try:
+            self.refresh()
+            if pid is not None and not self.owners:
+                raise SharedStateError(f"{name!r}: no process with the id {pid} counts there")
+        except BaseException:
+            self.close()
+            raise
+
+    def refresh(self) -> None:
+        """Looks for new owners and drops dead ones. O(owners) system calls."""
+        self._neighbours.look()
+
+    @property
+    def owners(self) -> list[OwnerInfo]:
+        """The processes that count there now."""
+        return self._neighbours.owners
+
+    def close(self) -> None:
+        """Lets everything go; counts are 0 from then on. Idempotent."""
+        if not self.closed:
+            self._forget(close=True)
+            self._neighbours.forget()
+            self._place.close()
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
