@@ -2,7 +2,7 @@
 
 To join, and to open a listener, is to be seen: who comes later looks at all that are there, and waits until each of
 them has looked around once since. So two owners know of each other before the one that came later counts its first
-session; from then on a session that is opened, a fence, and the others' counts that are read are all that a limit needs:
+session; from then on a session that is opened, a fence, and the others' counts read are all that a limit needs:
 of two that race for the last place both see both, or one does. The wait is bounded: a process that is stopped looks at
 nobody, and opens nothing either.
 
