@@ -21,7 +21,8 @@ from inbound_audit._core.address cimport (
 )
 from inbound_audit._core.arena cimport (
     BYTE_ORDER_MARK, CAPACITY_LEAST, LAYOUT, MAGIC, NAME_MOST, PAGE, UNIT, UNITS_MOST, Arena, Header, arena_close, arena_leave,
-    arena_open, arena_reset, arena_share, arena_used, header, range_of,
+    arena_open, arena_reset, arena_share, arena_used, header, range_of, share_needs,
+    sum_of_names,
 )
 from inbound_audit._core.bits cimport acquire32, fence_full, fetch_add64, load32, load64, publish32, store64, u8, u16, u32, u64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
@@ -31,7 +32,7 @@ from inbound_audit._core.foreign cimport (
     foreign_close, foreign_drop, foreign_look, foreign_meet, foreign_open, header_fault, window_close, window_open,
 )
 from inbound_audit._core.mapping cimport (
-    GRAIN, SHARED_POSSIBLE, UNGUARDED, back_file, free_guard_lock, guard, map_file, unguard, unmap_range, was_lost,
+    GRAIN, SHARED_POSSIBLE, UNGUARDED, back_file, free_guard_lock, guard, map_file, unguard, unmap_range,
     watch_directory as c_watch_directory, watch_faults_failed,
 )
 from inbound_audit._core.owner cimport (
@@ -51,7 +52,7 @@ from operator import index
 from weakref import WeakSet
 
 from inbound_audit.errors import (
-    AddressError, CapacityError, CidrError, InboundAuditError, SharedStateError, UnknownServiceType,
+    AddressError, CapacityError, CidrError, InboundAuditError, OtherVersionError, SharedStateError, UnknownServiceType,
 )
 
 cdef extern from "Python.h":

@@ -58,11 +58,17 @@ class InboundAudit(_ipcount.Audit):
             raise UnknownServiceType(services, SERVICE_TYPES, "is a text, not a list of service types")
         for name in (*SERVICE_TYPES, *services):
             self._add_service(name)
-        if shared is not None:
-            from inbound_audit.shared.membership import Membership  # threads and sockets: not for who counts alone
-
-            self._membership = Membership(self, shared, group)
         _alive.add(self)
+        if shared is not None:
+            from inbound_audit.shared.membership import Membership  # threads and descriptors: not for who counts alone
+
+            # Known before it has a file: a fork in another thread must find all that is to be let go of.
+            self._membership = Membership(self, shared, group)
+            try:
+                self._membership.join()
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def shared(self) -> str | None:
@@ -106,22 +112,26 @@ class InboundAudit(_ipcount.Audit):
         self.close()
 
 
+_paused: list[Membership] = []
+
+
 def _before_fork() -> None:
-    for audit in _alive:
+    for audit in list(_alive):
         if audit._membership:
-            audit._membership.stop()
+            audit._membership.pause()
+            _paused.append(audit._membership)
     _ipcount._hold_counters()
 
 
 def _after_fork_in_parent() -> None:
     _ipcount._let_go_counters()
-    for audit in _alive:
-        if audit._membership:
-            audit._membership.start()
+    while _paused:
+        _paused.pop().resume()
 
 
 def _after_fork_in_child() -> None:
     _ipcount._let_go_counters()
+    _paused.clear()
     # First of all nobody's file is ours any more: what may fail comes later.
     for audit in _alive:
         audit._forget(forked=True)

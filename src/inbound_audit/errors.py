@@ -53,3 +53,7 @@ class PolicyError(InboundAuditError):
 
 class SharedStateError(InboundAuditError):
     """The counts of other processes cannot be shared or read."""
+
+
+class OtherVersionError(SharedStateError):
+    """A process that counts in the same place writes another layout: sums over both would be a guess."""

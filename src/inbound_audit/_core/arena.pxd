@@ -3,8 +3,9 @@
     unit 0                 HEADER_UNITS                bump            limit
     | Header               | blocks, used and free ... | never touched | slack |
 
-In a file, the part up to `backed` has been asked of the system (`posix_fallocate`): nothing is handed out behind it, so
-that a file system without room is an answer and never a signal.
+In a file, the first part has been asked of the system (`posix_fallocate`): nothing is handed out behind it, so that a file
+system without room is an answer and never a signal. `reach` tells readers where it ends: one that was overtaken in
+mid-walk may read a unit out of a block that is something else by now, and must not go where the file has nothing.
 
 A block is named by its first unit, a number that means the same in every process that maps the bytes. A block has a
 size class for life; a free one waits in the list of its class, linked by the word at its start. Nothing is merged: a
@@ -55,12 +56,13 @@ cdef struct Header:
     u32 layout
     u32 byte_order
     u32 limit            # units
-    u32 unused
+    u32 reach            # units that have memory for sure: readers go no further; at most `limit`
     # whose tree it is, in a file; written before the tree is published
     u32 service_size
     u32 listener_size
     char service[NAME_MOST]
     char listener[NAME_MOST]
+    u32 names_sum        # `sum_of_names`: a damaged name would be counted as somebody else's
 
 cdef struct Arena:
     u8 *base
@@ -70,29 +72,56 @@ cdef struct Arena:
     u64 waiting          # of the writers, those who found the lock taken: a batch lets them go first
     # the allocator's own: it trusts nothing that another process could have written
     u32 bump             # first unit that was never handed out
-    u32 backed           # units that have memory for sure; all of them where there is no file
+    u32 backed           # what stands in `reach`; all of them where there is no file
     u32 free[CLASSES]    # first block of each list; 0: none
     int fd               # of the file, or -1
     int guarded
     u64 offset           # of the range in the file
+    u64 held             # bytes of the range that were asked of the system
 
 
 cdef inline Header *header(const Arena *a) noexcept nogil:
     return <Header *>a.base
 
 
+cdef inline u32 sum_of_names(const Header *h) noexcept nogil:
+    """FNV-1a over the bytes of both names and their sizes. The sizes fit."""
+    cdef u32 s = 2166136261, i
+    for i in range(h.service_size):
+        s = (s ^ <u8>h.service[i]) * 16777619
+    s = (s ^ h.service_size) * 16777619
+    for i in range(h.listener_size):
+        s = (s ^ <u8>h.listener[i]) * 16777619
+    return (s ^ h.listener_size) * 16777619
+
+
 cdef inline u8 *block(const Arena *a, u32 unit) noexcept nogil:
     return a.base + <u64>unit * UNIT
 
 
+cdef inline u32 reach_of(const Arena *a) noexcept nogil:
+    """The bound of a reader's handles. It stands in shared bytes, so it is believed only as far as the mapping goes."""
+    cdef u32 units = load32(&header(a).reach)
+    return units if units < a.limit else a.limit
+
+
+cdef inline void set_backed(Arena *a, u64 bytes) noexcept nogil:
+    """The first `bytes` of the range have memory. A whole largest block fits behind the last unit that is handed out."""
+    cdef u64 units = bytes // UNIT - LARGEST_UNITS
+    a.held = bytes
+    a.backed = a.limit if units > a.limit else <u32>units
+    store32(&header(a).reach, a.backed)
+
+
 cdef inline void arena_format(Arena *a) noexcept nogil:
-    """An empty arena. Its header is that of nobody."""
+    """An empty arena, in memory of its own. Its header is that of nobody."""
     cdef int i
     memset(header(a), 0, sizeof(Header))
     header(a).magic = MAGIC
     header(a).layout = LAYOUT
     header(a).byte_order = BYTE_ORDER_MARK
     header(a).limit = a.limit
+    set_backed(a, a.size)
     a.bump = HEADER_UNITS
     for i in range(CLASSES):
         a.free[i] = 0
@@ -118,7 +147,6 @@ cdef inline int arena_open(Arena *a, u64 capacity) noexcept nogil:
     a.waiting = 0
     a.fd = -1
     a.guarded = UNGUARDED
-    a.backed = a.limit
     arena_format(a)
     return OK
 
@@ -139,15 +167,16 @@ cdef inline u64 first_grain(const Arena *a, u64 bytes) noexcept nogil:
     return a.size if bytes > a.size else bytes
 
 
-cdef inline u32 units_in(const Arena *a, u64 bytes) noexcept nogil:
-    return a.limit if bytes // UNIT > a.limit else <u32>(bytes // UNIT)
+cdef inline u64 share_needs(const Arena *a) noexcept nogil:
+    """Bytes that `arena_share` asks of the file system."""
+    return first_grain(a, <u64>(a.bump + LARGEST_UNITS) * UNIT)
 
 
 cdef inline int arena_share(Arena *a, int fd, u64 offset) noexcept nogil:
     """Moves the arena into a file, at the same addresses: readers see the same bytes before and after. OK, or FULL and
     everything is as it was."""
     cdef u64 used = <u64>a.bump * UNIT
-    cdef u64 bytes = first_grain(a, used)
+    cdef u64 bytes = share_needs(a)
     cdef int slot
     if back_file(fd, offset, bytes) != 0 or write_failed(fd, a.base, <size_t>used, offset):
         return FULL
@@ -159,7 +188,7 @@ cdef inline int arena_share(Arena *a, int fd, u64 offset) noexcept nogil:
         return FULL
     a.fd = fd
     a.offset = offset
-    a.backed = units_in(a, bytes)
+    set_backed(a, bytes)
     return OK
 
 
@@ -171,34 +200,42 @@ cdef inline bint arena_leave(Arena *a) noexcept nogil:
     unguard(a.guarded)
     a.guarded = UNGUARDED
     a.fd = -1
-    a.backed = a.limit
     arena_format(a)
+    return True
+
+
+cdef inline bint hold(Arena *a, u64 upto) noexcept nogil:
+    """Asks for the bytes of the range from where they end now. False when there is no room for them."""
+    cdef u64 at = a.held
+    if back_file(a.fd, a.offset + at, upto - at) != 0:
+        return False
+    # A reader that was overtaken may have met nothing there, and an empty page been put in its place.
+    if map_file(a.base + at, <size_t>(upto - at), a.fd, a.offset + at, True) == NULL:
+        return False
+    set_backed(a, upto)
     return True
 
 
 cdef inline bint arena_grow(Arena *a, u32 units) noexcept nogil:
     """Asks the system for memory up to `units`, and some more while it is at it. False when there is none."""
-    cdef u64 have = <u64>a.backed * UNIT, need = first_grain(a, <u64>units * UNIT)
-    cdef u64 more = have // 2
+    cdef u64 need = first_grain(a, <u64>(units + LARGEST_UNITS) * UNIT)
+    cdef u64 more = first_grain(a, a.held + (GROW_MOST if a.held // 2 > GROW_MOST else a.held // 2))
     if a.fd < 0 or units > a.limit:
         return False
-    more = first_grain(a, have + (GROW_MOST if more > GROW_MOST else more))
-    have -= have % PAGE
-    if more > need and back_file(a.fd, a.offset + have, more - have) == 0:
-        a.backed = units_in(a, more)
-    elif back_file(a.fd, a.offset + have, need - have) == 0:
-        a.backed = units_in(a, need)
-    return units <= a.backed
+    return (more > need and hold(a, more)) or hold(a, need)
 
 
 cdef inline void return_pages(Arena *a, u64 used) noexcept nogil:
-    """What an arena that is empty again has used goes back to the system, but for the first grain."""
+    """What an arena that is empty again has used goes back to the system, but for the first grain of a file."""
+    cdef u64 held = a.held
     if used < GIVE_BACK_LEAST:
         return
-    if a.fd < 0:
+    if a.guarded == UNGUARDED:
         give_back(a.base + PAGE, <size_t>(used - PAGE + (PAGE - used % PAGE) % PAGE))
-    elif first_grain(a, used) > GRAIN and give_back_file(a.base + GRAIN, <size_t>(first_grain(a, <u64>a.backed * UNIT) - GRAIN)) == 0:
-        a.backed = units_in(a, GRAIN)
+    elif a.fd >= 0 and held > GRAIN:
+        set_backed(a, GRAIN)
+        if give_back_file(a.base + GRAIN, <size_t>(held - GRAIN)) != 0:
+            set_backed(a, held)
 
 
 # ---- blocks

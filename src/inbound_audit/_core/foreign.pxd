@@ -30,6 +30,7 @@ cdef extern from *:
     """
     const u64 OWNER_MAGIC "IA_OWNER_MAGIC"
     const u64 REST "IA_REST"               # nanoseconds
+    u64 swapped "__builtin_bswap64"(u64) noexcept nogil
 
 # Why a file can't be read; the door has the words.
 cdef enum Fault:
@@ -63,10 +64,12 @@ cdef struct Foreign:
 
 
 cdef inline int header_fault(u64 magic, u32 layout, u32 byte_order, u64 expected) noexcept nogil:
+    if magic == swapped(expected):
+        return OTHER_ORDER
     if magic != expected:
         return FOREIGN_MAGIC
     if byte_order != BYTE_ORDER_MARK:
-        return OTHER_ORDER
+        return NONSENSE
     return SOUND if layout == LAYOUT else OTHER_LAYOUT
 
 
@@ -135,7 +138,8 @@ cdef inline int foreign_meet(Foreign *f, Owner *o, u32 number, int service, u32 
     if t == NULL:
         return NO_ROOM
     t.arena.size = f.stride
-    base = map_file(t.arena.base, f.stride, f.fd, GRAIN + number * f.stride, False)
+    t.arena.offset = GRAIN + number * f.stride
+    base = map_file(t.arena.base, f.stride, f.fd, t.arena.offset, False)
     if base == NULL:
         t.dropped = now
         t.sibling = o.spare
@@ -156,13 +160,14 @@ cdef inline int foreign_meet(Foreign *f, Owner *o, u32 number, int service, u32 
 cdef inline int foreign_look(Foreign *f, u64 size, u64 memory) noexcept nogil:
     """What the file system says of the file now: its size and the memory it has, in bytes. A Fault."""
     cdef Tree *t = f.first
-    cdef bint lost = was_lost(f.guarded)
-    while t != NULL:
-        lost |= was_lost(t.arena.guarded)
-        t.plausible = 2 * memory // UNIT
-        t = t.sibling
-    if size < f.size or lost:
+    if size < f.size:
         return CUT_SHORT
+    while t != NULL:
+        t.plausible = 2 * memory // UNIT
+        # An overtaken or damaged walk has gone where nothing was; something may be there later.
+        if was_lost(t.arena.guarded) and map_file(t.arena.base, f.stride, f.fd, t.arena.offset, False) == NULL:
+            return NO_ROOM
+        t = t.sibling
     f.size = size
     if load32(&f.head.trees) > TREES_MOST:
         return NONSENSE

@@ -15,7 +15,7 @@ What a reader relies on is said in `seqlock`, what the bits mean in `node`.
 """
 
 from inbound_audit._core.address cimport Address
-from inbound_audit._core.arena cimport Arena, LEAF_CLASS, alloc, arena_reset, block, header, release
+from inbound_audit._core.arena cimport Arena, LEAF_CLASS, alloc, arena_reset, block, header, reach_of, release
 from inbound_audit._core.bits cimport clz64, high_bits, load64, store32, store64, u8, u32, u64
 from inbound_audit._core.codes cimport FULL, OK, OVERFLOW, UNMATCHED
 from inbound_audit._core.node cimport (
@@ -56,7 +56,7 @@ cdef inline Key host_of(const Arena *a, bint v6, u64 e, u64 hi, u64 lo) noexcept
         k.hi = hi if v6 else (hi & high_bits(8)) | (<u64>(child_of(e) & SUFFIX_BODY) << 32)
         k.lo = (lo & high_bits(40)) | (child_of(e) & SUFFIX_BODY) if v6 else 0
         return k
-    words = <u64 *>block(a, unit_of(e) if unit_of(e) < a.limit else 0)
+    words = <u64 *>block(a, unit_of(e) if unit_of(e) < reach_of(a) else 0)
     k.hi = load64(words)
     k.lo = load64(words + 1)
     return k
@@ -85,6 +85,7 @@ cdef inline u32 new_host(Arena *a, bint v6, int depth, u64 hi, u64 lo) noexcept 
 
 cdef inline u32 count_prefix(const Arena *a, bint v6, u64 hi, u64 lo, int length) noexcept nogil:
     """Sessions below a prefix. O(length); bounded also when what it reads is being changed or is damaged."""
+    cdef u32 reach = reach_of(a)
     cdef u64 e = load64(&header(a).root[v6])
     cdef u64 *at
     cdef Node *n
@@ -96,7 +97,7 @@ cdef inline u32 count_prefix(const Arena *a, bint v6, u64 hi, u64 lo, int length
                 return 0
             k = host_of(a, v6, e, hi, lo)
             return 0 if differ(k.hi, k.lo, hi, lo, length) else count_of(e)
-        if unit_of(e) >= a.limit:
+        if unit_of(e) >= reach:
             return 0
         n = <Node *>block(a, unit_of(e))
         if n.depth != depth:
@@ -449,7 +450,7 @@ cdef inline bint outermost(const Arena *a, bint v6, u64 e, Key way, int up, Addr
     cdef int depth = -1, key
     cdef u64 *at
     while is_node(e):
-        if unit_of(e) >= a.limit:
+        if unit_of(e) >= reach_of(a):
             return False
         n = <Node *>block(a, unit_of(e))
         if n.depth <= depth or n.depth > last_byte(v6):
@@ -483,7 +484,7 @@ cdef inline bint seek_host(const Arena *a, bint v6, const Address *start, int up
     way.hi = 0
     way.lo = 0
     spare_way = way
-    while is_node(e) and unit_of(e) < a.limit:
+    while is_node(e) and unit_of(e) < reach_of(a):
         n = <Node *>block(a, unit_of(e))
         if n.depth <= depth or n.depth > last_byte(v6):
             return False

@@ -108,8 +108,15 @@ cdef class Audit:
         cdef OwnerHeader *head
         cdef Listener listener
         cdef int slot
+        cdef u64 at = GRAIN
+        # All the memory first: what is refused has changed nothing.
         if back_file(fd, 0, PAGE) != 0 or back_file(fd, GRAIN - PAGE, PAGE) != 0:
             raise no_space()
+        for listener in self.listeners.values():
+            listener_bytes(listener.name, True)
+            if back_file(fd, at, share_needs(&listener.tree.arena)) != 0:
+                raise no_space()
+            at += range_of(self.capacity)
         head = <OwnerHeader *>map_file(NULL, PAGE, fd, 0, True)
         if head == NULL:
             raise no_room(PAGE)
@@ -123,19 +130,17 @@ cdef class Audit:
         self.own_trees = 0
         head.magic, head.layout, head.byte_order = OWNER_MAGIC, LAYOUT, BYTE_ORDER_MARK
         head.stride, head.pid, head.started = range_of(self.capacity), pid, started
-        try:
-            for listener in self.listeners.values():
-                self.settle_tree(listener)
-        except (CapacityError, SharedStateError):
-            self._unsettle()
-            raise
+        for listener in self.listeners.values():
+            self.settle_tree(listener)
 
-    def _unsettle(self):
-        """No tree grows in our file any more, and those that are not ready to count go on waiting for one."""
+    def _unsettle(self, int fd):
+        """That descriptor is about to be closed: nothing grows in its file any more."""
         cdef Listener listener
         for listener in self.listeners.values():
-            listener.tree.arena.fd = -1
-        self.leave_file()
+            if listener.tree.arena.fd == fd:
+                listener.tree.arena.fd = -1
+        if self.own != NULL and self.own_fd == fd:
+            self.leave_file()
 
     def _settled(self):
         """Our file is complete and others can find it: sessions may be opened."""
@@ -177,13 +182,15 @@ cdef class Audit:
             unmap_range(self.own, PAGE)
             self.own = NULL
 
-    def _lost(self):
-        """Somebody has cut our file short: what was counted there is gone."""
+    def _lost(self, u64 size):
+        """Our file, that has `size` bytes now, was cut short: what was counted there is gone."""
         cdef Listener listener
-        cdef bint lost = was_lost(self.own_guard) if self.own != NULL else False
+        cdef Arena *a
         for listener in self.listeners.values():
-            lost |= was_lost(listener.tree.arena.guarded)
-        return bool(lost)
+            a = &listener.tree.arena
+            if a.fd >= 0 and size < a.offset + a.held:
+                return True
+        return size < GRAIN
 
     def _looking(self, begins):
         """Tells others that we begin, or have ended, to look for them."""
@@ -197,7 +204,7 @@ cdef class Audit:
         cdef Neighbour met = Neighbour.__new__(Neighbour)
         cdef int fault = foreign_open(&met.f, fd, size)
         if fault != SOUND:
-            raise SharedStateError(fault_text(fault))
+            raise fault_error(fault)
         met.audit, met.names = self, []
         self.owner.shared = True
         return met

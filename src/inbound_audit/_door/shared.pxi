@@ -51,6 +51,10 @@ cdef str fault_text(int fault):
     return "holds numbers that no owner writes"
 
 
+cdef object fault_error(int fault):
+    return (OtherVersionError if fault in (OTHER_LAYOUT, OTHER_ORDER) else SharedStateError)(fault_text(fault))
+
+
 # ---- our own file
 
 cdef int name_tree(Tree *t, str service_type, bytes name) except -1:
@@ -60,6 +64,7 @@ cdef int name_tree(Tree *t, str service_type, bytes name) except -1:
     memcpy(h.service, <const char *>service, len(service))
     memcpy(h.listener, <const char *>name, len(name))
     h.service_size, h.listener_size = <u32>len(service), <u32>len(name)
+    h.names_sum = sum_of_names(h)
     return 0
 
 
@@ -99,28 +104,28 @@ cdef class Neighbour:
             fault = self.meet_window(audit, now)
             self.f.trees += 1
         if fault != SOUND:
-            raise SharedStateError(fault_text(fault))
+            raise fault_error(fault)
 
     cdef int meet_window(self, Audit audit, u64 now) except -1:
         """A Fault, or SOUND."""
         cdef Header *h = window_open(&self.f, self.f.trees)
+        cdef Header seen
         cdef int fault, number
-        cdef u32 service_size, listener_size
         if h == NULL:
             return NO_ROOM
         try:
             if guard_page(h) < 0:
                 return NO_ROOM
-            fault = header_fault(load64(&h.magic), load32(&h.layout), load32(&h.byte_order), MAGIC)
-            service_size, listener_size = load32(&h.service_size), load32(&h.listener_size)
-            if fault == SOUND and (not 0 < service_size <= SERVICE_NAME_MOST or listener_size > NAME_MOST):
-                fault = NONSENSE
-            if fault != SOUND:
-                return fault
-            service, name = h.service[:service_size], h.listener[:listener_size]
+            memcpy(&seen, h, sizeof(Header))  # what is checked is what is used
         finally:
             release_page(h)
-        if not (service.isascii() and service.decode("latin-1").isprintable()):
+        fault = header_fault(seen.magic, seen.layout, seen.byte_order, MAGIC)
+        if fault != SOUND:
+            return fault
+        if not 0 < seen.service_size <= SERVICE_NAME_MOST or seen.listener_size > NAME_MOST:
+            return NONSENSE
+        service, name = seen.service[:seen.service_size], seen.listener[:seen.listener_size]
+        if seen.names_sum != sum_of_names(&seen) or not (service.isascii() and service.decode("latin-1").isprintable()):
             return NONSENSE
         service_type = service.decode("ascii")
         audit._add_service(service_type)

@@ -22,9 +22,6 @@ NAME = re.compile(r"[0-9a-f]{16}\.owner")
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
-HEADER_SIZE = 65536
-"""Bytes before the first window: no owner's file is shorter."""
-
 # <fcntl.h> of Linux; Python has no names for them.
 _OFD_GETLK, _OFD_SETLK = 36, 37
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
@@ -61,10 +58,12 @@ def publish(place: Place, fd: int) -> str:
 
 
 def open_to_read(place: Place, name: str) -> int | None:
-    """A descriptor; None when there is no such file, or none that we may read."""
+    """A descriptor; None when there is no such file, or none that we may read. Raises OSError for want of one."""
     try:
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.fd)
-    except OSError:
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
         return None
 
 

@@ -90,16 +90,16 @@ class Membership:
         self._group = group
         self._lock = threading.RLock()
         self._complaint = ""
+        self._evicted = False  # our file is not where others find it: a new one is due
         self._held = _Held(Place(name, group))
         self._neighbours = Neighbours(audit, self._held.place, remove_dead=True)
         # Also when the audit is collected, or Python exits.
         self._end = weakref.finalize(audit, self._held.let_go)
-        try:
-            self.settle()
-            self.start()
-        except BaseException:
-            self.close()
-            raise
+
+    def join(self) -> None:
+        """Counts from now on. Raises SharedStateError or CapacityError."""
+        self.settle()
+        self.start()
 
     # ---- our own file
 
@@ -122,19 +122,17 @@ class Membership:
             place, held.place = held.place, Place(self._name, self._group)
             place.close()
             self._neighbours.move(held.place)
-        before, fd = held.fd, files.make(held.place)
-        held.fd = None
+        fd = files.make(held.place)
         try:
             self._audit._share(fd, os.getpid(), time.time_ns() // 1000)
-            held.file = files.publish(held.place, fd)
-            held.fd = fd
+            name = files.publish(held.place, fd)
         except BaseException:
-            self._audit._unsettle()
+            self._audit._unsettle(fd)
             os.close(fd)
             raise
-        finally:
-            if before is not None:
-                os.close(before)
+        before, held.fd, held.file = held.fd, fd, name
+        if before is not None:
+            os.close(before)
 
     def be_seen(self) -> None:
         """Waits until everybody who is there has looked around once from now on, at most `PATIENCE`."""
@@ -161,26 +159,31 @@ class Membership:
         with self._lock:
             self._audit._looking(True)
             try:
-                self._neighbours.look(self._held.file)
+                self._neighbours.look(self._held.fd)
             finally:
                 self._audit._looking(False)
 
     def _mind_our_file(self) -> None:
         """Somebody may have removed our file, or cut it short: nobody would count us any more."""
         with self._lock:
-            if self._held.fd is None or self._audit.closed:
+            if self._audit.closed:
                 return
             path = self._held.place.path
-            if self._audit._lost():
-                logger.error("%s: our file was cut short: the sessions that were open are counted no more", path)
-                self._audit._forget()
-            elif os.fstat(self._held.fd).st_nlink:
-                return
-            else:
-                logger.warning("%s: our file was removed; we count in a new one", path)
-            self._move_in()
-            self.be_seen()
-            self._audit._settled()
+            if self._held.fd is not None and not self._evicted:
+                found = os.fstat(self._held.fd)
+                self._evicted = True
+                if self._audit._lost(found.st_size):
+                    logger.error("%s: our file was cut short: the sessions that were open are counted no more", path)
+                    self._audit._forget()
+                elif found.st_nlink == 0:
+                    logger.warning("%s: our file was removed; we count in a new one", path)
+                else:
+                    self._evicted = False
+            if self._evicted:
+                self._move_in()
+                self._evicted = False
+                self.be_seen()
+                self._audit._settled()
 
     def attend(self) -> None:
         """What the thread does each time: sees to our file and looks around. What goes wrong is told once."""
@@ -206,22 +209,29 @@ class Membership:
             )
             self._held.thread.start()
 
-    def stop(self) -> None:
-        """Stops it, and waits for its end."""
+    def pause(self) -> None:
+        """Before a fork: nobody looks around or makes a file until `resume`, or for ever in the child."""
         self._held.stop()
+        self._lock.acquire()
+
+    def resume(self) -> None:
+        """After it, in the parent."""
+        self._lock.release()
+        self.start()
 
     # ---- the end, and forks
 
     def close(self) -> None:
         """Counts nowhere any more. The audit has forgotten its sessions. Idempotent."""
-        self.stop()
+        self._held.stop()
         with self._lock:
             self._neighbours.forget()
             self._end()
 
     def in_child(self) -> None:
         """In a forked child, whose audit has forgotten its sessions already."""
-        self._lock = threading.RLock()  # the other may be held by a thread that the fork left behind
+        self._lock = threading.RLock()  # the other is held, and not by this thread
+        self._evicted = False
         self._held.in_child()
         self.attend()
         self.start()

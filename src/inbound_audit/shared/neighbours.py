@@ -9,7 +9,7 @@ from time import monotonic_ns
 from typing import NamedTuple
 
 from inbound_audit import _ipcount
-from inbound_audit.errors import InboundAuditError
+from inbound_audit.errors import InboundAuditError, OtherVersionError
 from inbound_audit.shared import files
 from inbound_audit.shared.place import Place
 
@@ -39,6 +39,7 @@ class _Met:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.stat = os.fstat(fd)
         self.mapped: _ipcount.Neighbour | None = None
         self.damaged: str | None = None
         self.strange = False
@@ -60,17 +61,20 @@ class Neighbours:
         self._pid = pid
         self._met: dict[str, _Met] = {}
 
-    def look(self, own: str | None = None) -> None:
-        """Finds owners that are new (but `own`), and drops those that are dead. O(owners) system calls."""
+    def look(self, own: int | None = None) -> None:
+        """Drops owners that are dead and finds those that are new, but the one whose file is open as `own`.
+
+        O(owners) system calls. Raises OSError when this process has no descriptor left to look with.
+        """
         _ipcount.watch_faults()
-        for name in self._place.names():
-            if name != own and name not in self._met and files.NAME.fullmatch(name):
-                self._approach(name)
         for name, met in list(self._met.items()):
             if files.has_owner(met.fd):
                 self._regard(name, met)
             else:
                 self._drop(name)
+        for name in self._place.names():
+            if name not in self._met and files.NAME.fullmatch(name):
+                self._approach(name, own)
 
     def move(self, place: Place) -> None:
         """The same audit has another directory now."""
@@ -103,16 +107,19 @@ class Neighbours:
         """Owners that live and write another layout: name and why."""
         return [(name, met.damaged) for name, met in self._met.items() if met.strange and met.damaged is not None]
 
-    def _approach(self, name: str) -> None:
+    def _approach(self, name: str, own: int | None) -> None:
         fd = files.open_to_read(self._place, name)
         if fd is None:
             return
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-        elif files.has_owner(fd):
-            self._met[name] = _Met(fd)
+        met = _Met(fd)
+        # A file may have two names; it counts once.
+        known = [other.fd for other in self._met.values()] + ([] if own is None else [own])
+        if not stat.S_ISREG(met.stat.st_mode) or any(os.path.samestat(met.stat, os.fstat(other)) for other in known):
+            return
+        if files.has_owner(fd):
+            self._met[name] = met
+            self._regard(name, met)
         else:
-            os.close(fd)
             self._remove(name)
 
     def _regard(self, name: str, met: _Met) -> None:
@@ -127,7 +134,7 @@ class Neighbours:
             if met.damaged != str(error):
                 logger.warning("%s/%s: %s; its sessions are not counted", self._place.path, name, error)
             met.damaged = str(error)
-            met.strange = met.mapped is None and found.st_size >= files.HEADER_SIZE
+            met.strange = isinstance(error, OtherVersionError)
             self._unmap(met)
         else:
             met.damaged, met.strange = None, False

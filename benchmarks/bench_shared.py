@@ -1,0 +1,145 @@
+"""Counts that processes share: what the others' trees cost a query, and what a file costs who opens sessions."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from benchmarks.bench_counts import COUNT, new_texts
+from benchmarks.measure import Batch, Race, timed
+from benchmarks.scale import ROUNDS
+from benchmarks.workloads import WORKLOADS
+from inbound_audit import InboundAudit
+from inbound_audit.shared import View
+
+if not sys.platform.startswith("linux"):
+    pytest.skip("shared mode is for Linux", allow_module_level=True)
+
+RANDOM = WORKLOADS["random"]
+SESSIONS = 1_000
+PEER = "192.0.2.7"
+
+# An owner is an owner wherever it lives: one process can be as many as are wanted.
+CROWD = """
+import random, sys
+from inbound_audit import InboundAudit
+draw = random.Random(7)
+kept = []
+for argument in sys.argv[1:]:
+    name, owners, sessions = argument.split(":")
+    for _ in range(int(owners)):
+        audit = InboundAudit(shared=name)
+        listener = audit.listener()
+        kept.append([audit] + [listener.session(draw.randbytes(4)) for _ in range(int(sessions))])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+# Opens and closes at a given rate while a byte says so: 1,000 updates, then a rest until the next are due.
+BUSY = """
+import itertools, random, select, sys, time
+from inbound_audit import InboundAudit
+listener = InboundAudit(shared=sys.argv[1]).listener()
+draw = random.Random(8)
+hosts = itertools.cycle([draw.randbytes(4) for _ in range(50_000)])
+busy, done, pause = False, 0, 1_000 / int(sys.argv[2])
+print("ready", flush=True)
+while True:
+    if select.select([sys.stdin], [], [], 0 if busy else None)[0]:
+        order = sys.stdin.buffer.read1(1)
+        if not order:
+            break
+        busy = order == b"1"
+        print(done, flush=True)
+        due = time.monotonic()
+        continue
+    for _ in range(500):
+        listener.session(next(hosts)).close()
+    done += 1_000
+    due += pause
+    time.sleep(max(0, due - time.monotonic()))
+"""
+UPDATES = 200_000
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="inbound_audit-bench-") as directory:
+        monkeypatch.setenv("INBOUND_AUDIT_SHM", directory)
+        yield
+
+
+@contextmanager
+def beside(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that has said that it is ready; it ends when its standard input does."""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.mark.parametrize("owners", [8, 64])
+def test_count_over_owners(owners: int, hold: Callable[..., None]) -> None:
+    with ExitStack() as held:
+        held.enter_context(beside(CROWD, f"many:{owners - 1}:{SESSIONS}"))
+        subjects: dict[str, Batch] = {}
+        for name in ("alone", "many"):
+            listener = held.enter_context(InboundAudit(shared=name)).listener()
+            subjects[name] = timed(COUNT, [listener.session(address) for address in RANDOM.texts(SESSIONS)])
+        with View("many") as view:
+            assert len(view.owners) == owners
+        hold(f"owners-{owners}", Race(subjects), "many", "alone", ROUNDS)
+
+
+def test_open_and_close_in_a_file(hold: Callable[..., None]) -> None:
+    fresh: list[str] = []
+    draw = random.Random(6)
+    with InboundAudit() as private, InboundAudit(shared="mine") as shared:
+        listeners = {"private": private.listener(), "shared": shared.listener()}
+        addresses = RANDOM.texts(100_000)
+        kept = [listener.session(address) for listener in listeners.values() for address in addresses]
+        subjects = {
+            name: timed("listener.session(x).close()", fresh, listener=listener) for name, listener in listeners.items()
+        }
+
+        def prepare() -> None:
+            fresh[:] = new_texts(draw, 5_000)
+
+        hold("shared-open-close", Race(subjects, prepare), "shared", "private", ROUNDS)
+        for session in kept:
+            session.close()
+
+
+def test_a_count_beside_a_busy_process(hold: Callable[..., None]) -> None:
+    with beside(BUSY, "busy", str(UPDATES)) as other, InboundAudit(shared="busy") as audit:
+        session = audit.listener().session(PEER)
+        assert other.stdin is not None
+        assert other.stdout is not None
+        writing: Any = other.stdin
+        answers: Any = other.stdout
+        batch = timed(COUNT, [session] * 100_000)
+        done = 0
+
+        def told(order: str) -> Batch:
+            def measured() -> float:
+                nonlocal done
+                writing.write(order)
+                writing.flush()
+                done = int(answers.readline())
+                return batch()
+
+            return measured
+
+        hold("beside-busy", Race({"idle": told("0"), "busy": told("1")}), "busy", "idle", ROUNDS)
+        assert done
