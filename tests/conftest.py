@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.sharing import Workers
 
 import inbound_audit._ipcount as core
 
@@ -30,3 +34,24 @@ def pytest_configure() -> None:
 
 def pytest_report_header() -> str:
     return f"core: {core.__file__}"
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Shared audits have a directory of this test's own; none of its files is left when the test has let go."""
+    root = tempfile.mkdtemp(prefix="sharing-", dir="/dev/shm")
+    monkeypatch.setenv("INBOUND_AUDIT_SHM", root)
+    try:
+        yield Path(root)
+    finally:
+        shutil.rmtree(root)
+
+
+@pytest.fixture
+def hire(place: Path) -> Iterator[Workers]:
+    """Makes processes that do what they are told (`tests.sharing`)."""
+    workers = Workers()
+    try:
+        yield workers
+    finally:
+        workers.close()

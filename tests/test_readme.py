@@ -13,6 +13,8 @@ import pytest
 from inbound_audit import InboundAudit
 from inbound_audit.limits import STOCK_LIMITS
 
+pytestmark = pytest.mark.usefixtures("place")  # what somebody really counts may be called "mail" too
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -59,9 +61,21 @@ def commands() -> list[str]:
     return [line[2:] for text in blocks("console") for line in text.splitlines() if line.startswith("$ ")]
 
 
+LOOKS = ("inbound-audit ps ", "inbound-audit top ", "inbound-audit show ")
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith(LOOKS)])
+def test_looks_from_outside(command):
+    with InboundAudit(shared="mail") as audit, audit.listener().session("192.0.2.7"):
+        arguments = [sys.executable, "-m", "inbound_audit", *command.split()[1:]]
+        run = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert re.search(rf"^ +1 .*192\.0\.2\.|{os.getpid()}\b.*\b1\b", run.stdout, re.MULTILINE)
+
+
 def test_every_command_is_known():
     """What is run below, what installs, and what other tests run (`make test` is how you got here)."""
-    known = ("make serve ", "make test ", "pip install inbound-audit", "inbound-audit serve ", "printf ")
+    known = ("make serve ", "make test ", "pip install inbound-audit", "inbound-audit serve ", *LOOKS, "printf ")
     assert all(command.startswith(known) for command in commands())
 
 
