@@ -20,8 +20,8 @@ from inbound_audit._core.address cimport (
     parse_address, parse_remote,
 )
 from inbound_audit._core.arena cimport (
-    BYTE_ORDER_MARK, CAPACITY_LEAST, LAYOUT, MAGIC, NAME_MOST, PAGE, UNIT, UNITS_MOST, Arena, Header, arena_close, arena_leave,
-    arena_open, arena_reset, arena_share, arena_used, header, range_of, share_needs,
+    BYTE_ORDER_MARK, CAPACITY_LEAST, LARGEST_UNITS, LAYOUT, MAGIC, NAME_MOST, PAGE, UNIT, UNITS_MOST, Arena, Header, arena_close, arena_leave,
+    arena_open, arena_reset, arena_share, arena_used, header, range_of, reach_of, share_needs,
     sum_of_names,
 )
 from inbound_audit._core.bits cimport acquire32, fence_full, fetch_add64, load32, load64, publish32, store64, u8, u16, u32, u64

@@ -33,10 +33,15 @@ def run(*arguments: str, given: bytes = b"", cwd: Path | None = None) -> subproc
 class Serve:
     """`inbound-audit serve --json` in a process of its own; `events` is what it has reported so far."""
 
-    def __init__(self, *arguments: str, listen: Sequence[str] = ("127.0.0.1:0", "[::1]:0")) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        listen: Sequence[str] = ("127.0.0.1:0", "[::1]:0"),
+        command: Sequence[str] = COMMAND,
+    ) -> None:
         addresses = [word for address in listen for word in ("--listen", address)]
         self._process = subprocess.Popen(
-            [*COMMAND, "serve", "--json", "--hostname", "mx.example", *addresses, *arguments],
+            [*command, "serve", "--json", "--hostname", "mx.example", *addresses, *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []
@@ -78,6 +83,16 @@ class Serve:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         return [address_of(text) for text in self.event("listening")["addresses"]]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of the first workers."""
+        pids: list[int] = self.event("listening")["workers"]
+        return pids
 
     def tell(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

@@ -17,10 +17,10 @@ from libc.string cimport memcmp, memcpy
 
 from inbound_audit._core.address cimport width
 from inbound_audit._core.arena cimport Arena, arena_close, arena_open, header
-from inbound_audit._core.bits cimport u8, u16, u32, u64, load32, load64, publish32, store64
+from inbound_audit._core.bits cimport u8, u16, u32, u64, load32, load64, pause, publish32, store64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
 from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
-from inbound_audit._core.seqlock cimport READ_TRIES, lock_wait, read_begin, read_stood, read_wait, unlock
+from inbound_audit._core.seqlock cimport READ_TRIES, lock_wait, read_begin, read_stood, read_waited, unlock
 from inbound_audit._core.trie cimport trie_count
 
 cdef extern from *:
@@ -187,12 +187,13 @@ cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
         if read_stood(seq, began):
             if not began & 1 or began == load64(&t.stalled):
                 return seen
+            if read_waited(attempt):
+                store64(&t.stalled, began)
+                return seen
             sound = seen
             stood = True
-        read_wait(attempt)
-    if stood and began & 1:
-        store64(&t.stalled, began)  # the next reader need not wait for the same update
-    return sound if stood else seen
+        pause()
+    return sound if stood else seen  # a writer that never rests: what stood beside an update, if anything did
 
 
 cdef inline int64_t forest_count(Tree *t, const Prefix *p) noexcept nogil:

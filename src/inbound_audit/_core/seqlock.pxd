@@ -13,9 +13,10 @@ What stays true at every instant, also between two stores of a writer that was s
   * a block that was reachable in this window is not written again before the window closes.
 So a reader that finds the same *odd* number before and after its walk stood beside a writer that stands still in
 mid-update, and has walked a sound tree: its answer lacks at most that one update (of a move, which adds before it
-takes away, it may have seen the first half: one more, never one less). After a bounded number of tries (`READ_SPINS`
-turns, then `READ_YIELDS` that offer the processor to the writer) it takes such an answer, and never waits for
-anybody. A reader whose walk was overtaken sees another number, and drops what it saw.
+takes away, it may have seen the first half: one more, never one less). It waits a little for a writer that runs
+(`READ_SPINS` turns, some microseconds), then takes such an answer, and remembers the number: who meets the same update
+again need not wait. It never offers its processor to anybody: where others want it too, that costs milliseconds.
+A reader whose walk was overtaken sees another number, drops what it saw, and tries again, `READ_TRIES` times at most.
 
 Writers of one tree exclude one another with `Arena.lock`, a word that only threads of the owning process see. Lock
 rule: whoever changes a tree holds it; whoever reads does not need it; nothing that can run Python runs under it.
@@ -29,9 +30,8 @@ cdef extern from "<sched.h>" nogil:
     int sched_yield() noexcept
 
 cdef enum:
-    READ_SPINS = 64
-    READ_YIELDS = 512
-    READ_TRIES = READ_SPINS + READ_YIELDS
+    READ_SPINS = 128
+    READ_TRIES = 1024
     REST_PAUSES = 8
     REST_YIELDS = 64
 
@@ -46,11 +46,9 @@ cdef inline bint read_stood(u64 *seq, u64 began) noexcept nogil:
     return load64(seq) == began
 
 
-cdef inline void read_wait(int attempt) noexcept nogil:
-    if attempt < READ_SPINS:
-        pause()
-    else:
-        sched_yield()
+cdef inline bint read_waited(int attempt) noexcept nogil:
+    """A writer that has not moved until now has lost its processor, or worse."""
+    return attempt >= READ_SPINS
 
 
 cdef inline void write_open(u64 *seq) noexcept nogil:

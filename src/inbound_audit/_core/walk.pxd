@@ -16,11 +16,11 @@ from libc.stdlib cimport free, realloc
 
 from inbound_audit._core.address cimport Address, mask, width
 from inbound_audit._core.arena cimport header
-from inbound_audit._core.bits cimport high_bits, load64, store64, u64
+from inbound_audit._core.bits cimport high_bits, load64, pause, store64, u64
 from inbound_audit._core.cidr cimport Prefix
 from inbound_audit._core.codes cimport DAMAGED, FULL, OK
 from inbound_audit._core.owner cimport Tree, forest_count, whole_family
-from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_wait
+from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
 from inbound_audit._core.trie cimport compare, first_difference, seek_host
 
 cdef enum:
@@ -84,12 +84,13 @@ cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Addre
     for attempt in range(READ_TRIES):
         began = read_begin(seq)
         found = seek_host(&t.arena, v6, start, up, out)
-        if read_stood(seq, began) and (not began & 1 or began == load64(&t.stalled)):
-            break
-        read_wait(attempt)
-    else:
-        if began & 1 and read_stood(seq, began):
-            store64(&t.stalled, began)
+        if read_stood(seq, began):
+            if not began & 1 or began == load64(&t.stalled):
+                break
+            if read_waited(attempt):
+                store64(&t.stalled, began)
+                break
+        pause()
     # Damaged bytes may lead backwards, and a walk that went there would not end.
     return found and compare(out.hi, out.lo, start.hi, start.lo, 128) * up >= 0
 

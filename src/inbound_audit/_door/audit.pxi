@@ -182,15 +182,17 @@ cdef class Audit:
             unmap_range(self.own, PAGE)
             self.own = NULL
 
-    def _lost(self, u64 size):
-        """Our file, that has `size` bytes now, was cut short: what was counted there is gone."""
+    @property
+    def _needed(self):
+        """Bytes that our file has at least, unless somebody has cut it short."""
         cdef Listener listener
         cdef Arena *a
+        cdef u64 needed = GRAIN
         for listener in self.listeners.values():
             a = &listener.tree.arena
-            if a.fd >= 0 and size < a.offset + a.held:
-                return True
-        return size < GRAIN
+            if a.fd >= 0 and a.offset + a.held > needed:
+                needed = a.offset + a.held
+        return needed
 
     def _looking(self, begins):
         """Tells others that we begin, or have ended, to look for them."""

@@ -137,6 +137,17 @@ cdef class Neighbour:
             self.names.append((service_type, name.decode("utf-8", "replace")))
         return fault
 
+    @property
+    def needed(self):
+        """Bytes that the file has at least, by what its windows say of themselves, unless somebody has cut it short."""
+        cdef Tree *t = self.f.first
+        cdef u64 needed = GRAIN, end
+        while t != NULL:
+            end = t.arena.offset + <u64>(reach_of(&t.arena) + LARGEST_UNITS) * UNIT
+            needed = end if end > needed else needed
+            t = t.sibling
+        return needed
+
     def drop(self, u64 now):
         """Counts its sessions no more. Idempotent; O(its listeners)."""
         if self.f.head == NULL:

@@ -4,7 +4,9 @@
     failure   what ends a command with exit status 1
     count     `inbound-audit count`; reading, rows: its input and its output
     serve     `inbound-audit serve`; server: what runs behind it; settings, sockets, policies, scripts, tls, maildir,
-              report, logs: what that is made of
+              report, logs: what that is made of; workers, worker: several of them, and one of these
+    show, top, ps
+              `inbound-audit show`, `top`, `ps`: looks at a shared audit from outside; looking: what they have in common
 
 A command's own libraries (aiosmtpd, lupa, rich) are imported when that command runs.
 """
@@ -19,7 +21,10 @@ import click
 
 from inbound_audit.cli.count import count
 from inbound_audit.cli.failure import abandon_output, reason
+from inbound_audit.cli.ps import ps
 from inbound_audit.cli.serve import serve
+from inbound_audit.cli.show import show
+from inbound_audit.cli.top import top
 
 NAME = "inbound-audit"
 
@@ -31,7 +36,9 @@ NAME = "inbound-audit"
 Examples:
   inbound-audit serve --listen :2525 --limit /32,/64=10 --limit /24,/48=100
   inbound-audit serve --policy stock.lua --maildir ./mail
+  inbound-audit serve --listen :25 --workers 4 --shared mail
   inbound-audit count access.log --cidr 192.0.2.0/24 --top 20 --prefixlen 24,56
+  inbound-audit top mail --watch
 \b
 Exit status: 0 done, 1 failed while running, 2 the command line makes no sense.""",
 )
@@ -42,6 +49,9 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(count)
+main.add_command(show)
+main.add_command(top)
+main.add_command(ps)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from inbound_audit.cli.failure import abandon_output, reason
-
-if TYPE_CHECKING:
-    from inbound_audit import InboundAudit
-    from inbound_audit.cli.policies import Policies
-    from inbound_audit.listeners import Guard
 
 logger = logging.getLogger("inbound_audit.serve")
 
@@ -35,6 +31,14 @@ class Figures(NamedTuple):
         return Figures(self.open, *(now - then for now, then in zip(self[1:], before[1:], strict=True)))
 
 
+NOTHING = Figures(0, 0, 0, 0, 0, 0, 0)
+
+
+def total(figures: Iterable[Figures]) -> Figures:
+    """The sum, member by member."""
+    return Figures(*map(sum, zip(NOTHING, *figures, strict=True)))
+
+
 class Report:
     """Writes lines to standard output; when nobody reads them any more it falls silent, and the server goes on."""
 
@@ -50,6 +54,22 @@ class Report:
         else:
             self._write(f"{now.astimezone():%H:%M:%S}  {text}")
 
+    def listening(self, names: Sequence[str], workers: Sequence[int] = ()) -> None:
+        """Where it listens, and the process ids of workers if there are any."""
+        words = f"listening on {' '.join(names)}" + (f" with {len(workers)} workers" if workers else "")
+        self.event("listening", words, addresses=list(names), **({"workers": list(workers)} if workers else {}))
+
+    def policy(self, event: str, words: str) -> None:
+        """`event` is "policy" at the start, "reloaded" afterwards."""
+        self.event(event, f"{event} {words}", policy=words)
+
+    def stopping(self, count: int, grace: float) -> None:
+        self.event("stopping", f"stopping: {count} open, {grace:g} s for them to end", open=count, grace=grace)
+
+    def stopped(self, total: Figures, cut: int) -> None:
+        words = f"stopped: {total.accepted} accepted, {total.refused} refused, {cut} cut off"
+        self.event("stopped", words, cut=cut, total=total._asdict())
+
     def _write(self, line: str) -> None:
         if self._deaf:
             return
@@ -61,42 +81,25 @@ class Report:
             logger.warning("serving goes on without a report: standard output: %s", reason(error))
 
 
+Busiest = tuple[int, str] | None
+"""The busiest prefix: its count, and the prefix as text."""
+
+
 class Pulse:
     """The line of a second. `beat` writes it if something has happened since the last one."""
 
-    def __init__(
-        self,
-        report: Report,
-        audit: InboundAudit,
-        guard: Guard,
-        policies: Policies,
-        prefixlen: tuple[int, int],
-    ) -> None:
+    def __init__(self, report: Report, figures: Callable[[], Figures], busiest: Callable[[], Busiest]) -> None:
         self._report = report
-        self._audit = audit
-        self._guard = guard
-        self._policies = policies
-        self._prefixlen = prefixlen
-        self._last = self.figures()
-
-    def figures(self) -> Figures:
-        guard = self._guard
-        return Figures(
-            open=guard.open,
-            opened=guard.opened,
-            accepted=guard.accepted,
-            refused=guard.refused,
-            would_refuse=sum(self._policies.would_refuse.values()),
-            uncounted=guard.uncounted,
-            failures=guard.failures + self._policies.errors,
-        )
+        self._figures = figures
+        self._busiest = busiest
+        self._last = figures()
 
     def beat(self) -> None:
-        now, before = self.figures(), self._last
+        now, before = self._figures(), self._last
         if now == before:
             return
         self._last = now
-        busiest = next(iter(self._audit.top(1, prefixlen=self._prefixlen)), None)
+        busiest = self._busiest()
         self._report.event(
             "second",
             in_words(now.since(before), busiest),
@@ -106,7 +109,7 @@ class Pulse:
         )
 
 
-def in_words(second: Figures, busiest: tuple[int, str] | None) -> str:
+def in_words(second: Figures, busiest: Busiest) -> str:
     """``open 12  accepted +40  refused +3  busiest 192.0.2.0/24 9``; what is rare is told when it happens."""
     words = [f"open {second.open}", f"accepted +{second.accepted}", f"refused +{second.refused}"]
     rare = {"would refuse": second.would_refuse, "uncounted": second.uncounted, "policy errors": second.failures}

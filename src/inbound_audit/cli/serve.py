@@ -1,4 +1,4 @@
-"""`inbound-audit serve`: its options. `server` is what they start."""
+"""`inbound-audit serve`: its options. `server` is what they start, or `workers` where there are several."""
 
 from __future__ import annotations
 
@@ -12,16 +12,26 @@ from inbound_audit.cli.settings import Settings
 CHOICE = click.Choice(["accept", "refuse"])
 
 
+@params.checked
+def shared_name(text: str) -> str:
+    """A name under which processes share counts. Raises SharedStateError."""
+    from inbound_audit.shared import directory_of
+
+    directory_of(text)
+    return text
+
+
 @click.command(
     epilog="""\b
 Examples:
   inbound-audit serve
   inbound-audit serve --listen :2525 --limit /32,/64=10 --limit /24,/48=100 --exempt 10.0.0.0/8
   inbound-audit serve --policy stock.lua --maildir ./mail --tls-cert chain.pem --tls-key key.pem
+  inbound-audit serve --listen :25 --workers 4 --shared mail
   inbound-audit serve --listen 10.0.0.5:25 --proxy-from 10.0.0.0/24 --dry-run --json
 \b
 Signals: TERM and INT stop accepting and let open sessions end (a second one cuts them);
-  HUP loads the policy file and the certificate again.
+  HUP loads the policy file and the certificate again. With --workers they are for the first process alone.
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
@@ -89,6 +99,21 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     metavar="SIZE",
     help="Address space to reserve for counts; memory is used as hosts come.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Serve in N processes, which count together: needs --shared.",
+)
+@click.option(
+    "--shared",
+    type=shared_name,
+    metavar="NAME",
+    help="Count together with every process of this machine that shares under this name.",
+)
+@click.option("--group", metavar="GROUP", help="With --shared: members of this Unix group may read the counts.")
 @click.option("--json", is_flag=True, help="Report in JSON, one object a line.")
 @click.option("--quiet", "-q", is_flag=True, help="No line a second.")
 @click.option("--verbose", "-v", is_flag=True, help="Tell of refusals, a line a burst.")
@@ -100,8 +125,10 @@ def serve(limit: tuple[tuple[str, int], ...], **options: Any) -> None:
     """
     settings = Settings(limits=_limits(limit), **options)
     _check(settings)
-    from inbound_audit.cli.server import run
-
+    if settings.workers > 1:
+        from inbound_audit.cli.workers import run
+    else:
+        from inbound_audit.cli.server import run
     run(settings)
 
 
@@ -117,3 +144,9 @@ def _check(settings: Settings) -> None:
         raise click.UsageError("--policy decides alone: --limit and --exempt cannot be added to it")
     if settings.tls_key is not None and settings.tls_cert is None:
         raise click.UsageError("--tls-key needs --tls-cert")
+    if settings.workers > 1 and settings.shared is None:
+        raise click.UsageError(
+            f"--workers {settings.workers} needs --shared NAME, or each would allow as much as all together"
+        )
+    if settings.group is not None and settings.shared is None:
+        raise click.UsageError("--group needs --shared")

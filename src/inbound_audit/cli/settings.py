@@ -30,6 +30,9 @@ class Settings:
     grace: float
     prefixlen: tuple[int, int]
     capacity: int
+    workers: int
+    shared: str | None
+    group: str | None
     json: bool
     quiet: bool
     verbose: bool

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from inbound_audit.cli.failure import Failure, reason
 
 DEFAULT_PORT = 2525
+
+Create = Callable[..., socket.socket]
+"""`socket.create_server`, or what takes the same arguments."""
 
 # Errors that mean "this machine has no such family", as in a container without IPv6.
 _NO_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
@@ -63,12 +66,36 @@ def name_of(listening: socket.socket) -> str:
 
 def bind(endpoints: Iterable[Endpoint]) -> list[socket.socket]:
     """Bound sockets for the endpoints, or for `LOCAL` without any. Raises Failure, and then none is left bound."""
+    return _bind(endpoints, socket.create_server)
+
+
+def hold(endpoints: Iterable[Endpoint]) -> list[socket.socket]:
+    """As `bind`, but nobody is answered there: the sockets keep the addresses, ports and all, for those of `beside`."""
+    return _bind(endpoints, _hold)
+
+
+def beside(held: Iterable[socket.socket]) -> list[socket.socket]:
+    """A socket of one's own at the address of each that is held, next to those of others: a connection comes to one
+    of all that listen. Raises Failure, and then none is left bound.
+    """
+    with ExitStack() as undo:
+        bound = []
+        for place in held:
+            try:
+                bound.append(undo.enter_context(_share(place)))
+            except OSError as error:
+                raise Failure(f"cannot listen on {name_of(place)}: {reason(error)}") from None
+        undo.pop_all()
+        return bound
+
+
+def _bind(endpoints: Iterable[Endpoint], create: Create) -> list[socket.socket]:
     endpoints = list(endpoints)
     with ExitStack() as undo:
         bound = []
         for endpoint in endpoints or LOCAL:
             try:
-                bound += [undo.enter_context(listening) for listening in _sockets(endpoint)]
+                bound += [undo.enter_context(listening) for listening in _sockets(endpoint, create)]
             except OSError as error:
                 if not endpoints and error.errno in _NO_FAMILY:
                     continue
@@ -80,22 +107,51 @@ def bind(endpoints: Iterable[Endpoint]) -> list[socket.socket]:
         return bound
 
 
-def _sockets(endpoint: Endpoint) -> Iterator[socket.socket]:
+def _sockets(endpoint: Endpoint, create: Create) -> Iterator[socket.socket]:
     if endpoint.host is None:
-        yield _both_families(endpoint.port)
+        yield _both_families(endpoint.port, create)
         return
     found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
         # Without dualstack_ipv6 an IPv6 socket takes IPv6 alone, so that 0.0.0.0 and [::] can stand side by side.
-        yield socket.create_server(address[:2] if family == socket.AF_INET else address, family=family)
+        yield create(address[:2] if family == socket.AF_INET else address, family=family)
 
 
-def _both_families(port: int) -> socket.socket:
+def _both_families(port: int, create: Create) -> socket.socket:
     """One socket for both, so that port 0 is one port."""
     if socket.has_dualstack_ipv6():
         try:
-            return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+            return create(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
         except OSError as error:
             if error.errno not in _NO_FAMILY:
                 raise
-    return socket.create_server(("0.0.0.0", port))
+    return create(("0.0.0.0", port))
+
+
+def _hold(address: Any, *, family: int = socket.AF_INET, dualstack_ipv6: bool = False) -> socket.socket:
+    """`socket.create_server` without `listen`, to be shared from now on."""
+    held = _bound(address, family, six_alone=not dualstack_ipv6, shared=False)
+    # Not before `bind`: a server of the same user that shares its port as well would not be in the way then, and the
+    # two would divide the connections between them.
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return held
+
+
+def _share(held: socket.socket) -> socket.socket:
+    six_alone = held.family == socket.AF_INET6 and held.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) != 0
+    return _bound(held.getsockname(), held.family, six_alone=six_alone, shared=True)
+
+
+def _bound(address: Any, family: int, *, six_alone: bool, shared: bool) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, six_alone)
+        if shared:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made

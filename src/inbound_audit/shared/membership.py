@@ -170,9 +170,10 @@ class Membership:
                 return
             path = self._held.place.path
             if self._held.fd is not None and not self._evicted:
+                needed = self._audit._needed  # asked first: the file may grow meanwhile
                 found = os.fstat(self._held.fd)
                 self._evicted = True
-                if self._audit._lost(found.st_size):
+                if found.st_size < needed:
                     logger.error("%s: our file was cut short: the sessions that were open are counted no more", path)
                     self._audit._forget()
                 elif found.st_nlink == 0:

@@ -9,7 +9,7 @@ from time import monotonic_ns
 from typing import NamedTuple
 
 from inbound_audit import _ipcount
-from inbound_audit.errors import InboundAuditError, OtherVersionError
+from inbound_audit.errors import InboundAuditError, OtherVersionError, SharedStateError
 from inbound_audit.shared import files
 from inbound_audit.shared.place import Place
 
@@ -130,6 +130,9 @@ class Neighbours:
             if self._pid is not None and met.mapped.pid != self._pid:
                 return
             met.mapped.look(found.st_size, 512 * found.st_blocks, monotonic_ns())
+            needed = met.mapped.needed
+            if os.fstat(met.fd).st_size < needed:  # asked again: the file may have grown since
+                raise SharedStateError("was cut short by somebody")
         except InboundAuditError as error:
             if met.damaged != str(error):
                 logger.warning("%s/%s: %s; its sessions are not counted", self._place.path, name, error)

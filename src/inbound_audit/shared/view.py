@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import TracebackType
 
 from inbound_audit import _ipcount
@@ -24,6 +25,7 @@ class View(_ipcount.Audit):
         super().__init__()
         for service_type in SERVICE_TYPES:
             self._add_service(service_type)
+        self._name = name
         self._place = Place(name, only_look=True)
         self._neighbours = Neighbours(self, self._place, remove_dead=False, pid=pid)
         try:
@@ -35,7 +37,12 @@ class View(_ipcount.Audit):
             raise
 
     def refresh(self) -> None:
-        """Looks for new owners and drops dead ones. O(owners) system calls."""
+        """Looks for new owners and drops dead ones, in a directory that was made anew too. O(owners) system calls."""
+        if self._place.gone:
+            with contextlib.suppress(SharedStateError):  # nobody counts, and nobody can be found
+                place, self._place = self._place, Place(self._name, only_look=True)
+                self._neighbours.move(self._place)
+                place.close()
         self._neighbours.look()
 
     @property

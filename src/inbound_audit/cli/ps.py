@@ -1,0 +1,154 @@
+"""`inbound-audit ps`: the processes that count in a shared audit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from inbound_audit.cli import looking
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from inbound_audit.shared import OwnerInfo
+
+UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
+"""Seconds, and the letter for so many."""
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  inbound-audit ps mail
+  inbound-audit ps mail --json | jq '.owners[] | {pid, sessions}'
+\b
+Exit status: 0 done (also when there are none, or damaged ones), 1 there is no such audit or it can't
+  be seen, 2 usage."""
+)
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help=looking.AS_JSON)
+def ps(name: str, as_json: bool) -> None:
+    """List the processes that count in a shared audit, each with its listeners and open sessions.
+
+    NAME is what they share under. Process id and start are what each says of itself. A process whose bytes can't be
+    counted is listed with the reason.
+
+    It only reads, and nobody waits for it.
+    """
+    with _told_in_its_row(), looking.looking(name) as view:
+        owners = sorted(view.owners, key=lambda owner: (owner.damaged is not None, owner.started, owner.pid))
+    if as_json:
+        click.echo(json.dumps(_summary(name, owners)))
+    elif not owners:
+        click.echo(f"nobody counts in {name!r} now")
+    else:
+        from rich.console import Console
+
+        looking.tell(Console(), _table(owners, time.time()))
+
+
+@contextlib.contextmanager
+def _told_in_its_row() -> Iterator[None]:
+    """A process that can't be counted is told of where it is listed; the package's warning of it would be one more."""
+    logger = logging.getLogger("inbound_audit.shared")
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
+def _sessions(owner: OwnerInfo) -> int:
+    return sum(listener.total for listener in owner.listeners)
+
+
+def _summary(name: str, owners: Iterable[OwnerInfo]) -> dict[str, object]:
+    return {
+        "audit": name,
+        "total": sum(map(_sessions, owners)),
+        "owners": [
+            {"id": owner.id, "pid": None, "started": None, "sessions": None, "listeners": [], "damaged": owner.damaged}
+            if owner.damaged is not None
+            else {
+                "id": owner.id,
+                "pid": owner.pid,
+                "started": owner.started,
+                "sessions": _sessions(owner),
+                "listeners": [
+                    {"service_type": each.service_type, "name": each.name, "sessions": each.total}
+                    for each in owner.listeners
+                ],
+                "damaged": None,
+            }
+            for owner in owners
+        ],
+    }
+
+
+def _table(owners: list[OwnerInfo], now: float) -> Text:
+    from rich.text import Text
+
+    text = Text()
+    text.append(_line("pid", "since", "age", "sessions", "listeners"), "dim")
+    services: Counter[str] = Counter()
+    for owner in owners:
+        text.append("\n")
+        if owner.damaged is not None:
+            text.append(_line("?", "?", "?", "?", ""))
+            text.append(f"{owner.id}.owner: {owner.damaged}", "red")
+            continue
+        for listener in owner.listeners:
+            services[listener.service_type] += listener.total
+        listeners = ", ".join(f"{each.service_type} {_plain(each.name)} {each.total}" for each in owner.listeners)
+        text.append(
+            _line(str(owner.pid), _date(owner.started), _age(now - owner.started), str(_sessions(owner)), listeners)
+        )
+    damaged = sum(owner.damaged is not None for owner in owners)
+    number = f"{len(owners)} process{'' if len(owners) == 1 else 'es'}"
+    text.append("\n")
+    sums = ", ".join(f"{service_type} {total}" for service_type, total in services.items())
+    text.append(_line("total", number, "", str(services.total()), sums), "bold")
+    if damaged:
+        text.append(f"  {damaged} damaged", "red")
+    return text
+
+
+def _line(pid: str, since: str, age: str, sessions: str, listeners: str) -> str:
+    return f"{pid:>10}  {since:19}  {age:>6}  {sessions:>10}  {listeners}"
+
+
+def _plain(name: str) -> str:
+    """A name that another process has chosen, without what a terminal would obey."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _date(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError):  # it may be any number
+        return "?"
+
+
+def _age(seconds: float) -> str:
+    """``59s``, ``3m20s``, ``2h5m``, ``40d3h``."""
+    left = max(0, int(seconds))
+    words = ""
+    for size, letter in UNITS:
+        if words or left >= size:
+            part = f"{left // size}{letter}"
+            if words:
+                return words + part
+            words, left = part, left % size
+    return words + f"{left}s"
