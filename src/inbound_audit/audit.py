@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import logging  # noqa: F401  its fork handlers have to be there before ours, which wait for a thread that logs
 import os
-import threading  # noqa: F401  its fork handler has to run before ours, which starts a thread in a child
+import threading  # and its own, before one of ours starts a thread in a child
 from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -53,6 +55,7 @@ class InboundAudit(_ipcount.Audit):
         super().__init__()
         self._shared = shared
         self._membership: Membership | None = None
+        self._seen: set[_ipcount.Listener] = set()  # by all processes that were there when they were made
         self._reserve(capacity)
         if isinstance(services, str):
             raise UnknownServiceType(services, SERVICE_TYPES, "is a text, not a list of service types")
@@ -65,7 +68,7 @@ class InboundAudit(_ipcount.Audit):
             # Known before it has a file: a fork in another thread must find all that is to be let go of.
             self._membership = Membership(self, shared, group)
             try:
-                self._membership.join()
+                self._membership.settle()
             except BaseException:
                 self.close()
                 raise
@@ -86,9 +89,10 @@ class InboundAudit(_ipcount.Audit):
         if self.closed:
             raise InboundAuditError("the audit is closed")
         self._add_service(service_type)
-        before, made = self._listeners, self._listener(service_type, name)
-        if self._membership and self._listeners > before:
-            self._membership.be_seen()
+        made, membership = self._listener(service_type, name), self._membership
+        if membership and made not in self._seen:
+            membership.be_seen()
+            self._seen.add(made)
         return made
 
     def close(self) -> None:
@@ -112,32 +116,57 @@ class InboundAudit(_ipcount.Audit):
         self.close()
 
 
-_paused: list[Membership] = []
+_fork = threading.local()  # `members` of the fork that this thread is in
+
+
+def _memberships() -> list[Membership]:
+    return [membership for audit in list(_alive) if (membership := audit._membership)]
 
 
 def _before_fork() -> None:
-    for audit in list(_alive):
-        if audit._membership:
-            audit._membership.pause()
-            _paused.append(audit._membership)
+    if _memberships():
+        from inbound_audit.shared import membership
+
+        membership.before_fork()
+        _fork.members = _memberships()
+        for member in _fork.members:
+            member.stop()
     _ipcount._hold_counters()
 
 
 def _after_fork_in_parent() -> None:
     _ipcount._let_go_counters()
-    while _paused:
-        _paused.pop().resume()
+    members = _fork.__dict__.pop("members", None)
+    if members is not None:
+        from inbound_audit.shared import membership
+
+        for member in members:
+            member.start()
+        membership.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
     _ipcount._let_go_counters()
-    _paused.clear()
-    # First of all nobody's file is ours any more: what may fail comes later.
-    for audit in _alive:
+    _fork.__dict__.clear()
+    # First of all nobody's file is ours any more; what may fail comes later.
+    for audit in list(_alive):
         audit._forget(forked=True)
-    for audit in _alive:
-        if audit._membership:
-            audit._membership.in_child()
+    members = _memberships()
+    for member in members:
+        member.in_child()
+    if members:
+        from inbound_audit.shared import membership
+
+        membership.after_fork_in_child()
+        for member in members:
+            member.attend()
+            member.start()
 
 
+def _at_exit() -> None:
+    for member in _memberships():
+        member.leave()
+
+
+atexit.register(_at_exit)
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

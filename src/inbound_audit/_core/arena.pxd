@@ -234,8 +234,7 @@ cdef inline void return_pages(Arena *a, u64 used) noexcept nogil:
         give_back(a.base + PAGE, <size_t>(used - PAGE + (PAGE - used % PAGE) % PAGE))
     elif a.fd >= 0 and held > GRAIN:
         set_backed(a, GRAIN)
-        if give_back_file(a.base + GRAIN, <size_t>(held - GRAIN)) != 0:
-            set_backed(a, held)
+        give_back_file(a.base + GRAIN, <size_t>(held - GRAIN))
 
 
 # ---- blocks
@@ -245,7 +244,7 @@ cdef inline u32 alloc(Arena *a, int size_class) noexcept nogil:
     cdef u32 unit = a.free[size_class]
     if unit:
         a.free[size_class] = load32(<u32 *>block(a, unit))
-        if a.free[size_class] >= a.limit:  # somebody else wrote there
+        if a.free[size_class] >= a.bump:  # somebody else wrote there
             a.free[size_class] = 0
         return unit
     unit = a.bump

@@ -81,5 +81,5 @@ cdef inline const char *reason(long code) noexcept nogil:
     if code == CLOSED:
         return "the audit is closed"
     if code == DAMAGED:
-        return "more rows than the memory of all trees could hold: somebody has written into another process's file"
+        return "the tree is damaged: somebody has written into the file of a process"
     return "unknown error"

@@ -11,14 +11,13 @@ stands in the file is believed only as far as the mapping reaches: a tree's boun
 many rows a walk may find is bounded by the memory that the file system says the file has.
 
 A tree that is dropped is covered with empty pages (a reader who stands in it counts nothing from there on) and taken
-out of its list. Address range and `Tree` are used again after `REST` at the earliest, and freed with the audit.
+out of its list. Address range and `Tree` are used again after `REST` at the earliest, and freed with the audit. (A reader
+that lost its processor for longer, on just that tree, may count some trees twice, once.)
 
 Lock rule: every function here is called by one thread at a time (the door's); readers go on meanwhile.
 """
 
-from libc.string cimport memcpy
-
-from inbound_audit._core.arena cimport BYTE_ORDER_MARK, LAYOUT, MAGIC, NAME_MOST, LARGEST_UNITS, PAGE, UNIT, UNITS_MOST, Header, header
+from inbound_audit._core.arena cimport BYTE_ORDER_MARK, LAYOUT, MAGIC, NAME_MOST, LARGEST_UNITS, PAGE, UNIT, UNITS_MOST, Header
 from inbound_audit._core.bits cimport acquire32, u8, u32, u64, load32, load64
 from inbound_audit._core.mapping cimport GRAIN, UNGUARDED, cover_failed, guard, map_file, unguard, unmap_range, was_lost
 from inbound_audit._core.owner cimport TREES_MOST, Owner, Tree, link_tree, new_tree, unlink_tree
@@ -169,7 +168,7 @@ cdef inline int foreign_look(Foreign *f, u64 size, u64 memory) noexcept nogil:
             return NO_ROOM
         t = t.sibling
     f.size = size
-    if load32(&f.head.trees) > TREES_MOST:
+    if not f.trees <= load32(&f.head.trees) <= TREES_MOST or load64(&f.head.stride) != f.stride:
         return NONSENSE
     return header_fault(load64(&f.head.magic), load32(&f.head.layout), load32(&f.head.byte_order), OWNER_MAGIC)
 

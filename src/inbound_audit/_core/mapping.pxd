@@ -7,7 +7,7 @@ Memory behind a file can be taken away by whoever may write to the file: a trunc
 files are therefore *guarded*: a handler puts an empty page where the lost one was, notes the loss, and the reader goes
 on; a fault anywhere else goes to whoever handled it before. The handler takes no lock and calls `mmap` alone.
 
-Lock rule: `guard` and `unguard` take a lock of their own; the handler reads the table without it.
+Lock rule: `guard` takes a lock of its own; the handler reads the table without it.
 """
 
 from inbound_audit._core.bits cimport u8, u32, u64

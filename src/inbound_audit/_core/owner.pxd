@@ -17,10 +17,10 @@ from libc.string cimport memcmp, memcpy
 
 from inbound_audit._core.address cimport width
 from inbound_audit._core.arena cimport Arena, arena_close, arena_open, header
-from inbound_audit._core.bits cimport u8, u16, u32, u64, load32, load64, pause, publish32, store64
+from inbound_audit._core.bits cimport acquire32, u8, u16, u32, u64, load64, pause, publish32, store64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
 from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
-from inbound_audit._core.seqlock cimport READ_TRIES, lock_wait, read_begin, read_stood, read_waited, unlock
+from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
 from inbound_audit._core.trie cimport trie_count
 
 cdef extern from *:
@@ -68,9 +68,7 @@ cdef struct Owner:
     Service service[SERVICES_MOST]
     u32 services            # published after the service is complete
     u32 trees               # own ones
-    u32 lock                # who changes a list of trees holds it
     bint shared
-    u64 waiting
     Tree *newest            # of all that were ever made
     Tree *spare             # foreign ones that were dropped
 
@@ -102,21 +100,17 @@ cdef inline int add_service(Owner *o, const char *name, size_t size) noexcept no
 
 
 cdef inline void link_tree(Owner *o, Tree *t) noexcept nogil:
-    lock_wait(&o.lock, &o.waiting)
     t.next = o.service[t.service].first
     publish_tree(&o.service[t.service].first, t)
-    unlock(&o.lock)
 
 
 cdef inline void unlink_tree(Owner *o, Tree *t) noexcept nogil:
     """Takes a tree out of its list, if it is there. A reader on it goes on to those behind it."""
     cdef Tree **at = &o.service[t.service].first
-    lock_wait(&o.lock, &o.waiting)
     while at[0] != NULL and at[0] != t:
         at = &at[0].next
     if at[0] == t:
         publish_tree(at, t.next)
-    unlock(&o.lock)
 
 
 cdef inline Tree *new_tree(Owner *o, int service) noexcept nogil:
@@ -164,7 +158,7 @@ cdef inline void free_trees(Owner *o) noexcept nogil:
 cdef inline int find_service(Owner *o, const char *name, size_t size) noexcept nogil:
     """The number of a service by its exact name, or NO_SERVICE. O(services)."""
     cdef int i
-    for i in range(<int>load32(&o.services)):
+    for i in range(<int>acquire32(&o.services)):
         if o.service[i].size == size and memcmp(o.service[i].name, name, size) == 0:
             return i
     return NO_SERVICE
@@ -175,7 +169,11 @@ cdef inline Tree *trees_of(Owner *o, int service) noexcept nogil:
 
 
 cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
-    """Sessions below a prefix in one tree, exact as of one moment (`seqlock` says what a stopped writer costs)."""
+    """Sessions below a prefix in one tree, exact as of one moment.
+
+    `seqlock` says what a stopped writer costs. A writer that overtakes every try without a rest gets its last walk as an
+    answer, as that of no moment; it would have to change the tree a thousand times in the time of one walk each.
+    """
     cdef u64 *seq = &header(&t.arena).seq
     cdef u64 began
     cdef u32 seen = 0, sound = 0

@@ -23,7 +23,7 @@ rule: whoever changes a tree holds it; whoever reads does not need it; nothing t
 """
 
 from inbound_audit._core.bits cimport (
-    acquire64, exchange32, fence_acquire, fence_release, fetch_add64, load32, load64, pause, publish32, publish64, store64, u32, u64,
+    acquire64, exchange32, fence_acquire, fence_release, fetch_add64, load32, load64, pause, publish32, publish64, u32, u64,
 )
 
 cdef extern from "<sched.h>" nogil:
@@ -54,7 +54,7 @@ cdef inline bint read_waited(int attempt) noexcept nogil:
 cdef inline void write_open(u64 *seq) noexcept nogil:
     """Opens the window, unless it is open: two changes in one window are one for a reader."""
     if not load64(seq) & 1:
-        store64(seq, load64(seq) + 1)
+        publish64(seq, load64(seq) + 1)  # how far readers may go was said before
         fence_release()
 
 
@@ -68,7 +68,7 @@ cdef inline bint try_lock(u32 *lock) noexcept nogil:
 
 
 cdef inline void lock_wait(u32 *lock, u64 *waiting) noexcept nogil:
-    """Takes the lock; only without the GIL, whose holder may be the one who waits for us."""
+    """Takes the lock; only without the GIL, for whose holder somebody who has the lock may be waiting."""
     cdef int spins = 0
     if try_lock(lock):
         return

@@ -17,7 +17,7 @@ What a reader relies on is said in `seqlock`, what the bits mean in `node`.
 from inbound_audit._core.address cimport Address
 from inbound_audit._core.arena cimport Arena, LEAF_CLASS, alloc, arena_reset, block, header, reach_of, release
 from inbound_audit._core.bits cimport clz64, high_bits, load64, store32, store64, u8, u32, u64
-from inbound_audit._core.codes cimport FULL, OK, OVERFLOW, UNMATCHED
+from inbound_audit._core.codes cimport DAMAGED, FULL, OK, OVERFLOW, UNMATCHED
 from inbound_audit._core.node cimport (
     BODY, GRADE_FULL, Key, Node, SHRINK_TO, SLOTS, SUFFIX_BODY, TAG_FULL, TAG_LEAF, TAG_NONE, TAG_SHIFT,
     TAG_SUFFIX, byte_at, child_of, copy_slots, count_of, differ, entry, erase, find, handle, is_node,
@@ -39,6 +39,7 @@ cdef struct Path:
     int last
     bint found          # the last entry is this host's
     bint stray          # the last entry's node does not lie on the way: `Node.path` differs
+    bint damaged        # the last entry's node is none that we have written
 
 cdef struct Retired:
     int count
@@ -122,7 +123,10 @@ cdef inline u32 count_prefix(const Arena *a, bint v6, u64 hi, u64 lo, int length
 # ---- the way to a host
 
 cdef inline void descend(Arena *a, bint v6, u64 hi, u64 lo, Path *path) noexcept nogil:
-    """Every entry on the way to a host, as far as there is one. Only for the lock's holder: it trusts the tree."""
+    """Every entry on the way to a host, as far as there is one. Only for the lock's holder.
+
+    Other processes of the user could write into a shared tree: a node is believed as far as that harms nobody else.
+    """
     cdef Step *s = &path.step[0]
     cdef u64 *at
     cdef Node *n
@@ -133,8 +137,12 @@ cdef inline void descend(Arena *a, bint v6, u64 hi, u64 lo, Path *path) noexcept
     path.last = 0
     path.found = False
     path.stray = False
+    path.damaged = False
     while is_node(s.entry[0]):
         n = <Node *>block(a, unit_of(s.entry[0]))
+        if unit_of(s.entry[0]) >= a.bump or n.grade > GRADE_FULL or not s.depth <= n.depth <= last_byte(v6):
+            path.damaged = True
+            return
         if n.depth != s.depth:
             k = path_of(n, v6)
             if differ(k.hi, k.lo, hi, lo, 8 * n.depth):
@@ -184,12 +192,12 @@ cdef inline void release_all(Arena *a, Retired *r) noexcept nogil:
 
 
 cdef inline u64 other_child(Node *n, bint v6, u64 *but) noexcept nogil:
-    """The first entry of a node that is not at `but`."""
+    """The first entry of a node that is not at `but`; 0 when there is none, which only a damaged node has."""
     cdef bint full = n.grade == GRADE_FULL
     cdef int key = next_key(n, v6, full, -1, 1)
-    if find(n, v6, full, <u8>key) == but:
+    if key >= 0 and find(n, v6, full, <u8>key) == but:
         key = next_key(n, v6, full, key, 1)
-    return find(n, v6, full, <u8>key)[0]
+    return find(n, v6, full, <u8>key)[0] if key >= 0 else 0
 
 
 # ---- add
@@ -293,6 +301,8 @@ cdef inline int add_in(Arena *a, bint v6, u64 hi, u64 lo, u32 n, Retired *r) noe
     if count_of(header(a).root[v6]) > <u32>0xFFFFFFFF - n:
         return OVERFLOW
     descend(a, v6, hi, lo, &path)
+    if path.damaged:
+        return DAMAGED
     if path.found:
         write_open(&header(a).seq)
     elif insert(a, v6, hi, lo, n, &path, r) != OK:
@@ -355,6 +365,8 @@ cdef inline int remove_in(Arena *a, bint v6, u64 hi, u64 lo, u32 n, Retired *r) 
     cdef int at
     descend(a, v6, hi, lo, &path)
     at = path.last
+    if path.damaged:
+        return DAMAGED
     if not path.found or count_of(path.step[at].entry[0]) < n:
         return UNMATCHED
     if count_of(path.step[at].entry[0]) > n:

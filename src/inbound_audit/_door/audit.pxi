@@ -90,7 +90,6 @@ cdef class Audit:
         self.is_closed = self.is_closed or close
         self.leave_file()
         if forked:
-            unlock(&self.owner.lock)
             free_guard_lock()
         for listener in self.listeners.values():
             if forked:
@@ -113,7 +112,6 @@ cdef class Audit:
         if back_file(fd, 0, PAGE) != 0 or back_file(fd, GRAIN - PAGE, PAGE) != 0:
             raise no_space()
         for listener in self.listeners.values():
-            listener_bytes(listener.name, True)
             if back_file(fd, at, share_needs(&listener.tree.arena)) != 0:
                 raise no_space()
             at += range_of(self.capacity)

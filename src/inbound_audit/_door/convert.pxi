@@ -131,9 +131,13 @@ cdef inline void take_lock(Tree *t) noexcept:
             lock_wait(&t.arena.lock, &t.arena.waiting)
 
 
-cdef int raise_change(int code, object given) except -1:
+cdef int raise_change(int code, object given, Tree *t) except -1:
     if code == UNMATCHED:
         raise address_error(given, reason_of(code))
+    if code == DAMAGED:
+        raise SharedStateError(f"{given!r}: {reason_of(code)}")
+    if code == FULL and t.arena.backed < t.arena.limit:
+        raise CapacityError(f"{given!r}: the file system that holds the shared counts has no room")
     raise CapacityError(f"{given!r}: {reason_of(code)}")
 
 

@@ -98,7 +98,7 @@ cdef class PrefixCounter:
         take_lock(&self.t)
         code = how(&self.t.arena, &a, by)
         unlock(&self.t.arena.lock)
-        return OK if code == OK else raise_change(code, address)
+        return OK if code == OK else raise_change(code, address, &self.t)
 
     def count(self, cidr):
         """How many are counted below an address or prefix (text). Raises CidrError. O(prefix length)."""

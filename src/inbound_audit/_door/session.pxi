@@ -67,7 +67,7 @@ cdef class Session:
         if code == CLOSED:
             raise InboundAuditError("the session is closed")
         if code != OK:
-            raise_change(code, remote)
+            raise_change(code, remote, t)
 
     def inbound_session_count(self, cidr=None, service_type=None):
         """How many sessions are open now; the argument's grammar is that of the reference's `ac` method.
@@ -244,10 +244,8 @@ cdef class Listener:
             fence_full()
         if code == CLOSED:
             raise InboundAuditError("the audit is closed")
-        if code == FULL and t.arena.backed < t.arena.limit:
-            raise CapacityError(f"{remote!r}: the file system that holds the shared counts has no room")
         if code != OK:
-            raise_change(code, remote)
+            raise_change(code, remote, t)
         return s
 
     @property

@@ -29,7 +29,7 @@ def shared_mode_possible():
 
 cdef bytes listener_bytes(str name, bint shared):
     """A listener's name as it stands in a file."""
-    cdef bytes text = name.encode("utf-8", "replace")
+    cdef bytes text = name.encode("utf-8", "surrogatepass")
     if shared and len(text) > NAME_MOST:
         raise SharedStateError(f"{name!r}: in shared mode a listener's name has at most {NAME_MOST} bytes")
     return text
@@ -155,11 +155,6 @@ cdef class Neighbour:
         foreign_drop(&self.f, self.audit.owner, now)
         foreign_close(&self.f)
         self.names.clear()
-
-    @property
-    def fd(self):
-        """The descriptor that `_meet` was given."""
-        return self.f.fd
 
     @property
     def pid(self):

@@ -10,10 +10,9 @@
  * reads are drawn in docs/bytes.md.
  *
  * What costs what. ia_open and ia_refresh make system calls: a few for each owner, a process that opens sessions. A
- * count makes none where the owners' files are mapped (below): O(prefix length x listeners of the service). Two rare
- * things excepted: a file that has grown is asked for its size once, and beside a writer that stands still in
- * mid-update the processor is offered to others (sched_yield), IA_YIELDS times at most and once for that update. What
- * an owner counts is seen at once; a new owner, a new listener and the death of an owner are seen by ia_refresh.
+ * count makes none where the owners' files are mapped (below), but for one when a file has grown: O(prefix length x
+ * listeners of the service). Nobody is waited for longer than IA_SPINS short tries, once for each update. What an owner
+ * counts is seen at once; a new owner, a new listener and the death of an owner are seen by ia_refresh.
  *
  * Mapped or read. A mapping is fast, but who cuts the file short kills every process that reads it there (SIGBUS), and
  * so may a file system without room, when a page is read that was given back that moment. So by default a file is
@@ -30,7 +29,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -87,7 +85,7 @@ typedef struct ia_handle {
     ia_owner *owner;
 } ia_handle;
 
-enum { IA_SPINS = 64, IA_YIELDS = 64 };
+enum { IA_SPINS = 128, IA_TRIES = 1024 };
 
 enum {
     IA__HEADER = 65536, /* set aside for the owner; windows begin behind it and are multiples of it */
@@ -306,16 +304,12 @@ static inline int64_t ia__walk(ia_window *w, const ia__prefix *p)
     return (int64_t)(e >> 32);
 }
 
-static inline void ia__wait(int attempt)
+static inline void ia__pause(void)
 {
-    if (attempt >= IA_SPINS)
-        sched_yield();
 #if defined(__x86_64__) || defined(__i386__)
-    else
-        __builtin_ia32_pause();
+    __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    else
-        __asm__ __volatile__("yield");
+    __asm__ __volatile__("yield");
 #endif
 }
 
@@ -324,9 +318,9 @@ static inline void ia__wait(int attempt)
 static inline int64_t ia__tree_count(ia_window *w, const ia__prefix *p)
 {
     int64_t seen = 0, sound = -1;
-    uint64_t room, began = 0;
+    uint64_t room, began;
     int attempt;
-    for (attempt = 0; attempt < IA_SPINS + IA_YIELDS; attempt++) {
+    for (attempt = 0; attempt < IA_TRIES; attempt++) {
         const unsigned char *seq = ia__at(w, 0, 8, &room);
         if (seq == NULL)
             return 0;
@@ -340,12 +334,14 @@ static inline int64_t ia__tree_count(ia_window *w, const ia__prefix *p)
         if (ia__load64(seq) == began) {
             if ((began & 1) == 0 || began == __atomic_load_n(&w->stalled, __ATOMIC_RELAXED))
                 return seen;
+            if (attempt >= IA_SPINS) {
+                __atomic_store_n(&w->stalled, began, __ATOMIC_RELAXED); /* the next count need not wait for it again */
+                return seen;
+            }
             sound = seen;
         }
-        ia__wait(attempt);
+        ia__pause();
     }
-    if (sound >= 0 && (began & 1) != 0)
-        __atomic_store_n(&w->stalled, began, __ATOMIC_RELAXED); /* the next count need not wait for it again */
     return sound >= 0 ? sound : seen;
 }
 

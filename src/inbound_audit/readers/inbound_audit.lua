@@ -46,7 +46,6 @@ int64_t ia_pread(int, void *, size_t, int64_t) __asm__("pread");
 int64_t ia_getdents(int64_t, int64_t, void *, size_t) __asm__("syscall");
 int64_t ia_statx(int64_t, int64_t, const char *, int64_t, int64_t, void *) __asm__("syscall");
 int ia_inet_pton(int, const char *, void *) __asm__("inet_pton");
-int ia_sched_yield(void) __asm__("sched_yield");
 uint32_t ia_geteuid(void) __asm__("geteuid");
 uint32_t ia_getegid(void) __asm__("getegid");
 int ia_getgroups(int, uint32_t *) __asm__("getgroups");
@@ -65,7 +64,7 @@ local LAYOUT, BYTE_ORDER = 1, 0x01020304
 local OWNER_MAGIC, WINDOW_MAGIC = 0x72656e776f6169ULL, 0x7464756169ULL
 local HEADER, TREES_MOST = 65536, 1024
 local SUFFIX, LEAF, SMALL, FULL = 1, 2, 3, 4
-local SPINS, YIELDS = 64, 64
+local SPINS, TRIES = 16, 1024
 
 local NODE_MOST = 32 + 64 + 256 * 8
 local bytes = new("uint64_t[?]", NODE_MOST / 8) -- what was read last
@@ -230,20 +229,17 @@ end
 -- mid-update leaves it odd, and what can be reached is sound: that answer lacks at most its one update.
 local function count_tree(window, address, length)
   local seen, sound = 0, nil
-  for attempt = 1, SPINS + YIELDS do
+  for attempt = 1, TRIES do
     if read(window.fd, window.offset, 8) < 8 then
       return 0
     end
     local began = bytes[0]
     seen = walk(window, address, length)
     if read(window.fd, window.offset, 8) == 8 and bytes[0] == began then
-      if began % 2 == 0 then
+      if began % 2 == 0 or attempt > SPINS then
         return seen
       end
       sound = seen
-    end
-    if attempt > SPINS then
-      C.ia_sched_yield()
     end
   end
   return sound or seen

@@ -35,25 +35,32 @@ def make(place: Place) -> int:
         raise (CapacityError if error.errno in _NO_ROOM else SharedStateError)(
             f"{place.path}: no file can be made there: {error.strerror}"
         ) from None
+    doing = "lock files"
     try:
+        fcntl.fcntl(fd, _OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
         if place.group is not None:
+            doing = "give files to the group"
             os.fchown(fd, -1, place.group)
             os.fchmod(fd, 0o640)
-        fcntl.fcntl(fd, _OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
     except OSError as error:
         os.close(fd)
-        raise SharedStateError(f"{place.path}: its file system can't lock files: {error.strerror}") from None
+        raise SharedStateError(f"{place.path}: we can't {doing} there: {error.strerror}") from None
     return fd
 
 
 def publish(place: Place, fd: int) -> str:
-    """Gives a complete file a name that nobody has had; from then on others find it. Raises SharedStateError."""
+    """Gives a complete file a name that nobody has had; from then on others find it.
+
+    Raises SharedStateError or CapacityError.
+    """
     name = f"{secrets.token_hex(8)}.owner"
     try:
         os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=place.fd, dst_dir_fd=place.fd, follow_symlinks=True)
     except OSError as error:
-        why = f"a file can't be given a name there (is /proc mounted?): {error.strerror}"
-        raise SharedStateError(f"{place.path}: {why}") from None
+        proc = " (is /proc mounted?)" if error.errno == errno.ENOENT else ""
+        raise (CapacityError if error.errno in _NO_ROOM else SharedStateError)(
+            f"{place.path}: a file can't be given a name there{proc}: {error.strerror}"
+        ) from None
     return name
 
 

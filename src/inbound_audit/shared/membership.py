@@ -8,9 +8,12 @@ nobody, and opens nothing either.
 
 The thread sleeps until the directory changes (inotify) and looks around then, and every `PERIOD` in any case.
 
-Fork: the parent's thread is stopped meanwhile, so that the child is copied from a process that looks at nothing. The
-child lets go of the parent's file first of all, then has neither file nor sessions; it gets a file when it opens its
-first session.
+Fork: the parent's threads are stopped meanwhile and nobody makes a file, so that the child is copied from a process
+that looks at nothing. The child lets go of the parent's file first of all, then has neither file nor sessions; it gets
+a file when it opens its first session.
+
+Lock rule: `_lock` is one for all memberships of the process, held for a look or a move, never for a wait. The thread
+gives up waiting for it when it is told to stop, so whoever stops the thread may hold it.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ SOON = 0.02
 PATIENCE = 1.0
 """Seconds that a newcomer waits for the others to have seen it."""
 
+_lock = threading.RLock()
+
 
 class _Held:
     """What the system has lent us: descriptors, a name, a thread. It knows nothing of the audit, and can outlive it."""
@@ -49,36 +54,39 @@ class _Held:
         self.fd: int | None = None
         self.file: str | None = None
         self.thread: threading.Thread | None = None
-        self.wake: tuple[int, int] | None = None
+        self.wake: int | None = None
+        """The thread ends when this end of its pipe is closed; the other one is its own."""
 
     def stop(self) -> None:
         """Ends the thread, and waits for that."""
         thread, self.thread = self.thread, None
         wake, self.wake = self.wake, None
-        if thread is not None and wake is not None:
-            os.close(wake[1])
-            if thread is not threading.current_thread():  # which may be the one that collects an audit
-                thread.join()
-            os.close(wake[0])
+        if wake is not None:
+            os.close(wake)
+        if thread is not None and thread is not threading.current_thread():  # which may be the one that collects us
+            thread.join()
 
-    def let_go(self) -> None:
+    def leave(self) -> None:
+        """Nobody finds our file any more, and nobody looks around. The file stays open: it may still be written to."""
         self.stop()
         if self.file is not None:
             files.remove(self.place, self.file)
+            self.file = None
+
+    def let_go(self) -> None:
+        """All of it. Nobody counts in the file any more."""
+        self.leave()
         if self.fd is not None:
             os.close(self.fd)
-        self.fd = self.file = None
+            self.fd = None
         self.place.close()
 
     def in_child(self) -> None:
         """A fork's child has none of the parent's threads, and lets go of its file."""
-        self.thread = None
-        if self.wake is not None:
-            for fd in self.wake:
+        for fd in (self.wake, self.fd):
+            if fd is not None:
                 os.close(fd)
-        if self.fd is not None:
-            os.close(self.fd)
-        self.fd = self.file = self.wake = None
+        self.thread = self.wake = self.fd = self.file = None
 
 
 class Membership:
@@ -88,40 +96,57 @@ class Membership:
         self._audit = audit
         self._name = name
         self._group = group
-        self._lock = threading.RLock()
         self._complaint = ""
+        self._settled = False  # sessions may be opened: we have a file, and were seen
         self._evicted = False  # our file is not where others find it: a new one is due
         self._held = _Held(Place(name, group))
         self._neighbours = Neighbours(audit, self._held.place, remove_dead=True)
-        # Also when the audit is collected, or Python exits.
+        # When the audit is collected. When Python exits, descriptors are left to the system: sessions may still come.
         self._end = weakref.finalize(audit, self._held.let_go)
-
-    def join(self) -> None:
-        """Counts from now on. Raises SharedStateError or CapacityError."""
-        self.settle()
-        self.start()
+        self._end.atexit = False
 
     # ---- our own file
 
     def settle(self) -> None:
-        """Makes our file, lets others find it and waits until they have."""
-        with self._lock:
-            if self._held.fd is not None:
-                return
-            self.look()
-            for name, why in self._neighbours.strangers:
-                raise SharedStateError(f"{self._held.place.path}/{name}: {why}")
-            self._move_in()
-            self.be_seen()
-            self._audit._settled()
+        """Makes our file, lets others find it, waits until they have, and looks around from then on.
 
-    def _move_in(self) -> None:
-        """A new file with all our listeners in it; the one before is closed when it is found."""
+        Raises SharedStateError or CapacityError, and everything is as it was.
+        """
+        with _lock:
+            if not self._end.alive:
+                raise InboundAuditError("the audit is closed")
+            if self._settled:
+                return
+            path = self._held.place.path
+            if self._held.fd is None or self._evicted:
+                try:
+                    self._find_place()
+                    self.look()
+                    for name, why in self._neighbours.strangers:
+                        raise SharedStateError(f"{path}/{name}: {why}")
+                    self._move_in()
+                except OSError as error:
+                    raise SharedStateError(f"{path}: {error.strerror}") from None
+        self.be_seen()
+        with _lock:
+            self._audit._settled()
+            self._settled = True
+            self.start()
+
+    def _find_place(self) -> None:
+        """The directory may have been removed, or renamed: then it is made anew, where others look for it."""
         held = self._held
         if held.place.gone:
-            place, held.place = held.place, Place(self._name, self._group)
-            place.close()
+            before, held.place = held.place, Place(self._name, self._group, held.place.path)
+            if held.file is not None:
+                files.remove(before, held.file)
+                held.file = None
+            before.close()
             self._neighbours.move(held.place)
+
+    def _move_in(self) -> None:
+        """A new file with all our listeners in it. For a moment others may count both it and the one before."""
+        held = self._held
         fd = files.make(held.place)
         try:
             self._audit._share(fd, os.getpid(), time.time_ns() // 1000)
@@ -131,118 +156,159 @@ class Membership:
             os.close(fd)
             raise
         before, held.fd, held.file = held.fd, fd, name
+        self._evicted = False
         if before is not None:
             os.close(before)
 
     def be_seen(self) -> None:
         """Waits until everybody who is there has looked around once from now on, at most `PATIENCE`."""
-        with self._lock:
-            if self._held.fd is None:
+        deadline = time.monotonic() + PATIENCE
+        pause = 0.0005
+        awaited: dict[str, int] | None = None
+        while True:
+            try:
+                with _lock:
+                    if self._held.fd is None:
+                        return
+                    if awaited is None:
+                        os.utime(self._held.fd)  # whoever watches the directory wakes up
+                    self.look()  # others may be waiting for us
+                    now = self._neighbours.looks
+            except OSError:  # no descriptor is left; one may be, later
+                now = {}
+            if awaited is None and now:
+                # An odd number is a look that may have begun before; the one after it counts.
+                awaited = {name: (looked + 1) // 2 * 2 + 2 for name, looked in now.items()}
+            awaited = {name: looked for name, looked in (awaited or {}).items() if now.get(name, looked) < looked}
+            if not awaited or time.monotonic() > deadline:
                 return
-            os.utime(self._held.fd)  # whoever watches the directory wakes up
-            self.look()
-            # An odd number is a look that may have begun before; the one after it counts.
-            awaited = {name: (looked + 1) // 2 * 2 + 2 for name, looked in self._neighbours.waiting_for().items()}
-            deadline = time.monotonic() + PATIENCE
-            pause = 0.0005
-            while awaited and time.monotonic() < deadline:
-                time.sleep(pause)
-                pause = min(2 * pause, 0.01)
-                self.look()  # others may be waiting for us
-                now = self._neighbours.waiting_for()
-                awaited = {name: looked for name, looked in awaited.items() if now.get(name, looked) < looked}
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
 
     # ---- looking around
 
     def look(self) -> None:
-        """Finds new owners, drops dead ones, and sees to our own file."""
-        with self._lock:
+        """Finds new owners, and drops dead ones. Raises OSError: then it was no look, and others wait for another."""
+        with _lock:
+            if not self._end.alive:
+                return
             self._audit._looking(True)
             try:
                 self._neighbours.look(self._held.fd)
-            finally:
-                self._audit._looking(False)
+            except OSError:
+                if self._end.alive:  # or else a signal's handler has closed it meanwhile
+                    raise
+            self._audit._looking(False)
 
     def _mind_our_file(self) -> None:
         """Somebody may have removed our file, or cut it short: nobody would count us any more."""
-        with self._lock:
-            if self._audit.closed:
-                return
-            path = self._held.place.path
-            if self._held.fd is not None and not self._evicted:
-                needed = self._audit._needed  # asked first: the file may grow meanwhile
-                found = os.fstat(self._held.fd)
+        held = self._held
+        if held.fd is None:
+            self._find_place()
+            return
+        path = held.place.path
+        if not self._evicted:
+            needed = self._audit._needed  # asked first: the file may grow meanwhile
+            found = os.fstat(held.fd)
+            if found.st_size < needed:
+                logger.error("%s: our file was cut short: the sessions that were open are counted no more", path)
+                self._audit._forget()
+                self._settled = False
                 self._evicted = True
-                if found.st_size < needed:
-                    logger.error("%s: our file was cut short: the sessions that were open are counted no more", path)
-                    self._audit._forget()
-                elif found.st_nlink == 0:
-                    logger.warning("%s: our file was removed; we count in a new one", path)
-                else:
-                    self._evicted = False
-            if self._evicted:
-                self._move_in()
-                self._evicted = False
-                self.be_seen()
-                self._audit._settled()
+            elif found.st_nlink == 0 or held.place.gone:
+                logger.warning("%s: our file was removed; we count in a new one", path)
+                self._evicted = True
+        if self._evicted:
+            self._find_place()
+            self._move_in()
+            self._audit._settled()
+            self._settled = True
 
     def attend(self) -> None:
         """What the thread does each time: sees to our file and looks around. What goes wrong is told once."""
         try:
-            self._mind_our_file()
-            self.look()
-        except (OSError, InboundAuditError) as error:
+            with _lock:
+                if self._end.alive:
+                    self._mind_our_file()
+                    self.look()
+        except Exception as error:  # whatever it is: a thread that ended would leave the dead among the counted
             if str(error) != self._complaint:
-                logger.error("%s: %s", self._held.place.path, error)
+                foreseen = isinstance(error, (OSError, InboundAuditError))
+                logger.error("%s: %s", self._held.place.path, error, exc_info=not foreseen)
             self._complaint = str(error)
         else:
             self._complaint = ""
 
     def start(self) -> None:
-        """Starts the thread that looks around, unless it runs."""
-        if self._held.thread is None:
-            self._held.wake = os.pipe()
-            self._held.thread = threading.Thread(
-                target=_watch,
-                args=(weakref.ref(self), self._held.place.path, self._held.wake[0]),
-                name=f"inbound_audit {self._name}",
-                daemon=True,
-            )
-            self._held.thread.start()
-
-    def pause(self) -> None:
-        """Before a fork: nobody looks around or makes a file until `resume`, or for ever in the child."""
-        self._held.stop()
-        self._lock.acquire()
-
-    def resume(self) -> None:
-        """After it, in the parent."""
-        self._lock.release()
-        self.start()
+        """Starts the thread that looks around, unless it runs. If it can't, that is told, and tried again later."""
+        held = self._held
+        if held.thread is not None or not self._end.alive:
+            return
+        try:
+            told, wake = os.pipe()
+        except OSError as error:
+            logger.error("%s: nobody looks around: %s", held.place.path, error.strerror)
+            return
+        thread = threading.Thread(
+            target=_watch,
+            args=(weakref.ref(self), held.place.path, told),
+            name=f"inbound_audit {self._name}",
+            daemon=True,
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            os.close(told)
+            os.close(wake)
+            logger.error("%s: nobody looks around: %s", held.place.path, error)
+            return
+        held.thread, held.wake = thread, wake
 
     # ---- the end, and forks
 
     def close(self) -> None:
         """Counts nowhere any more. The audit has forgotten its sessions. Idempotent."""
-        self._held.stop()
-        with self._lock:
+        with _lock:
+            self._settled = False
+            self._held.stop()
             self._neighbours.forget()
             self._end()
 
+    def leave(self) -> None:
+        """Python exits."""
+        with _lock:
+            self._held.leave()
+
+    def stop(self) -> None:
+        """Before a fork. The caller holds the lock."""
+        self._held.stop()
+
     def in_child(self) -> None:
-        """In a forked child, whose audit has forgotten its sessions already."""
-        self._lock = threading.RLock()  # the other is held, and not by this thread
-        self._evicted = False
+        """In a forked child, whose audit has forgotten its sessions already: lets go of the parent's file."""
+        self._settled = self._evicted = False
         self._held.in_child()
-        self.attend()
-        self.start()
 
 
-def _watch(member: weakref.ref[Membership], path: str, wake: int) -> None:
+def before_fork() -> None:
+    """From here on nobody looks around, or makes a file; the caller stops the threads."""
+    _lock.acquire()
+
+
+def after_fork_in_parent() -> None:
+    _lock.release()
+
+
+def after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+def _watch(member: weakref.ref[Membership], path: str, told: int) -> None:
     """The thread. It holds no audit, so that one which nobody else holds is collected."""
     with contextlib.ExitStack() as held:
+        held.callback(os.close, told)
         poll = select.poll()
-        poll.register(wake, select.POLLIN)
+        poll.register(told, select.POLLIN)
         heard = -1
         with contextlib.suppress(OSError):  # a user may have 128 of these: without one it is looked every PERIOD
             heard = _ipcount.watch_directory(path)
@@ -251,14 +317,20 @@ def _watch(member: weakref.ref[Membership], path: str, wake: int) -> None:
         timeout = PERIOD
         while True:
             events = [fd for fd, _ in poll.poll(1000 * timeout)]
-            if wake in events:
+            if told in events:
                 return
             timeout = PERIOD
             if heard in events:
                 os.read(heard, 65536)
                 timeout = SOON
-            membership = member()
-            if membership is None:
-                return
-            membership.attend()
-            del membership
+            while not _lock.acquire(timeout=SOON):
+                if any(fd == told for fd, _ in poll.poll(0)):
+                    return
+            try:
+                membership = member()
+                if membership is None:
+                    return
+                membership.attend()
+                del membership
+            finally:
+                _lock.release()

@@ -86,7 +86,8 @@ class Neighbours:
         for name in list(self._met):
             self._leave(name)
 
-    def waiting_for(self) -> dict[str, int]:
+    @property
+    def looks(self) -> dict[str, int]:
         """How often each has looked around, by name; odd while it does."""
         return {name: met.mapped.looked for name, met in self._met.items() if met.mapped is not None}
 

@@ -7,11 +7,11 @@ Anything else is refused and left as it is: another user's directory, a link, a 
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import re
 import stat
-from pathlib import Path
 
 from inbound_audit._ipcount import shared_mode_possible
 from inbound_audit.errors import SharedStateError
@@ -33,16 +33,22 @@ def directory_of(name: str) -> str:
         raise SharedStateError(
             f"{name!r}: is no name for shared counts: a letter or digit, then up to 62 letters, digits, '.', '_' or '-'"
         )
-    return os.path.join(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT, f"inbound_audit-{name}")
+    return os.path.join(os.path.abspath(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT), f"inbound_audit-{name}")
 
 
 class Place:
-    """An open directory. Raises SharedStateError when it is refused, or is not there and may not be made."""
+    """An open directory: that of the name, or the one at `path`, where it was found before.
 
-    def __init__(self, name: str, group: str | None = None, *, only_look: bool = False) -> None:
+    Raises SharedStateError when it is refused, or is not there and may not be made.
+    """
+
+    def __init__(
+        self, name: str, group: str | None = None, path: str | None = None, *, only_look: bool = False
+    ) -> None:
+        self.fd = -1
         if not shared_mode_possible():
             raise SharedStateError(f"{name!r}: counts that processes share need Linux; leave out `shared`")
-        self.path = directory_of(name)
+        self.path = path or directory_of(name)
         self.group = None if group is None else _number_of(group)
         if not only_look:
             self._make()
@@ -53,18 +59,20 @@ class Place:
         except OSError as error:
             why = error.strerror if _is_directory(self.path) else "it is a link or no directory"
             raise SharedStateError(f"{self.path}: refused: {why}") from None
-        try:
-            found = os.fstat(self.fd)
-            fault = self._why_not_look(found) if only_look else self._why_not_join(found)
-        except BaseException:
-            os.close(self.fd)
-            raise
+        found = os.fstat(self.fd)
+        fault = self._why_not_look(found) if only_look else self._why_not_join(found)
         if fault:
-            os.close(self.fd)
+            self.close()
             raise SharedStateError(f"{self.path}: refused: {fault}")
 
     def close(self) -> None:
-        os.close(self.fd)
+        """Idempotent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
 
     def names(self) -> list[str]:
         """What is in the directory now."""
@@ -86,18 +94,20 @@ class Place:
 
     def _make(self) -> None:
         try:
-            os.mkdir(self.path, 0o700)
-        except FileExistsError:
-            return
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.path, 0o700)
+            if self.group is not None and self._is_for_nobody_yet():
+                # Of several processes that start together each may do it.
+                os.chown(self.path, -1, self.group, follow_symlinks=False)
+                os.chmod(self.path, 0o2770)
         except OSError as error:
             raise SharedStateError(f"{self.path}: can't be made: {error.strerror}") from None
-        if self.group is not None:
-            try:
-                os.chown(self.path, -1, self.group)
-                os.chmod(self.path, 0o2770)
-            except OSError as error:
-                Path(self.path).rmdir()
-                raise SharedStateError(f"{self.path}: can't be given to the group: {error.strerror}") from None
+
+    def _is_for_nobody_yet(self) -> bool:
+        """Ours, closed to all others, and empty: made just now, or left by those who counted without a group."""
+        found = os.stat(self.path, follow_symlinks=False)
+        ours = found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode)
+        return ours and stat.S_IMODE(found.st_mode) in (0o700, 0o2700) and not os.listdir(self.path)
 
     def _why_not_join(self, found: os.stat_result) -> str | None:
         mode = stat.S_IMODE(found.st_mode)
@@ -129,7 +139,7 @@ def _is_directory(path: str) -> bool:
 def _number_of(group: str) -> int:
     try:
         return grp.getgrnam(group).gr_gid
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise SharedStateError(f"{group!r}: there is no such group") from None
 
 

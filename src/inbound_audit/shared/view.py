@@ -6,7 +6,7 @@ import contextlib
 from types import TracebackType
 
 from inbound_audit import _ipcount
-from inbound_audit.errors import SharedStateError
+from inbound_audit.errors import InboundAuditError, SharedStateError
 from inbound_audit.services import SERVICE_TYPES
 from inbound_audit.shared.neighbours import Neighbours, OwnerInfo
 from inbound_audit.shared.place import Place
@@ -38,6 +38,8 @@ class View(_ipcount.Audit):
 
     def refresh(self) -> None:
         """Looks for new owners and drops dead ones, in a directory that was made anew too. O(owners) system calls."""
+        if self.closed:
+            raise InboundAuditError("the view is closed")
         if self._place.gone:
             with contextlib.suppress(SharedStateError):  # nobody counts, and nobody can be found
                 place, self._place = self._place, Place(self._name, only_look=True)
