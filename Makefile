@@ -18,7 +18,7 @@ PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.lua')
 HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test bench bench-instructions debug sanitize lint format wheel dist clean
+.PHONY: help build serve test faults bench bench-instructions debug sanitize lint format wheel dist clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -33,6 +33,9 @@ serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 
 
 test: $(HAVE)-dev ## the whole suite
 	$(PYTEST) $(ARGS)
+
+faults: $(HAVE)-dev ## shared mode while processes are killed and stopped, files damaged, memory full: the long form
+	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/test_faults.py $(ARGS)
 
 bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.md (BENCH_QUICK=1: in a minute)
 	mkdir -p .bench

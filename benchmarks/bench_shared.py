@@ -89,8 +89,8 @@ def beside(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.stdin.close()
 
 
-@pytest.mark.parametrize("owners", [8, 64])
-def test_count_over_owners(owners: int, hold: Callable[..., None]) -> None:
+@pytest.mark.parametrize(("key", "owners"), [("owners-8", 8), ("owners-64", 64)])
+def test_count_over_owners(key: str, owners: int, hold: Callable[..., None]) -> None:
     with ExitStack() as held:
         held.enter_context(beside(CROWD, f"many:{owners - 1}:{SESSIONS}"))
         subjects: dict[str, Batch] = {}
@@ -99,7 +99,7 @@ def test_count_over_owners(owners: int, hold: Callable[..., None]) -> None:
             subjects[name] = timed(COUNT, [listener.session(address) for address in RANDOM.texts(SESSIONS)])
         with View("many") as view:
             assert len(view.owners) == owners
-        hold(f"owners-{owners}", Race(subjects), "many", "alone", ROUNDS)
+        hold(key, Race(subjects), "many", "alone", ROUNDS)
 
 
 def test_open_and_close_in_a_file(hold: Callable[..., None]) -> None:

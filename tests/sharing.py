@@ -7,12 +7,15 @@ goes with the test in any case.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
+import functools
 import itertools
 import logging
 import mmap
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -25,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
+from typing import TypeVar
 
 from inbound_audit import InboundAudit, Session
 from inbound_audit._ipcount import Audit
@@ -32,6 +36,8 @@ from inbound_audit.shared import directory_of
 
 FULL = os.environ.get("INBOUND_AUDIT_FAULTS") == "full"
 """`make faults` asks for the long form of every test; `make test` takes the short one."""
+
+Number = TypeVar("Number", int, float)
 
 NAME = "mail"
 PATIENCE = 30.0
@@ -42,7 +48,7 @@ BLOCKS = 4096  # where the blocks of a window begin
 STEADY = "198.51.100.0/24"  # where sessions only move about: their number never changes
 
 
-def rounds(short: int, full: int) -> int:
+def rounds(short: Number, full: Number) -> Number:
     return full if FULL else short
 
 
@@ -72,6 +78,7 @@ class Worker:
         self._crew = crew
         self._connection = connection
         self.pid: int = connection.recv()
+        self._pidfd = os.pidfd_open(self.pid)  # the number may be another process's when this one is gone
 
     def start(self, code: str, **names: object) -> None:
         """Sends code to be run with these names set; `result` waits for it."""
@@ -99,7 +106,7 @@ class Worker:
         return self._crew.next()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        os.kill(self.pid, number)
+        signal.pidfd_send_signal(self._pidfd, number)
 
     def freeze(self) -> None:
         """SIGSTOP, and all its threads stand still."""
@@ -116,6 +123,15 @@ class Worker:
                     return False
         return True
 
+    def dismiss(self) -> None:
+        """Ends it, and what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            self.kill(signal.SIGSTOP)  # so that the number is still its own
+            os.killpg(self.pid, signal.SIGKILL)
+        self.await_end()
+        os.close(self._pidfd)
+        self._connection.close()
+
     def await_end(self) -> None:
         """Until it is dead, also where somebody else is its parent."""
         eventually(lambda: is_dead(self.pid), f"the end of {self.pid}")
@@ -124,7 +140,8 @@ class Worker:
 def is_dead(pid: int) -> bool:
     """No such process, or one that has let go of everything and waits for its parent."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state in "ZX" and len(os.listdir(f"/proc/{pid}/task")) == 1  # the last of its threads
     except (FileNotFoundError, ProcessLookupError):
         return True
 
@@ -132,30 +149,23 @@ def is_dead(pid: int) -> bool:
 class Workers:
     """The workers of a test."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, everybody: bool = False) -> None:
         self._directory = tempfile.mkdtemp(prefix="crew-")
         self._listener = Listener(f"{self._directory}/socket", "AF_UNIX", backlog=64)
+        if everybody:  # also workers that run as other users
+            os.chmod(self._directory, 0o711)
+            os.chmod(f"{self._directory}/socket", 0o777)
         self._stderr = open(f"{self._directory}/stderr", "w+")  # noqa: SIM115
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._crew: list[Worker] = []  # a worker whose connection is closed ends
 
-    def __call__(self, setup: str = "", **options: object) -> Worker:
-        """A new process (`options` are those of Popen) that has run `setup`."""
-        return self.hire(1, setup, **options)[0]
+    def __call__(self, setup: str = "") -> Worker:
+        """A new process that has run `setup`."""
+        return self.hire(1, setup)[0]
 
-    def hire(self, n: int, setup: str = "", **options: object) -> list[Worker]:
-        """`n` new processes, started side by side."""
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    def hire(self, n: int, setup: str = "") -> list[Worker]:
+        """`n` new processes, side by side."""
         for _ in range(n):
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", "import sys; from tests.sharing import work; work(sys.argv[1])"]
-                    + [f"{self._directory}/socket"],
-                    env={**os.environ, "PYTHONPATH": path},
-                    stderr=self._stderr,
-                    start_new_session=True,
-                    **options,  # type: ignore[call-overload]
-                )
-            )
+            cradle().ask(f"{self._directory}/socket", self._stderr.name, dict(os.environ))
         hired = [self.next() for _ in range(n)]
         for worker in hired:
             worker.start(setup)
@@ -164,20 +174,66 @@ class Workers:
         return hired
 
     def next(self) -> Worker:
-        return Worker(self, self._listener.accept())
+        self._crew.append(Worker(self, self._listener.accept()))
+        return self._crew[-1]
 
     def words(self) -> str:
         """What they have written to stderr."""
         return Path(self._stderr.name).read_text()
 
     def close(self) -> None:
-        for process in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        for worker in self._crew:
+            worker.dismiss()
         self._listener.close()
         self._stderr.close()
         shutil.rmtree(self._directory)
+
+
+class Cradle:
+    """A process that has imported everything and counts nothing. Workers are forked from it, which takes no time."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from tests.sharing import breed; breed()"],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+            stdin=subprocess.PIPE,
+        )
+
+    def ask(self, *how: object) -> None:
+        """One more worker."""
+        assert self._process.stdin
+        pickle.dump(how, self._process.stdin)
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@functools.cache
+def cradle() -> Cradle:
+    made = Cradle()
+    atexit.register(made.close)
+    return made
+
+
+def breed() -> None:
+    """The cradle's side, which ends when the tests do."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for its children
+    while True:
+        try:
+            address, stderr, environment = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            os.environ.clear()
+            os.environ.update(environment)
+            os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+            os.dup2(os.open(stderr, os.O_WRONLY | os.O_APPEND), 2)
+            work(address)
 
 
 def work(address: str) -> None:
@@ -193,6 +249,7 @@ def work(address: str) -> None:
     def fork() -> None:
         nonlocal connection
         if os.fork() == 0:
+            os.setsid()
             connection.close()
             connection = Client(address, "AF_UNIX")
             connection.send(os.getpid())
@@ -248,6 +305,34 @@ def look(audit: Audit, cidrs: list[str], services: tuple[str, ...] = ("SMTP", "I
         for service in services
         if service in audit.service_types
     }
+
+
+# Asks about many prefixes in turn, so many times, and answers the most that was seen.
+DEEP = """
+local cdef, address, handle = ...
+local ffi = require("ffi")
+ffi.cdef(cdef)
+local count = ffi.cast("ia_session_count_fn", address)
+local ac = ffi.cast("const ia_ac *", handle)
+return function(cidrs, rounds)
+    local list, most = {}, 0
+    for cidr in cidrs:gmatch("%S+") do list[#list + 1] = cidr end
+    for i = 1, rounds do
+        local cidr = list[i % #list + 1]
+        local n = tonumber(count(ac, cidr, #cidr, nil, 0))
+        if n > most then most = n end
+    end
+    return most
+end
+"""
+
+
+def count_in_a_child(connection: Connection, n: int) -> None:
+    """What a child of multiprocessing does: opens `n` sessions, says so, and holds them until it is told to end."""
+    audit = InboundAudit(shared=NAME, capacity=1 << 24)
+    sessions = sessions_of(audit.listener("SMTP", "mx"), n)
+    connection.send(len(sessions))
+    connection.recv()
 
 
 class Churn:
@@ -372,61 +457,91 @@ def owner_files(name: str = NAME) -> list[str]:
 
 
 class OwnerFile:
-    """Somebody's file, mapped to be read and damaged."""
+    """Somebody's file, to be read and damaged."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self.bytes = mmap.mmap(self.fd, os.fstat(self.fd).st_size)
+        self.bytes = mmap.mmap(self.fd, os.fstat(self.fd).st_size, prot=mmap.PROT_READ)
         (self.stride,) = struct.unpack_from("=Q", self.bytes, 16)
+
+    @staticmethod
+    def pid_in(path: str) -> int:
+        """What its owner said its process id is."""
+        with open(path, "rb") as file:
+            return int(struct.unpack_from("=I", file.read(64), 28)[0])
 
     @property
     def windows(self) -> int:
         return int(struct.unpack_from("=I", self.bytes, 24)[0])
 
-    @property
-    def pid(self) -> int:
-        return int(struct.unpack_from("=I", self.bytes, 28)[0])
-
     def seq(self, window: int = 0) -> int:
         return int(struct.unpack_from("=Q", self.bytes, HEADER + window * self.stride)[0])
 
     def set_seq(self, value: int, window: int = 0) -> None:
-        struct.pack_into("=Q", self.bytes, HEADER + window * self.stride, value)
+        os.pwrite(self.fd, struct.pack("=Q", value), HEADER + window * self.stride)
+
+    def damage(self, rng: random.Random, places: list[tuple[int, int]]) -> None:
+        damage(self.fd, rng, places)
+
+    def restore(self, before: bytes) -> None:
+        write_pages(self.fd, before)
 
     def close(self) -> None:
         self.bytes.close()
         os.close(self.fd)
 
 
+def damage(fd: int, rng: random.Random, places: list[tuple[int, int]]) -> None:
+    """Changes some bytes of a file at some of these places (first byte, and the byte behind the last).
+
+    A word from somewhere else is worse than noise: it may lead to a block that is there, and round in circles.
+    """
+    for _ in range(rng.choice((1, 3, 50))):
+        at = rng.randrange(*rng.choice(places))
+        if rng.random() < 0.3:
+            size = rng.choice((4, 8, 16, 64))
+            other = rng.randrange(*rng.choice(places))
+            os.pwrite(fd, os.pread(fd, size, other - other % size), at - at % size)
+        else:
+            byte = (os.pread(fd, 1, at) or b"\0")[0]
+            os.pwrite(fd, bytes([rng.choice((rng.randrange(256), byte ^ 1 << rng.randrange(8), 255, 0))]), at)
+
+
+def write_pages(fd: int, data: bytes) -> None:
+    """Gives a file back its size and its bytes; a page of zeros is taken for a hole that nobody has written to."""
+    os.ftruncate(fd, len(data))
+    for at in range(0, len(data), BLOCKS):
+        page = data[at : at + BLOCKS]
+        if page.count(0) < len(page):
+            os.pwrite(fd, page, at)
+
+
 def file_of(pid: int, name: str = NAME) -> OwnerFile:
     """The file of the owner that says it has this process id."""
     for path in owner_files(name):
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            found = OwnerFile(path)
-            if found.pid == pid:
-                return found
-            found.close()
+        with contextlib.suppress(FileNotFoundError, struct.error):
+            if OwnerFile.pid_in(path) == pid:
+                return OwnerFile(path)
     raise AssertionError(f"{pid} has no file in {owner_files(name)}")
 
 
 class FalseOwner:
-    """A locked file with what bytes we like, that nobody minds: a live owner's, as far as others can tell."""
+    """A locked file with what bytes we like: a live owner's, as far as others can tell, that nobody mends."""
 
     def __init__(self, data: bytes, number: int = 0, name: str = NAME) -> None:
         self.path = f"{directory_of(name)}/{number:016x}.owner"
+        self._data = data
         self.fd = os.open(f"{self.path}.new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self.write(data)
+        self.restore()
         fcntl.fcntl(self.fd, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))  # F_OFD_SETLK
         os.rename(f"{self.path}.new", self.path)
 
-    def write(self, data: bytes) -> None:
-        """Exactly these bytes, all pages of zeros being holes."""
-        os.ftruncate(self.fd, len(data))
-        for at in range(0, len(data), 4096):
-            page = data[at : at + 4096]
-            if page.strip(b"\0") or os.pread(self.fd, 4096, at).strip(b"\0"):
-                os.pwrite(self.fd, page, at)
+    def damage(self, rng: random.Random, places: list[tuple[int, int]]) -> None:
+        damage(self.fd, rng, places)
+
+    def restore(self) -> None:
+        write_pages(self.fd, self._data)
 
     def close(self) -> None:
         with contextlib.suppress(FileNotFoundError):
