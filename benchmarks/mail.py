@@ -4,6 +4,8 @@ Both listeners live in one event loop, so that memory layout, hash seed and the 
 client keeps several connections in flight, so that the server is what limits. A connection is: connect, read the
 banner, QUIT, read the reply, close.
 
+`working` is another server: `inbound-audit serve` with so many workers, for the client in `client`.
+
     python -m benchmarks.mail      serves; prints the two ports, and answers each line on standard input with the
                                    seconds of processor time it has used so far; ends when standard input does
 """
@@ -12,16 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 IN_FLIGHT = 8
 SILENCE_MOST = 20.0  # seconds without any progress after which something is broken
@@ -61,7 +67,7 @@ def _tell_the_time() -> None:
         print(process_time(), flush=True)
 
 
-# ---- the client's
+# ---- that process as its client sees it
 
 
 class Server:
@@ -95,12 +101,68 @@ class Server:
 @contextmanager
 def serving() -> Iterator[Server]:
     command = [sys.executable, "-m", "benchmarks.mail"]
-    root = Path(__file__).resolve().parents[1]
-    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Server(process)
         finally:
             process.kill()
+
+
+# ---- the command line's server, with workers
+
+
+class Workers:
+    """`inbound-audit serve --workers N` as its client sees it: a port and a processor clock. Linux only."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        told = self._read()
+        self.port = int(told["addresses"][0].rpartition(":")[2])
+        self._pids: list[int] = told.get("workers", [process.pid])
+
+    def __len__(self) -> int:
+        return len(self._pids)
+
+    def _read(self, event: str = "listening") -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            told: dict[str, Any] = json.loads(line)
+            if told["event"] == event:
+                return told
+        raise RuntimeError(f"`inbound-audit serve` ended before it said {event!r}")
+
+    def processor_time(self) -> float:
+        """Seconds that all workers have used so far."""
+        ticks = 0
+        for pid in self._pids:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> dict[str, int]:
+        """What all workers counted."""
+        self._process.send_signal(signal.SIGTERM)
+        total: dict[str, int] = self._read("stopped")["total"]
+        return total
+
+
+@contextmanager
+def working(number: int) -> Iterator[Workers]:
+    """The command line's server with so many workers, which share their counts; with one as with several."""
+    command = [sys.executable, "-m", "inbound_audit", "serve", "--listen", f"{HOST}:0", "--hostname", "bench"]
+    command += ["--workers", str(number), "--shared", "bench", "--quiet", "--json"]
+    with tempfile.TemporaryDirectory(prefix="inbound_audit-bench-", dir="/dev/shm") as place:
+        environment = os.environ | {"INBOUND_AUDIT_SHM": place}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield Workers(process)
+            finally:
+                # Not a kill while it still runs: its workers would be nobody's.
+                process.terminate()
+                process.communicate(timeout=SILENCE_MOST)
+
+
+# ---- the client in Python
 
 
 class _Connection:

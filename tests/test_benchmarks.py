@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmarks.bars import load_bars, parse_bars
-from benchmarks.mail import connections_a_second, serving
+from benchmarks.client import MESSAGE, drive, load_client
+from benchmarks.mail import connections_a_second, serving, working
 from benchmarks.measure import Race, summary, timed
 from benchmarks.peers import CHOSEN, COUNTERS, WIDTH, Peer
 from benchmarks.report import main, missed_keys, reasons, render
@@ -203,6 +204,48 @@ def test_the_mail_client_and_the_two_servers_understand_one_another() -> None:
         assert connections_a_second(server.guarded, 7) > 0
         assert server.processor_time() > 0
         assert server.stop() == {"accepted": 7, "refused": 0}
+
+
+@pytest.fixture(scope="module")
+def native_client() -> None:
+    pytest.importorskip("aiosmtpd")
+    try:
+        load_client()
+    except OSError as error:
+        pytest.skip(f"no native client: {error}")
+
+
+@pytest.mark.tooling
+def test_the_native_client_makes_the_connections_that_it_says(native_client: None) -> None:
+    with serving() as server:
+        driven = drive(server.guarded, 10, 3)
+        assert driven.made == 16
+        assert driven.rate > 0
+        assert 0 < driven.used < 1
+        assert drive(server.guarded, 5, 1, MESSAGE).made == 7
+        assert server.stop() == {"accepted": 23, "refused": 0}
+
+
+@pytest.mark.tooling
+def test_the_native_client_takes_no_other_reply_and_no_early_end(native_client: None) -> None:
+    with serving() as server:
+        with pytest.raises(RuntimeError, match="awaiting 250: 220 bench "):
+            drive(server.bare, 1, 1, ("250",))
+        with pytest.raises(RuntimeError, match="awaiting 250: 500 "):
+            drive(server.bare, 1, 1, ("220", "NONSENSE", "250"))
+        with pytest.raises(RuntimeError, match=r"awaiting 250: |after 221: "):
+            drive(server.bare, 1, 1, ("220", "QUIT", "221", "NOOP", "250"))
+
+
+@pytest.mark.tooling
+@pytest.mark.parametrize("number", [1, 2])
+def test_workers_count_all_that_the_native_client_brings(native_client: None, number: int) -> None:
+    with working(number) as server:
+        assert len(server) == number
+        made = drive(server.port, 20, 4, MESSAGE).made
+        assert server.processor_time() > 0
+        counted = server.stop()
+    assert (counted["accepted"], counted["refused"], counted["open"]) == (made, 0, 0)
 
 
 # ---- the report
