@@ -1,4 +1,4 @@
-"""What a policy costs a session: `Limits`, a Lua policy, and one count from Lua."""
+"""What a policy costs a session: `Limits`, a Lua policy, the same in Sieve, and one count from Lua."""
 
 from __future__ import annotations
 
@@ -28,6 +28,21 @@ function mod:validate_connect(ac, vctx)
   return msys.core.VALIDATE_CONT
 end
 msys.registerModule("three_limits", mod)
+"""
+
+THREE_LIMITS_IN_SIEVE = """
+($host) = audit_service "SMTP" "/32";
+if ec_test :value "gt" :comparator "i;ascii-numeric" "${host}" "10" {
+  ec_disconnect 421 "connection limit exceeded";
+}
+($network) = audit_service "SMTP" "/24";
+if ec_test :value "gt" :comparator "i;ascii-numeric" "${network}" "100" {
+  ec_disconnect 421 "connection limit exceeded";
+}
+($all) = audit_service "SMTP" "/0";
+if ec_test :value "gt" :comparator "i;ascii-numeric" "${all}" "20000" {
+  ec_disconnect 421 "connection limit exceeded";
+}
 """
 
 # The loop runs inside of a hook, so what is measured is a count from Lua and not the way into Lua.
@@ -96,6 +111,23 @@ def test_lua_policy(lua_policy: Callable[[str], Any], hold: Callable[..., None])
         }
         hold("lua-policy", Race(subjects), "LuaPolicy", "empty Lua function", ROUNDS)
         assert policy.errors == 0
+
+
+def test_sieve_policy(lua_policy: Callable[[str], Any], tmp_path: Path, hold: Callable[..., None]) -> None:
+    policies = pytest.importorskip("inbound_audit.sieve.policy")
+    path = tmp_path / "policy.sieve"
+    path.write_text(THREE_LIMITS_IN_SIEVE)
+    sieve, lua = policies.SievePolicy(path, on_error="refuse"), lua_policy(THREE_LIMITS)
+    with open_sessions(RANDOM.texts(1_000)) as (_, _, sessions):
+        assert all(map(sieve.validate_connect, sessions))
+        assert all(map(lua.validate_connect, sessions))
+        asked = a_thousand(sessions)
+        subjects = {
+            "LuaPolicy": timed("policy.validate_connect(x)", asked, policy=lua),
+            "SievePolicy": timed("policy.validate_connect(x)", asked, policy=sieve),
+        }
+        hold("sieve", Race(subjects), "SievePolicy", "LuaPolicy", ROUNDS)
+        assert sieve.errors == lua.errors == 0
 
 
 def test_count_from_lua(lua_policy: Callable[[str], Any], hold: Callable[..., None]) -> None:

@@ -1,4 +1,4 @@
-"""Imports point one way: `_core` <- `_ipcount` <- services <- shared <- audit ... limits <- lua, listeners <- cli."""
+"""Imports point one way: `_core` <- `_ipcount` <- services <- shared <- audit ... limits <- lua, sieve ... <- cli."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAYERS = (
     {"services"},
     {"shared"},
     {"verdict", "burst", "audit", "limits"},
-    {"lua", "listeners", "readers"},
+    {"lua", "sieve", "listeners", "readers"},
     {"__init__"},  # the front door: lower rooms that imported from it would import themselves
     {"cli"},
     {"__main__"},

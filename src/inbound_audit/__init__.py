@@ -16,14 +16,29 @@ from inbound_audit.verdict import Verdict
 
 if TYPE_CHECKING:
     from inbound_audit.lua.policy import LuaPolicy
+    from inbound_audit.sieve.policy import SievePolicy
 
-__all__ = ["InboundAudit", "Limits", "Listener", "LuaPolicy", "PrefixCounter", "Session", "Verdict", "errors"]
+__all__ = [
+    "InboundAudit",
+    "Limits",
+    "Listener",
+    "LuaPolicy",
+    "PrefixCounter",
+    "Session",
+    "SievePolicy",
+    "Verdict",
+    "errors",
+]
 
 
 def __getattr__(name: str) -> object:
-    # lupa loads a megabyte of LuaJIT; who has no Lua policy does not pay for it.
+    # lupa loads a megabyte of LuaJIT, and lark is an extra; who has no such policy does not pay for it.
     if name == "LuaPolicy":
         from inbound_audit.lua.policy import LuaPolicy
 
         return LuaPolicy
+    if name == "SievePolicy":
+        from inbound_audit.sieve.policy import SievePolicy
+
+        return SievePolicy
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

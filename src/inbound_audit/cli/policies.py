@@ -10,9 +10,12 @@ from inbound_audit.limits import STOCK_LIMITS
 from inbound_audit.verdict import ACCEPT, Message, Verdict
 
 if TYPE_CHECKING:
-    from inbound_audit import LuaPolicy, Session
-    from inbound_audit.cli.settings import Settings
+    from inbound_audit import LuaPolicy, Session, SievePolicy
+    from inbound_audit.cli.settings import Choice, Settings
     from inbound_audit.listeners import Policy
+
+SIEVE = (".sieve", ".siv")
+"""How the name of a policy in Sieve ends; any other is one in Lua."""
 
 
 class Policies:
@@ -20,7 +23,7 @@ class Policies:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._lua: LuaPolicy | None = None
+        self._script: LuaPolicy | SievePolicy | None = None
         self._errors_before = 0
         self.would_refuse: Counter[str] = Counter()
 
@@ -30,8 +33,8 @@ class Policies:
 
     @property
     def errors(self) -> int:
-        """Hooks of Lua policies that failed; of a policy that was replaced, those until then."""
-        return self._errors_before + (self._lua.errors if self._lua else 0)
+        """Hooks of scripts that failed; of a policy that was replaced, those until then."""
+        return self._errors_before + (self._script.errors if self._script else 0)
 
     def make(self) -> Policy:
         """Raises Failure, which names the file, when the policy is missing, unreadable or does not compile.
@@ -43,23 +46,33 @@ class Policies:
             limits = Limits(settings.limits, exempt=settings.exempt, dry_run=settings.dry_run)
             self.would_refuse = limits.would_refuse
             return limits
-        from inbound_audit.cli.scripts import load
-
-        policy = load(settings.policy, settings.on_error)
-        self._errors_before, self._lua = self.errors, policy
+        policy = _load(settings.policy, settings.on_error)
+        self._errors_before, self._script = self.errors, policy
         return DryRun(policy, self.would_refuse) if settings.dry_run else policy
 
     def describe(self) -> str:
-        if self._lua is not None:
-            words = f"{self._settings.policy} ({self._lua.implementation})"
+        if self._script is not None:
+            words = f"{self._settings.policy} ({self._script.implementation})"
         else:
             limits = STOCK_LIMITS if self._settings.limits is None else self._settings.limits
             words = " ".join(f"{lengths}={most}" for lengths, most in limits.items()) or "no limits"
         return words + ", as a dry run" * self._settings.dry_run
 
     def close(self) -> None:
-        if self._lua is not None:
-            self._lua.close()
+        if self._script is not None:
+            self._script.close()
+
+
+def _load(path: str, on_error: Choice) -> LuaPolicy | SievePolicy:
+    """Raises Failure."""
+    # Each brings a library that the other has no use for.
+    if path.lower().endswith(SIEVE):
+        from inbound_audit.cli.sieves import load as load_sieve
+
+        return load_sieve(path, on_error)
+    from inbound_audit.cli.scripts import load
+
+    return load(path, on_error)
 
 
 class DryRun:
@@ -68,7 +81,7 @@ class DryRun:
     Tarpits are not waited out, and what the policy adds to the greeting is left out: nobody notices it.
     """
 
-    def __init__(self, policy: LuaPolicy, would_refuse: Counter[str]) -> None:
+    def __init__(self, policy: LuaPolicy | SievePolicy, would_refuse: Counter[str]) -> None:
         self._policy = policy
         self.would_refuse = would_refuse
 
@@ -91,10 +104,16 @@ class DryRun:
         return self._pass("validate_data_spool", ac, message)
 
     def end_session(self, ac: Session) -> None:
-        self._policy.end_session(ac)
+        self._ask("end_session", ac)
+
+    def _ask(self, hook: str, *arguments: object) -> Verdict:
+        """A policy without that hook has nothing to say."""
+        ask = getattr(self._policy, hook, None)
+        answer: Verdict | None = None if ask is None else ask(*arguments)
+        return ACCEPT if answer is None else answer
 
     def _pass(self, hook: str, *arguments: object) -> Verdict:
-        verdict: Verdict = getattr(self._policy, hook)(*arguments)
+        verdict = self._ask(hook, *arguments)
         if not verdict.accepted or verdict.disconnect:
             self.would_refuse[hook] += 1
         return ACCEPT

@@ -43,7 +43,7 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     help="Listen here; repeatable. [::1]:25 is IPv6, :25 is every address of both families, port 0 is any "
     "free one.  [default: 127.0.0.1:2525 and [::1]:2525]",
 )
-@click.option("--policy", metavar="FILE.lua", help="A Lua policy.")
+@click.option("--policy", metavar="FILE.lua", help="A Lua policy; FILE.sieve or FILE.siv is one in Sieve.")
 @click.option(
     "--limit",
     type=params.limit,

@@ -1,0 +1,110 @@
+"""Comparators (RFC 4790) and match types (RFC 5228, 5231): what ``ec_test`` and its kin can ask of two values."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from inbound_audit.errors import PolicyError
+from inbound_audit.sieve.automaton import Automaton
+from inbound_audit.sieve.faults import nearest
+from inbound_audit.sieve.regex import glob, regex
+from inbound_audit.sieve.values import Scalar
+
+INFINITE = float("inf")
+OCTET, CASEMAP, NUMERIC = "i;octet", "i;ascii-casemap", "i;ascii-numeric"
+COMPARATORS = (OCTET, CASEMAP, NUMERIC)
+MATCH_TYPES = ("is", "contains", "matches", "regex", "value", "count")
+
+_LEADING = re.compile(r"-?[0-9]+")
+_DIGITS_MOST = 4000  # int() refuses longer ones
+_UPPER = {code: code - 32 for code in range(ord("a"), ord("z") + 1)}
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "lt": operator.lt,
+    "le": operator.le,
+    "eq": operator.eq,
+    "ne": operator.ne,
+}
+
+
+class Relation(NamedTuple):
+    """One question: what subject and key are made into, and when the two then match."""
+
+    subject: Callable[[Scalar], Any]
+    key: Callable[[Scalar], Any]
+    holds: Callable[[Any, Any], bool]
+
+
+def numeric(value: Scalar) -> int | float:
+    """The number that a text begins with; infinite, and equal to all that is infinite, where there is none.
+
+    So says RFC 4790 (9.1.1). It knows no sign; here a minus counts, as a series may have come below zero.
+    """
+    if isinstance(value, int):
+        return value
+    found = _LEADING.match(value)
+    return int(found[0]) if found and len(found[0]) <= _DIGITS_MOST else INFINITE
+
+
+def folded_text(value: Scalar) -> str:
+    """Letters of ASCII in upper case, all else as it is (RFC 4790, 9.2.1)."""
+    return str(value).translate(_UPPER)
+
+
+_MADE: dict[str, Callable[[Scalar], Any]] = {OCTET: str, CASEMAP: folded_text, NUMERIC: numeric}
+
+
+def relation(match: str, name: str | None, comparator: str | None) -> Relation:
+    """What a match type asks; `name` is the operator of ``:value`` and ``:count``.
+
+    Raises PolicyError for an unknown name, and for a pair that makes no sense: numbers have no parts.
+    """
+    chosen = comparator or (NUMERIC if match == "count" else OCTET)
+    if chosen not in COMPARATORS:
+        raise PolicyError(f"no comparator {chosen!r} (there are {', '.join(COMPARATORS)})")
+    made = _MADE[chosen]
+    if match in ("value", "count"):
+        return Relation(made, made, _operator(name or "", chosen))
+    if match == "is":
+        return Relation(made, made, operator.eq)
+    if chosen == NUMERIC:
+        raise PolicyError(f":{match} looks for parts of a text, which {NUMERIC} does not know")
+    if match == "contains":
+        return Relation(made, made, operator.contains)
+    patterns = _glob if match == "matches" else _regex
+    return Relation(str, lambda key: patterns(str(key), chosen == CASEMAP), _found)
+
+
+def _operator(name: str, comparator: str) -> Callable[[Any, Any], bool]:
+    if name == "bitwise-and":
+        if comparator != NUMERIC:
+            raise PolicyError(f"bitwise-and wants the comparator {NUMERIC}")
+        return _common_bits
+    if name not in _OPERATORS:
+        known = (*_OPERATORS, "bitwise-and")
+        raise PolicyError(f"no operator {name!r} (there are {', '.join(known)}){nearest(name, known)}")
+    return _OPERATORS[name]
+
+
+def _common_bits(subject: int | float, key: int | float) -> bool:
+    return isinstance(subject, int) and isinstance(key, int) and subject & key != 0
+
+
+def _found(subject: str, pattern: Automaton) -> bool:
+    return pattern.search(subject)
+
+
+# Keys are mostly constant and made once; those that are not come from a few values again and again.
+@lru_cache(maxsize=256)
+def _glob(pattern: str, ignore_case: bool) -> Automaton:
+    return Automaton(glob(pattern, ignore_case))
+
+
+@lru_cache(maxsize=256)
+def _regex(pattern: str, ignore_case: bool) -> Automaton:
+    return Automaton(regex(pattern, ignore_case))

@@ -1,0 +1,217 @@
+"""Tests, compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from inbound_audit.errors import PolicyError
+from inbound_audit.sieve import tree
+from inbound_audit.sieve.calls import FUNCTIONS
+from inbound_audit.sieve.compare import MATCH_TYPES, Relation, numeric, relation
+from inbound_audit.sieve.expressions import Expression, constant, expression
+from inbound_audit.sieve.faults import ScriptError, nearest
+from inbound_audit.sieve.run import Run
+from inbound_audit.sieve.values import Value, count, members, number, text
+
+Condition: TypeAlias = Callable[[Run], bool]
+
+_WITH_OPERATOR = ("value", "count")
+
+
+def condition(node: tree.Call) -> Condition:
+    """Compiles a test. Raises ScriptError for one that is not known, or takes something else."""
+    make = TESTS.get(node.name)
+    if make is None:
+        if node.name in FUNCTIONS:
+            raise ScriptError(node.at, f"{node.name} is no test; is a ';' missing before it?")
+        raise ScriptError(node.at, f"unknown test {node.name!r}{nearest(node.name, TESTS)}")
+    return make(node)
+
+
+def _true(node: tree.Call) -> Condition:
+    _takes(node, arguments=0, tests=(0, 0))
+    return lambda run: True
+
+
+def _false(node: tree.Call) -> Condition:
+    _takes(node, arguments=0, tests=(0, 0))
+    return lambda run: False
+
+
+def _not(node: tree.Call) -> Condition:
+    _takes(node, arguments=0, tests=(1, 1))
+    test = condition(node.tests[0])
+    return lambda run: not test(run)
+
+
+def _all_of(node: tree.Call) -> Condition:
+    tests = _several(node)
+
+    def all_of(run: Run) -> bool:
+        # A loop: a generator costs as much as three tests.
+        for test in tests:  # noqa: SIM110
+            if not test(run):
+                return False
+        return True
+
+    return all_of
+
+
+def _any_of(node: tree.Call) -> Condition:
+    tests = _several(node)
+
+    def any_of(run: Run) -> bool:
+        for test in tests:  # noqa: SIM110
+            if test(run):
+                return True
+        return False
+
+    return any_of
+
+
+def _several(node: tree.Call) -> list[Condition]:
+    _takes(node, arguments=0, tests=(1, None))
+    return [condition(test) for test in node.tests]
+
+
+def _isset(node: tree.Call) -> Condition:
+    """Whether a list has a member of that number, or a hash that key."""
+    whole_of, key_of = map(expression, _takes(node, arguments=2, tests=(0, 0)))
+
+    def isset(run: Run) -> bool:
+        whole, key = whole_of(run), key_of(run)
+        if isinstance(whole, dict):
+            return text(key) in whole
+        return isinstance(whole, list) and 0 <= number(key) < len(whole)
+
+    return isset
+
+
+def _takes(node: tree.Call, *, arguments: int, tests: tuple[int, int | None]) -> list[tree.Value]:
+    """The arguments of a test that knows no tags. Raises ScriptError unless all is there, and nothing else."""
+    least, most = tests
+    if len(node.tests) < least or (most is not None and len(node.tests) > most):
+        wanted = {(0, 0): "no test", (1, 1): "one test"}.get((least, most or 0), "a list of tests")
+        raise ScriptError(node.tests[0].at if node.tests else node.at, f"{node.name} takes {wanted}")
+    values = [argument for argument in node.arguments if not isinstance(argument, tree.Tag)]
+    if len(node.arguments) != arguments or len(values) != arguments:
+        place = node.arguments[0].at if node.arguments and not arguments else node.at
+        raise ScriptError(place, f"{node.name} takes {arguments or 'no'} arguments" + " and no tag" * (arguments > 0))
+    return values
+
+
+# ---- ec_test
+
+
+def _ec_test(node: tree.Call) -> Condition:
+    """``ec_test [match type] [:comparator NAME] VALUE KEY``; both may be lists, and one pair that matches will do."""
+    if node.tests:
+        raise ScriptError(node.tests[0].at, f"ec_test takes no test; is a ';' missing before {node.tests[0].name!r}?")
+    match, operator, comparator, values = _tags(node)
+    if len(values) != 2:
+        raise ScriptError(node.at, f"ec_test takes a value and a key to compare it with, and not {len(values)} values")
+    try:
+        asked = relation(match, operator, comparator)
+    except PolicyError as error:
+        raise ScriptError(node.at, str(error)) from None
+    subject, key = values
+    subject_of = _counted(expression(subject)) if match == "count" else expression(subject)
+    if constant(key) is None:
+        if match == "regex":
+            raise ScriptError(key.at, "a pattern of :regex stands in the script as it is, without ${} or %{}")
+        return _against_any(asked, subject_of, expression(key))
+    keys = [_key(asked, member) for member in (key.members if isinstance(key, tree.Items) else (key,))]
+    return _against_one(asked, subject_of, keys[0]) if len(keys) == 1 else _against(asked, subject_of, keys)
+
+
+def _key(asked: Relation, node: tree.Value) -> Any:
+    """A key that is the same in every run, made ready once."""
+    known = constant(node)
+    assert isinstance(known, (str, int))
+    try:
+        return asked.key(known)
+    except PolicyError as error:
+        raise ScriptError(node.at, str(error)) from None
+
+
+def _tags(node: tree.Call) -> tuple[str, str | None, str | None, list[tree.Value]]:
+    """Match type, operator, comparator, and what stands besides the tags, which may stand anywhere."""
+    match: str | None = None
+    operator: str | None = None
+    comparator: str | None = None
+    values: list[tree.Value] = []
+    arguments = iter(node.arguments)
+    for argument in arguments:
+        if not isinstance(argument, tree.Tag):
+            values.append(argument)
+        elif argument.name == "comparator":
+            if comparator is not None:
+                raise ScriptError(argument.at, "a second :comparator")
+            comparator = _name_behind(argument, next(arguments, None))
+        elif argument.name in MATCH_TYPES:
+            if match is not None:
+                raise ScriptError(argument.at, f":{argument.name} beside :{match}, and only one can be meant")
+            match = argument.name
+            if match in _WITH_OPERATOR:
+                operator = _name_behind(argument, next(arguments, None)).lower()
+        else:
+            hint = nearest(argument.name, (*MATCH_TYPES, "comparator"))
+            raise ScriptError(argument.at, f"ec_test knows no tag :{argument.name}{hint}")
+    return match or "is", operator, comparator, values
+
+
+def _name_behind(tag: tree.Tag, node: tree.Value | tree.Tag | None) -> str:
+    found = None if node is None or isinstance(node, tree.Tag) else constant(node)
+    if not isinstance(found, str):
+        raise ScriptError(tag.at if node is None else node.at, f":{tag.name} wants a text behind it, as it is")
+    return found
+
+
+def _counted(value_of: Expression) -> Expression:
+    return lambda run: count(value_of(run))
+
+
+def _against_one(asked: Relation, subject_of: Expression, key: Any) -> Condition:
+    made, holds = asked.subject, asked.holds
+    counts = made is numeric
+
+    def test(run: Run) -> bool:
+        value = subject_of(run)
+        if counts and type(value) is int:
+            return holds(value, key)
+        if isinstance(value, (str, int)):
+            return holds(made(value), key)
+        return any(holds(made(member), key) for member in members(value))
+
+    return test
+
+
+def _against(asked: Relation, subject_of: Expression, keys: list[Any]) -> Condition:
+    def test(run: Run) -> bool:
+        return _matches(asked, subject_of(run), keys)
+
+    return test
+
+
+def _against_any(asked: Relation, subject_of: Expression, key_of: Expression) -> Condition:
+    def test(run: Run) -> bool:
+        return _matches(asked, subject_of(run), [asked.key(member) for member in members(key_of(run))])
+
+    return test
+
+
+def _matches(asked: Relation, value: Value, keys: list[Any]) -> bool:
+    subjects = [asked.subject(member) for member in members(value)]
+    return any(asked.holds(subject, key) for subject in subjects for key in keys)
+
+
+TESTS: dict[str, Callable[[tree.Call], Condition]] = {
+    "true": _true,
+    "false": _false,
+    "not": _not,
+    "allof": _all_of,
+    "anyof": _any_of,
+    "isset": _isset,
+    "ec_test": _ec_test,
+}

@@ -1,0 +1,114 @@
+"""Values of a script, compiled: what stands there as it is, and what is worked out in each run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from inbound_audit.errors import PolicyError
+from inbound_audit.sieve import tree
+from inbound_audit.sieve.run import Run
+from inbound_audit.sieve.texts import Expansion, parts
+from inbound_audit.sieve.values import MOST_MEMBERS, UNSET, Scalar, Value, joined, number, text
+
+Expression: TypeAlias = Callable[[Run], Value]
+
+
+def constant(node: tree.Value) -> Value | None:
+    """The value of what is the same in every run, else None."""
+    if isinstance(node, tree.Number):
+        return node.value
+    if isinstance(node, tree.Text):
+        return None if any(map(_expansion, parts(node.value))) else node.value
+    if isinstance(node, tree.Items):
+        members = [constant(member) for member in node.members]
+        return None if None in members else members  # type: ignore[return-value]
+    return None
+
+
+def expression(node: tree.Value) -> Expression:
+    """Works out a value."""
+    known = constant(node)
+    if known is not None:
+        # A list is never changed, so that all runs may share it.
+        return lambda run: known
+    if isinstance(node, tree.Variable):
+        return _variable(node.name)
+    if isinstance(node, tree.Element):
+        return _element(node)
+    if isinstance(node, tree.Items):
+        return _items(node)
+    assert isinstance(node, tree.Text)
+    return _template(node.value)
+
+
+def _variable(name: str) -> Expression:
+    return lambda run: run.variables.get(name, UNSET)
+
+
+def _element(node: tree.Element) -> Expression:
+    key = expression(node.key)
+
+    def element(run: Run) -> Value:
+        whole = run.variables.get(node.name, UNSET)
+        if isinstance(whole, dict):
+            return whole.get(text(key(run)), UNSET)
+        if isinstance(whole, list):
+            at = number(key(run))
+            return whole[at] if 0 <= at < len(whole) else UNSET
+        if whole == UNSET:
+            return UNSET
+        raise PolicyError(f"${node.name} is neither a hash nor a list")
+
+    return element
+
+
+def _items(node: tree.Items) -> Expression:
+    members = [expression(member) for member in node.members]
+
+    def items(run: Run) -> Value:
+        found: list[Scalar] = []
+        for member in members:
+            value = member(run)
+            if isinstance(value, list):
+                found += value
+            else:
+                found.append(value if isinstance(value, int) else text(value))
+            if len(found) > MOST_MEMBERS:
+                raise PolicyError(f"a list of more than {MOST_MEMBERS} members")
+        return found
+
+    return items
+
+
+def _template(written: str) -> Expression:
+    """A text with expansions. One that is a single variable keeps a number a number: as a text it would look alike."""
+    found = parts(written)
+    if len(found) == 1 and isinstance(found[0], Expansion) and not found[0].macro:
+        name = found[0].name
+
+        def single(run: Run) -> Value:
+            value = run.variables.get(name, UNSET)
+            return value if type(value) is int else text(value)
+
+        return single
+    pieces = [part if isinstance(part, str) else _expansion(part) or part.written for part in found]
+    return lambda run: joined("".join([text(piece(run)) if callable(piece) else piece for piece in pieces]))
+
+
+def _expansion(part: str | Expansion) -> Expression | None:
+    """How a part of a text is expanded; None for what stands as it is, be it an unknown macro."""
+    if isinstance(part, str):
+        return None
+    return _macro(part.name) if part.macro else _variable(part.name)
+
+
+def _macro(name: str) -> Expression | None:
+    if name in ("i", "spfv1:i"):
+        return lambda run: run.ac.remote_ip
+    kind, colon, key = name.partition(":")
+    if kind == "vctx_conn" and colon:
+        return lambda run: run.context.get(key, UNSET)
+    if kind == "vctx_mess" and colon:
+        return lambda run: UNSET  # a connection has no message yet
+    return None

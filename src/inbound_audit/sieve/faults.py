@@ -1,0 +1,40 @@
+"""Where a script is wrong: errors with line and column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from inbound_audit.errors import PolicyError
+
+
+class At(NamedTuple):
+    """A place in a script; both count from 1, columns in characters."""
+
+    line: int
+    column: int
+
+
+class ScriptError(PolicyError):
+    """A script is wrong, or fails, at a place; the message begins with ``line:column:``."""
+
+    def __init__(self, at: At, words: str) -> None:
+        self.at = at
+        super().__init__(f"{at.line}:{at.column}: {words}")
+
+
+def failed_at(at: At, error: Exception) -> ScriptError:
+    """What went wrong while the statement at a place ran."""
+    if isinstance(error, MemoryError):
+        return ScriptError(at, "not enough memory")
+    # Errors of this package, and those of values, say what is wrong by themselves; of others the kind tells most.
+    kind = "" if isinstance(error, (PolicyError, ValueError)) else f"{type(error).__name__}: "
+    return ScriptError(at, f"{kind}{error}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'name'?`` for a misspelt name, or nothing."""
+    from difflib import get_close_matches  # where an error is being told, never while a script runs
+
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

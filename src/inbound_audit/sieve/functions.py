@@ -1,0 +1,55 @@
+"""What a function of the language is: its parameters, and what runs when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from inbound_audit.errors import PolicyError
+from inbound_audit.sieve.faults import nearest
+from inbound_audit.sieve.values import Hash, Value
+
+Reader: TypeAlias = Callable[[Value], Any]
+"""Makes of a value what a function works with. Raises PolicyError."""
+
+
+class Parameter(NamedTuple):
+    """`check` is asked besides, of what stands in the script as it is: there the error is told when it is loaded."""
+
+    name: str
+    read: Reader
+    check: Callable[[Any], None] | None = None
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function or an action.
+
+    `run` is called with the run and the arguments; if `placed`, with the place of the call between them. `by_hash` is
+    what runs instead when the only argument is a hash.
+    """
+
+    run: Callable[..., Value | None]
+    parameters: tuple[Parameter, ...] = ()
+    takes: tuple[int, ...] = (0,)
+    """Numbers of arguments that make sense."""
+    answers: bool = False
+    """It has a value, which may be assigned."""
+    placed: bool = False
+    ends: bool = False
+    """With arguments it is terminal: the script ends with the rule that it stands in."""
+    by_hash: Callable[..., Value | None] | None = None
+
+
+def options(given: Hash, known: Mapping[str, Reader]) -> dict[str, Any]:
+    """The options in a hash, each read by its own reader. Raises PolicyError for an unknown one, too."""
+    found = {}
+    for name, value in given.items():
+        if name not in known:
+            raise PolicyError(f"no option {name!r} (there are {', '.join(known)}){nearest(name, known)}")
+        try:
+            found[name] = known[name](value)
+        except PolicyError as error:
+            raise PolicyError(f"option {name!r}: {error}") from None
+    return found

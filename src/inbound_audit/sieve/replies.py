@@ -1,0 +1,77 @@
+"""What is done about a session: ``ec_action``, ``ec_disconnect``, ``ec_tarpit``, ``ec_log``."""
+
+from __future__ import annotations
+
+import re
+
+from inbound_audit.errors import PolicyError
+from inbound_audit.sieve.faults import At
+from inbound_audit.sieve.functions import Function, Parameter
+from inbound_audit.sieve.run import Run
+from inbound_audit.sieve.values import Value, number, text
+
+LEAST_CODE, MOST_CODE = 200, 599
+MOST_TARPIT = 86400
+"""Seconds: a day is beyond any client's patience."""
+
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def code(value: Value) -> int:
+    """Reads an SMTP reply code. Raises PolicyError."""
+    found = number(value)
+    if not LEAST_CODE <= found <= MOST_CODE:
+        raise PolicyError(f"{found} is no SMTP reply code from {LEAST_CODE} to {MOST_CODE}")
+    return found
+
+
+def reason(value: Value) -> str:
+    """Reads the text of a reply: lines, without any other control character."""
+    return _CONTROLS.sub(" ", text(value)).strip("\n")
+
+
+def line(value: Value) -> str:
+    """Reads a text for the log, on one line."""
+    return reason(value).replace("\n", " ")
+
+
+def seconds(value: Value) -> float:
+    """Reads a time, which may have a fraction when it is a text. Raises PolicyError."""
+    written = text(value)
+    if not _SECONDS.fullmatch(written) or float(written) > MOST_TARPIT:
+        raise PolicyError(f"{written!r} is no number of seconds from 0 to {MOST_TARPIT}")
+    return float(written)
+
+
+def ec_action(run: Run, at: At, code: int, reason: str, counter: str | None = None) -> None:
+    run.answer.reply(code, reason)
+    run.host.hit(at, counter)
+
+
+def ec_disconnect(run: Run, at: At, code: int | None = None, reason: str = "", counter: str | None = None) -> None:
+    """Without arguments the connection ends after the reply that is set elsewhere."""
+    if code is not None:
+        run.answer.reply(code, reason, refused=True)
+    run.answer.leave = True
+    run.host.hit(at, counter)
+
+
+def ec_tarpit(run: Run, at: At, seconds: float, counter: str | None = None) -> None:
+    """Of several the longest is waited."""
+    run.answer.tarpit = max(run.answer.tarpit, seconds)
+    run.host.hit(at, counter)
+
+
+def ec_log(run: Run, at: At, message: str) -> None:
+    run.host.log(at, message)
+
+
+_REPLY = (Parameter("code", code), Parameter("reason", reason), Parameter("counter", text))
+
+REPLIES = {
+    "ec_action": Function(ec_action, _REPLY, (2, 3), placed=True, ends=True),
+    "ec_disconnect": Function(ec_disconnect, _REPLY, (0, 2, 3), placed=True, ends=True),
+    "ec_tarpit": Function(ec_tarpit, (Parameter("seconds", seconds), Parameter("counter", text)), (1, 2), placed=True),
+    "ec_log": Function(ec_log, (Parameter("message", line),), (1,), placed=True),
+}

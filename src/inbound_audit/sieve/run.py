@@ -1,0 +1,95 @@
+"""What one run of a script keeps, what all runs of it share, and the verdict that a run comes to."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inbound_audit.sieve.faults import At
+from inbound_audit.sieve.values import Value
+from inbound_audit.verdict import ACCEPT, REFUSAL_CODE, Verdict
+
+if TYPE_CHECKING:
+    from inbound_audit._ipcount import Session
+
+logger = logging.getLogger("inbound_audit.sieve")
+
+REFUSES_FROM = 400
+MOST_COUNTERS = 1000
+"""Names of counters; what comes after them is counted together."""
+OTHERS = "others"
+REFUSED = "refused by policy"
+
+
+class Host:
+    """What all runs of one script share. `hits` says how often its actions were taken, by the counter's name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.hits: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def hit(self, at: At, counter: str | None) -> None:
+        """Counts an action, by its place when it has no counter of its own."""
+        name = f"{self.path.name}:{at.line}" if counter is None else counter
+        with self._lock:
+            self.hits[name if name in self.hits or len(self.hits) < MOST_COUNTERS else OTHERS] += 1
+
+    def log(self, at: At, words: str) -> None:
+        logger.info("%s:%d: %s", self.path, at.line, words)
+
+
+class Answer:
+    """What is to be done about a session, as far as a run has said it."""
+
+    __slots__ = ("code", "leave", "refused", "tarpit", "text")
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.text = ""
+        self.tarpit = 0.0
+        self.refused = self.leave = False
+
+    def reply(self, code: int, text: str, *, refused: bool = False) -> None:
+        """Sets the reply; the last one counts. A code from 400 refuses, and `refused` does with any."""
+        self.code, self.text = code, text
+        self.refused = refused or code >= REFUSES_FROM
+
+    def verdict(self) -> Verdict:
+        """A connection that is only to be left can't have been meant to hear a welcome."""
+        if not self.code and self.leave:
+            return _verdict(False, REFUSAL_CODE, REFUSED, self.tarpit, True)
+        return _verdict(not self.refused, self.code, self.text, self.tarpit, self.leave)
+
+
+class Run:
+    """One run: the session that it is about, variables, values of the connection, and the answer once there is one."""
+
+    __slots__ = ("_answer", "ac", "context", "host", "variables")
+
+    def __init__(self, ac: Session, host: Host) -> None:
+        self.ac = ac
+        self.host = host
+        self.variables: dict[str, Value] = {}
+        self.context: dict[str, str] = {}
+        self._answer: Answer | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """Made when something is said for the first time: most runs let in, and say nothing."""
+        if self._answer is None:
+            self._answer = Answer()
+        return self._answer
+
+    def verdict(self) -> Verdict:
+        return ACCEPT if self._answer is None else self._answer.verdict()
+
+
+# The same refusal is given thousands of times over while somebody hammers at the door.
+@lru_cache(maxsize=256)
+def _verdict(accepted: bool, code: int, text: str, tarpit: float, disconnect: bool) -> Verdict:
+    return Verdict(accepted, code, text if accepted or text else REFUSED, tarpit, disconnect)

@@ -1,0 +1,196 @@
+"""What was counted over time: ``audit_series``, ``ec_ip_connections`` and their kin.
+
+A host without a cluster is a cluster of one, so the functions for the cluster are the same.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+from inbound_audit.errors import PolicyError
+from inbound_audit.sieve.functions import Function, Parameter, options
+from inbound_audit.sieve.run import Run
+from inbound_audit.sieve.values import Hash, Value, number, text, whole
+
+if TYPE_CHECKING:
+    from inbound_audit._ipcount import Session
+
+KINDS = ("connections", "receptions", "rejections")
+
+_MONITOR = re.compile(r" *([0-9]{1,9}) *, *([0-9]{1,9}) *")
+_MASK = re.compile(r"/?[0-9]{1,3}(?:,/?[0-9]{1,3})?")
+_EXACTLY = "/32"
+
+
+class Monitor(NamedTuple):
+    """``"300,6"``: windows of so many seconds, and how many of them."""
+
+    interval: int
+    windows: int
+
+    def __str__(self) -> str:
+        return f"{self.interval},{self.windows}"
+
+
+class Definition(Protocol):
+    @property
+    def interval(self) -> int: ...
+    @property
+    def num_windows(self) -> int: ...
+
+
+class Series(Protocol):
+    """What is asked of an audit's named series."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    def defined(self, name: str, /) -> Definition: ...
+    def define(
+        self, name: str, type: str, interval: int, num_windows: int, *, serialize: bool, replicate: bool
+    ) -> object: ...
+    def add(self, name: str, key: str | None, count: int, *, ac: Session) -> object: ...
+    def count(self, name: str, key: str | None, startv: int, endv: int, *, ac: Session) -> int: ...
+
+
+class Windows(Protocol):
+    """What is asked of an audit that counts over time."""
+
+    @property
+    def series(self) -> Series: ...
+    def sliding_average(self, kind: str, monitor: int | str, cidr: str, *, ac: Session) -> float: ...
+
+
+def monitor(value: Value) -> Monitor:
+    """Reads ``"interval,number"``. Raises PolicyError."""
+    found = _MONITOR.fullmatch(text(value))
+    if not found or not (int(found[1]) and int(found[2])):
+        raise PolicyError(f"{text(value)!r} is no monitor such as '300,6'")
+    return Monitor(int(found[1]), int(found[2]))
+
+
+def prefix(value: Value) -> str:
+    """Reads a mask, as ``cidr`` wants it: ``"/24"`` for 24, ``"/24,/56"`` for ``"24,56"``. Raises PolicyError."""
+    mask = text(value)
+    if not _MASK.fullmatch(mask):
+        raise PolicyError(f"{mask!r} is no mask such as '24'")
+    return ",".join("/" + length.removeprefix("/") for length in mask.split(","))
+
+
+def _windows(run: Run) -> Windows:
+    return cast("Windows", run.ac.listener.audit)
+
+
+# ---- connections, receptions, rejections
+
+
+def ip_average(run: Run, index: int, mask: str = _EXACTLY, *, kind: str) -> Value:
+    """The current window and the previous one as far as a sliding window covers it, without the fraction."""
+    return int(_windows(run).sliding_average(kind, index, mask, ac=run.ac))
+
+
+def ip_sum(run: Run, given: Hash, *, kind: str) -> Value:
+    """A sum over windows of one monitor, the first if none is named."""
+    chosen = options(given, {"monitor": monitor, "period_start": whole, "period_end": whole, "mask": prefix})
+    start = chosen.get("period_start", 0)
+    named = str(chosen["monitor"]) if "monitor" in chosen else 0
+    count = getattr(_windows(run), kind)
+    end = chosen.get("period_end", start)
+    return int(count(named, chosen.get("mask", _EXACTLY), start, end, ac=run.ac))
+
+
+# ---- named series
+
+
+def audit_series(
+    run: Run,
+    name: str,
+    of: Monitor,
+    mask: str | None = None,
+    start: int = 0,
+    end: int | None = None,
+    *,
+    ip: str | None = None,
+) -> Value:
+    """A sum over windows of a series. One that nothing was ever added to has counted nothing."""
+    end = start if end is None else end
+    if not start <= end < of.windows:
+        raise PolicyError(f"windows {start} to {end}: {of} has 0 to {of.windows - 1}")
+    series = _windows(run).series
+    if not _is_defined(series, name, of):
+        return 0
+    key = mask or _EXACTLY if ip is None else ip + (mask or "")
+    return series.count(name, key, start, end, ac=run.ac)
+
+
+def audit_series_add(
+    run: Run, name: str, of: Monitor, count: int = 1, *, ip: str | None = None, replicate: int = 0, serialize: int = 0
+) -> None:
+    """Adds to the current window; the first time the series is defined."""
+    series = _windows(run).series
+    if not _is_defined(series, name, of):
+        series.define(name, "cidr", of.interval, of.windows, serialize=serialize != 0, replicate=replicate != 0)
+    series.add(name, ip, count, ac=run.ac)
+
+
+def _is_defined(series: Series, name: str, of: Monitor) -> bool:
+    if name not in series.names:
+        return False
+    known = series.defined(name)
+    if (known.interval, known.num_windows) != of:
+        raise PolicyError(f"series {name!r} is {known.interval},{known.num_windows} and not {of}")
+    return True
+
+
+def series_by_hash(run: Run, given: Hash) -> Value:
+    chosen = options(
+        given,
+        {"series": text, "monitor": monitor, "period_start": whole, "period_end": whole, "mask": prefix, "ip": text},
+    )
+    return audit_series(
+        run,
+        *_named(chosen),
+        chosen.get("mask"),
+        chosen.get("period_start", 0),
+        chosen.get("period_end"),
+        ip=chosen.get("ip"),
+    )
+
+
+def series_add_by_hash(run: Run, given: Hash) -> None:
+    known = {"series": text, "monitor": monitor, "count": number, "ip": text, "replicate": number, "serialize": number}
+    chosen = options(given, known)
+    audit_series_add(run, *_named(chosen), **chosen)
+
+
+def _named(chosen: dict[str, Any]) -> tuple[str, Monitor]:
+    for name in ("series", "monitor"):
+        if name not in chosen:
+            raise PolicyError(f"no option {name!r}, which a series can't do without")
+    return chosen.pop("series"), chosen.pop("monitor")
+
+
+_SERIES = (Parameter("series", text), Parameter("interval,number", monitor))
+
+WINDOWS = {
+    "audit_series": Function(
+        audit_series,
+        (*_SERIES, Parameter("mask", prefix), Parameter("start window", whole), Parameter("end window", whole)),
+        (2, 3, 4, 5),
+        answers=True,
+        by_hash=series_by_hash,
+    ),
+    "audit_series_add": Function(
+        audit_series_add, (*_SERIES, Parameter("amount", number)), (2, 3), by_hash=series_add_by_hash
+    ),
+}
+for _kind in KINDS:
+    for _name in (f"ec_ip_{_kind}", f"ec_ip_{_kind}_cluster"):
+        WINDOWS[_name] = Function(
+            partial(ip_average, kind=_kind),
+            (Parameter("time series index", whole), Parameter("mask", prefix)),
+            (1, 2),
+            answers=True,
+            by_hash=partial(ip_sum, kind=_kind),
+        )
