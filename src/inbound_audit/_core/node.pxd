@@ -246,7 +246,7 @@ cdef inline void put(Node *n, bint v6, u8 byte, u64 e) noexcept nogil:
         store32(sums_of(n, v6) + (byte >> 4), sums_of(n, v6)[byte >> 4] + count_of(e))
         publish64(entries_of(n, v6, True) + byte, e)
         return
-    slot = ctz64(~used)
+    slot = ctz64(~used) if ~used else 63  # a node without room is one that somebody else wrote to
     keys_of(n, v6)[slot] = byte
     store64(entries_of(n, v6, False) + slot, e)
     publish64(&n.used, used | (<u64>1 << slot))

@@ -187,7 +187,8 @@ cdef inline void retire_node(Retired *r, Arena *a, Node *n, bint v6) noexcept no
 cdef inline void release_all(Arena *a, Retired *r) noexcept nogil:
     cdef int i
     for i in range(r.count):
-        release(a, r.size_class[i], r.unit[i])
+        if r.unit[i] < a.bump:  # or else it is none that was ever handed out: somebody else wrote there
+            release(a, r.size_class[i], r.unit[i])
     r.count = 0
 
 
@@ -195,9 +196,11 @@ cdef inline u64 other_child(Node *n, bint v6, u64 *but) noexcept nogil:
     """The first entry of a node that is not at `but`; 0 when there is none, which only a damaged node has."""
     cdef bint full = n.grade == GRADE_FULL
     cdef int key = next_key(n, v6, full, -1, 1)
+    cdef u64 *at
     if key >= 0 and find(n, v6, full, <u8>key) == but:
         key = next_key(n, v6, full, key, 1)
-    return find(n, v6, full, <u8>key)[0] if key >= 0 else 0
+    at = find(n, v6, full, <u8>key) if key >= 0 else NULL
+    return at[0] if at != NULL else 0
 
 
 # ---- add
