@@ -36,11 +36,12 @@ from tests.sharing import (
     look,
     owner_files,
     rounds,
+    sessions_of,
 )
 
 from inbound_audit import InboundAudit, Limits, Session
 from inbound_audit.errors import InboundAuditError
-from inbound_audit.shared import View
+from inbound_audit.shared import View, directory_of
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux"),
@@ -225,6 +226,117 @@ def left_over(pid: int) -> tuple[int, int]:
     return len(names), mappings
 
 
+CHAOS = """
+import gc, signal, threading
+from inbound_audit import InboundAudit
+from inbound_audit.errors import InboundAuditError
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+audit = InboundAudit(shared=NAME, capacity=1 << 24)
+mx = audit.listener('SMTP', 'mx')
+own = sessions_of(mx, 7, '10.9')
+errors = []
+
+def another(rng):
+    with InboundAudit(shared=NAME, capacity=1 << 20) as more:
+        sessions = sessions_of(more.listener(), rng.randrange(30))
+        assert more.total() >= len(sessions)
+        if rng.random() < 0.5:
+            for session in sessions:
+                session.close()
+
+def forked(rng, generation):
+    seed = rng.random()
+    if os.fork():
+        return
+    try:
+        signal.alarm(60)
+        rng = random.Random(seed)
+        ages = [rng.random() for _ in range(rng.randrange(1, 3))]
+        threads = [threading.Thread(target=life, args=(random.Random(age), age, generation + 1)) for age in ages]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            os.write(2, repr(errors).encode())
+        if rng.random() < 0.3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    finally:
+        os._exit(0)
+
+def life(rng, seconds, generation):
+    end = time.monotonic() + seconds
+    held = []
+    try:
+        while time.monotonic() < end:
+            what = rng.random()
+            if what < 0.5:
+                listener = audit.listener(rng.choice(('SMTP', 'Control')), str(rng.randrange(12)))
+                held += sessions_of(listener, rng.randrange(40))
+            elif what < 0.85:
+                while held and rng.random() < 0.97:
+                    held.pop(rng.randrange(len(held))).close()
+            elif what < 0.9:
+                another(rng)
+            elif what < 0.92:
+                InboundAudit(shared=NAME, capacity=1 << 20)
+                gc.collect()
+            elif what < 0.94 and generation < 2:
+                forked(rng, generation)
+            elif what < 0.95:
+                for path in owner_files()[:2]:
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
+            else:
+                audit.top(5), audit.tree(), audit.total()
+    except BaseException as error:
+        errors.append(repr(error))
+    for session in held:
+        session.close()
+
+def lives(seed, seconds):
+    threads = [threading.Thread(target=life, args=(random.Random(seed + i), seconds, 0)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+"""
+
+
+@pytest.mark.skipif(not FULL, reason="takes its time: make faults")
+def test_everything_at_once(hire):
+    """Threads that open, close and fork, audits that come and go, files that are removed, processes that are stopped
+    and killed: afterwards all is counted as it is, and nothing is left.
+    """
+    crew = hire.hire(3, CHAOS)
+    seed = random.randrange(1 << 30)
+    rng = random.Random(seed)
+    for i, worker in enumerate(crew):
+        worker.start(f"lives({seed + 10 * i}, 20)")
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        worker = rng.choice(crew)
+        worker.kill(signal.SIGSTOP)
+        time.sleep(rng.random() * 0.05)
+        worker.kill(signal.SIGCONT)
+        time.sleep(rng.random() * 0.1)
+    assert [worker.result() for worker in crew] == [[]] * 3, seed
+
+    def only_what_stays() -> bool:
+        together(crew, "gc.collect()")  # audits that nobody holds
+        counts = together(crew, "audit.total(), audit.total('Control')")
+        return counts == [(21, 0)] * 3 and len(owner_files()) == 3
+
+    eventually(only_what_stays, "the right count")
+    removed = f"{directory_of(NAME)}: our file was removed; we count in a new one"
+    assert [text for complaints in together(crew, "complaints") for text in complaints if text != removed] == []
+    for worker in crew:
+        worker.do("mx._check()")
+        assert worker.do("[t.name for t in threading.enumerate()]") == ["MainThread", f"inbound_audit {NAME}"]
+    assert "Error" not in hire.words()
+
+
 # ---- processes that stand still
 
 READER = (
@@ -389,7 +501,7 @@ def deep(seed):
 DAMAGE = """
 import threading
 from inbound_audit.errors import InboundAuditError
-from inbound_audit.shared import View
+from inbound_audit.shared import View, directory_of
 from tests.test_concurrency import lua_reader
 
 own = sessions_of(mx, 3, '10.9')
@@ -513,6 +625,79 @@ def test_damaged_bytes_crash_nobody(hire, tell):
 
 def expected(reader: Worker) -> tuple:
     return reader.do("look(audit, cidrs), look(view, cidrs), ask(cidrs[0], 0, 1)[0]")
+
+
+def test_a_file_is_cut_while_it_is_let_go(hire):
+    """Readers without the GIL meet the end of a file at the moment at which its owner is counted no more."""
+    with InboundAudit(shared=NAME, capacity=1 << 20) as audit:
+        sessions = sessions_of(audit.listener("SMTP", "mx"), 1000)
+        data = Path(owner_files()[0]).read_bytes()
+        for session in sessions:
+            session.close()
+    reader = hire(MX + READ_ON)
+    reader.do("owner = FalseOwner(data)", data=data)
+    assert reader.do(f"read_on({rounds(0.7, 10)})") > 10
+    eventually(lambda: reader.do("audit.total()") == 1001, "the right count")
+
+
+READ_ON = """
+import threading
+from tests.test_concurrency import lua_reader
+own = sessions_of(mx, 1, '10.9')
+
+def read_on(seconds):
+    end = time.monotonic() + seconds
+
+    def read():
+        ask = lua_reader(own[0])
+        while time.monotonic() < end:
+            ask('10.1.2.0/25', 0, 20_000)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    looks = 0
+    while time.monotonic() < end:
+        audit._membership.look()
+        os.ftruncate(owner.fd, HEADER)
+        audit._membership.look()
+        owner.restore()
+        looks += 1
+    for thread in threads:
+        thread.join()
+    return looks
+"""
+
+
+def test_who_is_damaged_itself_does_not_crash(hire):
+    """It opens and closes in a tree that somebody writes into: it answers, or raises, and so do others."""
+    reader = hire(READER)
+    for seed in range(rounds(6, 100)):
+        victim = hire(MX.replace("1 << 28", "1 << 22") + CROWD + OPEN_AND_CLOSE)
+        file = file_of(victim.pid)
+        rng, places = random.Random(seed), [place for place in places_in(file) if place[0] > HEADER]
+        for _ in range(20):
+            file.damage(rng, places)
+            victim.do("open_and_close()")
+            with contextlib.suppress(WorkerError):
+                reader.do("look(audit, cidrs)", cidrs=CIDRS)
+        file.close()
+        victim.kill()
+    eventually(lambda: reader.do("audit.total()") == 1, "their end")
+
+
+OPEN_AND_CLOSE = """
+from inbound_audit.errors import InboundAuditError
+def open_and_close():
+    for i in range(100):
+        try:
+            if many:
+                many.pop(random.randrange(len(many))).close()
+            many.append(mx.session(random.randbytes(random.choice((4, 16)))))
+            many.extend(sessions_of(mx, 1))
+        except InboundAuditError:
+            pass
+"""
 
 
 def test_a_damaged_owner_is_counted_again(hire):

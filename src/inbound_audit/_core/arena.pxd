@@ -74,8 +74,9 @@ cdef struct Arena:
     u32 bump             # first unit that was never handed out
     u32 backed           # what stands in `reach`; all of them where there is no file
     u32 free[CLASSES]    # first block of each list; 0: none
-    int fd               # of the file, or -1
-    int guarded
+    int fd               # of the file, to ask for more; -1: none
+    bint in_file         # what is mapped is a file's
+    int guarded          # for good, once it has been in a file
     u64 offset           # of the range in the file
     u64 held             # bytes of the range that were asked of the system
 
@@ -146,6 +147,7 @@ cdef inline int arena_open(Arena *a, u64 capacity) noexcept nogil:
     a.lock = 0
     a.waiting = 0
     a.fd = -1
+    a.in_file = False
     a.guarded = UNGUARDED
     arena_format(a)
     return OK
@@ -186,6 +188,7 @@ cdef inline int arena_share(Arena *a, int fd, u64 offset) noexcept nogil:
     a.guarded = slot
     if map_file(a.base, <size_t>a.size, fd, offset, True) == NULL:
         return FULL
+    a.in_file = True
     a.fd = fd
     a.offset = offset
     set_backed(a, bytes)
@@ -197,8 +200,7 @@ cdef inline bint arena_leave(Arena *a) noexcept nogil:
     may be written to it any more."""
     if cover_failed(a.base, <size_t>a.size, True):
         return False
-    unguard(a.guarded)
-    a.guarded = UNGUARDED
+    a.in_file = False
     a.fd = -1
     arena_format(a)
     return True
@@ -230,7 +232,7 @@ cdef inline void return_pages(Arena *a, u64 used) noexcept nogil:
     cdef u64 held = a.held
     if used < GIVE_BACK_LEAST:
         return
-    if a.guarded == UNGUARDED:
+    if not a.in_file:
         give_back(a.base + PAGE, <size_t>(used - PAGE + (PAGE - used % PAGE) % PAGE))
     elif a.fd >= 0 and held > GRAIN:
         set_backed(a, GRAIN)

@@ -128,6 +128,15 @@ cdef inline void window_close(Header *h) noexcept nogil:
     unmap_range(h, PAGE)
 
 
+cdef inline void let_rest(Tree *t, Owner *o, u64 now) noexcept nogil:
+    """Nobody counts there any more, and a reader who still does counts nothing. It stays guarded."""
+    if t.arena.base != NULL:
+        cover_failed(t.arena.base, t.arena.size, False)
+    t.dropped = now
+    t.sibling = o.spare
+    o.spare = t
+
+
 cdef inline int foreign_meet(Foreign *f, Owner *o, u32 number, int service, u32 kin, u64 now) noexcept nogil:
     """Hangs window `number` in the list of its service. A Fault; then nothing is changed."""
     cdef Tree *t = spare_tree(o, service, f.stride, now)
@@ -139,14 +148,15 @@ cdef inline int foreign_meet(Foreign *f, Owner *o, u32 number, int service, u32 
     t.arena.size = f.stride
     t.arena.offset = GRAIN + number * f.stride
     base = map_file(t.arena.base, f.stride, f.fd, t.arena.offset, False)
-    if base == NULL:
-        t.dropped = now
-        t.sibling = o.spare
-        o.spare = t
+    if base != NULL:
+        t.arena.base = <u8 *>base
+        if t.arena.guarded == UNGUARDED:
+            t.arena.guarded = guard(base, f.stride, False)
+    if base == NULL or t.arena.guarded == UNGUARDED:
+        let_rest(t, o, now)
         return NO_ROOM
-    t.arena.base = <u8 *>base
+    was_lost(t.arena.guarded)  # of who had it before
     t.arena.limit = <u32>(f.stride // UNIT - 2 * LARGEST_UNITS)
-    t.arena.guarded = guard(t.arena.base, f.stride, False)
     t.stalled = 0
     t.kin = kin
     t.plausible = f.size // UNIT
@@ -179,11 +189,6 @@ cdef inline void foreign_drop(Foreign *f, Owner *o, u64 now) noexcept nogil:
     while t != NULL:
         f.first = t.sibling
         unlink_tree(o, t)
-        cover_failed(t.arena.base, t.arena.size, False)
-        unguard(t.arena.guarded)
-        t.arena.guarded = UNGUARDED
-        t.dropped = now
-        t.sibling = o.spare
-        o.spare = t
+        let_rest(t, o, now)
         t = f.first
     f.trees = 0

@@ -7,6 +7,9 @@ Memory behind a file can be taken away by whoever may write to the file: a trunc
 files are therefore *guarded*: a handler puts an empty page where the lost one was, notes the loss, and the reader goes
 on; a fault anywhere else goes to whoever handled it before. The handler takes no lock and calls `mmap` alone.
 
+A range that readers without the GIL may stand in stays guarded as long as it is a range: a fault may be on its way to the
+handler when what it met is covered already.
+
 Lock rule: `guard` takes a lock of its own; the handler reads the table without it.
 """
 
@@ -120,8 +123,8 @@ cdef extern from *:
             uintptr_t start = __atomic_load_n(&r->start, __ATOMIC_ACQUIRE);
             if (!start || at < start || at >= __atomic_load_n(&r->end, __ATOMIC_RELAXED))
                 continue;
-            __atomic_store_n(&r->lost, 1, __ATOMIC_RELAXED);
             if (!ia_cover((void *)(at - at % (uintptr_t)page_size), (size_t)page_size, r->writable)) {
+                __atomic_store_n(&r->lost, 1, __ATOMIC_RELEASE);  /* last: who takes notice maps the range anew */
                 errno = error;
                 return;
             }

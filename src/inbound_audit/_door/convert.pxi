@@ -146,7 +146,7 @@ cdef void forget(Tree *t, u32 state) noexcept:
     take_lock(t)
     t.epoch += 1
     t.state = state
-    if t.arena.guarded == UNGUARDED:
+    if not t.arena.in_file:
         arena_reset(&t.arena)
     elif not arena_leave(&t.arena):
         t.state = ENDED  # what is mapped there may be another process's
