@@ -140,7 +140,10 @@ cdef inline void descend(Arena *a, bint v6, u64 hi, u64 lo, Path *path) noexcept
     path.damaged = False
     while is_node(s.entry[0]):
         n = <Node *>block(a, unit_of(s.entry[0]))
-        if unit_of(s.entry[0]) >= a.bump or n.grade > GRADE_FULL or not s.depth <= n.depth <= last_byte(v6):
+        # The second is two questions in one: the depth is not above the one that led here, nor below the last byte.
+        if unit_of(s.entry[0]) >= a.bump or (
+            (<u32>(n.depth - s.depth) > <u32>(last_byte(v6) - s.depth)) | (n.grade > GRADE_FULL)
+        ):
             path.damaged = True
             return
         if n.depth != s.depth:
