@@ -26,6 +26,7 @@ from tests.sharing import (
     HEADER,
     NAME,
     STEADY,
+    UNDER_ASAN,
     FalseOwner,
     OwnerFile,
     Worker,
@@ -305,6 +306,7 @@ def lives(seed, seconds):
 
 
 @pytest.mark.skipif(not FULL, reason="takes its time: make faults")
+@pytest.mark.skipif(UNDER_ASAN, reason="AddressSanitizer's locks don't outlive a fork beside other threads")
 def test_everything_at_once(hire):
     """Threads that open, close and fork, audits that come and go, files that are removed, processes that are stopped
     and killed: afterwards all is counted as it is, and nothing is left.
