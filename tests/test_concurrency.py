@@ -119,7 +119,7 @@ def test_counts_are_never_torn(reader, v6):
                 rounds = 20_000
                 seen = [asking.inbound_session_count(cidr) for _ in range(rounds)]
                 least, most, other = min(seen), max(seen), sum(n != STEADY for n in seen)
-            # One more is what a reader sees beside a writer that lost its processor in mid-move, however long that lasts.
+            # One more is what a reader sees beside a writer that lost its processor in mid-move, as long as that lasts.
             assert least == STEADY
             assert most <= STEADY + 1
             assert other < rounds / 2
