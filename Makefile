@@ -92,11 +92,13 @@ sanitize: build/sanitize/.have ## the suite under AddressSanitizer and Undefined
 on      = env PYTHONPATH=$(CURDIR)/build/$(1)/lib INBOUND_AUDIT_CORE=$(CURDIR)/build/$(1)/lib
 runtime = realpath "$$($(or $(CC),gcc) -print-file-name=$(1).so)"
 
-build/debug/.have: export INBOUND_AUDIT_DEBUG = 1
-build/sanitize/.have: export INBOUND_AUDIT_SANITIZE = 1
+# In the recipe, not exported for the target: what is made before it, the core in src above all, must not hear of it.
+switch-debug    := INBOUND_AUDIT_DEBUG=1
+switch-sanitize := INBOUND_AUDIT_SANITIZE=1
+
 build/%/.have: $(HAVE)-dev $(NATIVE) $(PACKAGE)
 	rm -rf build/$*
-	$(PY) setup.py --quiet build --build-lib build/$*/lib
+	$(switch-$*) $(PY) setup.py --quiet build --build-lib build/$*/lib
 	touch $@
 
 # ---- what is published
