@@ -26,7 +26,7 @@ WORKERS_CONNECTIONS = {"a message": 600, "QUIT at once": 1500}
 IN_FLIGHT_EACH = 256
 """Connections at a time. The system deals them out by chance, and no worker must run out of them in a batch."""
 
-SATURATED = 0.9
+SATURATED = 0.8
 """Of one processor: a worker that is less busy waits for its clients, and two of them would only wait less."""
 OTHERS_MOST = 0.2
 """Processors that anything else may take: more, and the figure tells of that and not of workers."""

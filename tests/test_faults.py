@@ -197,7 +197,7 @@ def test_killed_and_started_again_and_again(hire, place, tell):
 
     # What is kept for good is kept after the first ones: a listener's range of addresses is used again a second later.
     before: list[tuple[int, int]] = []
-    for turn in range(rounds(25, 500)):
+    for turn in range(rounds(20, 500)):
         pids = [rng.choice((*crew, nursery)).do(f"child({rng.random()})") for _ in range(rng.randrange(1, 3))]
         time.sleep(rng.random() ** 3 * 0.1)
         for pid in pids:
@@ -205,7 +205,7 @@ def test_killed_and_started_again_and_again(hire, place, tell):
         began = time.monotonic()
         eventually(only_the_living, "the right count")
         worst = max(worst, time.monotonic() - began)
-        if turn == rounds(12, 100):
+        if turn == rounds(10, 100):
             before = [left_over(worker.pid) for worker in crew]
     for worker, (names, mappings) in zip(crew, before, strict=True):
         eventually(lambda: left_over(worker.pid)[0] == names, "the end of descriptors")  # noqa: B023
@@ -589,7 +589,7 @@ def test_damaged_bytes_crash_nobody(hire, tell):
     truth = expected(reader)
     assert truth[0]["SMTP"][0] == 1003
     rng = random.Random(2)
-    turns, exact = rounds(250, 10_000), 0
+    turns, exact = rounds(200, 10_000), 0
     for turn in range(turns):
         if turn % 8 == 0:
             owner.restore()
@@ -674,7 +674,7 @@ def read_on(seconds):
 def test_who_is_damaged_itself_does_not_crash(hire):
     """It opens and closes in a tree that somebody writes into: it answers, or raises, and so do others."""
     reader = hire(READER)
-    for seed in range(rounds(6, 100)):
+    for seed in range(rounds(4, 100)):
         victim = hire(MX.replace("1 << 28", "1 << 22") + CROWD + OPEN_AND_CLOSE)
         file = file_of(victim.pid)
         rng, places = random.Random(seed), [place for place in places_in(file) if place[0] > HEADER]

@@ -125,7 +125,7 @@ def test_two_audits_of_one_process_count_together(place):
 def test_listeners_and_services_that_come_later_are_seen_at_once(hire):
     """When `listener` has returned, everybody counts what is opened there."""
     crew = hire.hire(3, JOIN)
-    for turn in range(12):
+    for turn in range(8):
         service, name = ("SMTP", f"x{turn}") if turn % 2 else (f"Service{turn}", "x")
         one = crew[turn % 3]
         one.do(f"session = audit.listener({service!r}, {name!r}).session('192.0.2.7')")
@@ -928,7 +928,7 @@ def test_removed_under_running_processes(hire, what):
     """As systemd does it when a user's last session ends (RemoveIPC=): they come back, with all that they count."""
     crew = hire.hire(3, MX + "own = sessions_of(mx, 3)")
     idle = hire(JOIN)
-    for turn in range(3):
+    for turn in range(2):
         before = set(owner_files())
         if what == "files":
             for path in before:

@@ -142,7 +142,7 @@ cdef inline void descend(Arena *a, bint v6, u64 hi, u64 lo, Path *path) noexcept
         n = <Node *>block(a, unit_of(s.entry[0]))
         # The second is two questions in one: the depth is not above the one that led here, nor below the last byte.
         if unit_of(s.entry[0]) >= a.bump or (
-            (<u32>(n.depth - s.depth) > <u32>(last_byte(v6) - s.depth)) | (n.grade > GRADE_FULL)
+            (<u32>(n.depth - s.depth) >= <u32>(last_byte(v6) + 1 - s.depth)) | (n.grade > GRADE_FULL)
         ):
             path.damaged = True
             return
