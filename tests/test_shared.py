@@ -806,8 +806,8 @@ def living(place):
 
 
 FOREIGN = {
-    "layout": lambda data: with_field(data, "=I", 8, 2),
-    "layout of a window": lambda data: with_field(data, "=I", HEADER + 48, 2),
+    "layout": lambda data: with_field(data, "=I", 8, 3),
+    "layout of a window": lambda data: with_field(data, "=I", HEADER + 48, 3),
     "byte order": lambda data: data[:16][::-1][8:] + data[8:12][::-1] + data[12:16][::-1] + data[16:],
 }
 DAMAGED = {
