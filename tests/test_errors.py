@@ -20,6 +20,8 @@ def test_all_are_of_one_family():
     assert {e.__name__ for e in found if issubclass(e, ValueError)} == {
         "AddressError",
         "CidrError",
+        "MonitorError",
+        "SeriesError",
         "UnknownServiceType",
     }
 

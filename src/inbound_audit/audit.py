@@ -36,11 +36,11 @@ class InboundAudit(_ipcount.Audit):
     common. Raises SharedStateError where that can't be (no Linux, a directory that is somebody else's, a process of
     another version), and CapacityError when the file system in memory is full.
 
-    `monitors` count what happened over time: ``"300,6"`` is six windows of 300 seconds, in which connections, receptions
-    and rejections are counted by source address. `monitor_bytes` is the memory of all their windows together,
-    `monitor_hosts` the most distinct hosts of each (None: as memory allows); beyond them detail is given up, and nothing
-    is lost. `clock` answers the time in seconds since 1970, in place of the system's clock. `state` is the directory of
-    series that are persisted or logged (docs/windows.md says where, if it is None). Raises MonitorError.
+    `monitors` count what happened over time: ``"300,6"`` is six windows of 300 seconds, in which connections,
+    receptions and rejections are counted by source address. `monitor_bytes` is the memory of all their windows
+    together, `monitor_hosts` the most distinct hosts of each (None: as memory allows); beyond them detail is given up,
+    and nothing is lost. `clock` answers the time in seconds since 1970, in place of the system's clock. `state` is the
+    directory of series that are persisted or logged (docs/windows.md says where, if it is None). Raises MonitorError.
 
     Any thread may open, close and ask. A forked child starts with no sessions: those of its parent stay the parent's
     (and are seen from the child when they are shared).
@@ -134,7 +134,7 @@ class InboundAudit(_ipcount.Audit):
             return self._keep_series(known, wanted)
 
     def _keep_series(self, known: series.Definition, wanted: series.Definition) -> series.Definition:
-        """Begins to persist or to log what was not before. What can't be is told, and the series counts all the same."""
+        """Begins to persist or to log what was not before. What can't be is told; the series counts all the same."""
         if (wanted.persist, wanted.serialize) == (known.persist, known.serialize) == (False, False):
             return known
         if self._keeper is None:

@@ -90,12 +90,13 @@ class SeriesSet(_ipcount.SeriesTable):
         max_hosts: int | None = None,
         max_bytes: int = DEFAULT_BYTES,
     ) -> Definition:
-        """Begins to count in a series of `num_windows` windows of `interval` seconds. Again with the same: nothing happens.
+        """Begins to count in a series of `num_windows` windows of `interval` seconds. Again with the same it does nothing.
 
-        `type` is ``"cidr"`` (both families; ``"cidr_ipv6"`` is the same) or ``"string"``. `max_bytes` is for all windows
-        together, each has its part; `max_hosts` for each window. Beyond either, a window gives up its finest detail, and
-        nothing is lost (`folded`). `persist`: kept over a restart. `serialize`: each change is a line in a log. Both
-        are files in the audit's `state` directory. `replicate` is remembered: a host without a cluster is a cluster of one.
+        `type` is ``"cidr"`` (both families; ``"cidr_ipv6"`` is the same) or ``"string"``. `max_bytes` is for all
+        windows together, each has its part; `max_hosts` for each window. Beyond either, a window gives up its finest
+        detail, and nothing is lost (`folded`). `persist`: kept over a restart. `serialize`: each change is a line in a
+        log. Both are files in the audit's `state` directory. `replicate` is remembered: a host without a cluster is a
+        cluster of one.
 
         Raises SeriesError for what makes no sense or contradicts an earlier definition, CapacityError.
         """
