@@ -43,8 +43,8 @@ NAME = "mail"
 PATIENCE = 30.0
 ROOT = Path(__file__).parents[1]
 
-HEADER = 65536  # bytes of an owner's file before its first window
-BLOCKS = 4096  # where the blocks of a window begin
+HEADER = 65536  # bytes of an owner's file before its first section
+BLOCKS = 4096  # where the blocks of a section begin
 STEADY = "198.51.100.0/24"  # where sessions only move about: their number never changes
 
 
@@ -487,14 +487,14 @@ class OwnerFile:
             return int(struct.unpack_from("=I", file.read(64), 28)[0])
 
     @property
-    def windows(self) -> int:
+    def sections(self) -> int:
         return int(struct.unpack_from("=I", self.bytes, 24)[0])
 
-    def seq(self, window: int = 0) -> int:
-        return int(struct.unpack_from("=Q", self.bytes, HEADER + window * self.stride)[0])
+    def seq(self, section: int = 0) -> int:
+        return int(struct.unpack_from("=Q", self.bytes, HEADER + section * self.stride)[0])
 
-    def set_seq(self, value: int, window: int = 0) -> None:
-        os.pwrite(self.fd, struct.pack("=Q", value), HEADER + window * self.stride)
+    def set_seq(self, value: int, section: int = 0) -> None:
+        os.pwrite(self.fd, struct.pack("=Q", value), HEADER + section * self.stride)
 
     def damage(self, rng: random.Random, places: list[tuple[int, int]]) -> None:
         damage(self.fd, rng, places)

@@ -569,9 +569,9 @@ more = [audit.listener("IMAP").session(f"2001:db8::{i % 9:x}:{i:x}") for i in ra
 def places_in(file: OwnerFile) -> list[tuple[int, int]]:
     """Where a file has bytes that mean something, as often as they are to be damaged."""
     found = [(0, 48)]
-    for window in range(file.windows):
-        start = HEADER + window * file.stride
-        found += 2 * [(start, start + 40)] + [(start + 40, start + 200)] + 20 * [(start + BLOCKS, start + 40_000)]
+    for section in range(file.sections):
+        start = HEADER + section * file.stride
+        found += 2 * [(start, start + 40)] + [(start + 40, start + 264)] + 20 * [(start + BLOCKS, start + 40_000)]
     return found
 
 

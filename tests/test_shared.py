@@ -806,8 +806,8 @@ def living(place):
 
 
 FOREIGN = {
-    "layout": lambda data: with_field(data, "=I", 8, 2),
-    "layout of a window": lambda data: with_field(data, "=I", HEADER + 48, 2),
+    "layout": lambda data: with_field(data, "=I", 8, 3),
+    "layout of a section": lambda data: with_field(data, "=I", HEADER + 48, 3),
     "byte order": lambda data: data[:16][::-1][8:] + data[8:12][::-1] + data[12:16][::-1] + data[16:],
 }
 DAMAGED = {
@@ -816,15 +816,15 @@ DAMAGED = {
     "stride": lambda data: with_field(data, "=Q", 16, 12345),
     "small stride": lambda data: with_field(data, "=Q", 16, 0),
     "large stride": lambda data: with_field(data, "=Q", 16, 1 << 62),
-    "number of windows": lambda data: with_field(data, "=I", 24, 1 << 31),
-    "more windows than there are": lambda data: with_field(data, "=I", 24, 5),
-    "magic of a window": lambda data: with_field(data, "=Q", HEADER + 40, 5),
+    "number of sections": lambda data: with_field(data, "=I", 24, 1 << 31),
+    "more sections than there are": lambda data: with_field(data, "=I", 24, 5),
+    "magic of a section": lambda data: with_field(data, "=Q", HEADER + 40, 5),
     "size of a name": lambda data: with_field(data, "=I", HEADER + 64, 65),
     "no name": lambda data: with_field(data, "=I", HEADER + 64, 0),
     "size of the other name": lambda data: with_field(data, "=I", HEADER + 68, 1 << 31),
     "name": lambda data: with_field(data, "=B", HEADER + 72, 7),
     "nothing": lambda data: b"",
-    "no window": lambda data: data[:HEADER],
+    "no section": lambda data: data[:HEADER],
     "zeros": lambda data: bytes(len(data)),
 }
 

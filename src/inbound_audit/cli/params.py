@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import click
 
-from inbound_audit import Limits, PrefixCounter
+from inbound_audit import InboundAudit, Limits, PrefixCounter
 from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.errors import InboundAuditError
 
@@ -62,6 +62,13 @@ def prefix_lengths(text: str) -> tuple[int, int]:
     lengths = int(found[1]), int(found[2])
     PrefixCounter(capacity=_LEAST).top(0, prefixlen=lengths)
     return lengths
+
+
+@checked
+def monitor(text: str) -> str:
+    """``300,6``, as it was: windows of so many seconds, and how many. Raises MonitorError."""
+    InboundAudit(capacity=_LEAST, monitors=[text]).close()
+    return text
 
 
 @checked

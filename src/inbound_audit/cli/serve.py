@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import click
 
 from inbound_audit.cli import params
 from inbound_audit.cli.settings import Settings
+from inbound_audit.errors import CapacityError, MonitorError
 
 CHOICE = click.Choice(["accept", "refuse"])
 
@@ -114,6 +116,27 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     help="Count together with every process of this machine that shares under this name.",
 )
 @click.option("--group", metavar="GROUP", help="With --shared: members of this Unix group may read the counts.")
+@click.option(
+    "--monitor",
+    type=params.monitor,
+    multiple=True,
+    metavar="INTERVAL,NUMBER",
+    help="Count connections, receptions and rejections by address in so many windows of so many seconds; repeatable. "
+    "300,6 is the last half hour in steps of five minutes.",
+)
+@click.option(
+    "--monitor-bytes",
+    type=params.size,
+    default="256M",
+    show_default=True,
+    metavar="SIZE",
+    help="The most memory for the windows of all monitors, in each worker; beyond it, detail is given up.",
+)
+@click.option(
+    "--state",
+    metavar="DIR",
+    help="Keep here what policies persist or log.  [default: $INBOUND_AUDIT_STATE, or a place of the user's]",
+)
 @click.option("--json", is_flag=True, help="Report in JSON, one object a line.")
 @click.option("--quiet", "-q", is_flag=True, help="No line a second.")
 @click.option("--verbose", "-v", is_flag=True, help="Tell of refusals, a line a burst.")
@@ -150,3 +173,15 @@ def _check(settings: Settings) -> None:
         )
     if settings.group is not None and settings.shared is None:
         raise click.UsageError("--group needs --shared")
+    _check_monitors(settings)
+
+
+def _check_monitors(settings: Settings) -> None:
+    """What no monitor can tell by itself: one that is there twice, too little memory for all."""
+    from inbound_audit import InboundAudit
+
+    try:
+        with contextlib.suppress(CapacityError):  # no mistake of the command line: the start will tell
+            InboundAudit(monitors=settings.monitor, monitor_bytes=settings.monitor_bytes).close()
+    except MonitorError as error:
+        raise click.UsageError(f"--monitor: {error}") from None

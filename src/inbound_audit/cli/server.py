@@ -52,13 +52,21 @@ def run(settings: Settings) -> None:
 def parts(settings: Settings) -> Iterator[tuple[InboundAudit, Policies]]:
     """What a server counts in and what it asks, both closed in the end. Raises Failure."""
     try:
-        audit = InboundAudit(shared=settings.shared, group=settings.group, capacity=settings.capacity)
+        audit = InboundAudit(
+            shared=settings.shared,
+            group=settings.group,
+            capacity=settings.capacity,
+            monitors=settings.monitor,
+            monitor_bytes=settings.monitor_bytes,
+            state=settings.state,
+        )
         with audit, contextlib.closing(Policies(settings)) as policies:
             audit.listener("SMTP")
             yield audit, policies
     except CapacityError as error:
         # Of shared counts it may also be the file system that is full.
-        hint = "choose another --capacity" if settings.shared is None else "make room there, or another --capacity"
+        other = "another --capacity" + (" or --monitor-bytes" if settings.monitor else "")
+        hint = f"choose {other}" if settings.shared is None else f"make room there, or {other}"
         raise Failure(f"{error}; {hint}") from None
     except SharedStateError as error:
         raise Failure(f"--shared: {error}") from None

@@ -33,6 +33,9 @@ class Settings:
     workers: int
     shared: str | None
     group: str | None
+    monitor: tuple[str, ...]
+    monitor_bytes: int
+    state: str | None
     json: bool
     quiet: bool
     verbose: bool

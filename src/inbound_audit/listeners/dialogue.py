@@ -49,6 +49,10 @@ class Dialogue:
     def close(self) -> None:
         self._admission.close()
 
+    def received(self) -> None:
+        """A message was accepted."""
+        self._admission.count_reception()
+
     async def ask(self, command: str, args: Sequence[object]) -> bytes | None:
         """The reply that refuses a command, None when it may pass.
 

@@ -64,10 +64,13 @@ class Admission:
     @property
     def let_in(self) -> bool:
         """What the last `ask` came to. A verdict that says "disconnect" lets nobody in, whatever else it says."""
-        return self.verdict.accepted and not self.verdict.disconnect
+        return _lets_in(self.verdict)
 
     def ask(self) -> Verdict:
-        """Asks the policy whether the connection may stay, and counts the answer. Never raises."""
+        """Asks the policy whether the connection may stay, and counts the answer. Never raises.
+
+        A refusal is a rejection of the client in the audit's windows, as one of `hook` is.
+        """
         guard = self._guard
         if guard is None:
             return self.verdict
@@ -77,6 +80,7 @@ class Admission:
             guard.accepted += 1
         else:
             guard.refused += 1
+            self._count_rejection()
             self.report(logging.INFO, "refused %s: %d %s", self.peer, self.verdict.code, self.verdict.text)
         return self.verdict
 
@@ -84,7 +88,19 @@ class Admission:
         """Asks a further hook of the policy; ACCEPT when it has none or the session is not counted. Never raises."""
         if self._guard is None or self.session is None or getattr(self.policy, name, None) is None:
             return ACCEPT
-        return self._guard._consult(self, name, *args)
+        verdict = self._guard._consult(self, name, *args)
+        if not _lets_in(verdict):
+            self._count_rejection()
+        return verdict
+
+    def count_reception(self) -> None:
+        """A message of this connection was accepted: counts it for the client in the audit's windows. Never raises."""
+        if self.session is not None:
+            self.session.count_reception()
+
+    def _count_rejection(self) -> None:
+        if self.session is not None:
+            self.session.count_rejection()
 
     def capabilities(self) -> tuple[Sequence[str], Sequence[str]]:
         """The ESMTP capabilities that the policy adds and removes for this session. Never raises."""
@@ -260,6 +276,10 @@ def _chosen(setting: str, choice: str) -> Verdict:
     if choice not in ("accept", "refuse"):
         raise ValueError(f"{setting}={choice!r}: neither 'accept' nor 'refuse'")
     return ACCEPT if choice == "accept" else _UNAVAILABLE
+
+
+def _lets_in(verdict: Verdict) -> bool:
+    return verdict.accepted and not verdict.disconnect
 
 
 def _deed(verdict: Verdict) -> str:

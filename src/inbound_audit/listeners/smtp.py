@@ -90,6 +90,8 @@ class SMTP(aiosmtpd.smtp.SMTP):
         if command == "EHLO":
             return await self._greet(*args)
         answer = await super()._call_handler_hook(command, *args)
+        if command == "DATA" and _is_success(answer):
+            self._dialogue.received()
         return True if command == "PROXY" and answer is MISSING else answer
 
     async def _greet(self, hostname: str, replies: list[str]) -> list[str]:
@@ -129,6 +131,11 @@ def _served(server: SMTP, task: asyncio.Task[None]) -> None:
 async def _take_message(server: SMTP, session: object, envelope: object) -> object:
     """The DATA hook of a handler that has none: aiosmtpd then answers 250."""
     return MISSING
+
+
+def _is_success(answer: object) -> bool:
+    """What the handler answers to DATA becomes a 2xx reply: the message is its own from now on."""
+    return answer is MISSING or (isinstance(answer, (str, bytes)) and answer[:1] in ("2", b"2"))
 
 
 async def _refuse_proxy(server: SMTP, admission: Admission, arg: str | None) -> None:

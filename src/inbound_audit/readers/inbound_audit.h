@@ -7,7 +7,7 @@
  *     ia_close(mail);
  *
  * Everything is here: include it where it is used. C99 or C++, libc, Linux, and off_t of 64 bits. The bytes that it
- * reads are drawn in docs/bytes.md.
+ * reads are drawn in docs/bytes.md; windows of time, which lie in the same files, are not read.
  *
  * What costs what. ia_open and ia_refresh make system calls: a few for each owner, a process that opens sessions. A
  * count makes none where the owners' files are mapped (below), but for one when a file has grown: O(prefix length x
@@ -39,7 +39,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-#define IA_LAYOUT 1 /* of the bytes that are understood here; another one is an error and never a guess */
+#define IA_LAYOUT 2 /* of the bytes that are understood here; another one is an error and never a guess */
 
 enum { IA_MAP = 1, IA_PREAD = 2 };
 
@@ -54,15 +54,16 @@ typedef enum ia_error {
     IA_BAD_PREFIX   /* of a count: no such family, address or length */
 } ia_error;
 
-typedef struct ia_window { /* one listener's tree */
+typedef struct ia_section { /* one tree of the file */
     const unsigned char *base; /* where it is mapped; NULL: read with pread */
-    uint64_t offset, stride;   /* in the file: the window's begin, and its bytes, which the file need not have yet */
+    uint64_t offset, stride;   /* in the file: the section's begin, and its bytes, which the file need not have yet */
     uint64_t size;             /* bytes that fstat found here: the bound of all that is read from the mapping */
     uint64_t stalled;          /* the number of an update that a count has waited for in vain */
     int fd;
+    uint32_t kind; /* IA__SESSIONS, or it is not counted here */
     uint32_t service_size, listener_size;
     char service[64], listener[64];
-} ia_window;
+} ia_section;
 
 typedef struct ia_owner {
     char id[17];
@@ -73,8 +74,8 @@ typedef struct ia_owner {
     uint32_t pid;     /* what it says of itself, as is `started` */
     uint64_t started; /* unix time, microseconds */
     uint64_t size;    /* bytes, the most that its file ever had */
-    uint32_t trees;   /* windows in `window` */
-    ia_window *window;
+    uint32_t trees;   /* sections in `section` */
+    ia_section *section;
 } ia_owner;
 
 typedef struct ia_handle {
@@ -88,10 +89,11 @@ typedef struct ia_handle {
 enum { IA_SPINS = 128, IA_TRIES = 1024 };
 
 enum {
-    IA__HEADER = 65536, /* set aside for the owner; windows begin behind it and are multiples of it */
+    IA__HEADER = 65536, /* set aside for the owner; sections begin behind it and are multiples of it */
     IA__FIRST_BLOCK = 4096,
-    IA__TREES_MOST = 1024,
+    IA__TREES_MOST = 4096,
     IA__NODE_MOST = 608, /* bytes that are read of a node at once: all of the largest small one */
+    IA__SESSIONS = 0, /* the kind of a section that is counted here: others are of windows of time */
     IA__SUFFIX = 1,
     IA__LEAF = 2,
     IA__SMALL = 3,
@@ -126,7 +128,7 @@ static inline int ia__pread(int fd, void *room, size_t size, uint64_t offset)
     return got >= 0 && (size_t)got == size;
 }
 
-/* Bytes that a file has of a window now. */
+/* Bytes that a file has of a section now. */
 static inline uint64_t ia__size(int fd, uint64_t offset, uint64_t stride)
 {
     struct stat st;
@@ -135,21 +137,21 @@ static inline uint64_t ia__size(int fd, uint64_t offset, uint64_t stride)
     return size > stride ? stride : size;
 }
 
-/* `size` bytes of a window: where they are mapped, or read into `room`. NULL: they are not there. A file grows while
+/* `size` bytes of a section: where they are mapped, or read into `room`. NULL: they are not there. A file grows while
  * its tree does: it is asked for its size when something lies behind the one that is known. */
-static inline const unsigned char *ia__at(ia_window *w, uint64_t at, size_t size, void *room)
+static inline const unsigned char *ia__at(ia_section *s, uint64_t at, size_t size, void *room)
 {
-    if (at > w->stride || size > w->stride - at)
+    if (at > s->stride || size > s->stride - at)
         return NULL;
-    if (w->base == NULL)
-        return ia__pread(w->fd, room, size, w->offset + at) ? (const unsigned char *)room : NULL;
-    if (at + size > __atomic_load_n(&w->size, __ATOMIC_RELAXED)) {
-        const uint64_t now = ia__size(w->fd, w->offset, w->stride);
+    if (s->base == NULL)
+        return ia__pread(s->fd, room, size, s->offset + at) ? (const unsigned char *)room : NULL;
+    if (at + size > __atomic_load_n(&s->size, __ATOMIC_RELAXED)) {
+        const uint64_t now = ia__size(s->fd, s->offset, s->stride);
         if (at + size > now)
             return NULL;
-        __atomic_store_n(&w->size, now, __ATOMIC_RELAXED);
+        __atomic_store_n(&s->size, now, __ATOMIC_RELAXED);
     }
-    return w->base + at;
+    return s->base + at;
 }
 
 /* ---- the walk */
@@ -190,13 +192,13 @@ static inline uint64_t ia__match8(uint64_t word, unsigned want, unsigned care)
 }
 
 /* What the entry of a host counts below the prefix: all or nothing. */
-static inline int64_t ia__host(ia_window *w, const ia__prefix *p, uint64_t e, uint32_t reach)
+static inline int64_t ia__host(ia_section *s, const ia__prefix *p, uint64_t e, uint32_t reach)
 {
     uint64_t room[2], hi = p->hi, lo = 0;
     const uint64_t body = e & 0xFFFFFF, unit = e & 0x1FFFFFFF;
     const unsigned char *leaf;
     if ((e >> 29 & 7) == IA__LEAF) {
-        leaf = unit < reach ? ia__at(w, unit * 16, sizeof room, room) : NULL;
+        leaf = unit < reach ? ia__at(s, unit * 16, sizeof room, room) : NULL;
         if (leaf == NULL)
             return 0;
         hi = ia__load64(leaf);
@@ -211,18 +213,18 @@ static inline int64_t ia__host(ia_window *w, const ia__prefix *p, uint64_t e, ui
 
 /* A step through a small node. With `bits` 8 the entry of `byte` goes to `*next`, 0 when there is none; with fewer, the
  * answer is what the entries count that share so many bits of it. */
-static inline int64_t ia__small(ia_window *w, uint64_t at, int v6, unsigned byte, int bits, uint64_t *next)
+static inline int64_t ia__small(ia_section *s, uint64_t at, int v6, unsigned byte, int bits, uint64_t *next)
 {
     static const unsigned char slots_of[8] = {3, 5, 8, 16, 32, 64, 0, 0};
     uint64_t room[IA__NODE_MOST / 8], used, hits = 0;
     const size_t head = v6 ? 32 : 16;
     const unsigned care = (0xFFu << (8 - bits)) & 0xFF;
-    const unsigned char *n = ia__at(w, at, head, room);
+    const unsigned char *n = ia__at(s, at, head, room);
     const size_t slots = n != NULL ? slots_of[ia__load8(n) & 7] : 0, keys = slots < 8 ? 8 : slots;
     int64_t total = 0;
     size_t i;
     *next = 0;
-    n = slots != 0 ? ia__at(w, at, head + keys + 8 * slots, room) : NULL;
+    n = slots != 0 ? ia__at(s, at, head + keys + 8 * slots, room) : NULL;
     if (n == NULL)
         return 0;
     used = ia__load64(n + 8);
@@ -238,7 +240,7 @@ static inline int64_t ia__small(ia_window *w, uint64_t at, int v6, unsigned byte
 }
 
 /* The same through a full node. */
-static inline int64_t ia__full(ia_window *w, uint64_t at, int v6, unsigned byte, int bits, uint64_t *next)
+static inline int64_t ia__full(ia_section *s, uint64_t at, int v6, unsigned byte, int bits, uint64_t *next)
 {
     const size_t head = v6 ? 32 : 16, span = (size_t)1 << (8 - bits), first = byte & ~(span - 1);
     uint64_t room[8];
@@ -247,12 +249,12 @@ static inline int64_t ia__full(ia_window *w, uint64_t at, int v6, unsigned byte,
     size_t i;
     *next = 0;
     if (bits <= 4) { /* sixteen sums of sixteen entries */
-        n = ia__at(w, at + head, 64, room);
+        n = ia__at(s, at + head, 64, room);
         for (i = first / 16; n != NULL && i < (first + span) / 16; i++)
             total += ia__load32(n + 4 * i);
         return total;
     }
-    n = ia__at(w, at + head + 64 + 8 * first, 8 * span, room);
+    n = ia__at(s, at + head + 64 + 8 * first, 8 * span, room);
     for (i = 0; n != NULL && i < span; i++) {
         *next = ia__load64(n + 8 * i);
         total += (int64_t)(*next >> 32);
@@ -261,10 +263,10 @@ static inline int64_t ia__full(ia_window *w, uint64_t at, int v6, unsigned byte,
 }
 
 /* Sessions below a prefix. At most 16 steps, whatever the bytes are: each leads deeper than the one before. */
-static inline int64_t ia__walk(ia_window *w, const ia__prefix *p)
+static inline int64_t ia__walk(ia_section *s, const ia__prefix *p)
 {
     uint64_t room[8], e;
-    const unsigned char *n = ia__at(w, 0, sizeof room, room);
+    const unsigned char *n = ia__at(s, 0, sizeof room, room);
     uint32_t reach;
     int depth = 0;
     if (n == NULL)
@@ -277,10 +279,10 @@ static inline int64_t ia__walk(ia_window *w, const ia__prefix *p)
         int own, bits;
         int64_t total;
         if (tag == IA__SUFFIX || tag == IA__LEAF)
-            return ia__host(w, p, e, reach);
+            return ia__host(s, p, e, reach);
         if ((tag != IA__SMALL && tag != IA__FULL) || unit >= reach)
             return 0;
-        n = ia__at(w, at, p->v6 ? 32 : 16, room);
+        n = ia__at(s, at, p->v6 ? 32 : 16, room);
         if (n == NULL)
             return 0;
         own = (int)ia__load8(n + 1);
@@ -296,7 +298,7 @@ static inline int64_t ia__walk(ia_window *w, const ia__prefix *p)
             depth = own;
         }
         bits = p->length < 8 * depth + 8 ? p->length - 8 * depth : 8;
-        total = (tag == IA__FULL ? ia__full : ia__small)(w, at, p->v6, ia__byte(p, depth), bits, &e);
+        total = (tag == IA__FULL ? ia__full : ia__small)(s, at, p->v6, ia__byte(p, depth), bits, &e);
         if (bits < 8)
             return total;
         depth++;
@@ -315,27 +317,27 @@ static inline void ia__pause(void)
 
 /* Exact as of one moment: the writer's number was even, and is the same afterwards. A writer that stands still in
  * mid-update leaves it odd, and what can be reached is sound: that answer lacks at most its one update. */
-static inline int64_t ia__tree_count(ia_window *w, const ia__prefix *p)
+static inline int64_t ia__tree_count(ia_section *s, const ia__prefix *p)
 {
     int64_t seen = 0, sound = -1;
     uint64_t room, began;
     int attempt;
     for (attempt = 0; attempt < IA_TRIES; attempt++) {
-        const unsigned char *seq = ia__at(w, 0, 8, &room);
+        const unsigned char *seq = ia__at(s, 0, 8, &room);
         if (seq == NULL)
             return 0;
         began = ia__load64(seq);
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
-        seen = ia__walk(w, p);
+        seen = ia__walk(s, p);
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
-        seq = ia__at(w, 0, 8, &room);
+        seq = ia__at(s, 0, 8, &room);
         if (seq == NULL)
             return 0;
         if (ia__load64(seq) == began) {
-            if ((began & 1) == 0 || began == __atomic_load_n(&w->stalled, __ATOMIC_RELAXED))
+            if ((began & 1) == 0 || began == __atomic_load_n(&s->stalled, __ATOMIC_RELAXED))
                 return seen;
             if (attempt >= IA_SPINS) {
-                __atomic_store_n(&w->stalled, began, __ATOMIC_RELAXED); /* the next count need not wait for it again */
+                __atomic_store_n(&s->stalled, began, __ATOMIC_RELAXED); /* the next count need not wait for it again */
                 return seen;
             }
             sound = seen;
@@ -356,9 +358,9 @@ static inline int64_t ia__sum(ia_handle *h, const char *service, const ia__prefi
         return -(int64_t)h->fault;
     for (i = 0; i < h->owners; i++)
         for (j = 0; j < h->owner[i].trees; j++) {
-            ia_window *w = &h->owner[i].window[j];
-            if (w->service_size == size && memcmp(w->service, name, size) == 0)
-                total += ia__tree_count(w, p);
+            ia_section *s = &h->owner[i].section[j];
+            if (s->kind == IA__SESSIONS && s->service_size == size && memcmp(s->service, name, size) == 0)
+                total += ia__tree_count(s, p);
         }
     return total;
 }
@@ -441,20 +443,20 @@ static inline const char *ia_strerror(ia_error e)
 
 /* ---- owners */
 
-static inline void ia__drop_windows(ia_owner *o)
+static inline void ia__drop_sections(ia_owner *o)
 {
     uint32_t i;
     for (i = 0; i < o->trees; i++)
-        if (o->window[i].base != NULL)
-            munmap((void *)(uintptr_t)o->window[i].base, (size_t)o->window[i].stride);
-    free(o->window);
-    o->window = NULL;
+        if (o->section[i].base != NULL)
+            munmap((void *)(uintptr_t)o->section[i].base, (size_t)o->section[i].stride);
+    free(o->section);
+    o->section = NULL;
     o->trees = 0;
 }
 
 static inline void ia__drop(ia_handle *h, size_t i)
 {
-    ia__drop_windows(&h->owner[i]);
+    ia__drop_sections(&h->owner[i]);
     close(h->owner[i].fd);
     h->owner[i] = h->owner[--h->owners];
 }
@@ -478,34 +480,52 @@ static inline int ia__is_ours(const unsigned char *p, uint64_t magic)
     return ia__load64(p) == magic && ia__load32(p + 8) == IA_LAYOUT && ia__load32(p + 12) == 0x01020304;
 }
 
-/* Window number `o->trees` of the file. */
-static inline ia_error ia__open_window(ia_owner *o, uint64_t stride, int map)
+/* FNV-1a over what a section's header says of whose tree it is; both sizes fit. */
+static inline uint32_t ia__label_sum(const unsigned char *p)
 {
-    ia_window *w = &o->window[o->trees];
-    uint64_t head[25];
+    static const unsigned char more[5] = {204, 232, 236, 240, 244}; /* kind, interval, slots, slot, sign */
+    const uint32_t service_size = ia__load32(p + 64), listener_size = ia__load32(p + 68);
+    uint32_t sum = 2166136261U, i;
+    for (i = 0; i < service_size; i++)
+        sum = (sum ^ p[72 + i]) * 16777619U;
+    sum = (sum ^ service_size) * 16777619U;
+    for (i = 0; i < listener_size; i++)
+        sum = (sum ^ p[136 + i]) * 16777619U;
+    sum = (sum ^ listener_size) * 16777619U;
+    for (i = 0; i < 5; i++)
+        sum = (sum ^ ia__load32(p + more[i])) * 16777619U;
+    return sum;
+}
+
+/* Section number `o->trees` of the file. One that is of no sessions is checked, and then left alone. */
+static inline ia_error ia__open_section(ia_owner *o, uint64_t stride, int map)
+{
+    ia_section *s = &o->section[o->trees];
+    uint64_t head[31];
     const unsigned char *p = (const unsigned char *)head;
     uint32_t i;
-    memset(w, 0, sizeof *w);
-    w->fd = o->fd;
-    w->offset = IA__HEADER + o->trees * stride;
-    w->stride = stride;
-    w->size = ia__size(w->fd, w->offset, stride);
-    if (!ia__pread(w->fd, head, sizeof head, w->offset))
+    memset(s, 0, sizeof *s);
+    s->fd = o->fd;
+    s->offset = IA__HEADER + o->trees * stride;
+    s->stride = stride;
+    s->size = ia__size(s->fd, s->offset, stride);
+    if (!ia__pread(s->fd, head, sizeof head, s->offset))
         return IA_DAMAGED;
     if (!ia__is_ours(p + 40, UINT64_C(0x7464756169)))
         return IA_LAYOUT_ELSE;
-    w->service_size = ia__load32(p + 64);
-    w->listener_size = ia__load32(p + 68);
-    if (w->service_size < 1 || w->service_size > 63 || w->listener_size > 64)
+    s->service_size = ia__load32(p + 64);
+    s->listener_size = ia__load32(p + 68);
+    if (s->service_size < 1 || s->service_size > 63 || s->listener_size > 64 || ia__load32(p + 200) != ia__label_sum(p))
         return IA_DAMAGED;
-    memcpy(w->service, p + 72, sizeof w->service);
-    memcpy(w->listener, p + 136, sizeof w->listener);
-    for (i = 0; i < w->service_size; i++)
-        if (w->service[i] < 32 || w->service[i] > 126)
+    s->kind = ia__load32(p + 204);
+    memcpy(s->service, p + 72, sizeof s->service);
+    memcpy(s->listener, p + 136, sizeof s->listener);
+    for (i = 0; i < s->service_size; i++)
+        if (s->service[i] < 32 || s->service[i] > 126)
             return IA_DAMAGED;
-    if (map) { /* all that the file may ever have there; `size` says how much may be read */
-        void *base = mmap(NULL, (size_t)stride, PROT_READ, MAP_SHARED, w->fd, (off_t)w->offset);
-        w->base = base != MAP_FAILED ? (const unsigned char *)base : NULL; /* no room: pread needs none */
+    if (map && s->kind == IA__SESSIONS) { /* all that the file may ever have there; `size` says how much may be read */
+        void *base = mmap(NULL, (size_t)stride, PROT_READ, MAP_SHARED, s->fd, (off_t)s->offset);
+        s->base = base != MAP_FAILED ? (const unsigned char *)base : NULL; /* no room: pread needs none */
     }
     return IA_OK;
 }
@@ -517,7 +537,7 @@ static inline ia_error ia__look(const ia_handle *h, ia_owner *o)
     const unsigned char *p = (const unsigned char *)head;
     struct stat st;
     uint32_t trees;
-    ia_window *more;
+    ia_section *more;
     int map;
     if (fstat(o->fd, &st) != 0)
         return IA_SYSTEM;
@@ -532,19 +552,19 @@ static inline ia_error ia__look(const ia_handle *h, ia_owner *o)
     trees = ia__load32(p + 24);
     if (stride % IA__HEADER != 0 || stride == 0 || stride > UINT64_C(1) << 33 || trees > IA__TREES_MOST)
         return IA_DAMAGED;
-    if (o->trees != 0 && (o->window[0].stride != stride || trees < o->trees))
+    if (o->trees != 0 && (o->section[0].stride != stride || trees < o->trees))
         return IA_DAMAGED;
     o->pid = ia__load32(p + 28);
     o->started = ia__load64(p + 32);
     if (trees == o->trees)
         return IA_OK;
-    more = (ia_window *)realloc(o->window, trees * sizeof *more);
+    more = (ia_section *)realloc(o->section, trees * sizeof *more);
     if (more == NULL)
         return IA_SYSTEM;
-    o->window = more;
+    o->section = more;
     map = (h->flags & IA_PREAD) == 0 && ((h->flags & IA_MAP) != 0 || st.st_uid == 0 || st.st_uid == geteuid());
     for (; o->trees < trees; o->trees++) {
-        const ia_error e = ia__open_window(o, stride, map);
+        const ia_error e = ia__open_section(o, stride, map);
         if (e != IA_OK)
             return e;
     }
@@ -680,7 +700,7 @@ static inline ia_error ia_refresh(ia_handle *h)
         if (e == IA_SYSTEM)
             why = errno;
         if (e != IA_OK) {
-            ia__drop_windows(&h->owner[i]);
+            ia__drop_sections(&h->owner[i]);
             worst = e;
         }
         if (e == IA_LAYOUT_ELSE)

@@ -16,9 +16,9 @@
 -- programs that count at each connection there is inbound_audit.h.
 --
 -- What an owner counts is seen at once; a new owner, a new listener and the death of an owner are seen by `refresh`.
--- Linux on x86-64 and arm64. docs/bytes.md draws what is read.
+-- Linux on x86-64 and arm64. docs/bytes.md draws what is read. Windows of time, which lie in the same files, are not.
 local ffi, bit = require("ffi"), require("bit")
-local band, bxor, lshift, rshift = bit.band, bit.bxor, bit.lshift, bit.rshift
+local band, bxor, lshift, rshift, tobit = bit.band, bit.bxor, bit.lshift, bit.rshift, bit.tobit
 local error, ipairs, pairs, setmetatable = error, ipairs, pairs, setmetatable
 local max, min, tonumber, tostring, type = math.max, math.min, tonumber, tostring, type
 
@@ -60,9 +60,10 @@ local Statx = typeof([[struct {
 }]])
 local Descriptor = typeof("struct { int fd; }")
 
-local LAYOUT, BYTE_ORDER = 1, 0x01020304
-local OWNER_MAGIC, WINDOW_MAGIC = 0x72656e776f6169ULL, 0x7464756169ULL
-local HEADER, TREES_MOST = 65536, 1024
+local LAYOUT, BYTE_ORDER = 2, 0x01020304
+local OWNER_MAGIC, SECTION_MAGIC = 0x72656e776f6169ULL, 0x7464756169ULL
+local HEADER, TREES_MOST = 65536, 4096
+local SESSIONS = 0 -- the kind of a section that is counted here: others are of windows of time
 local SUFFIX, LEAF, SMALL, FULL = 1, 2, 3, 4
 local SPINS, TRIES = 16, 1024
 
@@ -131,7 +132,7 @@ local function leaf(i)
 end
 
 -- All or nothing of what the entry of a host counts.
-local function host(window, address, length, child, count, reach)
+local function host(section, address, length, child, count, reach)
   local last, have = #address, leaf
   if rshift(child, 29) == SUFFIX then -- the last three bytes; the others are those of the way that led here
     have = function(i)
@@ -139,7 +140,7 @@ local function host(window, address, length, child, count, reach)
     end
   else
     local unit = band(child, 0x1fffffff)
-    if unit >= reach or read(window.fd, window.offset + unit * 16, 16) < 16 then
+    if unit >= reach or read(section.fd, section.offset + unit * 16, 16) < 16 then
       return 0
     end
   end
@@ -187,22 +188,22 @@ local function full(size, head, byte, bits)
 end
 
 -- Sessions below a prefix in one tree. At most 16 steps, whatever the bytes are: each leads deeper than the one before.
-local function walk(window, address, length)
+local function walk(section, address, length)
   local v6 = #address == 16
-  if read(window.fd, window.offset, 64) < 64 then
+  if read(section.fd, section.offset, 64) < 64 then
     return 0
   end
-  local root, reach = v6 and 4 or 2, min(u32[15], window.stride / 16)
+  local root, reach = v6 and 4 or 2, min(u32[15], section.stride / 16)
   local child, count, depth = u32[root], u32[root + 1], 0
   while length > 8 * depth do
     local tag, unit = rshift(child, 29), band(child, 0x1fffffff)
     if tag == SUFFIX or tag == LEAF then
-      return host(window, address, length, child, count, reach)
+      return host(section, address, length, child, count, reach)
     elseif (tag ~= SMALL and tag ~= FULL) or unit >= reach then
       return 0
     end
     local head, at = v6 and 32 or 16, unit * 16
-    local size = read(window.fd, window.offset + at, min(NODE_MOST, window.stride - at))
+    local size = read(section.fd, section.offset + at, min(NODE_MOST, section.stride - at))
     local own = u8[1]
     if size < head or own < depth or own >= #address then
       return 0
@@ -227,15 +228,15 @@ end
 
 -- Exact as of one moment: the writer's number was even, and is the same afterwards. A writer that stands still in
 -- mid-update leaves it odd, and what can be reached is sound: that answer lacks at most its one update.
-local function count_tree(window, address, length)
+local function count_tree(section, address, length)
   local seen, sound = 0, nil
   for attempt = 1, TRIES do
-    if read(window.fd, window.offset, 8) < 8 then
+    if read(section.fd, section.offset, 8) < 8 then
       return 0
     end
     local began = bytes[0]
-    seen = walk(window, address, length)
-    if read(window.fd, window.offset, 8) == 8 and bytes[0] == began then
+    seen = walk(section, address, length)
+    if read(section.fd, section.offset, 8) == 8 and bytes[0] == began then
       if began % 2 == 0 or attempt > SPINS then
         return seen
       end
@@ -303,24 +304,44 @@ local function strange(at, magic)
   end
 end
 
--- One listener's tree; or nil, why not, and whether its layout is another.
-local function window_of(owner, number)
+-- FNV-1a over what a section's header says of whose tree it is; both sizes fit.
+local function label_sum()
+  local sum = tobit(2166136261)
+  local function take(value)
+    sum = bxor(sum, value) -- times 16777619, which is 2^24 + 403: a number holds 53 bits, and no product of 32 by 25
+    sum = tobit(lshift(sum, 24) + sum % 4294967296 * 403)
+  end
+  for _, name in ipairs({ { 72, u32[16] }, { 136, u32[17] } }) do
+    for i = name[1], name[1] + name[2] - 1 do
+      take(u8[i])
+    end
+    take(name[2])
+  end
+  for _, at in ipairs({ 204, 232, 236, 240, 244 }) do -- kind, interval, slots, slot, sign
+    take(u32[at / 4])
+  end
+  return sum
+end
+
+-- The tree of a section; or nil, why not, and whether its layout is another.
+local function section_of(owner, number)
   local offset = HEADER + number * owner.stride
-  if read(owner.fd, offset, 200) < 200 then
+  if read(owner.fd, offset, 248) < 248 then
     return nil, "was cut short"
   end
-  local fault = strange(5, WINDOW_MAGIC)
+  local fault = strange(5, SECTION_MAGIC)
   if fault then
     return nil, fault, true
   end
   local service_size, listener_size = u32[16], u32[17]
-  if service_size < 1 or service_size > 63 or listener_size > 64 then
+  if service_size < 1 or service_size > 63 or listener_size > 64 or label_sum() ~= tobit(u32[50]) then
     return nil, "holds numbers that no owner writes"
   end
   return {
     fd = owner.fd,
     offset = offset,
     stride = owner.stride,
+    kind = u32[51],
     service = ffi.string(u8 + 72, service_size),
     name = ffi.string(u8 + 136, listener_size),
   }
@@ -328,7 +349,7 @@ end
 
 -- Reads what the file says now. Answers why it can't be counted, and whether it is of another layout.
 local function look(owner)
-  owner.windows = {}
+  owner.sections = {}
   local size = tonumber(stat(owner.fd).size)
   if size < owner.size or read(owner.fd, 0, 48) < 48 then
     return "was cut short"
@@ -344,12 +365,14 @@ local function look(owner)
     return "holds numbers that no owner writes"
   end
   for number = 0, trees - 1 do
-    local window, wrong, other = window_of(owner, number)
-    if not window then
-      owner.windows = {}
+    local section, wrong, other = section_of(owner, number)
+    if not section then
+      owner.sections = {}
       return wrong, other
     end
-    owner.windows[number + 1] = window
+    if section.kind == SESSIONS then
+      owner.sections[#owner.sections + 1] = section
+    end
   end
 end
 
@@ -425,7 +448,7 @@ local function meet(view, directory, name)
     let_go(held)
     return nil
   end
-  return { id = name:sub(1, 16), fd = fd, held = held, inode = found.ino, size = 0, windows = {} }
+  return { id = name:sub(1, 16), fd = fd, held = held, inode = found.ino, size = 0, sections = {} }
 end
 
 ---- what is offered
@@ -466,9 +489,9 @@ local function sum(view, service, address, length)
   local total = 0
   service = (service == nil or service == "inbound_cidr") and "SMTP" or service
   for _, owner in pairs(view.met) do
-    for _, window in ipairs(owner.windows) do
-      if window.service == service then
-        total = total + count_tree(window, address, length)
+    for _, section in ipairs(owner.sections) do
+      if section.service == service then
+        total = total + count_tree(section, address, length)
       end
     end
   end
@@ -491,9 +514,9 @@ function View:owners()
   local list = {}
   for _, owner in pairs(self.met) do
     local row = { id = owner.id, pid = owner.pid, started = owner.started, damaged = owner.damaged, listeners = {} }
-    for i, window in ipairs(owner.windows) do
-      local total = count_tree(window, FAMILIES[1], 0) + count_tree(window, FAMILIES[2], 0)
-      row.listeners[i] = { service = window.service, name = window.name, total = total }
+    for i, section in ipairs(owner.sections) do
+      local total = count_tree(section, FAMILIES[1], 0) + count_tree(section, FAMILIES[2], 0)
+      row.listeners[i] = { service = section.service, name = section.name, total = total }
     end
     list[#list + 1] = row
   end
