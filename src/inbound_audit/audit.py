@@ -77,6 +77,8 @@ class InboundAudit(_ipcount.Audit):
         self._keeper: Keeper | None = None
         self._set_series_kind(series.SeriesSet)
         if clock is not None:
+            if not callable(clock):
+                raise TypeError(f"clock {clock!r}: is nothing that can be called for the time")
             self._set_clock(clock)
         self._reserve(capacity)
         if isinstance(services, str):

@@ -142,7 +142,9 @@ cdef inline double sliding_average(Series *s, const Prefix *p) noexcept nogil:
             base = load64(<u64 *>&header(&load_tree(&r.tree[0]).arena).base)
             # A timeline that waits for the clock has its newest window before it.
             covered = 1.0 - gone if current == <int64_t>(<u64>number + base) else 1.0
-            total += window_count(r, current, p) + covered * window_count(r, current - 1, p)
+            total += window_count(r, current, p)
+            if s.slots > 1:  # else the one before is out of view, also while nobody has put another in its place
+                total += covered * window_count(r, current - 1, p)
         r = load_ring(&r.next)
     return total
 
