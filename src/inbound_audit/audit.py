@@ -151,6 +151,12 @@ class InboundAudit(_ipcount.Audit):
             self._keeper.log(known)
         return known
 
+    def _make_room_for_less(self, name: str) -> None:
+        """Also in the eyes of all other processes, before anything is taken away."""
+        super()._make_room_for_less(name)
+        if self._membership:
+            self._membership.be_seen()
+
     def _remove_elsewhere(self, name: str, key: object) -> None:
         """The same removal in the other processes of a shared audit; those that do not answer are told of."""
         if self._membership:
