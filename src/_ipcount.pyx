@@ -10,6 +10,7 @@ the writer lock of its tree; who finds it taken waits without the GIL. Nothing t
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_GetBuffer
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
@@ -49,7 +50,7 @@ from inbound_audit._core.clock cimport FURTHEST, SECOND, system_clock, window_nu
 from inbound_audit._core.fold cimport STRINGS, length_of
 from inbound_audit._core.ranges cimport NO_VALUE, Ranges, free_ranges, lookup, reserve_ranges
 from inbound_audit._core.series cimport (
-    ADDRESSES, CONNECTIONS, RECEPTIONS, REJECTIONS, add_signed, change_past, count_event, count_events, count_key, find_monitor,
+    ADDRESSES, AMOUNT_MOST, CONNECTIONS, RECEPTIONS, REJECTIONS, add_signed, change_past, count_event, count_events, count_key, find_monitor,
     find_series, move_connection, past_window, read_key, series_add, series_remove, sliding_average,
 )
 from inbound_audit._core.seqlock cimport let_others, lock_wait, try_lock, unlock

@@ -333,12 +333,13 @@ cdef class SeriesTable:
         cdef Series *s = series_of(audit, name)
         cdef Key k
         cdef int64_t by
-        cdef int code
+        cdef int code, beyond = 0
         read_series_key(s, key, ac, &k)
-        count = index(count)
-        if count == 0 or not -0xFFFFFFFF <= count <= 0xFFFFFFFF:
+        if type(count) is not int:
+            count = index(count)
+        by = PyLong_AsLongLongAndOverflow(count, &beyond)
+        if beyond or by == 0 or not -<int64_t>AMOUNT_MOST <= by <= <int64_t>AMOUNT_MOST:
             raise SeriesError(f"{name!r}: {count!r}: {reason_of(BAD_AMOUNT)}")
-        by = count
         if audit.own == NULL and audit.owner.shared:
             audit._settle()
         code = series_add(s, k.ac, k.text, k.size, by)
