@@ -10,6 +10,7 @@ the writer lock of its tree; who finds it taken waits without the GIL. Nothing t
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_GetBuffer
+from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
@@ -49,7 +50,7 @@ from inbound_audit._core.clock cimport FURTHEST, SECOND, system_clock, window_nu
 from inbound_audit._core.fold cimport STRINGS, length_of
 from inbound_audit._core.ranges cimport NO_VALUE, Ranges, free_ranges, lookup, reserve_ranges
 from inbound_audit._core.series cimport (
-    ADDRESSES, CONNECTIONS, RECEPTIONS, REJECTIONS, add_signed, change_past, count_event, count_events, count_key, find_monitor,
+    ADDRESSES, AMOUNT_MOST, CONNECTIONS, RECEPTIONS, REJECTIONS, add_signed, change_past, count_event, count_events, count_key, find_monitor,
     find_series, move_connection, past_window, read_key, series_add, series_remove, sliding_average,
 )
 from inbound_audit._core.seqlock cimport let_others, lock_wait, try_lock, unlock
@@ -57,7 +58,7 @@ from inbound_audit._core.trie cimport trie_add, trie_move, trie_remove
 from inbound_audit._core.verify cimport verify
 from inbound_audit._core.walk cimport Rows, behind, free_rows, tree_seek, walk_hosts, walk_top, walk_tree
 from inbound_audit._core.window cimport (
-    in_view, link_ring, move_on, new_ring, now_of, publish_timeline, range_count, ring_now, slot_of, store_level, tree_for,
+    NO_WINDOW, in_view, link_ring, move_on, new_ring, now_of, publish_timeline, range_count, ring_now, slot_of, store_level, tree_for,
 )
 
 import array

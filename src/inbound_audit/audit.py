@@ -79,6 +79,8 @@ class InboundAudit(_ipcount.Audit):
         self._keeper: Keeper | None = None
         self._set_series_kind(windows.SeriesSet)
         if clock is not None:
+            if not callable(clock):
+                raise TypeError(f"clock {clock!r}: is nothing that can be called for the time")
             self._set_clock(clock)
         self._reserve(capacity)
         if isinstance(services, str):
@@ -155,6 +157,12 @@ class InboundAudit(_ipcount.Audit):
             known = self._definitions[known.name] = known._replace(serialize=True)
             self._keeper.log(known)
         return known
+
+    def _make_room_for_less(self, name: str) -> None:
+        """Also in the eyes of all other processes, before anything is taken away."""
+        super()._make_room_for_less(name)
+        if self._membership:
+            self._membership.be_seen()
 
     def _remove_elsewhere(self, name: str, key: object) -> None:
         """The same removal in the other processes of a shared audit; those that do not answer are told of."""

@@ -8,6 +8,7 @@
 #   seqlock   one writer, readers without a lock
 #   mapping   address ranges: reserved, mapped from a file, covered; what a file that was cut short does
 #   arena     memory that never moves: 32-bit handles, size classes, free lists
+#   tidy      free blocks that lie side by side become larger ones
 #   node      the layout of a node and what can be asked of one
 #   trie      counts of prefixes: add, remove, count, seek
 #   owner     services, their listeners' trees, and sums over them

@@ -29,8 +29,11 @@ cdef extern from *:
     """
     /* Units of a size class: a leaf; IPv4 nodes of 3, 5, 8, 16, 32, 64 and 256 slots; the same for IPv6. */
     static const unsigned char ia_units[15] = {1, 3, 4, 6, 10, 19, 37, 133, 4, 5, 7, 11, 20, 38, 134};
+    /* The classes in the order of their sizes. */
+    static const unsigned char ia_by_size[15] = {0, 1, 2, 8, 9, 3, 10, 4, 11, 5, 12, 6, 13, 7, 14};
     """
     const u8 UNITS "ia_units"[15]
+    const u8 BY_SIZE "ia_by_size"[15]
 
 cdef enum:
     UNIT = 16
@@ -100,6 +103,7 @@ cdef struct Arena:
     u32 backed           # what stands in `reach`; all of them where there is no file
     u32 free[CLASSES]    # first block of each list; 0: none
     u32 live             # units in blocks that are in use
+    u32 freed            # units given back since the free ones were last put together (room `tidy`)
     u64 touched          # bytes from the start that an earlier content has left in memory
     int fd               # of the file, to ask for more; -1: none
     bint in_file         # what is mapped is a file's
@@ -167,6 +171,7 @@ cdef inline void arena_format(Arena *a) noexcept nogil:
     set_backed(a, a.size)
     a.bump = HEADER_UNITS
     a.live = 0
+    a.freed = 0
     a.touched = 0
     for i in range(CLASSES):
         a.free[i] = 0
@@ -285,6 +290,37 @@ cdef inline void return_pages(Arena *a, u64 used) noexcept nogil:
 
 # ---- blocks
 
+cdef inline void keep_free(Arena *a, int size_class, u32 unit) noexcept nogil:
+    store32(<u32 *>block(a, unit), a.free[size_class])
+    a.free[size_class] = unit
+
+
+cdef inline void carve(Arena *a, u32 unit, u32 units) noexcept nogil:
+    """Makes free blocks of a run of units, the largest first. A leaf is one unit, so nothing is left over."""
+    cdef int i = CLASSES - 1
+    while units:
+        while UNITS[BY_SIZE[i]] > units:
+            i -= 1
+        keep_free(a, BY_SIZE[i], unit)
+        unit += UNITS[BY_SIZE[i]]
+        units -= UNITS[BY_SIZE[i]]
+
+
+cdef inline u32 split(Arena *a, u32 units) noexcept nogil:
+    """Takes so many units from the smallest free block that is larger; 0 when there is none. O(classes)."""
+    cdef u32 unit
+    cdef int i
+    for i in range(CLASSES):
+        unit = a.free[BY_SIZE[i]]
+        if UNITS[BY_SIZE[i]] > units and unit:
+            a.free[BY_SIZE[i]] = load32(<u32 *>block(a, unit))
+            if a.free[BY_SIZE[i]] >= a.bump:  # somebody else wrote there
+                a.free[BY_SIZE[i]] = 0
+            carve(a, unit + units, UNITS[BY_SIZE[i]] - units)
+            return unit
+    return 0
+
+
 cdef inline u32 alloc(Arena *a, int size_class) noexcept nogil:
     """A block of that class, contents undefined; 0 when the arena is full."""
     cdef u32 unit = a.free[size_class]
@@ -296,7 +332,9 @@ cdef inline u32 alloc(Arena *a, int size_class) noexcept nogil:
         return unit
     unit = a.bump
     if unit + UNITS[size_class] > a.backed and not arena_grow(a, unit + UNITS[size_class]):
-        return 0
+        unit = split(a, UNITS[size_class])
+        a.live += UNITS[size_class] if unit else 0
+        return unit
     a.bump = unit + UNITS[size_class]
     a.live += UNITS[size_class]
     return unit
@@ -304,9 +342,9 @@ cdef inline u32 alloc(Arena *a, int size_class) noexcept nogil:
 
 cdef inline void release(Arena *a, int size_class, u32 unit) noexcept nogil:
     """Gives a block back. Only outside a write window: a reader may still stand in it (see seqlock)."""
-    store32(<u32 *>block(a, unit), a.free[size_class])
-    a.free[size_class] = unit
+    keep_free(a, size_class, unit)
     a.live -= UNITS[size_class]
+    a.freed += UNITS[size_class]
 
 
 cdef inline void empty(Arena *a, int64_t number) noexcept nogil:
@@ -323,6 +361,7 @@ cdef inline void empty(Arena *a, int64_t number) noexcept nogil:
         a.free[i] = 0
     a.bump = HEADER_UNITS
     a.live = 0
+    a.freed = 0
 
 
 cdef inline void arena_reset(Arena *a) noexcept nogil:

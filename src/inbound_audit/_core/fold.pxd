@@ -10,9 +10,9 @@ From the moment a length is given up, what is added counts at that length. What 
 `STEPS` hosts for each that is added, in address order, so nobody waits for it; hosts that share a prefix become one, and
 their memory is free for others. A window begins with all detail.
 
-Bytes alone give up no more than /48 and /24 as long as blocks can be had: what is left is worth more than the last
-quarter of the memory. Only a full arena, or too many hosts, goes further. So a window never fails for want of room, as long
-as there is room for one host.
+Bytes alone give up no more than /48 and /24 as long as an eighth of the memory is free: what is left is worth more than
+that. Only a fuller window, or too many hosts, goes further. So a window never fails for want of room, as long as there is
+room for one host. An arena whose free blocks are of the wrong sizes is tidied first.
 
 Lock rule: all of it is for the holder of the series' lock.
 """
@@ -22,9 +22,10 @@ from libc.stdint cimport int64_t
 from inbound_audit._core.address cimport Address, mask, width
 from inbound_audit._core.arena cimport header
 from inbound_audit._core.bits cimport load64, u8, u32, u64
-from inbound_audit._core.codes cimport FULL, OK
+from inbound_audit._core.codes cimport FULL, OK, OVERFLOW, UNMATCHED
 from inbound_audit._core.owner cimport Series, Slot, Tree
-from inbound_audit._core.trie cimport seek_host, trie_add, trie_count, trie_move
+from inbound_audit._core.tidy cimport tidy
+from inbound_audit._core.trie cimport seek_host, trie_add, trie_count, trie_move, trie_remove
 from inbound_audit._core.window cimport slot_of, store_level
 
 cdef extern from *:
@@ -40,7 +41,6 @@ cdef extern from *:
 cdef enum:
     STRINGS = 4         # the scope of a series whose addresses are hashes
     STEPS = 32          # hosts that are folded for one that is added
-    ROUNDS = 64         # of so many steps, for one that finds the arena full
 
 
 cdef inline int row_of(const Series *s, int family) noexcept nogil:
@@ -72,8 +72,7 @@ cdef inline bint too_many(const Series *s, u32 at, int64_t number) noexcept nogi
     return s.hosts_most != 0 and hosts_in(s, at, 0, number) + hosts_in(s, at, 1, number) > s.hosts_most
 
 
-cdef inline bint too_large(const Series *s, u32 at, int64_t number) noexcept nogil:
-    """Three quarters of a window's units are in use."""
+cdef inline u64 live_units(const Series *s, u32 at, int64_t number) noexcept nogil:
     cdef u64 live = 0
     cdef Tree *t
     cdef int sign
@@ -81,7 +80,7 @@ cdef inline bint too_large(const Series *s, u32 at, int64_t number) noexcept nog
         t = s.own.tree[2 * at + sign]
         if t != NULL and s.slot[at].number[sign] == number:
             live += t.arena.live
-    return 4 * live > 3 * <u64>s.units_most
+    return live
 
 
 cdef inline bint gives_more(const Series *s, u32 at, int family, int64_t number, bint hard) noexcept nogil:
@@ -123,6 +122,18 @@ cdef inline bint step_past(Slot *slot, const Address *host) noexcept nogil:
     return slot.hi != 0 or slot.lo != 0
 
 
+cdef inline int fold_host(Tree *t, const Address *host, const Address *target) noexcept nogil:
+    """Moves the count of a host to its prefix, at one moment for every reader if that can be."""
+    cdef u32 n = trie_count(&t.arena, host, width(host.version))
+    cdef int code = trie_move(&t.arena, host, target, n)
+    if code == FULL or code == OVERFLOW:  # no block for both, or their sum would pass the bound, for that moment
+        trie_remove(&t.arena, host, n)
+        code = trie_add(&t.arena, target, n)
+        if code != OK:
+            trie_add(&t.arena, host, n)  # its blocks were freed just now
+    return code
+
+
 cdef inline bint fold_next(Series *s, u32 at, int64_t number) noexcept nogil:
     """Folds the next host of the walk; False when the walk is over."""
     cdef Slot *slot = &s.slot[at]
@@ -134,8 +145,7 @@ cdef inline bint fold_next(Series *s, u32 at, int64_t number) noexcept nogil:
         target = host
         coarsen(s, slot, &target)
         if target.hi != host.hi or target.lo != host.lo:
-            # Where the count would pass its bound for a moment, or no block is to be had, this one host keeps its detail.
-            slot.folded += trie_move(&t.arena, &host, &target, trie_count(&t.arena, &host, width(host.version))) == OK
+            slot.folded += fold_host(t, &host, &target) == OK
         if step_past(slot, &host):
             return True
     slot.hi = 0
@@ -160,20 +170,63 @@ cdef inline bint fold_some(Series *s, u32 at, int64_t number, bint hard) noexcep
     return True
 
 
+cdef inline void make_room(Series *s, u32 at, int64_t number) noexcept nogil:
+    """What a window gives up for one change that may add a host."""
+    cdef u64 live
+    if too_many(s, at, number):
+        fold_some(s, at, number, True)
+        return
+    live = live_units(s, at, number)
+    if s.slot[at].folding or 4 * live > 3 * <u64>s.units_most:
+        fold_some(s, at, number, 8 * live > 7 * <u64>s.units_most)
+
+
+cdef inline bint tidied(Tree *t, u32 least) noexcept nogil:
+    """Puts free blocks together, if so many units were given back since the last time."""
+    if t.arena.freed < least:
+        return False
+    tidy(&t.arena)
+    return True
+
+
+cdef inline int add_coarse(Series *s, Tree *t, int64_t number, const Address *host, u32 n) noexcept nogil:
+    cdef Address a = host[0]
+    coarsen(s, &s.slot[slot_of(number, s.slots)], &a)
+    return trie_add(&t.arena, &a, n)
+
+
 cdef inline int add_bounded(Series *s, Tree *t, int64_t number, const Address *host, u32 n) noexcept nogil:
     """Adds to a tree of a window, at the length that the window has room for. OK; or FULL or OVERFLOW."""
     cdef u32 at = slot_of(number, s.slots)
+    cdef int code
+    make_room(s, at, number)
+    code = add_coarse(s, t, number, host, n)
+    while code == FULL and (tidied(t, s.units_most // 16 + 1) or fold_some(s, at, number, True)):
+        code = add_coarse(s, t, number, host, n)
+    if code == FULL and tidied(t, 1):
+        code = add_coarse(s, t, number, host, n)
+    return code
+
+
+cdef inline int move_bounded(
+    Series *s, Tree *t, int64_t number, const Address *source, const Address *target
+) noexcept nogil:
+    """One of what is counted at `source`, at whatever length it is by now, goes to `target`. OK; or UNMATCHED or FULL."""
+    cdef u32 at = slot_of(number, s.slots)
     cdef Slot *slot = &s.slot[at]
-    cdef Address a = host[0]
-    cdef int code, attempt
-    if too_many(s, at, number):
-        fold_some(s, at, number, True)
-    elif slot.folding or too_large(s, at, number):
-        fold_some(s, at, number, False)
-    for attempt in range(ROUNDS):
-        a = host[0]
-        coarsen(s, slot, &a)
-        code = trie_add(&t.arena, &a, n)
-        if code != FULL or not fold_some(s, at, number, True):
-            return code
+    cdef int family = source.version == 6, row, code = UNMATCHED
+    cdef Address a, b
+    make_room(s, at, number)
+    b = target[0]
+    coarsen(s, slot, &b)
+    for row in range(slot.level[family] + 1):
+        a = source[0]
+        mask(&a, LEVELS[row_of(s, family)][row])
+        code = trie_move(&t.arena, &a, &b, 1)
+        if code == FULL or code == OVERFLOW:
+            code = trie_remove(&t.arena, &a, 1)
+            if code == OK and add_bounded(s, t, number, target, 1) != OK:
+                return trie_add(&t.arena, &a, 1)
+        if code == OK:
+            break
     return code

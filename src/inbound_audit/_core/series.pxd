@@ -19,14 +19,14 @@ from inbound_audit._core.clock cimport SECOND, window_number
 from inbound_audit._core.codes cimport (
     BAD_AMOUNT, BAD_WINDOW, CLOSED, LONG_KEY, NEED_MINUS, NO_KEY, OK, UNMATCHED,
 )
-from inbound_audit._core.fold cimport STRINGS, add_bounded, coarsen
+from inbound_audit._core.fold cimport STRINGS, add_bounded, coarsen, move_bounded
 from inbound_audit._core.journal cimport KEY_MOST, note_change
 from inbound_audit._core.owner cimport ENDED, Owner, Ring, Series, Tree, ia_ac, load_ring, load_tree, peer_of
 from inbound_audit._core.seqlock cimport lock_wait, unlock
 from inbound_audit._core.strings cimport address_of_text
 from inbound_audit._core.trie cimport trie_add, trie_count, trie_remove
 from inbound_audit._core.window cimport (
-    in_view, move_on, now_of, range_count, ring_now, slot_of, tree_for, trim, window_count,
+    NO_WINDOW, in_view, move_on, now_of, range_count, ring_now, slot_of, tree_for, trim, window_count,
 )
 
 cdef enum Scope:
@@ -142,7 +142,9 @@ cdef inline double sliding_average(Series *s, const Prefix *p) noexcept nogil:
             base = load64(<u64 *>&header(&load_tree(&r.tree[0]).arena).base)
             # A timeline that waits for the clock has its newest window before it.
             covered = 1.0 - gone if current == <int64_t>(<u64>number + base) else 1.0
-            total += window_count(r, current, p) + covered * window_count(r, current - 1, p)
+            total += window_count(r, current, p)
+            if s.slots > 1:  # else the one before is out of view, also while nobody has put another in its place
+                total += covered * window_count(r, current - 1, p)
         r = load_ring(&r.next)
     return total
 
@@ -184,16 +186,18 @@ cdef inline int add_signed(Series *s, int64_t number, const Address *host, int64
 
 
 cdef inline int change(
-    Series *s, const Address *host, int64_t by, int64_t now, const char *key, size_t size
+    Series *s, const Address *host, int64_t by, int64_t now, const char *key, size_t size, int64_t *number
 ) noexcept nogil:
-    """Adds to the current window of our ring. OK, or a code and nothing has changed. `key`: as in `note_change`.
+    """Adds to the current window of our ring, and says which one that is (`number`). OK, or a code and nothing has
+    changed. `key`: as in `note_change`.
 
     O(bytes of the address), whatever the windows hold.
     """
     cdef int code = CLOSED
     lock_wait(&s.lock, &s.waiting)
     if s.state != ENDED:
-        code = add_signed(s, move_on(s, now), host, by)
+        number[0] = move_on(s, now)
+        code = add_signed(s, number[0], host, by)
         if code == OK:
             note_change(s, host, key, size, by, False, now)
         if s.trims:
@@ -221,24 +225,18 @@ cdef inline int change_past(Series *s, const Address *host, int64_t by, int64_t 
     return code
 
 
-cdef inline int move_event(Series *s, const Address *source, const Address *target, int64_t now, int64_t past) noexcept nogil:
-    """One event of a time that has gone turns out to be another address's: it moves within its window, if it is in view."""
-    cdef int code = UNMATCHED
-    cdef int64_t number
+cdef inline void move_event(Series *s, const Address *source, const Address *target, int64_t number) noexcept nogil:
+    """One event turns out to be another address's: it moves within the window in which it was counted, while that is kept.
+
+    Time does not move on: a window that the clock has left behind, and that may come into view again, is not emptied.
+    """
     cdef Tree *t
-    cdef Address a = source[0]
     lock_wait(&s.lock, &s.waiting)
-    if s.state != ENDED:
-        move_on(s, now)
-        number = past_window(s, past)
-        t = other_tree(s, number, 0) if in_view(s, number) else NULL
+    if s.state != ENDED and in_view(s, number):
+        t = other_tree(s, number, 0)
         if t != NULL:
-            coarsen(s, &s.slot[slot_of(number, s.slots)], &a)
-            code = trie_remove(&t.arena, &a, 1)
-            if code == OK and add_bounded(s, t, number, target, 1) != OK:
-                code = trie_add(&t.arena, &a, 1)
+            move_bounded(s, t, number, source, target)
     unlock(&s.lock)
-    return code
 
 
 cdef inline void take_away(Tree *t, const Address *host) noexcept nogil:
@@ -255,13 +253,15 @@ cdef inline bint was_folded(const Series *s, int64_t number, const Address *host
 
 
 cdef inline int remove_key(Series *s, const Address *host, int64_t now, const char *key, size_t size) noexcept nogil:
-    """Forgets a host in all windows of our ring. What was folded is no host any more, and stays. O(slots x bytes)."""
+    """Forgets a host in all windows of our ring. What was folded is no host any more, and stays. O(slots x bytes).
+
+    Time does not move on, as in `move_event`.
+    """
     cdef int64_t number
     cdef int code = CLOSED
     cdef u32 i
     lock_wait(&s.lock, &s.waiting)
     if s.state != ENDED:
-        move_on(s, now)
         for i in range(s.slots):
             number = s.newest - i
             if not was_folded(s, number, host):
@@ -299,12 +299,13 @@ cdef inline int series_add(
 ) noexcept nogil:
     """`add` of a named series. OK or a code."""
     cdef Address a
+    cdef int64_t number
     cdef int code = read_key(ac, s, key, size, &a)
     if code != OK:
         return code
     if not -<int64_t>AMOUNT_MOST <= by <= <int64_t>AMOUNT_MOST or by == 0:
         return BAD_AMOUNT
-    return change(s, &a, by, now_of(s.owner), key if s.scope == STRINGS else NULL, size)
+    return change(s, &a, by, now_of(s.owner), key if s.scope == STRINGS else NULL, size, &number)
 
 
 cdef inline int series_remove(Series *s, const ia_ac *ac, const char *key, size_t size) noexcept nogil:
@@ -316,19 +317,27 @@ cdef inline int series_remove(Series *s, const ia_ac *ac, const char *key, size_
 
 # ---- the events of sessions
 
-cdef inline void count_event(Owner *o, int kind, const Address *host, u32 n, int64_t now) noexcept nogil:
-    """Counts for every monitor. What finds no room is counted as such: no session fails for it."""
+cdef inline void count_event(Owner *o, int kind, const Address *host, u32 n, int64_t now, int64_t *numbers) noexcept nogil:
+    """Counts for every monitor. What finds no room is counted as such: no session fails for it.
+
+    `numbers`, if it is not NULL, has a place for each monitor, and is told in which window that was; NO_WINDOW: in none.
+    """
     cdef Series *s
+    cdef int64_t number
     cdef u32 m
     for m in range(o.monitors):
         s = o.series[3 * m + kind]
-        if change(s, host, n, now, NULL, 0) != OK:
+        if change(s, host, n, now, NULL, 0, &number) != OK:
             fetch_add64(&s.uncounted, n)
+            number = NO_WINDOW
+        if numbers != NULL:
+            numbers[m] = number
 
 
-cdef inline void move_connection(Owner *o, const Address *source, const Address *target, int64_t past) noexcept nogil:
-    """The connection of a time that has gone was another address's."""
-    cdef int64_t now = now_of(o)
+cdef inline void move_connection(
+    Owner *o, const Address *source, const Address *target, const int64_t *numbers
+) noexcept nogil:
+    """A connection was another address's. `numbers`: as `count_event` has told."""
     cdef u32 m
     for m in range(o.monitors):
-        move_event(o.series[3 * m + CONNECTIONS], source, target, now, past)
+        move_event(o.series[3 * m + CONNECTIONS], source, target, numbers[m])

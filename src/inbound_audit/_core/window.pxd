@@ -34,8 +34,10 @@ from inbound_audit._core.owner cimport (
 cdef extern from *:
     """
     #define IA_REST ((uint64_t)1000000000)
+    #define IA_NO_WINDOW (-((int64_t)1 << 62))
     """
     const u64 REST "IA_REST"               # nanoseconds that a reader may stand on what has left
+    const int64_t NO_WINDOW "IA_NO_WINDOW" # a number that no window has
 
 
 cdef inline int64_t now_of(Owner *o) noexcept nogil:

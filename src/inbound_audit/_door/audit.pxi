@@ -13,6 +13,7 @@ cdef class Audit:
     cdef int own_guard
     cdef object clock       # a callable that answers seconds; None: the system's
     cdef object series_kind # what `series` answers one of
+    cdef SeriesTable made_series
 
     def __cinit__(self, *args, **kwargs):
         self.owner = <Owner *>calloc(1, sizeof(Owner))
@@ -99,6 +100,8 @@ cdef class Audit:
                 unlock(&listener.tree.arena.lock)
             forget(listener.tree, ENDED if self.is_closed else state)
         forget_series(self.owner, self.is_closed, forked)
+        if self.is_closed:
+            self.made_series = None  # which holds us
 
     # ---- shared mode; `shared.pxi` has the rest
 
@@ -371,9 +374,10 @@ cdef class Audit:
     @property
     def series(self):
         """The named series."""
-        cdef SeriesTable table = self.series_kind.__new__(self.series_kind)
-        table._audit = self
-        return table
+        if self.made_series is None:
+            self.made_series = self.series_kind.__new__(self.series_kind)
+            self.made_series._audit = self
+        return self.made_series
 
     # ---- for other rooms
 

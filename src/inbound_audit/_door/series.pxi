@@ -8,11 +8,6 @@ cdef enum:
     WINDOW_LEAST = 16384              # bytes: room for the largest node and what leads there
 
 
-cdef inline int64_t never() noexcept:
-    """The number of no window."""
-    return -(<int64_t>1 << 62)
-
-
 # ---- the clock
 
 cdef int64_t python_clock(Owner *o) noexcept with gil:
@@ -75,7 +70,7 @@ cdef Tree *window_tree(Audit audit, Series *s, u32 slot, u32 sign) except NULL:
     t.label.listener_size = s.name_size
     memcpy(t.label.listener, s.name, s.name_size)
     t.label.kind, t.label.interval, t.label.slots, t.label.slot, t.label.sign = WINDOW, s.interval, s.slots, slot, sign
-    header(&t.arena).number = never()
+    header(&t.arena).number = NO_WINDOW
     return t
 
 
@@ -105,7 +100,7 @@ cdef int make_ring(Audit audit, Series *s) except -1:
     try:
         for i in range(s.slots):
             r.tree[2 * i] = window_tree(audit, s, i, 0)
-            s.slot[i].number[0] = s.slot[i].number[1] = never()
+            s.slot[i].number[0] = s.slot[i].number[1] = NO_WINDOW
         s.base = 0
         s.newest = window_number(now_of(audit.owner), s.interval)
         tree_for(s, s.newest, 0)
@@ -155,9 +150,9 @@ cdef void forget_series(Owner *o, bint closed, bint forked) noexcept:
                 forget(s.own.tree[k], ENDED if closed else READY)
                 if s.own.tree[k].state == ENDED:
                     s.state = ENDED
-                s.slot[k // 2].number[k % 2] = never()
+                s.slot[k // 2].number[k % 2] = NO_WINDOW
                 if s.state != ENDED:
-                    header(&s.own.tree[k].arena).number = never()
+                    header(&s.own.tree[k].arena).number = NO_WINDOW
         if closed:
             s.state = ENDED
         if s.state != ENDED:
@@ -297,7 +292,7 @@ cdef int count_of_session(Session session, int kind, object n) except -1:
         raise ValueError(f"{n!r}: a session counts from 1 to 4294967295")
     if o.monitors:
         a.hi, a.lo, a.version = session.ac.hi, session.ac.lo if session.ac.version == 6 else 0, session.ac.version
-        count_event(o, kind, &a, n, now_of(o))
+        count_event(o, kind, &a, n, now_of(o), NULL)
     return 0
 
 
@@ -338,12 +333,13 @@ cdef class SeriesTable:
         cdef Series *s = series_of(audit, name)
         cdef Key k
         cdef int64_t by
-        cdef int code
+        cdef int code, beyond = 0
         read_series_key(s, key, ac, &k)
-        count = index(count)
-        if count == 0 or not -0xFFFFFFFF <= count <= 0xFFFFFFFF:
+        if type(count) is not int:
+            count = index(count)
+        by = PyLong_AsLongLongAndOverflow(count, &beyond)
+        if beyond or by == 0 or not -<int64_t>AMOUNT_MOST <= by <= <int64_t>AMOUNT_MOST:
             raise SeriesError(f"{name!r}: {count!r}: {reason_of(BAD_AMOUNT)}")
-        by = count
         if audit.own == NULL and audit.owner.shared:
             audit._settle()
         code = series_add(s, k.ac, k.text, k.size, by)

@@ -18,7 +18,7 @@ cdef class Session:
     cdef ia_ac ac
     cdef readonly Listener listener
     cdef object local
-    cdef int64_t opened     # microseconds since 1970, where monitors count it
+    cdef int64_t *counted   # numbers of the windows in which monitors counted it, one a monitor; NULL: in none
 
     def __cinit__(self):
         global making_session
@@ -27,6 +27,7 @@ cdef class Session:
         making_session = False
 
     def __dealloc__(self):
+        free(self.counted)
         if self.ac.open and self.ac.epoch == self.ac.tree.epoch:
             end_session(self)
             warnings.warn(f"session from {self.remote_ip} was never closed", ResourceWarning, stacklevel=1)
@@ -69,8 +70,8 @@ cdef class Session:
             raise InboundAuditError("the session is closed")
         if code != OK:
             raise_change(code, remote, t)
-        if t.owner.monitors:
-            move_connection(t.owner, &source, &target, self.opened)
+        if self.counted != NULL:
+            move_connection(t.owner, &source, &target, self.counted)
 
     def count_reception(self, n=1):
         """Counts `n` messages that were accepted from this session's address, in the current windows of all monitors.
@@ -249,7 +250,10 @@ cdef class Listener:
         s.ac.tree = t
         s.ac.hi, s.ac.lo, s.ac.version, s.ac.remote_port = a.hi, a.lo, <u8>a.version, <u16>port
         s.ac.conn_id = fetch_add64(&conn_ids, 1)
-        s.opened = now
+        if t.owner.monitors:
+            s.counted = <int64_t *>malloc(t.owner.monitors * sizeof(int64_t))
+            if s.counted == NULL:
+                raise MemoryError
         take_lock(t)
         if t.state != READY:
             code = CLOSED
@@ -265,7 +269,7 @@ cdef class Listener:
         if code != OK:
             raise_change(code, remote, t)
         if t.owner.monitors:
-            count_event(t.owner, CONNECTIONS, &a, 1, now)
+            count_event(t.owner, CONNECTIONS, &a, 1, now, s.counted)
         return s
 
     @property
