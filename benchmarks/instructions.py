@@ -42,8 +42,22 @@ def subjects() -> dict[str, Callable[[list[Any]], Callable[[], float]]]:
             "audit.inbound_session_count(x)", texts(s), audit=s[0].listener.audit
         ),
         "open and close": lambda s: timed("listener.session(x).close()", addresses(9, len(s)), listener=s[0].listener),
+        "audit.series.add(name, text)": lambda s: timed(
+            'audit.series.add("s", x)', addresses(9, len(s)), audit=series_of(s[0].listener.audit)
+        ),
+        "audit.series.count(name, text)": lambda s: timed(
+            'audit.series.count("s", x)', texts(s), audit=series_of(s[0].listener.audit)
+        ),
         "Limits.validate_connect(ac)": lambda s: timed("limits.validate_connect(x)", s, limits=limits),
     }
+
+
+def series_of(audit: InboundAudit) -> InboundAudit:
+    """The audit, with as many hosts in a series as there are sessions, in a window that does not end meanwhile."""
+    audit.series.define("s", "cidr", 1 << 20, 6)
+    for text in addresses(8, 1_000):
+        audit.series.add("s", text)
+    return audit
 
 
 def addresses(seed: int, number: int) -> list[str]:

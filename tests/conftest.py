@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.sharing import Workers
+from tests.timing import Clock
 
 import inbound_audit._ipcount as core
 
@@ -55,3 +56,9 @@ def hire(place: Path) -> Iterator[Workers]:
         yield workers
     finally:
         workers.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that the test sets."""
+    return Clock()

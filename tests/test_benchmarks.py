@@ -21,8 +21,11 @@ from benchmarks.mail import connections_a_second, serving, working
 from benchmarks.measure import Race, summary, timed
 from benchmarks.peers import CHOSEN, COUNTERS, WIDTH, Peer
 from benchmarks.report import main, missed_keys, reasons, render
+from benchmarks.rotating import BLOCK, INTERVAL, SHAPES, WINDOWS, blocks, of_series, truth, wrong
 from benchmarks.workloads import WORKLOADS
 from tests.gold import GoldCounter
+
+from inbound_audit import InboundAudit
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 HOSTS = {4: "mail", 6: "grades6"}
@@ -127,6 +130,31 @@ def test_a_scan_stays_in_its_network() -> None:
 def test_a_workload_that_is_used_up_says_so() -> None:
     with pytest.raises(ValueError, match="'half' has only 4194304 of"):
         WORKLOADS["half"].packed(2**22 + 1)
+
+
+# ---- rotating addresses
+
+
+def test_an_attacker_never_uses_an_address_twice() -> None:
+    made = [address for block in blocks(3 * BLOCK) for address in block]
+    assert len(made) == 3 * BLOCK == len(set(made))
+    assert made == [address for block in blocks(3 * BLOCK) for address in block]
+    for (fixed, bits), at in zip(SHAPES.values(), (0, BLOCK, 2 * BLOCK), strict=True):
+        numbers = [int.from_bytes(address, "big") for address in made[at : at + BLOCK]]
+        assert {number >> bits for number in numbers} == {fixed}
+        assert len({number >> bits - 9 for number in numbers}) == 512
+
+
+def test_every_prefix_is_compared_with_the_truth() -> None:
+    sums = truth(3 * BLOCK)
+    assert {sum(counts.values()) for counts in sums.values()} == {3 * BLOCK}
+    assert sums[48][0x2001_0DB8_0001] == sums[48][0x2001_0DB8_0002] == sums[32][0x2001_0DB9] == BLOCK
+    took = of_series(3 * BLOCK)
+    assert took["wrong"] == []
+    assert took["prefixes"] == sum(map(len, sums.values()))
+    with InboundAudit(clock=lambda: 0.0) as audit:  # one that counts nothing is told apart
+        audit.series.define("s", "cidr", INTERVAL, WINDOWS)
+        assert len(wrong(audit, sums)) == took["prefixes"]
 
 
 # ---- bars

@@ -15,11 +15,13 @@ KNOWN = ("SMTP", "ECStream", "Control")
 
 def test_all_are_of_one_family():
     found = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
-    assert len(found) == 8
+    assert len(found) == 10
     assert all(issubclass(e, InboundAuditError) for e in found)
     assert {e.__name__ for e in found if issubclass(e, ValueError)} == {
         "AddressError",
         "CidrError",
+        "MonitorError",
+        "SeriesError",
         "UnknownServiceType",
     }
 

@@ -1,4 +1,4 @@
-"""Imports point one way: `_core` <- `_ipcount` <- services <- shared <- audit ... limits <- lua, sieve ... <- cli."""
+"""Imports point one way: `_core` <- `_ipcount` <- services <- shared <- persist <- audit ... <- lua ... <- cli."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ LAYERS = (
     {"_ipcount"},
     {"services"},
     {"shared"},
-    {"verdict", "burst", "audit", "limits"},
+    {"persist"},
+    {"verdict", "burst", "audit", "limits", "series"},
     {"lua", "sieve", "listeners", "readers"},
     {"__init__"},  # the front door: lower rooms that imported from it would import themselves
     {"cli"},
     {"__main__"},
 )
-NEIGHBOURS = LAYERS[4]
+NEIGHBOURS = LAYERS[5]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 

@@ -68,13 +68,72 @@ def work():
         counter.count_many(bytes(4000))
 life(work, 20, 2 << 20)
 """,
+    "windows that turn": """
+seconds = [0.0]
+audit = InboundAudit(monitors=["10,3", "60,2"], clock=lambda: seconds[0])
+audit.series.define("s", "cidr", 10, 3)
+audit.series.define("t", "string", 7, 2)
+listener = audit.listener()
+rng = random.Random(2)
+def work():
+    for i in range(5_000):
+        with listener.session(rng.randbytes(16 if i % 2 else 4)) as ac:
+            ac.count_reception()
+            audit.series.add("s", ac, rng.choice((1, -1)))
+            audit.series.add("t", str(rng.random()))
+            audit.connections("10,3", "/24,/56", 0, 2, ac=ac)
+            audit.sliding_average("receptions", 1, ac=ac)
+        if i % 500 == 0:
+            seconds[0] += 5
+    audit._window_rows("series", "s", 10, 3, 0, 2)
+    try:
+        audit.series.count("s", "nonsense")
+    except ValueError:
+        pass
+life(work, 12, 2 << 20)
+audit._check_windows()
+""",
+    "more hosts than a window may have": """
+audit = InboundAudit(monitors=["1000000000,1"], monitor_bytes=1 << 20)
+audit.series.define("s", "cidr", 1_000_000_000, 1, max_bytes=1 << 20)
+audit.series.define("h", "cidr", 1_000_000_000, 1, max_hosts=1000)
+listener = audit.listener()
+rng = random.Random(3)
+def work():
+    for _ in range(20_000):
+        packed = rng.randbytes(16)
+        listener.session(packed).close()
+        audit.series.add("s", packed)
+        audit.series.add("h", packed, rng.choice((2, -1)))
+work()
+life(work, 10, 2 << 20)
+assert audit.uncounted == 0
+audit._check_windows()
+""",
+    "series without end": """
+def work():
+    for i in range(30):
+        audit = InboundAudit(monitors=["300,6"])
+        audit.series.define("s", interval=60, num_windows=12)
+        audit.series.define("t", "string", 60, 12)
+        for n in (1, -2):
+            audit.series.add("s", "192.0.2.7", n)
+            audit.series.add("t", "text", n)
+        audit.series.remove_item("s", "192.0.2.7")
+        audit.series.folded("s"), audit.series.names, audit._windows
+        audit.close()
+life(work, 20, 2 << 20)
+""",
     "Python's own memory": """
-audit = InboundAudit()
+audit = InboundAudit(monitors=["300,6"])
+audit.series.define("s", interval=10, num_windows=3)
 listener = audit.listener()
 def work():
     for i in range(10_000):
         listener.session("192.0.2.7").close()
         audit.inbound_session_count("192.0.2.0/24")
+        audit.series.add("s", "192.0.2.7")
+        audit.series.count("s", "192.0.2.0/24", 0, 2)
 work()
 tracemalloc.start()
 work()

@@ -21,6 +21,23 @@ HOT = {
     "cidr": ["parse_cidr", "parse_absolute"],
     "address": ["parse_ipv4", "parse_ipv6", "format_address"],
     "ranges": ["lookup"],
+    "clock": ["window_number"],
+    "arena": ["alloc", "split", "release", "arena_renew", "arena_trim"],
+    "tidy": ["tidy"],
+    "window": ["now_of", "ring_now", "window_count", "range_count", "tree_for", "turn", "move_on", "trim"],
+    "fold": ["coarsen", "too_many", "fold_next", "fold_some", "make_room", "add_bounded", "move_bounded"],
+    "series": [
+        "find_series",
+        "find_monitor",
+        "count_events",
+        "count_key",
+        "add_signed",
+        "change",
+        "series_add",
+        "count_event",
+        "move_connection",
+    ],
+    "strings": ["address_of_text"],
 }
 PYTHON = re.compile(r"\b(Py[A-Z]\w+|__Pyx_(?!RefNanny)\w+|Py_\w+)")
 
@@ -59,3 +76,13 @@ def test_the_lock_and_the_fences_are_where_they_are_said_to_be(generated):
     for name in ("count_prefix", "sum_below"):
         room = "trie" if name == "count_prefix" else "node"
         assert "ia_exchange32" not in body(generated, room, name)
+
+
+def test_who_only_asks_about_windows_takes_no_lock(generated):
+    """And the time is asked for before a lock is taken: the clock may be Python's, which waits for the GIL."""
+    for room, name in [("window", "range_count"), ("window", "window_count"), ("series", "count_key")]:
+        assert "lock_wait" not in body(generated, room, name)
+    for name in ("change", "move_event", "remove_key"):
+        text = body(generated, "series", name)
+        assert "lock_wait" in text
+        assert "now_of" not in text

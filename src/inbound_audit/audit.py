@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import atexit
-import logging  # noqa: F401  its fork handlers have to be there before ours, which wait for a thread that logs
+import ipaddress
+import logging  # its fork handlers have to be there before ours, which wait for a thread that logs
 import os
 import threading  # and its own, before one of ours starts a thread in a child
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from inbound_audit import _ipcount
-from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType
+from inbound_audit import series as windows
+from inbound_audit.errors import InboundAuditError, SeriesError, SharedStateError, UnknownServiceType
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
 
 if TYPE_CHECKING:
+    from inbound_audit.persist import Keeper
+    from inbound_audit.series import SeriesSet
     from inbound_audit.shared.membership import Membership
+
+logger = logging.getLogger("inbound_audit.series")
 
 _alive: WeakSet[InboundAudit] = WeakSet()
 
@@ -31,6 +37,12 @@ class InboundAudit(_ipcount.Audit):
     A process that ends, however it does, takes its sessions with it. The processes are of one user, or have `group` in
     common. Raises SharedStateError where that can't be (no Linux, a directory that is somebody else's, a process of
     another version), and CapacityError when the file system in memory is full.
+
+    `monitors` count what happened over time: ``"300,6"`` is six windows of 300 seconds, in which connections,
+    receptions and rejections are counted by source address. `monitor_bytes` is the memory of all their windows
+    together, `monitor_hosts` the most distinct hosts of each (None: as memory allows); beyond them detail is given up,
+    and nothing is lost. `clock` answers the time in seconds since 1970, in place of the system's clock. `state` is the
+    directory of series that are persisted or logged (docs/windows.md says where, if it is None). Raises MonitorError.
 
     Any thread may open, close and ask. A forked child starts with no sessions: those of its parent stay the parent's
     (and are seen from the child when they are shared).
@@ -49,6 +61,11 @@ class InboundAudit(_ipcount.Audit):
         group: str | None = None,
         capacity: int = _ipcount.DEFAULT_CAPACITY,
         services: Iterable[str] = (),
+        monitors: Iterable[str] = (),
+        monitor_hosts: int | None = None,
+        monitor_bytes: int = windows.DEFAULT_BYTES,
+        clock: Callable[[], float] | None = None,
+        state: str | os.PathLike[str] | None = None,
     ) -> None:
         if group is not None and shared is None:
             raise SharedStateError(f"{group!r}: a group can share only what has a name; give `shared` too")
@@ -56,11 +73,21 @@ class InboundAudit(_ipcount.Audit):
         self._shared = shared
         self._membership: Membership | None = None
         self._seen: set[_ipcount.Listener] = set()  # by all processes that were there when they were made
+        self._state = state
+        self._definitions: dict[str, windows.Definition] = {}
+        self._defining = threading.RLock()
+        self._keeper: Keeper | None = None
+        self._set_series_kind(windows.SeriesSet)
+        if clock is not None:
+            if not callable(clock):
+                raise TypeError(f"clock {clock!r}: is nothing that can be called for the time")
+            self._set_clock(clock)
         self._reserve(capacity)
         if isinstance(services, str):
             raise UnknownServiceType(services, SERVICE_TYPES, "is a text, not a list of service types")
         for name in (*SERVICE_TYPES, *services):
             self._add_service(name)
+        windows.begin_monitors(self, monitors, monitor_hosts, monitor_bytes)
         _alive.add(self)
         if shared is not None:
             from inbound_audit.shared.membership import Membership  # threads and descriptors: not for who counts alone
@@ -72,6 +99,11 @@ class InboundAudit(_ipcount.Audit):
             except BaseException:
                 self.close()
                 raise
+
+    if TYPE_CHECKING:
+
+        @property
+        def series(self) -> SeriesSet: ...  # native, so that adding pays for no property of Python's
 
     @property
     def shared(self) -> str | None:
@@ -95,8 +127,62 @@ class InboundAudit(_ipcount.Audit):
             self._seen.add(made)
         return made
 
+    # ---- named series
+
+    def _define_series(self, wanted: windows.Definition) -> windows.Definition:
+        with self._defining:
+            known = self._definitions.get(wanted.name)
+            if known is None:
+                windows.begin(self, wanted)
+                known = wanted._replace(serialize=False, persist=False)
+                self._definitions[wanted.name] = known
+                if self._membership:
+                    self._membership.be_seen()
+            elif why := windows.contradiction(known, wanted):
+                raise SeriesError(f"{wanted.name!r}: is defined already, and {why}")
+            return self._keep_series(known, wanted)
+
+    def _keep_series(self, known: windows.Definition, wanted: windows.Definition) -> windows.Definition:
+        """Begins to persist or to log what was not before. What can't be is told; the series counts all the same."""
+        if (wanted.persist, wanted.serialize) == (known.persist, known.serialize) == (False, False):
+            return known
+        if self._keeper is None:
+            from inbound_audit.persist import Keeper  # threads and files: not for who keeps nothing
+
+            self._keeper = Keeper(self, self._state)
+        if wanted.persist and not known.persist:
+            known = self._definitions[known.name] = known._replace(persist=True)
+            self._keeper.keep(known)
+        if wanted.serialize and not known.serialize:
+            known = self._definitions[known.name] = known._replace(serialize=True)
+            self._keeper.log(known)
+        return known
+
+    def _make_room_for_less(self, name: str) -> None:
+        """Also in the eyes of all other processes, before anything is taken away."""
+        super()._make_room_for_less(name)
+        if self._membership:
+            self._membership.be_seen()
+
+    def _remove_elsewhere(self, name: str, key: object) -> None:
+        """The same removal in the other processes of a shared audit; those that do not answer are told of."""
+        if self._membership:
+            text = key.remote_ip if isinstance(key, _ipcount.Session) else _text_of(key)
+            for why in self._membership.tell_others({"do": "remove", "series": name, "key": text}):
+                logger.warning("series %s: %s was not removed everywhere: %s", name, text, why)
+
+    def _save(self) -> None:
+        if self._keeper is not None:
+            self._keeper.save()
+
     def close(self) -> None:
-        """Forgets every session and gives the memory back. Sessions may be closed afterwards; counts are 0."""
+        """Forgets every session and gives the memory back. Sessions may be closed afterwards; counts are 0.
+
+        Persisted series are saved first.
+        """
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
         self._forget(close=True)
         if self._membership:
             self._membership.close()
@@ -114,6 +200,13 @@ class InboundAudit(_ipcount.Audit):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _text_of(key: object) -> str:
+    """A key as other processes are told it: packed addresses are none that JSON knows."""
+    if isinstance(key, (bytes, bytearray, memoryview)):
+        return str(ipaddress.ip_address(bytes(key)))
+    return str(key)
 
 
 _fork = threading.local()  # `members` of the fork that this thread is in

@@ -43,6 +43,14 @@ class UnknownServiceType(InboundAuditError, ValueError):
         return f"{text} (known: {', '.join(self.known)})"
 
 
+class MonitorError(InboundAuditError, ValueError):
+    """No such monitor, or a window that it does not have; or a text that is none."""
+
+
+class SeriesError(InboundAuditError, ValueError):
+    """No such series, or a window or a key that it does not have; or a definition that makes no sense."""
+
+
 class CapacityError(InboundAuditError):
     """An arena is full, a count would pass 4,294,967,295, or the system has no address space left."""
 

@@ -4,13 +4,20 @@
 #   codes     what a core function answers when it cannot: one number and one sentence each
 #   address   an address as left-aligned bits, from text and to text
 #   cidr      the grammar of the `cidr` argument
+#   clock     the time, and numbers of windows of time
 #   seqlock   one writer, readers without a lock
 #   mapping   address ranges: reserved, mapped from a file, covered; what a file that was cut short does
 #   arena     memory that never moves: 32-bit handles, size classes, free lists
+#   tidy      free blocks that lie side by side become larger ones
 #   node      the layout of a node and what can be asked of one
 #   trie      counts of prefixes: add, remove, count, seek
 #   owner     services, their listeners' trees, and sums over them
+#   window    windows of time: a ring of trees that turns
 #   foreign   the files of other processes: their trees among ours, and what is no longer there
+#   fold      giving up detail, so that a window stays within its memory
+#   strings   texts as addresses
+#   journal   the log of a series
+#   series    series of windows: what is added, and sums over the rings of all processes
 #   walk      long walks: rows of the compressed tree, the largest prefixes
 #   verify    the checker: every block accounted for once, every count the sum below it
 #   ranges    longest-prefix match over a list of networks that never changes

@@ -15,7 +15,8 @@ page costs memory from its first touch on.
 Lock rule: every function here is for the holder of the tree's writer lock.
 """
 
-from libc.string cimport memset
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
 
 from inbound_audit._core.bits cimport u8, u32, u64, load32, store32, store64
 from inbound_audit._core.codes cimport FULL, OK
@@ -28,8 +29,11 @@ cdef extern from *:
     """
     /* Units of a size class: a leaf; IPv4 nodes of 3, 5, 8, 16, 32, 64 and 256 slots; the same for IPv6. */
     static const unsigned char ia_units[15] = {1, 3, 4, 6, 10, 19, 37, 133, 4, 5, 7, 11, 20, 38, 134};
+    /* The classes in the order of their sizes. */
+    static const unsigned char ia_by_size[15] = {0, 1, 2, 8, 9, 3, 10, 4, 11, 5, 12, 6, 13, 7, 14};
     """
     const u8 UNITS "ia_units"[15]
+    const u8 BY_SIZE "ia_by_size"[15]
 
 cdef enum:
     UNIT = 16
@@ -42,8 +46,9 @@ cdef enum:
     CAPACITY_LEAST = 2 * PAGE
     GIVE_BACK_LEAST = 16 * PAGE          # below that a reset is not worth a system call
     GROW_MOST = 1 << 20                  # bytes that a file grows by at once: zeroing them is a pause
+    TRIM_SLICE = 1 << 18                 # bytes that are given back at once: some microseconds
     MAGIC = 0x7464756169                 # "iaudt"
-    LAYOUT = 1
+    LAYOUT = 2
     BYTE_ORDER_MARK = 0x01020304
     NAME_MOST = 64
 
@@ -62,7 +67,30 @@ cdef struct Header:
     u32 listener_size
     char service[NAME_MOST]
     char listener[NAME_MOST]
-    u32 names_sum        # `sum_of_names`: a damaged name would be counted as somebody else's
+    u32 names_sum        # `sum_of_label`: a damaged name would be counted as somebody else's
+    u32 kind             # SESSIONS of a listener, or a WINDOW of time
+    # of a window: which one it is now (room `window`)
+    int64_t number       # changes with the content
+    int64_t newest       # of the ring; in its head alone
+    int64_t base
+    u32 interval         # seconds
+    u32 slots
+    u32 slot
+    u32 sign             # 0: what was added, 1: what was taken away
+    u32 level[2]         # prefix lengths to which hosts were folded, IPv4 first
+    u64 folded           # hosts that were
+
+# Whose tree it is, as its owner knows it: what stands in a file is for others.
+cdef struct Label:
+    u32 service_size
+    u32 listener_size
+    char service[NAME_MOST]
+    char listener[NAME_MOST]
+    u32 kind
+    u32 interval
+    u32 slots
+    u32 slot
+    u32 sign
 
 cdef struct Arena:
     u8 *base
@@ -74,6 +102,9 @@ cdef struct Arena:
     u32 bump             # first unit that was never handed out
     u32 backed           # what stands in `reach`; all of them where there is no file
     u32 free[CLASSES]    # first block of each list; 0: none
+    u32 live             # units in blocks that are in use
+    u32 freed            # units given back since the free ones were last put together (room `tidy`)
+    u64 touched          # bytes from the start that an earlier content has left in memory
     int fd               # of the file, to ask for more; -1: none
     bint in_file         # what is mapped is a file's
     int guarded          # for good, once it has been in a file
@@ -85,15 +116,30 @@ cdef inline Header *header(const Arena *a) noexcept nogil:
     return <Header *>a.base
 
 
-cdef inline u32 sum_of_names(const Header *h) noexcept nogil:
-    """FNV-1a over the bytes of both names and their sizes. The sizes fit."""
+cdef inline u32 sum_of_label(const Header *h) noexcept nogil:
+    """FNV-1a over the bytes of both names and their sizes, and over what never changes of a window. The sizes fit."""
     cdef u32 s = 2166136261, i
     for i in range(h.service_size):
         s = (s ^ <u8>h.service[i]) * 16777619
     s = (s ^ h.service_size) * 16777619
     for i in range(h.listener_size):
         s = (s ^ <u8>h.listener[i]) * 16777619
-    return (s ^ h.listener_size) * 16777619
+    s = (s ^ h.listener_size) * 16777619
+    s = (s ^ h.kind) * 16777619
+    s = (s ^ h.interval) * 16777619
+    s = (s ^ h.slots) * 16777619
+    s = (s ^ h.slot) * 16777619
+    return (s ^ h.sign) * 16777619
+
+
+cdef inline void write_label(Arena *a, const Label *label) noexcept nogil:
+    """Says in the bytes whose tree it is. Before others can find it."""
+    cdef Header *h = header(a)
+    h.service_size, h.listener_size = label.service_size, label.listener_size
+    memcpy(h.service, label.service, NAME_MOST)
+    memcpy(h.listener, label.listener, NAME_MOST)
+    h.kind, h.interval, h.slots, h.slot, h.sign = label.kind, label.interval, label.slots, label.slot, label.sign
+    h.names_sum = sum_of_label(h)
 
 
 cdef inline u8 *block(const Arena *a, u32 unit) noexcept nogil:
@@ -124,6 +170,9 @@ cdef inline void arena_format(Arena *a) noexcept nogil:
     header(a).limit = a.limit
     set_backed(a, a.size)
     a.bump = HEADER_UNITS
+    a.live = 0
+    a.freed = 0
+    a.touched = 0
     for i in range(CLASSES):
         a.free[i] = 0
 
@@ -241,6 +290,37 @@ cdef inline void return_pages(Arena *a, u64 used) noexcept nogil:
 
 # ---- blocks
 
+cdef inline void keep_free(Arena *a, int size_class, u32 unit) noexcept nogil:
+    store32(<u32 *>block(a, unit), a.free[size_class])
+    a.free[size_class] = unit
+
+
+cdef inline void carve(Arena *a, u32 unit, u32 units) noexcept nogil:
+    """Makes free blocks of a run of units, the largest first. A leaf is one unit, so nothing is left over."""
+    cdef int i = CLASSES - 1
+    while units:
+        while UNITS[BY_SIZE[i]] > units:
+            i -= 1
+        keep_free(a, BY_SIZE[i], unit)
+        unit += UNITS[BY_SIZE[i]]
+        units -= UNITS[BY_SIZE[i]]
+
+
+cdef inline u32 split(Arena *a, u32 units) noexcept nogil:
+    """Takes so many units from the smallest free block that is larger; 0 when there is none. O(classes)."""
+    cdef u32 unit
+    cdef int i
+    for i in range(CLASSES):
+        unit = a.free[BY_SIZE[i]]
+        if UNITS[BY_SIZE[i]] > units and unit:
+            a.free[BY_SIZE[i]] = load32(<u32 *>block(a, unit))
+            if a.free[BY_SIZE[i]] >= a.bump:  # somebody else wrote there
+                a.free[BY_SIZE[i]] = 0
+            carve(a, unit + units, UNITS[BY_SIZE[i]] - units)
+            return unit
+    return 0
+
+
 cdef inline u32 alloc(Arena *a, int size_class) noexcept nogil:
     """A block of that class, contents undefined; 0 when the arena is full."""
     cdef u32 unit = a.free[size_class]
@@ -248,34 +328,80 @@ cdef inline u32 alloc(Arena *a, int size_class) noexcept nogil:
         a.free[size_class] = load32(<u32 *>block(a, unit))
         if a.free[size_class] >= a.bump:  # somebody else wrote there
             a.free[size_class] = 0
+        a.live += UNITS[size_class]
         return unit
     unit = a.bump
     if unit + UNITS[size_class] > a.backed and not arena_grow(a, unit + UNITS[size_class]):
-        return 0
+        unit = split(a, UNITS[size_class])
+        a.live += UNITS[size_class] if unit else 0
+        return unit
     a.bump = unit + UNITS[size_class]
+    a.live += UNITS[size_class]
     return unit
 
 
 cdef inline void release(Arena *a, int size_class, u32 unit) noexcept nogil:
     """Gives a block back. Only outside a write window: a reader may still stand in it (see seqlock)."""
-    store32(<u32 *>block(a, unit), a.free[size_class])
-    a.free[size_class] = unit
+    keep_free(a, size_class, unit)
+    a.live -= UNITS[size_class]
+    a.freed += UNITS[size_class]
 
 
-cdef inline void arena_reset(Arena *a) noexcept nogil:
-    """Forgets every block, and every count. O(1), and a system call when there are pages to give back."""
+cdef inline void empty(Arena *a, int64_t number) noexcept nogil:
+    """No block and no count is left, and what is there belongs to window `number`. O(1)."""
     cdef Header *h = header(a)
-    cdef u64 used = <u64>a.bump * UNIT
     cdef int i
     write_open(&h.seq)
     for i in range(2):
         store64(&h.root[i], 0)
-        h.hosts[i] = 0
+        store64(&h.hosts[i], 0)
+    store64(<u64 *>&h.number, <u64>number)
     write_close(&h.seq)
     for i in range(CLASSES):
         a.free[i] = 0
     a.bump = HEADER_UNITS
+    a.live = 0
+    a.freed = 0
+
+
+cdef inline void arena_reset(Arena *a) noexcept nogil:
+    """Forgets every block, and every count. O(1), and a system call when there are pages to give back."""
+    cdef u64 used = <u64>a.bump * UNIT
+    empty(a, header(a).number)
     return_pages(a, used)
+
+
+cdef inline void arena_renew(Arena *a, int64_t number) noexcept nogil:
+    """The same, for the content of another window; the pages stay, and `arena_trim` gives back what nobody needs."""
+    cdef u64 used = <u64>a.bump * UNIT
+    empty(a, number)
+    if used > a.touched:
+        a.touched = used
+
+
+cdef inline bint arena_trim(Arena *a, u64 keep) noexcept nogil:
+    """Gives back one slice of what an earlier content has left behind the first `keep` bytes; False when nothing is.
+
+    One system call over a bounded range, so nobody waits long for it.
+    """
+    cdef u64 used = <u64>(a.bump + LARGEST_UNITS) * UNIT, first
+    used = keep if keep > used else used
+    used += (GRAIN - used % GRAIN) % GRAIN
+    if a.in_file:
+        a.touched = a.held  # what a file has been given is in memory
+    if a.touched <= used:
+        return False
+    first = a.touched - TRIM_SLICE if a.touched > used + TRIM_SLICE else used
+    first -= first % GRAIN
+    if not a.in_file:
+        give_back(a.base + first, <size_t>(a.touched - first))
+    elif a.fd < 0:
+        return False
+    else:
+        set_backed(a, first)
+        give_back_file(a.base + first, <size_t>(a.touched - first))
+    a.touched = first
+    return True
 
 
 cdef inline u64 arena_used(const Arena *a) noexcept nogil:

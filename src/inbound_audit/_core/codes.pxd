@@ -30,6 +30,14 @@ cdef enum Code:
     UNMATCHED = -22
     CLOSED = -23
     DAMAGED = -24
+    NO_SERIES = -25
+    NO_MONITOR = -26
+    NEED_MINUS = -27     # Python makes room for what is taken away, then it is tried again
+    NEED_HELP = -28      # only Python can: it reaches the other processes
+    BAD_WINDOW = -29
+    NO_KEY = -30
+    BAD_AMOUNT = -31
+    LONG_KEY = -32
 
 
 cdef inline const char *reason(long code) noexcept nogil:
@@ -82,4 +90,18 @@ cdef inline const char *reason(long code) noexcept nogil:
         return "the audit is closed"
     if code == DAMAGED:
         return "the tree is damaged: somebody has written into the file of a process"
+    if code == NO_SERIES:
+        return "no such series"
+    if code == NO_MONITOR:
+        return "no such monitor"
+    if code == NEED_MINUS or code == NEED_HELP:
+        return "has to be done by Python"
+    if code == BAD_WINDOW:
+        return "no such window"
+    if code == NO_KEY:
+        return "needs a key, and there is none"
+    if code == BAD_AMOUNT:
+        return "a change is by a whole number other than 0, of at most 4294967295"
+    if code == LONG_KEY:
+        return "has a key of more than 4096 bytes"
     return "unknown error"

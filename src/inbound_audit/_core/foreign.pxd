@@ -3,10 +3,11 @@
 A process that counts in shared mode is an *owner*: it has one file, and nobody else writes to it.
 
     0                  65536                 65536 + stride
-    | OwnerHeader      | window 0            | window 1            | ...
-                         one listener's tree: an arena as it is in memory, blocks from byte 4096 on
+    | OwnerHeader      | section 0           | section 1           | ...
+                         one tree: an arena as it is in memory, blocks from byte 4096 on
 
-Others map a window as soon as it is in use, read only, and hang it in the list of its service as one tree more. What
+Others map a section as soon as it is in use, read only, and hang it in the list of its service, or in the owner's ring of
+its series, as one tree more. What
 stands in the file is believed only as far as the mapping reaches: a tree's bound is the size of our own mapping, and how
 many rows a walk may find is bounded by the memory that the file system says the file has.
 
@@ -20,15 +21,14 @@ Lock rule: every function here is called by one thread at a time (the door's); r
 from inbound_audit._core.arena cimport BYTE_ORDER_MARK, LAYOUT, MAGIC, NAME_MOST, LARGEST_UNITS, PAGE, UNIT, UNITS_MOST, Header
 from inbound_audit._core.bits cimport acquire32, u8, u32, u64, load32, load64
 from inbound_audit._core.mapping cimport GRAIN, UNGUARDED, cover_failed, guard, map_file, unguard, unmap_range, was_lost
-from inbound_audit._core.owner cimport TREES_MOST, Owner, Tree, link_tree, new_tree, unlink_tree
+from inbound_audit._core.owner cimport TREES_MOST, Owner, Ring, Series, Tree, link_tree, new_tree, publish_tree, unlink_tree
+from inbound_audit._core.window cimport REST, drop_ring, link_ring, new_ring, series_place
 
 cdef extern from *:
     """
     #define IA_OWNER_MAGIC ((uint64_t)0x72656e776f6169)  /* "iaowner" */
-    #define IA_REST ((uint64_t)1000000000)
     """
     const u64 OWNER_MAGIC "IA_OWNER_MAGIC"
-    const u64 REST "IA_REST"               # nanoseconds
     u64 swapped "__builtin_bswap64"(u64) noexcept nogil
 
 # Why a file can't be read; the door has the words.
@@ -46,8 +46,8 @@ cdef struct OwnerHeader:
     u64 magic
     u32 layout
     u32 byte_order
-    u64 stride           # bytes from window to window
-    u32 trees            # windows in use; published after the window is complete
+    u64 stride           # bytes from section to section
+    u32 trees            # sections in use; published after the section is complete
     u32 pid              # what the owner says of itself: a label
     u64 started          # microseconds since 1970
     u64 looked           # odd while the owner looks for others
@@ -60,6 +60,7 @@ cdef struct Foreign:
     u64 size             # bytes of the file, the largest we have seen
     u32 trees            # of which we have looked at so many
     Tree *first
+    Ring *rings
 
 
 cdef inline int header_fault(u64 magic, u32 layout, u32 byte_order, u64 expected) noexcept nogil:
@@ -85,6 +86,7 @@ cdef inline int foreign_open(Foreign *f, int fd, u64 size) noexcept nogil:
     f.fd = fd
     f.trees = 0
     f.first = NULL
+    f.rings = NULL
     f.size = size
     f.stride = load64(&f.head.stride)
     if f.guarded == UNGUARDED:
@@ -119,12 +121,12 @@ cdef inline Tree *spare_tree(Owner *o, int service, u64 size, u64 now) noexcept 
     return NULL
 
 
-cdef inline Header *window_open(const Foreign *f, u32 number) noexcept nogil:
-    """The header of a window, mapped by itself, to see whose tree it is. NULL when there is no address space."""
+cdef inline Header *section_open(const Foreign *f, u32 number) noexcept nogil:
+    """The header of a section, mapped by itself, to see whose tree it is. NULL when there is no address space."""
     return <Header *>map_file(NULL, PAGE, f.fd, GRAIN + number * f.stride, False)
 
 
-cdef inline void window_close(Header *h) noexcept nogil:
+cdef inline void section_close(Header *h) noexcept nogil:
     unmap_range(h, PAGE)
 
 
@@ -137,8 +139,8 @@ cdef inline void let_rest(Tree *t, Owner *o, u64 now) noexcept nogil:
     o.spare = t
 
 
-cdef inline int foreign_meet(Foreign *f, Owner *o, u32 number, int service, u32 kin, u64 now) noexcept nogil:
-    """Hangs window `number` in the list of its service. A Fault; then nothing is changed."""
+cdef inline int foreign_map(Foreign *f, Owner *o, u32 number, int service, u64 now, Tree **out) noexcept nogil:
+    """Maps section `number` as a tree of our own process, not yet in a list. A Fault; then nothing is changed."""
     cdef Tree *t = spare_tree(o, service, f.stride, now)
     cdef void *base
     if t == NULL:
@@ -158,12 +160,45 @@ cdef inline int foreign_meet(Foreign *f, Owner *o, u32 number, int service, u32 
     was_lost(t.arena.guarded)  # of who had it before
     t.arena.limit = <u32>(f.stride // UNIT - 2 * LARGEST_UNITS)
     t.stalled = 0
-    t.kin = kin
     t.plausible = f.size // UNIT
     t.sibling = f.first
     f.first = t
-    link_tree(o, t)
+    out[0] = t
     return SOUND
+
+
+cdef inline int foreign_meet(Foreign *f, Owner *o, u32 number, int service, u32 kin, u64 now) noexcept nogil:
+    """Hangs section `number` in the list of its service. A Fault; then nothing is changed."""
+    cdef Tree *t
+    cdef int fault = foreign_map(f, o, number, service, now, &t)
+    if fault == SOUND:
+        t.kin = kin
+        t.ring = NULL
+        link_tree(o, t)
+    return fault
+
+
+cdef inline int foreign_meet_window(Foreign *f, Series *s, u32 number, u32 slot, u32 sign, u64 now) noexcept nogil:
+    """Hangs section `number` in this file's ring of a series. A Fault; then nothing is counted that was not before."""
+    cdef Ring *r = f.rings
+    cdef Tree *t
+    cdef int fault
+    while r != NULL and r.series != s:
+        r = r.same_file
+    if r == NULL:
+        r = new_ring(s, now)
+        if r == NULL:
+            return NO_ROOM
+        r.same_file = f.rings
+        f.rings = r
+        link_ring(s, r)
+    if r.tree[2 * slot + sign] != NULL:
+        return NONSENSE
+    fault = foreign_map(f, s.owner, number, series_place(s), now, &t)
+    if fault == SOUND:
+        t.ring = r
+        publish_tree(&r.tree[2 * slot + sign], t)
+    return fault
 
 
 cdef inline int foreign_look(Foreign *f, u64 size, u64 memory) noexcept nogil:
@@ -186,9 +221,15 @@ cdef inline int foreign_look(Foreign *f, u64 size, u64 memory) noexcept nogil:
 cdef inline void foreign_drop(Foreign *f, Owner *o, u64 now) noexcept nogil:
     """Counts its trees no more."""
     cdef Tree *t = f.first
+    cdef Ring *r = f.rings
+    while r != NULL:
+        f.rings = r.same_file
+        drop_ring(r, now)
+        r = f.rings
     while t != NULL:
         f.first = t.sibling
-        unlink_tree(o, t)
+        if t.ring == NULL:
+            unlink_tree(o, t)
         let_rest(t, o, now)
         t = f.first
     f.trees = 0

@@ -3,6 +3,8 @@
     Owner --- service "SMTP" --> tree of listener "mx" --> tree of listener "submission"
           --- service "Control" --> ...
 
+A series of windows of time is a list of rings, one a process that counts in it (rooms `window` and `series`).
+
 A service is a list of trees that grows at its head by one published pointer. A tree of another process leaves the list
 when that process is gone, by one store into the tree before it, and keeps its own `next`, so that a reader who stands
 on it finds on. A `Tree` and its address range live as long as the audit: what is left is covered, and used again later.
@@ -16,7 +18,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memcpy
 
 from inbound_audit._core.address cimport width
-from inbound_audit._core.arena cimport Arena, arena_close, arena_open, header
+from inbound_audit._core.arena cimport NAME_MOST, Arena, Label, arena_close, arena_open, header
 from inbound_audit._core.bits cimport acquire32, u8, u16, u32, u64, load64, pause, publish32, store64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
 from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
@@ -28,17 +30,27 @@ cdef extern from *:
     #define ia_load_tree(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define ia_publish_tree(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     """
+    Ring *load_ring "ia_load_tree"(Ring **) noexcept nogil
+    void publish_ring "ia_publish_tree"(Ring **, Ring *) noexcept nogil
     Tree *load_tree "ia_load_tree"(Tree **) noexcept nogil
     void publish_tree "ia_publish_tree"(Tree **, Tree *) noexcept nogil
 
 cdef enum:
     SERVICES_MOST = 64
     SERVICE_NAME_MOST = 63
-    TREES_MOST = 1024       # listeners of one owner: bounds a sum, and the address space reserved
+    TREES_MOST = 4096       # listeners and windows of one owner: bounds a sum, and the address space reserved
+    SERIES_MOST = 1024
+    MONITORS_MOST = 16
+    SLOTS_MOST = 1024       # windows of one series
     SMTP = 0                # the service of a count that names none
     VIEW = 1                # inbound_cidr
 
-# What a listener's tree is ready for.
+# What a tree counts.
+cdef enum Kind:
+    SESSIONS = 0            # of a listener
+    WINDOW = 1              # of a series
+
+# What a tree is ready for.
 cdef enum State:
     READY = 0
     HOMELESS = 1            # a fork's child: before it counts, it needs a file of its own
@@ -54,10 +66,60 @@ cdef struct Tree:
     Tree *sibling           # foreign: of the same file, or waiting to be used again
     u64 plausible           # foreign: more hosts than this can't be in the memory that the file has
     u64 dropped             # foreign: when it left, in nanoseconds of a clock that only grows
-    int service
+    int service             # of a window: SERVICES_MOST and the number of its series
     u32 kin                 # listeners of the same service and name, in all processes, have the same number
     u32 epoch               # grows when the tree is forgotten; written under the arena's lock
     u32 state               # written under the arena's lock
+    Label label
+    Ring *ring              # of a window
+
+# One process's windows of one series. Window `number` of the ring lies in slot `number` mod `slots`; of each slot there
+# is a tree for what was added, and one for what was taken away as soon as something was. The head is the tree of slot 0.
+cdef struct Ring:
+    Ring *next              # of the same series, in another process
+    Ring *same_file         # foreign: of the same file; of those that have left, the next
+    Series *series
+    Tree **tree             # of slot and sign: [2 * slot + sign]; NULL where there is none
+    u64 dropped             # foreign: when it left
+
+# What the owner of a ring knows of a slot.
+cdef struct Slot:
+    int64_t number[2]       # of the window that each of its trees holds
+    u8 level[2]             # rows of the table of lengths to which hosts were folded, IPv4 first
+    u8 family               # being folded
+    u8 sign                 # where the walk of the folding is
+    bint folding
+    u64 hi                  # and at which address
+    u64 lo
+    u64 folded
+
+cdef struct Series:
+    u32 scope               # connections, receptions, rejections, addresses or strings
+    u32 name_size
+    char name[NAME_MOST]
+    u32 interval            # seconds
+    u32 slots
+    Owner *owner
+    Ring *first             # of all processes; published
+    Ring *spare             # of those that have gone
+    # our own part
+    Ring *own               # NULL: we don't count there
+    u32 lock                # writers of our ring, one at a time
+    u32 state
+    u32 ready               # published when our ring is complete
+    u64 waiting
+    int64_t newest          # number of the current window
+    int64_t base            # that number less the clock's
+    Slot *slot
+    u32 units_most          # of a window: beyond three quarters of it detail is given up
+    u32 hosts_most          # of a window; 0: no bound
+    u64 keep                # bytes that a window may leave in memory
+    bint trims
+    u64 uncounted           # for which there was no room
+    int log_fd              # -1: none
+    u64 log_id
+    u64 log_sequence
+    u64 log_failures
 
 cdef struct Service:
     char name[SERVICE_NAME_MOST + 1]
@@ -71,6 +133,15 @@ cdef struct Owner:
     bint shared
     Tree *newest            # of all that were ever made
     Tree *spare             # foreign ones that were dropped
+    Series *series[SERIES_MOST]
+    u32 series_known        # published after the series is complete
+    u32 monitors            # series[3 * m + kind] is that of monitor m
+    int64_t (*now)(Owner *) noexcept nogil   # microseconds since 1970; NULL: the system's clock
+    void *clock             # the door's
+    int64_t last_now
+    # our own file, in shared mode
+    int own_fd
+    u32 own_sections
 
 # What a policy asks: the connecting IP and its listener. Copied by value into Lua, so it owns nothing; `tree` stays
 # good as long as the owner, which every holder of a copy keeps alive.
@@ -120,6 +191,7 @@ cdef inline Tree *new_tree(Owner *o, int service) noexcept nogil:
         return NULL
     t.owner = o
     t.service = service
+    t.state = READY
     t.arena.fd = -1
     t.arena.guarded = -1
     t.older = o.newest
@@ -143,14 +215,38 @@ cdef inline Tree *add_tree(Owner *o, int service, u32 kin, u64 capacity) noexcep
     return t
 
 
+cdef inline void free_ring(Ring *r) noexcept nogil:
+    free(r.tree)
+    free(r)
+
+
+cdef inline void free_series(Series *s) noexcept nogil:
+    cdef Ring *r = s.first
+    while r != NULL:
+        s.first = r.next
+        free_ring(r)
+        r = s.first
+    r = s.spare
+    while r != NULL:
+        s.spare = r.same_file
+        free_ring(r)
+        r = s.spare
+    free(s.slot)
+    free(s)
+
+
 cdef inline void free_trees(Owner *o) noexcept nogil:
     """Only when nobody can read any more."""
     cdef Tree *t = o.newest
+    cdef u32 i
     while t != NULL:
         o.newest = t.older
         arena_close(&t.arena)
         free(t)
         t = o.newest
+    for i in range(o.series_known):
+        free_series(o.series[i])
+    o.series_known = 0
 
 
 # ---- sums

@@ -417,17 +417,17 @@ cdef inline int trie_remove(Arena *a, const Address *host, u32 n) noexcept nogil
     return close_change(a, remove_in(a, True, host.hi, host.lo, n, &r), &r)
 
 
-cdef inline int trie_move(Arena *a, const Address *source, const Address *target) noexcept nogil:
-    """One session changes its address, at one moment for every reader. OK, or a code and the tree is as it was."""
+cdef inline int trie_move(Arena *a, const Address *source, const Address *target, u32 n) noexcept nogil:
+    """`n` sessions change their address, at one moment for every reader. OK, or a code and the tree is as it was."""
     cdef Retired r
     cdef int code
     r.count = 0
-    code = add_in(a, target.version == 6, target.hi, target.lo, 1, &r)
+    code = add_in(a, target.version == 6, target.hi, target.lo, n, &r)
     if code != OK:
         return close_change(a, code, &r)
-    code = remove_in(a, source.version == 6, source.hi, source.lo, 1, &r)
+    code = remove_in(a, source.version == 6, source.hi, source.lo, n, &r)
     if code != OK:
-        remove_in(a, target.version == 6, target.hi, target.lo, 1, &r)
+        remove_in(a, target.version == 6, target.hi, target.lo, n, &r)
         close_change(a, OK, &r)
         return code
     return close_change(a, OK, &r)

@@ -149,6 +149,8 @@ cdef inline const char *verify(const Arena *a) noexcept nogil:
             check_entry(&c, header(a).root[family], 0, way)
         if c.fault == NULL and c.hosts != header(a).hosts[family]:
             c.fault = "the number of hosts is wrong"
+    if c.fault == NULL and c.met != a.live:
+        c.fault = "the number of units in use is wrong"
     if c.fault == NULL:
         check_free(&c)
     free(c.seen)

@@ -19,7 +19,7 @@ from inbound_audit._core.arena cimport header
 from inbound_audit._core.bits cimport high_bits, load64, pause, store64, u64
 from inbound_audit._core.cidr cimport Prefix
 from inbound_audit._core.codes cimport DAMAGED, FULL, OK
-from inbound_audit._core.owner cimport Tree, forest_count, whole_family
+from inbound_audit._core.owner cimport Tree, forest_count, tree_count, whole_family
 from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
 from inbound_audit._core.trie cimport compare, first_difference, seek_host
 
@@ -58,7 +58,10 @@ cdef inline int append(Rows *rows, const Row *row) noexcept nogil:
 
 
 cdef inline bint plausible(Tree *t, Rows *rows) noexcept nogil:
-    """Counts a row; False when there are more of them than the trees can hold. Asked seldom: amortized O(1)."""
+    """Counts a row; False when there are more of them than the trees can hold. Asked seldom: amortized O(1).
+
+    A window's tree has no `next`, so it is asked about by itself.
+    """
     cdef u64 most = 0
     rows.met += 1
     if rows.met < 2 * rows.checked + ROWS_FREE:
@@ -177,6 +180,39 @@ cdef inline int walk_tree(Tree *t, int version, Rows *rows) noexcept nogil:
             open[waiting] = half(&row.prefix, True)
             open[waiting + 1] = half(&row.prefix, False)
             waiting += 2
+    return OK
+
+
+# ---- the hosts of one tree
+
+cdef inline bint behind(Address *a) noexcept nogil:
+    """Makes it the next address; False behind the last one of its family."""
+    if a.version == 4:
+        a.hi += <u64>1 << 32
+        return a.hi != 0
+    a.lo += 1
+    a.hi += a.lo == 0
+    return a.hi != 0 or a.lo != 0
+
+
+cdef inline int walk_hosts(Tree *t, int version, Rows *rows) noexcept nogil:
+    """Every host of a family with its count, in address order. O(hosts x bytes); OK, FULL or DAMAGED."""
+    cdef Address start
+    cdef Prefix all
+    cdef Row row
+    whole_family(version, &all)
+    start = all.address
+    row.whole = True
+    row.prefix.length = width(version)
+    while tree_seek(t, version == 6, &start, 1, &row.prefix.address):
+        row.count = tree_count(t, &row.prefix)
+        start = row.prefix.address
+        if row.count and append(rows, &row) != OK:
+            return FULL
+        if not plausible(t, rows):
+            return DAMAGED
+        if not behind(&start):
+            break
     return OK
 
 

@@ -75,7 +75,7 @@ cdef class PrefixCounter:
                 if count:
                     yield address_text(&host.address), count
                 start = host.address
-                if not step_up(&start):
+                if not behind(&start):
                     break
 
     def add(self, address, n=1):
@@ -181,16 +181,6 @@ cdef class PrefixCounter:
     def _check(self):
         """Raises AssertionError when an invariant of the trie does not hold. O(hosts)."""
         check_tree(&self.t)
-
-
-cdef inline bint step_up(Address *a) noexcept:
-    """The next address; False behind the last one."""
-    if a.version == 4:
-        a.hi += <u64>1 << 32
-        return a.hi != 0
-    a.lo += 1
-    a.hi += a.lo == 0
-    return a.hi != 0 or a.lo != 0
 
 
 # ---- arrays of packed addresses

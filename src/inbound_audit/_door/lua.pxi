@@ -23,6 +23,41 @@ cdef size_t lua_remote_ip(const ia_ac *ac, char *out) noexcept nogil:
     return <size_t>format_address(&p.address, out)
 
 
+cdef Series *own_series(const ia_ac *ac, const char *name, size_t size) noexcept nogil:
+    return find_series(ac.tree.owner, name, size)
+
+
+cdef int64_t lua_event_count(
+    const ia_ac *ac, int kind, const char *monitor, size_t monitor_size, int64_t position, const char *cidr, size_t cidr_size,
+    int64_t first, int64_t last, int64_t *out
+) noexcept nogil:
+    cdef Series *s = find_monitor(ac.tree.owner, kind, monitor, monitor_size, position) if 0 <= kind <= 2 else NULL
+    return count_events(ac, s, cidr, cidr_size, first, last, out) if s != NULL else NO_MONITOR
+
+
+cdef int64_t lua_series_add(
+    const ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t by
+) noexcept nogil:
+    cdef Series *s = own_series(ac, name, size)
+    return series_add(s, ac, key, key_size, by) if s != NULL else NO_SERIES
+
+
+cdef int64_t lua_series_count(
+    const ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t first, int64_t last, int64_t *out
+) noexcept nogil:
+    cdef Series *s = own_series(ac, name, size)
+    return count_key(ac, s, key, key_size, first, last, out) if s != NULL else NO_SERIES
+
+
+cdef int64_t lua_series_remove(
+    const ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size
+) noexcept nogil:
+    cdef Series *s = own_series(ac, name, size)
+    if s != NULL and ac.tree.owner.shared:
+        return NEED_HELP
+    return series_remove(s, ac, key, key_size) if s != NULL else NO_SERIES
+
+
 LUA_CDEF = """
 typedef struct ia_ac {
     uint64_t hi;
@@ -36,6 +71,13 @@ typedef int64_t (*ia_session_count_fn)(const ia_ac *, const char *cidr, size_t c
 typedef const char *(*ia_reason_fn)(int64_t code);
 typedef size_t (*ia_remote_addr_fn)(const ia_ac *, char *out);
 typedef size_t (*ia_remote_ip_fn)(const ia_ac *, char *out);
+typedef int64_t (*ia_event_count_fn)(const ia_ac *, int kind, const char *monitor, size_t monitor_len, int64_t position,
+                                     const char *cidr, size_t cidr_len, int64_t startv, int64_t endv, int64_t *out);
+typedef int64_t (*ia_series_add_fn)(const ia_ac *, const char *name, size_t name_len, const char *key, size_t key_len,
+                                    int64_t count);
+typedef int64_t (*ia_series_count_fn)(const ia_ac *, const char *name, size_t name_len, const char *key, size_t key_len,
+                                      int64_t startv, int64_t endv, int64_t *out);
+typedef int64_t (*ia_series_remove_fn)(const ia_ac *, const char *name, size_t name_len, const char *key, size_t key_len);
 """
 
 
@@ -49,5 +91,9 @@ def lua_abi():
         "ia_reason": <uintptr_t>&lua_reason,
         "ia_remote_addr": <uintptr_t>&lua_remote_addr,
         "ia_remote_ip": <uintptr_t>&lua_remote_ip,
+        "ia_event_count": <uintptr_t>&lua_event_count,
+        "ia_series_add": <uintptr_t>&lua_series_add,
+        "ia_series_count": <uintptr_t>&lua_series_count,
+        "ia_series_remove": <uintptr_t>&lua_series_remove,
         "sizeof_ac": sizeof(ia_ac),
     }

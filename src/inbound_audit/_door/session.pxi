@@ -18,6 +18,7 @@ cdef class Session:
     cdef ia_ac ac
     cdef readonly Listener listener
     cdef object local
+    cdef int64_t *counted   # numbers of the windows in which monitors counted it, one a monitor; NULL: in none
 
     def __cinit__(self):
         global making_session
@@ -26,6 +27,7 @@ cdef class Session:
         making_session = False
 
     def __dealloc__(self):
+        free(self.counted)
         if self.ac.open and self.ac.epoch == self.ac.tree.epoch:
             end_session(self)
             warnings.warn(f"session from {self.remote_ip} was never closed", ResourceWarning, stacklevel=1)
@@ -56,7 +58,7 @@ cdef class Session:
         take_lock(t)
         if self.ac.open and self.ac.epoch == t.epoch:
             source.hi, source.lo, source.version = self.ac.hi, self.ac.lo, self.ac.version
-            code = trie_move(&t.arena, &source, &target)
+            code = trie_move(&t.arena, &source, &target, 1)
         else:
             code = CLOSED
         if code == OK:
@@ -68,6 +70,19 @@ cdef class Session:
             raise InboundAuditError("the session is closed")
         if code != OK:
             raise_change(code, remote, t)
+        if self.counted != NULL:
+            move_connection(t.owner, &source, &target, self.counted)
+
+    def count_reception(self, n=1):
+        """Counts `n` messages that were accepted from this session's address, in the current windows of all monitors.
+
+        Raises ValueError for a number below 1 or over 4294967295. O(monitors x bytes of the address).
+        """
+        count_of_session(self, RECEPTIONS, n)
+
+    def count_rejection(self, n=1):
+        """Counts `n` rejections, as `count_reception` counts messages."""
+        count_of_session(self, REJECTIONS, n)
 
     def inbound_session_count(self, cidr=None, service_type=None):
         """How many sessions are open now; the argument's grammar is that of the reference's `ac` method.
@@ -222,9 +237,12 @@ cdef class Listener:
         cdef Tree *t = self.tree
         cdef Address a
         cdef int port, code
+        cdef int64_t now = 0
         read_address(remote, True, &a, &port)
         if t.state == HOMELESS:
             self.audit._settle()
+        if t.owner.monitors:
+            now = now_of(t.owner)  # before the lock, and before the session: a clock may be anybody's code
         making_session = True
         s = Session.__new__(Session)
         s.listener = self
@@ -232,6 +250,10 @@ cdef class Listener:
         s.ac.tree = t
         s.ac.hi, s.ac.lo, s.ac.version, s.ac.remote_port = a.hi, a.lo, <u8>a.version, <u16>port
         s.ac.conn_id = fetch_add64(&conn_ids, 1)
+        if t.owner.monitors:
+            s.counted = <int64_t *>malloc(t.owner.monitors * sizeof(int64_t))
+            if s.counted == NULL:
+                raise MemoryError
         take_lock(t)
         if t.state != READY:
             code = CLOSED
@@ -246,6 +268,8 @@ cdef class Listener:
             raise InboundAuditError("the audit is closed")
         if code != OK:
             raise_change(code, remote, t)
+        if t.owner.monitors:
+            count_event(t.owner, CONNECTIONS, &a, 1, now, s.counted)
         return s
 
     @property

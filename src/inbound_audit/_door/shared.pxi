@@ -57,14 +57,14 @@ cdef object fault_error(int fault):
 
 # ---- our own file
 
-cdef int name_tree(Tree *t, str service_type, bytes name) except -1:
-    """Writes whose tree it is into its header. The caller holds the tree's lock."""
-    cdef bytes service = service_type.encode("ascii")
-    cdef Header *h = header(&t.arena)
-    memcpy(h.service, <const char *>service, len(service))
-    memcpy(h.listener, <const char *>name, len(name))
-    h.service_size, h.listener_size = <u32>len(service), <u32>len(name)
-    h.names_sum = sum_of_names(h)
+cdef int label_listener(Label *label, str service_type, str name) except -1:
+    """Whose tree it is. A name that is too long for a file can only be that of a listener that has none."""
+    cdef bytes service = service_type.encode("ascii"), listener = name.encode("utf-8", "surrogatepass")[:NAME_MOST]
+    memset(label, 0, sizeof(Label))
+    memcpy(label.service, <const char *>service, len(service))
+    memcpy(label.listener, <const char *>listener, len(listener))
+    label.service_size, label.listener_size = <u32>len(service), <u32>len(listener)
+    label.kind = SESSIONS
     return 0
 
 
@@ -101,16 +101,16 @@ cdef class Neighbour:
             raise InboundAuditError("nobody's file is open here")
         fault = foreign_look(&self.f, size, memory)
         while fault == SOUND and self.f.trees < acquire32(&self.f.head.trees):
-            fault = self.meet_window(audit, now)
+            fault = self.meet_section(audit, now)
             self.f.trees += 1
         if fault != SOUND:
             raise fault_error(fault)
 
-    cdef int meet_window(self, Audit audit, u64 now) except -1:
+    cdef int meet_section(self, Audit audit, u64 now) except -1:
         """A Fault, or SOUND."""
-        cdef Header *h = window_open(&self.f, self.f.trees)
+        cdef Header *h = section_open(&self.f, self.f.trees)
         cdef Header seen
-        cdef int fault, number
+        cdef int fault
         if h == NULL:
             return NO_ROOM
         try:
@@ -124,8 +124,14 @@ cdef class Neighbour:
             return fault
         if not 0 < seen.service_size <= SERVICE_NAME_MOST or seen.listener_size > NAME_MOST:
             return NONSENSE
+        if seen.names_sum != sum_of_label(&seen):
+            return NONSENSE
+        return self.meet_window(audit, &seen, now) if seen.kind == WINDOW else self.meet_listener(audit, &seen, now)
+
+    cdef int meet_listener(self, Audit audit, Header *seen, u64 now) except -1:
+        cdef int fault, number
         service, name = seen.service[:seen.service_size], seen.listener[:seen.listener_size]
-        if seen.names_sum != sum_of_names(&seen) or not (service.isascii() and service.decode("latin-1").isprintable()):
+        if seen.kind != SESSIONS or not (service.isascii() and service.decode("latin-1").isprintable()):
             return NONSENSE
         service_type = service.decode("ascii")
         audit._add_service(service_type)
@@ -137,9 +143,19 @@ cdef class Neighbour:
             self.names.append((service_type, name.decode("utf-8", "replace")))
         return fault
 
+    cdef int meet_window(self, Audit audit, Header *seen, u64 now) except -1:
+        cdef bytes scope = seen.service[:seen.service_size]
+        cdef Series *s
+        if scope not in SCOPES or not 0 < seen.interval <= INTERVAL_MOST or not 0 < seen.slots <= SLOTS_MOST:
+            return NONSENSE
+        if seen.slot >= seen.slots or seen.sign > 1:
+            return NONSENSE
+        s = know_series(audit.owner, SCOPES.index(scope), seen.listener[:seen.listener_size], seen.interval, seen.slots)
+        return NO_ROOM if s == NULL else foreign_meet_window(&self.f, s, self.f.trees, seen.slot, seen.sign, now)
+
     @property
     def needed(self):
-        """Bytes that the file has at least, by what its windows say of themselves, unless somebody has cut it short."""
+        """Bytes that the file has at least, by what its sections say of themselves, unless somebody has cut it short."""
         cdef Tree *t = self.f.first
         cdef u64 needed = GRAIN, end
         while t != NULL:
@@ -177,6 +193,8 @@ cdef class Neighbour:
         cdef Tree *t = self.f.first
         cdef list rows = []
         for names in reversed(self.names):
+            while t.ring != NULL:  # a window
+                t = t.sibling
             rows.append((*names, tree_total(t)))
             t = t.sibling
         rows.reverse()
@@ -185,7 +203,7 @@ cdef class Neighbour:
 
 cdef extern from *:
     """
-    /* A window's header is looked at once; while it is, it is guarded as all that others may cut short. */
+    /* A section's header is looked at once; while it is, it is guarded as all that others may cut short. */
     static int ia_page_guard = -1;
     static inline int ia_guard_page(void *at) { return ia_page_guard = ia_guard(at, 4096, 0); }
     static inline void ia_release_page(void *at) { ia_unguard(ia_page_guard); ia_unmap(at, 4096); }

@@ -1,0 +1,40 @@
+"""The time: microseconds since 1970, read without a system call, and the number of a window of time.
+
+The system keeps a coarse clock, good to some milliseconds, in memory that every process can read. That is enough for
+windows of seconds.
+"""
+
+from libc.stdint cimport int64_t
+
+from inbound_audit._core.bits cimport u32
+
+cdef extern from *:
+    """
+    #include <time.h>
+    #ifdef CLOCK_REALTIME_COARSE
+    #define IA_CLOCK CLOCK_REALTIME_COARSE
+    #else
+    #define IA_CLOCK CLOCK_REALTIME
+    #endif
+
+    static inline int64_t ia_system_clock(void)
+    {
+        struct timespec now;
+        clock_gettime(IA_CLOCK, &now);
+        return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+    }
+    /* A clock that says more is out of its mind; sums of two still fit. */
+    #define IA_FURTHEST ((int64_t)1 << 59)
+    """
+    const int64_t FURTHEST "IA_FURTHEST"   # microseconds
+    int64_t system_clock "ia_system_clock"() noexcept nogil
+
+cdef enum:
+    SECOND = 1000000
+
+
+cdef inline int64_t window_number(int64_t microseconds, u32 interval) noexcept nogil:
+    """The number of the window that a time lies in; before 1970 they are negative."""
+    cdef int64_t width = <int64_t>interval * SECOND
+    cdef int64_t number = microseconds // width
+    return number - 1 if number * width > microseconds else number

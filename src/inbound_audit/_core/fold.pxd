@@ -1,0 +1,232 @@
+"""Giving up detail: what a window does when it may not grow any more.
+
+A host's count moves to the first address of its prefix of a shorter length, so that every prefix of that length and
+shorter stays exact at every moment. The finest detail goes first, and of the family that has more hosts:
+
+    IPv6   /128 -> /64 -> /56 -> /48 -> /32 -> /16 -> /0          strings (hashes)  /128 -> /0
+    IPv4    /32 -> /24 -> /16 -> /8 -> /0
+
+From the moment a length is given up, what is added counts at that length. What is there already is folded on the way,
+`STEPS` hosts for each that is added, in address order, so nobody waits for it; hosts that share a prefix become one, and
+their memory is free for others. A window begins with all detail.
+
+Bytes alone give up no more than /48 and /24 as long as an eighth of the memory is free: what is left is worth more than
+that. Only a fuller window, or too many hosts, goes further. So a window never fails for want of room, as long as there is
+room for one host. An arena whose free blocks are of the wrong sizes is tidied first.
+
+Lock rule: all of it is for the holder of the series' lock.
+"""
+
+from libc.stdint cimport int64_t
+
+from inbound_audit._core.address cimport Address, mask, width
+from inbound_audit._core.arena cimport header
+from inbound_audit._core.bits cimport load64, u8, u32, u64
+from inbound_audit._core.codes cimport FULL, OK, OVERFLOW, UNMATCHED
+from inbound_audit._core.owner cimport Series, Slot, Tree
+from inbound_audit._core.tidy cimport tidy
+from inbound_audit._core.trie cimport seek_host, trie_add, trie_count, trie_move, trie_remove
+from inbound_audit._core.window cimport slot_of, store_level
+
+cdef extern from *:
+    """
+    /* Lengths of IPv4, of IPv6, and of the hashes of strings; the last of each row is 0. */
+    static const int ia_levels[3][7] = {{32, 24, 16, 8, 0, 0, 0}, {128, 64, 56, 48, 32, 16, 0}, {128, 0, 0, 0, 0, 0, 0}};
+    /* Rows that a shortage of bytes alone does not go beyond. */
+    static const unsigned char ia_soft[3] = {1, 3, 1};
+    """
+    const int LEVELS "ia_levels"[3][7]
+    const u8 SOFT "ia_soft"[3]
+
+cdef enum:
+    STRINGS = 4         # the scope of a series whose addresses are hashes
+    STEPS = 32          # hosts that are folded for one that is added
+
+
+cdef inline int row_of(const Series *s, int family) noexcept nogil:
+    return 2 if s.scope == STRINGS else family
+
+
+cdef inline int length_of(const Series *s, const Slot *slot, int family) noexcept nogil:
+    """The length to which hosts of a family (0: IPv4, 1: IPv6) are folded."""
+    return LEVELS[row_of(s, family)][slot.level[family]]
+
+
+cdef inline void coarsen(const Series *s, const Slot *slot, Address *a) noexcept nogil:
+    """The address at which a host counts now."""
+    mask(a, length_of(s, slot, a.version == 6))
+
+
+cdef inline u64 hosts_in(const Series *s, u32 at, int family, int64_t number) noexcept nogil:
+    cdef u64 hosts = 0
+    cdef Tree *t
+    cdef int sign
+    for sign in range(2):
+        t = s.own.tree[2 * at + sign]
+        if t != NULL and s.slot[at].number[sign] == number:
+            hosts += load64(&header(&t.arena).hosts[family])
+    return hosts
+
+
+cdef inline bint too_many(const Series *s, u32 at, int64_t number) noexcept nogil:
+    return s.hosts_most != 0 and hosts_in(s, at, 0, number) + hosts_in(s, at, 1, number) > s.hosts_most
+
+
+cdef inline u64 live_units(const Series *s, u32 at, int64_t number) noexcept nogil:
+    cdef u64 live = 0
+    cdef Tree *t
+    cdef int sign
+    for sign in range(2):
+        t = s.own.tree[2 * at + sign]
+        if t != NULL and s.slot[at].number[sign] == number:
+            live += t.arena.live
+    return live
+
+
+cdef inline bint gives_more(const Series *s, u32 at, int family, int64_t number, bint hard) noexcept nogil:
+    """The family has hosts, and a length that may still be given up."""
+    cdef Slot *slot = &s.slot[at]
+    if length_of(s, slot, family) == 0 or hosts_in(s, at, family, number) == 0:
+        return False
+    return hard or slot.level[family] < SOFT[row_of(s, family)]
+
+
+cdef inline bint begin_fold(Series *s, u32 at, int64_t number, bint hard) noexcept nogil:
+    """Gives up the next length of one family; False when nothing is left to give."""
+    cdef Slot *slot = &s.slot[at]
+    cdef Tree *head = s.own.tree[2 * at]
+    cdef bint four = gives_more(s, at, 0, number, hard), six = gives_more(s, at, 1, number, hard)
+    cdef int lengths[2]
+    if not four and not six:
+        return False
+    slot.family = <u8>(six and not (four and hosts_in(s, at, 0, number) > hosts_in(s, at, 1, number)))
+    slot.level[slot.family] += 1
+    slot.folding = True
+    slot.sign = 0
+    slot.hi = 0
+    slot.lo = 0
+    lengths[0], lengths[1] = length_of(s, slot, 0), length_of(s, slot, 1)
+    store_level(head, slot, lengths)
+    return True
+
+
+cdef inline bint step_past(Slot *slot, const Address *host) noexcept nogil:
+    """The walk goes on behind a host; False behind the last address."""
+    cdef u64 step = <u64>1 << 32 if host.version == 4 else 1
+    slot.hi, slot.lo = host.hi, host.lo
+    if host.version == 4:
+        slot.hi += step
+        return slot.hi != 0
+    slot.lo += step
+    slot.hi += slot.lo == 0
+    return slot.hi != 0 or slot.lo != 0
+
+
+cdef inline int fold_host(Tree *t, const Address *host, const Address *target) noexcept nogil:
+    """Moves the count of a host to its prefix, at one moment for every reader if that can be."""
+    cdef u32 n = trie_count(&t.arena, host, width(host.version))
+    cdef int code = trie_move(&t.arena, host, target, n)
+    if code == FULL or code == OVERFLOW:  # no block for both, or their sum would pass the bound, for that moment
+        trie_remove(&t.arena, host, n)
+        code = trie_add(&t.arena, target, n)
+        if code != OK:
+            trie_add(&t.arena, host, n)  # its blocks were freed just now
+    return code
+
+
+cdef inline bint fold_next(Series *s, u32 at, int64_t number) noexcept nogil:
+    """Folds the next host of the walk; False when the walk is over."""
+    cdef Slot *slot = &s.slot[at]
+    cdef Tree *t = s.own.tree[2 * at + slot.sign]
+    cdef bint v6 = slot.family == 1
+    cdef Address start, host, target
+    start.hi, start.lo, start.version = slot.hi, slot.lo, 6 if v6 else 4
+    if t != NULL and slot.number[slot.sign] == number and seek_host(&t.arena, v6, &start, 1, &host):
+        target = host
+        coarsen(s, slot, &target)
+        if target.hi != host.hi or target.lo != host.lo:
+            slot.folded += fold_host(t, &host, &target) == OK
+        if step_past(slot, &host):
+            return True
+    slot.hi = 0
+    slot.lo = 0
+    slot.sign += 1
+    return slot.sign < 2
+
+
+cdef inline bint fold_some(Series *s, u32 at, int64_t number, bint hard) noexcept nogil:
+    """Up to `STEPS` hosts; False when there is nothing to fold any more."""
+    cdef Slot *slot = &s.slot[at]
+    cdef int lengths[2]
+    cdef int i
+    if not slot.folding and not begin_fold(s, at, number, hard):
+        return False
+    for i in range(STEPS):
+        if not fold_next(s, at, number):
+            slot.folding = False
+            break
+    lengths[0], lengths[1] = length_of(s, slot, 0), length_of(s, slot, 1)
+    store_level(s.own.tree[2 * at], slot, lengths)
+    return True
+
+
+cdef inline void make_room(Series *s, u32 at, int64_t number) noexcept nogil:
+    """What a window gives up for one change that may add a host."""
+    cdef u64 live
+    if too_many(s, at, number):
+        fold_some(s, at, number, True)
+        return
+    live = live_units(s, at, number)
+    if s.slot[at].folding or 4 * live > 3 * <u64>s.units_most:
+        fold_some(s, at, number, 8 * live > 7 * <u64>s.units_most)
+
+
+cdef inline bint tidied(Tree *t, u32 least) noexcept nogil:
+    """Puts free blocks together, if so many units were given back since the last time."""
+    if t.arena.freed < least:
+        return False
+    tidy(&t.arena)
+    return True
+
+
+cdef inline int add_coarse(Series *s, Tree *t, int64_t number, const Address *host, u32 n) noexcept nogil:
+    cdef Address a = host[0]
+    coarsen(s, &s.slot[slot_of(number, s.slots)], &a)
+    return trie_add(&t.arena, &a, n)
+
+
+cdef inline int add_bounded(Series *s, Tree *t, int64_t number, const Address *host, u32 n) noexcept nogil:
+    """Adds to a tree of a window, at the length that the window has room for. OK; or FULL or OVERFLOW."""
+    cdef u32 at = slot_of(number, s.slots)
+    cdef int code
+    make_room(s, at, number)
+    code = add_coarse(s, t, number, host, n)
+    while code == FULL and (tidied(t, s.units_most // 16 + 1) or fold_some(s, at, number, True)):
+        code = add_coarse(s, t, number, host, n)
+    if code == FULL and tidied(t, 1):
+        code = add_coarse(s, t, number, host, n)
+    return code
+
+
+cdef inline int move_bounded(
+    Series *s, Tree *t, int64_t number, const Address *source, const Address *target
+) noexcept nogil:
+    """One of what is counted at `source`, at whatever length it is by now, goes to `target`. OK; or UNMATCHED or FULL."""
+    cdef u32 at = slot_of(number, s.slots)
+    cdef Slot *slot = &s.slot[at]
+    cdef int family = source.version == 6, row, code = UNMATCHED
+    cdef Address a, b
+    make_room(s, at, number)
+    b = target[0]
+    coarsen(s, slot, &b)
+    for row in range(slot.level[family] + 1):
+        a = source[0]
+        mask(&a, LEVELS[row_of(s, family)][row])
+        code = trie_move(&t.arena, &a, &b, 1)
+        if code == FULL or code == OVERFLOW:
+            code = trie_remove(&t.arena, &a, 1)
+            if code == OK and add_bounded(s, t, number, target, 1) != OK:
+                return trie_add(&t.arena, &a, 1)
+        if code == OK:
+            break
+    return code

@@ -1,0 +1,53 @@
+"""Putting free blocks together: an arena that is full of blocks of the wrong size is not full.
+
+Blocks of a class come back as blocks of that class, so what many leaves have left is of no use to a large node. When an
+arena finds no block although many units are free, those that lie side by side become runs again, and what lies at the
+end is as if it had never been handed out. Live blocks stay where they are, so readers notice nothing.
+
+Lock rule: for the holder of the tree's writer lock, outside of a write window.
+"""
+
+from libc.stdlib cimport calloc, free
+
+from inbound_audit._core.arena cimport CLASSES, HEADER_UNITS, UNITS, Arena, block, carve
+from inbound_audit._core.bits cimport load32, u8, u32
+
+
+cdef inline void mark_free(const Arena *a, u8 *is_free) noexcept nogil:
+    """Marks the units of all free blocks. A list that somebody else has written to ends where it makes no sense."""
+    cdef u32 unit, i
+    cdef int size_class
+    for size_class in range(CLASSES):
+        unit = a.free[size_class]
+        while HEADER_UNITS <= unit <= a.bump - UNITS[size_class] and not is_free[unit]:
+            for i in range(UNITS[size_class]):
+                is_free[unit + i] = 1
+            unit = load32(<u32 *>block(a, unit))
+
+
+cdef inline u32 run_length(const u8 *is_free, u32 unit, u32 end) noexcept nogil:
+    cdef u32 start = unit
+    while unit < end and is_free[unit]:
+        unit += 1
+    return unit - start
+
+
+cdef inline void tidy(Arena *a) noexcept nogil:
+    """Makes the largest blocks that there can be of what is free. O(units handed out)."""
+    cdef u8 *is_free = <u8 *>calloc(a.bump, 1)
+    cdef u32 unit = HEADER_UNITS, end = a.bump, run
+    cdef int size_class
+    if is_free == NULL:
+        return
+    mark_free(a, is_free)
+    for size_class in range(CLASSES):
+        a.free[size_class] = 0
+    while unit < end:
+        run = run_length(is_free, unit, end)
+        if unit + run == end and run:
+            a.bump = unit
+        elif run:
+            carve(a, unit, run)
+        unit += run if run else 1
+    a.freed = 0
+    free(is_free)

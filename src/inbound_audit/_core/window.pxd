@@ -1,0 +1,224 @@
+"""Windows of time: a ring of trees, one a window, and the timeline of the ring.
+
+    slot        0        1        2        3          interval 300 s, 4 slots
+             +--------+--------+--------+--------+
+    number   |   8    |   5    |   6    |   7    |    newest = 8: window 0 of a question is 8, window 3 is 5
+             +--------+--------+--------+--------+
+                 |
+                 +-- when the clock says 9, the first that adds empties slot 1 and calls it 9: that is all
+
+A window is looked for by its number in slot `number` mod `slots`, so whatever an old slot still holds is not met. The
+turn empties one tree, whatever was in it, without a look at its hosts; its pages stay for the next content, and what
+turns out to be too much is given back a slice at a time by those who add later.
+
+The timeline of a ring: `number = clock's number + base`, and it never runs backwards. Where the clock stands before the
+newest window, that one goes on; when it was set back by more than a window, `base` takes up the difference, so that
+windows go on from there. So a step backwards changes no answer, and a step forwards by k windows makes window v window
+v + k. Each process of a shared audit keeps the timelines of its own rings, and writes newest and base into the header of
+the ring's head. While nobody sets the clock they are all the same.
+
+Lock rule: `Series.lock` for whoever changes a ring of our own or its trees. Readers take none.
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
+
+from inbound_audit._core.arena cimport arena_renew, arena_trim, header
+from inbound_audit._core.bits cimport acquire64, fence_acquire, load64, publish64, store32, store64, u32, u64
+from inbound_audit._core.cidr cimport Prefix
+from inbound_audit._core.clock cimport system_clock, window_number
+from inbound_audit._core.owner cimport (
+    SERVICES_MOST, Owner, Ring, Series, Slot, Tree, load_ring, load_tree, publish_ring, publish_tree, tree_count,
+)
+
+cdef extern from *:
+    """
+    #define IA_REST ((uint64_t)1000000000)
+    #define IA_NO_WINDOW (-((int64_t)1 << 62))
+    """
+    const u64 REST "IA_REST"               # nanoseconds that a reader may stand on what has left
+    const int64_t NO_WINDOW "IA_NO_WINDOW" # a number that no window has
+
+
+cdef inline int64_t now_of(Owner *o) noexcept nogil:
+    """Microseconds since 1970, by the audit's clock. Not under a lock: the clock may be Python's."""
+    return o.now(o) if o.now != NULL else system_clock()
+
+
+# ---- rings in their lists (the door's, one thread at a time)
+
+cdef inline int series_place(const Series *s) noexcept nogil:
+    """What a tree of this series has as its `service`: windows of different series never take each other's trees."""
+    cdef int i = 0
+    while s.owner.series[i] != s:
+        i += 1
+    return SERVICES_MOST + i
+
+
+cdef inline Ring *new_ring(Series *s, u64 now) noexcept nogil:
+    """A ring without trees, not yet in the list; NULL when there is no memory. `now`: nanoseconds, as in `dropped`."""
+    cdef Ring **at = &s.spare
+    cdef Ring *r
+    while at[0] != NULL:
+        if now - at[0].dropped >= REST:
+            r = at[0]
+            at[0] = r.same_file
+            return r
+        at = &at[0].same_file
+    r = <Ring *>calloc(1, sizeof(Ring))
+    if r == NULL:
+        return NULL
+    r.tree = <Tree **>calloc(2 * s.slots, sizeof(Tree *))
+    if r.tree == NULL:
+        free(r)
+        return NULL
+    r.series = s
+    return r
+
+
+cdef inline void link_ring(Series *s, Ring *r) noexcept nogil:
+    r.next = s.first
+    publish_ring(&s.first, r)
+
+
+cdef inline void drop_ring(Ring *r, u64 now) noexcept nogil:
+    """Takes a ring out of its list and its trees out of it. A reader on it goes on to those behind it."""
+    cdef Series *s = r.series
+    cdef Ring **at = &s.first
+    cdef u32 i
+    while at[0] != NULL and at[0] != r:
+        at = &at[0].next
+    if at[0] == r:
+        publish_ring(at, r.next)
+    for i in range(2 * s.slots):
+        publish_tree(&r.tree[i], NULL)
+    r.dropped = now
+    r.same_file = s.spare
+    s.spare = r
+
+
+# ---- questions
+
+cdef inline u32 slot_of(int64_t number, u32 slots) noexcept nogil:
+    cdef int64_t slot = number % <int64_t>slots
+    return <u32>(slot + slots if slot < 0 else slot)
+
+
+cdef inline bint ring_now(Ring *r, int64_t clock_number, int64_t *now) noexcept nogil:
+    """The number of the ring's window 0 when the clock is in window `clock_number`. False: nothing can be read yet."""
+    cdef Tree *head = load_tree(&r.tree[0])
+    cdef int64_t newest
+    if head == NULL:
+        return False
+    newest = <int64_t>load64(<u64 *>&header(&head.arena).newest)
+    now[0] = <int64_t>(<u64>clock_number + load64(<u64 *>&header(&head.arena).base))
+    if now[0] < newest:
+        now[0] = newest
+    return True
+
+
+cdef inline int64_t holds(Tree *t, int64_t number, const Prefix *p) noexcept nogil:
+    """What a tree counts below a prefix, if it holds that window before and after; else nothing."""
+    cdef u64 *held
+    cdef int64_t count
+    if t == NULL:
+        return 0
+    held = <u64 *>&header(&t.arena).number
+    if acquire64(held) != <u64>number:
+        return 0
+    count = tree_count(t, p)
+    fence_acquire()
+    return count if load64(held) == <u64>number else 0
+
+
+cdef inline int64_t window_count(Ring *r, int64_t number, const Prefix *p) noexcept nogil:
+    """What was added below a prefix in one window less what was taken away. O(prefix length)."""
+    cdef u32 at = 2 * slot_of(number, r.series.slots)
+    return holds(load_tree(&r.tree[at]), number, p) - holds(load_tree(&r.tree[at + 1]), number, p)
+
+
+cdef inline int64_t range_count(Series *s, int64_t now, int64_t first, int64_t last, const Prefix *p) noexcept nogil:
+    """The sum over windows `first` to `last` (0 is the current one) of all rings. `now`: microseconds.
+
+    O(rings x windows x prefix length).
+    """
+    cdef Ring *r = load_ring(&s.first)
+    cdef int64_t total = 0, number = 0, v
+    while r != NULL:
+        if ring_now(r, window_number(now, s.interval), &number):
+            for v in range(first, last + 1):
+                total += window_count(r, number - v, p)
+        r = load_ring(&r.next)
+    return total
+
+
+# ---- changes (the holder of the series' lock)
+
+cdef inline void store_level(Tree *t, const Slot *slot, const int *lengths) noexcept nogil:
+    store32(&header(&t.arena).level[0], lengths[0])
+    store32(&header(&t.arena).level[1], lengths[1])
+    store64(&header(&t.arena).folded, slot.folded)
+
+
+cdef inline Tree *tree_for(Series *s, int64_t number, int sign) noexcept nogil:
+    """Our tree of that window, emptied of the one before; NULL where there is none. The window is in view."""
+    cdef u32 at = slot_of(number, s.slots)
+    cdef Tree *t = s.own.tree[2 * at + sign]
+    cdef Slot *slot = &s.slot[at]
+    cdef int full[2]
+    if t == NULL or slot.number[sign] == number:
+        return t
+    if sign == 0:  # always asked for first
+        slot.level[0] = slot.level[1] = 0
+        slot.folding = False
+        slot.folded = 0
+        full[0], full[1] = 32, 128
+        store_level(t, slot, full)
+    arena_renew(&t.arena, number)
+    slot.number[sign] = number
+    return t
+
+
+cdef inline bint in_view(const Series *s, int64_t number) noexcept nogil:
+    return s.newest - <int64_t>s.slots < number <= s.newest
+
+
+cdef inline void publish_timeline(Series *s) noexcept nogil:
+    publish64(<u64 *>&header(&s.own.tree[0].arena).base, <u64>s.base)
+    publish64(<u64 *>&header(&s.own.tree[0].arena).newest, <u64>s.newest)
+
+
+cdef inline void turn(Series *s, int64_t number) noexcept nogil:
+    """Window `number` is the current one from now on. O(slots), whatever they hold."""
+    cdef u64 most = 0, used
+    cdef u32 i
+    tree_for(s, number, 0)
+    s.newest = number
+    publish_timeline(s)
+    for i in range(2 * s.slots):
+        if s.own.tree[i] != NULL:
+            used = <u64>s.own.tree[i].arena.bump * 16
+            most = used if used > most else most
+    s.keep = most
+    s.trims = True
+
+
+cdef inline int64_t move_on(Series *s, int64_t now) noexcept nogil:
+    """Brings our ring to the time `now` (microseconds); the number of its current window. O(1), at a turn O(slots)."""
+    cdef int64_t clock_number = window_number(now, s.interval)
+    cdef int64_t number = clock_number + s.base
+    if number > s.newest:
+        turn(s, number)
+    elif number < s.newest - 1:
+        s.base = s.newest - clock_number
+        publish_timeline(s)
+    return s.newest
+
+
+cdef inline void trim(Series *s) noexcept nogil:
+    """One slice of memory that no window in view needs goes back. At most one system call."""
+    cdef u32 i
+    for i in range(2 * s.slots):
+        if s.own.tree[i] != NULL and arena_trim(&s.own.tree[i].arena, s.keep):
+            return
+    s.trims = False

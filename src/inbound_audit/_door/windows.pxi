@@ -1,0 +1,134 @@
+# What other rooms ask of windows: lists of them, their rows, and what is kept of them in files.
+
+
+cdef Series *identified(Audit audit, object scope, object name, object interval, object num_windows) except NULL:
+    cdef Series *s
+    cdef u32 i
+    for i in range(audit.owner.series_known):
+        s = audit.owner.series[i]
+        if public_scope(s) == scope and name_of(s) == name and s.interval == interval and s.slots == num_windows:
+            return s
+    raise SeriesError(f"{name!r}: no such series of {interval},{num_windows}")
+
+
+cdef str public_scope(Series *s):
+    return KINDS[s.scope] if s.scope < ADDRESSES else "series"
+
+
+cdef int hosts_of(Tree *t, int64_t number, Rows *rows) noexcept nogil:
+    """The hosts of a tree, if it holds that window."""
+    cdef int code
+    if t == NULL or load64(<u64 *>&header(&t.arena).number) != <u64>number:
+        return OK
+    code = walk_hosts(t, 4, rows)
+    return walk_hosts(t, 6, rows) if code == OK else code
+
+
+cdef dict sum_of_rows(Series *s, int64_t first, int64_t last):
+    """Net counts over windows of all rings, by (version, hi, lo). O(hosts)."""
+    cdef Ring *r = s.first
+    cdef int64_t now = now_of(s.owner), number = 0, v
+    cdef dict sums = {}
+    cdef int sign
+    while r != NULL:
+        if ring_now(r, window_number(now, s.interval), &number):
+            for v in range(first, last + 1):
+                for sign in range(2):
+                    add_rows(sums, r.tree[2 * slot_of(number - v, s.slots) + sign], number - v, sign)
+        r = r.next
+    return sums
+
+
+cdef int add_rows(dict sums, Tree *t, int64_t number, int sign) except -1:
+    cdef Rows rows
+    cdef size_t i
+    cdef int code
+    memset(&rows, 0, sizeof(rows))
+    with nogil:
+        code = hosts_of(t, number, &rows)
+    try:
+        if code != OK:
+            raise window_error(code, None, "rows", None) if code == DAMAGED else MemoryError()
+        for i in range(rows.size):
+            key = (rows.row[i].prefix.address.version, rows.row[i].prefix.address.hi, rows.row[i].prefix.address.lo)
+            sums[key] = sums.get(key, 0) + (-rows.row[i].count if sign else rows.row[i].count)
+    finally:
+        free_rows(&rows)
+    return 0
+
+
+# ---- what is kept in files: rows of 24 bytes, hi, lo, count, version
+
+cdef struct Kept:
+    u64 hi
+    u64 lo
+    u32 count
+    u32 version
+
+
+cdef bytes packed_rows(Tree *t, int64_t number):
+    cdef Rows rows
+    cdef size_t i
+    cdef int code
+    cdef Kept *at
+    memset(&rows, 0, sizeof(rows))
+    with nogil:
+        code = hosts_of(t, number, &rows)
+    try:
+        if code != OK:
+            raise MemoryError
+        packed = bytearray(rows.size * sizeof(Kept))
+        at = <Kept *><char *>packed
+        for i in range(rows.size):
+            at[i].hi, at[i].lo = rows.row[i].prefix.address.hi, rows.row[i].prefix.address.lo
+            at[i].count, at[i].version = <u32>rows.row[i].count, <u32>rows.row[i].prefix.address.version
+        return bytes(packed)
+    finally:
+        free_rows(&rows)
+
+
+cdef int check_rows(object name, const u8[::1] rows) except -1:
+    cdef const Kept *at = <const Kept *>&rows[0] if rows.shape[0] else NULL
+    cdef Py_ssize_t i
+    if rows.shape[0] % sizeof(Kept):
+        raise SeriesError(f"{name!r}: {rows.shape[0]} bytes are no rows")
+    for i in range(rows.shape[0] // <Py_ssize_t>sizeof(Kept)):
+        if at[i].count == 0 or at[i].version not in (4, 6) or (at[i].version == 4 and (<u32>at[i].hi or at[i].lo)):
+            raise SeriesError(f"{name!r}: row {i} is none")
+    return 0
+
+
+cdef int restore_rows(Series *s, int64_t number, int sign, const Kept *row, Py_ssize_t size, u64 *added) noexcept nogil:
+    """Adds rows to a window of our ring. OK, or the code of the first that found no room."""
+    cdef Address a
+    cdef Py_ssize_t i
+    cdef int code = OK
+    for i in range(size):
+        if code != OK:
+            break
+        a.hi, a.lo, a.version = row[i].hi, row[i].lo, <int>row[i].version
+        lock_wait(&s.lock, &s.waiting)
+        if s.state == ENDED:
+            code = CLOSED
+        elif in_view(s, number):
+            code = add_signed(s, number, &a, -<int64_t>row[i].count if sign else <int64_t>row[i].count)
+            added[0] += row[i].count if code == OK else 0
+        unlock(&s.lock)
+    return code
+
+
+cdef int restore_levels(Series *s, int64_t number, object level4, object level6, object folded) noexcept:
+    """What was folded once stays so: rows that come back at a shorter length are no hosts. What is there keeps its detail."""
+    cdef Slot *slot = &s.slot[slot_of(number, s.slots)]
+    cdef int lengths[2]
+    cdef int family
+    lengths[0], lengths[1] = level4, level6
+    if tree_for(s, number, 0) == NULL:
+        return 0
+    for family in range(2):
+        while length_of(s, slot, family) > lengths[family]:
+            slot.level[family] += 1
+        lengths[family] = length_of(s, slot, family)
+    slot.folded += folded
+    store_level(s.own.tree[2 * slot_of(number, s.slots)], slot, lengths)
+    return 0
