@@ -1,4 +1,4 @@
-"""Imports point one way: `_core` <- `_ipcount` <- services <- shared <- persist <- audit ... limits <- lua, sieve ... <- cli."""
+"""Imports point one way: `_core` <- `_ipcount` <- services <- shared <- persist <- audit ... <- lua ... <- cli."""
 
 from __future__ import annotations
 

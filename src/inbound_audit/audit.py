@@ -12,12 +12,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from inbound_audit import _ipcount, series
+from inbound_audit import _ipcount
+from inbound_audit import series as windows
 from inbound_audit.errors import InboundAuditError, SeriesError, SharedStateError, UnknownServiceType
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
 
 if TYPE_CHECKING:
     from inbound_audit.persist import Keeper
+    from inbound_audit.series import SeriesSet
     from inbound_audit.shared.membership import Membership
 
 logger = logging.getLogger("inbound_audit.series")
@@ -61,7 +63,7 @@ class InboundAudit(_ipcount.Audit):
         services: Iterable[str] = (),
         monitors: Iterable[str] = (),
         monitor_hosts: int | None = None,
-        monitor_bytes: int = series.DEFAULT_BYTES,
+        monitor_bytes: int = windows.DEFAULT_BYTES,
         clock: Callable[[], float] | None = None,
         state: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -72,10 +74,10 @@ class InboundAudit(_ipcount.Audit):
         self._membership: Membership | None = None
         self._seen: set[_ipcount.Listener] = set()  # by all processes that were there when they were made
         self._state = state
-        self._definitions: dict[str, series.Definition] = {}
+        self._definitions: dict[str, windows.Definition] = {}
         self._defining = threading.RLock()
         self._keeper: Keeper | None = None
-        self._set_series_kind(series.SeriesSet)
+        self._set_series_kind(windows.SeriesSet)
         if clock is not None:
             if not callable(clock):
                 raise TypeError(f"clock {clock!r}: is nothing that can be called for the time")
@@ -85,7 +87,7 @@ class InboundAudit(_ipcount.Audit):
             raise UnknownServiceType(services, SERVICE_TYPES, "is a text, not a list of service types")
         for name in (*SERVICE_TYPES, *services):
             self._add_service(name)
-        series.begin_monitors(self, monitors, monitor_hosts, monitor_bytes)
+        windows.begin_monitors(self, monitors, monitor_hosts, monitor_bytes)
         _alive.add(self)
         if shared is not None:
             from inbound_audit.shared.membership import Membership  # threads and descriptors: not for who counts alone
@@ -97,6 +99,11 @@ class InboundAudit(_ipcount.Audit):
             except BaseException:
                 self.close()
                 raise
+
+    if TYPE_CHECKING:
+
+        @property
+        def series(self) -> SeriesSet: ...  # native, so that adding pays for no property of Python's
 
     @property
     def shared(self) -> str | None:
@@ -122,20 +129,20 @@ class InboundAudit(_ipcount.Audit):
 
     # ---- named series
 
-    def _define_series(self, wanted: series.Definition) -> series.Definition:
+    def _define_series(self, wanted: windows.Definition) -> windows.Definition:
         with self._defining:
             known = self._definitions.get(wanted.name)
             if known is None:
-                series.begin(self, wanted)
+                windows.begin(self, wanted)
                 known = wanted._replace(serialize=False, persist=False)
                 self._definitions[wanted.name] = known
                 if self._membership:
                     self._membership.be_seen()
-            elif why := series.contradiction(known, wanted):
+            elif why := windows.contradiction(known, wanted):
                 raise SeriesError(f"{wanted.name!r}: is defined already, and {why}")
             return self._keep_series(known, wanted)
 
-    def _keep_series(self, known: series.Definition, wanted: series.Definition) -> series.Definition:
+    def _keep_series(self, known: windows.Definition, wanted: windows.Definition) -> windows.Definition:
         """Begins to persist or to log what was not before. What can't be is told; the series counts all the same."""
         if (wanted.persist, wanted.serialize) == (known.persist, known.serialize) == (False, False):
             return known

@@ -1,4 +1,4 @@
-"""Named series and monitors: their definitions. What is added and counted is native; here is what happens once a series.
+"""Named series and monitors: their definitions. Counting is native; here is what happens once a series.
 
 A series is a ring of windows (docs/windows.md). A monitor is three of them that sessions count in by themselves.
 """
@@ -90,7 +90,7 @@ class SeriesSet(_ipcount.SeriesTable):
         max_hosts: int | None = None,
         max_bytes: int = DEFAULT_BYTES,
     ) -> Definition:
-        """Begins to count in a series of `num_windows` windows of `interval` seconds. Again with the same it does nothing.
+        """Begins to count in a series of `num_windows` windows of `interval` seconds. Again it does nothing.
 
         `type` is ``"cidr"`` (both families; ``"cidr_ipv6"`` is the same) or ``"string"``. `max_bytes` is for all
         windows together, each has its part; `max_hosts` for each window. Beyond either, a window gives up its finest
