@@ -5,7 +5,6 @@ KINDS = ("connections", "receptions", "rejections")
 
 cdef enum:
     INTERVAL_MOST = 1 << 30           # seconds
-    WINDOW_LEAST = 16384              # bytes: room for the largest node and what leads there
 
 
 # ---- the clock
