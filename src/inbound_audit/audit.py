@@ -143,7 +143,7 @@ class InboundAudit(_ipcount.Audit):
             return self._keep_series(known, wanted)
 
     def _keep_series(self, known: windows.Definition, wanted: windows.Definition) -> windows.Definition:
-        """Begins to persist or to log what was not before. What can't be is told; the series counts all the same."""
+        """Begins to persist or to log what was not before. Raises SharedStateError; the series counts all the same."""
         if (wanted.persist, wanted.serialize) == (known.persist, known.serialize) == (False, False):
             return known
         if self._keeper is None:
@@ -151,11 +151,11 @@ class InboundAudit(_ipcount.Audit):
 
             self._keeper = Keeper(self, self._state)
         if wanted.persist and not known.persist:
-            known = self._definitions[known.name] = known._replace(persist=True)
             self._keeper.keep(known)
+            known = self._definitions[known.name] = known._replace(persist=True)
         if wanted.serialize and not known.serialize:
-            known = self._definitions[known.name] = known._replace(serialize=True)
             self._keeper.log(known)
+            known = self._definitions[known.name] = known._replace(serialize=True)
         return known
 
     def _make_room_for_less(self, name: str) -> None:
@@ -243,6 +243,7 @@ def _after_fork_in_child() -> None:
     _fork.__dict__.clear()
     # First of all nobody's file is ours any more; what may fail comes later.
     for audit in list(_alive):
+        audit._defining = threading.RLock()  # somebody else may have held it
         audit._forget(forked=True)
     members = _memberships()
     for member in members:
