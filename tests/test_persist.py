@@ -349,6 +349,17 @@ def test_what_has_not_changed_is_not_written(state, clock):
         assert read(path).windows
 
 
+def test_a_save_is_on_the_disk_when_it_returns(state, clock):
+    """First the bytes, then the name: a power failure in between finds the file before."""
+    with counting(state, clock) as kept:
+        kept.add()
+        with dying_at(-1) as calls:
+            kept.keeper.save()
+        calls = [call for call in calls if call in ("write", "fsync", "rename")]
+        assert calls[-4:] == ["write", "fsync", "rename", "fsync"]
+        assert set(calls[:-3]) == {"write"}
+
+
 def test_a_series_that_counts_nothing_leaves_no_file(state, clock):
     with counting(state, clock) as kept:
         kept.add("192.0.2.7", 2)
