@@ -42,7 +42,8 @@ class InboundAudit(_ipcount.Audit):
     receptions and rejections are counted by source address. `monitor_bytes` is the memory of all their windows
     together, `monitor_hosts` the most distinct hosts of each (None: as memory allows); beyond them detail is given up,
     and nothing is lost. `clock` answers the time in seconds since 1970, in place of the system's clock. `state` is the
-    directory of series that are persisted or logged (docs/windows.md says where, if it is None). Raises MonitorError.
+    directory of series that are persisted or logged (docs/persistence.md says where, if it is None). Raises
+    MonitorError.
 
     Any thread may open, close and ask. A forked child starts with no sessions: those of its parent stay the parent's
     (and are seen from the child when they are shared).
