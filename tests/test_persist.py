@@ -1146,6 +1146,24 @@ def test_a_refused_directory_is_told_each_time(state, clock):
     assert len(snapshots_of(state, "spam")) == 1
 
 
+def test_a_child_may_define_while_its_parent_does(state, clock):
+    """The thread that was defining is not in the child, which must not wait for it."""
+    held, end = threading.Event(), threading.Event()
+    with InboundAudit(state=state, clock=clock) as audit:
+
+        def define() -> None:
+            with audit._defining:
+                held.set()
+                end.wait()
+
+        thread = threading.Thread(target=define)
+        thread.start()
+        held.wait()
+        assert in_a_child(lambda: audit.series.define("spam", "cidr", 60, 5, persist=True)) == 0
+        end.set()
+        thread.join()
+
+
 WORKER = """
 from inbound_audit import InboundAudit
 from inbound_audit.persist import lent
