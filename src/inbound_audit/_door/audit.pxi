@@ -307,6 +307,8 @@ cdef class Audit:
         cdef Series *s = series_of(self, name)
         cdef Tree *t
         cdef u32 i
+        if s.own.tree[2 * s.slots - 1] == NULL:
+            need_trees(self, s.slots)
         for i in range(s.slots):
             if s.own.tree[2 * i + 1] == NULL:
                 t = window_tree(self, s, i, 1)
