@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from inbound_audit import InboundAudit, Session, SievePolicy, Verdict
 from inbound_audit.errors import PolicyError
-from inbound_audit.sieve.windows import KINDS
 
 
 class Bench:
     """An audit with one SMTP listener, and policies written on the spot."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
-        self.audit = InboundAudit(capacity=1 << 22)
+        self.audit = InboundAudit(capacity=1 << 22, **options)
         self.listener = self.audit.listener()
         self.sessions: list[Session] = []
 
@@ -71,81 +68,25 @@ class Bench:
             SievePolicy(path)
         return str(refused.value).removeprefix(f"{path}:")
 
+    def happen(self, kind: str, host: str, times: int) -> None:
+        """So many connections, receptions or rejections of a host, now; the last two take one connection."""
+        if kind == "connections":
+            for _ in range(times):
+                self.listener.session(host).close()
+        else:
+            with self.listener.session(host) as session:
+                {"receptions": session.count_reception, "rejections": session.count_rejection}[kind](times)
+
     def close(self) -> None:
         for session in self.sessions:
             session.close()
         self.audit.close()
 
 
-def bench_of(directory: Path) -> Iterator[Bench]:
-    """For a fixture: a bench that cleans up."""
-    bench = Bench(directory)
+def bench_of(directory: Path, **options: Any) -> Iterator[Bench]:
+    """For a fixture: a bench that cleans up, and `options` of its audit."""
+    bench = Bench(directory, **options)
     try:
         yield bench
     finally:
         bench.close()
-
-
-# An audit that counts over time, as far as scripts ask one, until there is such an audit: it notes what it is asked,
-# and `ask` makes a session of it. With the real one these go, and the tests that use them ask it.
-class Definition(NamedTuple):
-    name: str
-    type: str
-    interval: int
-    num_windows: int
-    serialize: bool
-    replicate: bool
-
-
-@dataclass
-class FakeSeries:
-    known: dict[str, Definition] = field(default_factory=dict)
-    calls: list[tuple[object, ...]] = field(default_factory=list)
-    answer: int = 7
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.known)
-
-    def defined(self, name: str) -> Definition:
-        return self.known[name]
-
-    def define(self, name: str, type: str, interval: int, num_windows: int, *, serialize=False, replicate=False):  # type: ignore[no-untyped-def]
-        self.known[name] = Definition(name, type, interval, num_windows, serialize, replicate)
-
-    def add(self, name: str, key: str | None = None, count: int = 1, *, ac: object = None) -> None:
-        assert ac is not None
-        self.calls.append(("add", name, key, count))
-
-    def count(self, name: str, key: str | None = None, startv: int = 0, endv: int = 0, *, ac: object = None) -> int:
-        assert ac is not None
-        self.calls.append(("count", name, key, startv, endv))
-        return self.answer
-
-
-@dataclass
-class FakeAudit:
-    series: FakeSeries = field(default_factory=FakeSeries)
-    calls: list[tuple[object, ...]] = field(default_factory=list)
-    answer: float = 7.9
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in KINDS:
-            raise AttributeError(name)
-        return lambda *arguments, ac: self._count(name, *arguments)
-
-    def _count(self, *call: object) -> int:
-        if call[1] not in (0, 1, "300,6", "1800,4"):
-            raise ValueError(f"{call[1]!r}: no such monitor")  # as MonitorError is one
-        self.calls.append(call)
-        return int(self.answer)
-
-    def sliding_average(self, kind: str, monitor: object, cidr: str, *, ac: object) -> float:
-        self._count("average", monitor, kind, cidr)
-        return self.answer
-
-
-def ask(policy: SievePolicy, audit: FakeAudit) -> Verdict:
-    """What a policy says of a session of such an audit."""
-    ac: Any = SimpleNamespace(listener=SimpleNamespace(audit=audit), remote_ip="192.0.2.7")
-    return policy.validate_connect(ac)

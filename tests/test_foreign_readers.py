@@ -897,6 +897,100 @@ def test_shared_audits_are_read_as_the_view_reads_them(owners: Callable[[], Owne
     assert reader.ask(*lines) == expected
 
 
+@every_reader
+def test_windows_of_a_shared_audit_are_passed_over(
+    start: Start, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INBOUND_AUDIT_SHM", str(tmp_path))
+    rng = random.Random(12)
+    reader = start(kind)
+    with InboundAudit(shared="mail", capacity=64 << 20, monitors=["300,6", "1800,4"], monitor_bytes=64 << 20) as audit:
+        audit.series.define("SMTP", "cidr", 300, 3, max_bytes=1 << 20)
+        mx = audit.listener("SMTP", name="mx")
+        audit.series.define("ö" * 32, "string", 300, 3, max_bytes=1 << 20)
+        sessions = [
+            listener.session(host) for listener in (mx, audit.listener("Control")) for host in addresses(rng, 99)
+        ]
+        assert reader.ask("open mail", "owners") == ["0", "1"]
+        for session in sessions:
+            session.count_reception()
+            session.count_rejection(3)
+            audit.series.add("SMTP", session, 5)
+            audit.series.add("SMTP", session, -9)
+            audit.series.add("ö" * 32, session.remote_ip)
+        for _ in range(2):
+            lines, expected = shared_questions(rng, 50)
+            assert reader.ask(*lines) == expected
+            assert reader.one("refresh") == "0"  # the trees of what was taken away have come
+        if kind not in C_READERS:
+            assert reader.one("listeners") == "SMTP:mx:396 Control:default:396"
+        for session in sessions:
+            session.close()
+        assert reader.ask("total SMTP", "total Control") == ["0", "0"]
+
+
+# ---- windows, read as the page says
+
+
+class Ring:
+    """One owner's ring of a series, out of the bytes of its file; of all addresses together, which is one word."""
+
+    def __init__(self, file: bytes, scope: str, name: str, interval: int, slots: int) -> None:
+        self.interval, self.slots = interval, slots
+        self.sections: dict[tuple[int, int], tuple[int, int]] = {}  # slot and sign: number, count
+        _, layout, _, stride, trees, *_ = OWNER.unpack_from(file)
+        assert layout == LAYOUT
+        for at in range(GRAIN, GRAIN + trees * stride, stride):
+            _, root4, root6, _, _, magic, layout, *rest = SECTION.unpack_from(file, at)
+            assert (magic, layout) == (SECTION_MAGIC, LAYOUT)
+            *_, one_size, two_size, one, two, total, kind = rest[:9]
+            one, two, window = one[:one_size], two[:two_size], Window(*rest[9:])
+            assert total == label_sum(one, two, kind, window)
+            if (kind, one, two, *window[3:5]) == (WINDOW, scope.encode(), name.encode(), interval, slots):
+                assert (window.slot, window.sign) not in self.sections
+                self.sections[window.slot, window.sign] = window.number, (root4 >> 32) + (root6 >> 32)
+                if (window.slot, window.sign) == (0, 0):
+                    self.newest, self.base = window.newest, window.base
+
+    def count(self, seconds: float, window: int) -> int:
+        number = max(seconds // self.interval + self.base, self.newest) - window
+        found = [self.sections.get((number % self.slots, sign), (None, 0)) for sign in (0, 1)]
+        added, taken = (count if held == number else 0 for held, count in found)
+        return added - taken
+
+
+@pytest.mark.parametrize("times", [[1_000_000_000] * 3, range(-2000, 4000, 77), [9000, 9900, 8000, 8100, 8300, 20_000]])
+def test_a_count_of_windows_is_made_as_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: list[int]
+) -> None:
+    """By a clock that runs on, before 1970 too, and by one that is set back."""
+    monkeypatch.setenv("INBOUND_AUDIT_SHM", str(tmp_path))
+    now = times[0]
+    rng = random.Random(13)
+    with InboundAudit(
+        shared="mail", capacity=1 << 20, monitors=["300,4"], monitor_bytes=1 << 20, clock=lambda: now
+    ) as audit:
+        audit.series.define("s", "cidr", 60, 5, max_bytes=1 << 20)
+        (path,) = Path(directory_of("mail")).iterdir()
+        nonzero = 0
+        for now in times:
+            host = rng.choice(addresses(rng, 1))
+            with audit.listener("SMTP").session(host) as session:
+                session.count_rejection(rng.randrange(1, 9))
+            audit.series.add("s", host, rng.randrange(1, 1000))
+            audit.series.add("s", rng.choice(addresses(rng, 1)), -rng.randrange(1, 1000))
+            file = path.read_bytes()
+            for window in range(5):
+                seen = Ring(file, "series", "s", 60, 5).count(now, window)
+                assert seen == sum(audit.series.count("s", cidr, window) for cidr in ("0.0.0.0/0", "::/0"))
+                nonzero += seen != 0
+            for window, scope in enumerate(("connections", "rejections", "receptions", "rejections")):
+                seen = Ring(file, scope, "300,4", 300, 4).count(now, window)
+                count = getattr(audit, scope)
+                assert seen == sum(count(0, cidr, window) for cidr in ("0.0.0.0/0", "::/0"))
+        assert nonzero >= len(times)
+
+
 @pytest.mark.parametrize("kind", ["c", "luajit"])
 def test_the_command_line_shows_the_same(owners: Callable[[], Owner], start: Start, kind: str) -> None:
     pytest.importorskip("click")

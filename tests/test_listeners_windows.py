@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiosmtpd.handlers import Sink
 from tests import listening, test_listeners_smtp, test_listeners_threads
-from tests.listening import Peer, Script, Way, every_way
+from tests.listening import Clock, Peer, Script, Way, every_way
 from tests.test_listeners_aio import Echo, echo_stream, streaming
 from tests.test_listeners_smtp import Mailbox, ask_all, greeted, mx, proxy_v1, proxy_v2
 
@@ -28,13 +28,6 @@ guard, tls = listening.guard, test_listeners_smtp.tls  # fixtures
 KINDS = ("connections", "receptions", "rejections")
 HELLO, MAIL, RCPT = b"EHLO c.example", b"MAIL FROM:<a@example.com>", b"RCPT TO:<b@example.com>"
 GONE = Verdict(False, 421, "bye", disconnect=True)
-
-
-class Clock:
-    now = 1_000_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.sieve_support import Bench, FakeAudit, ask, bench_of
+from tests.listening import Clock
+from tests.sieve_support import Bench, bench_of
 
-from inbound_audit import SievePolicy
+from inbound_audit import Session, SievePolicy
 from inbound_audit.sieve.windows import KINDS
 from inbound_audit.verdict import ACCEPT, Verdict
 
@@ -19,8 +20,13 @@ DOCS = Path(__file__).parents[1] / "docs" / "policies.md"
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    yield from bench_of(tmp_path)
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, clock: Clock) -> Iterator[Bench]:
+    yield from bench_of(tmp_path, monitors=["300,6", "1800,4"], clock=clock)
 
 
 def let_in(bench: Bench, policy: SievePolicy, hosts: list[str]) -> int:
@@ -65,16 +71,28 @@ def test_the_stock_policy_and_its_whitelist(bench: Bench) -> None:
 
 
 @pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not installed with the package")
-def test_the_scripts_of_the_documentation(bench: Bench) -> None:
+def test_the_scripts_of_the_documentation(bench: Bench, clock: Clock) -> None:
     scripts = re.findall(r"```sieve\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
     assert len(scripts) == 3
     policy = bench.policy(scripts[0])
     assert let_in(bench, policy, ["192.0.2.7"] * 12 + ["2001:db8::7"] * 12) == 20
-    for script in scripts[1:]:
-        audit = FakeAudit()
-        policy = bench.policy(script)
-        assert ask(policy, audit) is ACCEPT
-        assert policy.errors == 0, policy.last_error
+    impatient, sent_away = bench.policy(scripts[1]), SievePolicy(bench.write(scripts[2], "sent-away.sieve"))
+    ac = bench.session("198.51.100.7")
+    clock.now += 24 * 3600
+    bench.happen("connections", "198.51.100.7", 1000)
+    assert impatient.validate_connect(ac) is ACCEPT
+    bench.happen("connections", "198.51.100.7", 1)
+    for _ in range(10):
+        assert impatient.validate_connect(ac) == Verdict(tarpit=5.0)
+    assert sent_away.validate_connect(ac) is ACCEPT
+    clock.now += 300
+    impatient.validate_connect(ac)
+    clock.now += 2 * 3600
+    refusal = Verdict(False, 421, "4.7.0 too many connections, come back tomorrow", disconnect=True)
+    assert sent_away.validate_connect(ac) == refusal
+    clock.now += 3600
+    assert sent_away.validate_connect(ac) is ACCEPT
+    assert (impatient.last_error, sent_away.last_error) == (None, None)
 
 
 # ---- sessions
@@ -111,17 +129,33 @@ def test_a_busy_host_and_a_busy_network_are_slowed_down(bench: Bench, count: str
     assert policy.hits == {"a busy host": 3, "a busy network": 1}
 
 
-# ---- windows and series: the fake of `sieve_support` counts until there is an audit that does
+# ---- windows and series
 
 
-@pytest.mark.parametrize("cluster", ["", "_cluster"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("average", "tarpit"), [(1000, 0), (1001, 10), (10_001, 20)])
-def test_counts_over_a_sliding_window(bench: Bench, kind: str, cluster: str, average: float, tarpit: float) -> None:
-    audit = FakeAudit(answer=average)
+@pytest.fixture
+def ac(bench: Bench, clock: Clock) -> Session:
+    """A session that began so long ago that its connection is in no window."""
+    session = bench.session("192.0.2.7")
+    clock.now += 24 * 3600
+    return session
+
+
+def slowed_down(policy: SievePolicy, ac: Session) -> float:
+    tarpit = policy.validate_connect(ac).tarpit
+    assert policy.errors == 0, policy.last_error
+    return tarpit
+
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_cluster = pytest.mark.parametrize("cluster", ["", "_cluster"])
+
+
+@every_kind
+@every_cluster
+def test_counts_over_a_sliding_window(bench: Bench, clock: Clock, ac: Session, kind: str, cluster: str) -> None:
     policy = bench.policy(f"""
-        $host = ec_ip_{kind}{cluster} "0" "32";
-        $network = ec_ip_{kind}{cluster} "0" "24";
+        ($host) = ec_ip_{kind}{cluster} "0" "32";
+        ($network) = ec_ip_{kind}{cluster} "0" "24";
         if ec_test :value "gt" :comparator "i;ascii-numeric" "${{host}}" "1000" {{
           ec_tarpit 10 "{kind} of a host";
         }}
@@ -129,14 +163,22 @@ def test_counts_over_a_sliding_window(bench: Bench, kind: str, cluster: str, ave
           ec_tarpit 20 "{kind} of a network";
         }}
     """)
-    assert ask(policy, audit).tarpit == tarpit
-    assert audit.calls == [("average", 0, kind, "/32"), ("average", 0, kind, "/24")]
+    bench.happen(kind, "192.0.2.7", 1000)
+    assert slowed_down(policy, ac) == 0
+    bench.happen(kind, "192.0.2.7", 1)
+    assert slowed_down(policy, ac) == 10
+    bench.happen(kind, "192.0.2.9", 9000)
+    assert slowed_down(policy, ac) == 20
+    clock.now += 300  # the window of five minutes that ends now is the one before
+    assert slowed_down(policy, ac) == 20
+    clock.now += 3  # a hundredth less of it
+    assert slowed_down(policy, ac) == 0
+    assert policy.hits == {f"{kind} of a host": 3, f"{kind} of a network": 2}
 
 
-@pytest.mark.parametrize("cluster", ["", "_cluster"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_counts_of_a_quarter_of_an_hour(bench: Bench, kind: str, cluster: str) -> None:
-    audit = FakeAudit(answer=10_001)
+@every_kind
+@every_cluster
+def test_counts_of_a_quarter_of_an_hour(bench: Bench, clock: Clock, ac: Session, kind: str, cluster: str) -> None:
     policy = bench.policy(f"""
         $which = hash_create;
         hash_set $which "period_start" "0";
@@ -144,22 +186,22 @@ def test_counts_of_a_quarter_of_an_hour(bench: Bench, kind: str, cluster: str) -
         hash_set $which "monitor" "300,6";
         hash_set $which "mask" "32";
         $count = ec_ip_{kind}{cluster} $which;
-        if ec_test :value "gt" :comparator "i;ascii-numeric" "${{count}}" "10000" {{
+        if ec_test :value "gt" :comparator "i;ascii-numeric" "${{count}}" "1000" {{
           ec_tarpit 10 "{kind} of fifteen minutes";
         }}
     """)
-    assert ask(policy, audit) == Verdict(tarpit=10.0)
-    assert audit.calls == [(kind, "300,6", "/32", 0, 2)]
+    for times, tarpit in ((500, 0), (500, 0), (1, 10), (500, 10), (499, 0), (1, 0), (502, 10)):
+        clock.now += 300
+        bench.happen(kind, "192.0.2.7", times)
+        bench.happen(kind, "192.0.2.9", 5000)
+        assert slowed_down(policy, ac) == tarpit
 
 
-def test_a_series_of_ones_own(bench: Bench) -> None:
-    audit = FakeAudit()
-    adds = bench.policy('audit_series_add "knocks" "1800,3" "3";')
-    assert ask(adds, audit) is ACCEPT
-    audit.series.answer = 1001
+def test_a_series_of_ones_own(bench: Bench, clock: Clock, ac: Session) -> None:
+    adds = SievePolicy(bench.write('audit_series_add "knocks" "1800,3" "3";', "adds.sieve"))
     counts = bench.policy("""
-        $host = audit_series "knocks" "1800,3" "32";
-        $network = audit_series "knocks" "1800,3" "24";
+        ($host) = audit_series "knocks" "1800,3" "32";
+        ($network) = audit_series "knocks" "1800,3" "24";
         if ec_test :value "gt" :comparator "i;ascii-numeric" "${host}" "1000" {
           ec_tarpit 10 "knocks of a host";
         }
@@ -167,22 +209,25 @@ def test_a_series_of_ones_own(bench: Bench) -> None:
           ec_tarpit 20 "knocks of a network";
         }
     """)
-    assert ask(counts, audit) == Verdict(tarpit=10.0)
-    assert audit.series.calls == [
-        ("add", "knocks", None, 3),
-        ("count", "knocks", "/32", 0, 0),
-        ("count", "knocks", "/24", 0, 0),
-    ]
+    for _ in range(333):
+        assert adds.validate_connect(ac) is ACCEPT
+    assert slowed_down(counts, ac) == 0
+    adds.validate_connect(ac)  # 1002
+    assert slowed_down(counts, ac) == 10
+    bench.audit.series.add("knocks", "192.0.2.200", 8999)
+    assert slowed_down(counts, ac) == 20
+    clock.now += 1800
+    assert slowed_down(counts, ac) == 0
+    assert adds.errors == 0
 
 
-def test_a_series_of_ones_own_by_hashes(bench: Bench) -> None:
-    audit = FakeAudit()
+def test_a_series_of_ones_own_by_hashes(bench: Bench, clock: Clock, ac: Session) -> None:
     policy = bench.policy("""
         $add = hash_create;
         hash_set $add "series" "knocks";
         hash_set $add "monitor" "300,6";
         hash_set $add "count" 2;
-        hash_set $add "serialize" 1;
+        hash_set $add "replicate" 1;
         audit_series_add $add;
 
         $which = hash_create;
@@ -191,14 +236,53 @@ def test_a_series_of_ones_own_by_hashes(bench: Bench) -> None:
         hash_set $which "period_start" 0;
         hash_set $which "period_end" 2;
         hash_set $which "mask" 32;
-        $count = audit_series $which;
+        ($count) = audit_series $which;
         if ec_test :value "gt" :comparator "i;ascii-numeric" "${count}" "6" {
           ec_tarpit 10 "knocks of fifteen minutes";
         }
     """)
-    assert ask(policy, audit) == Verdict(tarpit=10.0)
-    assert audit.series.known["knocks"].serialize
-    assert audit.series.calls == [("add", "knocks", None, 2), ("count", "knocks", "/32", 0, 2)]
+    told = []
+    for later in (0, 300, 300, 0, 300, 1800):
+        clock.now += later
+        told.append(slowed_down(policy, ac))
+    assert told == [0, 0, 0, 10, 10, 0]
+    assert bench.audit.series.defined("knocks").replicate
+
+
+def test_a_series_of_somebody_else(bench: Bench, ac: Session) -> None:
+    """What a client does is held against another address, and against that one's network."""
+    policy = bench.policy("""
+        $add = hash_create;
+        hash_set $add "series" "blame";
+        hash_set $add "monitor" "3600,24";
+        hash_set $add "ip" "2001:db8:7::1";
+        audit_series_add $add;
+
+        $which = hash_create;
+        hash_set $which "series" "blame";
+        hash_set $which "monitor" "3600,24";
+        hash_set $which "ip" "2001:db8:7:8::9";
+        hash_set $which "mask" "48";
+        $network = audit_series $which;
+        $own = audit_series "blame" "3600,24";
+        ec_action 250 "${network} and ${own}";
+    """)
+    assert [policy.validate_connect(ac).text for _ in range(3)] == ["1 and 0", "2 and 0", "3 and 0"]
+
+
+def test_a_debt_that_is_paid_back(bench: Bench, ac: Session) -> None:
+    """Each refusal costs three, each quiet visit pays one back."""
+    policy = bench.policy("""
+        $debt = audit_series "debt" "3600,2" "32" 0 1;
+        if ec_test :value "gt" :comparator "i;ascii-numeric" "${debt}" "0" {
+          $back = "-1";
+          audit_series_add "debt" "3600,2" $back;
+          stop;
+        }
+        audit_series_add "debt" "3600,2" 3;
+        ec_action 450 "not now";
+    """)
+    assert [policy.validate_connect(ac).code for _ in range(9)] == [450, 0, 0, 0, 450, 0, 0, 0, 450]
 
 
 # ---- the language

@@ -39,6 +39,8 @@ class Definition(Protocol):
     def interval(self) -> int: ...
     @property
     def num_windows(self) -> int: ...
+    @property
+    def serialize(self) -> bool: ...
 
 
 class Series(Protocol):
@@ -113,13 +115,15 @@ def audit_series(
     *,
     ip: str | None = None,
 ) -> Value:
-    """A sum over windows of a series. One that nothing was ever added to has counted nothing."""
+    """A sum over windows of a series. One that nothing was ever added to has counted nothing.
+
+    It is defined here then: in a shared audit another process may be the only one that adds.
+    """
     end = start if end is None else end
     if not start <= end < of.windows:
         raise PolicyError(f"windows {start} to {end}: {of} has 0 to {of.windows - 1}")
     series = _windows(run).series
-    if not _is_defined(series, name, of):
-        return 0
+    _define(series, name, of)
     key = mask or _EXACTLY if ip is None else ip + (mask or "")
     return series.count(name, key, start, end, ac=run.ac)
 
@@ -129,18 +133,19 @@ def audit_series_add(
 ) -> None:
     """Adds to the current window; the first time the series is defined."""
     series = _windows(run).series
-    if not _is_defined(series, name, of):
-        series.define(name, "cidr", of.interval, of.windows, serialize=serialize != 0, replicate=replicate != 0)
+    _define(series, name, of, serialize != 0, replicate != 0)
     series.add(name, ip, count, ac=run.ac)
 
 
-def _is_defined(series: Series, name: str, of: Monitor) -> bool:
-    if name not in series.names:
-        return False
-    known = series.defined(name)
-    if (known.interval, known.num_windows) != of:
-        raise PolicyError(f"series {name!r} is {known.interval},{known.num_windows} and not {of}")
-    return True
+def _define(series: Series, name: str, of: Monitor, serialize: bool = False, replicate: bool = False) -> None:
+    """Sees to it that there is such a series, and that it is logged from now on if that is wanted."""
+    if name in series.names:
+        known = series.defined(name)
+        if (known.interval, known.num_windows) != of:
+            raise PolicyError(f"series {name!r} is {known.interval},{known.num_windows} and not {of}")
+        if known.serialize or not serialize:
+            return
+    series.define(name, "cidr", of.interval, of.windows, serialize=serialize, replicate=replicate)
 
 
 def series_by_hash(run: Run, given: Hash) -> Value:
