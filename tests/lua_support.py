@@ -29,12 +29,12 @@ every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 class Bench:
-    """An audit with one SMTP listener, and policies written on the spot."""
+    """An audit with one SMTP listener, and policies written on the spot. `audit` are arguments of InboundAudit."""
 
-    def __init__(self, directory: Path, kind: Kind) -> None:
+    def __init__(self, directory: Path, kind: Kind, **audit: object) -> None:
         self.directory = directory
         self.kind = kind
-        self.audit = InboundAudit()
+        self.audit = InboundAudit(**audit)  # type: ignore[arg-type]
         self.listener = self.audit.listener()
         self.sessions: list[Session] = []
         self.policies: list[LuaPolicy] = []
@@ -92,9 +92,9 @@ class Bench:
 MakeBench = Callable[[Kind], Bench]
 
 
-def bench_of(directory: Path, kind: Kind) -> Iterator[Bench]:
+def bench_of(directory: Path, kind: Kind, **audit: object) -> Iterator[Bench]:
     """For a fixture: a bench that cleans up."""
-    bench = Bench(directory, kind)
+    bench = Bench(directory, kind, **audit)
     try:
         yield bench
     finally:

@@ -145,6 +145,21 @@ def test_a_script_is_closed_when_nobody_can_ask_it_any_more(tmp_path: Path, monk
         policies.make()
 
 
+def test_a_policy_that_contradicts_what_is_counted_is_not_taken(tmp_path: Path) -> None:
+    """When it is loaded, and not by each hook that it would fail: so a reload leaves the policy that was there."""
+    script = tmp_path / "policy.lua"
+    policies = Policies(settings(policy=str(script)))
+    with InboundAudit(capacity=1 << 22) as audit:
+        for _ in range(2):
+            script.write_text(SCRIPT + 'msys.audit_series.define("s", "cidr", 60, 6)')
+            policies.make(audit)
+        assert audit.series.defined("s").interval == 60
+        script.write_text(SCRIPT + 'msys.audit_series.define("s", "cidr", 61, 6)')
+        with pytest.raises(Failure, match=r"--policy: .*policy.lua:5: 's': is defined already, and interval is 60"):
+            policies.make(audit)
+    policies.close()
+
+
 def test_a_dry_run_asks_every_hook_and_passes_all() -> None:
     class Refuses:
         ended = 0

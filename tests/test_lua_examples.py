@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.lua_support import KINDS, Bench, bench_of
+from tests.lua_windows import Timed, timed
 
 from inbound_audit import LuaPolicy
 from inbound_audit.verdict import ACCEPT, Message, Verdict
@@ -19,6 +20,11 @@ DOCS = Path(__file__).parents[1] / "docs" / "policies.md"
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     yield from bench_of(tmp_path, request.param)
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+def over_time(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Timed]:
+    yield from timed(tmp_path, request.param)
 
 
 def load(bench: Bench, name: str) -> LuaPolicy:
@@ -104,3 +110,110 @@ def test_the_policy_of_all_stages(bench: Bench) -> None:
     assert policy.validate_connect(ac) == Verdict(tarpit=1.0)
     policy.end_session(ac)
     assert (policy.sessions, policy.errors) == (0, 0)
+
+
+# ---- counts over time
+
+
+@pytest.mark.parametrize(
+    ("network", "host"), [("198.51.100.{}", "198.51.100.255"), ("2001:db8:1:{:x}::1", "2001:db8:1:ff::ff")]
+)
+def test_the_policy_of_how_often(over_time: Timed, network: str, host: str) -> None:
+    """Connections that have ended count, for as long as their window is one of the last three."""
+    policy = load(over_time, "frequency.lua")
+
+    def connect(times: int) -> list[Verdict]:
+        verdicts = []
+        for i in range(times):
+            with over_time.listener.session(network.format(i % 200)) as ac:
+                verdicts.append(policy.validate_connect(ac))
+        return verdicts
+
+    assert connect(150) == [ACCEPT] * 150
+    over_time.clock.now += 600
+    assert connect(150) == [Verdict(tarpit=2.0)] * 150
+    refused = Verdict(False, 421, "4.7.0 too many connections from your network, try again later", disconnect=True)
+    assert connect(1) == [refused]
+    assert policy.validate_connect(over_time.session(host)) == refused
+    over_time.clock.now += 300
+    assert connect(1) == [Verdict(tarpit=2.0)]
+    over_time.clock.now += 900
+    assert connect(1) == [ACCEPT]
+    assert policy.errors == 0, policy.last_error
+
+
+def test_the_policy_of_how_often_knows_who_sends_nothing_of_use(over_time: Timed) -> None:
+    policy = load(over_time, "frequency.lua")
+    bad, mixed = over_time.session("192.0.2.7"), over_time.session("2001:db8::7")
+    for ac in (bad, mixed):
+        ac.count_rejection(49)
+        assert policy.validate_connect(ac) is ACCEPT
+        over_time.clock.now += 300
+        ac.count_rejection()
+    mixed.count_reception()
+    assert policy.validate_connect(bad).code == 554
+    assert policy.validate_connect(mixed) is ACCEPT
+    over_time.clock.now += 1500
+    assert policy.validate_connect(bad) is ACCEPT
+    assert policy.errors == 0, policy.last_error
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7"])
+def test_the_policy_against_guessing(over_time: Timed, host: str) -> None:
+    policy = load(over_time, "guessing.lua")
+    ac = over_time.session(host)
+    assert policy.validate_connect(ac) is ACCEPT
+    assert policy.validate_rcptto(ac, "Sales@example.org", Message()) is ACCEPT
+    unknown = [policy.validate_rcptto(ac, f"{i}@example.org", Message()) for i in range(1, 10)]
+    assert [(verdict.code, verdict.tarpit) for verdict in unknown] == [(550, float(i)) for i in range(1, 10)]
+    assert policy.validate_connect(ac) is ACCEPT
+    assert policy.validate_rcptto(ac, "x@example.org", Message()).tarpit == 10.0
+    over_time.clock.now += 600
+    with over_time.listener.session(host) as again:
+        assert policy.validate_connect(again).code == 421
+    assert policy.validate_connect(over_time.session("192.0.2.8")) is ACCEPT
+    assert policy.validate_data_spool(ac, Message(rcptto=["sales@example.org"])) is ACCEPT
+    assert policy.validate_connect(ac) is ACCEPT
+    assert policy.errors == 0, policy.last_error
+
+
+def test_the_policy_against_guessing_counts_by_the_senders_domain(over_time: Timed) -> None:
+    policy = load(over_time, "guessing.lua")
+    for sender in ("a@Example.com", "b@example.com") * 500:
+        with over_time.listener.session("192.0.2.7") as ac:
+            assert policy.validate_mailfrom(ac, sender) is ACCEPT
+            policy.validate_data_spool(ac, Message())
+            policy.end_session(ac)
+    ac = over_time.session("198.51.100.1")
+    refused = policy.validate_mailfrom(ac, "c@EXAMPLE.com")
+    assert refused == Verdict(False, 451, "4.7.1 example.com has sent enough for this hour")
+    assert policy.validate_mailfrom(ac, "c@example.net") is ACCEPT
+    assert policy.validate_mailfrom(ac, "") is ACCEPT
+    over_time.clock.now += 4200
+    assert policy.validate_mailfrom(ac, "c@example.com") is ACCEPT
+    assert policy.errors == 0, policy.last_error
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not installed with the package")
+def test_the_policy_over_time_of_the_documentation(over_time: Timed) -> None:
+    blocks = re.findall(r"```lua\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (script,) = [block for block in blocks if "audit_series" in block]
+    policy = over_time.policy(script)
+    ac = over_time.session("192.0.2.7")
+    assert policy.validate_connect(ac) is ACCEPT
+    assert [policy.validate_rcptto(ac, f"{i}@example.net", Message()) for i in range(3)] == [ACCEPT] * 3
+    policy.end_session(ac)
+    ac = over_time.session("192.0.2.7")
+    assert policy.validate_connect(ac) == Verdict(tarpit=1.0)
+    policy.validate_rcptto(ac, "x@example.net", Message())
+    assert policy.validate_connect(ac) == Verdict(tarpit=2.0)
+    policy.validate_data_spool(ac, Message(rcptto=["x@example.net"]))
+    assert policy.validate_connect(ac) is ACCEPT
+    verdicts = [policy.validate_ehlo(ac, name) for name in ("mx", "MX") * 501]
+    assert verdicts[:1000] == [ACCEPT] * 1000
+    assert verdicts[1000] == Verdict(False, 554, "5.7.1 mx is the name of too many", disconnect=True)
+    assert verdicts[1001].text == "5.7.1 MX is the name of too many"
+    for i in range(500):
+        over_time.listener.session(f"192.0.2.{i % 250}").close()
+    assert policy.validate_connect(ac).code == 421
+    assert policy.errors == 0, policy.last_error

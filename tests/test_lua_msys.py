@@ -105,16 +105,6 @@ def test_macros(bench: Bench) -> None:
     assert policy.validate_ehlo(bench.session(), "mx.example.org").text == "mx.example.org"
 
 
-@pytest.mark.parametrize("function", [
-    "audit.connections", "audit.connection", "audit.receptions", "audit.rejections", "audit_series.define",
-    "audit_series.add", "audit_series.count", "audit_series.remove_item",
-])  # fmt: skip
-def test_what_a_later_version_will_count(bench: Bench, function: str) -> None:
-    assert bench.fails(f"require('msys.audit_series') msys.{function}('60,1')") == (
-        f"policy.lua:3: msys.{function} is not available: windows and series are not counted by this version"
-    )
-
-
 def test_whitelists(bench: Bench) -> None:
     check = "msys.pbp.check_whitelist"
     on = "msys.pbp.set_whitelist(vctx, 'good', true)"

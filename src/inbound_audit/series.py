@@ -103,7 +103,7 @@ class SeriesSet(_ipcount.SeriesTable):
         definition = Definition(
             name, type, interval, num_windows, bool(serialize), bool(replicate), bool(persist), max_hosts, max_bytes
         )
-        _check(definition)
+        check(definition)
         return self._audit._define_series(definition)
 
     @property
@@ -143,7 +143,7 @@ class SeriesSet(_ipcount.SeriesTable):
         self._audit._save()
 
 
-def _check(definition: Definition) -> None:
+def check(definition: Definition) -> None:
     """Raises SeriesError for what can't be meant."""
     name = definition.name
     if not isinstance(name, str) or not 0 < len(_encoded(name)) <= NAME_MOST or not name.isprintable():

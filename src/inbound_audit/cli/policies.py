@@ -10,7 +10,7 @@ from inbound_audit.limits import STOCK_LIMITS
 from inbound_audit.verdict import ACCEPT, Message, Verdict
 
 if TYPE_CHECKING:
-    from inbound_audit import LuaPolicy, Session, SievePolicy
+    from inbound_audit import InboundAudit, LuaPolicy, Session, SievePolicy
     from inbound_audit.cli.settings import Choice, Settings
     from inbound_audit.listeners import Policy
 
@@ -36,8 +36,9 @@ class Policies:
         """Hooks of scripts that failed; of a policy that was replaced, those until then."""
         return self._errors_before + (self._script.errors if self._script else 0)
 
-    def make(self) -> Policy:
-        """Raises Failure, which names the file, when the policy is missing, unreadable or does not compile.
+    def make(self, audit: InboundAudit | None = None) -> Policy:
+        """Raises Failure, which names the file, when the policy is missing, unreadable or does not compile, or defines
+        a series that `audit` has otherwise.
 
         A Lua policy is closed when neither this object nor a session holds it any more.
         """
@@ -46,7 +47,7 @@ class Policies:
             limits = Limits(settings.limits, exempt=settings.exempt, dry_run=settings.dry_run)
             self.would_refuse = limits.would_refuse
             return limits
-        policy = _load(settings.policy, settings.on_error)
+        policy = _load(settings.policy, settings.on_error, audit)
         self._errors_before, self._script = self.errors, policy
         return DryRun(policy, self.would_refuse) if settings.dry_run else policy
 
@@ -63,7 +64,7 @@ class Policies:
             self._script.close()
 
 
-def _load(path: str, on_error: Choice) -> LuaPolicy | SievePolicy:
+def _load(path: str, on_error: Choice, audit: InboundAudit | None) -> LuaPolicy | SievePolicy:
     """Raises Failure."""
     # Each brings a library that the other has no use for.
     if path.lower().endswith(SIEVE):
@@ -72,7 +73,7 @@ def _load(path: str, on_error: Choice) -> LuaPolicy | SievePolicy:
         return load_sieve(path, on_error)
     from inbound_audit.cli.scripts import load
 
-    return load(path, on_error)
+    return load(path, on_error, audit)
 
 
 class DryRun:

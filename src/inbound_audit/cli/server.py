@@ -87,7 +87,7 @@ class Server:
         self._audit = audit
         self._policies = policies
         self._guard = Guard(
-            audit.listener("SMTP"), policies.make(), when_full=settings.when_full, on_error=settings.on_error
+            audit.listener("SMTP"), policies.make(audit), when_full=settings.when_full, on_error=settings.on_error
         )
         self._certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._handler = Maildir(settings.maildir) if settings.maildir else Discard()
@@ -183,7 +183,7 @@ class Server:
                 self._certificate.renew()
             if self._policies.reloadable:
                 # In a thread: sessions go on while Lua compiles, and while its `init` runs.
-                self._guard.policy = await asyncio.to_thread(self._policies.make)
+                self._guard.policy = await asyncio.to_thread(self._policies.make, self._audit)
         except Failure as failure:
             return logging.ERROR, f"{_NOT_RELOADED}: {failure.format_message()}"
         except Exception:  # whatever a file may hold: a reload ends no service

@@ -114,4 +114,11 @@ memory.dress({
   __metatable = false,
 })
 
-return { open = memory.open, is = is, conn_id = memory.conn_id, remote_ip = memory.remote_ip, counted = counted }
+return {
+  open = memory.open,
+  is = is,
+  conn_id = memory.conn_id,
+  remote_ip = memory.remote_ip,
+  counted = counted,
+  memory = memory,
+}

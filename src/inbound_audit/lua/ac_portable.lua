@@ -3,6 +3,7 @@
 local room = ...
 local ask = room("ask")
 local error, getmetatable, newproxy, pairs, setmetatable = error, getmetatable, newproxy, pairs, setmetatable
+local sub = string.sub
 
 local bytes_of = setmetatable({}, { __mode = "k" })
 local template = newproxy(true)
@@ -21,15 +22,38 @@ function memory.is(ac)
 end
 
 local function answer(question, ...)
-  local why, value = question(...)
+  local why, value, second = question(...)
   if why then
     error(why, 0)
   end
-  return value
+  return value, second
 end
 
 function memory.count(ac, cidr, service)
   return answer(ask.count, bytes_of[ac], cidr, service)
+end
+
+-- As in ac_ffi.
+function memory.event_count(ac, kind, monitor, cidr, first, last)
+  return answer(ask.event_count, bytes_of[ac], kind, monitor, cidr, first, last)
+end
+
+function memory.series_add(ac, name, key, amount)
+  return answer(ask.series_add, bytes_of[ac], name, key, amount)
+end
+
+function memory.series_count(ac, name, key, first, last)
+  return answer(ask.series_count, bytes_of[ac], name, key, first, last)
+end
+
+function memory.series_remove(ac, name, key)
+  return answer(ask.series_remove, bytes_of[ac], name, key)
+end
+
+-- Bytes 9 to 16 are the pointer to the tree, through which the core finds the audit.
+function memory.within(ac, other)
+  local bytes = bytes_of[ac]
+  return memory.open(sub(bytes, 1, 8) .. sub(bytes_of[other], 9, 16) .. sub(bytes, 17))
 end
 
 function memory.bytes(ac)

@@ -12,6 +12,7 @@
 --     modules    `require` and `module`
 --     msys       the names that policies use, in audit, series, cidr, pbp and macro
 --     registry   the modules that the policy has registered
+--     windows    what monitors and named series have in common
 --     sessions   what the hooks keep from one command of a session to the next
 --     hooks      the doors that Python calls
 --

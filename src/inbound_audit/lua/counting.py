@@ -6,6 +6,7 @@ The accept construct is then the bytes of an `ia_ac`, a copy as LuaJIT's is; wha
 from __future__ import annotations
 
 import ctypes
+from functools import partial
 
 from inbound_audit import _ipcount
 
@@ -35,6 +36,13 @@ if ctypes.sizeof(Accept) != _abi["sizeof_ac"]:
 _count = ctypes.PYFUNCTYPE(
     ctypes.c_int64, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t
 )(_abi["ia_session_count"])
+_text = (ctypes.c_char_p, ctypes.c_size_t)
+_code = partial(ctypes.PYFUNCTYPE, ctypes.c_int64, ctypes.c_char_p)
+_range = (ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
+_event_count = _code(ctypes.c_int, *_text, ctypes.c_int64, *_text, *_range)(_abi["ia_event_count"])
+_series_add = _code(*_text, *_text, ctypes.c_int64)(_abi["ia_series_add"])
+_series_count = _code(*_text, *_text, *_range)(_abi["ia_series_count"])
+_series_remove = _code(*_text, *_text)(_abi["ia_series_remove"])
 _write = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_char_p, ctypes.c_char_p)
 _writers = {"remote_addr": _write(_abi["ia_remote_addr"]), "remote_ip": _write(_abi["ia_remote_ip"])}
 
@@ -47,6 +55,30 @@ def snapshot(handle: int) -> bytes:
 def session_count(accept: bytes, cidr: bytes | None, service: bytes | None) -> int:
     """Open sessions, or a negative code of the core."""
     return int(_count(accept, cidr, len(cidr or b""), service, len(service or b"")))
+
+
+def event_count(accept: bytes, kind: int, monitor: bytes, cidr: bytes | None, first: int, last: int) -> tuple[int, int]:
+    """A code of the core, 0 if all is well, and what a monitor counted in those windows."""
+    out = ctypes.c_int64()
+    code = _event_count(accept, kind, monitor, len(monitor), 0, cidr, len(cidr or b""), first, last, ctypes.byref(out))
+    return int(code), out.value
+
+
+def series_add(accept: bytes, name: bytes, key: bytes | None, amount: int) -> int:
+    """0, or a negative code of the core."""
+    return int(_series_add(accept, name, len(name), key, len(key or b""), amount))
+
+
+def series_count(accept: bytes, name: bytes, key: bytes | None, first: int, last: int) -> tuple[int, int]:
+    """A code of the core, 0 if all is well, and what a named series counted in those windows."""
+    out = ctypes.c_int64()
+    code = _series_count(accept, name, len(name), key, len(key or b""), first, last, ctypes.byref(out))
+    return int(code), out.value
+
+
+def series_remove(accept: bytes, name: bytes, key: bytes | None) -> int:
+    """0, or a negative code of the core."""
+    return int(_series_remove(accept, name, len(name), key, len(key or b"")))
 
 
 def read(accept: bytes, name: str) -> bytes | int:

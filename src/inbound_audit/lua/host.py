@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from inbound_audit import _ipcount
 from inbound_audit.burst import Burst
 from inbound_audit.lua import counting
 from inbound_audit.lua.networks import NetworkLists
 from inbound_audit.lua.sources import Sources
+from inbound_audit.lua.windows import Windows
 from inbound_audit.lua.world import raw, text
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
+    from inbound_audit.audit import InboundAudit
 
 logger = logging.getLogger("inbound_audit.lua")
 
@@ -24,18 +26,20 @@ class Host:
 
     `asked` holds the sessions whose hooks run just now, by the address of their struct. `listeners` are those whose
     sessions were ever seen, by the address of their tree; each keeps its audit, and so the memory that a kept accept
-    construct points into.
+    construct points into. `audit` is one that is known before there is a session, or None.
     """
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, audit: InboundAudit | None) -> None:
         self._sources = sources
         self._dropped = Burst(logger)
+        self._windows = Windows(audit, self._audit_of)
         self._lists = NetworkLists(sources.path.parent, burst=Burst(logger))
         self.asked: dict[int, Session] = {}
         self.listeners: dict[int, Listener] = {}
 
     def meet(self, session: Session) -> None:
-        """Remembers the listener of a session."""
+        """Remembers the listener of a session, whose audit gets the policy's series. Raises InboundAuditError."""
+        self._windows.meet(cast("InboundAudit", session.listener.audit))
         self.listeners[_accept(counting.snapshot(session._handle)).tree] = session.listener
 
     def functions(self) -> dict[str, Callable[..., Any]]:
@@ -52,7 +56,11 @@ class Host:
             "reload": lambda name: self._lists.reload(text(name)),
             "count": counting.session_count,
             "read": lambda accept, name: counting.read(accept, text(name)),
+            **self._windows.functions(),
         }
+
+    def _audit_of(self, accept: bytes) -> InboundAudit:
+        return cast("InboundAudit", self.listeners[_accept(accept).tree].audit)
 
     def _log(self, words: bytes) -> None:
         logger.info("%s: %s", self._sources.path, text(words))
@@ -67,8 +75,7 @@ class Host:
 
     def _explain(self, accept: bytes, code: int, cidr: object, service: object) -> bytes:
         """What Python's own count would have said."""
-        audit = self.listeners[_accept(accept).tree].audit
-        words = _ipcount.count_error(code, _shown(cidr), _shown(service), audit)
+        words = _ipcount.count_error(code, _shown(cidr), _shown(service), self._audit_of(accept))
         return str(words).encode("utf-8", "backslashreplace")
 
     def _describe(self, accept: bytes, name: bytes) -> bytes | None:

@@ -11,7 +11,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 from inbound_audit.burst import Burst
-from inbound_audit.errors import PolicyError
+from inbound_audit.errors import InboundAuditError, PolicyError
 from inbound_audit.lua.counting import snapshot
 from inbound_audit.lua.host import Host, logger
 from inbound_audit.lua.sources import Sources
@@ -20,6 +20,7 @@ from inbound_audit.verdict import ACCEPT, REFUSAL_CODE, Message, Verdict
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
+    from inbound_audit.audit import InboundAudit
 
 DEFAULT_STEPS = 10_000_000
 DEFAULT_MEMORY = 256 << 20
@@ -43,6 +44,9 @@ class LuaPolicy:
     LuaJIT where there is one. `max_steps` bounds the function calls and loop passes of one hook, `max_memory` the
     bytes of the Lua state (LuaJIT 2.0 has no such bound), `max_sessions` the sessions for which something is kept.
 
+    Series that the script defines are defined in each audit whose sessions it is asked about. One that is given as
+    `audit` is known before there is a session: they are then defined in it at once, and `init` may count in them.
+
     Raises PolicyError, with script and line, when the script is missing, does not compile or fails while it is loaded.
 
     Any thread may ask; one at a time runs Lua. The policy keeps the audits of the sessions that it has seen alive, so
@@ -60,6 +64,7 @@ class LuaPolicy:
         max_steps: int = DEFAULT_STEPS,
         max_memory: int = DEFAULT_MEMORY,
         max_sessions: int = DEFAULT_SESSIONS,
+        audit: InboundAudit | None = None,
     ) -> None:
         if on_error not in ("accept", "refuse"):
             raise PolicyError(f"on_error {on_error!r}: is neither 'accept' nor 'refuse'")
@@ -71,7 +76,7 @@ class LuaPolicy:
         self.last_error: str | None = None
         self._lock = threading.Lock()
         self._bursts: dict[str, Burst] = {}
-        self._host = Host(sources)
+        self._host = Host(sources, audit)
         self._asked = self._host.asked
         self._met: set[Listener] = set()
         self._world = World(lua, ffi, max_memory)
@@ -116,8 +121,8 @@ class LuaPolicy:
     def validate_connect(self, ac: Session) -> Verdict:
         """`core_validate_accept`, then `validate_connect` of every module: may the connection stay?"""
         # `_ask` once more, without what only texts and other Luas need: this is asked for every connection.
-        if ac.listener not in self._met:
-            self._meet(ac)
+        if ac.listener not in self._met and (failed := self._meet("validate_connect", ac)) is not None:
+            return failed
         handle = ac._handle
         self._asked[handle] = ac
         try:
@@ -173,8 +178,8 @@ class LuaPolicy:
             self._failed("deinit", error)
 
     def _ask(self, hook: str, ac: Session, *arguments: object) -> Verdict:
-        if ac.listener not in self._met:
-            self._meet(ac)
+        if ac.listener not in self._met and (failed := self._meet(hook, ac)) is not None:
+            return failed
         handle = ac._handle
         self._asked[handle] = ac
         try:
@@ -202,9 +207,14 @@ class LuaPolicy:
     def _refuse_to_ask(self, _: int) -> None:
         raise PolicyError("the policy is closed")
 
-    def _meet(self, ac: Session) -> None:
-        self._host.meet(ac)
+    def _meet(self, hook: str, ac: Session) -> Verdict | None:
+        """The first session of a listener. A verdict if its audit can't have the policy's series: no hook is asked."""
+        try:
+            self._host.meet(ac)
+        except InboundAuditError as error:
+            return self._failed(hook, error)
         self._met.add(ac.listener)
+        return None
 
     def _failed(self, hook: str, error: Exception) -> Verdict:
         words = _words(error)
@@ -233,7 +243,7 @@ def _about(message: Message) -> tuple[int, bytes, bytes]:
 
 def _words(error: Exception) -> str:
     """An error as Lua told it. lupa has made its bytes characters, one each, and leaves out what is no string."""
-    if isinstance(error, PolicyError):
+    if isinstance(error, InboundAuditError):
         return str(error)
     if isinstance(error, MemoryError):
         return "not enough memory"

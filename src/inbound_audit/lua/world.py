@@ -123,6 +123,10 @@ class World:
             "count": abi["ia_session_count"],
             "remote_addr": abi["ia_remote_addr"],
             "remote_ip": abi["ia_remote_ip"],
+            "event_count": abi["ia_event_count"],
+            "series_add": abi["ia_series_add"],
+            "series_count": abi["ia_series_count"],
+            "series_remove": abi["ia_series_remove"],
         }
         functions = {name: host_function(function) for name, function in host.items()}
         functions["translate"] = host_function(translation)

@@ -1,0 +1,170 @@
+"""What Lua asks Python about windows: definitions of series, the words of an error, what is asked without a session.
+
+Counting is native. A policy defines its series while it is loaded, when it has met no session and so knows no audit but
+one that it was made with: what it has defined is remembered, and defined in each audit that it meets.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from inbound_audit import _ipcount
+from inbound_audit.errors import CapacityError, PolicyError, SeriesError
+from inbound_audit.lua import counting
+from inbound_audit.series import DEFAULT_BYTES, Definition, check, contradiction
+
+if TYPE_CHECKING:
+    from inbound_audit.audit import InboundAudit
+
+_BAD_AMOUNT = -31  # the core's code
+_KINDS = ("connections", "receptions", "rejections")
+_DEFINITIONS_MOST = 1024  # a script that defines in a loop is stopped before it has used up our memory
+_WORDS_MOST = 1000  # bytes of what was asked for that an error repeats
+_KEY_MOST = 5000  # bytes: more than a key may have, and an error repeats it
+
+
+class Windows:
+    """The Python side of `msys.audit` and `msys.audit_series`.
+
+    `audit` is the one that the policy was made with, `audit_of` finds that of an accept construct.
+    """
+
+    def __init__(self, audit: InboundAudit | None, audit_of: Callable[[bytes], InboundAudit]) -> None:
+        self._audit = audit
+        self._audit_of = audit_of
+        self._known: list[InboundAudit] = [] if audit is None else [audit]
+        self._wanted: dict[Definition, None] = {}
+        self._lock = threading.Lock()
+
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """By the names that ask.lua gives them. Texts come and go as bytes."""
+        return {
+            "event_count": counting.event_count,
+            "series_add": counting.series_add,
+            "series_count": counting.series_count,
+            "series_remove": counting.series_remove,
+            "series_define": self._define,
+            "series_make_room": self._make_room,
+            "series_remove_item": self._remove_item,
+            "absolute_events": self._absolute_events,
+            "absolute_add": self._absolute_add,
+            "absolute_count": self._absolute_count,
+            "window_words": self._words,
+        }
+
+    def meet(self, audit: InboundAudit) -> None:
+        """Defines in an audit what the policy has defined. Raises SeriesError for what it has otherwise."""
+        with self._lock:
+            if audit not in self._known:
+                for definition in self._wanted:
+                    _apply(definition, audit)
+                self._known.append(audit)
+
+    def _define(
+        self,
+        name: object,
+        kind: object,
+        interval: Any,
+        num_windows: Any,
+        serialize: bool,
+        replicate: bool,
+        persist: bool,
+        max_hosts: Any,
+        max_bytes: Any,
+    ) -> None:
+        numbers = (interval, num_windows, max_hosts, DEFAULT_BYTES if max_bytes is None else max_bytes)
+        interval, num_windows, max_hosts, max_bytes = map(_shown, numbers)
+        definition = Definition(
+            _strict(name), _strict(kind), interval, num_windows, serialize, replicate, persist, max_hosts, max_bytes
+        )
+        check(definition)
+        with self._lock:
+            self._remember(definition)
+
+    def _remember(self, wanted: Definition) -> None:
+        for known in self._wanted:
+            why = contradiction(known, wanted) if known.name == wanted.name else None
+            if why:
+                raise SeriesError(f"{wanted.name!r}: is defined already, and {why}")
+        if wanted not in self._wanted and len(self._wanted) == _DEFINITIONS_MOST:
+            raise CapacityError(f"{wanted.name!r}: a policy can define {_DEFINITIONS_MOST} series")
+        for audit in self._known:
+            if not audit.closed:
+                _apply(wanted, audit)
+        self._wanted[wanted] = None
+
+    def _bound(self) -> InboundAudit:
+        if self._audit is None:
+            raise PolicyError("no session is being validated, and the policy was made without an audit")
+        return self._audit
+
+    def _make_room(self, accept: bytes, name: bytes) -> None:
+        self._audit_of(accept)._make_room_for_less(name.decode())
+
+    def _remove_item(self, accept: bytes | None, name: bytes, key: bytes | None) -> None:
+        series = (self._bound() if accept is None else self._audit_of(accept)).series
+        text = _strict(name)
+        if key is None and accept is not None and series.defined(text).type != "string":
+            series.remove_item(text, _address_of(accept))
+        else:
+            series.remove_item(text, _text_key(key))
+
+    def _absolute_events(self, kind: int, monitor: bytes, cidr: bytes | None, first: int, last: int) -> int:
+        audit = self._bound()
+        if cidr is None:
+            raise PolicyError("no session is being validated, so there is no connecting IP; name an address")
+        count: int = getattr(audit, _KINDS[kind])(_shown(monitor), _shown(cidr), first, last)
+        return count
+
+    def _absolute_add(self, name: bytes, key: bytes | None, amount: int) -> None:
+        self._bound().series.add(_strict(name), _text_key(key), amount)
+
+    def _absolute_count(self, name: bytes, key: bytes | None, first: int, last: int) -> int:
+        return self._bound().series.count(_strict(name), _text_key(key), first, last)
+
+    def _words(self, accept: bytes | None, code: int, what: object, name: object) -> bytes:
+        """What Python's own function would have said."""
+        audit = self._bound() if accept is None else self._audit_of(accept)
+        shown = _shown(name)
+        words = str(_ipcount.window_error(code, _shown(what), shown, audit))
+        if what is not None and code == _BAD_AMOUNT:
+            words = f"{shown!r}: {_shown(what)}: {words.removeprefix(f'{shown!r}: ')}"
+        return words.encode("utf-8", "backslashreplace")
+
+
+def _apply(definition: Definition, audit: InboundAudit) -> None:
+    name, kind, interval, num_windows, *_ = definition
+    audit.series.define(
+        name,
+        kind,
+        interval,
+        num_windows,
+        serialize=definition.serialize,
+        replicate=definition.replicate,
+        persist=definition.persist,
+        max_hosts=definition.max_hosts,
+        max_bytes=definition.max_bytes,
+    )
+
+
+def _shown(value: object) -> Any:
+    """What was asked for as an error repeats it: not all of a text without end."""
+    return value[:_WORDS_MOST].decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
+
+
+def _strict(name: object) -> Any:
+    """A name; what is no UTF-8 stays what can be no name, as does what is too long."""
+    return name[:_WORDS_MOST].decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
+
+
+def _address_of(accept: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = counting.read(accept, "remote_ip")
+    assert isinstance(address, bytes)
+    return ipaddress.ip_address(address.decode())
+
+
+def _text_key(key: bytes | None) -> str | None:
+    return None if key is None else key[:_KEY_MOST].decode("utf-8", "surrogateescape")
