@@ -19,10 +19,10 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services"},
+    {"services", "burst"},
     {"shared"},
     {"persist"},
-    {"verdict", "burst", "audit", "limits", "series"},
+    {"verdict", "audit", "limits", "series"},
     {"lua", "sieve", "listeners", "readers"},
     {"__init__"},  # the front door: lower rooms that imported from it would import themselves
     {"cli"},

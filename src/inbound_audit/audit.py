@@ -42,7 +42,8 @@ class InboundAudit(_ipcount.Audit):
     receptions and rejections are counted by source address. `monitor_bytes` is the memory of all their windows
     together, `monitor_hosts` the most distinct hosts of each (None: as memory allows); beyond them detail is given up,
     and nothing is lost. `clock` answers the time in seconds since 1970, in place of the system's clock. `state` is the
-    directory of series that are persisted or logged (docs/windows.md says where, if it is None). Raises MonitorError.
+    directory of series that are persisted or logged (docs/persistence.md says where, if it is None). Raises
+    MonitorError.
 
     Any thread may open, close and ask. A forked child starts with no sessions: those of its parent stay the parent's
     (and are seen from the child when they are shared).
@@ -143,7 +144,7 @@ class InboundAudit(_ipcount.Audit):
             return self._keep_series(known, wanted)
 
     def _keep_series(self, known: windows.Definition, wanted: windows.Definition) -> windows.Definition:
-        """Begins to persist or to log what was not before. What can't be is told; the series counts all the same."""
+        """Begins to persist or to log what was not before. Raises SharedStateError; the series counts all the same."""
         if (wanted.persist, wanted.serialize) == (known.persist, known.serialize) == (False, False):
             return known
         if self._keeper is None:
@@ -151,11 +152,11 @@ class InboundAudit(_ipcount.Audit):
 
             self._keeper = Keeper(self, self._state)
         if wanted.persist and not known.persist:
-            known = self._definitions[known.name] = known._replace(persist=True)
             self._keeper.keep(known)
+            known = self._definitions[known.name] = known._replace(persist=True)
         if wanted.serialize and not known.serialize:
-            known = self._definitions[known.name] = known._replace(serialize=True)
             self._keeper.log(known)
+            known = self._definitions[known.name] = known._replace(serialize=True)
         return known
 
     def _make_room_for_less(self, name: str) -> None:
@@ -243,6 +244,7 @@ def _after_fork_in_child() -> None:
     _fork.__dict__.clear()
     # First of all nobody's file is ours any more; what may fail comes later.
     for audit in list(_alive):
+        audit._defining = threading.RLock()  # somebody else may have held it
         audit._forget(forked=True)
     members = _memberships()
     for member in members:

@@ -98,7 +98,8 @@ class SeriesSet(_ipcount.SeriesTable):
         log. Both are files in the audit's `state` directory. `replicate` is remembered: a host without a cluster is a
         cluster of one.
 
-        Raises SeriesError for what makes no sense or contradicts an earlier definition, CapacityError.
+        Raises SeriesError for what makes no sense or contradicts an earlier definition, CapacityError; and
+        SharedStateError where that directory can't be had, and the series counts all the same.
         """
         definition = Definition(
             name, type, interval, num_windows, bool(serialize), bool(replicate), bool(persist), max_hosts, max_bytes
@@ -139,7 +140,7 @@ class SeriesSet(_ipcount.SeriesTable):
         return self._audit._series_memory(name)
 
     def save(self) -> None:
-        """Writes every persisted series now. Raises OSError when it can't."""
+        """Writes every persisted series now. Raises OSError or SharedStateError when it can't."""
         self._audit._save()
 
 

@@ -49,6 +49,8 @@ cdef class Windows:
         cdef Series *s = series_of(<Audit>self, name)
         cdef Tree *t
         cdef u32 i
+        if s.own.tree[2 * s.slots - 1] == NULL:
+            need_trees(<Audit>self, s.slots)
         for i in range(s.slots):
             if s.own.tree[2 * i + 1] == NULL:
                 t = window_tree(<Audit>self, s, i, 1)
@@ -207,7 +209,6 @@ cdef class Windows:
         weakly consistent beside those who add. O(hosts).
         """
         cdef Series *s = series_of(<Audit>self, name)
-        cdef Slot *slot
         cdef int64_t number, newest, base
         cdef u32 i, at
         take_series(s)
@@ -217,13 +218,35 @@ cdef class Windows:
         for i in range(s.slots):
             number = newest - i
             at = slot_of(number, s.slots)
-            slot = &s.slot[at]
-            if slot.number[0] == number:
+            if s.slot[at].number[0] == number:
                 added, taken = packed_rows(s.own.tree[2 * at], number), packed_rows(s.own.tree[2 * at + 1], number)
                 if added or taken:
-                    windows.append((number - base, length_of(s, slot, 0) if s.scope != STRINGS else 32,
-                                    length_of(s, slot, 1), slot.folded, added, taken))
+                    windows.append(kept_window(s, number, base, added, taken))
         return newest - base, windows
+
+    def _series_dump_logged(self, name):
+        """The same, and the numbers of the last line of the log before and after; where these are the same, the rows
+        are exactly what the lines up to that one say. Takes more memory meanwhile.
+        """
+        cdef Series *s = series_of(<Audit>self, name)
+        cdef Dump d
+        cdef int code
+        cdef u32 i
+        d.rows = <Rows *>calloc(2 * s.slots, sizeof(Rows))
+        if d.rows == NULL:
+            raise MemoryError
+        try:
+            with nogil:
+                code = walk_windows(s, &d)
+            if code != OK:
+                raise MemoryError
+            windows = [kept_window(s, d.newest - i, d.base, packed(&d.rows[2 * i]), packed(&d.rows[2 * i + 1]))
+                       for i in range(s.slots) if d.rows[2 * i].size or d.rows[2 * i + 1].size]
+            return d.newest - d.base, windows, d.before, d.after
+        finally:
+            for i in range(2 * s.slots):
+                free_rows(&d.rows[i])
+            free(d.rows)
 
     def _series_restore(self, name, int64_t newest, windows):
         """Adds what `_series_dump` told to the windows of those numbers; those out of view are left out. If `newest` lies

@@ -68,23 +68,59 @@ cdef struct Kept:
 
 cdef bytes packed_rows(Tree *t, int64_t number):
     cdef Rows rows
-    cdef size_t i
     cdef int code
-    cdef Kept *at
     memset(&rows, 0, sizeof(rows))
     with nogil:
         code = hosts_of(t, number, &rows)
     try:
         if code != OK:
             raise MemoryError
-        packed = bytearray(rows.size * sizeof(Kept))
-        at = <Kept *><char *>packed
-        for i in range(rows.size):
-            at[i].hi, at[i].lo = rows.row[i].prefix.address.hi, rows.row[i].prefix.address.lo
-            at[i].count, at[i].version = <u32>rows.row[i].count, <u32>rows.row[i].prefix.address.version
-        return bytes(packed)
+        return packed(&rows)
     finally:
         free_rows(&rows)
+
+
+cdef bytes packed(const Rows *rows):
+    cdef size_t i
+    cdef bytearray made = bytearray(rows.size * sizeof(Kept))
+    cdef Kept *at = <Kept *><char *>made
+    for i in range(rows.size):
+        at[i].hi, at[i].lo = rows.row[i].prefix.address.hi, rows.row[i].prefix.address.lo
+        at[i].count, at[i].version = <u32>rows.row[i].count, <u32>rows.row[i].prefix.address.version
+    return bytes(made)
+
+
+cdef struct Dump:
+    int64_t newest
+    int64_t base
+    u64 before          # number of the last line of the log when it began, and when it ended
+    u64 after
+    Rows *rows          # of window newest - i, what was added in [2 * i], and what was taken away behind it
+
+
+cdef int walk_windows(Series *s, Dump *d) noexcept nogil:
+    """All rows of our own ring, with nothing in between that may take time. OK, or a code."""
+    cdef int64_t number
+    cdef int code = OK
+    cdef u32 i
+    lock_wait(&s.lock, &s.waiting)
+    d.newest, d.base, d.before = s.newest, s.base, s.log_sequence
+    unlock(&s.lock)
+    for i in range(2 * s.slots):
+        number = d.newest - i // 2
+        code = hosts_of(s.own.tree[2 * slot_of(number, s.slots) + i % 2], number, &d.rows[i])
+        if code != OK:
+            break
+    lock_wait(&s.lock, &s.waiting)
+    d.after = s.log_sequence
+    unlock(&s.lock)
+    return code
+
+
+cdef object kept_window(Series *s, int64_t number, int64_t base, bytes added, bytes taken):
+    cdef Slot *slot = &s.slot[slot_of(number, s.slots)]
+    level4 = length_of(s, slot, 0) if s.scope != STRINGS else 32
+    return number - base, level4, length_of(s, slot, 1), slot.folded, added, taken
 
 
 cdef int check_rows(object name, const u8[::1] rows) except -1:

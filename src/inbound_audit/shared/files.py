@@ -37,7 +37,7 @@ def make(place: Place) -> int:
         ) from None
     doing = "lock files"
     try:
-        fcntl.fcntl(fd, _OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+        lock(fd)
         if place.group is not None:
             doing = "give files to the group"
             os.fchown(fd, -1, place.group)
@@ -46,6 +46,17 @@ def make(place: Place) -> int:
         os.close(fd)
         raise SharedStateError(f"{place.path}: we can't {doing} there: {error.strerror}") from None
     return fd
+
+
+def lock(fd: int) -> bool:
+    """Takes the owner's lock, as long as this open file is; False when somebody else has it. Raises OSError."""
+    try:
+        fcntl.fcntl(fd, _OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return False
+        raise
+    return True
 
 
 def publish(place: Place, fd: int) -> str:

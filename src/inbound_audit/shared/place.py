@@ -36,34 +36,11 @@ def directory_of(name: str) -> str:
     return os.path.join(os.path.abspath(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT), f"inbound_audit-{name}")
 
 
-class Place:
-    """An open directory: that of the name, or the one at `path`, where it was found before.
+class Directory:
+    """An open directory. `fd` is -1 when it is closed."""
 
-    Raises SharedStateError when it is refused, or is not there and may not be made.
-    """
-
-    def __init__(
-        self, name: str, group: str | None = None, path: str | None = None, *, only_look: bool = False
-    ) -> None:
-        self.fd = -1
-        if not shared_mode_possible():
-            raise SharedStateError(f"{name!r}: counts that processes share need Linux; leave out `shared`")
-        self.path = path or directory_of(name)
-        self.group = None if group is None else _number_of(group)
-        if not only_look:
-            self._make()
-        try:
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise SharedStateError(f"{name!r}: nobody counts there; {self.path} does not exist") from None
-        except OSError as error:
-            why = error.strerror if _is_directory(self.path) else "it is a link or no directory"
-            raise SharedStateError(f"{self.path}: refused: {why}") from None
-        found = os.fstat(self.fd)
-        fault = self._why_not_look(found) if only_look else self._why_not_join(found)
-        if fault:
-            self.close()
-            raise SharedStateError(f"{self.path}: refused: {fault}")
+    fd: int
+    path: str
 
     def close(self) -> None:
         """Idempotent."""
@@ -91,6 +68,36 @@ class Place:
         except OSError:
             return True
         return not os.path.samestat(there, os.fstat(self.fd))
+
+
+class Place(Directory):
+    """An open directory: that of the name, or the one at `path`, where it was found before.
+
+    Raises SharedStateError when it is refused, or is not there and may not be made.
+    """
+
+    def __init__(
+        self, name: str, group: str | None = None, path: str | None = None, *, only_look: bool = False
+    ) -> None:
+        self.fd = -1
+        if not shared_mode_possible():
+            raise SharedStateError(f"{name!r}: counts that processes share need Linux; leave out `shared`")
+        self.path = path or directory_of(name)
+        self.group = None if group is None else _number_of(group)
+        if not only_look:
+            self._make()
+        try:
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise SharedStateError(f"{name!r}: nobody counts there; {self.path} does not exist") from None
+        except OSError as error:
+            why = error.strerror if _is_directory(self.path) else "it is a link or no directory"
+            raise SharedStateError(f"{self.path}: refused: {why}") from None
+        found = os.fstat(self.fd)
+        fault = self._why_not_look(found) if only_look else self._why_not_join(found)
+        if fault:
+            self.close()
+            raise SharedStateError(f"{self.path}: refused: {fault}")
 
     def _make(self) -> None:
         try:

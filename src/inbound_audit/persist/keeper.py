@@ -1,0 +1,288 @@
+"""All series of an audit that are kept or have a log.
+
+Every `PERIOD` (room `lent`) what has changed is written, and what processes have left that ended since is adopted. What
+goes wrong there is told, and tried again the next time; counting goes on in any case. The thread holds no audit.
+
+A fork's child has none of its parent's counts, so none of its files either: it has an id of its own, and a file as soon
+as it has counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+
+from inbound_audit.burst import Burst
+from inbound_audit.errors import InboundAuditError, SharedStateError
+from inbound_audit.persist import orphans
+from inbound_audit.persist.format import Series
+from inbound_audit.persist.lent import Job, Lent
+from inbound_audit.persist.log import Log
+from inbound_audit.persist.marks import EVERY, Marks
+from inbound_audit.persist.place import StateDirectory
+from inbound_audit.persist.saving import Counts, Kept
+from inbound_audit.persist.turn import alive, turn
+
+logger = logging.getLogger("inbound_audit.persist")
+
+
+class Keeper:
+    """Keeps series of an audit in a state directory (None: the default one), which is made when the first one comes.
+
+    All methods may be called from any thread. What can't be written is logged, and tried again every `PERIOD`.
+    """
+
+    def __init__(self, audit: Counts, directory: str | os.PathLike[str] | None = None) -> None:
+        self._audit = weakref.ref(audit)
+        self._directory = directory
+        self._lent: Lent | None = None
+        self._end: weakref.finalize[[], Counts] | None = None
+        self._kept: dict[str, Kept] = {}
+        self._logged: list[str] = []
+        self._marks: dict[str, Marks] = {}
+        self._log_id = _new_log_id()
+        self._sleeps = False  # a fork's child that has not counted yet
+        self._closed = False
+        self._pid = os.getpid()
+        self._surprise = ""  # the last error that nobody had foreseen
+        self._complaints = Burst(logger, interval=60.0)
+        alive.add(self)
+
+    # ---- which series
+
+    def keep(self, series: Series) -> None:
+        """From now on the series is saved, and what was saved of it by processes that have ended is counted again.
+
+        Raises SharedStateError when the state directory can't be had. Again with the same name: nothing happens.
+        """
+        with turn:
+            if series.name not in self._kept and not self._closed:
+                self._hold()
+                kept = self._kept[series.name] = Kept(series, self._marks_of(series.name))
+                self._sleeps = False
+                self._name_logs()
+                self._tell(self._round([kept], adopt=True))
+                self.start()
+
+    def log(self, series: Series) -> None:
+        """From now on each change of the series is a line in its log, too.
+
+        Raises SharedStateError when the state directory can't be had. Again with the same name: nothing happens.
+        """
+        with turn:
+            if series.name not in self._logged and not self._closed:
+                self._hold()
+                self._logged.append(series.name)
+                self._name_logs()
+                self._tell(self._round([], adopt=False))
+                self.start()
+
+    def _hold(self) -> Lent:
+        audit = self._audit()
+        if self._lent is None and audit is not None:
+            self._lent = Lent(StateDirectory(self._directory))
+            # When Python exits, descriptors are left to the system: who counts still may write to a log.
+            self._end = weakref.finalize(audit, self._lent.let_go)
+            self._end.atexit = False
+        if self._lent is None:
+            raise InboundAuditError("the audit is gone")
+        return self._lent
+
+    def _marks_of(self, name: str) -> Marks:
+        return self._marks.setdefault(name, Marks())
+
+    def _name_logs(self) -> None:
+        for name, kept in self._kept.items():
+            kept.log_id = self._log_id if name in self._logged else None
+
+    # ---- what was loaded from logs
+
+    def known(self, name: str) -> dict[int, int]:
+        """Up to which number the lines of each log id are in our counts of a series; `EVERY` for our own lines."""
+        with turn:
+            own = {self._log_id: EVERY} if name in self._logged else {}
+            return {**(self._marks[name].sequences if name in self._marks else {}), **own}
+
+    def note_loaded(self, name: str, marks: Mapping[int, int]) -> None:
+        """The lines of these log ids, up to these numbers, were added to our counts, or were out of view."""
+        with turn:
+            others = {log: sequence for log, sequence in marks.items() if log != self._log_id}
+            self._marks_of(name).note(others)
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """What is added here and the `note_loaded` that belongs to it go into the same snapshot: nothing is saved
+        meanwhile, and nobody else loads."""
+        with turn:
+            yield
+
+    # ---- saving and adopting
+
+    def save(self) -> None:
+        """Writes every series that has changed now. Raises OSError, SharedStateError."""
+        with turn:
+            for error in self._round(self._kept.values(), adopt=False):
+                raise error
+
+    def attend(self) -> None:
+        """What the thread does each time."""
+        with turn:
+            self._tell(self._round(self._kept.values(), adopt=True))
+
+    def _round(self, series: Iterable[Kept], *, adopt: bool) -> list[Exception]:
+        """One round; each step is tried, whatever became of those before. What went wrong."""
+        audit, lent, wrong = self._audit(), self._lent, _Wrong()
+        if audit is None or lent is None or self._closed or audit.closed:
+            return wrong
+        with wrong:
+            self._mind_place(lent)
+        for kept in series:
+            if adopt and not self._sleeps:
+                with wrong:
+                    kept.adopt(audit, lent.locks)
+            with wrong:
+                kept.save(audit, lent.locks)
+        for name in self._logged:
+            with wrong:
+                self._mind_log(audit, lent, name)
+        self._sleeps = self._sleeps and not lent.locks.held
+        if adopt and not self._sleeps:
+            with wrong:
+                orphans.tidy(lent.locks, set().union(*(kept.absorbed for kept in self._kept.values())))
+        return wrong
+
+    def _mind_place(self, lent: Lent) -> None:
+        """Somebody may have removed the directory, or our lock file in it. Raises OSError, SharedStateError."""
+        locks = lent.locks
+        if locks.place.gone:
+            before, place = locks.place, StateDirectory(locks.place.path)
+            logger.warning("%s: the directory was removed or replaced; all is written anew", place.path)
+            locks.move(place)
+            before.close()
+            for kept in self._kept.values():
+                kept.begin_anew()
+        elif locks.lost:
+            before_id = locks.id
+            logger.warning("%s: our lock file was removed; others may count what we had saved", locks.place.path)
+            locks.renew()
+            for kept in self._kept.values():
+                kept.begin_anew(instead_of=before_id)
+
+    def _mind_log(self, audit: Counts, lent: Lent, name: str) -> None:
+        """Opens a log, or follows it where it was renamed; tells of lines that could not be written."""
+        log = lent.logs.get(name)
+        if log is None:
+            log = lent.logs[name] = Log(lent.locks.place, name)
+            audit._series_log(name, log.fd, self._log_id, audit._series_logged(name)[0])
+        log.follow(lent.locks.place)
+        failures = audit._series_logged(name)[1]
+        lost, log.failures = failures - log.failures, failures
+        if lost:
+            raise SharedStateError(f"{lost} lines of the log of {name!r} could not be written")
+
+    def _tell(self, wrong: list[Exception]) -> None:
+        place = self._lent.locks.place.path if self._lent is not None else ""
+        for error in wrong:
+            if not isinstance(error, (OSError, InboundAuditError)) and repr(error) != self._surprise:
+                self._surprise = repr(error)
+                logger.error("%s: %s", place, error, exc_info=error)
+                continue
+            words = str(error)
+            if isinstance(error, OSError):
+                words = (error.strerror or words) + (f" ({error.filename})" if error.filename else "")
+            self._complaints.report(logging.ERROR, "%s: %s; it is tried again", place, words)
+
+    # ---- the thread
+
+    def start(self) -> None:
+        """Starts the thread, unless it runs, if there is anything to do. What keeps it from starting is told."""
+        lent = self._lent
+        if lent is not None and not self._closed:
+            try:
+                lent.start(_job(weakref.ref(self)))
+            except OSError as error:
+                self._tell([error])
+
+    # ---- the end, and forks
+
+    def close(self) -> None:
+        """Saves for the last time and lets everything go, while the audit still has its counts. Idempotent."""
+        with turn:
+            self.leave()
+            self.forget()
+
+    def forget(self) -> None:
+        """Lets everything go as it was saved last. Idempotent."""
+        with turn:
+            audit, lent = self._audit(), self._lent
+            if self._closed or lent is None or self._end is None:
+                self._closed = True
+                return
+            if audit is not None:
+                for name in lent.logs:
+                    audit._series_log(name, -1, 0, 0)
+            self._closed = True
+            self._end()
+
+    def leave(self) -> None:
+        """Python exits: saves for the last time."""
+        with turn:
+            if self._lent is not None and not self._closed:
+                self._lent.stop()
+                self._tell(self._round(self._kept.values(), adopt=False))
+                if not any(kept.has_file for kept in self._kept.values()):
+                    self._lent.locks.let_go(remove=True)
+
+    def stop(self) -> None:
+        """Before a fork; the caller holds the lock."""
+        if self._lent is not None:
+            self._lent.stop()
+
+    def in_child(self) -> None:
+        """In a fork's child, whose audit has forgotten its counts: nothing that was saved is ours. Idempotent."""
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        lent, audit = self._lent, self._audit()
+        if lent is None or audit is None or self._closed:
+            return
+        lent.in_child()
+        self._sleeps = True
+        self._log_id = _new_log_id()
+        self._marks = {}
+        for name, kept in self._kept.items():
+            kept.begin_anew()
+            kept.marks = self._marks_of(name)
+        self._name_logs()
+        for name, log in lent.logs.items():
+            audit._series_log(name, log.fd, self._log_id, 0)
+
+
+class _Wrong(list[Exception]):
+    """What went wrong in the blocks that it was the context of."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, Exception):
+            self.append(error)
+        return isinstance(error, Exception)
+
+
+def _new_log_id() -> int:
+    return secrets.randbits(63) + 1
+
+
+def _job(keeper: weakref.ref[Keeper]) -> Job:
+    def attend() -> bool:
+        found = keeper()
+        if found is not None:
+            found.attend()
+        return found is not None
+
+    return attend

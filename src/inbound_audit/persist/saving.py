@@ -1,0 +1,158 @@
+"""One series that is kept: what is written of it, and what was adopted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from inbound_audit.errors import CapacityError, SeriesError
+from inbound_audit.persist import format, names, orphans, snapshots
+from inbound_audit.persist.format import Known, Series, Snapshot, Window, kind_of
+from inbound_audit.persist.locks import Locks
+from inbound_audit.persist.marks import Marks
+
+_TRIES = 4
+
+Rows: TypeAlias = tuple[int, int, int, int, bytes, bytes]
+"""A window, as the core tells it."""
+
+
+class Counts(Protocol):
+    """What this package asks of an audit. An `InboundAudit` does it."""
+
+    @property
+    def closed(self) -> bool: ...
+    def _settle(self) -> None: ...
+    def _series_dump(self, name: str) -> tuple[int, list[Rows]]: ...
+    def _series_dump_logged(self, name: str) -> tuple[int, list[Rows], int, int]: ...
+    def _series_restore(self, name: str, newest: int, windows: Sequence[Window]) -> int: ...
+    def _series_log(self, name: str, fd: int, log_id: int, sequence: int) -> None: ...
+    def _series_logged(self, name: str) -> tuple[int, int]: ...
+
+
+class Kept:
+    """A series of ours. `log_id`: the number under which we write its log; None when it has none.
+
+    Lock rule: the keeper's, for everything.
+    """
+
+    def __init__(self, series: Series, marks: Marks) -> None:
+        self.series = series
+        self.marks = marks
+        self.log_id: int | None = None
+        self.absorbed: set[str] = set()
+        """Ids whose counts are ours, and whose files are there still, or may be."""
+        self._refused: set[str] = set()  # ids whose files are of another definition
+        self._written: bytes | None = None  # the digest of our file
+
+    @property
+    def has_file(self) -> bool:
+        return self._written is not None
+
+    def begin_anew(self, *, instead_of: str | None = None) -> None:
+        """We have no file any more. `instead_of`: what stands in the one with this id goes into the next."""
+        self._written = None
+        if instead_of is None:
+            self.absorbed.clear()
+        else:
+            self.absorbed.add(instead_of)
+
+    # ---- writing
+
+    def save(self, audit: Counts, locks: Locks) -> None:
+        """Writes what has changed, and removes what that makes superfluous. Raises OSError. O(hosts)."""
+        newest, windows, marks = self._dump(audit)
+        if windows or marks or self.absorbed:
+            locks.hold()
+            series = self.series
+            known = Known(series.name, kind_of(series.type), series.interval, series.num_windows)
+            absorbed = tuple(sorted(self.absorbed))
+            self._write(locks, Snapshot(known, locks.id, newest, absorbed, marks, windows))
+        elif self._written is not None:
+            snapshots.remove(locks.place, names.snapshot(self.series.name, locks.id))
+            self._written = None
+        self._remove_absorbed(locks)
+
+    def _dump(self, audit: Counts) -> tuple[int, list[Window], tuple[format.Mark, ...]]:
+        """Windows, and the marks of the lines that are in them.
+
+        Beside threads that add, lines come while windows are read. Then the mark is that of the last one: a line that
+        is not in the file may count as known and not be loaded again, but none is ever counted twice.
+        """
+        if self.log_id is None:
+            newest, windows = audit._series_dump(self.series.name)
+        else:
+            newest, windows, line = self._dump_logged(audit)
+            if line:
+                self.marks.note({self.log_id: line})
+        return newest, [Window(*window) for window in windows], self.marks.at(newest, self.series.num_windows)
+
+    def _dump_logged(self, audit: Counts) -> tuple[int, list[Rows], int]:
+        for _ in range(_TRIES - 1):
+            newest, windows, before, after = audit._series_dump_logged(self.series.name)
+            if before == after:
+                return newest, windows, after
+        newest, windows, _, after = audit._series_dump_logged(self.series.name)
+        return newest, windows, after
+
+    def _write(self, locks: Locks, snapshot: Snapshot) -> None:
+        file = names.snapshot(self.series.name, locks.id)
+        pieces, digest = format.encode(snapshot)
+        if digest != self._written or not snapshots.exists(locks.place, file):
+            snapshots.write(locks.place, file, pieces)
+            self._written = digest
+
+    def _remove_absorbed(self, locks: Locks) -> None:
+        """Our file has their counts: theirs go, and then their ids."""
+        gone = set()
+        for id in self.absorbed:
+            file = names.snapshot(self.series.name, id)
+            if snapshots.exists(locks.place, file):
+                if not locks.take(id):  # somebody looks at it, and will find that it counts nothing
+                    continue
+                snapshots.remove(locks.place, file)
+            gone.add(id)
+        if gone:
+            locks.place.sync()
+            self.absorbed -= gone
+
+    # ---- adopting
+
+    def adopt(self, audit: Counts, locks: Locks) -> None:
+        """Makes the counts of processes that have ended ours. Raises OSError, SharedStateError, CapacityError."""
+        name, place = self.series.name, locks.place
+        found = [id for id in orphans.ids_of(place, name) if id not in self._refused and id not in self.absorbed]
+        found = [id for id in found if locks.take(id)]
+        if not found:
+            return
+        superfluous = orphans.absorbed(place, name) | self.absorbed
+        audit._settle()
+        failed: OSError | None = None
+        for id in found:
+            try:
+                if id in superfluous:
+                    snapshots.remove(place, names.snapshot(name, id))
+                else:
+                    self._absorb(audit, locks, id)
+            except OSError as error:  # the others are adopted all the same
+                failed = error
+        if self.absorbed:
+            self.save(audit, locks)
+        if failed is not None:
+            raise failed
+
+    def _absorb(self, audit: Counts, locks: Locks, id: str) -> None:
+        name, place = self.series.name, locks.place
+        snapshot = orphans.load(place, self.series, id)
+        if snapshot is None:
+            self._refused.add(id)
+            return
+        try:
+            audit._series_restore(name, snapshot.newest, snapshot.windows)
+        except (SeriesError, CapacityError) as error:
+            why = "only a part of it is counted" if isinstance(error, CapacityError) else "nothing of it is counted"
+            orphans.put_away(place, names.snapshot(name, id), f"{error}; {why}")
+            return
+        self.absorbed.add(id)
+        self.absorbed.update(x for x in snapshot.absorbed if snapshots.exists(place, names.snapshot(name, x)))
+        self.marks.adopt(snapshot.marks)
