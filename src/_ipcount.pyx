@@ -84,7 +84,9 @@ cdef u64 conn_ids = 1
 
 include "inbound_audit/_door/convert.pxi"
 include "inbound_audit/_door/session.pxi"
+include "inbound_audit/_door/over_time.pxi"
 include "inbound_audit/_door/audit.pxi"
+include "inbound_audit/_door/rings.pxi"
 include "inbound_audit/_door/series.pxi"
 include "inbound_audit/_door/windows.pxi"
 include "inbound_audit/_door/shared.pxi"

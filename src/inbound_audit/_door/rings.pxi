@@ -1,0 +1,192 @@
+# Our own rings: made, moved into a file, emptied; and the clock that turns them.
+
+SCOPES = (b"connections", b"receptions", b"rejections", b"series", b"strings")
+KINDS = ("connections", "receptions", "rejections")
+
+cdef enum:
+    INTERVAL_MOST = 1 << 30           # seconds
+    WINDOW_LEAST = 16384              # bytes: room for the largest node and what leads there
+
+
+# ---- the clock
+
+cdef int64_t python_clock(Owner *o) noexcept with gil:
+    """The time by a callable. One that fails, or says nonsense, is told of, and the last good time holds."""
+    cdef double seconds
+    cdef double furthest = <double>FURTHEST
+    try:
+        seconds = (<object>o.clock)()
+        if not -furthest < seconds * 1e6 < furthest:
+            raise ValueError(f"the clock says {seconds!r}")
+        # From the nearest microsecond: 0.3 is a little less than three tenths.
+        o.last_now = <int64_t>(seconds * 1e6 + (0.5 if seconds >= 0 else -0.5))
+    except BaseException as error:
+        report_clock(error)
+    return o.last_now
+
+
+cdef void report_clock(object error) noexcept:
+    try:
+        warnings.warn(f"the audit's clock failed, and stands still: {error!r}", RuntimeWarning, stacklevel=1)
+    except Warning:
+        pass  # a filter makes it an error, and there is nobody here to raise it to
+
+
+# ---- knowing and making series (the GIL is the lock of all that, as in shared.pxi)
+
+cdef Series *know_series(Owner *o, u32 scope, bytes name, u32 interval, u32 slots) noexcept:
+    """The series with that identity, made known if it is not. NULL when there is no room for one more."""
+    cdef Series *s
+    cdef u32 i
+    for i in range(o.series_known):
+        s = o.series[i]
+        if s.scope == scope and s.interval == interval and s.slots == slots and s.name[:s.name_size] == name:
+            return s
+    s = <Series *>calloc(1, sizeof(Series)) if o.series_known < SERIES_MOST else NULL
+    if s == NULL:
+        return NULL
+    s.scope, s.interval, s.slots, s.owner = scope, interval, slots, o
+    s.name_size = <u32>len(name)
+    memcpy(s.name, <const char *>name, len(name))
+    s.log_fd = -1
+    o.series[o.series_known] = s
+    publish32(&o.series_known, o.series_known + 1)
+    return s
+
+
+cdef Tree *window_tree(Audit audit, Series *s, u32 slot, u32 sign) except NULL:
+    """A tree of our ring, in our file if we have one, but not yet in the ring."""
+    cdef u64 size = <u64>(s.units_most + HEADER_UNITS) * UNIT
+    cdef bytes scope = SCOPES[s.scope]
+    cdef Tree *t
+    if audit.owner.trees == TREES_MOST:
+        raise CapacityError(f"an audit has room for {TREES_MOST} listeners and windows")
+    t = add_tree(audit.owner, 0, 0, size)
+    if t == NULL:
+        raise no_room(size)
+    t.ring = s.own
+    t.label.service_size = <u32>len(scope)
+    memcpy(t.label.service, <const char *>scope, t.label.service_size)
+    t.label.listener_size = s.name_size
+    memcpy(t.label.listener, s.name, s.name_size)
+    t.label.kind, t.label.interval, t.label.slots, t.label.slot, t.label.sign = WINDOW, s.interval, s.slots, slot, sign
+    header(&t.arena).number = NO_WINDOW
+    return t
+
+
+cdef int settle_window(Audit audit, Tree *t) except -1:
+    """Gives a new tree its section, or lets it go."""
+    if audit.own == NULL:
+        return 0
+    try:
+        return audit.settle_tree(t)
+    except CapacityError:
+        # It stays among the audit's trees, empty, and in no ring.
+        arena_close(&t.arena)
+        raise
+
+
+cdef int make_ring(Audit audit, Series *s) except -1:
+    """Our own ring of a series. Raises CapacityError, and there is none."""
+    cdef Ring *r = new_ring(s, <u64>-1)
+    cdef Tree *t
+    cdef u32 i
+    if r == NULL:
+        raise MemoryError
+    s.slot = <Slot *>calloc(s.slots, sizeof(Slot))
+    if s.slot == NULL:
+        raise MemoryError
+    s.own = r
+    try:
+        for i in range(s.slots):
+            r.tree[2 * i] = window_tree(audit, s, i, 0)
+            s.slot[i].number[0] = s.slot[i].number[1] = NO_WINDOW
+        s.base = 0
+        s.newest = window_number(now_of(audit.owner), s.interval)
+        tree_for(s, s.newest, 0)
+        publish_timeline(s)
+        for i in range(s.slots):
+            settle_window(audit, r.tree[2 * i])
+    except BaseException:
+        unmake_ring(s, r)
+        raise
+    s.state = ENDED if audit.is_closed else READY
+    link_ring(s, r)
+    publish32(&s.ready, 1)
+    return 0
+
+
+cdef void unmake_ring(Series *s, Ring *r) noexcept:
+    """A ring that nobody has seen: its trees stay the audit's, which frees them."""
+    s.own = NULL
+    free(s.slot)
+    s.slot = NULL
+    free(r.tree)
+    free(r)
+
+
+cdef inline void take_series(Series *s) noexcept:
+    if not try_lock(&s.lock):
+        with nogil:
+            lock_wait(&s.lock, &s.waiting)
+
+
+cdef void forget_series(Owner *o, bint closed, bint forked) noexcept:
+    """Empties our rings: the audit is closed, its file was lost, or this is a forked child. The locks of a child are free."""
+    cdef Series *s
+    cdef u32 i, k
+    for i in range(o.series_known):
+        s = o.series[i]
+        if s.own == NULL:
+            continue
+        if forked:
+            unlock(&s.lock)
+            s.log_fd = -1  # what it writes there would have its parent's numbers
+        take_series(s)
+        for k in range(2 * s.slots):
+            if s.own.tree[k] != NULL:
+                if forked:
+                    unlock(&s.own.tree[k].arena.lock)
+                forget(s.own.tree[k], ENDED if closed else READY)
+                if s.own.tree[k].state == ENDED:
+                    s.state = ENDED
+                s.slot[k // 2].number[k % 2] = NO_WINDOW
+                if s.state != ENDED:
+                    header(&s.own.tree[k].arena).number = NO_WINDOW
+        if closed:
+            s.state = ENDED
+        if s.state != ENDED:
+            tree_for(s, s.newest, 0)
+            publish_timeline(s)
+        unlock(&s.lock)
+
+
+cdef int back_series(Audit audit, int fd, u64 at) except -1:
+    """Asks for the memory that our rings need in a new file, from that offset on."""
+    cdef Series *s
+    cdef u32 i, k
+    for i in range(audit.owner.series_known):
+        s = audit.owner.series[i]
+        for k in range(2 * s.slots if s.own != NULL else 0):
+            if s.own.tree[k] != NULL:
+                if back_file(fd, at, share_needs(&s.own.tree[k].arena)) != 0:
+                    raise no_space()
+                at += range_of(audit.capacity)
+    return 0
+
+
+cdef int settle_series(Audit audit) except -1:
+    """Moves our rings into the file."""
+    cdef Series *s
+    cdef u32 i, k
+    cdef int code
+    for i in range(audit.owner.series_known):
+        s = audit.owner.series[i]
+        for k in range(2 * s.slots if s.own != NULL else 0):
+            if s.own.tree[k] != NULL:
+                take_series(s)
+                try:
+                    audit.settle_tree(s.own.tree[k])
+                finally:
+                    unlock(&s.lock)
+    return 0
