@@ -40,13 +40,15 @@ from tests.keeping import (
     read,
     snapshots_of,
 )
-from tests.sharing import FULL, eventually, rounds
+from tests.sharing import FULL, eventually, owner_files, rounds
+from tests.sharing import NAME as SHARED
 
 from inbound_audit import InboundAudit
 from inbound_audit.errors import SharedStateError
-from inbound_audit.persist import StateDirectory, default_directory, format, lent, names, orphans, snapshots
+from inbound_audit.persist import Keeper, StateDirectory, default_directory, format, lent, names, orphans, snapshots
 from inbound_audit.persist.format import Damaged, Known, Mark, Snapshot, Window
 from inbound_audit.persist.locks import Locks
+from inbound_audit.shared import files
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="keeping series needs Linux"),
@@ -1189,3 +1191,26 @@ def test_what_a_killed_worker_of_a_shared_audit_had_saved_comes_back(hire, state
     again = hire(setup)
     assert again.do("audit.series.count('spam', '192.0.2.0/24', 0, 4)") == 111
     assert again.do("audit.series.count('spam', '192.0.2.1', 0, 4)") == 10
+
+
+def test_who_closes_is_not_counted_twice_while_others_inherit(place, state, monkeypatch):
+    """His counts go before his lock does."""
+    seen = []
+    forget = Keeper.forget
+
+    def look_first(keeper: Keeper) -> None:
+        seen.append((len(owner_files()), [lock_is_held(path) for path in state.glob("*.lock")]))
+        forget(keeper)
+
+    monkeypatch.setattr(Keeper, "forget", look_first)
+    with InboundAudit(shared=SHARED, capacity=1 << 24, state=state) as audit:
+        audit.series.define("spam", "cidr", 3600, 5, persist=True, max_bytes=1 << 20)
+        audit.series.add("spam", "192.0.2.7")
+        assert len(owner_files()) == 1
+    assert seen == [(0, [True])]
+    assert [lock_is_held(path) for path in state.glob("*.lock")] == [False]
+
+
+def lock_is_held(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return files.has_owner(file.fileno())
