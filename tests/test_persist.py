@@ -833,6 +833,21 @@ def test_an_orphan_that_cannot_be_read_does_not_keep_others_from_being_adopted(
         assert kept.count() == 9
 
 
+def test_an_orphan_that_cannot_be_set_aside_does_not_either(state, clock, saved, caplog, monkeypatch):
+    (state / names.snapshot(NAME, "00000000000000aa")).write_bytes(saved[:-1])
+    (state / names.snapshot(NAME, "00000000000000bb")).write_bytes(
+        b"".join(format.encode(format.decode(saved)._replace(id="00000000000000bb"))[0])
+    )
+
+    def refuse(place, file):
+        raise OSError(1, "Operation not permitted", file)
+
+    monkeypatch.setattr(snapshots, "set_aside", refuse)
+    with counting(state, clock) as kept:
+        assert kept.count() == 3
+        assert "Operation not permitted" in messages(caplog)[0]
+
+
 # ---- kills
 
 
@@ -1191,6 +1206,21 @@ def test_what_a_killed_worker_of_a_shared_audit_had_saved_comes_back(hire, state
     again = hire(setup)
     assert again.do("audit.series.count('spam', '192.0.2.0/24', 0, 4)") == 111
     assert again.do("audit.series.count('spam', '192.0.2.1', 0, 4)") == 10
+
+
+def test_what_a_forked_worker_inherits_is_seen_by_all(hire, state):
+    """It has a file of its own before it has counted anything else."""
+    join = f"STATE = {str(state)!r}\n{WORKER.rpartition('audit.series')[0]}"
+    define = WORKER[WORKER.index("audit.series.define") :]
+    first = hire(join + define)
+    first.do("audit.series.add('spam', '192.0.2.7', 3)")
+    first.do("audit.close()")
+    parent = hire(join)
+    child = parent.fork()
+    child.do(define)
+    parent.do("audit.series.define('spam', 'cidr', 3600, 5, max_bytes=1 << 20)")
+    for worker in (parent, child):
+        assert worker.do("audit.series.count('spam', '192.0.2.7', 0, 4)") == 3
 
 
 def test_who_closes_is_not_counted_twice_while_others_inherit(place, state, monkeypatch):
