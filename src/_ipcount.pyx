@@ -43,22 +43,22 @@ from inbound_audit._core.mapping cimport (
 from inbound_audit._core.owner cimport (
     ENDED, HOMELESS, MONITORS_MOST, READY, SERIES_MOST, SERVICE_NAME_MOST, SESSIONS, SLOTS_MOST, SMTP, TREES_MOST, VIEW, WINDOW,
     Owner, Ring, Series, Slot, Tree, add_service, add_tree, count_absolute, count_session, find_service, forest_count,
-    forest_total, free_series, free_trees, ia_ac, kin_total, link_tree, load_tree, peer_of, publish_ring, publish_tree,
+    forest_total, free_trees, ia_ac, kin_total, link_tree, peer_of, publish_tree,
     tree_count, tree_total, trees_of,
 )
-from inbound_audit._core.clock cimport FURTHEST, SECOND, system_clock, window_number
+from inbound_audit._core.clock cimport FURTHEST, system_clock, window_number
 from inbound_audit._core.fold cimport STRINGS, length_of
 from inbound_audit._core.ranges cimport NO_VALUE, Ranges, free_ranges, lookup, reserve_ranges
 from inbound_audit._core.series cimport (
     ADDRESSES, AMOUNT_MOST, CONNECTIONS, RECEPTIONS, REJECTIONS, add_signed, change_past, count_event, count_events, count_key, find_monitor,
-    find_series, move_connection, past_window, read_key, series_add, series_remove, sliding_average,
+    find_series, move_connection, read_key, series_add, series_remove, sliding_average,
 )
 from inbound_audit._core.seqlock cimport let_others, lock_wait, try_lock, unlock
 from inbound_audit._core.trie cimport trie_add, trie_move, trie_remove
 from inbound_audit._core.verify cimport verify
 from inbound_audit._core.walk cimport Rows, behind, free_rows, tree_seek, walk_hosts, walk_top, walk_tree
 from inbound_audit._core.window cimport (
-    NO_WINDOW, in_view, link_ring, move_on, new_ring, now_of, publish_timeline, range_count, ring_now, slot_of, store_level, tree_for,
+    NO_WINDOW, NO_WINDOW, in_view, link_ring, move_on, new_ring, now_of, publish_timeline, ring_now, slot_of, store_level, tree_for,
 )
 
 import array

@@ -8,22 +8,13 @@ from typing import Any
 
 import pytest
 from tests.lua_support import Bench, Kind
+from tests.timing import Clock
 
 from inbound_audit import LuaPolicy, Session
 from inbound_audit.errors import InboundAuditError
 
 MONITORS = ("300,6", "10,3")
 MOST = 4294967295
-
-
-class Clock:
-    """The time of an audit: what a test says it is, in seconds."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Timed(Bench):

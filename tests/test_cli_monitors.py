@@ -109,6 +109,36 @@ def test_the_options_arrive(tmp_path: Path) -> None:
         assert sum(audit.connections(0, host, 0, 1) for host in hosts) < 5000
 
 
+def test_what_is_persisted_lies_where_it_is_told_to(tmp_path: Path) -> None:
+    for total in (3, 6):
+        with parts(settings(capacity=1 << 20, monitor=(), monitor_bytes=1 << 28, state=str(tmp_path))) as (audit, _):
+            audit.series.define("kept", "cidr", 86400, 3, persist=True)
+            audit.series.add("kept", "192.0.2.7", 3)
+            assert audit.series.count("kept", "192.0.2.7", 0, 1) == total
+
+
+@shared
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_a_policy_logs_lies_there_too(place: Path, tmp_path: Path, workers: int) -> None:
+    policy, state = tmp_path / "policy.sieve", tmp_path / "state"
+    policy.write_text("""
+        $add = hash_create;
+        hash_set $add "series" "visits";
+        hash_set $add "monitor" "86400,3";
+        hash_set $add "serialize" 1;
+        audit_series_add $add;
+    """)
+    options = ("--workers", str(workers), "--shared", NAME, "--state", str(state), "--policy", str(policy))
+    with Serve(*options) as server:
+        for _ in range(5):
+            deliver(server, 0)
+            deliver(server, 1)
+        server.stopped()
+    assert state.stat().st_mode & 0o777 == 0o700
+    lines = [line.split() for path in state.rglob("*.log") for line in path.read_text().splitlines()]
+    assert sorted(line[-1] for line in lines if line[-1] in HOSTS) == ["127.0.0.1"] * 5 + ["::1"] * 5
+
+
 def test_without_options_nothing_is_counted_over_time(tmp_path: Path) -> None:
     with parts(settings(capacity=1 << 20, monitor=(), monitor_bytes=1 << 28)) as (audit, _):
         assert audit.monitors == ()

@@ -345,31 +345,7 @@ def test_less_than_nothing_in_every_window(bench: Timed, echo: LuaPolicy) -> Non
         ask(echo, ac, f'msys.audit_series.add("s", {{count = -{n}}})')
         ask(echo, ac, f'msys.audit_series.add("t", {{key = "x", count = -{n}}})')
         assert ask(echo, ac, 'msys.audit_series.count("s")') == -n
-        bench.clock.now += 300
+        bench.clock.seconds += 300
     assert ask(echo, ac, 'msys.audit_series.count("s", {startv = 1, endv = 5})') == -(8 + 7 + 6 + 5 + 4)
     assert ask(echo, ac, 'msys.audit_series.count("t", {key = "x", startv = 1, endv = 5})') == -30
     bench.audit._check_windows()
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def sharing(request: pytest.FixtureRequest, tmp_path: Path, place: Path) -> Iterator[Timed]:
-    yield from timed(tmp_path, request.param, shared="mail", clock=None, monitors=["86400,2"])
-
-
-def test_a_shared_audit(sharing: Timed) -> None:
-    echo = sharing.policy(ECHO)
-    ac = sharing.session()
-    for key in ("nil", '"192.0.2.9"', "{count = -5}", '{key = "2001:db8::1", count = 2}'):
-        assert ask(echo, ac, f'msys.audit_series.add("s", {key})') is None
-    ask(echo, ac, 'msys.audit_series.add("t", "text")')
-    assert ask(echo, ac, 'msys.audit_series.count("s", "/24")') == -3
-    assert ask(echo, ac, 'msys.audit.connections("86400,2", {endv = 1})') == 1
-    for key in ("nil", "ac", '"2001:db8::1"'):
-        assert ask(echo, ac, f'msys.audit_series.remove_item("s", {key})') is None
-    assert ask(echo, ac, 'msys.audit_series.remove_item("t", "text")') is None
-    assert [ask(echo, ac, f'msys.audit_series.count("s", "{key}")') for key in ("/24", "2001:db8::1")] == [1, 0]
-    assert ask(echo, ac, 'msys.audit_series.count("t", "text")') == 0
-    assert ask(echo, ac, 'msys.audit_series.remove_item("t")') == "'t': needs a key, and there is none"
-    assert ask(echo, ac, 'msys.audit_series.remove_item("t", ac)') == "'t': needs a key, and there is none"
-    assert ask(echo, ac, 'msys.audit_series.remove_item("nope")') == "'nope': no such series (known: s, t)"
-    assert str(ask(echo, ac, 'msys.audit_series.remove_item("s", "x")')).startswith("'x': is no address")

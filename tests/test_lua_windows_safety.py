@@ -225,6 +225,50 @@ def test_whatever_a_script_passes_to_another_lua_is_an_answer(tmp_path: Path, na
     assert len(hostile(tmp_path, KINDS[name])) > 500
 
 
+HUGE = [
+    "ac:inbound_session_count(huge)", "ac:inbound_session_count('/24', huge)", "msys.audit.connections(huge)",
+    "msys.audit.connections('300,6', huge)", "msys.audit_series.add('s', huge)", "msys.audit_series.add(huge)",
+    "msys.audit_series.count('t', huge)", "msys.audit_series.remove_item('s', huge)", "msys.cidr.query('l', huge)",
+    "msys.audit_series.define(huge, huge, huge, huge)", "loadstring('return [[' .. huge .. ']]')",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_text_that_leaves_no_room_for_its_error(tmp_path: Path, name: str) -> None:
+    """In a process of its own: handing back words for which there is no memory would end it, or stop it for ever."""
+    (tmp_path / "l.txt").write_text("192.0.2.0/24\n")
+    bodies = "\n".join(f"function(ac, huge) local n = {call} end," for call in HUGE)
+    script = tmp_path / "huge.lua"
+    script.write_text(
+        f"""{DEFINE}
+        msys.cidr.define("l", {{type = "rbldnsd", source = "l.txt"}})
+        local mod, bodies = {{}}, {{{bodies}}}
+        function mod:validate_ehlo(name, ac, vctx)
+            bodies[tonumber(name)](ac, ("x"):rep(6e6))
+        end
+        function mod:validate_connect(ac, vctx) vctx:set_code(250, tostring(ac:inbound_session_count("/24"))) end
+        msys.registerModule("m", mod)
+        """
+    )
+    program = f"""
+        import logging
+        logging.disable()
+        from inbound_audit import InboundAudit, LuaPolicy
+        with InboundAudit() as audit, audit.listener().session("192.0.2.7") as ac:
+            policy = LuaPolicy({str(script)!r}, lua={KINDS[name].lua!r}, ffi={KINDS[name].ffi}, max_memory=1 << 24)
+            for number in range({len(HUGE)}):
+                print(number + 1, flush=True)
+                policy.validate_ehlo(ac, str(number + 1))
+                assert policy.validate_connect(ac).text == "1"
+            print("survived")
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=100, check=False
+    )
+    reached = result.stdout.split()[-1]
+    assert reached == "survived", f"{HUGE[int(reached) - 1]}: {result.returncode} {result.stderr}"
+
+
 VALUES = st.one_of(
     st.none(), st.integers(-(2**33), 2**33), st.floats(), st.sampled_from(TEXTS), st.text(max_size=6),
     st.sampled_from(["s", "t", "/24", "192.0.2.7", "192.0.2.0/24", "300,6"]),

@@ -94,3 +94,13 @@ def test_the_grammar_is_that_of_sessions(audit):
         assert audit.connections("10,3", "localhost") == 0
         for cidr in (None, "/24,/56", "/24,/128", "/32", "/0"):
             assert audit.connections("10,3", cidr, ac=four) == audit.connections("10,3", cidr, ac=six) == 1
+
+
+@pytest.mark.parametrize("seconds", [1, 999_999_999, 1 << 30])
+def test_a_monitor_of_any_length_is_found_by_its_text(seconds):
+    text = f"{seconds},2"
+    with InboundAudit(monitors=[text]) as audit, audit.listener().session("192.0.2.7") as ac:
+        assert audit.connections(text, ac=ac) == audit.connections(f"0{text}", ac=ac) == 1
+        for other in (f"{seconds + 1},2", f"{seconds + 2**32},2", f"{seconds},{2 + 2**32}", f"{seconds}{'0' * 20},2"):
+            with pytest.raises(MonitorError, match=re.escape(other)):
+                audit.connections(other, ac=ac)

@@ -301,6 +301,8 @@ def test_a_series_and_a_monitor_of_one_name_are_two(clock):
         audit.listener().session("192.0.2.7").close()
         assert audit.series.count("10,3", "192.0.2.7") == 5
         assert audit.connections("10,3", "192.0.2.7") == 1
+        with pytest.raises(SeriesError, match="'10,3'"):
+            audit.series.count("10,3", "192.0.2.7", 3)
 
 
 def test_many_turns_leave_no_memory_behind(audit, series, clock):

@@ -7,7 +7,7 @@ import ipaddress
 import pytest
 
 from inbound_audit import InboundAudit
-from inbound_audit.errors import AddressError, CidrError, SeriesError
+from inbound_audit.errors import AddressError, CapacityError, CidrError, SeriesError
 
 
 @pytest.fixture
@@ -101,6 +101,23 @@ def test_bounds_that_nothing_fits_into(audit, name, value):
     with pytest.raises(SeriesError, match=name):
         audit.series.define("s", interval=300, num_windows=6, **{name: value})
     assert audit.series.names == ()
+
+
+def test_what_finds_no_room_leaves_room_for_others(audit):
+    """An audit has 4096 trees; a series that would need more takes none of them with it."""
+    for i in range(3):
+        audit.series.define(f"s{i}", interval=10, num_windows=1000)
+    audit.series.define("s3", interval=10, num_windows=100)
+    for _ in range(3):
+        with pytest.raises(CapacityError, match="4096"):
+            audit.series.define("more", interval=10, num_windows=1000)
+    audit.series.define("fits", interval=10, num_windows=900)
+    with pytest.raises(CapacityError, match="4096"):
+        audit.series.add("fits", "192.0.2.7", -1)  # its windows would need as many again
+    audit.series.add("fits", "192.0.2.7")
+    assert audit.series.count("fits", "192.0.2.7") == 1
+    assert audit.series.names == ("s0", "s1", "s2", "s3", "fits")
+    audit.listener("IMAP").session("192.0.2.7").close()
 
 
 @pytest.mark.parametrize(

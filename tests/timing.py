@@ -34,8 +34,8 @@ class Clock:
         return self.seconds
 
     def step(self, seconds: float) -> None:
-        """Forwards or backwards, but not before 1970 and not beyond what a float says to the quarter of a second."""
-        self.seconds = min(max(self.seconds + seconds, 0.0), 2.0**38)
+        """Forwards or backwards, as far as a float says to the quarter of a second; before 1970, too."""
+        self.seconds = min(max(self.seconds + seconds, -(2.0**38)), 2.0**38)
 
 
 def around(address: Address, length: int) -> Network:

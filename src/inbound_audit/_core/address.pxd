@@ -7,6 +7,7 @@ IPv4-mapped IPv6 (``::ffff:0:0/96``, RFC 4291 section 2.5.5.2) is IPv4 everywher
 address enters.
 """
 
+from libc.stdint cimport int64_t
 from libc.string cimport memchr
 
 from inbound_audit._core.bits cimport u8, u16, u32, u64, high_bits
@@ -84,7 +85,8 @@ cdef inline int hex_digit(char c) noexcept nogil:
 
 cdef inline int parse_number(const char *s, const char *end, int most) noexcept nogil:
     """Decimal digits and nothing else; -1 when it is none, has none, or is over `most`."""
-    cdef int value = 0, d
+    cdef int64_t value = 0  # ten times `most` and a digit
+    cdef int d
     if s == end:
         return -1
     while s < end:
@@ -95,7 +97,7 @@ cdef inline int parse_number(const char *s, const char *end, int most) noexcept 
         if value > most:
             return -1
         s += 1
-    return value
+    return <int>value
 
 
 cdef inline int scan_ipv4(const char **at, const char *end, u32 *out) noexcept nogil:

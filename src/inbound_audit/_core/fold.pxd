@@ -201,7 +201,7 @@ cdef inline int add_bounded(Series *s, Tree *t, int64_t number, const Address *h
     cdef int code
     make_room(s, at, number)
     code = add_coarse(s, t, number, host, n)
-    while code == FULL and (tidied(t, s.units_most // 64 + 1) or fold_some(s, at, number, True)):
+    while code == FULL and (tidied(t, s.units_most // 16 + 1) or fold_some(s, at, number, True)):
         code = add_coarse(s, t, number, host, n)
     if code == FULL and tidied(t, 1):
         code = add_coarse(s, t, number, host, n)

@@ -36,7 +36,7 @@ cdef enum Scope:
     ADDRESSES = 3       # a named series
     # STRINGS = 4, of `fold`
     AMOUNT_MOST = 0xFFFFFFFF
-    NUMBER_MOST = 1 << 24
+    NUMBER_MOST = 1 << 30   # seconds of a monitor's window
 
 
 # ---- which series

@@ -49,6 +49,8 @@ cdef class Windows:
         cdef Series *s = series_of(<Audit>self, name)
         cdef Tree *t
         cdef u32 i
+        if s.own.tree[2 * s.slots - 1] == NULL:
+            need_trees(<Audit>self, s.slots)
         for i in range(s.slots):
             if s.own.tree[2 * i + 1] == NULL:
                 t = window_tree(<Audit>self, s, i, 1)

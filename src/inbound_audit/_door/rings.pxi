@@ -5,7 +5,6 @@ KINDS = ("connections", "receptions", "rejections")
 
 cdef enum:
     INTERVAL_MOST = 1 << 30           # seconds
-    WINDOW_LEAST = 16384              # bytes: room for the largest node and what leads there
 
 
 # ---- the clock
@@ -59,8 +58,6 @@ cdef Tree *window_tree(Audit audit, Series *s, u32 slot, u32 sign) except NULL:
     cdef u64 size = <u64>(s.units_most + HEADER_UNITS) * UNIT
     cdef bytes scope = SCOPES[s.scope]
     cdef Tree *t
-    if audit.owner.trees == TREES_MOST:
-        raise CapacityError(f"an audit has room for {TREES_MOST} listeners and windows")
     t = add_tree(audit.owner, 0, 0, size)
     if t == NULL:
         raise no_room(size)
@@ -72,6 +69,13 @@ cdef Tree *window_tree(Audit audit, Series *s, u32 slot, u32 sign) except NULL:
     t.label.kind, t.label.interval, t.label.slots, t.label.slot, t.label.sign = WINDOW, s.interval, s.slots, slot, sign
     header(&t.arena).number = NO_WINDOW
     return t
+
+
+cdef int need_trees(Audit audit, u32 number) except -1:
+    """Before the first is made: a series that does not fit leaves room for one that does."""
+    if audit.owner.trees + number > TREES_MOST:
+        raise CapacityError(f"{number} windows: an audit has room for {TREES_MOST} listeners and windows")
+    return 0
 
 
 cdef int settle_window(Audit audit, Tree *t) except -1:
@@ -88,9 +92,10 @@ cdef int settle_window(Audit audit, Tree *t) except -1:
 
 cdef int make_ring(Audit audit, Series *s) except -1:
     """Our own ring of a series. Raises CapacityError, and there is none."""
-    cdef Ring *r = new_ring(s, <u64>-1)
-    cdef Tree *t
+    cdef Ring *r
     cdef u32 i
+    need_trees(audit, s.slots)
+    r = new_ring(s, <u64>-1)
     if r == NULL:
         raise MemoryError
     s.slot = <Slot *>calloc(s.slots, sizeof(Slot))

@@ -174,7 +174,9 @@ cdef class SeriesTable:
         first, last = window_index(startv), window_index(endv)
         code = count_key(k.ac, s, k.text, k.size, first, last, &count)
         if code != OK:
-            raise window_error(code, range_text(startv, endv) if code == BAD_WINDOW else key, name, audit)
+            if code == BAD_WINDOW:  # also of a series that is called as a monitor is
+                raise SeriesError(f"windows {range_text(startv, endv)} of {name!r}: {reason_of(code)}")
+            raise window_error(code, key, name, audit)
         return count
 
     def _remove_here(self, name, key=None, *, Session ac=None):

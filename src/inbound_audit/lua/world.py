@@ -39,10 +39,11 @@ def raw(value: str) -> bytes:
         return value.encode("utf-8", "backslashreplace")
 
 
-def host_function(function: Callable[..., Any]) -> HostFunction:
+def host_function(function: Callable[..., Any], room_for: Callable[[int], bool]) -> HostFunction:
     """Makes a Python function one that Lua may call: a reason first, then its value, and nothing is raised.
 
-    An exception would reach Lua as a Python object, whose attributes lead everywhere.
+    An exception would reach Lua as a Python object, whose attributes lead everywhere. And strings for which Lua has no
+    room are not handed over: where that fails the process does not go on.
     """
 
     @wraps(function)
@@ -50,10 +51,13 @@ def host_function(function: Callable[..., Any]) -> HostFunction:
         try:
             value = function(*args)
         except (InboundAuditError, KeyError, DialectError) as error:
-            return (str(error).encode("utf-8", "backslashreplace"),)
+            answer: tuple[object, ...] = (str(error).encode("utf-8", "backslashreplace"),)
         except Exception as error:
-            return (f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace"),)
-        return (None, *value) if isinstance(value, tuple) else (None, value)
+            answer = (f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace"),)
+        else:
+            answer = (None, *value) if isinstance(value, tuple) else (None, value)
+        size = sum([len(part) for part in answer if isinstance(part, bytes)])
+        return answer if size < _RESERVE // 2 or room_for(size) else (b"not enough memory",)
 
     return call
 
@@ -128,8 +132,10 @@ class World:
             "series_count": abi["ia_series_count"],
             "series_remove": abi["ia_series_remove"],
         }
-        functions = {name: host_function(function) for name, function in host.items()}
-        functions["translate"] = host_function(translation)
+        functions = {
+            name: host_function(function, self.make_room_for)
+            for name, function in {**host, "translate": translation}.items()
+        }
         doors = self._state.execute(
             room("boot"), lambda name: room(text(name)), self._table(functions), self._table(settings), name="=boot.lua"
         )
