@@ -708,6 +708,24 @@ def test_our_lock_file_was_removed(state, clock, caplog):
         assert again.count() == 2
 
 
+def test_our_lock_file_was_removed_before_there_was_room_to_write(state, clock, saved):
+    """What we had adopted stays ours."""
+    (state / names.snapshot(NAME, "00000000000000aa")).write_bytes(saved)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        kept = Counting(state, clock)
+        (state / names.lock(kept.id)).unlink()
+        kept.keeper.attend()
+        with counting(state, clock) as other:
+            assert (kept.count(), other.count()) == (3, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    kept.end()
+    with counting(state, clock) as again:
+        assert again.count() == 3
+
+
 def test_the_directory_was_removed(state, clock, caplog):
     with counting(state, clock, log=True) as kept:
         kept.add("192.0.2.7", 2)
