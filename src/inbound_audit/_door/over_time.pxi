@@ -139,15 +139,14 @@ cdef class Windows:
         return rows
 
     def _window_count(self, scope, name, interval, num_windows, cidr, startv, endv):
-        """A sum over windows of what `_windows` tells of. Raises SeriesError, CidrError."""
+        """A sum over windows of what `_windows` tells of; of a series of strings `cidr` is the text. Raises SeriesError,
+        CidrError."""
         cdef Series *s = identified(<Audit>self, scope, name, interval, num_windows)
-        cdef size_t size = 0
-        cdef const char *c = ascii(cidr, &size)
+        cdef Key k
         cdef int64_t count = 0
         cdef int code
-        if c == NULL:
-            raise not_ascii(cidr)
-        code = count_events(NULL, s, c, size, window_index(startv), window_index(endv), &count)
+        read_series_key(s, cidr, None, &k, True)
+        code = count_key(k.ac, s, k.text, k.size, window_index(startv), window_index(endv), &count)
         if code != OK:
             raise window_error(code, range_text(startv, endv) if code == BAD_WINDOW else cidr, name, self)
         return count
