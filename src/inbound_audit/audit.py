@@ -147,15 +147,12 @@ class InboundAudit(_ipcount.Audit):
         """Begins to persist or to log what was not before. Raises SharedStateError; the series counts all the same."""
         if (wanted.persist, wanted.serialize) == (known.persist, known.serialize) == (False, False):
             return known
-        if self._keeper is None:
-            from inbound_audit.persist import Keeper  # threads and files: not for who keeps nothing
-
-            self._keeper = Keeper(self, self._state)
+        keeper = self._keeping()
         if wanted.persist and not known.persist:
-            self._keeper.keep(known)
+            keeper.keep(known)
             known = self._definitions[known.name] = known._replace(persist=True)
         if wanted.serialize and not known.serialize:
-            self._keeper.log(known)
+            keeper.log(known)
             known = self._definitions[known.name] = known._replace(serialize=True)
         return known
 
@@ -164,6 +161,15 @@ class InboundAudit(_ipcount.Audit):
         super()._make_room_for_less(name)
         if self._membership:
             self._membership.be_seen()
+
+    def _keeping(self) -> Keeper:
+        """Knows what is kept in files of series, and what was loaded from them. Made when it is first needed."""
+        with self._defining:
+            if self._keeper is None:
+                from inbound_audit.persist import Keeper  # threads and files: not for who keeps nothing
+
+                self._keeper = Keeper(self, self._state)
+            return self._keeper
 
     def _remove_elsewhere(self, name: str, key: object) -> None:
         """The same removal in the other processes of a shared audit; those that do not answer are told of."""

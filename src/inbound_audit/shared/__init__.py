@@ -5,6 +5,7 @@
     neighbours    who else is there: finds new owners, drops dead ones
     membership    a process that counts: its own file, and the thread that looks around
     view          a look from outside, by who counts nothing
+    control       how to ask a process to change its counts; answering: its side; asked: what can be asked
 
 What the files hold, and why readers need no lock, is said in `_core/foreign.pxd` and drawn in docs/bytes.md.
 """

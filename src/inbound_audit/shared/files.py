@@ -15,9 +15,11 @@ import secrets
 import struct
 
 from inbound_audit.errors import CapacityError, SharedStateError
+from inbound_audit.shared import control
 from inbound_audit.shared.place import Place
 
 NAME = re.compile(r"[0-9a-f]{16}\.owner")
+SOCKET = re.compile(r"[0-9a-f]{16}\.control")
 """Anything else in the directory is none of ours, and left alone."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
@@ -91,8 +93,35 @@ def has_owner(fd: int) -> bool:
     return bool(_FLOCK.unpack(answer)[0] == fcntl.F_WRLCK)
 
 
+def id_of(name: str) -> str:
+    """The owner's id, as the name of its file has it."""
+    return name.removesuffix(".owner")
+
+
 def remove(place: Place, name: str) -> None:
-    """Takes the name away; it may be gone already."""
+    """Takes the name away, and that of the socket beside it; they may be gone already."""
+    for one in (control.file_of(id_of(name)), name):
+        _unlink(place, one)
+
+
+def has_socket(place: Place, name: str) -> bool:
+    """Whether there is something where the socket beside that file belongs."""
+    try:
+        os.stat(control.file_of(id_of(name)), dir_fd=place.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_if_alone(place: Place, socket: str) -> None:
+    """Removes a socket whose owner's file is not there any more: an owner has its file first."""
+    try:
+        os.stat(f"{socket.removesuffix('.control')}.owner", dir_fd=place.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        _unlink(place, socket)
+
+
+def _unlink(place: Place, name: str) -> None:
     try:
         os.unlink(name, dir_fd=place.fd)
     except OSError as error:

@@ -25,10 +25,13 @@ import select
 import threading
 import time
 import weakref
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, cast
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError
-from inbound_audit.shared import files
+from inbound_audit.shared import asked, control, files
+from inbound_audit.shared.answering import Answering
 from inbound_audit.shared.neighbours import Neighbours
 from inbound_audit.shared.place import Place
 
@@ -49,8 +52,9 @@ _lock = threading.RLock()
 class _Held:
     """What the system has lent us: descriptors, a name, a thread. It knows nothing of the audit, and can outlive it."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, answering: Answering) -> None:
         self.place = place
+        self.answering = answering
         self.fd: int | None = None
         self.file: str | None = None
         self.thread: threading.Thread | None = None
@@ -58,7 +62,8 @@ class _Held:
         """The thread ends when this end of its pipe is closed; the other one is its own."""
 
     def stop(self) -> None:
-        """Ends the thread, and waits for that."""
+        """Ends the threads, and waits for that."""
+        self.answering.stop()
         thread, self.thread = self.thread, None
         wake, self.wake = self.wake, None
         if wake is not None:
@@ -68,6 +73,7 @@ class _Held:
 
     def leave(self) -> None:
         """Nobody finds our file any more, and nobody looks around. The file stays open: it may still be written to."""
+        self.answering.close()
         self.stop()
         if self.file is not None:
             files.remove(self.place, self.file)
@@ -82,7 +88,8 @@ class _Held:
         self.place.close()
 
     def in_child(self) -> None:
-        """A fork's child has none of the parent's threads, and lets go of its file."""
+        """A fork's child has none of the parent's threads, and lets go of its file and its socket."""
+        self.answering.in_child()
         for fd in (self.wake, self.fd):
             if fd is not None:
                 os.close(fd)
@@ -97,9 +104,10 @@ class Membership:
         self._name = name
         self._group = group
         self._complaint = ""
+        self._unasked = ""  # why nobody can ask us, as it was told
         self._settled = False  # sessions may be opened: we have a file, and were seen
         self._evicted = False  # our file is not where others find it: a new one is due
-        self._held = _Held(Place(name, group))
+        self._held = _Held(Place(name, group), Answering(name, _carrying_out(audit)))
         self._neighbours = Neighbours(audit, self._held.place, remove_dead=True)
         # When the audit is collected. When Python exits, descriptors are left to the system: sessions may still come.
         self._end = weakref.finalize(audit, self._held.let_go)
@@ -125,6 +133,7 @@ class Membership:
                     for name, why in self._neighbours.strangers:
                         raise SharedStateError(f"{path}/{name}: {why}")
                     self._move_in()
+                    self._answer()
                 except OSError as error:
                     raise SharedStateError(f"{path}: {error.strerror}") from None
         self.be_seen()
@@ -155,10 +164,26 @@ class Membership:
             self._audit._unsettle(fd)
             os.close(fd)
             raise
+        if held.file is not None:
+            files.remove(held.place, held.file)
         before, held.fd, held.file = held.fd, fd, name
+        held.answering.hush()  # its name is the one before
         self._evicted = False
         if before is not None:
             os.close(before)
+
+    def _answer(self) -> None:
+        """Lets ourselves be asked, if we can't be. What keeps us from it keeps nobody from counting, and is told."""
+        held, why = self._held, ""
+        if held.file is not None and not (held.answering.listens and files.has_socket(held.place, held.file)):
+            try:
+                held.answering.listen(held.place, files.id_of(held.file))
+                held.answering.start()
+            except (OSError, RuntimeError) as error:
+                why = str(error)
+                if why != self._unasked:
+                    logger.warning("%s: nobody can ask us to change counts: %s", held.place.path, why)
+        self._unasked = why
 
     def be_seen(self) -> None:
         """Waits until everybody who is there has looked around once from now on, at most `PATIENCE`."""
@@ -223,6 +248,7 @@ class Membership:
             self._move_in()
             self._audit._settled()
             self._settled = True
+        self._answer()
 
     def attend(self) -> None:
         """What the thread does each time: sees to our file and looks around. What goes wrong is told once."""
@@ -242,6 +268,9 @@ class Membership:
     def start(self) -> None:
         """Starts the thread that looks around, unless it runs. If it can't, that is told, and tried again later."""
         held = self._held
+        if held.answering.listens:
+            with contextlib.suppress(OSError, RuntimeError):
+                held.answering.start()
         if held.thread is not None or not self._end.alive:
             return
         try:
@@ -263,6 +292,25 @@ class Membership:
             logger.error("%s: nobody looks around: %s", held.place.path, error)
             return
         held.thread, held.wake = thread, wake
+
+    # ---- what others are asked
+
+    def tell_others(self, request: Mapping[str, object], timeout: float = control.PATIENCE) -> list[str]:
+        """Asks all the others to carry out a request: a sentence for each that did not. Waits `timeout` at most."""
+        with _lock:
+            owners = {owner.id: owner for owner in self._neighbours.owners if owner.damaged is None}
+            if not owners:
+                return []
+            place = _Borrowed(os.dup(self._held.place.fd))  # the directory may be made anew meanwhile
+        try:
+            answers = control.ask_all(place, owners, request, timeout)
+        finally:
+            os.close(place.fd)
+        return [
+            f"process {owners[owner_id].pid} {why}"
+            for owner_id, answer in answers.items()
+            if (why := control.why_not(answer)) is not None
+        ]
 
     # ---- the end, and forks
 
@@ -287,6 +335,21 @@ class Membership:
         """In a forked child, whose audit has forgotten its sessions already: lets go of the parent's file."""
         self._settled = self._evicted = False
         self._held.in_child()
+
+
+class _Borrowed(NamedTuple):
+    fd: int
+
+
+def _carrying_out(audit: _ipcount.Audit) -> Callable[[bytes], bytes]:
+    """What answers requests to an `InboundAudit`, and does not keep it."""
+    ref = weakref.ref(audit)
+
+    def carry_out(line: bytes) -> bytes:
+        found = ref()
+        return b"" if found is None else asked.carry_out(cast(asked.Asked, found), line)
+
+    return carry_out
 
 
 def before_fork() -> None:

@@ -54,11 +54,20 @@ class Neighbours:
     Lock rule: one thread at a time; the caller's.
     """
 
-    def __init__(self, audit: _ipcount.Audit, place: Place, *, remove_dead: bool, pid: int | None = None) -> None:
+    def __init__(
+        self,
+        audit: _ipcount.Audit,
+        place: Place,
+        *,
+        remove_dead: bool,
+        pid: int | None = None,
+        owner: str | None = None,
+    ) -> None:
         self._audit = audit
         self._place = place
         self._remove_dead = remove_dead
         self._pid = pid
+        self._owner = owner
         self._met: dict[str, _Met] = {}
 
     def look(self, own: int | None = None) -> None:
@@ -72,9 +81,12 @@ class Neighbours:
                 self._regard(name, met)
             else:
                 self._drop(name)
-        for name in self._place.names():
-            if name not in self._met and files.NAME.fullmatch(name):
+        there = set(self._place.names())
+        for name in there:
+            if name not in self._met and files.NAME.fullmatch(name) and self._owner in (None, files.id_of(name)):
                 self._approach(name, own)
+            elif self._remove_dead and files.SOCKET.fullmatch(name) and f"{name[:16]}.owner" not in there:
+                files.remove_if_alone(self._place, name)
 
     def move(self, place: Place) -> None:
         """The same audit has another directory now."""
@@ -98,9 +110,9 @@ class Neighbours:
             mapped = met.mapped
             if mapped is not None and self._pid in (None, mapped.pid):
                 listeners = tuple(ListenerInfo(*row) for row in mapped.listeners)
-                found.append(OwnerInfo(name.partition(".")[0], mapped.pid, mapped.started, listeners, None))
+                found.append(OwnerInfo(files.id_of(name), mapped.pid, mapped.started, listeners, None))
             elif met.damaged is not None and self._pid is None:
-                found.append(OwnerInfo(name.partition(".")[0], 0, 0.0, (), met.damaged))
+                found.append(OwnerInfo(files.id_of(name), 0, 0.0, (), met.damaged))
         return found
 
     @property

@@ -15,23 +15,25 @@ from inbound_audit.shared.place import Place
 class View(_ipcount.Audit):
     """The counts of the processes that share an audit, by who is none of them: it writes nothing and removes nothing.
 
-    `pid` takes only the owners that say this of themselves. What is asked is answered as `InboundAudit` does, as of the
-    last `refresh` for who is there, and as of now for what they count.
+    `pid` takes only the owners that say this of themselves, `owner` the one with that id. What is asked is answered as
+    `InboundAudit` does, as of the last `refresh` for who is there, and as of now for what they count.
 
     Raises SharedStateError when there is no such audit, no such owner, or the directory is refused.
     """
 
-    def __init__(self, name: str, *, pid: int | None = None) -> None:
+    def __init__(self, name: str, *, pid: int | None = None, owner: str | None = None) -> None:
         super().__init__()
         for service_type in SERVICE_TYPES:
             self._add_service(service_type)
         self._name = name
         self._place = Place(name, only_look=True)
-        self._neighbours = Neighbours(self, self._place, remove_dead=False, pid=pid)
+        self._neighbours = Neighbours(self, self._place, remove_dead=False, pid=pid, owner=owner)
         try:
             self.refresh()
             if pid is not None and not self.owners:
                 raise SharedStateError(f"{name!r}: no process with the id {pid} counts there")
+            if owner is not None and not self.owners:
+                raise SharedStateError(f"{name!r}: no owner with the id {owner} counts there")
         except BaseException:
             self.close()
             raise
@@ -51,6 +53,11 @@ class View(_ipcount.Audit):
     def owners(self) -> list[OwnerInfo]:
         """The processes that count there now."""
         return self._neighbours.owners
+
+    @property
+    def place(self) -> Place:
+        """The directory, as of the last `refresh`."""
+        return self._place
 
     def close(self) -> None:
         """Lets everything go; counts are 0 from then on. Idempotent."""

@@ -1,0 +1,217 @@
+"""What a process of a shared audit can be asked, and how it is done: by the audit's own methods.
+
+    add     series, interval, num_windows, key, count [, type]            adds to a series, defined if need be
+    remove  series, key [, interval, num_windows]                         forgets a key here: ``defined``: there was one
+    known   series                                                        ``marks``: which lines of which logs are
+                                                                          counted here; ``defined``: what it is here
+    load    series, interval, num_windows, rows, marks [, type]           adds lines of a log, each (microseconds, key,
+                                                                          count), and notes that they are counted
+
+A line is bytes that anybody of our user has sent: everything in it is checked before anything is done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from inbound_audit.errors import CapacityError, InboundAuditError
+
+logger = logging.getLogger("inbound_audit.shared")
+
+_MOST = (1 << 63) - 1
+
+Request = Mapping[str, Any]
+
+
+class Definition(Protocol):
+    @property
+    def type(self) -> str: ...
+    @property
+    def interval(self) -> int: ...
+    @property
+    def num_windows(self) -> int: ...
+
+
+class Series(Protocol):
+    """`audit.series`, as far as it is asked."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    def define(self, name: str, type: str, interval: int, num_windows: int) -> object: ...
+    def defined(self, name: str) -> Definition: ...
+    def add(self, name: str, key: str, count: int) -> None: ...
+    def _remove_here(self, name: str, key: str) -> None: ...
+
+
+class Keeper(Protocol):
+    """What an audit knows of the lines of logs that it has counted."""
+
+    def known(self, name: str) -> Mapping[int, int]: ...
+    def note_loaded(self, name: str, marks: Mapping[int, int]) -> None: ...
+    def loading(self) -> AbstractContextManager[None]: ...
+
+
+class Asked(Protocol):
+    """An `InboundAudit`, as far as it is asked."""
+
+    @property
+    def series(self) -> Series: ...
+    def _keeping(self) -> Keeper: ...
+    def _series_add_at(self, name: str, key: str, count: int, microseconds: int) -> bool: ...
+
+
+class _Refused(InboundAuditError):
+    """A line that is no request."""
+
+
+def carry_out(audit: Asked, line: bytes) -> bytes:
+    """A request to its answer, both lines. Raises nothing."""
+    try:
+        request = _parsed(line)
+        answer = {"ok": True, **_ORDERS[request["do"]].carry_out(audit, request)}
+    except InboundAuditError as error:
+        answer = {"ok": False, "error": str(error)}
+    except Exception as error:  # the one who asks is told, and so is the log of the program
+        logger.exception("a request could not be carried out")
+        answer = {"ok": False, "error": f"{type(error).__name__}: {error}"}
+    return json.dumps(answer).encode() + b"\n"
+
+
+# ---- a line that anybody may have written
+
+
+def _parsed(line: bytes) -> Request:
+    try:
+        request = json.loads(line.decode("utf-8"), parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise _Refused("a request is one JSON object in a line") from None
+    if not isinstance(request, dict):
+        raise _Refused("a request is one JSON object in a line")
+    name = request.get("do")
+    order = _ORDERS.get(name) if isinstance(name, str) else None
+    if order is None:
+        raise _Refused(f'"do" is one of {", ".join(_ORDERS)}')
+    fields = {**order.fields, **order.optional}
+    for field in request:
+        if field != "do" and field not in fields:
+            raise _Refused(f"{name} has no {field!r}")
+    for field, fits in fields.items():
+        if field in request and not fits(request[field]):
+            raise _Refused(f"{name}: {field!r} is none")
+        if field not in request and field in order.fields:
+            raise _Refused(f"{name}: {field!r} is missing")
+    return request
+
+
+def _no_number(text: str) -> object:
+    raise ValueError(text)
+
+
+def _is_text(value: object) -> bool:
+    # Half a letter of UTF-16 is none that could be written anywhere.
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -_MOST <= value <= _MOST
+
+
+def _is_count(value: object) -> bool:
+    return _is_number(value) and value != 0
+
+
+def _are_rows(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list) and len(row) == 3 and _is_number(row[0]) and _is_text(row[1]) and _is_count(row[2])
+        for row in value
+    )
+
+
+def _are_marks(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        len(log) == 16 and set(log) <= set("0123456789abcdef") and _is_number(sequence) and sequence > 0
+        for log, sequence in value.items()
+    )
+
+
+# ---- what is done
+
+
+def _add(audit: Asked, request: Request) -> dict[str, object]:
+    _define(audit, request)
+    audit.series.add(request["series"], request["key"], request["count"])
+    return {}
+
+
+def _remove(audit: Asked, request: Request) -> dict[str, object]:
+    name = request["series"]
+    found = audit.series.defined(name) if name in audit.series.names else None
+    for field in ("interval", "num_windows"):
+        if found is not None and getattr(found, field) != request.get(field, getattr(found, field)):
+            found = None
+    if found is not None:
+        audit.series._remove_here(name, request["key"])
+    return {"defined": found is not None}
+
+
+def _known(audit: Asked, request: Request) -> dict[str, object]:
+    name = request["series"]
+    marks = {f"{log:016x}": sequence for log, sequence in audit._keeping().known(name).items()}
+    defined = None
+    if name in audit.series.names:
+        found = audit.series.defined(name)
+        defined = {"type": found.type, "interval": found.interval, "num_windows": found.num_windows}
+    return {"marks": marks, "defined": defined}
+
+
+def _load(audit: Asked, request: Request) -> dict[str, object]:
+    """A row that can't be added is told of, and does not keep the others from it: its mark is noted, so that no row is
+    ever counted twice."""
+    name, keeper = request["series"], audit._keeping()
+    _define(audit, request)
+    with keeper.loading():
+        answer = _load_rows(audit, name, request["rows"])
+        keeper.note_loaded(name, {int(log, 16): sequence for log, sequence in request["marks"].items()})
+    return answer
+
+
+def _load_rows(audit: Asked, name: str, rows: Sequence[Sequence[Any]]) -> dict[str, object]:
+    added = out_of_view = failed = 0
+    why = None
+    for microseconds, key, count in rows:
+        try:
+            if audit._series_add_at(name, key, count, microseconds):
+                added += 1
+            else:
+                out_of_view += 1
+        except (ValueError, CapacityError) as error:
+            failed += 1
+            why = why or str(error)
+    return {"added": added, "out_of_view": out_of_view, "failed": failed, "why": why}
+
+
+def _define(audit: Asked, request: Request) -> None:
+    audit.series.define(request["series"], request.get("type", "cidr"), request["interval"], request["num_windows"])
+
+
+class _Order(NamedTuple):
+    carry_out: Callable[[Asked, Request], dict[str, object]]
+    fields: dict[str, Callable[[object], bool]]
+    optional: dict[str, Callable[[object], bool]]
+
+
+_SERIES: dict[str, Callable[[object], bool]] = {"series": _is_text, "interval": _is_number, "num_windows": _is_number}
+_KEY: dict[str, Callable[[object], bool]] = {"series": _is_text, "key": _is_text}
+_SIZE: dict[str, Callable[[object], bool]] = {"interval": _is_number, "num_windows": _is_number}
+_TYPE: dict[str, Callable[[object], bool]] = {"type": _is_text}
+
+_ORDERS = {
+    "add": _Order(_add, {**_SERIES, "key": _is_text, "count": _is_count}, _TYPE),
+    "remove": _Order(_remove, _KEY, _SIZE),
+    "known": _Order(_known, {"series": _is_text}, {}),
+    "load": _Order(_load, {**_SERIES, "rows": _are_rows, "marks": _are_marks}, _TYPE),
+}

@@ -1,0 +1,171 @@
+"""How to ask a process of a shared audit for something that only it can do: change its own counts.
+
+Beside its file ``ID.owner`` each has a Unix socket ``ID.control``, that is its user's alone. A connection is one
+question and one answer, each a JSON object in a line:
+
+    {"do": "remove", "series": "failures", "key": "192.0.2.7"}
+    {"ok": true, "defined": true}
+    {"ok": false, "error": "..."}
+
+What can be asked is listed in `asked`; `answering` is the other side of the socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import select
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from inbound_audit.errors import SharedStateError
+
+PATIENCE = 2.0
+"""Seconds that are waited for answers, unless somebody says otherwise."""
+
+REQUEST_MOST = 1 << 20
+"""Bytes of a question."""
+
+ANSWER_MOST = 1 << 24
+"""Bytes of an answer that are read."""
+
+_BIRTH = 0.3  # seconds: a process has its file a moment before its socket
+_PAUSE = 0.01  # seconds between two tries to connect
+_NOT_YET = (errno.ENOENT, errno.ECONNREFUSED)
+
+Answer = dict[str, object]
+
+
+class Directory(Protocol):
+    """The open directory of a shared audit."""
+
+    @property
+    def fd(self) -> int: ...
+
+
+def file_of(owner_id: str) -> str:
+    """The name of an owner's socket."""
+    return f"{owner_id}.control"
+
+
+def path_of(place: Directory, owner_id: str) -> str:
+    """Where it is, in few enough bytes for the address of a socket, whatever the directory's own path."""
+    return f"/proc/self/fd/{place.fd}/{file_of(owner_id)}"
+
+
+def ask(place: Directory, owner_id: str, request: Mapping[str, object], timeout: float = PATIENCE) -> Answer:
+    """What the process answers: ``ok`` is true, or there is an ``error``. `timeout` is in seconds.
+
+    Raises SharedStateError when there is no answer. Then nothing was done, unless the answer came too late.
+    """
+    answer = ask_all(place, [owner_id], request, timeout)[owner_id]
+    if isinstance(answer, SharedStateError):
+        raise answer
+    return answer
+
+
+def ask_all(
+    place: Directory, owner_ids: Iterable[str], request: Mapping[str, object], timeout: float = PATIENCE
+) -> dict[str, Answer | SharedStateError]:
+    """Asks several at once: the answer of each, or why there is none. Waits `timeout` seconds altogether."""
+    line = json.dumps(request).encode() + b"\n"
+    if len(line) > REQUEST_MOST:
+        raise SharedStateError(f"a request of {len(line)} bytes; {REQUEST_MOST} are possible")
+    asking = {owner_id: _Asking(path_of(place, owner_id), line) for owner_id in owner_ids}
+    try:
+        _work(list(asking.values()), time.monotonic() + timeout)
+        late = SharedStateError(f"did not answer within {timeout:g} s")
+        return {owner_id: one.answer or late for owner_id, one in asking.items()}
+    finally:
+        for one in asking.values():
+            one.close()
+
+
+def why_not(answer: Answer | SharedStateError) -> str | None:
+    """Why a request was not carried out, in words that follow a process's name; None when it was."""
+    if isinstance(answer, SharedStateError):
+        return str(answer)
+    return None if answer["ok"] else f"refused: {answer.get('error')}"
+
+
+def _work(asking: list[_Asking], deadline: float) -> None:
+    while waiting := [one for one in asking if one.answer is None]:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        poll = select.poll()
+        connected = {}
+        for one in waiting:
+            if one.connect():
+                connected[one.socket.fileno()] = one
+                poll.register(one.socket, select.POLLIN | (select.POLLOUT if one.unsent else 0))
+        pause = left if len(connected) == len(waiting) else min(left, _PAUSE)
+        for fd, _ in poll.poll(1000 * pause):
+            connected[fd].step()
+
+
+class _Asking:
+    """A question on its way to one process."""
+
+    def __init__(self, path: str, line: bytes) -> None:
+        self.answer: Answer | SharedStateError | None = None
+        self.unsent = memoryview(line)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._path = path
+        self._connected = False
+        self._born_by = time.monotonic() + _BIRTH
+        self._received = bytearray()
+
+    def connect(self) -> bool:
+        """Whether there is a connection; if there can't be one, that is the answer."""
+        if not self._connected and self.answer is None:
+            try:
+                self.socket.connect(self._path)
+                self._connected = True
+            except BlockingIOError:  # others are before us
+                pass
+            except OSError as error:
+                if error.errno not in _NOT_YET or time.monotonic() > self._born_by:
+                    self.answer = SharedStateError(_why_not_connected(error))
+        return self._connected
+
+    def step(self) -> None:
+        """Sends and receives what is possible now."""
+        try:
+            if self.unsent:
+                self.unsent = self.unsent[self.socket.send(self.unsent, socket.MSG_NOSIGNAL) :]
+            piece = self.socket.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:  # it has gone, or let us go
+            piece = b""
+        self._received += piece
+        if not piece:
+            self.answer = SharedStateError("let us go without an answer")
+        elif self._received.endswith(b"\n"):
+            self.answer = _parsed(self._received)
+        elif len(self._received) > ANSWER_MOST:
+            self.answer = SharedStateError("answers without an end")
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def _why_not_connected(error: OSError) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "is another user's; that user and root may ask it"
+    if error.errno in _NOT_YET:
+        return "takes no questions, or has just ended"
+    return f"can't be asked: {error.strerror}"
+
+
+def _parsed(line: bytearray) -> Answer | SharedStateError:
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict) or not isinstance(answer.get("ok"), bool):
+        return SharedStateError("answers what is no answer")
+    return answer
