@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "src"
 
 # What `import inbound_audit` must not load: extras, and the Lua that only a Lua policy needs.
-NOT_AT_IMPORT = ("aiosmtpd", "click", "lark", "lupa", "numpy", "rich")
+NOT_AT_IMPORT = ("aiosmtpd", "click", "lark", "lupa", "numpy", "prompt_toolkit", "rich")
 
 
 def start(*command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-EXTRAS = {"click": "cli", "rich": "cli", "aiosmtpd": "smtp"}
+EXTRAS = {"click": "cli", "rich": "cli", "prompt_toolkit": "cli", "aiosmtpd": "smtp"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,10 +5,11 @@
     count     `inbound-audit count`; reading, rows: its input and its output
     serve     `inbound-audit serve`; server: what runs behind it; settings, sockets, policies, scripts, tls, maildir,
               report, logs: what that is made of; workers, worker: several of them, and one of these
+    console   `inbound-audit console`, a package: the reference's console
     show, top, ps
               `inbound-audit show`, `top`, `ps`: looks at a shared audit from outside; looking: what they have in common
 
-A command's own libraries (aiosmtpd, lupa, rich) are imported when that command runs.
+A command's own libraries (aiosmtpd, lupa, rich, prompt_toolkit) are imported when that command runs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from importlib.metadata import version
 
 import click
 
+from inbound_audit.cli.console import console
 from inbound_audit.cli.count import count
 from inbound_audit.cli.failure import abandon_output, reason
 from inbound_audit.cli.ps import ps
@@ -39,6 +41,7 @@ Examples:
   inbound-audit serve --listen :25 --workers 4 --shared mail
   inbound-audit count access.log --cidr 192.0.2.0/24 --top 20 --prefixlen 24,56
   inbound-audit top mail --watch
+  inbound-audit console mail
 \b
 Exit status: 0 done, 1 failed while running, 2 the command line makes no sense.""",
 )
@@ -52,6 +55,7 @@ main.add_command(count)
 main.add_command(show)
 main.add_command(top)
 main.add_command(ps)
+main.add_command(console)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

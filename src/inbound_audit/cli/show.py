@@ -47,7 +47,7 @@ def show(name: str, cidr: str | None, service: str, pid: int | None, as_json: bo
     """
     network = None if cidr is None else network_of(cidr)
     with looking.looking(name, pid) as view:
-        count, rows = _seen(view, service, network)
+        count, rows = seen(view, service, network)
         looking.say_if_nobody_counts(name, view)
     if as_json:
         about: dict[str, object] = {
@@ -63,8 +63,7 @@ def show(name: str, cidr: str | None, service: str, pid: int | None, as_json: bo
 
         from inbound_audit.cli.rows import Rows
 
-        # The reference's own words, for who reads its output by program.
-        sys.stdout.write(f"lazy, snapped cidrtree '{service}', view '{'global' if pid is None else pid}'\n")
+        sys.stdout.write(f"{heading(service, None if pid is None else str(pid))}\n")
         sys.stdout.writelines(Rows(Console()).format(rows))
     sys.stdout.flush()
 
@@ -93,7 +92,12 @@ def _place(row: Row) -> Place:
     return network.version, int(network.network_address), network.prefixlen
 
 
-def _seen(view: View, service: str, network: Network | None) -> tuple[int, Iterable[Row]]:
+def heading(service: str, node: str | None) -> str:
+    """The reference's own words, for who reads its output by program. `node`: whose view it is; None: that of all."""
+    return f"lazy, snapped cidrtree '{service}', view '{'global' if node is None else node}'"
+
+
+def seen(view: View, service: str, network: Network | None) -> tuple[int, Iterable[Row]]:
     """The count of the prefix (None: everything), and the rows."""
     if network is None:
         return view.total(service), view.tree(service)

@@ -1,0 +1,145 @@
+"""Lines that are typed, piped or given as arguments: one after the other carried out, whatever became of those before.
+
+Exit status: 0, or that of what went wrong: 2 for a command given as arguments that makes no sense, 1 otherwise. Who
+types sees it, and leaves with 0.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from inbound_audit.cli.console import grammar
+from inbound_audit.cli.console.commands import Quit, carry_out
+from inbound_audit.cli.console.desk import Desk
+from inbound_audit.cli.console.grammar import WrongSyntax
+from inbound_audit.cli.console.output import Writer
+from inbound_audit.cli.failure import Failure, reason
+from inbound_audit.errors import InboundAuditError
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import History
+
+STATE_VARIABLE = "XDG_STATE_HOME"
+
+
+def run_once(desk: Desk, writer: Writer, words: Sequence[str]) -> None:
+    """One command. Raises Failure, or a usage error of click."""
+    try:
+        writer.write(carry_out(desk, words))
+    except WrongSyntax as error:
+        raise click.UsageError(str(error)) from None
+    except InboundAuditError as error:
+        raise Failure(str(error)) from None
+    except Quit:
+        pass
+
+
+def run_lines(desk: Desk, writer: Writer) -> int:
+    """A command a line from standard input; empty lines and those that begin with # are none."""
+    status = 0
+    try:
+        for number, line in enumerate(sys.stdin, 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                why = _try(desk, writer, line)
+                if why is not None:
+                    click.echo(f"line {number}: {why}", err=True)
+                    writer.write_error(line.strip(), why)
+                    status = 1
+    except UnicodeDecodeError:
+        raise Failure("standard input is no text") from None
+    except Quit:
+        pass
+    return status
+
+
+def _try(desk: Desk, writer: Writer, line: str) -> str | None:
+    """Carries out a line; what went wrong. Raises OSError when nobody reads the output any more, and Quit."""
+    try:
+        words = grammar.split(line)
+        desk.view.refresh()
+        answer = carry_out(desk, words)
+    except (WrongSyntax, InboundAuditError) as error:
+        return str(error)
+    except Failure as error:
+        return error.format_message()
+    except OSError as error:  # no descriptor is left, for instance
+        return reason(error)
+    try:
+        writer.write(answer)
+    except InboundAuditError as error:  # rows are read while they are written
+        return str(error)
+    except Failure as error:
+        return error.format_message()
+    return None
+
+
+# ---- somebody types
+
+
+def run_typed(desk: Desk, writer: Writer) -> int:
+    """A prompt, until it is left with `quit`, `exit` or Ctrl-D. Ctrl-C gives up a line, or the command that runs."""
+    session = _session(desk)
+    number = len(desk.owners)
+    words = f"{number} process{'' if number == 1 else 'es'}; help lists the commands, quit leaves"
+    click.echo(f"{desk.name}: {words}", err=True)
+    before = signal.signal(signal.SIGTERM, _leave)  # or the terminal would stay as it is while a line is typed
+    try:
+        while True:
+            try:
+                line = session.prompt(f"{desk.name}> ")
+                why = _try(desk, writer, line) if line.strip() else None
+            except KeyboardInterrupt:
+                continue
+            if why is not None:
+                click.secho(why, fg="red", err=True)
+    except (EOFError, Quit):
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _session(desk: Desk) -> PromptSession[str]:
+    from prompt_toolkit import PromptSession
+
+    from inbound_audit.cli.console.completion import Completions
+
+    return PromptSession(
+        history=_history(desk), completer=Completions(desk), complete_while_typing=False, enable_history_search=True
+    )
+
+
+def history_path() -> str:
+    base = os.environ.get(STATE_VARIABLE, "")
+    if not os.path.isabs(base):  # what that convention says of relative ones: ignore them
+        base = os.path.expanduser("~/.local/state")
+    return os.path.join(base, "inbound-audit", "console_history")
+
+
+def _history(desk: Desk) -> History:
+    """In a file that is nobody else's; where there can be none, as long as the console runs."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    path = history_path()
+    try:
+        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        desk.note(f"{path}: what is typed is not kept: {reason(error)}")
+        return InMemoryHistory()
+    return FileHistory(path)
+
+
+def words_of(arguments: Sequence[str]) -> list[str]:
+    """A command that was given as arguments, or all of it as one."""
+    return grammar.split(arguments[0]) if len(arguments) == 1 else list(arguments)
