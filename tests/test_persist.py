@@ -40,13 +40,15 @@ from tests.keeping import (
     read,
     snapshots_of,
 )
-from tests.sharing import FULL, eventually, rounds
+from tests.sharing import FULL, eventually, owner_files, rounds
+from tests.sharing import NAME as SHARED
 
 from inbound_audit import InboundAudit
 from inbound_audit.errors import SharedStateError
-from inbound_audit.persist import StateDirectory, default_directory, format, lent, names, orphans, snapshots
+from inbound_audit.persist import Keeper, StateDirectory, default_directory, format, lent, names, orphans, snapshots
 from inbound_audit.persist.format import Damaged, Known, Mark, Snapshot, Window
 from inbound_audit.persist.locks import Locks
+from inbound_audit.shared import files
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="keeping series needs Linux"),
@@ -706,6 +708,24 @@ def test_our_lock_file_was_removed(state, clock, caplog):
         assert again.count() == 2
 
 
+def test_our_lock_file_was_removed_before_there_was_room_to_write(state, clock, saved):
+    """What we had adopted stays ours."""
+    (state / names.snapshot(NAME, "00000000000000aa")).write_bytes(saved)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        kept = Counting(state, clock)
+        (state / names.lock(kept.id)).unlink()
+        kept.keeper.attend()
+        with counting(state, clock) as other:
+            assert (kept.count(), other.count()) == (3, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    kept.end()
+    with counting(state, clock) as again:
+        assert again.count() == 3
+
+
 def test_the_directory_was_removed(state, clock, caplog):
     with counting(state, clock, log=True) as kept:
         kept.add("192.0.2.7", 2)
@@ -829,6 +849,21 @@ def test_an_orphan_that_cannot_be_read_does_not_keep_others_from_being_adopted(
         healed = True
         kept.keeper.attend()
         assert kept.count() == 9
+
+
+def test_an_orphan_that_cannot_be_set_aside_does_not_either(state, clock, saved, caplog, monkeypatch):
+    (state / names.snapshot(NAME, "00000000000000aa")).write_bytes(saved[:-1])
+    (state / names.snapshot(NAME, "00000000000000bb")).write_bytes(
+        b"".join(format.encode(format.decode(saved)._replace(id="00000000000000bb"))[0])
+    )
+
+    def refuse(place, file):
+        raise OSError(1, "Operation not permitted", file)
+
+    monkeypatch.setattr(snapshots, "set_aside", refuse)
+    with counting(state, clock) as kept:
+        assert kept.count() == 3
+        assert "Operation not permitted" in messages(caplog)[0]
 
 
 # ---- kills
@@ -1189,3 +1224,41 @@ def test_what_a_killed_worker_of_a_shared_audit_had_saved_comes_back(hire, state
     again = hire(setup)
     assert again.do("audit.series.count('spam', '192.0.2.0/24', 0, 4)") == 111
     assert again.do("audit.series.count('spam', '192.0.2.1', 0, 4)") == 10
+
+
+def test_what_a_forked_worker_inherits_is_seen_by_all(hire, state):
+    """It has a file of its own before it has counted anything else."""
+    join = f"STATE = {str(state)!r}\n{WORKER.rpartition('audit.series')[0]}"
+    define = WORKER[WORKER.index("audit.series.define") :]
+    first = hire(join + define)
+    first.do("audit.series.add('spam', '192.0.2.7', 3)")
+    first.do("audit.close()")
+    parent = hire(join)
+    child = parent.fork()
+    child.do(define)
+    parent.do("audit.series.define('spam', 'cidr', 3600, 5, max_bytes=1 << 20)")
+    for worker in (parent, child):
+        assert worker.do("audit.series.count('spam', '192.0.2.7', 0, 4)") == 3
+
+
+def test_who_closes_is_not_counted_twice_while_others_inherit(place, state, monkeypatch):
+    """His counts go before his lock does."""
+    seen = []
+    forget = Keeper.forget
+
+    def look_first(keeper: Keeper) -> None:
+        seen.append((len(owner_files()), [lock_is_held(path) for path in state.glob("*.lock")]))
+        forget(keeper)
+
+    monkeypatch.setattr(Keeper, "forget", look_first)
+    with InboundAudit(shared=SHARED, capacity=1 << 24, state=state) as audit:
+        audit.series.define("spam", "cidr", 3600, 5, persist=True, max_bytes=1 << 20)
+        audit.series.add("spam", "192.0.2.7")
+        assert len(owner_files()) == 1
+    assert seen == [(0, [True])]
+    assert [lock_is_held(path) for path in state.glob("*.lock")] == [False]
+
+
+def lock_is_held(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return files.has_owner(file.fileno())

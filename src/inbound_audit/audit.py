@@ -182,17 +182,24 @@ class InboundAudit(_ipcount.Audit):
         Persisted series are saved first.
         """
         if self._keeper is not None:
-            self._keeper.close()
-            self._keeper = None
+            self._keeper.leave()
         self._forget(close=True)
         if self._membership:
             self._membership.close()
             self._membership = None
+        if self._keeper is not None:  # last: from then on others may count what we have saved
+            self._keeper.forget()
+            self._keeper = None
 
     def _settle(self) -> None:
         """A forked child is about to count: it needs a file of its own."""
         if self._membership:
             self._membership.settle()
+
+    def _look_around(self) -> None:
+        """Drops the counts of processes that have ended. Raises OSError."""
+        if self._membership:
+            self._membership.look()
 
     def __enter__(self) -> InboundAudit:
         return self

@@ -229,7 +229,7 @@ class Keeper:
             self._end()
 
     def leave(self) -> None:
-        """Python exits: saves for the last time."""
+        """Python exits, or the audit is about to be closed: saves for the last time. Others see that we live still."""
         with turn:
             if self._lent is not None and not self._closed:
                 self._lent.stop()
