@@ -46,7 +46,7 @@ cdef enum:
     CAPACITY_LEAST = 2 * PAGE
     GIVE_BACK_LEAST = 16 * PAGE          # below that a reset is not worth a system call
     GROW_MOST = 1 << 20                  # bytes that a file grows by at once: zeroing them is a pause
-    TRIM_SLICE = 1 << 18                 # bytes that are given back at once: some microseconds
+    TRIM_SLICE = 1 << 17                 # bytes that are given back at once: some ten microseconds
     MAGIC = 0x7464756169                 # "iaudt"
     LAYOUT = 2
     BYTE_ORDER_MARK = 0x01020304
