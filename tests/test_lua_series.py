@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +165,38 @@ def test_all_that_a_definition_says(bench: Timed) -> None:
     assert (b.type, b.interval, b.num_windows, b.replicate) == ("cidr_ipv6", 300, 12, True)
     assert (b.max_hosts, b.max_bytes) == (1000, 1048576)
     assert (c.type, c.replicate, c.serialize, c.persist) == ("string", False, False, False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kept series need Linux")
+def test_a_series_that_is_kept_and_logged(bench: Timed) -> None:
+    """What Lua adds is there after a restart, and is a line in the log, whatever the key; a name is no path."""
+    bench.write(
+        "policy.lua",
+        r"""
+        for name, type in pairs({["../../k"] = "cidr", t = "string"}) do
+            msys.audit_series.define(name, type, 300, 6, {persist = true, serialize = 1})
+        end
+        local mod = {}
+        function mod:validate_connect(ac, vctx)
+            msys.audit_series.add("../../k", {count = 2})
+            msys.audit_series.add("t", {key = "a\0 \255", count = -3})
+            local addresses, texts = msys.audit_series.count("../../k", "/24"), msys.audit_series.count("t", "a\0 \255")
+            vctx:set_code(250, addresses .. " " .. texts)
+        end
+        msys.registerModule("m", mod)
+        """,
+    )
+    state = bench.directory / "state" / "deep" / "down"
+    for expected in ("2 -3", "4 -6"):
+        policy = LuaPolicy(bench.directory / "policy.lua", **bench.kind._asdict())
+        bench.policies.append(policy)
+        with InboundAudit(state=state, clock=bench.clock) as audit, audit.listener().session("192.0.2.7") as ac:
+            assert policy.validate_connect(ac).text == expected
+    assert policy.errors == 0, policy.last_error
+    lines = sorted(line.split()[3:] for log in state.glob("*.log") for line in log.read_text().splitlines())
+    assert lines == [["-3", "a%00%20%FF"]] * 2 + [["2", "192.0.2.7"]] * 2
+    assert {path.name for path in bench.directory.iterdir()} == {"policy.lua", "state"}
+    assert {path.name for path in (bench.directory / "state").iterdir()} == {"deep"}
 
 
 def test_a_reload_changes_no_count(bench: Timed) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.lua_support import KINDS
 from tests.lua_windows import ECHO, MONITORS, Timed, ask, timed
-from tests.sharing import NAME, Workers, eventually
+from tests.sharing import NAME, Worker, Workers, eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")
 
@@ -17,26 +17,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared mode nee
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
 def sharing(request: pytest.FixtureRequest, tmp_path: Path, place: Path) -> Iterator[Timed]:
     yield from timed(tmp_path, request.param, shared=NAME, capacity=1 << 24, monitor_bytes=1 << 22)
-
-
-def test_sums_over_processes(sharing: Timed, hire: Workers) -> None:
-    """What policies of other processes add is counted by ours, and goes with them."""
-    sharing.write("policy.lua", ECHO)
-    others = hire.hire(2, OTHER)
-    for n, other in enumerate(others, 1):
-        path = str(sharing.directory / "policy.lua")
-        other.do("begin(path, lua, ffi, seconds)", path=path, **sharing.kind._asdict(), seconds=sharing.clock.seconds)
-        assert other.do("tell(text)", text=f'msys.audit_series.add("s", {{count = -{n}}})') == "nil"
-        assert other.do("tell(text)", text=f'msys.audit_series.add("t", {{key = "text", count = {n}}})') == "nil"
-    echo = sharing.policy(ECHO)
-    ac = sharing.session()
-    ask(echo, ac, 'msys.audit_series.add("s", {count = 10})')
-    assert ask(echo, ac, 'msys.audit_series.count("s")') == 7
-    assert ask(echo, ac, 'msys.audit_series.count("t", "text")') == 3
-    assert ask(echo, ac, 'msys.audit.connections("300,6")') == 3
-    assert others[0].do("tell(text)", text='msys.audit_series.count("s", "/24")') == "7"
-    others[1].kill()
-    eventually(lambda: ask(echo, ac, 'msys.audit_series.count("s")') == 9)
 
 
 OTHER = f"""
@@ -52,6 +32,32 @@ def tell(text):
     assert policy.errors == 0, policy.last_error
     return verdict.text
 """
+
+
+def join(sharing: Timed, hire: Workers) -> Worker:
+    """Another process, with a session from the same address, that does in Lua what it is told."""
+    path = sharing.write("policy.lua", ECHO)
+    (other,) = hire.hire(1, OTHER)
+    names = {**sharing.kind._asdict(), "path": str(path), "seconds": sharing.clock.seconds}
+    other.do("begin(path, lua, ffi, seconds)", **names)
+    return other
+
+
+def test_sums_over_processes(sharing: Timed, hire: Workers) -> None:
+    """What policies of other processes add is counted by ours, and goes with them."""
+    others = [join(sharing, hire) for _ in range(2)]
+    for n, other in enumerate(others, 1):
+        assert other.do("tell(text)", text=f'msys.audit_series.add("s", {{count = -{n}}})') == "nil"
+        assert other.do("tell(text)", text=f'msys.audit_series.add("t", {{key = "text", count = {n}}})') == "nil"
+    echo = sharing.policy(ECHO)
+    ac = sharing.session()
+    ask(echo, ac, 'msys.audit_series.add("s", {count = 10})')
+    assert ask(echo, ac, 'msys.audit_series.count("s")') == 7
+    assert ask(echo, ac, 'msys.audit_series.count("t", "text")') == 3
+    assert ask(echo, ac, 'msys.audit.connections("300,6")') == 3
+    assert others[0].do("tell(text)", text='msys.audit_series.count("s", "/24")') == "7"
+    others[1].kill()
+    eventually(lambda: ask(echo, ac, 'msys.audit_series.count("s")') == 9)
 
 
 def test_a_shared_audit(sharing: Timed) -> None:
@@ -71,3 +77,17 @@ def test_a_shared_audit(sharing: Timed) -> None:
     assert ask(echo, ac, 'msys.audit_series.remove_item("t", ac)') == "'t': needs a key, and there is none"
     assert ask(echo, ac, 'msys.audit_series.remove_item("nope")') == "'nope': no such series (known: s, t)"
     assert str(ask(echo, ac, 'msys.audit_series.remove_item("s", "x")')).startswith("'x': is no address")
+
+
+def test_a_key_is_forgotten_in_all_processes(sharing: Timed, hire: Workers) -> None:
+    other, echo = join(sharing, hire), sharing.policy(ECHO)
+    ac = sharing.session()
+    for key in ("nil", '"192.0.2.9"', '"2001:db8::1"'):
+        other.do("tell(text)", text=f'msys.audit_series.add("s", {key})')
+        ask(echo, ac, f'msys.audit_series.add("s", {key})')
+        assert ask(echo, ac, f'msys.audit_series.count("s", {key})') == 2
+        assert ask(echo, ac, f'msys.audit_series.remove_item("s", {key})') is None
+        assert ask(echo, ac, f'msys.audit_series.count("s", {key})') == 0
+    other.do("tell(text)", text='msys.audit_series.add("t", "na\u00efve")')
+    ask(echo, ac, 'msys.audit_series.remove_item("t", "na\u00efve")')
+    assert ask(echo, ac, 'msys.audit_series.count("t", "na\u00efve")') == 0

@@ -2,7 +2,7 @@
 -- three windows of five minutes. Who comes close is kept waiting; who has had 50 rejections and no message accepted in
 -- half an hour is sent away.
 --
--- The audit counts by a monitor of that name: InboundAudit(monitors=["300,6"]).
+-- The audit counts by a monitor of that name: InboundAudit(monitors=["300,6"]), or serve --monitor 300,6.
 require("msys.core")
 require("msys.audit")
 require("msys.extended.vctx")

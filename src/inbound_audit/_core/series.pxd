@@ -26,7 +26,7 @@ from inbound_audit._core.seqlock cimport lock_wait, unlock
 from inbound_audit._core.strings cimport address_of_text
 from inbound_audit._core.trie cimport trie_add, trie_count, trie_remove
 from inbound_audit._core.window cimport (
-    NO_WINDOW, in_view, move_on, now_of, range_count, ring_now, slot_of, tree_for, trim, window_count,
+    NO_WINDOW, in_view, lies_back, move_on, now_of, range_count, ring_now, slot_of, tree_for, trim, window_count,
 )
 
 cdef enum Scope:
@@ -36,6 +36,7 @@ cdef enum Scope:
     ADDRESSES = 3       # a named series
     # STRINGS = 4, of `fold`
     AMOUNT_MOST = 0xFFFFFFFF
+    ASK_MOST = 8        # times that the clock is asked for one change
     NUMBER_MOST = 1 << 30   # seconds of a monitor's window
 
 
@@ -185,6 +186,27 @@ cdef inline int add_signed(Series *s, int64_t number, const Address *host, int64
     return code
 
 
+cdef inline int64_t lock_at(Series *s, int64_t now) noexcept nogil:
+    """Takes the lock. The time for `move_on`: `now`, unless it lies so far back that it has to be asked for once more.
+
+    Between the question and the lock any time may pass. An old answer must not be taken for a clock that was set back,
+    so that is believed only of an answer to a question that was put when the current window had begun already.
+    """
+    cdef int64_t newest
+    cdef int i
+    lock_wait(&s.lock, &s.waiting)
+    for i in range(ASK_MOST):
+        if not lies_back(s, now):
+            return now
+        newest = s.newest
+        unlock(&s.lock)
+        now = now_of(s.owner)
+        lock_wait(&s.lock, &s.waiting)
+        if s.newest == newest:
+            return now
+    return (s.newest - s.base) * s.interval * SECOND  # others turn faster than we can ask: theirs is the time
+
+
 cdef inline int change(
     Series *s, const Address *host, int64_t by, int64_t now, const char *key, size_t size, int64_t *number
 ) noexcept nogil:
@@ -194,7 +216,7 @@ cdef inline int change(
     O(bytes of the address), whatever the windows hold.
     """
     cdef int code = CLOSED
-    lock_wait(&s.lock, &s.waiting)
+    now = lock_at(s, now)
     if s.state != ENDED:
         number[0] = move_on(s, now)
         code = add_signed(s, number[0], host, by)
@@ -216,7 +238,7 @@ cdef inline int change_past(Series *s, const Address *host, int64_t by, int64_t 
     """Adds to the window of a time that has gone. UNMATCHED when that is out of view."""
     cdef int code = CLOSED
     cdef int64_t number
-    lock_wait(&s.lock, &s.waiting)
+    now = lock_at(s, now)
     if s.state != ENDED:
         move_on(s, now)
         number = past_window(s, past)

@@ -203,13 +203,18 @@ cdef inline void turn(Series *s, int64_t number) noexcept nogil:
     s.trims = True
 
 
+cdef inline bint lies_back(const Series *s, int64_t now) noexcept nogil:
+    """A time that lies before the current window by more than a window: of a clock that was set back, or an old one."""
+    return window_number(now, s.interval) + s.base < s.newest - 1
+
+
 cdef inline int64_t move_on(Series *s, int64_t now) noexcept nogil:
     """Brings our ring to the time `now` (microseconds); the number of its current window. O(1), at a turn O(slots)."""
     cdef int64_t clock_number = window_number(now, s.interval)
     cdef int64_t number = clock_number + s.base
     if number > s.newest:
         turn(s, number)
-    elif number < s.newest - 1:
+    elif lies_back(s, now):
         s.base = s.newest - clock_number
         publish_timeline(s)
     return s.newest
