@@ -194,6 +194,33 @@ def test_a_clock_that_asks_the_audit_itself(clock):
         audit._check_windows()
 
 
+@pytest.mark.parametrize("windows", [1, 2, 5])
+def test_an_answer_that_comes_late_sets_no_clock_back(clock, windows):
+    """Who was held up between question and answer finds that others have turned meanwhile; time goes on as it was."""
+    held_up = False
+
+    def slow():
+        nonlocal held_up
+        asked = clock.seconds
+        if held_up:
+            held_up = False
+            clock.step(10 * windows)
+            audit.listener().session("198.51.100.1").close()
+        return asked
+
+    with InboundAudit(monitors=["10,8"], clock=slow) as audit:
+        audit.listener().session("192.0.2.7").close()
+        held_up = True
+        audit.listener().session("192.0.2.8").close()
+        clock.step(10)
+        expected = [0] * 8
+        expected[1], expected[1 + windows] = 2, 1
+        assert shown(audit, monitor="10,8") == expected
+        audit.listener().session("192.0.2.9").close()
+        expected[0] = 1
+        assert shown(audit, monitor="10,8") == expected
+
+
 def test_what_is_no_clock():
     with pytest.raises((TypeError, InboundAuditError), match="clock"):
         InboundAudit(clock=7)
