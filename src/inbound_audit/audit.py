@@ -156,11 +156,12 @@ class InboundAudit(_ipcount.Audit):
             known = self._definitions[known.name] = known._replace(serialize=True)
         return known
 
-    def _make_room_for_less(self, name: str) -> None:
+    def _make_room_for_less(self, name: str) -> bool:
         """Also in the eyes of all other processes, before anything is taken away."""
-        super()._make_room_for_less(name)
-        if self._membership:
+        made = super()._make_room_for_less(name)
+        if made and self._membership:
             self._membership.be_seen()
+        return made
 
     def _keeping(self) -> Keeper:
         """Knows what is kept in files of series, and what was loaded from them. Made when it is first needed."""

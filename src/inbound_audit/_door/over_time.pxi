@@ -45,17 +45,19 @@ cdef class Windows:
         self.owner.monitors += 1
 
     def _make_room_for_less(self, name):
-        """Makes the trees for what is taken away from a series. Raises CapacityError."""
+        """Makes the trees for what is taken away from a series; False when they are there. Raises CapacityError."""
         cdef Series *s = series_of(<Audit>self, name)
         cdef Tree *t
         cdef u32 i
-        if s.own.tree[2 * s.slots - 1] == NULL:
-            need_trees(<Audit>self, s.slots)
+        if s.own.tree[2 * s.slots - 1] != NULL:  # the last one made
+            return False
+        need_trees(<Audit>self, s.slots)
         for i in range(s.slots):
             if s.own.tree[2 * i + 1] == NULL:
                 t = window_tree(<Audit>self, s, i, 1)
                 settle_window(<Audit>self, t)
                 publish_tree(&s.own.tree[2 * i + 1], t)
+        return True
 
     def connections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
         """Connections in windows `startv` to `endv` of a monitor (as `startv` if it is None; 0 is the current window).
