@@ -18,8 +18,9 @@ from tests.gold_windows import GoldRing, host
 from tests.strategies import addresses, length_for
 from tests.timing import Clock, around, families, steps
 
-from inbound_audit import InboundAudit
+from inbound_audit import InboundAudit, _ipcount
 from inbound_audit.errors import CapacityError, InboundAuditError, SeriesError
+from inbound_audit.series import SeriesSet
 
 KINDS = {"one": ("cidr", 10, 3), "six": ("cidr_ipv6", 60, 5), "last": ("cidr", 7, 1), "texts": ("string", 7, 2)}
 BY_PREFIX = [name for name, (kind, _, _) in KINDS.items() if kind != "string"]
@@ -379,3 +380,12 @@ def test_a_forked_child_starts_with_empty_series(audit, series, clock):
     assert os.waitpid(pid, 0)[1] == 0
     assert [series.count("s", "192.0.2.0/24", v) for v in range(3)] == [1, 0, 0]
     assert re.fullmatch(r"\('s', 't'\)", repr(series.names))
+
+
+@pytest.mark.parametrize("kind", [_ipcount.SeriesTable, SeriesSet])
+def test_series_without_an_audit_are_none(audit, kind):
+    with pytest.raises(TypeError):
+        kind.__new__(kind)
+    with pytest.raises(TypeError):
+        kind()
+    assert InboundAudit().series.names == ()

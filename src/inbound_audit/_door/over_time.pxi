@@ -120,9 +120,10 @@ cdef class Windows:
     @property
     def series(self):
         """The named series."""
+        global making_series
         if self.made_series is None:
+            making_series = <Audit>self
             self.made_series = self.series_kind.__new__(self.series_kind)
-            self.made_series._audit = <Audit>self
         return self.made_series
 
     # ---- for other rooms
