@@ -389,3 +389,13 @@ def test_series_without_an_audit_are_none(audit, kind):
     with pytest.raises(TypeError):
         kind()
     assert InboundAudit().series.names == ()
+
+
+def test_texts_that_were_kept_are_not_folded_when_they_come_back(clock):
+    with InboundAudit(clock=clock) as before, InboundAudit(clock=clock) as after:
+        for audit in (before, after):
+            audit.series.define("texts", "string", 10, 3)
+        before.series.add("texts", "mail.example.com", 2)
+        after._series_restore("texts", *before._series_dump("texts"))
+        assert after.series.folded("texts") == []
+        assert after.series.count("texts", "mail.example.com") == 2
