@@ -31,7 +31,7 @@ cdef class Windows:
             raise CapacityError(f"{name!r}: an audit knows {SERIES_MOST} series at most")
         if (<Audit>self).is_closed:
             raise InboundAuditError("the audit is closed")
-        if s.own == NULL:
+        if not s.ready:
             window_bytes = min(window_bytes, <u64>(<Audit>self).capacity)
             s.units_most = <u32>(window_bytes // UNIT) - HEADER_UNITS
             s.hosts_most = hosts_most

@@ -39,7 +39,7 @@ cdef list series_names(Audit audit):
     cdef list names = []
     for i in range(audit.owner.series_known):
         s = audit.owner.series[i]
-        if s.scope >= ADDRESSES and s.own != NULL:
+        if s.scope >= ADDRESSES and s.ready:
             names.append((<bytes>s.name[:s.name_size]).decode("utf-8", "replace"))
     return names
 
