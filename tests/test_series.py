@@ -6,6 +6,8 @@ import ipaddress
 import os
 import random
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Hashable
 
@@ -399,3 +401,26 @@ def test_texts_that_were_kept_are_not_folded_when_they_come_back(clock):
         after._series_restore("texts", *before._series_dump("texts"))
         assert after.series.folded("texts") == []
         assert after.series.count("texts", "mail.example.com") == 2
+
+
+GREEDY = """
+import resource
+from inbound_audit import InboundAudit
+from inbound_audit.errors import CapacityError
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+audit = InboundAudit(capacity=1 << 26)
+for _ in range(5):
+    try:
+        audit.series.define("s", "cidr", 10, 1000, max_bytes=1 << 40)
+    except CapacityError:
+        continue
+    raise AssertionError("there is no such room")
+audit.series.define("s", "cidr", 10, 1000, max_bytes=1000 << 15)
+audit.series.add("s", "192.0.2.7")
+assert audit.series.count("s", "192.0.2.7") == 1
+audit._check_windows()
+"""
+
+
+def test_a_series_that_is_too_large_leaves_room_for_a_smaller_one():
+    subprocess.run([sys.executable, "-c", GREEDY], check=True)

@@ -111,6 +111,18 @@ cdef int begin_ring(Series *s) except -1:
     return 0
 
 
+cdef void give_back_trees(Audit audit, Series *s) noexcept:
+    """Those of an unfinished ring that nobody else can have seen: a smaller series may have their address space."""
+    cdef Tree *t
+    cdef u32 i
+    for i in range(s.slots):
+        t = s.own.tree[2 * i]
+        if t != NULL and not t.arena.in_file:
+            arena_close(&t.arena)
+            s.own.tree[2 * i] = NULL
+            audit.owner.trees -= 1
+
+
 cdef int make_ring(Audit audit, Series *s) except -1:
     """Our own ring of a series. Raises CapacityError, and nobody counts in it; the trees that there are wait for another
     try: others know of them, and would not believe a second of the same window.
@@ -123,10 +135,14 @@ cdef int make_ring(Audit audit, Series *s) except -1:
     while made < s.slots and s.own.tree[2 * made] != NULL:
         made += 1
     need_trees(audit, s.slots - made)
-    for i in range(made, s.slots):
-        t = window_tree(audit, s, i, 0)
-        settle_window(audit, t)
-        s.own.tree[2 * i] = t
+    try:
+        for i in range(made, s.slots):
+            t = window_tree(audit, s, i, 0)
+            settle_window(audit, t)
+            s.own.tree[2 * i] = t
+    except CapacityError:
+        give_back_trees(audit, s)
+        raise
     s.base = 0
     s.newest = window_number(now_of(audit.owner), s.interval)
     tree_for(s, s.newest, 0)
