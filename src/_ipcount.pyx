@@ -59,7 +59,7 @@ from inbound_audit._core.trie cimport trie_add, trie_move, trie_remove
 from inbound_audit._core.verify cimport verify
 from inbound_audit._core.walk cimport Rows, behind, free_rows, tree_seek, walk_hosts, walk_top, walk_tree
 from inbound_audit._core.window cimport (
-    NO_WINDOW, NO_WINDOW, in_view, link_ring, move_on, new_ring, now_of, publish_timeline, ring_now, slot_of, store_level, tree_for,
+    NO_WINDOW, NO_WINDOW, in_view, link_ring, move_on, now_of, publish_timeline, ring_now, slot_of, store_level, tree_for,
 )
 
 import array

@@ -807,6 +807,29 @@ def test_a_process_that_may_write_no_larger_files(hire):
     )
 
 
+def test_a_series_that_finds_no_room_at_first(hire):
+    """What was made of it is used when it is defined again: nobody else believes in two trees for one window."""
+    victim = hire("import resource\n" + MX)
+    other = hire(JOIN)
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, ({}, resource.RLIM_INFINITY))"
+    define = "audit.series.define('s', 'cidr', 1 << 20, 1000)"
+    victim.do("ac = mx.session('192.0.2.7')")
+    for sections in (3, 4, 50):
+        victim.do(limit.format(sections << 28))
+        with pytest.raises(Exception, match="CapacityError"):
+            victim.do(define)
+        other.do("audit._look_around()")
+    victim.do(limit.format("resource.RLIM_INFINITY"))
+    victim.do(define)
+    other.do(define)
+    victim.do("audit.series.add('s', '192.0.2.7', 3)")
+    other.do("audit._look_around()")
+    assert other.do("audit.series.count('s', '192.0.2.7')") == 3
+    assert other.do("audit.total()") == victim.do("audit.total()") == 1
+    victim.do("audit._check_windows()")
+    assert victim.do("complaints") == other.do("complaints") == []
+
+
 @pytest.fixture
 def small_disk(place: Path) -> Iterator[Path]:
     """The audit's files lie in a file system that holds one MiB."""

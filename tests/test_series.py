@@ -6,6 +6,8 @@ import ipaddress
 import os
 import random
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Hashable
 
@@ -18,8 +20,9 @@ from tests.gold_windows import GoldRing, host
 from tests.strategies import addresses, length_for
 from tests.timing import Clock, around, families, steps
 
-from inbound_audit import InboundAudit
+from inbound_audit import InboundAudit, _ipcount
 from inbound_audit.errors import CapacityError, InboundAuditError, SeriesError
+from inbound_audit.series import SeriesSet
 
 KINDS = {"one": ("cidr", 10, 3), "six": ("cidr_ipv6", 60, 5), "last": ("cidr", 7, 1), "texts": ("string", 7, 2)}
 BY_PREFIX = [name for name, (kind, _, _) in KINDS.items() if kind != "string"]
@@ -379,3 +382,45 @@ def test_a_forked_child_starts_with_empty_series(audit, series, clock):
     assert os.waitpid(pid, 0)[1] == 0
     assert [series.count("s", "192.0.2.0/24", v) for v in range(3)] == [1, 0, 0]
     assert re.fullmatch(r"\('s', 't'\)", repr(series.names))
+
+
+@pytest.mark.parametrize("kind", [_ipcount.SeriesTable, SeriesSet])
+def test_series_without_an_audit_are_none(audit, kind):
+    with pytest.raises(TypeError):
+        kind.__new__(kind)
+    with pytest.raises(TypeError):
+        kind()
+    assert InboundAudit().series.names == ()
+
+
+def test_texts_that_were_kept_are_not_folded_when_they_come_back(clock):
+    with InboundAudit(clock=clock) as before, InboundAudit(clock=clock) as after:
+        for audit in (before, after):
+            audit.series.define("texts", "string", 10, 3)
+        before.series.add("texts", "mail.example.com", 2)
+        after._series_restore("texts", *before._series_dump("texts"))
+        assert after.series.folded("texts") == []
+        assert after.series.count("texts", "mail.example.com") == 2
+
+
+GREEDY = """
+import resource
+from inbound_audit import InboundAudit
+from inbound_audit.errors import CapacityError
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+audit = InboundAudit(capacity=1 << 26)
+for _ in range(5):
+    try:
+        audit.series.define("s", "cidr", 10, 1000, max_bytes=1 << 40)
+    except CapacityError:
+        continue
+    raise AssertionError("there is no such room")
+audit.series.define("s", "cidr", 10, 1000, max_bytes=1000 << 15)
+audit.series.add("s", "192.0.2.7")
+assert audit.series.count("s", "192.0.2.7") == 1
+audit._check_windows()
+"""
+
+
+def test_a_series_that_is_too_large_leaves_room_for_a_smaller_one():
+    subprocess.run([sys.executable, "-c", GREEDY], check=True)

@@ -231,6 +231,8 @@ cdef inline void free_series(Series *s) noexcept nogil:
         s.spare = r.same_file
         free_ring(r)
         r = s.spare
+    if s.own != NULL and not s.ready:  # for want of room it never came into the list
+        free_ring(s.own)
     free(s.slot)
     free(s)
 

@@ -31,7 +31,7 @@ cdef class Windows:
             raise CapacityError(f"{name!r}: an audit knows {SERIES_MOST} series at most")
         if (<Audit>self).is_closed:
             raise InboundAuditError("the audit is closed")
-        if s.own == NULL:
+        if not s.ready:
             window_bytes = min(window_bytes, <u64>(<Audit>self).capacity)
             s.units_most = <u32>(window_bytes // UNIT) - HEADER_UNITS
             s.hosts_most = hosts_most
@@ -120,9 +120,10 @@ cdef class Windows:
     @property
     def series(self):
         """The named series."""
+        global making_series
         if self.made_series is None:
+            making_series = <Audit>self
             self.made_series = self.series_kind.__new__(self.series_kind)
-            self.made_series._audit = <Audit>self
         return self.made_series
 
     # ---- for other rooms

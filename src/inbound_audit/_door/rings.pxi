@@ -86,48 +86,71 @@ cdef int settle_window(Audit audit, Tree *t) except -1:
         return audit.settle_tree(t)
     except CapacityError:
         # It stays among the audit's trees, empty, and in no ring.
+        audit.owner.trees -= 1
         arena_close(&t.arena)
         raise
 
 
-cdef int make_ring(Audit audit, Series *s) except -1:
-    """Our own ring of a series. Raises CapacityError, and there is none."""
-    cdef Ring *r
+cdef int begin_ring(Series *s) except -1:
+    """A ring of our own that has no trees yet."""
     cdef u32 i
-    need_trees(audit, s.slots)
-    r = new_ring(s, <u64>-1)
-    if r == NULL:
-        raise MemoryError
     s.slot = <Slot *>calloc(s.slots, sizeof(Slot))
     if s.slot == NULL:
         raise MemoryError
-    s.own = r
-    try:
-        for i in range(s.slots):
-            r.tree[2 * i] = window_tree(audit, s, i, 0)
-            s.slot[i].number[0] = s.slot[i].number[1] = NO_WINDOW
-        s.base = 0
-        s.newest = window_number(now_of(audit.owner), s.interval)
-        tree_for(s, s.newest, 0)
-        publish_timeline(s)
-        for i in range(s.slots):
-            settle_window(audit, r.tree[2 * i])
-    except BaseException:
-        unmake_ring(s, r)
-        raise
-    s.state = ENDED if audit.is_closed else READY
-    link_ring(s, r)
-    publish32(&s.ready, 1)
+    for i in range(s.slots):
+        s.slot[i].number[0] = s.slot[i].number[1] = NO_WINDOW
+    s.own = <Ring *>calloc(1, sizeof(Ring))
+    if s.own != NULL:
+        s.own.series = s
+        s.own.tree = <Tree **>calloc(2 * s.slots, sizeof(Tree *))
+    if s.own == NULL or s.own.tree == NULL:
+        free(s.own)
+        free(s.slot)
+        s.own, s.slot = NULL, NULL
+        raise MemoryError
     return 0
 
 
-cdef void unmake_ring(Series *s, Ring *r) noexcept:
-    """A ring that nobody has seen: its trees stay the audit's, which frees them."""
-    s.own = NULL
-    free(s.slot)
-    s.slot = NULL
-    free(r.tree)
-    free(r)
+cdef void give_back_trees(Audit audit, Series *s) noexcept:
+    """Those of an unfinished ring that nobody else can have seen: a smaller series may have their address space."""
+    cdef Tree *t
+    cdef u32 i
+    for i in range(s.slots):
+        t = s.own.tree[2 * i]
+        if t != NULL and not t.arena.in_file:
+            arena_close(&t.arena)
+            s.own.tree[2 * i] = NULL
+            audit.owner.trees -= 1
+
+
+cdef int make_ring(Audit audit, Series *s) except -1:
+    """Our own ring of a series. Raises CapacityError, and nobody counts in it; the trees that there are wait for another
+    try: others know of them, and would not believe a second of the same window.
+    """
+    cdef Tree *t
+    cdef u32 i, made = 0
+    if s.own == NULL:
+        need_trees(audit, s.slots)
+        begin_ring(s)
+    while made < s.slots and s.own.tree[2 * made] != NULL:
+        made += 1
+    need_trees(audit, s.slots - made)
+    try:
+        for i in range(made, s.slots):
+            t = window_tree(audit, s, i, 0)
+            settle_window(audit, t)
+            s.own.tree[2 * i] = t
+    except CapacityError:
+        give_back_trees(audit, s)
+        raise
+    s.base = 0
+    s.newest = window_number(now_of(audit.owner), s.interval)
+    tree_for(s, s.newest, 0)
+    publish_timeline(s)
+    s.state = ENDED if audit.is_closed else READY
+    link_ring(s, s.own)
+    publish32(&s.ready, 1)
+    return 0
 
 
 cdef inline void take_series(Series *s) noexcept:
@@ -160,7 +183,7 @@ cdef void forget_series(Owner *o, bint closed, bint forked) noexcept:
                     header(&s.own.tree[k].arena).number = NO_WINDOW
         if closed:
             s.state = ENDED
-        if s.state != ENDED:
+        if s.state != ENDED and s.own.tree[0] != NULL:  # else it is not made yet
             tree_for(s, s.newest, 0)
             publish_timeline(s)
         unlock(&s.lock)

@@ -39,7 +39,7 @@ cdef list series_names(Audit audit):
     cdef list names = []
     for i in range(audit.owner.series_known):
         s = audit.owner.series[i]
-        if s.scope >= ADDRESSES and s.own != NULL:
+        if s.scope >= ADDRESSES and s.ready:
             names.append((<bytes>s.name[:s.name_size]).decode("utf-8", "replace"))
     return names
 
@@ -121,6 +121,9 @@ cdef Series *series_of(Audit audit, object name) except NULL:
     return s
 
 
+cdef Audit making_series = None  # whose series are made just now
+
+
 cdef class SeriesTable:
     """The native part of `inbound_audit.series.SeriesSet`: what is added to named series, and counts. Made by
     `Audit.series`; it is light, and keeps its audit alive.
@@ -128,8 +131,11 @@ cdef class SeriesTable:
 
     cdef readonly Audit _audit
 
-    def __init__(self):
-        raise TypeError("the series of an audit are its attribute `series`")
+    def __cinit__(self):
+        global making_series
+        if making_series is None:  # without an audit there is nothing to count in
+            raise TypeError("the series of an audit are its attribute `series`")
+        self._audit, making_series = making_series, None
 
     def add(self, name, key=None, count=1, *, Session ac=None):
         """Adds `count` (a whole number, negative too) to the current window.

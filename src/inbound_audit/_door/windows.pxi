@@ -159,7 +159,8 @@ cdef int restore_levels(Series *s, int64_t number, object level4, object level6,
     cdef Slot *slot = &s.slot[slot_of(number, s.slots)]
     cdef int lengths[2]
     cdef int family
-    lengths[0], lengths[1] = level4, level6
+    # Texts have no IPv4, whose 32 bits would look folded among lengths of hashes.
+    lengths[0], lengths[1] = 128 if s.scope == STRINGS else level4, level6
     if tree_for(s, number, 0) == NULL:
         return 0
     for family in range(2):
