@@ -8,8 +8,8 @@ shorter stays exact at every moment. The finest detail goes first, and of the fa
 
 From the moment a length is given up, what is added counts at that length. What is there already is folded on the way,
 `STEPS` hosts for each that is added, in address order, so nobody waits for it; hosts that share a prefix become one, and
-their memory is free for others. Meanwhile there may be a fifth more hosts than the bound says: a walk over all of them
-takes one add for each `STEPS`, and there are six walks at most. A window begins with all detail.
+their memory is free for others. Meanwhile there may be a quarter more hosts, and eight, than the bound says: a walk over
+all of them takes one add for each `STEPS`, and there are six walks at most. A window begins with all detail.
 
 Bytes alone give up no more than /48 and /24 as long as an eighth of the memory is free: what is left is worth more than
 that. Only a fuller window, or too many hosts, goes further. So a window never fails for want of room, as long as there is

@@ -7,9 +7,9 @@ A process that counts in shared mode is an *owner*: it has one file, and nobody 
                          one tree: an arena as it is in memory, blocks from byte 4096 on
 
 Others map a section as soon as it is in use, read only, and hang it in the list of its service, or in the owner's ring of
-its series, as one tree more. What
-stands in the file is believed only as far as the mapping reaches: a tree's bound is the size of our own mapping, and how
-many rows a walk may find is bounded by the memory that the file system says the file has.
+its series, as one tree more. What stands in the file is believed only as far as the mapping reaches: a tree's bound is
+the size of our own mapping, and how many rows a walk may find is bounded by the memory that the file system says the file
+has.
 
 A tree that is dropped is covered with empty pages (a reader who stands in it counts nothing from there on) and taken
 out of its list. Address range and `Tree` are used again after `REST` at the earliest, and freed with the audit. (A reader
@@ -18,8 +18,8 @@ that lost its processor for longer, on just that tree, may count some trees twic
 Lock rule: every function here is called by one thread at a time (the door's); readers go on meanwhile.
 """
 
-from inbound_audit._core.arena cimport BYTE_ORDER_MARK, LAYOUT, MAGIC, NAME_MOST, LARGEST_UNITS, PAGE, UNIT, UNITS_MOST, Header
-from inbound_audit._core.bits cimport acquire32, u8, u32, u64, load32, load64
+from inbound_audit._core.arena cimport BYTE_ORDER_MARK, LAYOUT, LARGEST_UNITS, PAGE, UNIT, UNITS_MOST, Header
+from inbound_audit._core.bits cimport u8, u32, u64, load32, load64
 from inbound_audit._core.mapping cimport GRAIN, UNGUARDED, cover_failed, guard, map_file, unguard, unmap_range, was_lost
 from inbound_audit._core.owner cimport TREES_MOST, Owner, Ring, Series, Tree, link_tree, new_tree, publish_tree, unlink_tree
 from inbound_audit._core.window cimport REST, drop_ring, link_ring, new_ring, series_place
@@ -124,10 +124,6 @@ cdef inline Tree *spare_tree(Owner *o, int service, u64 size, u64 now) noexcept 
 cdef inline Header *section_open(const Foreign *f, u32 number) noexcept nogil:
     """The header of a section, mapped by itself, to see whose tree it is. NULL when there is no address space."""
     return <Header *>map_file(NULL, PAGE, f.fd, GRAIN + number * f.stride, False)
-
-
-cdef inline void section_close(Header *h) noexcept nogil:
-    unmap_range(h, PAGE)
 
 
 cdef inline void let_rest(Tree *t, Owner *o, u64 now) noexcept nogil:

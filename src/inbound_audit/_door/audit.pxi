@@ -169,14 +169,21 @@ cdef class Audit(Windows):
             t.state = HOMELESS
             return 0
         take_lock(t)
-        write_label(&t.arena, &t.label)
-        code = arena_share(&t.arena, self.owner.own_fd, GRAIN + self.owner.own_sections * range_of(self.capacity))
+        code = self.share_tree(t)
         unlock(&t.arena.lock)
         if code != OK:
             raise no_space()
-        self.owner.own_sections += 1
-        publish32(&self.own.trees, self.owner.own_sections)
         return 0
+
+    cdef int share_tree(self, Tree *t) noexcept:
+        """The same for the holder of the tree's lock, under which nothing may raise. OK or FULL."""
+        cdef int code
+        write_label(&t.arena, &t.label)
+        code = arena_share(&t.arena, self.owner.own_fd, GRAIN + self.owner.own_sections * range_of(self.capacity))
+        if code == OK:
+            self.owner.own_sections += 1
+            publish32(&self.own.trees, self.owner.own_sections)
+        return code
 
     cdef void leave_file(self) noexcept:
         if self.own != NULL:

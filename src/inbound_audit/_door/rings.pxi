@@ -213,8 +213,8 @@ cdef int settle_series(Audit audit) except -1:
         for k in range(2 * s.slots if s.own != NULL else 0):
             if s.own.tree[k] != NULL:
                 take_series(s)
-                try:
-                    audit.settle_tree(s.own.tree[k])
-                finally:
-                    unlock(&s.lock)
+                code = audit.share_tree(s.own.tree[k])
+                unlock(&s.lock)
+                if code != OK:
+                    raise no_space()
     return 0
