@@ -134,7 +134,14 @@ cdef inline int64_t holds(Tree *t, int64_t number, const Prefix *p) noexcept nog
 cdef inline int64_t window_count(Ring *r, int64_t number, const Prefix *p) noexcept nogil:
     """What was added below a prefix in one window less what was taken away. O(prefix length)."""
     cdef u32 at = 2 * slot_of(number, r.series.slots)
-    return holds(load_tree(&r.tree[at]), number, p) - holds(load_tree(&r.tree[at + 1]), number, p)
+    cdef Tree *added = load_tree(&r.tree[at])
+    cdef Tree *taken = load_tree(&r.tree[at + 1])
+    cdef int64_t count = holds(added, number, p)
+    if taken == NULL:
+        return count
+    count -= holds(taken, number, p)
+    # A turn empties the first alone, so it is asked once more: what was taken away counts only beside what was added.
+    return count if added != NULL and load64(<u64 *>&header(&added.arena).number) == <u64>number else 0
 
 
 cdef inline int64_t range_count(Series *s, int64_t now, int64_t first, int64_t last, const Prefix *p) noexcept nogil:
