@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import threading
@@ -750,6 +751,33 @@ def test_a_damaged_owner_is_counted_again(hire):
     assert victim.do("audit.total()") == 101
     eventually(lambda: reader.do("audit.total()") == 101, "the right count")
     victim.do("mx._check()")
+
+
+def test_a_window_that_is_damaged_while_it_gives_up_detail_ends_its_walk(hire):
+    """Its hosts are written over with others that lie before them: whoever adds is answered, or told, and goes on."""
+    victim = hire("import random, struct\n" + MX)
+    file = file_of(victim.pid)
+    victim.do("audit.series.define('s', 'cidr', 1000, 1, max_bytes=1 << 14)")
+    victim.do("hosts = [bytes([200]) + random.randbytes(15) for _ in range(100)]")
+    victim.do("for host in hosts: audit.series.add('s', host)")
+    with open(file.path, "r+b") as data:
+        held = data.read()
+        for i, host in enumerate(victim.do("hosts"), 1):
+            data.seek(held.index(struct.pack("=QQ", *struct.unpack(">QQ", host))))
+            data.write(struct.pack("=QQ", 1, i))
+    file.close()
+    victim.do(ADD_TO_DAMAGED)
+    assert victim.do("audit.total()") == 0
+
+
+ADD_TO_DAMAGED = """
+from inbound_audit.errors import InboundAuditError
+for i in range(1000):
+    try:
+        audit.series.add('s', random.randbytes(16))
+    except InboundAuditError:
+        pass
+"""
 
 
 # ---- no room

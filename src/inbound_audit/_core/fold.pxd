@@ -26,7 +26,7 @@ from inbound_audit._core.bits cimport load64, u8, u32, u64
 from inbound_audit._core.codes cimport FULL, OK, OVERFLOW, UNMATCHED
 from inbound_audit._core.owner cimport Series, Slot, Tree
 from inbound_audit._core.tidy cimport tidy
-from inbound_audit._core.trie cimport seek_host, trie_add, trie_count, trie_move, trie_remove
+from inbound_audit._core.trie cimport compare, seek_host, trie_add, trie_count, trie_move, trie_remove
 from inbound_audit._core.window cimport slot_of, store_level
 
 cdef extern from *:
@@ -142,7 +142,10 @@ cdef inline bint fold_next(Series *s, u32 at, int64_t number) noexcept nogil:
     cdef bint v6 = slot.family == 1
     cdef Address start, host, target
     start.hi, start.lo, start.version = slot.hi, slot.lo, 6 if v6 else 4
-    if t != NULL and slot.number[slot.sign] == number and seek_host(&t.arena, v6, &start, 1, &host):
+    # Damaged bytes may lead backwards, and a walk that went there would not end.
+    if t != NULL and slot.number[slot.sign] == number and seek_host(&t.arena, v6, &start, 1, &host) and (
+        compare(host.hi, host.lo, start.hi, start.lo, 128) >= 0
+    ):
         target = host
         coarsen(s, slot, &target)
         if target.hi != host.hi or target.lo != host.lo:
