@@ -348,6 +348,20 @@ def test_threads_add_at_once(audit, series, clock):
 # ---- the audit's life
 
 
+def test_a_name_may_be_of_a_kind_of_text(audit):
+    """As that of an enumeration is; and what is defined under it is found under the plain text."""
+
+    class Name(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return "another"
+
+    assert type(audit.series.define(Name("kind"), interval=10, num_windows=3).name) is str
+    audit.series.add(Name("kind"), "192.0.2.7")
+    assert audit.series.count("kind", "192.0.2.7") == 1
+
+
 def test_a_closed_audit_has_no_series(audit, series):
     series.add("s", "192.0.2.7")
     audit.close()

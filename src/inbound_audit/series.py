@@ -101,6 +101,8 @@ class SeriesSet(_ipcount.SeriesTable):
         Raises SeriesError for what makes no sense or contradicts an earlier definition, CapacityError; and
         SharedStateError where that directory can't be had, and the series counts all the same.
         """
+        if isinstance(name, str):
+            name = str.__str__(name)  # the core takes plain texts alone, and that of an enumeration is none
         definition = Definition(
             name, type, interval, num_windows, bool(serialize), bool(replicate), bool(persist), max_hosts, max_bytes
         )
