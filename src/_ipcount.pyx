@@ -26,7 +26,9 @@ from inbound_audit._core.arena cimport (
     Label, arena_close, arena_leave, arena_open, arena_reset, arena_share, arena_used, header, range_of, reach_of, share_needs,
     sum_of_label, write_label,
 )
-from inbound_audit._core.bits cimport acquire32, fence_full, fetch_add64, load32, load64, publish32, store64, u8, u16, u32, u64
+from inbound_audit._core.bits cimport (
+    acquire32, acquire64, fence_acquire, fence_full, fetch_add64, load32, load64, publish32, store64, u8, u16, u32, u64,
+)
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
 from inbound_audit._core.codes cimport (
     BAD_AMOUNT, BAD_WINDOW, CLOSED, DAMAGED, FULL, LONG_KEY, NEED_HELP, NEED_MINUS, NOT_TEXT, NO_KEY, NO_MONITOR, NO_SERIES,

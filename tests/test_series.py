@@ -362,6 +362,32 @@ def test_a_name_may_be_of_a_kind_of_text(audit):
     assert audit.series.count("kind", "192.0.2.7") == 1
 
 
+def test_rows_of_a_window_that_turns_meanwhile_are_not_those_of_the_next(audit, series, clock):
+    """A walk over the oldest window frees the GIL: what is counted in its place from then on is none of its hosts."""
+    for i in range(1 << 16):
+        series.add("s", bytes([10, i >> 16, i >> 8 & 255, i & 255]))
+    clock.step(20)
+    asked, rows = threading.Event(), []
+
+    def ask() -> None:
+        asked.set()
+        for _ in range(200):
+            rows.append(audit._window_rows("series", "s", 10, 3, 2, 2))
+            if not rows[-1]:
+                return
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    asked.wait()
+    while not rows:
+        pass
+    clock.step(10)
+    for i in range(1 << 12):
+        series.add("s", bytes([192, 0, i >> 8, i & 255]))
+    asker.join()
+    assert not [address for found in rows for _, address in found if address.startswith("192.")]
+
+
 def test_a_closed_audit_has_no_series(audit, series):
     series.add("s", "192.0.2.7")
     audit.close()

@@ -16,12 +16,21 @@ cdef str public_scope(Series *s):
 
 
 cdef int hosts_of(Tree *t, int64_t number, Rows *rows) noexcept nogil:
-    """The hosts of a tree, if it holds that window."""
+    """The hosts of a tree, if it holds that window before and after; else none."""
+    cdef u64 *held
     cdef int code
-    if t == NULL or load64(<u64 *>&header(&t.arena).number) != <u64>number:
+    if t == NULL:
+        return OK
+    held = <u64 *>&header(&t.arena).number
+    if acquire64(held) != <u64>number:
         return OK
     code = walk_hosts(t, 4, rows)
-    return walk_hosts(t, 6, rows) if code == OK else code
+    if code == OK:
+        code = walk_hosts(t, 6, rows)
+    fence_acquire()
+    if load64(held) != <u64>number:  # it has turned meanwhile: some may be another window's
+        rows.size = 0
+    return code
 
 
 cdef dict sum_of_rows(Series *s, int64_t first, int64_t last):
