@@ -31,7 +31,7 @@ cdef extern from *:
     #endif
 
     #define IA_SMALL_TREE ((size_t)4 << 20)
-    #define IA_GUARDED 16384
+    #define IA_GUARDED 65536
 
     static inline void *ia_reserve(size_t size)
     {

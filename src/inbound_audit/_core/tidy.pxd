@@ -9,8 +9,8 @@ Lock rule: for the holder of the tree's writer lock, outside of a write window.
 
 from libc.stdlib cimport calloc, free
 
-from inbound_audit._core.arena cimport CLASSES, HEADER_UNITS, UNITS, Arena, block, carve
-from inbound_audit._core.bits cimport load32, u8, u32
+from inbound_audit._core.arena cimport CLASSES, HEADER_UNITS, UNIT, UNITS, Arena, block, carve
+from inbound_audit._core.bits cimport load32, u8, u32, u64
 
 
 cdef inline void mark_free(const Arena *a, u8 *is_free) noexcept nogil:
@@ -45,6 +45,8 @@ cdef inline void tidy(Arena *a) noexcept nogil:
     while unit < end:
         run = run_length(is_free, unit, end)
         if unit + run == end and run:
+            if <u64>end * UNIT > a.touched:
+                a.touched = <u64>end * UNIT  # or nobody would give it back
             a.bump = unit
         elif run:
             carve(a, unit, run)

@@ -129,6 +129,7 @@ cdef int make_ring(Audit audit, Series *s) except -1:
     """
     cdef Tree *t
     cdef u32 i, made = 0
+    cdef int64_t now = now_of(audit.owner)  # first of all: a clock may be anybody's code, and ask for this very series
     if s.own == NULL:
         need_trees(audit, s.slots)
         begin_ring(s)
@@ -144,7 +145,7 @@ cdef int make_ring(Audit audit, Series *s) except -1:
         give_back_trees(audit, s)
         raise
     s.base = 0
-    s.newest = window_number(now_of(audit.owner), s.interval)
+    s.newest = window_number(now, s.interval)
     tree_for(s, s.newest, 0)
     publish_timeline(s)
     s.state = ENDED if audit.is_closed else READY
