@@ -623,3 +623,19 @@ def test_tell_others_tells_no_one_where_there_is_no_one(place):
     with InboundAudit(shared=NAME) as audit:
         assert audit._membership
         assert audit._membership.tell_others(KNOWN) == []
+
+
+def test_tell_others_without_a_descriptor_left(hire, monkeypatch):
+    """A policy that removes an item is told of it in the log, and meets no error of the system."""
+    (worker,) = hire.hire(1, JOIN)
+    with InboundAudit(shared=NAME) as audit:
+
+        def none_left(*_: object) -> None:
+            raise OSError(24, os.strerror(24))
+
+        monkeypatch.setattr(control.socket, "socket", none_left)
+        assert audit._membership
+        assert audit._membership.tell_others(KNOWN) == ["nobody can be asked: Too many open files"]
+        monkeypatch.undo()
+        assert audit._membership.tell_others(KNOWN) == []
+    assert worker.pid

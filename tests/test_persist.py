@@ -1262,3 +1262,18 @@ def test_who_closes_is_not_counted_twice_while_others_inherit(place, state, monk
 def lock_is_held(path: Path) -> bool:
     with open(path, "rb") as file:
         return files.has_owner(file.fileno())
+
+
+def test_a_directory_that_somebody_else_makes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes start together, and each finds that nothing is there yet."""
+    make = os.mkdir
+
+    def make_after_others(path: str, mode: int) -> None:
+        if not os.path.isdir(os.path.dirname(path)):
+            raise FileNotFoundError(path)
+        make(path, mode)
+        if path.endswith("above"):
+            make(os.path.join(path, "state"), mode)
+
+    monkeypatch.setattr(os, "mkdir", make_after_others)
+    StateDirectory(tmp_path / "above" / "state").close()

@@ -6,6 +6,7 @@ to another user or lets others write is refused and left as it is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -66,7 +67,8 @@ def _make(path: str) -> None:
         return
     except FileNotFoundError:
         _make(os.path.dirname(path))
-        os.mkdir(path, 0o700)
+        with contextlib.suppress(FileExistsError):  # of several processes that start together each does this
+            os.mkdir(path, 0o700)
 
 
 def _why_not(found: os.stat_result) -> str | None:

@@ -69,15 +69,22 @@ def ask(place: Directory, owner_id: str, request: Mapping[str, object], timeout:
 def ask_all(
     place: Directory, owner_ids: Iterable[str], request: Mapping[str, object], timeout: float = PATIENCE
 ) -> dict[str, Answer | SharedStateError]:
-    """Asks several at once: the answer of each, or why there is none. Waits `timeout` seconds altogether."""
+    """Asks several at once: the answer of each, or why there is none. Waits `timeout` seconds altogether.
+
+    Raises SharedStateError when nobody can be asked: the request is too long, or there is no descriptor left.
+    """
     line = json.dumps(request).encode() + b"\n"
     if len(line) > REQUEST_MOST:
         raise SharedStateError(f"a request of {len(line)} bytes; {REQUEST_MOST} are possible")
-    asking = {owner_id: _Asking(path_of(place, owner_id), line) for owner_id in owner_ids}
+    asking: dict[str, _Asking] = {}
     try:
+        for owner_id in owner_ids:
+            asking[owner_id] = _Asking(path_of(place, owner_id), line)
         _work(list(asking.values()), time.monotonic() + timeout)
         late = SharedStateError(f"did not answer within {timeout:g} s")
         return {owner_id: one.answer or late for owner_id, one in asking.items()}
+    except OSError as error:
+        raise SharedStateError(f"nobody can be asked: {error.strerror}") from None
     finally:
         for one in asking.values():
             one.close()

@@ -301,9 +301,14 @@ class Membership:
             owners = {owner.id: owner for owner in self._neighbours.owners if owner.damaged is None}
             if not owners:
                 return []
-            place = _Borrowed(os.dup(self._held.place.fd))  # the directory may be made anew meanwhile
+            try:
+                place = _Borrowed(os.dup(self._held.place.fd))  # the directory may be made anew meanwhile
+            except OSError as error:
+                return [f"nobody can be asked: {error.strerror}"]
         try:
             answers = control.ask_all(place, owners, request, timeout)
+        except SharedStateError as error:
+            return [str(error)]
         finally:
             os.close(place.fd)
         return [

@@ -121,7 +121,7 @@ def _windows_since(desk: Desk, one: Windows, since: datetime) -> int:
     """The last window that reaches back to that time."""
     now = time.time()
     if since.timestamp() > now:
-        raise Failure(f"since {since.astimezone():%Y-%m-%d %H:%M:%S}: that is still to come")
+        raise Failure(f"since {since:%Y-%m-%d %H:%M:%S}: that is still to come")
     back = int(now // one.interval - since.timestamp() // one.interval)
     if back >= one.num_windows:
         desk.note(f"{one.title} goes back {one.num_windows} windows of {one.interval} s, and no further")
