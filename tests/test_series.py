@@ -462,5 +462,6 @@ audit._check_windows()
 """
 
 
+@pytest.mark.memory
 def test_a_series_that_is_too_large_leaves_room_for_a_smaller_one():
     subprocess.run([sys.executable, "-c", GREEDY], check=True)
