@@ -18,7 +18,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strpbrk
 
 from inbound_audit._core.address cimport (
-    TEXT_MAX, Address, format_address, format_prefix, format_remote, from_ipv4, from_packed, map_ipv4, mask,
+    TEXT_MAX, Address, behind, format_address, format_prefix, format_remote, from_ipv4, from_packed, map_ipv4, mask,
     parse_address, parse_remote,
 )
 from inbound_audit._core.arena cimport (
@@ -50,7 +50,7 @@ from inbound_audit._core.owner cimport (
     tree_count, tree_total, trees_of,
 )
 from inbound_audit._core.clock cimport FURTHEST, system_clock, window_number
-from inbound_audit._core.fold cimport STRINGS, length_of
+from inbound_audit._core.fold cimport STRINGS, length_of, tell_levels
 from inbound_audit._core.ranges cimport NO_VALUE, Ranges, free_ranges, lookup, reserve_ranges
 from inbound_audit._core.series cimport (
     ADDRESSES, AMOUNT_MOST, CONNECTIONS, RECEPTIONS, REJECTIONS, add_signed, change_past, count_event, count_events, count_key, find_monitor,
@@ -59,9 +59,9 @@ from inbound_audit._core.series cimport (
 from inbound_audit._core.seqlock cimport let_others, lock_wait, try_lock, unlock
 from inbound_audit._core.trie cimport trie_add, trie_move, trie_remove
 from inbound_audit._core.verify cimport verify
-from inbound_audit._core.walk cimport Rows, behind, free_rows, tree_seek, walk_hosts, walk_top, walk_tree
+from inbound_audit._core.walk cimport Rows, free_rows, tree_seek, walk_hosts, walk_top, walk_tree
 from inbound_audit._core.window cimport (
-    NO_WINDOW, NO_WINDOW, in_view, link_ring, move_on, now_of, publish_timeline, ring_now, slot_of, store_level, tree_for,
+    NO_WINDOW, NO_WINDOW, in_view, link_ring, move_on, now_of, publish_timeline, ring_now, slot_of, tree_for,
 )
 
 import array

@@ -54,6 +54,16 @@ cdef inline void map_ipv4(Address *a) noexcept nogil:
     a.version = 6
 
 
+cdef inline bint behind(Address *a) noexcept nogil:
+    """Makes it the next address; False behind the last one of its family."""
+    if a.version == 4:
+        a.hi += <u64>1 << 32
+        return a.hi != 0
+    a.lo += 1
+    a.hi += a.lo == 0
+    return a.hi != 0 or a.lo != 0
+
+
 cdef inline void from_packed(const u8 *p, int size, Address *out) noexcept nogil:
     """4 or 16 bytes in network order."""
     cdef int i

@@ -20,7 +20,7 @@ Lock rule: all of it is for the holder of the series' lock.
 
 from libc.stdint cimport int64_t
 
-from inbound_audit._core.address cimport Address, mask, width
+from inbound_audit._core.address cimport Address, behind, mask, width
 from inbound_audit._core.arena cimport header
 from inbound_audit._core.bits cimport load64, u8, u32, u64
 from inbound_audit._core.codes cimport FULL, OK, OVERFLOW, UNMATCHED
@@ -56,6 +56,14 @@ cdef inline int length_of(const Series *s, const Slot *slot, int family) noexcep
 cdef inline void coarsen(const Series *s, const Slot *slot, Address *a) noexcept nogil:
     """The address at which a host counts now."""
     mask(a, length_of(s, slot, a.version == 6))
+
+
+cdef inline void tell_levels(const Series *s, u32 at) noexcept nogil:
+    """Says in the bytes to which lengths hosts of a slot are folded."""
+    cdef const Slot *slot = &s.slot[at]
+    cdef int lengths[2]
+    lengths[0], lengths[1] = length_of(s, slot, 0), length_of(s, slot, 1)
+    store_level(s.own.tree[2 * at], slot, lengths)
 
 
 cdef inline u64 hosts_in(const Series *s, u32 at, int family, int64_t number) noexcept nogil:
@@ -95,9 +103,7 @@ cdef inline bint gives_more(const Series *s, u32 at, int family, int64_t number,
 cdef inline bint begin_fold(Series *s, u32 at, int64_t number, bint hard) noexcept nogil:
     """Gives up the next length of one family; False when nothing is left to give."""
     cdef Slot *slot = &s.slot[at]
-    cdef Tree *head = s.own.tree[2 * at]
     cdef bint four = gives_more(s, at, 0, number, hard), six = gives_more(s, at, 1, number, hard)
-    cdef int lengths[2]
     if not four and not six:
         return False
     slot.family = <u8>(six and not (four and hosts_in(s, at, 0, number) > hosts_in(s, at, 1, number)))
@@ -106,21 +112,16 @@ cdef inline bint begin_fold(Series *s, u32 at, int64_t number, bint hard) noexce
     slot.sign = 0
     slot.hi = 0
     slot.lo = 0
-    lengths[0], lengths[1] = length_of(s, slot, 0), length_of(s, slot, 1)
-    store_level(head, slot, lengths)
+    tell_levels(s, at)
     return True
 
 
 cdef inline bint step_past(Slot *slot, const Address *host) noexcept nogil:
     """The walk goes on behind a host; False behind the last address."""
-    cdef u64 step = <u64>1 << 32 if host.version == 4 else 1
-    slot.hi, slot.lo = host.hi, host.lo
-    if host.version == 4:
-        slot.hi += step
-        return slot.hi != 0
-    slot.lo += step
-    slot.hi += slot.lo == 0
-    return slot.hi != 0 or slot.lo != 0
+    cdef Address a = host[0]
+    cdef bint more = behind(&a)
+    slot.hi, slot.lo = a.hi, a.lo
+    return more
 
 
 cdef inline int fold_host(Tree *t, const Address *host, const Address *target) noexcept nogil:
@@ -161,7 +162,6 @@ cdef inline bint fold_next(Series *s, u32 at, int64_t number) noexcept nogil:
 cdef inline bint fold_some(Series *s, u32 at, int64_t number, bint hard) noexcept nogil:
     """Up to `STEPS` hosts; False when there is nothing to fold any more."""
     cdef Slot *slot = &s.slot[at]
-    cdef int lengths[2]
     cdef int i
     if not slot.folding and not begin_fold(s, at, number, hard):
         return False
@@ -169,8 +169,7 @@ cdef inline bint fold_some(Series *s, u32 at, int64_t number, bint hard) noexcep
         if not fold_next(s, at, number):
             slot.folding = False
             break
-    lengths[0], lengths[1] = length_of(s, slot, 0), length_of(s, slot, 1)
-    store_level(s.own.tree[2 * at], slot, lengths)
+    tell_levels(s, at)
     return True
 
 

@@ -14,7 +14,7 @@ that all its trees have ends with DAMAGED.
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 
-from inbound_audit._core.address cimport Address, mask, width
+from inbound_audit._core.address cimport Address, behind, mask, width
 from inbound_audit._core.arena cimport header
 from inbound_audit._core.bits cimport high_bits, load64, pause, store64, u64
 from inbound_audit._core.cidr cimport Prefix
@@ -184,16 +184,6 @@ cdef inline int walk_tree(Tree *t, int version, Rows *rows) noexcept nogil:
 
 
 # ---- the hosts of one tree
-
-cdef inline bint behind(Address *a) noexcept nogil:
-    """Makes it the next address; False behind the last one of its family."""
-    if a.version == 4:
-        a.hi += <u64>1 << 32
-        return a.hi != 0
-    a.lo += 1
-    a.hi += a.lo == 0
-    return a.hi != 0 or a.lo != 0
-
 
 cdef inline int walk_hosts(Tree *t, int version, Rows *rows) noexcept nogil:
     """Every host of a family with its count, in address order. O(hosts x bytes); OK, FULL or DAMAGED."""

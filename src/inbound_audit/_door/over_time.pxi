@@ -304,12 +304,10 @@ cdef class Windows:
         code = read_key(k.ac, s, k.text, k.size, &a)
         if code != OK:
             raise key_error(code, key, name, self)
-        count = index(count)
-        if count == 0 or not -0xFFFFFFFF <= count <= 0xFFFFFFFF:
-            raise SeriesError(f"{name!r}: {count!r}: {reason_of(BAD_AMOUNT)}")
-        if count < 0:
+        by = amount_of(name, count)
+        if by < 0:
             self._make_room_for_less(name)
-        by, now = count, now_of(self.owner)
+        now = now_of(self.owner)
         code = change_past(s, &a, by, now, microseconds)
         if code not in (OK, UNMATCHED):
             raise window_error(code, None, name, self)

@@ -29,8 +29,7 @@ cdef object range_text(object first, object last):
 
 cdef tuple monitor_names(Audit audit):
     cdef u32 m
-    return tuple([(<bytes>audit.owner.series[3 * m].name[:audit.owner.series[3 * m].name_size]).decode("ascii")
-                  for m in range(audit.owner.monitors)])
+    return tuple([name_of(audit.owner.series[3 * m]) for m in range(audit.owner.monitors)])
 
 
 cdef list series_names(Audit audit):
@@ -40,7 +39,7 @@ cdef list series_names(Audit audit):
     for i in range(audit.owner.series_known):
         s = audit.owner.series[i]
         if s.scope >= ADDRESSES and s.ready:
-            names.append((<bytes>s.name[:s.name_size]).decode("utf-8", "replace"))
+            names.append(name_of(s))
     return names
 
 
@@ -147,13 +146,9 @@ cdef class SeriesTable:
         cdef Series *s = series_of(audit, name)
         cdef Key k
         cdef int64_t by
-        cdef int code, beyond = 0
+        cdef int code
         read_series_key(s, key, ac, &k)
-        if type(count) is not int:
-            count = index(count)
-        by = PyLong_AsLongLongAndOverflow(count, &beyond)
-        if beyond or by == 0 or not -<int64_t>AMOUNT_MOST <= by <= <int64_t>AMOUNT_MOST:
-            raise SeriesError(f"{name!r}: {count!r}: {reason_of(BAD_AMOUNT)}")
+        by = amount_of(name, count)
         if audit.own == NULL and audit.owner.shared:
             audit._settle()
         code = series_add(s, k.ac, k.text, k.size, by)
@@ -233,6 +228,18 @@ cdef int read_series_key(Series *s, object key, Session ac, Key *out, bint prefi
     elif s.scope == STRINGS or ac is None:
         raise SeriesError(f"{name_of(s)!r}: {reason_of(NO_KEY)}")
     return 0
+
+
+cdef inline int64_t amount_of(object name, object count) except 0:
+    """What a change is by. Raises SeriesError."""
+    cdef int beyond = 0
+    cdef int64_t by
+    if type(count) is not int:
+        count = index(count)
+    by = PyLong_AsLongLongAndOverflow(count, &beyond)
+    if beyond or by == 0 or not -<int64_t>AMOUNT_MOST <= by <= <int64_t>AMOUNT_MOST:
+        raise SeriesError(f"{name!r}: {count!r}: {reason_of(BAD_AMOUNT)}")
+    return by
 
 
 cdef object key_error(int code, object key, object name, Audit audit):

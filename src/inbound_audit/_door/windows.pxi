@@ -175,7 +175,6 @@ cdef int restore_levels(Series *s, int64_t number, object level4, object level6,
     for family in range(2):
         while length_of(s, slot, family) > lengths[family]:
             slot.level[family] += 1
-        lengths[family] = length_of(s, slot, family)
     slot.folded += folded
-    store_level(s.own.tree[2 * slot_of(number, s.slots)], slot, lengths)
+    tell_levels(s, slot_of(number, s.slots))
     return 0
