@@ -11,10 +11,12 @@ import signal
 import stat
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -40,10 +42,10 @@ audit.series.add("failures", "192.0.2.7", 42)
 class Terminal:
     """A console at a terminal of its own."""
 
-    def __init__(self, state: Path, *arguments: str, **variables: str) -> None:
+    def __init__(self, state: Path, *arguments: str, command: Sequence[str] = COMMAND, **variables: str) -> None:
         self._ours, theirs = pty.openpty()
         self.process = subprocess.Popen(
-            [*COMMAND, "console", NAME, *arguments],
+            [*command, "console", NAME, *arguments],
             stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
             env={**environment(), "TERM": "xterm", "XDG_STATE_HOME": str(state), **variables},
         )  # fmt: skip
@@ -82,8 +84,8 @@ def worker(hire) -> Worker:
 
 
 @contextlib.contextmanager
-def terminal(state: Path, *arguments: str, **variables: str) -> Iterator[Terminal]:
-    at = Terminal(state, *arguments, **variables)
+def terminal(state: Path, *arguments: str, **options: Any) -> Iterator[Terminal]:
+    at = Terminal(state, *arguments, **options)
     try:
         yield at
     finally:
@@ -112,14 +114,37 @@ def test_ways_to_leave(worker, tmp_path, keys):
         assert at.end() == 0
 
 
-def test_term_leaves_the_terminal_as_it_was(worker, tmp_path):
-    import termios
-
-    with terminal(tmp_path) as at:
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
+def test_term_leaves_the_terminal_as_it_was(worker, tmp_path, kind):
+    with terminal(tmp_path, TERM=kind) as at:
         before = termios.tcgetattr(at._ours)
         at.await_text(f"{NAME}>")
-        assert termios.tcgetattr(at._ours) != before
+        while termios.tcgetattr(at._ours) == before:  # a dumb terminal has its prompt a little earlier
+            time.sleep(0.001)
         at.process.send_signal(signal.SIGTERM)
+        assert at.end() == 128 + signal.SIGTERM
+        assert termios.tcgetattr(at._ours) == before
+
+
+TERM_AS_THE_TERMINAL_CHANGES = """
+import os, signal, termios
+from inbound_audit.cli import main
+
+change = termios.tcsetattr
+
+def change_and_be_told_to_end(*arguments):
+    termios.tcsetattr = change
+    change(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+termios.tcsetattr = change_and_be_told_to_end
+main()
+"""
+
+
+def test_term_in_the_middle_of_a_change_of_the_terminal(worker, tmp_path):
+    with terminal(tmp_path, command=(sys.executable, "-c", TERM_AS_THE_TERMINAL_CHANGES)) as at:
+        before = termios.tcgetattr(at._ours)
         assert at.end() == 128 + signal.SIGTERM
         assert termios.tcgetattr(at._ours) == before
 

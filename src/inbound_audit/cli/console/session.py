@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,7 +23,7 @@ from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.errors import InboundAuditError
 
 if TYPE_CHECKING:
-    from prompt_toolkit import PromptSession
+    from prompt_toolkit import Application, PromptSession
     from prompt_toolkit.history import History
 
 STATE_VARIABLE = "XDG_STATE_HOME"
@@ -85,15 +85,15 @@ def _try(desk: Desk, writer: Writer, line: str) -> str | None:
 
 def run_typed(desk: Desk, writer: Writer) -> int:
     """A prompt, until it is left with `quit`, `exit` or Ctrl-D. Ctrl-C gives up a line, or the command that runs."""
-    session = _session(desk)
+    prompt = _Prompt(_session(desk), f"{desk.name}> ")
     number = len(desk.owners)
     words = f"{number} process{'' if number == 1 else 'es'}; help lists the commands, quit leaves"
     click.echo(f"{desk.name}: {words}", err=True)
-    before = signal.signal(signal.SIGTERM, _leave)  # or the terminal would stay as it is while a line is typed
+    before = signal.signal(signal.SIGTERM, prompt.leave)
     try:
         while True:
             try:
-                line = session.prompt(f"{desk.name}> ")
+                line = prompt.ask()
                 why = _try(desk, writer, line) if line.strip() else None
             except KeyboardInterrupt:
                 continue
@@ -105,8 +105,37 @@ def run_typed(desk: Desk, writer: Writer) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-def _leave(number: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
+class _Prompt:
+    """Asks for lines, and is left at a signal: with SystemExit, 128 and its number.
+
+    While a line is typed the signal ends the prompt from within, as a key does: an exception in the middle of the
+    toolkit's own code may leave the terminal raw, or be lost. Otherwise it is raised, and stops the command that runs.
+    """
+
+    def __init__(self, session: PromptSession[str], text: str) -> None:
+        self._session = session
+        self._text = text
+        self._status: int | None = None  # to leave with
+
+    def ask(self) -> str:
+        try:
+            return self._session.prompt(self._text)
+        finally:
+            if self._status is not None:  # whatever else the prompt ended with
+                raise SystemExit(self._status)
+
+    def leave(self, number: int, frame: object) -> None:
+        from prompt_toolkit.application import get_app_or_none
+
+        self._status = 128 + number
+        app = get_app_or_none()
+        if app is None or app.loop is None:  # it holds the terminal only while it has both
+            raise SystemExit(self._status)
+        app.loop.call_soon_threadsafe(self._end, app)
+
+    def _end(self, app: Application[str]) -> None:
+        if app.future is not None and not app.future.done():
+            app.exit(exception=EOFError)
 
 
 def _session(desk: Desk) -> PromptSession[str]:
