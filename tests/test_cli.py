@@ -11,52 +11,6 @@ from tests.command_line import COMMAND, environment, run
 import inbound_audit.cli
 from inbound_audit.__main__ import main
 
-MISTAKES = {
-    "serve --limit x": "--limit",
-    "serve --limit /24=": "/24=100",
-    "serve --limit /24=-1": "/24=100",
-    "serve --limit /33,/56=1": "/33",
-    "serve --limit /129=1": "/129",
-    "serve --limit 24=1": "24",
-    "serve --limit /24=1 --limit /24=2": "twice",
-    "serve --limit /24=1 --policy x.lua": "--policy",
-    "serve --exempt ::1 --policy x.lua": "--exempt",
-    "serve --exempt 192.0.2.0/33": "192.0.2.0/33",
-    "serve --exempt 2001:db8::/129": "2001:db8::/129",
-    "serve --proxy-from balancer.example": "balancer.example",
-    "serve --listen 127.0.0.1": "ADDRESS:PORT",
-    "serve --listen ::1:25": "[::1]:2525",
-    "serve --listen [::1]": "[::1]",
-    "serve --listen []:65536": "65536",
-    "serve --listen :-1": "-1",
-    "serve --listen :²": "²",
-    "serve --tls-key key.pem": "--tls-cert",
-    "serve --prefixlen 24": "24,56",
-    "serve --prefixlen 33,56": "33",
-    "serve --when-full maybe": "maybe",
-    "serve --grace -1": "--grace",
-    "serve --capacity lots": "64M",
-    "serve surplus": "surplus",
-    "serve --nonsense": "--nonsense",
-    "count --cidr /24": "/24",
-    "count --cidr 2001:db8::/129": "2001:db8::/129",
-    "count --top 0": "--top",
-    "count --prefixlen 24,129": "129",
-    "count a b": "b",
-    "sevre": "sevre",
-}
-
-
-@pytest.mark.parametrize(("line", "told"), MISTAKES.items(), ids=MISTAKES)
-def test_a_mistake_is_one_line_that_names_it(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(line.split()) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert told in output.err
-    assert output.err.count("\n") == 1
-    assert "--help" in output.err
-
-
 FAILURES = {
     "serve --policy missing.lua": "missing.lua",
     "serve --policy .": "--policy",

@@ -732,34 +732,6 @@ def test_colour_is_for_terminals_that_want_it(owners: tuple[Owner, Owner], comma
 
 # ---- mistakes
 
-MISTAKES = {
-    "show": "NAME",
-    "show mail /24": "/24",
-    "show mail 192.0.2.0/33": "192.0.2.0/33",
-    "show mail host.example": "host.example",
-    "show mail ::/0 surplus": "surplus",
-    "show mail --from me": "--from",
-    "show mail --from 0": "--from",
-    "top": "NAME",
-    "top mail -n 0": "-n",
-    "top mail --prefixlen 24": "24,56",
-    "top mail --prefixlen 24,129": "129",
-    "top mail surplus": "surplus",
-    "ps": "NAME",
-    "ps mail surplus": "surplus",
-    "ps mail --watch": "--watch",
-}
-
-
-@pytest.mark.parametrize(("line", "told"), MISTAKES.items(), ids=MISTAKES)
-def test_a_mistake_is_one_line_that_names_it(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(line.split()) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert told in output.err
-    assert output.err.count("\n") == 1
-    assert "--help" in output.err
-
 
 @pytest.mark.parametrize("command", ["show", "top", "ps", "top --watch"])
 @pytest.mark.parametrize("name", ["male", "", "../mail", ".hidden", "a" * 64, "a b", "mail\n"])

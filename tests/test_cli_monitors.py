@@ -17,7 +17,6 @@ from tests.listening import PATIENCE, Peer, eventually
 from tests.test_cli_parts import settings
 
 from inbound_audit import InboundAudit
-from inbound_audit.__main__ import main
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.server import parts
 
@@ -151,28 +150,3 @@ def test_no_room_is_told_with_the_options_that_matter() -> None:
         parts(settings(capacity=1 << 20, monitor=many, monitor_bytes=1 << 48)),
     ):
         pass
-
-
-MISTAKES = {
-    "serve --monitor 300": "--monitor",
-    "serve --monitor 300,": "'300,'",
-    "serve --monitor 0,6": "0,6",
-    "serve --monitor 300,0": "300,0",
-    "serve --monitor 300,1025": "1024",
-    "serve --monitor -300,6": "-300,6",
-    "serve --monitor 300,6,6": "300,6,6",
-    "serve --monitor 300,6 --monitor 300,6": "each once",
-    "serve --monitor 300,6 --monitor-bytes 100K": "16384",
-    "serve --monitor 300,6 --monitor-bytes few": "64M",
-    "serve --monitor-bytes": "--monitor-bytes",
-    "serve --state": "--state",
-}
-
-
-@pytest.mark.parametrize(("line", "told"), MISTAKES.items(), ids=MISTAKES)
-def test_a_mistake_is_one_line_that_names_it(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(line.split()) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert told in output.err
-    assert output.err.count("\n") == 1

@@ -637,27 +637,6 @@ def test_a_fork_that_fails_at_the_start_is_one_line(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-MISTAKES = {
-    "serve --workers 0": "--workers",
-    "serve --workers 257": "256",
-    "serve --workers two": "two",
-    "serve --workers 2": "--shared NAME",
-    "serve --group mail": "--shared",
-    "serve --shared ../x": "../x",
-    "serve --shared .hidden": ".hidden",
-    "serve --workers 2 --shared": "--shared",
-}
-
-
-@pytest.mark.parametrize(("line", "told"), MISTAKES.items(), ids=MISTAKES)
-def test_a_mistake_is_one_line_that_names_it(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(line.split()) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert told in output.err
-    assert output.err.count("\n") == 1
-
-
 # ---- what is told
 
 
