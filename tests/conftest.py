@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "checked" if BUILD_UN
 
 
 def pytest_configure() -> None:
-    """A sanitizer run that tested the release build by mistake would pass and mean nothing."""
+    # A shell that starts a job in the background has it ignore what ^C sends, and so would all processes that tests end
+    # like that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A sanitizer run that tested the release build by mistake would pass and mean nothing.
     if BUILD_UNDER_TEST and Path(BUILD_UNDER_TEST) not in Path(core.__file__).parents:
         pytest.exit(f"the core under test is {core.__file__}, not the one in {BUILD_UNDER_TEST}", returncode=3)
 

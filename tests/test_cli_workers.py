@@ -19,6 +19,7 @@ from uuid import uuid4
 import pytest
 from tests.command_line import COMMAND, Serve, address_of, environment, run
 from tests.listening import PATIENCE, Peer, eventually
+from tests.sharing import open_sockets
 
 import inbound_audit.cli
 from inbound_audit.__main__ import main
@@ -72,12 +73,6 @@ def gone(pid: int) -> bool:
 
 def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def open_sockets(pid: int) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return sum(os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:") for fd in os.listdir(f"/proc/{pid}/fd"))
-    return 0
 
 
 def connect(server: Serve, number: int, way: int = 0) -> list[Peer]:
@@ -386,7 +381,7 @@ def test_a_worker_inherits_nothing_of_its_supervisor() -> None:
     with several(3) as server:
         first, second, third = server.workers
         files = open_files(first)
-        assert open_files(second) == open_files(third) == files
+        eventually(lambda: open_files(second) == open_files(third) == files, "as many files of each")
         with Peer(*server.addresses[0]) as peer:
             assert peer.line().startswith(b"220")
             assert server.event("second")["busiest"]  # the supervisor has looked into the counts

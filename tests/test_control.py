@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.sharing import NAME, UNDER_ASAN, Worker, eventually, owner_files
+from tests.sharing import NAME, UNDER_ASAN, Worker, eventually, open_sockets, owner_files
 
 from inbound_audit import InboundAudit
 from inbound_audit.errors import SharedStateError
@@ -281,7 +281,7 @@ def test_who_may_not_ask_is_told(hire, place, monkeypatch):
 
 def test_silent_and_slow_callers_hold_nobody_up(hire):
     one = hire(JOIN)
-    before = len(os.listdir(f"/proc/{one.pid}/fd"))
+    before = open_sockets(one.pid)
     with contextlib.ExitStack() as held:
         slow = held.enter_context(connected(one))
         slow.sendall(b'{"do": ')
@@ -293,8 +293,8 @@ def test_silent_and_slow_callers_hold_nobody_up(hire):
         eventually(lambda: count_of(one) == 6, "the sight of another")
         other.kill()
         eventually(lambda: count_of(one) == 5, "the sight of its end")
-        assert len(os.listdir(f"/proc/{one.pid}/fd")) <= before + answering.CALLERS_MOST + 4
-    eventually(lambda: len(os.listdir(f"/proc/{one.pid}/fd")) <= before, "the end of all connections")
+        assert open_sockets(one.pid) <= before + answering.CALLERS_MOST + 1
+    eventually(lambda: open_sockets(one.pid) <= before, "the end of all connections")
 
 
 def test_who_says_nothing_is_let_go(hire):
@@ -327,12 +327,12 @@ def test_who_does_not_read_the_answer_is_let_go(hire):
     """It is larger than what the system keeps for a reader."""
     worker = hire("from inbound_audit.shared import answering\nanswering.DEADLINE = 0.2\n" + JOIN)
     worker.do("audit._keeping().note_loaded('failures', {log: 1 for log in range(1, 30000)})")
-    before = len(os.listdir(f"/proc/{worker.pid}/fd"))
+    before = open_sockets(worker.pid)
     with connected(worker) as connection:
         connection.sendall(json.dumps(KNOWN).encode() + b"\n")
-        eventually(lambda: len(os.listdir(f"/proc/{worker.pid}/fd")) > before, "the connection")
+        eventually(lambda: open_sockets(worker.pid) > before, "the connection")
         assert len(ask(worker, KNOWN)["marks"]) == 29999
-        eventually(lambda: len(os.listdir(f"/proc/{worker.pid}/fd")) == before, "its end")
+        eventually(lambda: open_sockets(worker.pid) == before, "its end")
 
 
 def test_what_nobody_waits_for_any_more_is_not_done(hire):

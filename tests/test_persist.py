@@ -69,6 +69,15 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_lives_long() -> Iterator[None]:
+    """What is there before these tests is not looked through before each of their many forks."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def period(monkeypatch):
     """The keepers' threads do their work all the time."""

@@ -222,6 +222,7 @@ def test_a_log_that_was_renamed_is_followed(state, clock, path):
 
 
 def test_no_line_is_lost_or_written_twice_while_a_log_is_rotated(state, clock, path):
+    turns = rounds(15, 50)
     with counting(state, clock, log=True) as kept:
         end = threading.Event()
 
@@ -231,13 +232,13 @@ def test_no_line_is_lost_or_written_twice_while_a_log_is_rotated(state, clock, p
 
         churner = threading.Thread(target=churn)
         churner.start()
-        for n in range(50):
+        for n in range(turns):
             path.rename(f"{path}.{n}")
             kept.keeper.attend()
         end.set()
         churner.join()
         written = kept.audit._series_logged(NAME)[0]
-    files = [*(Path(f"{path}.{n}") for n in range(50)), path]
+    files = [*(Path(f"{path}.{n}") for n in range(turns)), path]
     assert [entry.sequence for file in files for entry in read_log(file)] == list(range(1, written + 1))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from tests.sharing import rounds
 
 from inbound_audit import InboundAudit, Session, _ipcount
 
@@ -83,9 +84,9 @@ def test_who_adds_without_the_gil_loses_nothing(who, hosts_most):
     with InboundAudit(clock=clock) as audit, audit.listener().session("192.0.2.7") as ac:
         audit.series.define("s", "cidr", interval, 500, max_hosts=hosts_most)
         audit.series.add("s", "192.0.2.7", -1)  # from now on there are trees for less
-        rounds = 2000 if clock is None else 200
+        times = 2000 if clock is None else rounds(60, 200)
         jobs = [
-            lambda at=at: lua_adder(ac)("s", f"10.{at}.0.", 200, rounds, 2 + at)  # type: ignore[misc]
+            lambda at=at: lua_adder(ac)("s", f"10.{at}.0.", 200, times, 2 + at)  # type: ignore[misc]
             for at in range(ADDERS)
         ]
         with beside(*jobs) as threads:
@@ -114,7 +115,7 @@ def test_what_stands_still_is_counted_the_same_at_every_moment():
             seconds[0] += 1
         seconds[0] -= 1
         jobs = [
-            lambda at=at: lua_adder(ac)("s", f"10.{at}.0.", 200, 600, 1)  # type: ignore[misc]
+            lambda at=at: lua_adder(ac)("s", f"10.{at}.0.", 200, rounds(150, 600), 1)  # type: ignore[misc]
             for at in range(ADDERS)
         ]
         asked = 0
