@@ -633,6 +633,30 @@ def test_ids_are_inherited_until_their_files_are_gone(state, clock, saved):
         assert not orphan.exists()
 
 
+def test_ids_are_inherited_from_a_file_of_which_only_a_part_found_room(state, clock, caplog):
+    """That part may have the counts of a file that could not be removed yet; so it counts nothing either way."""
+    older, newer = "00000000000000aa", "00000000000000bb"
+    both = struct.pack("=QQII", 0x0A000001 << 32, 0, 100, 4) + struct.pack("=QQII", 0xC0000207 << 32, 0, 1, 4)
+    window = Window(int(BEGIN) // 300, 32, 128, 0, both, b"")
+    marks = (Mark(7, 9, window.number),)
+    heir = Snapshot(Known(NAME, "cidr", 300, 6), newer, window.number, (older,), marks, (window,))
+    busy = Locks(StateDirectory(state))
+    with counting(state, clock) as kept:
+        kept.add("192.0.2.7", 2**32 - 101)  # there is room for a hundred more
+        (state / names.snapshot(NAME, newer)).write_bytes(b"".join(format.encode(heir)[0]))
+        first = heir._replace(id=older, absorbed=(), windows=(window._replace(added=both[:24]),))
+        (state / names.snapshot(NAME, older)).write_bytes(b"".join(format.encode(first)[0]))
+        assert busy.take(older)
+        kept.keeper.attend()
+        assert kept.count("10.0.0.1") == 100
+        assert [message for message in messages(caplog) if "only a part of it is counted" in message]
+        assert kept.keeper.known(NAME) == {7: 9}  # a line of its log may be in that part: none is loaded twice
+        busy.let_go()
+        kept.keeper.attend()
+        assert kept.count("10.0.0.1") == 100
+        assert len(snapshots_of(state)) == 1
+
+
 def test_a_list_of_ids_moves_while_it_is_looked_for(state, saved, monkeypatch):
     """Who has the ids is adopted himself, into a file that was not there when the reading began."""
 
@@ -774,6 +798,26 @@ def test_counting_goes_on_when_nothing_can_be_written(state, clock, caplog):
     with counting(state, clock) as again:  # the file is as it was
         assert again.count() == 100
         assert len(files_of(state)) == 2
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a link", "a file of somebody who died"])
+def test_what_lies_where_a_file_is_written_holds_up_no_save(state, clock, what):
+    """A pipe that nobody reads would be waited for; what a link names is not ours to write to."""
+    elsewhere = state / "elsewhere"
+    elsewhere.write_bytes(b"theirs")
+    with counting(state, clock) as kept:
+        new = state / (names.snapshot(NAME, kept.id) + names.NEW)
+        if what == "a pipe":
+            os.mkfifo(new)
+        elif what == "a link":
+            new.symlink_to(elsewhere)
+        else:
+            new.write_bytes(b"IASERIES" * 1000)
+        kept.add("192.0.2.7", 3)
+        kept.keeper.save()
+        assert [read(path).windows[0].added[16:20] for path in snapshots_of(state)] == [struct.pack("=I", 3)]
+        assert not os.path.lexists(new)
+    assert elsewhere.read_bytes() == b"theirs"
 
 
 def test_what_was_adopted_without_room_is_written_when_there_is_some(state, clock, saved, caplog):

@@ -149,12 +149,14 @@ class Kept:
         if snapshot is None:
             self._refused.add(id)
             return
+        file = names.snapshot(name, id)
         try:
             audit._series_restore(name, snapshot.newest, snapshot.windows)
-        except (SeriesError, CapacityError) as error:
-            why = "only a part of it is counted" if isinstance(error, CapacityError) else "nothing of it is counted"
-            orphans.put_away(place, names.snapshot(name, id), f"{error}; {why}")
+        except SeriesError as error:
+            orphans.put_away(place, file, f"{error}; nothing of it is counted")
             return
+        except CapacityError as error:  # what it had absorbed may be in the part that is: it counts no more by itself
+            orphans.put_away(place, file, f"{error}; only a part of it is counted")
         self.absorbed.add(id)
         self.absorbed.update(x for x in snapshot.absorbed if snapshots.exists(place, names.snapshot(name, x)))
         self.marks.adopt(snapshot.marks)

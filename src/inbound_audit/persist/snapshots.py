@@ -23,7 +23,8 @@ def write(place: StateDirectory, file: str, pieces: Iterable[bytes | memoryview]
     """
     new = file + names.NEW
     try:
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=place.fd)
+        remove(place, new)  # whatever it is: a pipe would be waited for
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=place.fd)
         try:
             for piece in pieces:
                 _write_all(fd, piece)
