@@ -560,6 +560,37 @@ def test_forked_while_a_request_is_carried_out(hire):
     assert parent.do("[t.is_alive() for t in threading.enumerate() if t.name.startswith('control')]") == [True]
 
 
+STOPPED = (
+    JOIN
+    + """
+import os, threading
+from inbound_audit.shared import answering
+answering.DEADLINE = 3600
+plain, stopped = answering._Caller.has_gone, threading.Event()
+def stop(caller):
+    answering._Caller.has_gone = plain
+    held = audit._membership._held
+    held.answering.stop()
+    os.eventfd_read(held.answering._bell)  # it came with the request
+    stopped.set()
+    return plain(caller)
+answering._Caller.has_gone = stop
+"""
+)
+
+
+def test_what_was_asked_when_its_thread_was_stopped_is_answered_by_the_next(hire):
+    """As at a fork: the request has come whole, and nothing more will come that could wake anybody."""
+    worker = hire(STOPPED)
+    with connected(worker) as connection:
+        connection.sendall(json.dumps(ADD).encode() + b"\n")
+        worker.do("stopped.wait()")
+        assert count_of(worker) == 0
+        worker.do("audit._membership._held.answering.start()")
+        assert json.loads(everything(connection))["ok"]
+    assert count_of(worker) == 5
+
+
 def test_closed_while_a_request_is_carried_out(hire):
     worker = hire(IN_THE_MIDDLE)
     before = worker.do("len(__import__('os').listdir('/proc/self/fd'))")

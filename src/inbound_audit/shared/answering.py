@@ -199,7 +199,8 @@ class Answering:
 
     def _timeout(self, now: float) -> float | None:
         """Milliseconds; None: until something happens."""
-        times = [caller.deadline for caller in self._callers]
+        # For a request that has come whole, and was not carried out before a stop, nothing will wake us.
+        times = [now if caller.request is not None else caller.deadline for caller in self._callers]
         if now < self._rests_until:
             times.append(self._rests_until)
         return max(0.0, 1000 * (min(times) - now)) + 1 if times else None
