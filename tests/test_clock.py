@@ -165,6 +165,30 @@ def test_a_clock_that_raises_stops_nobody(clock, error):
         assert shown(audit) == [0, 2, 0]
 
 
+def test_who_interrupts_a_clock_interrupts_the_program(clock):
+    """Python runs a signal's handler wherever it is, sometimes in the clock; the count stands all the same."""
+
+    def told():
+        if interrupted:
+            interrupted.clear()
+            raise KeyboardInterrupt
+        return clock()
+
+    interrupted = set()
+    with InboundAudit(monitors=["10,3"], clock=told) as audit, audit.listener().session("192.0.2.7") as ac:
+
+        def interrupt_a_count():
+            interrupted.add(1)
+            ac.count_reception()
+            for _ in range(1000):  # whenever Python looks after its signals
+                pass
+
+        with pytest.raises(KeyboardInterrupt):
+            interrupt_a_count()
+        assert audit.receptions("10,3", ac=ac) == 1
+        assert not interrupted
+
+
 @pytest.mark.parametrize("seconds", [1_800_000_005, True, 1_800_000_005.25])
 def test_seconds_are_any_number(seconds):
     with InboundAudit(monitors=["10,3"], clock=lambda: seconds) as audit:

@@ -19,6 +19,8 @@ cdef int64_t python_clock(Owner *o) noexcept with gil:
             raise ValueError(f"the clock says {seconds!r}")
         # From the nearest microsecond: 0.3 is a little less than three tenths.
         o.last_now = <int64_t>(seconds * 1e6 + (0.5 if seconds >= 0 else -0.5))
+    except KeyboardInterrupt:
+        PyErr_SetInterrupt()  # it was not the clock's: it comes again as soon as Python goes on
     except BaseException as error:
         report_clock(error)
     return o.last_now
