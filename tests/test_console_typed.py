@@ -29,6 +29,8 @@ from inbound_audit.cli.console.commands import COMMANDS, SYNTAXES
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
 
+as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives files away: needs root")
+
 PATIENCE = 20.0
 LONG = 1 << 29
 COUNTS = f"""
@@ -173,6 +175,24 @@ def test_where_nothing_can_be_remembered_it_works_all_the_same(worker, tmp_path)
         at.await_text(f"{NAME}>")
         at.type("help quit\r")
         at.await_text("Leaves the console.")
+
+
+@pytest.mark.parametrize("what", ["no regular file", pytest.param("another user", marks=as_root)])
+def test_nothing_is_remembered_in_what_is_not_the_users_own(worker, tmp_path, what):
+    path = tmp_path / "inbound-audit" / "console_history"
+    path.parent.mkdir()
+    if what == "another user":
+        path.write_text("\n# 2026-01-01\n+help nothing\n")
+        os.chown(path, 65534, 65534)
+    else:
+        os.mkfifo(path)
+    with terminal(tmp_path) as at:
+        at.await_text(f"what is typed is not kept: {'is' if what.startswith('no') else 'belongs to'} {what}")
+        at.await_text(f"{NAME}>")
+        at.type("help quit\r")
+        at.await_text("Leaves the console.")
+    if what == "another user":
+        assert path.read_text().endswith("nothing\n")
 
 
 def test_words_and_names_are_completed(worker, tmp_path):

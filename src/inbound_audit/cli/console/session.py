@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -162,11 +163,24 @@ def _history(desk: Desk) -> History:
     path = history_path()
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+        _make_ours(path)
     except OSError as error:
         desk.note(f"{path}: what is typed is not kept: {reason(error)}")
         return InMemoryHistory()
     return FileHistory(path)
+
+
+def _make_ours(path: str) -> None:
+    """A file that only we read. Raises OSError, also for what is not ours: the home directory may be another user's."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        found = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("is no regular file")
+    if found.st_uid != os.geteuid():
+        raise PermissionError("belongs to another user")
 
 
 def words_of(arguments: Sequence[str]) -> list[str]:
