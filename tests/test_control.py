@@ -619,10 +619,11 @@ def test_an_executed_program_gets_no_descriptor_of_ours(hire):
 # ---- what an audit asks of the others
 
 
-def test_remove_item_reaches_all_processes(hire):
+@pytest.mark.parametrize("key", ["'192.0.2.7'", "('192.0.2.7', 25)", "bytes([192, 0, 2, 7])"])
+def test_remove_item_reaches_all_processes(hire, key):
     crew = hire.hire(3, JOIN + "audit.series.add('failures', '192.0.2.7', 4)\naudit.series.add('failures', '::1')")
     assert count_of(crew[0]) == 12
-    crew[1].do("audit.series.remove_item('failures', '192.0.2.7')")
+    crew[1].do(f"audit.series.remove_item('failures', {key})")
     assert [count_of(worker) for worker in crew] == [0, 0, 0]
     assert count_of(crew[0], "::/0") == 3
     assert crew[1].do("complaints") == []

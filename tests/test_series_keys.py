@@ -151,6 +151,7 @@ def test_an_undefined_series_is_an_error(series):
 
 FORMS = ["192.0.2.7", "::ffff:192.0.2.7"]
 FORMS += [form(ipaddress.ip_address(text)) for text in FORMS for form in (lambda ip: ip, lambda ip: ip.packed)]
+FORMS += [("192.0.2.7", 25), ("::ffff:192.0.2.7", 25, 0, 0)]
 
 
 @pytest.mark.parametrize("key", FORMS)
@@ -187,8 +188,8 @@ def test_a_session_is_its_remote_address(audit, series):
 
 @pytest.mark.parametrize(
     "key",
-    ["", "nonsense", "192.0.2.7/24", "192.0.2.256", "caf\u00e9", b"abc", 7, object(),
-     ipaddress.ip_network("192.0.2.0/24")],
+    ["", "nonsense", "192.0.2.7/24", "192.0.2.256", "caf\u00e9", b"abc", 7, object(), (), (7,), ("nonsense", 25),
+     ("192.0.2.7", 65536), ipaddress.ip_network("192.0.2.0/24")],
 )  # fmt: skip
 def test_what_is_no_address_changes_nothing(series, key):
     for change in (lambda: series.add("s", key), lambda: series.remove_item("s", key)):

@@ -218,7 +218,9 @@ class InboundAudit(_ipcount.Audit):
 
 
 def _text_of(key: object) -> str:
-    """A key as other processes are told it: packed addresses are none that JSON knows."""
+    """A key as other processes are told it: JSON knows neither packed addresses nor getpeername() tuples."""
+    if isinstance(key, tuple):
+        return str(key[0])
     if isinstance(key, (bytes, bytearray, memoryview)):
         return str(ipaddress.ip_address(bytes(key)))
     return str(key)

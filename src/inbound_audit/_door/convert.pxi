@@ -45,11 +45,11 @@ cdef int read_text(object given, bint with_port, Address *out, int *port) except
 
 
 cdef int read_address(object given, bint with_port, Address *out, int *port) except -1:
-    """Any form of an address that callers may hold; `with_port` allows a port behind a text, and tuples."""
+    """Any form of an address that callers may hold; `with_port` allows a port behind a text; a tuple may have one."""
     port[0] = 0
     if isinstance(given, str):
         return read_text(given, with_port, out, port)
-    if with_port and isinstance(given, tuple) and given:
+    if isinstance(given, tuple) and given:
         read_text(given[0], False, out, port)
         if len(<tuple>given) > 1 and isinstance(given[1], int):
             if not 0 <= given[1] <= 65535:

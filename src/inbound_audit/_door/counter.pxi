@@ -27,9 +27,9 @@ def _let_go_counters():
 cdef class PrefixCounter:
     """Counts by IPv4 and IPv6 address, asked by any prefix: the trie alone, without services and sessions.
 
-    An address is a text, an ipaddress object or packed bytes; IPv4-mapped IPv6 is IPv4. `len()` is the number of
-    distinct hosts; iteration yields their addresses as text in order, IPv4 first, and `items()` with their counts.
-    `capacity` is the address space to reserve, in bytes; memory is used as hosts come.
+    An address is a text, an ipaddress object, packed bytes or a getpeername() tuple; IPv4-mapped IPv6 is IPv4. `len()`
+    is the number of distinct hosts; iteration yields their addresses as text in order, IPv4 first, and `items()` with
+    their counts. `capacity` is the address space to reserve, in bytes; memory is used as hosts come.
 
     Lock rule: any number of threads may change and ask; counts take no lock.
 

@@ -139,8 +139,9 @@ cdef class SeriesTable:
     def add(self, name, key=None, count=1, *, Session ac=None):
         """Adds `count` (a whole number, negative too) to the current window.
 
-        `key` is an address (text, an ipaddress object, packed bytes), a Session, or None for the address of `ac`; of a
-        series of strings it is the text. Raises SeriesError, AddressError, CapacityError. O(bytes of the address).
+        `key` is an address (text, an ipaddress object, packed bytes, a getpeername() tuple), a Session, or None for the
+        address of `ac`; of a series of strings it is the text. Raises SeriesError, AddressError, CapacityError. O(bytes
+        of the address).
         """
         cdef Audit audit = self._audit
         cdef Series *s = series_of(audit, name)
