@@ -352,6 +352,29 @@ def test_the_other_family_finds_room_in_a_full_window(audit):
     audit._check_windows()
 
 
+@pytest.mark.parametrize("size", [100 << 10, 2 << 20])
+def test_no_host_waits_until_all_others_are_folded(clock, size):
+    """Nodes of random hosts all want to grow at once: then what is free is of the wrong sizes until nearly all is."""
+    rng = random.Random(1)
+    gold: Counter[int] = Counter()
+    folded = 0
+    with InboundAudit(clock=clock) as audit:
+        add = bounded(audit, max_bytes=SLOTS * size)
+        for _ in range(size // 20):
+            first = 0x2000 | rng.getrandbits(13)
+            add(ipaddress.IPv6Address(first << 112 | rng.getrandbits(112)))
+            gold[first] += 1
+            now = sum(window.hosts for window in audit.series.folded("s"))
+            assert now - folded <= 34 * 32  # of many thousands
+            folded = now
+        assert folded > 1000
+        audit._check_windows()
+        (window,) = audit.series.folded("s")
+        for first, n in gold.items():
+            assert window.ipv6 < 16 or audit.series.count("s", f"{first:x}::/16") == n
+        assert audit.series.count("s", "::/0") == gold.total()
+
+
 def test_what_is_taken_away_finds_room_in_a_full_window(audit):
     add = bounded(audit, max_bytes=SLOTS << 16)
     rng = random.Random(10)

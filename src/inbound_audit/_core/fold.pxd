@@ -13,7 +13,9 @@ all of them takes one add for each `STEPS`, and there are six walks at most. A w
 
 Bytes alone give up no more than /48 and /24 as long as an eighth of the memory is free: what is left is worth more than
 that. Only a fuller window, or too many hosts, goes further. So a window never fails for want of room, as long as there is
-room for one host. An arena whose free blocks are of the wrong sizes is tidied first.
+room for one host. An arena whose free blocks are of the wrong sizes is tidied first. One that is of no use even then, as
+when all its nodes want to grow at once, would have to be folded whole before the next host finds its block; so after
+`ROUNDS` of `STEPS` hosts one beside the new one is folded to a length that both share, and the new one counts there.
 
 Lock rule: all of it is for the holder of the series' lock.
 """
@@ -42,6 +44,7 @@ cdef extern from *:
 cdef enum:
     STRINGS = 4         # the scope of a series whose addresses are hashes
     STEPS = 32          # hosts that are folded for one that is added
+    ROUNDS = 32         # times that many, for one that finds no room
 
 
 cdef inline int row_of(const Series *s, int family) noexcept nogil:
@@ -100,6 +103,17 @@ cdef inline bint gives_more(const Series *s, u32 at, int family, int64_t number,
     return hard or slot.level[family] < SOFT[row_of(s, family)]
 
 
+cdef inline void begin_walk(Series *s, u32 at, int level) noexcept nogil:
+    """From now on the hosts of the slot's family count at that level; those that are there follow."""
+    cdef Slot *slot = &s.slot[at]
+    slot.level[slot.family] = <u8>level
+    slot.folding = True
+    slot.sign = 0
+    slot.hi = 0
+    slot.lo = 0
+    tell_levels(s, at)
+
+
 cdef inline bint begin_fold(Series *s, u32 at, int64_t number, bint hard) noexcept nogil:
     """Gives up the next length of one family; False when nothing is left to give."""
     cdef Slot *slot = &s.slot[at]
@@ -107,12 +121,7 @@ cdef inline bint begin_fold(Series *s, u32 at, int64_t number, bint hard) noexce
     if not four and not six:
         return False
     slot.family = <u8>(six and not (four and hosts_in(s, at, 0, number) > hosts_in(s, at, 1, number)))
-    slot.level[slot.family] += 1
-    slot.folding = True
-    slot.sign = 0
-    slot.hi = 0
-    slot.lo = 0
-    tell_levels(s, at)
+    begin_walk(s, at, slot.level[slot.family] + 1)
     return True
 
 
@@ -173,6 +182,45 @@ cdef inline bint fold_some(Series *s, u32 at, int64_t number, bint hard) noexcep
     return True
 
 
+cdef inline bint fold_one_of(Tree *t, const Address *place, int length) noexcept nogil:
+    """Moves one host of a prefix to its first address, `place`. False when none of some hosts could be moved."""
+    cdef Address start = place[0], host
+    cdef int i
+    for i in range(STEPS):
+        if not seek_host(&t.arena, place.version == 6, &start, 1, &host) or (
+            compare(host.hi, host.lo, start.hi, start.lo, 128) < 0 or compare(host.hi, host.lo, place.hi, place.lo, length) != 0
+        ):
+            return False
+        if fold_host(t, &host, place) == OK:
+            return True
+        start = host
+        if not behind(&start):
+            return False
+    return False
+
+
+cdef inline bint fold_beside(Series *s, Tree *t, u32 at, const Address *host) noexcept nogil:
+    """Makes a place for a host by folding another one, at the longest length that it shares with any. False when that
+    can't be, or the other family is being folded."""
+    cdef Slot *slot = &s.slot[at]
+    cdef int family = host.version == 6, row = row_of(s, family), level = slot.level[family]
+    cdef Address place
+    if slot.folding and slot.family != family:
+        return False
+    while True:
+        place = host[0]
+        mask(&place, LEVELS[row][level])
+        if trie_count(&t.arena, &place, LEVELS[row][level]) and fold_one_of(t, &place, LEVELS[row][level]):
+            break
+        if LEVELS[row][level] == 0:
+            return False
+        level += 1
+    slot.folded += 1
+    slot.family = <u8>family
+    begin_walk(s, at, level)
+    return True
+
+
 cdef inline void make_room(Series *s, u32 at, int64_t number) noexcept nogil:
     """What a window gives up for one change that may add a host."""
     cdef u64 live
@@ -201,10 +249,14 @@ cdef inline int add_coarse(Series *s, Tree *t, int64_t number, const Address *ho
 cdef inline int add_bounded(Series *s, Tree *t, int64_t number, const Address *host, u32 n) noexcept nogil:
     """Adds to a tree of a window, at the length that the window has room for. OK; or FULL or OVERFLOW."""
     cdef u32 at = slot_of(number, s.slots)
-    cdef int code
+    cdef int code, rounds = 0
     make_room(s, at, number)
     code = add_coarse(s, t, number, host, n)
-    while code == FULL and (tidied(t, s.units_most // 16 + 1) or fold_some(s, at, number, True)):
+    while code == FULL:
+        if not tidied(t, s.units_most // 16 + 1):
+            rounds += 1
+            if not (rounds == ROUNDS and fold_beside(s, t, at, host)) and not fold_some(s, at, number, True):
+                break
         code = add_coarse(s, t, number, host, n)
     if code == FULL and tidied(t, 1):
         code = add_coarse(s, t, number, host, n)
