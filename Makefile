@@ -35,7 +35,7 @@ test: $(HAVE)-dev ## the whole suite
 	$(PYTEST) $(ARGS)
 
 faults: $(HAVE)-dev ## shared mode and kept series while processes are killed, files damaged, disks full: the long form
-	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/test_faults.py tests/test_persist.py tests/test_persist_log.py $(ARGS)
+	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/system/test_faults.py tests/system/test_persist.py tests/system/test_persist_log.py $(ARGS)
 
 bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.md (BENCH_QUICK=1: in a minute)
 	mkdir -p .bench

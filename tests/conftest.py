@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.sharing import Workers
-from tests.timing import Clock
+from tests.support.sharing import Workers
+from tests.support.timing import Clock
 
 import inbound_audit._ipcount as core
 
@@ -54,7 +54,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def hire(place: Path) -> Iterator[Workers]:
-    """Makes processes that do what they are told (`tests.sharing`)."""
+    """Makes processes that do what they are told (`tests.support.sharing`)."""
     workers = Workers()
     try:
         yield workers

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from inbound_audit import errors
 from inbound_audit._ipcount import Listener, PrefixCounter, Session
 from inbound_audit.audit import InboundAudit
-from inbound_audit.limits import Limits
-from inbound_audit.verdict import Verdict
+from inbound_audit.policy.limits import Limits
+from inbound_audit.policy.verdict import Verdict
 
 if TYPE_CHECKING:
     from inbound_audit.lua.policy import LuaPolicy

@@ -10,7 +10,7 @@ INTERVAL = 10.0
 """Seconds for which a line of code that has logged something keeps quiet."""
 
 
-class OneABurst(logging.Filter):
+class LogLimitFilter(logging.Filter):
     """Lets the first record of each place in the code through, then none for `INTERVAL` seconds, and tells how many
     it held back. The places are few, so this needs no bound."""
 
@@ -37,7 +37,7 @@ def set_up(verbose: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     # This package's own loggers keep to one line a burst by themselves, each kind of message for itself.
-    foreign = OneABurst()
+    foreign = LogLimitFilter()
     handler.addFilter(lambda record: record.name.startswith("inbound_audit") or foreign.filter(record))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     if verbose:

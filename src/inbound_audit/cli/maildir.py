@@ -10,8 +10,8 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inbound_audit.burst import Burst
 from inbound_audit.cli.failure import Failure, reason
+from inbound_audit.log_limiter import LogLimiter
 
 if TYPE_CHECKING:
     from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -23,7 +23,7 @@ class Discard:
     """An aiosmtpd handler that takes every message and keeps none."""
 
     def __init__(self) -> None:
-        self._errors = Burst(logger)
+        self._errors = LogLimiter(logger)
 
     async def handle_exception(self, error: Exception) -> str:
         """A peer learns that it may come again, not what broke."""

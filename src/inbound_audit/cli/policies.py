@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from inbound_audit import Limits
-from inbound_audit.limits import STOCK_LIMITS
-from inbound_audit.verdict import ACCEPT, Message, Verdict
+from inbound_audit.policy.limits import STOCK_LIMITS
+from inbound_audit.policy.verdict import ACCEPT, Message, Verdict
 
 if TYPE_CHECKING:
     from inbound_audit import InboundAudit, LuaPolicy, Session, SievePolicy

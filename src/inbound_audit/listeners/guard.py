@@ -9,9 +9,9 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from inbound_audit.burst import Burst
 from inbound_audit.errors import AddressError, InboundAuditError
-from inbound_audit.verdict import ACCEPT, REFUSAL_CODE, Verdict
+from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,9 +208,9 @@ class Guard:
         self._full_verdict = _chosen("when_full", when_full)
         self._error_verdict = _chosen("on_error", on_error)
         self.opened = self.accepted = self.refused = self.uncounted = self.failures = 0
-        self.refusals = Burst(logger)
-        self._room = Burst(logger)
-        self._errors = Burst(logger)
+        self.refusals = LogLimiter(logger)
+        self._room = LogLimiter(logger)
+        self._errors = LogLimiter(logger)
         # Weak, so that a connection whose server forgot it can still be collected, and is then counted out.
         self._live: dict[int, weakref.ref[Admission]] = {}
 

@@ -30,7 +30,7 @@ from inbound_audit.listeners.dialogue import Dialogue, smtp_reply
 from inbound_audit.listeners.door import Door
 from inbound_audit.listeners.guard import Admission, Guard
 from inbound_audit.listeners.proxy import HEADER_TIMEOUT, TrustedProxies
-from inbound_audit.verdict import Verdict
+from inbound_audit.policy.verdict import Verdict
 
 
 class SMTP(aiosmtpd.smtp.SMTP):

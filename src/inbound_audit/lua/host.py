@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from inbound_audit import _ipcount
-from inbound_audit.burst import Burst
+from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.lua import counting
 from inbound_audit.lua.networks import NetworkLists
 from inbound_audit.lua.sources import Sources
@@ -31,9 +31,9 @@ class Host:
 
     def __init__(self, sources: Sources, audit: InboundAudit | None) -> None:
         self._sources = sources
-        self._dropped = Burst(logger)
+        self._dropped = LogLimiter(logger)
         self._windows = Windows(audit, self._audit_of)
-        self._lists = NetworkLists(sources.path.parent, burst=Burst(logger))
+        self._lists = NetworkLists(sources.path.parent, burst=LogLimiter(logger))
         self.asked: dict[int, Session] = {}
         self.listeners: dict[int, Listener] = {}
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from inbound_audit._ipcount import NetworkMap
-from inbound_audit.burst import Burst
 from inbound_audit.errors import PolicyError
+from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.lua import rbldnsd
 
 Clock = Callable[[], float]
@@ -23,7 +23,7 @@ class NetworkList:
     wrong by then leaves the list as it was, and is logged.
     """
 
-    def __init__(self, path: Path, kind: str, refresh: float, *, clock: Clock, burst: Burst) -> None:
+    def __init__(self, path: Path, kind: str, refresh: float, *, clock: Clock, burst: LogLimiter) -> None:
         self._path, self._kind, self._refresh = path, kind, refresh
         self._clock, self._burst = clock, burst
         self._read()
@@ -79,7 +79,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 class NetworkLists:
     """The lists of one policy, by name; relative paths start from the policy's directory."""
 
-    def __init__(self, directory: Path, *, burst: Burst, clock: Clock = time.monotonic) -> None:
+    def __init__(self, directory: Path, *, burst: LogLimiter, clock: Clock = time.monotonic) -> None:
         self._directory, self._burst, self._clock = directory, burst, clock
         self._lists: dict[str, NetworkList] = {}
 

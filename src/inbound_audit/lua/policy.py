@@ -10,13 +10,13 @@ from functools import lru_cache
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
-from inbound_audit.burst import Burst
 from inbound_audit.errors import InboundAuditError, PolicyError
+from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.lua.counting import snapshot
 from inbound_audit.lua.host import Host, logger
 from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import World, raw, text
-from inbound_audit.verdict import ACCEPT, REFUSAL_CODE, Message, Verdict
+from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Message, Verdict
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
@@ -75,7 +75,7 @@ class LuaPolicy:
         self.errors_by_hook: Counter[str] = Counter()
         self.last_error: str | None = None
         self._lock = threading.Lock()
-        self._bursts: dict[str, Burst] = {}
+        self._bursts: dict[str, LogLimiter] = {}
         self._host = Host(sources, audit)
         self._asked = self._host.asked
         self._met: set[Listener] = set()
@@ -223,7 +223,7 @@ class LuaPolicy:
         with self._lock:
             self.errors_by_hook[hook] += 1
             self.last_error = words
-            burst = self._bursts.setdefault(hook, Burst(logger))
+            burst = self._bursts.setdefault(hook, LogLimiter(logger))
         burst.report(logging.ERROR, "%s: %s failed: %s", self.path, hook, words)
         if self.on_error == "accept":
             return ACCEPT

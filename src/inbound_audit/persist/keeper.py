@@ -16,8 +16,8 @@ import secrets
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 
-from inbound_audit.burst import Burst
 from inbound_audit.errors import InboundAuditError, SharedStateError
+from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.persist import orphans
 from inbound_audit.persist.format import Series
 from inbound_audit.persist.lent import Job, Lent
@@ -49,7 +49,7 @@ class Keeper:
         self._closed = False
         self._pid = os.getpid()
         self._surprise = ""  # the last error that nobody had foreseen
-        self._complaints = Burst(logger, interval=60.0)
+        self._complaints = LogLimiter(logger, interval=60.0)
         alive.add(self)
 
     # ---- which series

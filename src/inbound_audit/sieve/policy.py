@@ -9,14 +9,14 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from inbound_audit.burst import Burst
 from inbound_audit.errors import PolicyError
+from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict
 from inbound_audit.sieve.compile import script
 from inbound_audit.sieve.faults import ScriptError
 from inbound_audit.sieve.parse import parse
 from inbound_audit.sieve.run import Host, Run, logger
 from inbound_audit.sieve.source import read
-from inbound_audit.verdict import ACCEPT, REFUSAL_CODE, Verdict
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Session
@@ -48,7 +48,7 @@ class SievePolicy:
         self.last_error: str | None = None
         self._host = Host(self.path)
         self._lock = threading.Lock()
-        self._burst = Burst(logger)
+        self._burst = LogLimiter(logger)
         self._closed = False
         try:
             self._run = script(parse(read(self.path)))

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict
 from inbound_audit.sieve.faults import At
 from inbound_audit.sieve.values import Value
-from inbound_audit.verdict import ACCEPT, REFUSAL_CODE, Verdict
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Session

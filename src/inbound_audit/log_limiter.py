@@ -1,0 +1,40 @@
+"""One log line a burst: what happens ten thousand times a second is told once, with a number."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+
+class LogLimiter:
+    """Limits one kind of message to a line every `interval` seconds.
+
+    The first occurrence is logged at once. Those that follow within the interval are counted, and the next line that
+    is logged tells how many they were. Any thread may report; nothing is formatted for a line that is not written.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, interval: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger = logger
+        self._interval = interval
+        self._clock = clock
+        # Re-entrant: a finalizer that reports may run in the middle of a report of the same thread.
+        self._lock = threading.RLock()
+        self._quiet_until: float | None = None
+        self._held_back = 0
+
+    def report(self, level: int, message: str, *args: object) -> None:
+        """Logs `message % args`, or counts it. `level` is one of `logging`'s."""
+        now = self._clock()
+        with self._lock:
+            if self._quiet_until is not None and now < self._quiet_until:
+                self._held_back += 1
+                return
+            self._quiet_until = now + self._interval
+            held_back, self._held_back = self._held_back, 0
+        if held_back:
+            message, args = message + " (and %d more like it since the last such line)", (*args, held_back)
+        self._logger.log(level, message, *args)

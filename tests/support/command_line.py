@@ -1,0 +1,133 @@
+"""What the tests of the command line share: commands as processes of their own, read line by line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tests.support.listening import PATIENCE, eventually
+
+COMMAND = (sys.executable, "-m", "inbound_audit")
+
+
+def environment() -> dict[str, str]:
+    """Without what a developer's or a CI system's own terminal wants of colours and widths."""
+    unwanted = {"FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+    return {name: value for name, value in os.environ.items() if name not in unwanted}
+
+
+def run(*arguments: str, given: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Runs a command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments], input=given, capture_output=True, timeout=60, cwd=cwd, env=environment(), check=False
+    )
+
+
+class Serve:
+    """`inbound-audit serve --json` in a process of its own; `events` is what it has reported so far."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        listen: Sequence[str] = ("127.0.0.1:0", "[::1]:0"),
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        addresses = [word for address in listen for word in ("--listen", address)]
+        self._process = subprocess.Popen(
+            [*command, "serve", "--json", "--hostname", "mx.example", *addresses, *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        )  # fmt: skip
+        self.events: list[dict[str, Any]] = []
+        self.complaints: list[str] = []
+        self._readers = [
+            self._read(self._process.stdout, lambda line: self.events.append(json.loads(line))),
+            self._read(self._process.stderr, self.complaints.append),
+        ]
+
+    @staticmethod
+    def _read(stream: IO[str] | None, keep: Any) -> threading.Thread:
+        def read() -> None:
+            assert stream is not None
+            with stream:
+                for line in stream:
+                    keep(line.rstrip("\n"))
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        return reader
+
+    def event(self, name: str, number: int = 0) -> dict[str, Any]:
+        """The first event of that name (or a later one), as soon as it has come."""
+        found: list[dict[str, Any]] = []
+
+        def come() -> bool:
+            found[:] = [event for event in list(self.events) if event["event"] == name]
+            return len(found) > number or self._process.poll() is not None
+
+        eventually(come, f"the event {name!r}")
+        assert len(found) > number, f"no {name!r}; it said {self.events} and {self.complaints}"
+        return found[number]
+
+    def complaint(self, words: str) -> str:
+        """The line on standard error that contains these words, as soon as it has come."""
+        eventually(lambda: any(words in line for line in self.complaints), f"{words!r} in {self.complaints}")
+        return next(line for line in self.complaints if words in line)
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        return [address_of(text) for text in self.event("listening")["addresses"]]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of the first workers."""
+        pids: list[int] = self.event("listening")["workers"]
+        return pids
+
+    def tell(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> int:
+        """Waits for the end of the process, and of what it wrote; its exit status."""
+        status = self._process.wait(PATIENCE)
+        for reader in self._readers:
+            reader.join(PATIENCE)
+        return status
+
+    def stopped(self) -> dict[str, int]:
+        """Stops it, and answers its totals. Who is still connected is cut off or not, as `--grace` says."""
+        self.tell(signal.SIGTERM)
+        assert self.end() == 0
+        total: dict[str, int] = self.event("stopped")["total"]
+        return total
+
+    def __enter__(self) -> Serve:
+        self.event("policy")  # from now on it takes connections and signals
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.kill()
+        self.end()
+
+
+def address_of(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def lines(rows: Iterable[str]) -> bytes:
+    return "".join(row + "\n" for row in rows).encode()

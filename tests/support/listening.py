@@ -1,0 +1,247 @@
+"""What the tests of listeners share: real sockets in every family, peers that behave badly, servers in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import random
+import socket
+import struct
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from inbound_audit import InboundAudit, Listener, Session, Verdict
+from inbound_audit.errors import CapacityError
+from inbound_audit.listeners import Guard
+from inbound_audit.policy.verdict import ACCEPT
+
+PATIENCE = 20.0
+
+
+class Clock:
+    """The time of an audit, in seconds since 1970, which a test sets: `InboundAudit(clock=...)`."""
+
+    def __init__(self, now: float = 1_000_000_800.0) -> None:
+        self.now = now  # if nothing is said, windows of a minute, of five and of thirty begin here
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
+    """Polls until a condition holds; fails when it does not within `PATIENCE` seconds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come to hold"
+        time.sleep(0.002)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to reach a server: where it listens, where the client connects, as what the client is counted."""
+
+    name: str
+    listen: str
+    connect: str
+    counted: str
+    dual_stack: bool = False
+
+    def listening(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self.listen else socket.AF_INET
+        return socket.create_server((self.listen, 0), family=family, dualstack_ipv6=self.dual_stack)
+
+
+WAYS = (
+    Way("ipv4", "127.0.0.1", "127.0.0.1", "127.0.0.1"),
+    Way("ipv6", "::1", "::1", "::1"),
+    Way("mapped", "::", "127.0.0.1", "127.0.0.1", dual_stack=True),
+)
+every_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+
+
+class Peer:
+    """A client that speaks bytes."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.socket = socket.create_connection((host, port), timeout=PATIENCE)
+        self._read = self.socket.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def line(self) -> bytes:
+        """The next line; b"" at the end of the stream, also when that is a reset."""
+        try:
+            return self._read.readline()
+        except ConnectionResetError:
+            return b""
+
+    def rest(self) -> bytes:
+        return b"".join(iter(self.line, b""))
+
+    def ask(self, line: bytes) -> bytes:
+        self.send(line + b"\r\n")
+        return self.line()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # a child that was forked meanwhile has a copy of the descriptor
+        self._read.close()
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Ends the connection with RST instead of FIN."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if sys.platform == "linux":
+            # connect() to AF_UNSPEC dissolves the connection whoever else holds the descriptor.
+            ctypes.CDLL(None).connect(self.socket.fileno(), bytes(16), 16)
+        self._read.close()
+        self.socket.close()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+@dataclass
+class Script:
+    """A policy that answers what the test tells it to, and remembers what it was asked."""
+
+    answers: dict[str, object] = field(default_factory=dict)
+    asked: list[tuple[object, ...]] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
+
+    def validate_connect(self, ac: Session) -> Verdict:
+        return self._answer("connect", ac.remote_ip)
+
+    def validate_ehlo(self, ac: Session, text: str) -> Verdict:
+        return self._answer("ehlo", text)
+
+    def validate_mailfrom(self, ac: Session, text: str) -> Verdict:
+        return self._answer("mailfrom", text)
+
+    def validate_rcptto(self, ac: Session, text: str, message: object) -> Verdict:
+        return self._answer("rcptto", text, message)
+
+    def validate_data(self, ac: Session, message: object) -> Verdict:
+        return self._answer("data", message)
+
+    def validate_data_spool(self, ac: Session, message: object) -> Verdict:
+        return self._answer("data_spool", message)
+
+    def end_session(self, ac: Session) -> None:
+        self.ended.append(ac.conn_id)
+
+    def stages(self) -> list[object]:
+        return [question[0] for question in self.asked]
+
+    def _answer(self, stage: str, *about: object) -> Verdict:
+        self.asked.append((stage, *about))
+        answer = self.answers.get(stage, ACCEPT)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[return-value]  # nonsense, if the test says so
+
+
+@pytest.fixture
+def audit() -> Iterator[InboundAudit]:
+    with InboundAudit(capacity=1 << 22) as audit:
+        yield audit
+
+
+@pytest.fixture
+def guard(audit: InboundAudit) -> Iterator[Guard]:
+    """A guard without a policy; after the test no session may be left, and none may have been closed twice."""
+    guard = Guard(audit.listener("SMTP"))
+    yield guard
+    eventually(lambda: guard.open == 0, "the end of every connection")
+    assert audit.total("SMTP") == 0
+    guard.listener._check()
+
+
+def fill(listener: Listener, size: int = 16) -> list[Session]:
+    """Opens sessions from ever new hosts (16 bytes: IPv6, 4 bytes: IPv4) until there is room for none."""
+    hosts = random.Random(1)
+    kept: list[Session] = []
+    misses = 0
+    while misses < 500:
+        try:
+            kept.append(listener.session(hosts.randbytes(size)))
+        except CapacityError:
+            misses += 1
+    return kept
+
+
+@contextlib.contextmanager
+def warnings_kept() -> Iterator[list[str]]:
+    """The texts of all warnings of a block, those of finalizers too."""
+    with warnings.catch_warnings(record=True) as kept:
+        warnings.simplefilter("always")
+        texts: list[str] = []
+        yield texts
+        gc.collect()
+        texts.extend(str(warning.message) for warning in kept)
+
+
+class LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.complaints: list[dict[str, object]] = []
+        self.loop.set_exception_handler(lambda loop, context: self.complaints.append(context))
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def do(self, work: Callable[[], Awaitable[object]]) -> object:
+        """Runs a coroutine function in the loop and returns what it returns."""
+
+        async def run() -> object:
+            return await work()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE)
+
+    def __enter__(self) -> LoopThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.do(self._drain)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(PATIENCE)
+        self.loop.close()
+
+    async def _drain(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def serving(
+    factory: Callable[[], asyncio.BaseProtocol], way: Way, ssl: object = None
+) -> Iterator[tuple[LoopThread, tuple[str, int]]]:
+    """A `create_server` server for a protocol factory; yields its loop and where to connect."""
+    with LoopThread() as thread, way.listening() as listening:
+
+        async def start() -> asyncio.AbstractServer:
+            return await thread.loop.create_server(factory, sock=listening, ssl=ssl)  # type: ignore[call-overload]
+
+        address = (way.connect, listening.getsockname()[1])
+        server = thread.do(start)
+        yield thread, address
+        thread.loop.call_soon_threadsafe(server.close)  # type: ignore[attr-defined]

@@ -1,0 +1,314 @@
+"""The console's prompt: what is typed at a terminal, remembered and completed; and its grammar, whatever is typed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import select
+import signal
+import stat
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tests.support.command_line import COMMAND, environment
+from tests.support.sharing import NAME, Worker
+
+from inbound_audit.cli.console import grammar, session, values
+from inbound_audit.cli.console.commands import COMMANDS, SYNTAXES
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
+
+as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives files away: needs root")
+
+PATIENCE = 20.0
+LONG = 1 << 29
+COUNTS = f"""
+from inbound_audit import InboundAudit
+audit = InboundAudit(shared=NAME, capacity=1 << 24, monitors=("{LONG},3",))
+audit.series.define("failures", "cidr", {LONG}, 3)
+audit.series.add("failures", "192.0.2.7", 42)
+"""
+
+
+class Terminal:
+    """A console at a terminal of its own."""
+
+    def __init__(self, state: Path, *arguments: str, command: Sequence[str] = COMMAND, **variables: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [*command, "console", NAME, *arguments],
+            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+            env={**environment(), "TERM": "xterm", "XDG_STATE_HOME": str(state), **variables},
+        )  # fmt: skip
+        os.close(theirs)
+        self.seen = ""
+
+    def await_text(self, text: str) -> str:
+        """What has come up to this text, without what moves the cursor and chooses colours."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in (plain := re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]", "", self.seen)):
+            assert time.monotonic() < deadline, self.seen
+            if select.select([self._ours], [], [], 0.1)[0]:
+                with contextlib.suppress(OSError):  # it has ended
+                    self.seen += os.read(self._ours, 65536).decode()
+            if "\x1b[6n" in self.seen:  # it asks where the cursor is
+                self.seen = self.seen.replace("\x1b[6n", "")
+                os.write(self._ours, b"\x1b[1;1R")
+        self.seen = ""
+        return plain[: plain.index(text) + len(text)]
+
+    def type(self, keys: str) -> None:
+        os.write(self._ours, keys.encode())
+
+    def end(self) -> int:
+        return self.process.wait(PATIENCE)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+
+@pytest.fixture
+def worker(hire) -> Worker:
+    return hire(COUNTS)
+
+
+@contextlib.contextmanager
+def terminal(state: Path, *arguments: str, **options: Any) -> Iterator[Terminal]:
+    at = Terminal(state, *arguments, **options)
+    try:
+        yield at
+    finally:
+        at.close()
+
+
+def test_what_is_typed_is_answered(worker, tmp_path):
+    with terminal(tmp_path) as at:
+        at.await_text(f"{NAME}>")
+        at.type(f"count_cidr 192.0.2.7 failures {LONG},3 0 0\r")
+        at.await_text("\n42")
+        at.await_text(f"{NAME}>")
+        at.type("shw\r")
+        at.await_text("did you mean 'show'?")
+        at.type("show ip 192.0.2.7\r")
+        at.await_text(f"Rejections {LONG}/2: 0")
+        at.type("quit\r")
+        assert at.end() == 0
+
+
+@pytest.mark.parametrize("keys", ["\x04", "exit\r", "half a line\x03\x04"])
+def test_ways_to_leave(worker, tmp_path, keys):
+    with terminal(tmp_path) as at:
+        at.await_text(f"{NAME}>")
+        at.type(keys)
+        assert at.end() == 0
+
+
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
+def test_term_leaves_the_terminal_as_it_was(worker, tmp_path, kind):
+    with terminal(tmp_path, TERM=kind) as at:
+        before = termios.tcgetattr(at._ours)
+        at.await_text(f"{NAME}>")
+        while termios.tcgetattr(at._ours) == before:  # a dumb terminal has its prompt a little earlier
+            time.sleep(0.001)
+        at.process.send_signal(signal.SIGTERM)
+        assert at.end() == 128 + signal.SIGTERM
+        assert termios.tcgetattr(at._ours) == before
+
+
+TERM_AS_THE_TERMINAL_CHANGES = """
+import os, signal, termios
+from inbound_audit.cli import main
+
+change = termios.tcsetattr
+
+def change_and_be_told_to_end(*arguments):
+    termios.tcsetattr = change
+    change(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+termios.tcsetattr = change_and_be_told_to_end
+main()
+"""
+
+
+def test_term_in_the_middle_of_a_change_of_the_terminal(worker, tmp_path):
+    with terminal(tmp_path, command=(sys.executable, "-c", TERM_AS_THE_TERMINAL_CHANGES)) as at:
+        before = termios.tcgetattr(at._ours)
+        assert at.end() == 128 + signal.SIGTERM
+        assert termios.tcgetattr(at._ours) == before
+
+
+def test_lines_are_remembered_in_a_file_of_the_users_own(worker, tmp_path):
+    path = tmp_path / "inbound-audit" / "console_history"
+    with terminal(tmp_path) as at:
+        at.await_text(f"{NAME}>")
+        at.type("cluster shared list\r")
+        at.await_text("1 process")
+        at.type("quit\r")
+        assert at.end() == 0
+    assert "cluster shared list" in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    with terminal(tmp_path) as at:
+        at.await_text(f"{NAME}>")
+        at.type("\x1b[A\x1b[A\r")  # two up: quit is the last one
+        at.await_text("1 process")
+
+
+def test_where_nothing_can_be_remembered_it_works_all_the_same(worker, tmp_path):
+    (tmp_path / "inbound-audit").write_text("in the way")
+    with terminal(tmp_path) as at:
+        at.await_text("what is typed is not kept")
+        at.await_text(f"{NAME}>")
+        at.type("help quit\r")
+        at.await_text("Leaves the console.")
+
+
+@pytest.mark.parametrize("what", ["no regular file", pytest.param("another user", marks=as_root)])
+def test_nothing_is_remembered_in_what_is_not_the_users_own(worker, tmp_path, what):
+    path = tmp_path / "inbound-audit" / "console_history"
+    path.parent.mkdir()
+    if what == "another user":
+        path.write_text("\n# 2026-01-01\n+help nothing\n")
+        os.chown(path, 65534, 65534)
+    else:
+        os.mkfifo(path)
+    with terminal(tmp_path) as at:
+        at.await_text(f"what is typed is not kept: {'is' if what.startswith('no') else 'belongs to'} {what}")
+        at.await_text(f"{NAME}>")
+        at.type("help quit\r")
+        at.await_text("Leaves the console.")
+    if what == "another user":
+        assert path.read_text().endswith("nothing\n")
+
+
+def test_words_and_names_are_completed(worker, tmp_path):
+    with terminal(tmp_path) as at:
+        at.await_text(f"{NAME}>")
+        for typed, completed in (("count_c", "idr"), (" 192.0.2.7 fa", "ilures"), (" ", f"{LONG},3")):
+            at.type(f"{typed}\t")
+            at.await_text(completed)
+        at.type(" 0 0\r")
+        at.await_text("\n42")
+
+
+def test_colours_are_for_terminals_alone(worker, tmp_path):
+    words = ("show", "count", "for", "192.0.2.7", "in", "failures")
+    with terminal(tmp_path, *words) as at:
+        at.end()
+        assert "\x1b[36m     42\x1b[0m" in os.read(at._ours, 65536).decode()
+    with terminal(tmp_path, *words, NO_COLOR="1") as at:
+        at.end()
+        assert "\x1b[36m" not in os.read(at._ours, 65536).decode()
+    done = subprocess.run([*COMMAND, "console", NAME, *words], capture_output=True, env=environment(), check=True)
+    assert b"\x1b" not in done.stdout
+
+
+def test_the_place_of_the_history(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/x")
+    monkeypatch.setenv("XDG_STATE_HOME", "relative")
+    assert session.history_path() == "/home/x/.local/state/inbound-audit/console_history"
+    monkeypatch.setenv("XDG_STATE_HOME", "/elsewhere")
+    assert session.history_path() == "/elsewhere/inbound-audit/console_history"
+
+
+# ---- the grammar
+
+
+SAMPLES = {
+    "ADDRESS[/MASK]": "192.0.2.0/24", "CIDR": "::/0", "SERIES": "failures", "PARAMETERS": "300,6", "START": "0",
+    "END": "5", "IP": "192.0.2.7", "INCREMENT": "3", "FILE": "x.log", "NODE": "4711", "COMMAND": "show ip",
+    "DATE": "10 minutes ago", "ORDER": "cidr", "LENGTH": "24", "ROWS": "10",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda one: one.usage)
+def test_each_usage_line_is_read_as_it_stands(syntax):
+    """With all its optional parts, with none, and without the prefix; and each value has a name in the code."""
+    command = COMMANDS[SYNTAXES.index(syntax)]
+    items = " ".join(SAMPLES.get(item, item) for item in syntax.items)
+    groups = [" ".join(SAMPLES.get(item, item) for item in group) for group in syntax.groups]
+    for line in (items, " ".join([items, *groups]), " ".join([items, *groups[:1], *reversed(groups[1:])])):
+        for words in (line.split(), list(grammar.bare(line.split())), line.upper().split()[:1] + line.split()[1:]):
+            found, read = grammar.parse(words, SYNTAXES)
+            assert found is syntax
+            assert set(read) <= set(command.values)
+    assert set(read) == set(command.values)
+
+
+@given(st.lists(st.sampled_from([*SAMPLES.values(), *" ".join(SAMPLES).split()]) | st.text(max_size=9), max_size=9))
+@example([])
+@example(["inbound_audit"])
+def test_any_words_are_a_command_or_wrong(words):
+    with contextlib.suppress(grammar.WrongSyntax):
+        assert grammar.parse(words, SYNTAXES)[0] in SYNTAXES
+    grammar.expected(words, SYNTAXES)
+
+
+@given(st.text())
+def test_any_line_is_words_or_wrong(line):
+    with contextlib.suppress(grammar.WrongSyntax):
+        assert all(isinstance(word, str) for word in grammar.split(line))
+
+
+@pytest.mark.parametrize(
+    ("line", "following"),
+    [
+        ("", {"inbound_audit", "show", "cluster", "help", "quit", "exit", "add", "subtract", "count_cidr", "delete_ip",
+              "load"}),
+        ("inbound_audit show", {"ip", "all"}),
+        ("show", {"ip", "all", "count"}),
+        ("cluster shared", {"list", "show"}),
+        ("show count for ::/0", {"in"}),
+        ("show count for ::/0 in failures", {"PARAMETERS", "since", "order", "cidrsize", "limit"}),
+        ("show count for ::/0 in failures limit 3 order", {"by"}),
+        ("show count for ::/0 in failures limit 3 order by", {"ORDER"}),
+        ("show count for ::/0 in failures limit 3 order by count", {"PARAMETERS", "since", "cidrsize"}),
+        ("add failures", {"PARAMETERS"}),
+        ("show ip nonsense", set()),
+        ("quit", set()),
+    ],
+)  # fmt: skip
+def test_what_can_follow(line, following):
+    assert {item for _, item, _ in grammar.expected(line.split(), SYNTAXES)} == following
+
+
+def test_dates():
+    local = datetime(2026, 3, 1, 9, 30).astimezone()
+    assert values.date("2026-03-01 09:30") == local
+    assert values.date("2026-03-01T09:30:00+02:00") == datetime(2026, 3, 1, 7, 30, tzinfo=timezone.utc)
+    assert values.date("2026-03-01T09:30:00Z") == datetime(2026, 3, 1, 9, 30, tzinfo=timezone.utc)
+    for words, seconds in (
+        ("90 seconds ago", 90),
+        ("1 minute ago", 60),
+        ("2 HOURS ago", 7200),
+        ("3 weeks ago", 1814400),
+    ):
+        then = values.date(words)
+        past = datetime.now(timezone.utc) - then
+        assert timedelta(seconds=seconds) <= past < timedelta(seconds=seconds + 60)
+    for wrong in (
+        "",
+        "ago",
+        "10 minutes",
+        "ten minutes ago",
+        "-1 days ago",
+        "10 moons ago",
+        "2026-13-01",
+        "9" * 9 + " weeks ago",
+    ):
+        with pytest.raises(ValueError, match=r"write|that long ago"):
+            values.date(wrong)

@@ -1,0 +1,90 @@
+"""What the compiler made of the hot functions: no Python call is inside, and what must be inlined is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.tooling
+
+ROOT = Path(__file__).parents[2]
+
+# Room and function, as they are named in the generated C.
+HOT = {
+    "trie": ["count_prefix", "descend", "shift_counts", "add_in", "remove_in", "seek_host"],
+    "node": ["find", "sum_below", "matches", "put", "erase"],
+    "owner": ["tree_count", "forest_count", "count_session", "count_absolute"],
+    "cidr": ["parse_cidr", "parse_absolute"],
+    "address": ["parse_ipv4", "parse_ipv6", "format_address"],
+    "ranges": ["lookup"],
+    "clock": ["window_number"],
+    "arena": ["alloc", "split", "release", "arena_renew", "arena_trim"],
+    "tidy": ["tidy"],
+    "window": ["now_of", "ring_now", "window_count", "range_count", "tree_for", "turn", "move_on", "trim"],
+    "fold": ["coarsen", "too_many", "fold_next", "fold_some", "make_room", "add_bounded", "move_bounded"],
+    "series": [
+        "find_series",
+        "find_monitor",
+        "count_events",
+        "count_key",
+        "add_signed",
+        "change",
+        "series_add",
+        "count_event",
+        "move_connection",
+    ],
+    "strings": ["address_of_text"],
+}
+PYTHON = re.compile(r"\b(Py[A-Z]\w+|__Pyx_(?!RefNanny)\w+|Py_\w+)")
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory) -> str:
+    out = tmp_path_factory.mktemp("c") / "_ipcount.c"
+    command = ["cython", "-3", "-X", "cdivision=True,boundscheck=False,wraparound=False,initializedcheck=False"]
+    command += ["-I", "src", "--module-name", "inbound_audit._ipcount", "-o", str(out), "src/_ipcount.pyx"]
+    subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], cwd=ROOT, check=True, capture_output=True)
+    return out.read_text()
+
+
+def body(source: str, room: str, name: str) -> str:
+    """The definition of one core function, comments taken out."""
+    start = re.search(
+        rf"^static CYTHON_INLINE [^;{{]*__pyx_f_13inbound_audit_5_core_{len(room)}{room}_{name}\([^;{{]*\) {{$",
+        source,
+        re.MULTILINE,
+    )
+    assert start, f"{room}.{name} is not in the generated C"
+    text = source[start.end() : source.index("\n}\n", start.end())]
+    return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("room", "name"), [(room, name) for room, names in HOT.items() for name in names])
+def test_no_python_is_inside(generated, room, name):
+    assert not PYTHON.findall(body(generated, room, name))
+
+
+def test_the_lock_and_the_fences_are_where_they_are_said_to_be(generated):
+    for name in ("tree_count",):
+        text = body(generated, "owner", name)
+        assert "read_begin" in text
+        assert "read_stood" in text
+    for name in ("count_prefix", "sum_below"):
+        room = "trie" if name == "count_prefix" else "node"
+        assert "ia_exchange32" not in body(generated, room, name)
+
+
+def test_who_only_asks_about_windows_takes_no_lock(generated):
+    """And nobody asks for the time while a lock is held: the clock may be Python's, which waits for the GIL."""
+    for room, name in [("window", "range_count"), ("window", "window_count"), ("series", "count_key")]:
+        assert not re.search("lock_(wait|at)", body(generated, room, name))
+    for name in ("change", "move_event", "remove_key"):
+        text = body(generated, "series", name)
+        assert re.search("lock_(wait|at)", text)
+        assert "now_of" not in text
+    again = body(generated, "series", "lock_at")
+    assert re.findall("lock_wait|unlock|now_of", again) == ["lock_wait", "unlock", "now_of", "lock_wait"]

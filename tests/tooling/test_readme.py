@@ -1,0 +1,123 @@
+"""Every example in the README is run; its links and tables are held to the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from inbound_audit import InboundAudit
+from inbound_audit.policy.limits import STOCK_LIMITS
+
+pytestmark = pytest.mark.usefixtures("place")  # what somebody really counts may be called "mail" too
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python(code):
+    exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_python_in_the_docs(page):
+    """The blocks of a page are one program, read from top to bottom."""
+    names: dict[str, object] = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        exec(compile(code, page.name, "exec"), names)
+
+
+def test_the_first_example_has_about_ten_lines():
+    code = [line for line in blocks("python")[0].splitlines() if line.strip()]
+    assert len(code) <= 11
+
+
+def test_lua(tmp_path):
+    from inbound_audit import LuaPolicy
+
+    (code,) = blocks("lua")
+    (tmp_path / "my_policy.lua").write_text(code)
+    policy = LuaPolicy(tmp_path / "my_policy.lua")
+    with InboundAudit() as audit:
+        sessions = [audit.listener().session(f"192.0.2.{i}") for i in range(101)]
+        verdict = policy.validate_connect(sessions[-1])
+        assert (bool(verdict), verdict.code) == (False, 421)
+        sessions.pop().close()
+        assert policy.validate_connect(sessions[-1])
+    policy.close()
+
+
+def commands() -> list[str]:
+    return [line[2:] for text in blocks("console") for line in text.splitlines() if line.startswith("$ ")]
+
+
+LOOKS = ("inbound-audit ps ", "inbound-audit top ", "inbound-audit show ")
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith(LOOKS)])
+def test_looks_from_outside(command):
+    with InboundAudit(shared="mail") as audit, audit.listener().session("192.0.2.7"):
+        arguments = [sys.executable, "-m", "inbound_audit", *command.split()[1:]]
+        run = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert re.search(rf"^ +1 .*192\.0\.2\.|{os.getpid()}\b.*\b1\b", run.stdout, re.MULTILINE)
+
+
+def test_every_command_is_known():
+    """What is run below, what installs, and what other tests run (`make test` is how you got here)."""
+    known = ("make serve ", "make test ", "pip install inbound-audit", "inbound-audit serve ", *LOOKS, "printf ")
+    assert all(command.startswith(known) for command in commands())
+
+
+def test_count_on_the_command_line():
+    (command,) = [command for command in commands() if command.startswith("printf")]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    command = command.replace("inbound-audit ", f"{sys.executable} -m inbound_audit ")
+    run = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
+    )
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"\b1\s+192\.0\.2\.7/32$", run.stdout, re.MULTILINE)
+    assert re.search(r"192\.0\.2\.0/24\s+1\b|\b1\s+192\.0\.2\.0/24", run.stdout)
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c.startswith("inbound-audit serve")])
+def test_serve_understands_the_options(command):
+    """The options parse, and `serve` stops at the policy file that only the README has, not before."""
+    arguments = command.split()[1:]
+    arguments[arguments.index(":2525")] = "127.0.0.1:0"
+    if "--policy" in arguments:
+        run = subprocess.run(
+            [sys.executable, "-m", "inbound_audit", *arguments], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert run.returncode != 0
+        assert "my_policy.lua" in run.stderr
+    else:
+        from inbound_audit.cli import main
+
+        with main.make_context("inbound-audit", list(arguments)) as context:
+            name, serve, rest = main.resolve_command(context, list(arguments))
+            parsed = serve.make_context(name, rest, parent=context)
+        assert parsed.params
+
+
+def test_the_tables_say_what_the_code_does():
+    assert STOCK_LIMITS == {"/32,/64": 10, "/24,/48": 100, "/0": 20000}
+    assert '{"/32,/64": 10, "/24,/48": 100, "/0": 20000}' in README
+
+
+def test_links_lead_somewhere():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8"))]
+    assert len(links) > 5
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []

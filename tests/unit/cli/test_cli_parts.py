@@ -1,0 +1,219 @@
+"""The parts of `serve` that a process shows badly: what is logged, what a machine lacks, what is let go."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import socket
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inbound_audit import InboundAudit, LuaPolicy, Verdict
+from inbound_audit.cli import params, sockets
+from inbound_audit.cli.failure import Failure
+from inbound_audit.cli.logs import INTERVAL, LogLimitFilter
+from inbound_audit.cli.policies import DryRun, Policies
+from inbound_audit.cli.report import Figures, in_words
+from inbound_audit.cli.settings import Settings
+from inbound_audit.cli.sockets import Endpoint
+from inbound_audit.policy.verdict import REFUSE, Message
+
+SCRIPT = """
+local policy = {}
+function policy:validate_connect(ac, vctx) return 0 end
+msys.registerModule("policy", policy)
+"""
+
+
+def settings(**given: Any) -> Settings:
+    nothing: dict[str, Any] = {field.name: None for field in fields(Settings)}
+    return Settings(**{**nothing, "exempt": (), "dry_run": False, "on_error": "accept", **given})
+
+
+# ---- values of options
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:25", "127.0.0.1", 25),
+        ("[::1]:0", "::1", 0),
+        ("[fe80::1%lo]:25", "fe80::1%lo", 25),
+        ("localhost:65535", "localhost", 65535),
+        (":25", None, 25),
+        ("*:25", None, 25),
+    ],
+)
+def test_an_endpoint(text: str, host: str | None, port: int) -> None:
+    assert Endpoint.parse(text) == (host, port)
+    assert str(Endpoint.parse(text)) == ("*" + text if text == ":25" else text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", "25", "host", "::1", "::1:25", "[::1]25", "1.2.3.4:", "a:0x1", "a:+1", "a: 1"]
+)
+def test_no_endpoint(text: str) -> None:
+    with pytest.raises(ValueError, match=r"ADDRESS:PORT|no port"):
+        Endpoint.parse(text)
+
+
+def test_sizes_and_lengths() -> None:
+    assert [params.size(text) for text in ("8192", "64k", "64K", "3M", "2G")] == [
+        8192,
+        1 << 16,
+        1 << 16,
+        3 << 20,
+        2 << 30,
+    ]
+    assert [params.prefix_lengths(text) for text in ("24,56", "/0,/0", "32,128")] == [(24, 56), (0, 0), (32, 128)]
+    assert params.limit("/24,/56=100") == ("/24,/56", 100)
+
+
+# ---- sockets
+
+
+def without_ipv6(kind: int) -> Any:
+    create = socket.create_server
+
+    def create_server(address: tuple[str, int], *, family: int = socket.AF_INET, **rest: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(kind, "no such family here")
+        return create((address[0], 0), family=family, **rest)
+
+    return create_server
+
+
+@pytest.mark.parametrize("kind", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
+def test_without_ipv6_what_was_not_asked_for_is_done_without(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "create_server", without_ipv6(kind))
+    for endpoints in ([], [Endpoint(None, 0)]):
+        (only,) = sockets.bind(endpoints)
+        with only:
+            assert only.family == socket.AF_INET
+    with pytest.raises(Failure, match=r"\[::1\]:25"):
+        sockets.bind([Endpoint("::1", 25)])
+
+
+def test_of_several_sockets_all_are_bound_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[socket.socket] = []
+    create = socket.create_server
+
+    def remember(*args: Any, **kwargs: Any) -> socket.socket:
+        made.append(create(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(socket, "create_server", remember)
+    with create(("::1", 0), family=socket.AF_INET6) as held:
+        taken = held.getsockname()[1]
+        with pytest.raises(Failure, match=rf"\[::1\]:{taken}: address already in use"):
+            sockets.bind([Endpoint("127.0.0.1", 0), Endpoint("::1", 0), Endpoint("::1", taken)])
+    assert [closed.fileno() for closed in made] == [-1, -1]
+
+
+# ---- policies
+
+
+def test_a_script_is_closed_when_nobody_can_ask_it_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[LuaPolicy] = []
+    close = LuaPolicy.close
+
+    def closing(policy: LuaPolicy) -> None:
+        closed.append(policy)
+        close(policy)
+
+    monkeypatch.setattr(LuaPolicy, "close", closing)
+    script = tmp_path / "policy.lua"
+    script.write_text(SCRIPT)
+    policies = Policies(settings(policy=str(script)))
+    with InboundAudit(capacity=1 << 22) as audit, audit.listener("SMTP").session("2001:db8::7") as ac:
+        held_by_a_session = policies.make()
+        policies.make()
+        gc.collect()
+        assert closed == []
+        assert held_by_a_session.validate_connect(ac)
+        del held_by_a_session
+        gc.collect()
+        assert len(closed) == 1
+        policies.close()
+        assert len(closed) == 2
+    script.write_text("no Lua")
+    with pytest.raises(Failure, match=r"policy.lua:1:"):
+        policies.make()
+
+
+def test_a_policy_that_contradicts_what_is_counted_is_not_taken(tmp_path: Path) -> None:
+    """When it is loaded, and not by each hook that it would fail: so a reload leaves the policy that was there."""
+    script = tmp_path / "policy.lua"
+    policies = Policies(settings(policy=str(script)))
+    with InboundAudit(capacity=1 << 22) as audit:
+        for _ in range(2):
+            script.write_text(SCRIPT + 'msys.audit_series.define("s", "cidr", 60, 6)')
+            policies.make(audit)
+        assert audit.series.defined("s").interval == 60
+        script.write_text(SCRIPT + 'msys.audit_series.define("s", "cidr", 61, 6)')
+        with pytest.raises(Failure, match=r"--policy: .*policy.lua:5: 's': is defined already, and interval is 60"):
+            policies.make(audit)
+    policies.close()
+
+
+def test_a_dry_run_asks_every_hook_and_passes_all() -> None:
+    class Refuses:
+        ended = 0
+
+        def __getattr__(self, hook: str) -> Any:
+            return lambda *args: Verdict(disconnect=True) if hook == "validate_ehlo" else REFUSE
+
+        def end_session(self, ac: object) -> None:
+            self.ended += 1
+
+    refuses: Any = Refuses()
+    policies = Policies(settings())
+    dry = DryRun(refuses, policies.would_refuse)
+    with InboundAudit(capacity=1 << 22) as audit, audit.listener("SMTP").session("192.0.2.7") as ac:
+        message = Message()
+        assert dry.validate_connect(ac)
+        assert dry.validate_ehlo(ac, "client") == Verdict()
+        assert dry.validate_mailfrom(ac, "a@example.net")
+        assert dry.validate_rcptto(ac, "b@example.com", message)
+        assert dry.validate_data(ac, message)
+        assert dry.validate_data_spool(ac, message)
+        dry.end_session(ac)
+    assert refuses.ended == 1
+    assert sum(dry.would_refuse.values()) == len(dry.would_refuse) == 6
+
+
+# ---- report and log
+
+
+def test_a_second_tells_of_what_is_rare_only_when_it_happens() -> None:
+    before = Figures(open=9, opened=10, accepted=5, refused=5, would_refuse=0, uncounted=1, failures=0)
+    now = Figures(open=3, opened=12, accepted=6, refused=6, would_refuse=2, uncounted=1, failures=4)
+    second = now.since(before)
+    assert in_words(second, None) == "open 3  accepted +1  refused +1  would refuse +2  policy errors +4"
+    assert (
+        in_words(before.since(before), (7, "2001:db8::/56"))
+        == "open 9  accepted +0  refused +0  busiest 2001:db8::/56 7"
+    )
+
+
+def test_what_a_peer_provokes_is_logged_once_a_burst() -> None:
+    now = [0.0]
+    gate = LogLimitFilter(clock=lambda: now[0])
+
+    def record(line: int) -> logging.LogRecord:
+        return logging.LogRecord("x", logging.ERROR, "x.py", line, "it is %s", ("broken",), None)
+
+    assert [gate.filter(record(1)) for _ in range(3)] == [True, False, False]
+    assert gate.filter(record(2))
+    now[0] = INTERVAL
+    later = record(1)
+    assert gate.filter(later)
+    assert later.getMessage() == "it is broken (and 2 more like it)"
+    now[0] = 2 * INTERVAL
+    last = record(1)
+    assert gate.filter(last)
+    assert last.getMessage() == "it is broken"

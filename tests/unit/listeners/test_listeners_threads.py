@@ -1,0 +1,380 @@
+"""socketserver: serial, threading and forking servers, counted from accept to close."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import listening
+from tests.support.listening import WAYS, Peer, Script, Way, eventually, every_way
+
+from inbound_audit import InboundAudit, Limits, Verdict
+from inbound_audit.listeners import Guard
+from inbound_audit.listeners.threads import Counted
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+audit, guard = listening.audit, listening.guard  # fixtures
+
+FOREVER = Verdict(tarpit=3600.0)
+SHORTLY = Verdict(tarpit=0.05)
+BUSY = Verdict(False, 421, "busy")
+
+
+class Echo(socketserver.StreamRequestHandler):
+    """Greets with "hello" and sends back what comes; "fail" makes it raise, "who" tells what it knows."""
+
+    def handle(self) -> None:
+        self.wfile.write(b"hello\n")
+        for line in self.rfile:
+            if line == b"fail\n":
+                raise RuntimeError("told to")
+            self.wfile.write(self.who() if line == b"who\n" else line)
+
+    def who(self) -> bytes:
+        session = self.server.inbound_session(self.request)
+        return f"{session.remote_ip} {session.inbound_session_count()} {session.closed} {os.getpid()}\n".encode()
+
+
+class Quiet(Counted):
+    """Keeps errors of handlers to itself, and listens in every way."""
+
+    request_queue_size = 64
+    errors: tuple[object, ...] = ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        self.errors += (client_address,)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+class Serial(Quiet, socketserver.TCPServer):
+    pass
+
+
+class Threading(Quiet, socketserver.ThreadingTCPServer):
+    pass
+
+
+class Forking(Quiet, socketserver.ForkingTCPServer):
+    pass
+
+
+every_server = pytest.mark.parametrize("kind", [Serial, Threading, Forking], ids=lambda kind: kind.__name__)
+every_concurrent_server = pytest.mark.parametrize("kind", [Threading, Forking], ids=lambda kind: kind.__name__)
+
+
+@contextlib.contextmanager
+def serving(kind: type[Any], guard: Guard, way: Way = WAYS[0], **kwargs: Any) -> Iterator[tuple[Any, tuple[str, int]]]:
+    family = socket.AF_INET6 if ":" in way.listen else socket.AF_INET
+    bound = type(kind.__name__, (kind,), {"address_family": family})
+    with bound((way.listen, 0), Echo, guard=guard, **kwargs) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server, (way.connect, server.server_address[1])
+        except BaseException:
+            for pid in getattr(server, "active_children", None) or ():
+                os.kill(pid, signal.SIGKILL)  # or closing the server would wait for it, and the failure be never told
+            raise
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@every_way
+@every_server
+def test_counted_while_it_is_open(guard: Guard, audit: InboundAudit, way: Way, kind: type[Any]) -> None:
+    with serving(kind, guard, way) as (_, address):
+        for _ in range(2):
+            with Peer(*address) as peer:
+                assert peer.line() == b"hello\n"
+                assert audit.inbound_session_count(way.counted) == 1
+            eventually(lambda: audit.total() == 0)
+        assert (guard.opened, guard.accepted, guard.open) == (2, 2, 0)
+
+
+@every_way
+@every_concurrent_server
+def test_several_at_once(guard: Guard, audit: InboundAudit, way: Way, kind: type[Any]) -> None:
+    with serving(kind, guard, way) as (_, address), contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(*address)) for _ in range(5)]
+        assert [peer.line() for peer in peers] == [b"hello\n"] * 5
+        assert audit.inbound_session_count(way.counted) == 5
+        peers[2].close()
+        eventually(lambda: audit.total() == 4)
+        assert peers[3].ask(b"over") == b"over\r\n"
+
+
+@every_way
+@every_server
+def test_a_reset_ends_the_session(guard: Guard, audit: InboundAudit, way: Way, kind: type[Any]) -> None:
+    with serving(kind, guard, way) as (_, address):
+        peer = Peer(*address)
+        assert peer.line() == b"hello\n"
+        peer.reset()
+        eventually(lambda: guard.opened == 1 and audit.total() == 0)
+
+
+@every_server
+def test_peers_that_reset_at_once(guard: Guard, audit: InboundAudit, kind: type[Any]) -> None:
+    with serving(kind, guard) as (_, address):
+        for _ in range(20):
+            Peer(*address).reset()
+        eventually(lambda: guard.opened == 20)
+        eventually(lambda: audit.total() == 0)
+
+
+@every_server
+def test_a_handler_that_raises(guard: Guard, audit: InboundAudit, kind: type[Any]) -> None:
+    with serving(kind, guard, WAYS[1]) as (server, address):
+        with Peer(*address) as peer:
+            peer.line()
+            peer.send(b"fail\n")
+            assert peer.rest() == b""
+        eventually(lambda: audit.total() == 0)
+        assert len(server.errors) == (0 if kind is Forking else 1)  # the child's error stays in the child
+        with Peer(*address) as peer:
+            assert peer.line() == b"hello\n"
+
+
+@every_way
+@every_concurrent_server
+def test_a_refused_peer_is_told(guard: Guard, audit: InboundAudit, way: Way, kind: type[Any]) -> None:
+    guard.policy = policy = Limits({"/32": 1})
+    with serving(kind, guard, way, refusal=b"busy\n") as (_, address):
+        with Peer(*address) as one:
+            one.line()
+            with Peer(*address) as two:
+                assert two.rest() == b"busy\n"
+            eventually(lambda: audit.total() == 1)
+            assert (guard.accepted, guard.refused) == (1, 1)
+            assert sum(policy.refused.values()) == 1
+        eventually(lambda: audit.total() == 0)
+        with Peer(*address) as three:
+            assert three.line() == b"hello\n"
+
+
+@every_server
+def test_a_refusal_may_be_made_of_the_verdict(guard: Guard, kind: type[Any]) -> None:
+    guard.policy = Script({"connect": BUSY})
+    with serving(kind, guard, refusal=lambda verdict: verdict.text.encode()) as (_, address), Peer(*address) as peer:
+        assert peer.rest() == b"busy"
+
+
+@pytest.mark.parametrize("refusal", [lambda verdict: 1 / 0, lambda verdict: verdict.text])
+def test_a_refusal_that_cannot_be_made_is_a_silent_one(guard: Guard, refusal: Any) -> None:
+    guard.policy = Script({"connect": BUSY})
+    with serving(Serial, guard, refusal=refusal) as (_, address):
+        for _ in range(2):
+            with Peer(*address) as peer:
+                assert peer.rest() == b""
+        assert guard.failures == 2
+
+
+def test_a_refused_peer_that_does_not_listen_holds_up_nobody(guard: Guard) -> None:
+    guard.policy = Script({"connect": BUSY})
+    with serving(Serial, guard, refusal=b"busy\n" * (1 << 22)) as (_, address), Peer(*address):
+        with Peer(*address) as peer:
+            assert peer.line() == b"busy\n"
+        assert guard.refused == 2
+
+
+@every_server
+def test_a_policy_that_raises_does_not_end_the_server(guard: Guard, kind: type[Any]) -> None:
+    guard.policy = Script({"connect": RuntimeError("out of order")})
+    with serving(kind, guard) as (_, address):
+        for _ in range(2):
+            with Peer(*address) as peer:
+                assert peer.line() == b"hello\n"
+
+
+@every_server
+def test_a_full_arena_does_not_end_the_server(kind: type[Any]) -> None:
+    with InboundAudit(capacity=8192) as audit:
+        kept = listening.fill(audit.listener(), size=4)
+        guard = Guard(audit.listener())
+        with serving(kind, guard) as (_, address):
+            for _ in range(2):
+                with Peer(*address) as peer:
+                    assert peer.line() == b"hello\n"
+            eventually(lambda: guard.open == 0)
+            assert (guard.uncounted, audit.total()) == (2, len(kept))
+        for session in kept:
+            session.close()
+
+
+@every_concurrent_server
+@every_way
+def test_a_tarpit_does_not_stop_the_others(guard: Guard, audit: InboundAudit, kind: type[Any], way: Way) -> None:
+    policy = guard.policy = Script({"connect": FOREVER})
+    with serving(kind, guard, way) as (server, address), Peer(*address):
+        eventually(lambda: guard.open == 1)
+        policy.answers.clear()
+        with Peer(*address) as quick:
+            assert quick.line() == b"hello\n"
+            assert audit.total() == 2
+        eventually(lambda: audit.total() == 1)
+        for pid in server.active_children if kind is Forking else ():
+            os.kill(pid, signal.SIGKILL)
+
+
+@every_concurrent_server
+@pytest.mark.parametrize("answer", [SHORTLY, Verdict(False, tarpit=0.05)], ids=["let in", "refused"])
+def test_after_a_tarpit(guard: Guard, kind: type[Any], answer: Verdict) -> None:
+    guard.policy = Script({"connect": answer})
+    with serving(kind, guard, refusal=b"busy\n") as (_, address), Peer(*address) as peer:
+        assert peer.line() == (b"hello\n" if answer else b"busy\n")
+
+
+def test_a_serial_server_does_not_wait(guard: Guard) -> None:
+    policy = guard.policy = Script({"connect": FOREVER})
+    with serving(Serial, guard, refusal=b"busy\n") as (_, address):
+        with Peer(*address) as peer:
+            assert peer.line() == b"hello\n"
+        policy.answers["connect"] = Verdict(False, tarpit=3600.0)
+        with Peer(*address) as peer:
+            assert peer.rest() == b"busy\n"
+
+
+def test_closing_the_server_cuts_tarpits_short(guard: Guard, audit: InboundAudit) -> None:
+    guard.policy = Script({"connect": FOREVER})
+    with serving(Threading, guard) as (_, address):
+        peer = Peer(*address)
+        eventually(lambda: guard.open == 1)
+        peer.close()
+    assert audit.total() == 0
+
+
+def test_closing_the_server_waits_for_sessions(guard: Guard, audit: InboundAudit) -> None:
+    """As socketserver does: threads are joined, and each ends its session."""
+    with serving(Threading, guard) as (server, address):
+        peer = Peer(*address)
+        peer.line()
+        server.shutdown()
+        assert peer.ask(b"still served") == b"still served\r\n"
+        assert audit.total() == 1
+        peer.close()
+    assert audit.total() == 0
+
+
+@every_way
+def test_a_child_knows_its_peer_and_counts_nothing(guard: Guard, audit: InboundAudit, way: Way) -> None:
+    with serving(Forking, guard, way) as (server, address), Peer(*address) as peer:
+        peer.line()
+        (pid,) = server.active_children
+        peer.send(b"who\n")
+        assert peer.line() == f"{way.counted} 0 True {pid}\n".encode()
+        assert audit.inbound_session_count(way.counted) == 1
+
+
+def test_a_thread_knows_its_session(guard: Guard) -> None:
+    with serving(Threading, guard, WAYS[1]) as (_, address), Peer(*address) as peer:
+        peer.line()
+        peer.send(b"who\n")
+        assert peer.line() == f"::1 1 False {os.getpid()}\n".encode()
+
+
+def test_a_child_that_is_killed_ends_its_session(guard: Guard, audit: InboundAudit) -> None:
+    policy = guard.policy = Script()
+    with serving(Forking, guard) as (server, address), Peer(*address) as peer:
+        peer.line()
+        (pid,) = server.active_children
+        assert audit.total() == 1
+        os.kill(pid, signal.SIGKILL)
+        assert peer.rest() == b""
+        eventually(lambda: audit.total() == 0)
+        assert len(policy.ended) == 1
+
+
+def test_children_are_reaped_before_the_policy_is_asked(guard: Guard, audit: InboundAudit) -> None:
+    """Else a child that has ended would be counted against the next connection."""
+    guard.policy = Limits({"/32": 1})
+    with Forking(("127.0.0.1", 0), Echo, guard=guard) as server:
+        for _ in range(3):
+            with Peer(*server.server_address) as peer:
+                server.handle_request()  # which reaps nobody by itself
+                assert peer.line() == b"hello\n"
+                (pid,) = server._children
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            assert audit.total() == 1
+        assert guard.refused == 0
+
+
+def test_children_that_a_closed_server_leaves_behind_are_not_counted(guard: Guard, audit: InboundAudit) -> None:
+    class Leaving(Forking):
+        block_on_close = False
+
+    with serving(Leaving, guard) as (server, address):
+        peer = Peer(*address)
+        peer.line()
+        (pid,) = server.active_children
+    assert audit.total() == 0
+    peer.close()
+    assert os.waitpid(pid, 0)[0] == pid
+
+
+@pytest.mark.parametrize("kind", [Threading, Forking])
+def test_a_server_that_can_start_nothing(
+    guard: Guard, audit: InboundAudit, kind: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("no more of them")
+
+    with serving(kind, guard) as (server, address):
+        with monkeypatch.context() as patch:
+            patch.setattr(server, "process_request_thread", None, raising=False)
+            patch.setattr(os, "fork", fail)
+            if kind is Threading:
+                patch.setattr(socketserver.threading, "Thread", fail)
+            with Peer(*address) as peer:
+                assert peer.rest() == b""
+            eventually(lambda: len(server.errors) == 1)
+        eventually(lambda: audit.total() == 0)
+
+
+def test_what_the_server_itself_turns_away_is_not_counted(guard: Guard) -> None:
+    class Choosy(socketserver.TCPServer):
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            return False
+
+    class Both(Counted, Choosy):
+        pass
+
+    with serving(Both, guard) as (_, address), Peer(*address) as peer:
+        assert peer.rest() == b""
+        assert guard.opened == 0
+
+
+def test_a_unix_socket_is_let_in_uncounted(guard: Guard, audit: InboundAudit, tmp_path: Path) -> None:
+    class Unix(Counted, socketserver.ThreadingUnixStreamServer):
+        pass
+
+    guard.policy = Limits({"/0": 0})
+    with Unix(str(tmp_path / "socket"), Echo, guard=guard) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(server.server_address)
+            assert client.recv(100) == b"hello\n"
+            assert (guard.uncounted, guard.open, audit.total()) == (1, 1, 0)
+        thread.join()
+
+
+def test_a_server_without_connections_is_none(guard: Guard) -> None:
+    class Datagrams(Counted, socketserver.UDPServer):
+        pass
+
+    with pytest.raises(TypeError, match="Datagrams has no connections"):
+        Datagrams(("127.0.0.1", 0), Echo, guard=guard)

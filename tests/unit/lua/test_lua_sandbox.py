@@ -1,0 +1,421 @@
+"""What a script can't do: reach Python, FFI, files, processes or bytecode; run for ever; bring the process down."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from tests.support.lua_support import KINDS, Bench, Kind, bench_of
+
+from inbound_audit.lua import world
+
+ROOMS = sorted((Path(world.__file__).parent).glob("*.lua"))
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    yield from bench_of(tmp_path, request.param)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "python", "jit", "io", "newproxy", "dofile", "loadfile", "gcinfo", "os.exit", "os.execute", "os.remove",
+        "os.rename", "os.tmpname", "os.getenv", "os.setlocale", "string.dump", "('').dump", "debug.getregistry",
+        "debug.sethook", "debug.getinfo", "debug.setmetatable", "debug.getupvalue", "package.loadlib", "package.cpath",
+        "package.loaders", "package.loaded.ffi", "package.loaded.jit", "package.loaded.python", "package.loaded.io",
+        "package.preload.ffi", "getfenv(0).python", "getfenv(1).python", "getfenv(print).python", "_G.python",
+        "getfenv(ac.inbound_session_count).python", "getfenv(require).debug.getinfo", "table.new",
+    ],
+)  # fmt: skip
+def test_what_is_not_there(bench: Bench, expression: str) -> None:
+    assert bench.say(expression) == "nil"
+
+
+@pytest.mark.parametrize(
+    "module", ["ffi", "jit", "python", "io", "bit.x", "jit.util", "string.buffer", "table.new", "lupa"]
+)
+def test_modules_that_require_does_not_find(bench: Bench, module: str) -> None:
+    assert f"module '{module}' not found: no file" in bench.fails(f"require '{module}'")
+
+
+WALK = """
+    local seen, found = {}, {}
+    local function note(what, path) found[#found + 1] = what .. " " .. path end
+    local function visit(value, path)
+        local kind = type(value)
+        if kind == "userdata" and value ~= ac then note(kind, path) end
+        if kind ~= "table" and kind ~= "function" and kind ~= "userdata" and kind ~= "thread" or seen[value] then
+            return
+        end
+        seen[value] = true
+        local metatable = getmetatable(value)
+        if metatable then visit(metatable, path .. ".metatable") end
+        if kind == "function" then
+            local environment = getfenv(value)
+            if environment ~= _G then note("environment", path) end
+            if value ~= mine and pcall(setfenv, value, {}) then note("setfenv", path) end
+        elseif kind == "table" then
+            for key, inner in next, value do
+                visit(key, path .. ".key")
+                visit(inner, path .. "." .. tostring(key))
+            end
+        end
+    end
+    visit(_G, "_G")
+    visit(ac, "ac")
+    visit(vctx, "vctx")
+    for _, name in ipairs({"inbound_session_count", "esmtp_capability_add", "remote_addr", "conn_id"}) do
+        visit(ac[name], "ac." .. name)
+    end
+    visit(getmetatable(""), "strings")
+    visit(coroutine.create(function() end), "thread")
+    vctx:set_code(250, table.concat(found, ", "))
+"""
+
+
+def test_nothing_foreign_is_reachable(bench: Bench) -> None:
+    """Walks everything that a script can get hold of: no userdata but ac, no environment but the script's own."""
+    policy = bench.policy(f"local mod = {{}}\nfunction mod.validate_connect(self, ac, vctx)\n{WALK}\nend\n"
+                          "mine = mod.validate_connect\nmsys.registerModule('m', mod)")  # fmt: skip
+    verdict = policy.validate_connect(bench.session())
+    assert policy.errors == 0, policy.last_error
+    assert verdict.text == ""
+
+
+@pytest.mark.parametrize("body", [
+    "setfenv(0, {})", "setfenv(print, {})", "setfenv(require, {})", "setfenv(ac.inbound_session_count, {})",
+])  # fmt: skip
+def test_environments_that_cannot_be_changed(bench: Bench, body: str) -> None:
+    assert "'setfenv' cannot change the environment" in bench.fails(body)
+
+
+def test_environments_of_ones_own(bench: Bench) -> None:
+    assert bench.say("(function() setfenv(1, {x = 5}) return x end)()") == "5"
+    assert bench.say("setfenv(function() return x end, {x = 6})()") == "6"
+    assert bench.say("getfenv() == _G and getfenv(1) == _G and getfenv(0) == _G and getfenv(print) == _G") == "true"
+    assert bench.say("(function() local e = {e = 1} local g = getfenv setfenv(1, e) return g(1) == e end)()") == "true"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("getmetatable('').__index = {}", "attempt to index"),
+        ("getmetatable(ac).__index = {}", "attempt to index"),
+        ("getmetatable(vctx).__index = {}", "attempt to index"),
+        ("setmetatable(ac, {})", "table expected"),
+        ("setmetatable(vctx, {})", "protected metatable"),
+        ("ac.tree = 1", "an accept construct is read-only; can't set tree"),
+        ("ac.conn_id = 1", "read-only"),
+        ("ac[0] = 1", "read-only"),
+        ("return 1 + ac()", "call"),
+        ("local x = ac + 1", "attempt to perform arithmetic"),
+        ("local x = ac < ac", "attempt to compare"),
+        ("local x = #ac", "attempt to get length"),
+        ("local x = ac .. 'x'", "attempt to concatenate"),
+        ("local x = ac.nosuch()", "nosuch"),
+        ("ac:inbound_session_count(('x'):rep(2^20))", "xxx"),
+    ],
+)
+def test_nothing_can_be_done_to_an_accept_construct(bench: Bench, body: str, message: str) -> None:
+    assert message in bench.fails(body)
+
+
+def test_an_accept_construct_shows_no_memory(bench: Bench) -> None:
+    for name in ("tree", "hi", "lo", "open", "pad", "epoch", "_", "0", "__index"):
+        assert bench.say(f"ac['{name}']") == "nil"
+    assert bench.say("ac[0]") == "nil"
+    assert bench.say("type(ac)") == "userdata"
+    assert bench.say("tostring(ac)").endswith(" from 192.0.2.7:25")
+    assert bench.say("ac == ac and ac ~= nil and ac ~= 1 and ac ~= {}") == "true"
+
+
+@pytest.mark.parametrize("body", [
+    "while true do end",
+    "repeat until false",
+    "for i = 1, math.huge do end",
+    "local function f() return f() end f()",
+    "while true do pcall(function() end) end",
+    "pcall(function() while true do end end) while true do end",
+    "local f f = function() pcall(f) return f() end f()",
+    "coroutine.wrap(function() while true do end end)()",
+    "assert(loadstring('while true do end'))()",
+    "('x'):rep(1000):gsub('.', function() while true do end end)",
+    "local t = setmetatable({}, {__index = function(t, k) while true do end end}) return t.x",
+    "table.sort({1, 2, 3}, function() while true do end end)",
+])  # fmt: skip
+def test_an_endless_loop_ends(bench: Bench, body: str) -> None:
+    policy = bench.hook(body, max_steps=20_000)
+    assert policy.validate_connect(bench.session())
+    assert policy.errors == 1
+    assert policy.last_error is not None
+    assert "more than 20000 steps" in policy.last_error
+    assert policy.last_error.startswith(("policy.lua:", '[string "while true'))
+
+
+@pytest.mark.parametrize("kind", [KINDS["luajit-ffi"], KINDS["luajit20-ffi"]], ids=["luajit-ffi", "luajit20-ffi"])
+def test_an_endless_goto_ends(tmp_path: Path, kind: Kind) -> None:
+    for bench in bench_of(tmp_path, kind):
+        assert "more than 500 steps" in bench.fails("local goto_ = 1 ::again:: goto again", max_steps=500)
+
+
+def test_each_hook_has_steps_of_its_own(bench: Bench) -> None:
+    policy = bench.hook("for i = 1, 900 do end", max_steps=1000)
+    for _ in range(5):
+        policy.validate_connect(bench.session())
+    assert policy.errors == 0
+
+
+def test_endless_recursion_and_memory_end(bench: Bench) -> None:
+    assert "stack overflow" in bench.fails("local function f() return 1 + f() end f()")
+    if bench.kind.lua != "luajit20":
+        grow = "held = held or {} for i = 1, 1e6 do held[#held + 1] = ('x'):rep(1000) .. i end"
+        assert "not enough memory" in bench.fails(grow, max_memory=16 << 20)
+
+
+def test_memory_that_is_held_is_an_error_and_no_crash(bench: Bench) -> None:
+    """A script that sits on all the memory there is: every further hook fails, and none takes the process down."""
+    if bench.kind.lua == "luajit20":
+        pytest.skip("LuaJIT 2.0 has no bound on its memory")
+    policy = bench.policy(
+        """
+        local mod, held = {}, {}
+        local function fill()
+            for size = 16, 0, -1 do
+                pcall(function() while true do held[#held + 1] = ("x"):rep(2 ^ size) .. #held end end)
+            end
+        end
+        function mod:validate_connect(ac, vctx) fill() end
+        function mod:validate_ehlo(text, ac, vctx) held[#held + 1] = text end
+        msys.registerModule("m", mod)
+        """,
+        max_memory=8 << 20,
+        max_steps=10**7,
+    )
+    ac = bench.session()
+    policy.validate_connect(ac)
+    for length in (1, 100, 100_000):
+        assert policy.validate_ehlo(ac, "x" * length)
+    policy.end_session(ac)
+    assert policy.errors >= 3
+    assert policy.last_error == "not enough memory"
+
+
+def test_no_finalizer_of_a_script_ever_runs(bench: Bench) -> None:
+    """In Lua 5.1 an error in one would come out of whatever call allocates next, outside of any pcall."""
+    assert bench.say("getmetatable(setmetatable({}, {__gc = function() error('boom') end})).__gc ~= nil") == "true"
+    policy = bench.hook(
+        "for i = 1, 100 do setmetatable({}, {__gc = function() error('boom') end}) end collectgarbage()"
+    )
+    policy.validate_connect(bench.session())
+    assert policy.errors == 0
+
+
+def test_bytecode_is_refused(bench: Bench) -> None:
+    assert bench.say("select(2, loadstring('\\27LJ\\2'))") == "bytecode is not allowed"
+    piecewise = "local pieces = {'', 'Lua', '\\27'}"
+    assert (
+        bench.say("select(2, load(function() return table.remove(pieces) end))", piecewise) == "bytecode is not allowed"
+    )
+    bench.write("bin.lua", "\x1bLJ")
+    assert "bin.lua: is Lua bytecode" in bench.fails("require 'bin'")
+
+
+def test_the_collector_stays_on(bench: Bench) -> None:
+    for option in ("stop", "restart", "setpause", "setstepmul", "isrunning"):
+        assert "only 'collect', 'count' and 'step'" in bench.fails(f"collectgarbage('{option}', 1)")
+    assert float(bench.say("collectgarbage('count')")) > 10
+    assert bench.say("collectgarbage() and collectgarbage('step') ~= nil") == "true"
+
+
+def test_changing_the_libraries_changes_nothing_below(bench: Bench) -> None:
+    """Scripts may replace what they see; the bridge has taken what it needs."""
+    policy = bench.policy(
+        """
+        for _, library in ipairs({string, table, math}) do
+            for name in pairs(library) do library[name] = function() error("replaced " .. name) end end
+        end
+        local mod, keep = {}, {registerModule = msys.registerModule}
+        function mod:validate_connect(ac, vctx)
+            vctx:set(1, "k", 5)
+            if ac:inbound_session_count("/24") ~= 1 then vctx:disconnect(421, "no") end
+            ac:esmtp_capability_add("SIZE")
+            return vctx:disconnect("450 " .. msys.expandMacro("%{i} %{vctx_conn:k}"), "later")
+        end
+        for name in pairs(_G) do if name ~= "msys" and name ~= "_G" then _G[name] = nil end end
+        keep.registerModule("m", mod)
+        """
+    )
+    ac = bench.session()
+    verdict = policy.validate_connect(ac)
+    assert policy.errors == 0, policy.last_error
+    assert (verdict.code, verdict.text) == (450, "192.0.2.7 5 later")
+    assert policy.capabilities(ac) == (("SIZE",), ())
+
+
+def test_hostile_globals_do_not_reach_the_host(bench: Bench) -> None:
+    """lupa looks a global up before every call; a script's globals are others."""
+    policy = bench.policy(
+        """
+        debug = setmetatable({}, {__index = function() error("reached") end})
+        setmetatable(_G, {__index = function(_, name) error("no global " .. tostring(name)) end})
+        msys.registerModule("m", {validate_connect = function(self, ac, vctx) vctx:set_code(250, "fine") end})
+        """
+    )
+    assert policy.validate_connect(bench.session()).text == "fine"
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.stem)
+def test_no_room_reads_a_global_later(room: Path) -> None:
+    """After the boot the globals are empty, so only the outermost function of a room may read one."""
+    lua = import_module("lupa.luajit21").LuaRuntime()
+    lister = lua.execute(
+        """
+        local util = require("jit.util")
+        local function opcode(source, at) return util.funcbc(loadstring(source), at) % 256 end
+        local GET, SET = opcode("return foo", 1), opcode("foo = 1", 2)
+        local found = {}
+        local function walk(f, depth)
+            local pc = 1
+            while true do
+                local instruction = util.funcbc(f, pc)
+                if not instruction then break end
+                local op = instruction % 256
+                if depth > 0 and (op == GET or op == SET) then found[#found + 1] = util.funcinfo(f, pc).loc end
+                pc = pc + 1
+            end
+            for i = -1, -200, -1 do
+                local constant = util.funck(f, i)
+                if constant == nil then break end
+                if type(constant) == "proto" then walk(constant, depth + 1) end
+            end
+        end
+        return function(source, name) walk(assert(loadstring(source, name)), 0) return table.concat(found, " ") end
+        """
+    )
+    assert lister(room.read_text(), "=" + room.name) == ""
+    assert lister("local x = 1 function f() return y end", "=bad") == "bad:1"
+
+
+def test_an_interpreter_that_exits_with_policies_alive(tmp_path: Path) -> None:
+    """No order of tear-down crashes: policies, sessions and audits left to the end of the process, and a cycle."""
+    (tmp_path / "p.lua").write_text(
+        "local mod = {} function mod:validate_connect(ac) kept = ac self.x = 1 end msys.registerModule('m', mod)"
+    )
+    program = f"""
+        import warnings
+        warnings.simplefilter("ignore")
+        from inbound_audit import InboundAudit, LuaPolicy
+        audit = InboundAudit()
+        keep = []
+        for kind in {[tuple(kind) for kind in KINDS.values()]!r}:
+            policy = LuaPolicy({str(tmp_path / "p.lua")!r}, lua=kind[0], ffi=kind[1])
+            session = audit.listener().session("2001:db8::7")
+            assert policy.validate_connect(session)
+            policy.itself = policy
+            keep.append((policy, session))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+# Each ends in an error or an answer; without the sandbox most of them end the process in one Lua or another.
+HARSH = [
+    "local n = 300000 return string.find(('a'):rep(n), ('a?'):rep(n))",
+    "local function f() return coroutine.wrap(f)() end f()",
+    "local function f() return 1 + coroutine.wrap(f)() end f()",
+    "local function f() return coroutine.resume(coroutine.create(f)) end f()",
+    "local function f(s) return (s:gsub('.', f)) end f('x')",
+    "local m = {} local t = setmetatable({}, m) m.__index = function() return (('x'):gsub('.', t)) end return t.x",
+    "local m = {} local t = setmetatable({}, m) m.__tostring = function() return ('%s'):format(t) end print(t)",
+    "local m = {} local t = setmetatable({}, m) m.__tostring = function() return 1 .. tostring(t) end print(t)",
+    "local m = {} local t = setmetatable({}, m) m.__index = function(t, k) return 1 + t[k] end return t.x",
+    "local m = {} local t = setmetatable({}, m) m.__concat = function() return 'x' .. (t .. 'y') end return t .. 'x'",
+    "local function c() table.sort({1, 2, 3}, c) end table.sort({1, 2, 3}, c)",
+    "local function h(e) error(e) end xpcall(function() error('x') end, h)",
+    "local function f() return pcall(f) end f()",
+    "pcall(unpack, {}, -2^31, 2^31 - 1) pcall(unpack, {}, 2^31 - 2, 2^31 - 1) unpack({}, 1, 1e8)",
+    "loadstring('return ' .. ('('):rep(1e5) .. '1' .. (')'):rep(1e5))",
+    "loadstring('return ' .. ('('):rep(1e5) .. '1 & 1')",
+    "loadstring('return ' .. ('{'):rep(1e5))",
+    "loadstring(('a.'):rep(1e5) .. 'b = 1 | 2')",
+    "loadstring('return ' .. ('~'):rep(1e5) .. '1')",
+    "string.format('%' .. ('0'):rep(4e5) .. 'd', 1)",
+    "string.rep('x', 2^40)",
+    "table.concat({}, 'x', 1, 2^31)",
+    "local co co = coroutine.wrap(function() return co() end) co()",
+    "require(('x'):rep(1e5))",
+    "package.loaded = nil require('x')",
+    "package.path = {} require('x')",
+    "package.preload.x = require('msys').core require('x')",
+    "msys.cidr.define('l', {type = 'rbldnsd', source = '/dev/zero\\0x'})",
+    "msys.cidr.query(('x'):rep(1e6))",
+    "vctx:set_code(250, ('x'):rep(1e7))",
+    "debug.traceback(1, 2, 3) debug.traceback(coroutine.create(print), 'x')",
+    "error(setmetatable({}, {__tostring = function() error('y') end}))",
+    "print(setmetatable({}, {__tostring = function() return {} end}))",
+    "for i = 1, 1000 do coroutine.wrap(function() coroutine.yield() end)() end",
+    "getfenv(50)",
+    "setfenv(50, {})",
+    "module('_G')",
+    "module()",
+]
+
+
+def test_a_harsh_script_ends_in_an_answer(bench: Bench, tmp_path: Path) -> None:
+    """In a process of its own, and in a thread, whose stack is smaller than that of the first."""
+    bodies = "\n".join(f"function(self, ac, vctx) {body} end," for body in HARSH)
+    path = bench.write(
+        "harsh.lua",
+        "local bodies = {" + bodies + "}\n"
+        "msys.registerModule('m', {validate_ehlo = function(self, text, ac, vctx)\n"
+        "return bodies[tonumber(text)](self, ac, vctx) end})",
+    )
+    program = f"""
+        import logging, threading
+        logging.disable()
+        threading.stack_size(1 << 20)
+        from inbound_audit import InboundAudit, LuaPolicy
+        def work():
+            audit = InboundAudit()
+            for number in range(1, {len(HARSH) + 1}):
+                policy = LuaPolicy({str(path)!r}, lua={bench.kind.lua!r}, ffi={bench.kind.ffi}, max_steps=300000)
+                with audit.listener().session("2001:db8::7") as ac:
+                    print(number, flush=True)
+                    policy.validate_ehlo(ac, str(number))
+                    assert policy.validate_connect(ac)
+            print("survived")
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=100, check=False
+    )
+    reached = result.stdout.split()[-1]
+    assert reached == "survived", f"{HARSH[int(reached) - 1]}: {result.returncode} {result.stderr}"
+
+
+def test_guarded_functions_do_what_they_did(bench: Bench) -> None:
+    assert bench.say("('a-b'):gsub('%w', string.upper)") == "A-B"
+    assert bench.say("select(2, ('aaa'):gsub('a', {a = 'b'}, 2))") == "2"
+    assert bench.say("select('#', coroutine.resume(coroutine.create(function(...) return ... end), 1, nil))") == "3"
+    counting = "local next = coroutine.wrap(function(a) local b = coroutine.yield(a + 1) coroutine.yield(b * 2) end)"
+    assert bench.say("next(1) .. ' ' .. next(10)", counting) == "2 20"
+    assert bench.say("select(2, unpack({1, 2, 3}))") == "2"
+    assert bench.say("select('#', unpack({}, 1, 3))") == "3"
+    assert bench.say("('x'):rep(5000):find(('x'):rep(4000), 1, true)") == "1"
+    assert bench.say("string.format('%5.1f|%s|%q', 1.25, 7, 'a')") == '  1.2|7|"a"'
+    assert bench.fails("('x'):gsub('%', '')").startswith("policy.lua:3: ")
+    assert bench.fails("('x'):gsub('x', function() error('inner') end)") == "policy.lua:3: inner"
+    assert bench.fails("coroutine.wrap(function() error('inner') end)()") == "policy.lua:3: inner"
+    assert bench.fails("string.format('%d', 'x')").startswith("policy.lua:3: bad argument #2 to 'format' (")
+    caught = "local n = 0 for i = 1, 200 do if not pcall(string.gsub, 'x', 'x', error) then n = n + 1 end end"
+    assert bench.say("n", caught) == "200"

@@ -1,0 +1,187 @@
+"""`Limits`: the built-in policy, and what its configuration refuses."""
+
+from __future__ import annotations
+
+import doctest
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.gold import GoldCounter
+from tests.support.strategies import addresses
+
+import inbound_audit.policy.limits
+from inbound_audit import InboundAudit, Limits, Session, Verdict
+from inbound_audit.errors import PolicyError
+
+kept: list[Session] = []
+
+
+@pytest.fixture
+def smtp():
+    with InboundAudit() as audit:
+        yield audit.listener("SMTP", name="mx")
+    kept.clear()  # the audit is closed, so that none of them is left open
+
+
+def opened(listener, remotes):
+    sessions = [listener.session(remote) for remote in remotes]
+    kept.extend(sessions)
+    return sessions
+
+
+def test_the_count_includes_the_session_that_asks(smtp):
+    """The reference's training policy: with a most of 1 the first passes and the second does not."""
+    limits = Limits({"/32": 1})
+    first, second = opened(smtp, ["192.0.2.7"] * 2)
+    assert not limits.validate_connect(second)
+    second.close()
+    assert limits.validate_connect(first)
+    assert limits.refused == {"default /32": 1}
+
+
+def test_a_refusal_says_what_the_reference_says(smtp):
+    (ac,) = opened(smtp, ["192.0.2.7"])
+    verdict = Limits({"/32": 0}).validate_connect(ac)
+    assert verdict == Verdict(accepted=False, code=421, text="connection limit exceeded", tarpit=0.0, disconnect=True)
+    assert not verdict
+    verdict = Limits({"/32": 0}, code=554, text="5.7.1 too many").validate_connect(ac)
+    assert (verdict.code, verdict.text) == (554, "5.7.1 too many")
+
+
+@pytest.mark.parametrize(
+    ("remote", "most"), [("192.0.2.{}", 100), ("192.0.2.7", 10), ("2001:db8::{}", 10), ("2001:db8:0:{}::1", 100)]
+)
+def test_the_stock_policy(smtp, remote, most):
+    limits = Limits()
+    sessions = opened(smtp, [remote.format(i) for i in range(most + 1)])
+    assert not limits.validate_connect(sessions[-1])
+    sessions.pop().close()
+    assert all(limits.validate_connect(ac) for ac in sessions)
+
+
+def test_the_stock_policy_s_total(smtp):
+    limits = Limits()
+    sessions = opened(smtp, [f"10.{i % 200}.{i // 200}.1" for i in range(20_001)])
+    assert not limits.validate_connect(sessions[0])
+    assert limits.refused == {"default /0": 1}
+    sessions[1].close()
+    assert limits.validate_connect(sessions[0])
+    assert limits.validate_connect(opened(smtp, ["2001:db8::1"])[0])  # the other family has a total of its own
+
+
+@pytest.mark.parametrize(
+    ("key", "v4", "v6"),
+    [("/24", 24, 24), ("/32", 32, 128), ("/24,/56", 24, 56), ("/64", None, 64), ("/0", 0, 0), ("/0,/0", 0, 0),
+     ("/128", None, 128), ("/32,/32", 32, 32)],
+)  # fmt: skip
+def test_a_length_means_what_it_means_in_a_count(smtp, key, v4, v6):
+    limits = Limits({key: 1})
+    for length, one, near in ((v4, "192.0.2.7", f"192.0.2.{7 ^ 1}"), (v6, "2001:db8::7", "2001:db8::6")):
+        sessions = opened(smtp, [one, near])
+        width = 32 if "." in one else 128
+        assert bool(limits.validate_connect(sessions[0])) == (length is None or length == width)
+        for session in sessions:
+            session.close()
+
+
+def test_counts_are_of_the_session_s_own_service(smtp):
+    limits = Limits({"/32": 1})
+    imap = smtp.audit.listener("IMAP")
+    sessions = opened(smtp, ["192.0.2.7"]) + opened(imap, ["192.0.2.7"])
+    assert all(limits.validate_connect(ac) for ac in sessions)
+    (other,) = opened(smtp.audit.listener("SMTP", name="submission"), ["192.0.2.7"])
+    assert not limits.validate_connect(other)  # a service is the sum of its listeners
+
+
+def test_the_exempt_are_not_limited(smtp):
+    limits = Limits({"/32": 0, "/0": 0}, exempt=["192.0.2.0/24", "2001:db8::/32", "::ffff:198.51.100.7"])
+    exempt = opened(smtp, ["192.0.2.7", "2001:db8::7", "198.51.100.7", "::ffff:192.0.2.1"])
+    assert all(limits.validate_connect(ac) for ac in exempt)
+    assert not any(limits.validate_connect(ac) for ac in opened(smtp, ["192.0.3.1", "2001:db9::1", "198.51.100.8"]))
+
+
+def test_named_networks_have_limits_of_their_own(smtp):
+    limits = Limits(
+        {"/32": 1},
+        exempt=["192.0.2.8"],
+        networks={
+            "partner": {"prefixes": ["192.0.2.0/24", "2001:db8::/32"], "limits": {"/32": 2}},
+            "its lab": {"prefixes": ["192.0.2.128/25"], "limits": {}},
+            "shut": {"prefixes": ["203.0.113.0/24"], "limits": {"/0": 0}},
+        },
+    )
+    partner = opened(smtp, ["192.0.2.7"] * 2)
+    assert all(limits.validate_connect(ac) for ac in partner)
+    assert not limits.validate_connect(opened(smtp, ["192.0.2.7"])[0])
+    assert all(limits.validate_connect(ac) for ac in opened(smtp, ["192.0.2.200"] * 5 + ["192.0.2.8"] * 5))
+    assert not limits.validate_connect(opened(smtp, ["203.0.113.1"])[0])
+    assert not limits.validate_connect(opened(smtp, ["198.51.100.1"] * 2)[0])
+    assert limits.refused == {"partner /32": 1, "shut /0": 1, "default /32": 1}
+
+
+def test_a_dry_run_counts_and_lets_in(smtp):
+    limits = Limits({"/32": 1}, dry_run=True)
+    sessions = opened(smtp, ["192.0.2.7"] * 3)
+    assert all(limits.validate_connect(ac) for ac in sessions)
+    assert limits.would_refuse == {"default /32": 3}
+    assert not limits.refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"limits": {"24": 1}}, "'24'"),
+        ({"limits": {"/129": 1}}, "'/129'"),
+        ({"limits": {"/33,/64": 1}}, "'/33,/64'"),
+        ({"limits": {"/24,": 1}}, "'/24,'"),
+        ({"limits": {"/24,/56,/64": 1}}, "'/24,/56,/64'"),
+        ({"limits": {"/-1": 1}}, "'/-1'"),
+        ({"limits": {"/\u0662": 1}}, "limit"),
+        ({"limits": {"192.0.2.0/24": 1}}, "'192.0.2.0/24'"),
+        ({"limits": {24: 1}}, "24"),
+        ({"limits": {"/24": -1}}, "-1"),
+        ({"limits": {"/24": "ten"}}, "'ten'"),
+        ({"limits": {"/24": 1.5}}, "1.5"),
+        ({"limits": {"/24": True}}, "True"),
+        ({"limits": {"/24": 2**63}}, "9223372036854775808"),
+        ({"limits": {"/" + "1" * 5000: 1}}, "limit '/111"),
+        ({"limits": [("/24", 1)]}, "no mapping"),
+        ({"limits": "/24=1"}, "no mapping"),
+        ({"exempt": ["192.0.2.0/33"]}, "'192.0.2.0/33'"),
+        ({"exempt": ["/24"]}, "'/24'"),
+        ({"exempt": ["mail.example.org"]}, "'mail.example.org'"),
+        ({"exempt": [7]}, "7"),
+        ({"exempt": "192.0.2.0/24"}, "no list"),
+        ({"networks": {"a": {"prefixes": ["x"], "limits": {}}}}, "'x'"),
+        ({"networks": {"a": {"prefixes": ["::/0"], "limits": {"56": 1}}}}, "network 'a'.*'56'"),
+        ({"networks": {"a": {"prefixes": "::/0", "limits": {}}}}, "network 'a'"),
+        ({"networks": {"a": {"prefixes": ["::/0"]}}}, "network 'a'"),
+        ({"networks": {"a": {"prefixes": ["::/0"], "limits": {}, "colour": 1}}}, "network 'a'"),
+        ({"networks": {"a": ["::/0"]}}, "network 'a'"),
+        ({"networks": {"a": {"prefixes": ["::/0"], "limits": 5}}}, "network 'a'"),
+        ({"networks": ["::/0"]}, "networks"),
+    ],
+)
+def test_a_bad_entry_is_named(arguments, named):
+    with pytest.raises(PolicyError, match=named):
+        Limits(**arguments)
+
+
+@given(st.lists(addresses, max_size=30), st.lists(st.integers(0, 32), max_size=4, unique=True), st.integers(0, 4))
+def test_as_the_gold_model_says(remotes, lengths, most):
+    audit, gold = InboundAudit(), GoldCounter()
+    listener = audit.listener()
+    limits = Limits({f"/{length}": most for length in lengths})
+    for remote in remotes:
+        (ac,) = opened(listener, [remote])
+        gold.add(remote)
+        widths = [128 if length == 32 and ac.version == 6 else length for length in lengths]
+        within = all(gold.count(f"{ac.remote_ip}/{width}") <= most for width in widths)
+        assert bool(limits.validate_connect(ac)) == within
+    audit.close()
+    kept.clear()
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(inbound_audit.policy.limits).failed == 0

@@ -1,0 +1,337 @@
+"""`SievePolicy`: counts, failures, threads, and the policy behind real SMTP and in `serve`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import smtplib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiosmtpd.handlers import Sink
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support import listening
+from tests.support.command_line import Serve, run
+from tests.support.grammar import CASES, Answer, case_id, populate
+from tests.support.listening import PATIENCE, Peer, eventually
+from tests.support.sieve_support import Bench, bench_of
+
+from inbound_audit import InboundAudit, Session, SievePolicy
+from inbound_audit.errors import CidrError
+from inbound_audit.listeners import Guard
+from inbound_audit.listeners.smtp import Controller
+from inbound_audit.policy.verdict import ACCEPT, Verdict
+from inbound_audit.sieve.run import MOST_COUNTERS
+from inbound_audit.sieve.sessions import check_cidr
+
+audit, guard = listening.audit, listening.guard  # fixtures
+
+ONE_A_HOST = """
+    ($sessions) = audit_service "SMTP" "/32";
+    if ec_test :value "gt" :comparator "i;ascii-numeric" "${sessions}" "1" {
+      ec_disconnect 421 "${sessions} sessions from %{i}";
+    }
+"""
+NOT_TODAY = 'ec_disconnect 421 "not today";'
+FAILS = 'ec_tarpit "${unset}";'
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    yield from bench_of(tmp_path)
+
+
+# ---- counts
+
+
+def asked(ac: Session, policy: SievePolicy) -> int | str:
+    """A count, or the error without its place."""
+    errors = policy.errors
+    verdict = policy.validate_connect(ac)
+    return int(verdict.text) if policy.errors == errors else str(policy.last_error)
+
+
+@pytest.mark.parametrize("case", CASES, ids=case_id)
+def test_the_argument_is_that_of_python(bench: Bench, case: tuple[tuple[object, ...], Answer, Answer]) -> None:
+    arguments, *answers = case
+    if not (1 <= len(arguments) <= 2 and all(isinstance(argument, str) for argument in arguments)):
+        return
+    texts = ['"' + str(argument).replace("\\", "\\\\").replace('"', '\\"') + '"' for argument in arguments]
+    if any("\0" in text for text in texts):
+        return
+    names = ("cidr", "service")[: len(texts)]
+    call = "audit_service $service $cidr" if len(texts) == 2 else "audit_connections_on_service $cidr"
+    given = "".join(f"${name} = {text};\n" for name, text in zip(names, texts, strict=True))
+    policy = bench.policy(f'{given}($n) = {call};\nec_action 250 "${{n}}";')
+    *peers, sessions = populate(bench.audit)
+    bench.sessions += sessions
+    for ac, answer in zip(peers, answers, strict=True):
+        told = asked(ac, policy)
+        assert told == answer if isinstance(answer, int) else answer in str(told)
+
+
+def test_service_listener_and_cluster(bench: Bench) -> None:
+    *peers, sessions = populate(bench.audit)
+    bench.sessions += sessions
+    script = """
+        $service = audit_connections_on_service "/32";
+        $listener = audit_connections_on_listener "/32";
+        $cluster = audit_service "inbound_cidr" "/32";
+        $imap = audit_service "IMAP" "/24,/64";
+        ec_action 250 "${service} ${listener} ${cluster} ${imap}";
+    """
+    policy = bench.policy(script)
+    assert [policy.validate_connect(ac).text for ac in peers] == ["3 2 3 1", "3 1 3 1"]
+
+
+def test_counts_of_a_listener_that_is_the_only_one_of_its_service(bench: Bench) -> None:
+    imap = bench.audit.listener("IMAP", "only")
+    bench.sessions += [imap.session(f"192.0.2.{i}") for i in range(5)]
+    bench.session("192.0.2.8")
+    policy = bench.policy('$n = audit_connections_on_listener "/24"; ec_action 250 "${n}";')
+    assert policy.validate_connect(bench.sessions[0]).text == "5"
+
+
+@given(st.text("/,0123456789.:af[]x ", max_size=10) | st.from_regex(r"\A/[0-9]{1,3}(,/[0-9]{1,3})?\Z", fullmatch=True))
+def test_a_prefix_in_a_script_is_refused_if_it_is_one_for_nobody(cidr: str) -> None:
+    def understood(ac: Session) -> bool:
+        try:
+            ac.inbound_session_count(cidr)
+        except CidrError:
+            return False
+        return True
+
+    with InboundAudit(capacity=1 << 20) as audit:
+        smtp = audit.listener()
+        with smtp.session("192.0.2.1") as four, smtp.session("2001:db8::1") as six:
+            if understood(four) or understood(six):
+                check_cidr(cidr)
+            else:
+                with pytest.raises(CidrError) as told:
+                    check_cidr(cidr)
+                assert str(told.value).startswith(f"{cidr!r}: ")
+
+
+def test_the_session_that_asks_is_counted(bench: Bench) -> None:
+    policy = bench.policy(ONE_A_HOST)
+    for host in ("192.0.2.7", "2001:db8::7"):
+        first = bench.session(host)
+        assert policy.validate_connect(first) is ACCEPT
+        with bench.listener.session(host) as second:
+            refused = policy.validate_connect(second)
+        assert refused == Verdict(False, 421, f"2 sessions from {host}", disconnect=True)
+        assert policy.validate_connect(first) is ACCEPT
+    assert (policy.errors, policy.last_error) == (0, None)
+
+
+# ---- failures, and what is told
+
+
+@pytest.mark.parametrize(
+    ("options", "verdict"),
+    [
+        ({}, ACCEPT),
+        ({"on_error": "accept"}, ACCEPT),
+        (
+            {"on_error": "refuse"},
+            Verdict(False, 421, "service not available, try again later", disconnect=True),
+        ),
+    ],
+)
+def test_a_run_that_fails(
+    bench: Bench, options: dict[str, str], verdict: Verdict, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = bench.policy(f"ec_tarpit 5;\n{FAILS}", **options)
+    ac = bench.session()
+    assert [policy.validate_connect(ac) for _ in range(3)] == [verdict] * 3
+    assert policy.errors == policy.errors_by_hook["validate_connect"] == 3
+    assert policy.last_error == "policy.sieve:2:1: seconds: '' is no number of seconds from 0 to 86400"
+    (record,) = caplog.records  # one line a burst
+    assert (record.levelno, record.name) == (logging.ERROR, "inbound_audit.sieve")
+    assert record.getMessage() == f"{policy.path}: validate_connect failed: {policy.last_error}"
+
+
+def test_what_is_no_error_of_the_script_is_told_by_its_kind(bench: Bench) -> None:
+    policy = bench.policy('$n = audit_service "SMTP" "/24";')
+    nobody: Session = None  # type: ignore[assignment]
+    assert policy.validate_connect(nobody) is ACCEPT
+    assert policy.last_error is not None
+    assert policy.last_error.startswith("policy.sieve:1:1: AttributeError: ")
+
+
+def test_a_closed_policy(bench: Bench) -> None:
+    policy = bench.policy(NOT_TODAY, on_error="refuse")
+    policy.close()
+    policy.close()
+    assert policy.validate_connect(bench.session()).text == "service not available, try again later"
+    assert policy.last_error == "policy.sieve: the policy is closed"
+
+
+def test_ec_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "inbound_audit")
+    policy = bench.policy('\n ec_log "%{i} said\n100% größe\x07";')
+    policy.validate_connect(bench.session())
+    (record,) = caplog.records
+    assert (record.levelno, record.name) == (logging.INFO, "inbound_audit.sieve")
+    assert record.getMessage() == f"{policy.path}:2: 192.0.2.7 said 100% größe "
+
+
+def test_actions_are_counted_by_name_or_line(bench: Bench) -> None:
+    policy = bench.policy("""
+        ec_tarpit 1;
+        ec_tarpit 1 "slow";
+        ec_tarpit 1 "slow";
+        ec_disconnect;
+        ec_action 451 "later" "%{i}";
+    """)
+    for host in ("192.0.2.7", "192.0.2.7", "2001:db8::7"):
+        policy.validate_connect(bench.session(host))
+    counted = {"policy.sieve:2": 3, "slow": 6, "policy.sieve:5": 3, "192.0.2.7": 2, "2001:db8::7": 1}
+    assert policy.hits == counted
+
+
+def test_names_of_counters_have_a_bound(bench: Bench) -> None:
+    policy = bench.policy('ec_action 451 "later" "%{i}";')
+    for number in range(MOST_COUNTERS + 50):
+        with bench.listener.session(f"10.0.{number // 250}.{number % 250}") as ac:
+            policy.validate_connect(ac)
+    assert len(policy.hits) == MOST_COUNTERS + 1
+    assert policy.hits["others"] == 50
+
+
+def test_several_threads_ask_at_once(bench: Bench) -> None:
+    """Each run has its own variables and answer, and no action is left uncounted."""
+    policy = bench.policy("""
+        $h = hash_create;
+        hash_set $h "ip" "%{i}";
+        vctx_conn_set "ip" $h["ip"];
+        $ip = vctx_conn_get "ip";
+        if not ec_test :regex "${ip}" "^10\\\\.\\\\d+\\\\.\\\\d+\\\\.\\\\d+$" { ec_action 550 "wrong" "wrong"; }
+        elsif ec_test :matches "%{i}" "${ip}" { ec_action 250 "${ip}" "right"; }
+    """)
+    sessions = [[bench.session(f"10.0.{thread}.{i}") for i in range(100)] for thread in range(6)]
+    told: list[tuple[str, str]] = []
+
+    def ask(mine: list[Session]) -> None:
+        for ac in mine * 5:
+            told.append((ac.remote_ip, policy.validate_connect(ac).text))
+
+    threads = [threading.Thread(target=ask, args=(mine,)) for mine in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert policy.errors == 0, policy.last_error
+    assert len(told) == 3000
+    assert all(ip == text for ip, text in told)
+    assert policy.hits == {"right": 3000}
+
+
+def test_policies_are_compiled_in_several_threads_at_once(bench: Bench) -> None:
+    paths = [bench.write(f'ec_action 250 "{number}";\n' * 50, f"{number}.sieve") for number in range(8)]
+    policies: list[SievePolicy] = []
+    threads = [threading.Thread(target=lambda path=path: policies.append(SievePolicy(path))) for path in paths]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ac = bench.session()
+    assert sorted(policy.validate_connect(ac).text for policy in policies) == list("01234567")
+
+
+def test_lark_is_loaded_for_a_policy_and_its_absence_is_told() -> None:
+    program = """
+import sys
+sys.modules["lark"] = None
+import inbound_audit
+try:
+    inbound_audit.SievePolicy
+except ImportError as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told == "SievePolicy needs lark, a parser library: pip install 'inbound-audit[sieve]'\n"
+
+
+# ---- behind a listener
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_real_smtp(guard: Guard, audit: InboundAudit, bench: Bench, host: str) -> None:
+    script = ONE_A_HOST.replace('421 "', '421 "slow down,\n')
+    policy = guard.policy = bench.policy(script)
+    controller = Controller(Sink(), host, 0, guard=guard)
+    controller.start()
+    try:
+        address = controller.addresses[0]
+        with smtplib.SMTP(*address, timeout=PATIENCE) as client:
+            client.sendmail("a@example.net", ["b@example.com"], "Subject: greetings\r\n\r\nhello\r\n")
+            with Peer(*address) as second:
+                assert second.rest() == f"421-slow down,\r\n421 2 sessions from {host}\r\n".encode()
+            assert client.noop()[0] == 250
+        eventually(lambda: audit.total() == 0)
+        with Peer(*address) as third:
+            assert third.line().startswith(b"220 ")
+    finally:
+        controller.stop()
+    assert (policy.errors, guard.failures, guard.accepted, guard.refused) == (0, 0, 2, 1)
+
+
+# ---- in `serve`
+
+
+def test_serve_takes_a_policy_in_sieve_and_loads_it_again(bench: Bench) -> None:
+    path = bench.write(ONE_A_HOST, "policy.siv")
+    with Serve("--policy", str(path)) as server, Peer(*server.addresses[1]) as old:
+        assert server.event("policy")["policy"] == f"{path} (Sieve)"
+        assert old.line().startswith(b"220")
+        with Peer(*server.addresses[1]) as second:
+            assert second.rest() == b"421 2 sessions from ::1\r\n"
+        path.write_text(NOT_TODAY)
+        server.tell(signal.SIGHUP)
+        server.event("reloaded")
+        with Peer(*server.addresses[0]) as new:
+            assert new.rest() == b"421 not today\r\n"
+        path.write_text('\n  ec_disconect 421 "not now";')
+        server.tell(signal.SIGHUP)
+        complaint = server.complaint("not reloaded")
+        assert f"{path}:2:3: unknown command 'ec_disconect'; did you mean 'ec_disconnect'?" in complaint
+        with Peer(*server.addresses[0]) as new:
+            assert new.rest() == b"421 not today\r\n"
+        assert old.ask(b"HELO client").startswith(b"250")
+        assert old.ask(b"MAIL FROM:<a@example.net>").startswith(b"250")
+
+
+def test_a_dry_run_of_a_policy_in_sieve(bench: Bench) -> None:
+    path = bench.write(NOT_TODAY)
+    with Serve("--policy", str(path), "--dry-run") as server:
+        assert server.event("policy")["policy"] == f"{path} (Sieve), as a dry run"
+        with smtplib.SMTP(*server.addresses[0], timeout=PATIENCE) as client:
+            client.sendmail("a@example.net", ["b@example.com"], "Subject: greetings\r\n\r\nhello\r\n")
+        total = server.stopped()
+        assert (total["accepted"], total["refused"], total["would_refuse"], total["failures"]) == (1, 0, 1, 0)
+
+
+def test_runs_that_fail_are_reported(bench: Bench) -> None:
+    path = bench.write(FAILS)
+    with Serve("--policy", str(path), "--on-error", "refuse") as server:
+        with Peer(*server.addresses[0]) as peer:
+            assert peer.rest() == b"421 service not available, try again later\r\n"
+        assert "policy.sieve:1:1: " in server.complaint("is no number of seconds")
+        total = server.stopped()
+        assert (total["refused"], total["failures"]) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["policy.sieve", "policy.SIV"])
+def test_a_policy_in_sieve_that_is_wrong_is_told_in_one_line(bench: Bench, name: str) -> None:
+    bench.write("if true {", name)
+    done = run("serve", "--listen", "127.0.0.1:0", "--policy", name, cwd=bench.directory)
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert done.stderr.count(b"\n") == 1
+    assert f"{name}:1:10: the script ends too early".encode() in done.stderr
