@@ -1,11 +1,10 @@
-"""The door of the native core: the only native place that touches Python objects, and the only one that raises.
+"""The native extension: the only native code that touches Python objects, and the only native code that raises.
 
-What lies behind it (`inbound_audit/_core/*.pxd`) answers codes. Here they become exceptions with the offending text.
-The door is one module, so that its classes reach one another without a call; it is written in one file a class
-(`inbound_audit/_door/*.pxi`).
+The core (`inbound_audit/_core/*.pxd`) returns codes. The extension turns them into exceptions with the offending text.
+It is one module, so that its classes call one another directly; `inbound_audit/_ext/*.pxi` has one file per class.
 
-Lock rule: a count takes no lock and keeps the GIL (leaving and re-taking it costs more than the count). A change takes
-the writer lock of its tree; who finds it taken waits without the GIL. Nothing that can run Python runs under the lock.
+Lock rule: a count takes no lock and keeps the GIL (to release and take the GIL costs more than the count). A change
+takes the writer lock of its tree, and waits for that lock without the GIL. No Python code runs under the lock.
 """
 
 cimport cython
@@ -18,52 +17,24 @@ from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strpbrk
 
-from inbound_audit._core.address cimport (
-    TEXT_MAX, Address, behind, format_address, format_prefix, format_remote, from_ipv4, from_packed, map_ipv4, mask,
-    parse_address, parse_remote,
-)
-from inbound_audit._core.arena cimport (
-    BYTE_ORDER_MARK, CAPACITY_LEAST, HEADER_UNITS, LARGEST_UNITS, LAYOUT, MAGIC, NAME_MOST, PAGE, UNIT, UNITS_MOST, Arena, Header,
-    Label, arena_close, arena_leave, arena_open, arena_reset, arena_share, arena_used, header, range_of, reach_of, share_needs,
-    sum_of_label, write_label,
-)
-from inbound_audit._core.bits cimport (
-    acquire32, acquire64, fence_acquire, fence_full, fetch_add64, load32, load64, publish32, store64, u8, u16, u32, u64,
-)
-from inbound_audit._core.cidr cimport Prefix, parse_cidr
-from inbound_audit._core.codes cimport (
-    BAD_AMOUNT, BAD_WINDOW, CLOSED, DAMAGED, FULL, LONG_KEY, NEED_HELP, NEED_MINUS, NOT_TEXT, NO_KEY, NO_MONITOR, NO_SERIES,
-    NO_SERVICE, OK, OVERFLOW, UNMATCHED, reason as c_reason,
-)
-from inbound_audit._core.foreign cimport (
-    CUT_SHORT, FOREIGN_MAGIC, NONSENSE, NOT_READY, NO_ROOM, OTHER_LAYOUT, OTHER_ORDER, OWNER_MAGIC, SOUND, Foreign, OwnerHeader,
-    foreign_close, foreign_drop, foreign_look, foreign_meet, foreign_meet_window, foreign_open,
-    header_fault, section_open,
-)
-from inbound_audit._core.mapping cimport (
-    GRAIN, SHARED_POSSIBLE, UNGUARDED, back_file, free_guard_lock, guard, map_file, unguard, unmap_range,
-    watch_directory as c_watch_directory, watch_faults_failed,
-)
-from inbound_audit._core.owner cimport (
-    ENDED, HOMELESS, MONITORS_MOST, READY, SERIES_MOST, SERVICE_NAME_MOST, SESSIONS, SLOTS_MOST, SMTP, TREES_MOST, VIEW, WINDOW,
-    Owner, Ring, Series, Slot, Tree, add_service, add_tree, count_absolute, count_session, find_service, forest_count,
-    forest_total, free_trees, ia_ac, kin_total, link_tree, peer_of, publish_tree,
-    tree_count, tree_total, trees_of,
-)
-from inbound_audit._core.clock cimport FURTHEST, system_clock, window_number
-from inbound_audit._core.fold cimport STRINGS, length_of, tell_levels
-from inbound_audit._core.ranges cimport NO_VALUE, Ranges, free_ranges, lookup, reserve_ranges
-from inbound_audit._core.series cimport (
-    ADDRESSES, AMOUNT_MOST, CONNECTIONS, RECEPTIONS, REJECTIONS, add_signed, change_past, count_event, count_events, count_key, find_monitor,
-    find_series, move_connection, read_key, series_add, series_remove, sliding_average,
-)
-from inbound_audit._core.seqlock cimport let_others, lock_wait, try_lock, unlock
-from inbound_audit._core.trie cimport trie_add, trie_move, trie_remove
-from inbound_audit._core.verify cimport verify
-from inbound_audit._core.walk cimport Rows, free_rows, tree_seek, walk_hosts, walk_top, walk_tree
-from inbound_audit._core.window cimport (
-    NO_WINDOW, NO_WINDOW, in_view, link_ring, move_on, now_of, publish_timeline, ring_now, slot_of, tree_for,
-)
+cimport inbound_audit._core.bits as bits
+cimport inbound_audit._core.codes as codes
+cimport inbound_audit._core.address as ip
+cimport inbound_audit._core.cidr as prefix
+cimport inbound_audit._core.clock as clock
+cimport inbound_audit._core.seqlock as seqlock
+cimport inbound_audit._core.mapping as mapping
+cimport inbound_audit._core.arena as arena
+cimport inbound_audit._core.trie as trie
+cimport inbound_audit._core.owner as model
+cimport inbound_audit._core.window as window
+cimport inbound_audit._core.foreign as foreign
+cimport inbound_audit._core.fold as fold
+cimport inbound_audit._core.series as series
+cimport inbound_audit._core.walk as walk
+cimport inbound_audit._core.verify as verify
+cimport inbound_audit._core.ranges as ranges
+from inbound_audit._core.bits cimport u8, u16, u32, u64
 
 import array
 import warnings
@@ -83,17 +54,17 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object, Py_ssize_t *) except NULL
 
 DEFAULT_CAPACITY = 1 << 30
-NO_SUCH_SERIES = NO_SERIES
+NO_SUCH_SERIES = codes.NO_SERIES
 cdef u64 conn_ids = 1
 
-include "inbound_audit/_door/convert.pxi"
-include "inbound_audit/_door/session.pxi"
-include "inbound_audit/_door/over_time.pxi"
-include "inbound_audit/_door/audit.pxi"
-include "inbound_audit/_door/rings.pxi"
-include "inbound_audit/_door/series.pxi"
-include "inbound_audit/_door/windows.pxi"
-include "inbound_audit/_door/shared.pxi"
-include "inbound_audit/_door/counter.pxi"
-include "inbound_audit/_door/networks.pxi"
-include "inbound_audit/_door/lua.pxi"
+include "inbound_audit/_ext/convert.pxi"
+include "inbound_audit/_ext/session.pxi"
+include "inbound_audit/_ext/over_time.pxi"
+include "inbound_audit/_ext/audit.pxi"
+include "inbound_audit/_ext/rings.pxi"
+include "inbound_audit/_ext/series.pxi"
+include "inbound_audit/_ext/windows.pxi"
+include "inbound_audit/_ext/shared.pxi"
+include "inbound_audit/_ext/counter.pxi"
+include "inbound_audit/_ext/networks.pxi"
+include "inbound_audit/_ext/lua.pxi"

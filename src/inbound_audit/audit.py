@@ -156,9 +156,9 @@ class InboundAudit(_ipcount.Audit):
             known = self._definitions[known.name] = known._replace(serialize=True)
         return known
 
-    def _make_room_for_less(self, name: str) -> bool:
+    def _ensure_negative_trees(self, name: str) -> bool:
         """Also in the eyes of all other processes, before anything is taken away."""
-        made = super()._make_room_for_less(name)
+        made = super()._ensure_negative_trees(name)
         if made and self._membership:
             self._membership.be_seen()
         return made
@@ -198,7 +198,7 @@ class InboundAudit(_ipcount.Audit):
             self._keeper.forget()
             self._keeper = None
 
-    def _settle(self) -> None:
+    def _ensure_file(self) -> None:
         """A forked child is about to count: it needs a file of its own."""
         if self._membership:
             self._membership.settle()
@@ -241,11 +241,11 @@ def _before_fork() -> None:
         _fork.members = _memberships()
         for member in _fork.members:
             member.stop()
-    _ipcount._hold_counters()
+    _ipcount._lock_counters()
 
 
 def _after_fork_in_parent() -> None:
-    _ipcount._let_go_counters()
+    _ipcount._release_counters()
     members = _fork.__dict__.pop("members", None)
     if members is not None:
         from inbound_audit.shared import membership
@@ -256,7 +256,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    _ipcount._let_go_counters()
+    _ipcount._release_counters()
     _fork.__dict__.clear()
     # First of all nobody's file is ours any more; what may fail comes later.
     for audit in list(_alive):

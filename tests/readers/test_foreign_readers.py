@@ -913,8 +913,8 @@ def test_windows_of_a_shared_audit_are_passed_over(
         ]
         assert reader.ask("open mail", "owners") == ["0", "1"]
         for session in sessions:
-            session.count_reception()
-            session.count_rejection(3)
+            session.record_reception()
+            session.record_rejection(3)
             audit.series.add("SMTP", session, 5)
             audit.series.add("SMTP", session, -9)
             audit.series.add("ö" * 32, session.remote_ip)
@@ -976,7 +976,7 @@ def test_a_count_of_windows_is_made_as_the_page_says(
         for now in times:
             host = rng.choice(addresses(rng, 1))
             with audit.listener("SMTP").session(host) as session:
-                session.count_rejection(rng.randrange(1, 9))
+                session.record_rejection(rng.randrange(1, 9))
             audit.series.add("s", host, rng.randrange(1, 1000))
             audit.series.add("s", rng.choice(addresses(rng, 1)), -rng.randrange(1, 1000))
             file = path.read_bytes()

@@ -75,7 +75,7 @@ class Bench:
                 self.listener.session(host).close()
         else:
             with self.listener.session(host) as session:
-                {"receptions": session.count_reception, "rejections": session.count_rejection}[kind](times)
+                {"receptions": session.record_reception, "rejections": session.record_rejection}[kind](times)
 
     def close(self) -> None:
         for session in self.sessions:

@@ -45,8 +45,8 @@ def crew(hire) -> tuple[Worker, Worker]:
     """Two processes with windows, series and open sessions."""
     one, other = hire.hire(2, COUNTS)
     one.do("kept += [mx.session('10.0.0.1'), mx.session('10.0.0.1'), mx.session('2001:db8::7')]")
-    one.do("kept[0].count_reception(4); kept[2].count_rejection()")
-    other.do("kept += [mx.session('10.0.0.1'), mx.session('10.0.0.2')]\nkept[1].count_rejection(2)")
+    one.do("kept[0].record_reception(4); kept[2].record_rejection()")
+    other.do("kept += [mx.session('10.0.0.1'), mx.session('10.0.0.2')]\nkept[1].record_rejection(2)")
     one.do("add('192.0.2.7', 5); add('192.0.2.8', 2, 1); add('2001:db8::1', 1); add('2001:db8::ff', 1, 2)")
     other.do("add('192.0.2.7', 1); add('198.51.100.1', 9, 1); add('192.0.2.200', 3, 2)")
     return one, other

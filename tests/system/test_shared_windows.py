@@ -55,7 +55,7 @@ def test_counts_are_sums_over_processes(audit, clock, hire):
     with audit.listener("SMTP", "mx").session("192.0.2.7") as ac:
         for n, other in enumerate(others, 1):
             other.do("held = [mx.session('192.0.2.7') for _ in range(n)]", n=n)
-            other.do("held[0].count_reception(10 * n); held[0].count_rejection()", n=n)
+            other.do("held[0].record_reception(10 * n); held[0].record_rejection()", n=n)
             other.do("audit.series.add('s', '192.0.2.8', 100 * n); audit.series.add('t', 'text', n)", n=n)
         audit.series.add("s", ac, -7)
         audit.series.add("t", "text", -10)

@@ -71,9 +71,9 @@ def test_neighbours_do_not_import_in_a_circle() -> None:
     TopologicalSorter(uses).prepare()  # raises CycleError, which names the circle
 
 
-def test_the_door_knows_no_room_above_it() -> None:
+def test_the_extension_knows_no_room_above_it() -> None:
     """It may import the errors, which it raises; everything else that it needs of Python is handed to it."""
-    for path in [PACKAGE.parent / "_ipcount.pyx", *(PACKAGE / "_door").glob("*.pxi")]:
+    for path in [PACKAGE.parent / "_ipcount.pyx", *(PACKAGE / "_ext").glob("*.pxi")]:
         imports = re.findall(r"^\s*(?:from|import) (inbound_audit\S*)(?: import|$)", path.read_text(), re.MULTILINE)
         assert set(imports) <= {"inbound_audit.errors"}
 

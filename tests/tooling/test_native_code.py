@@ -17,24 +17,24 @@ ROOT = Path(__file__).parents[2]
 HOT = {
     "trie": ["count_prefix", "descend", "shift_counts", "add_in", "remove_in", "seek_host"],
     "node": ["find", "sum_below", "matches", "put", "erase"],
-    "owner": ["tree_count", "forest_count", "count_session", "count_absolute"],
+    "owner": ["tree_count", "sum_trees", "query_sessions", "query_absolute"],
     "cidr": ["parse_cidr", "parse_absolute"],
     "address": ["parse_ipv4", "parse_ipv6", "format_address"],
     "ranges": ["lookup"],
     "clock": ["window_number"],
     "arena": ["alloc", "split", "release", "arena_renew", "arena_trim"],
-    "tidy": ["tidy"],
-    "window": ["now_of", "ring_now", "window_count", "range_count", "tree_for", "turn", "move_on", "trim"],
+    "coalesce": ["coalesce"],
+    "window": ["now_of", "ring_now", "window_count", "range_count", "tree_for", "rotate", "advance", "trim"],
     "fold": ["coarsen", "too_many", "fold_next", "fold_some", "make_room", "add_bounded", "move_bounded"],
     "series": [
         "find_series",
         "find_monitor",
-        "count_events",
-        "count_key",
+        "query_events",
+        "query_key",
         "add_signed",
         "change",
         "series_add",
-        "count_event",
+        "record_event",
         "move_connection",
     ],
     "strings": ["address_of_text"],
@@ -80,7 +80,7 @@ def test_the_lock_and_the_fences_are_where_they_are_said_to_be(generated):
 
 def test_who_only_asks_about_windows_takes_no_lock(generated):
     """And nobody asks for the time while a lock is held: the clock may be Python's, which waits for the GIL."""
-    for room, name in [("window", "range_count"), ("window", "window_count"), ("series", "count_key")]:
+    for room, name in [("window", "range_count"), ("window", "window_count"), ("series", "query_key")]:
         assert not re.search("lock_(wait|at)", body(generated, room, name))
     for name in ("change", "move_event", "remove_key"):
         text = body(generated, "series", name)

@@ -8,7 +8,7 @@
 #   seqlock   one writer, readers without a lock
 #   mapping   address ranges: reserved, mapped from a file, covered; what a file that was cut short does
 #   arena     memory that never moves: 32-bit handles, size classes, free lists
-#   tidy      free blocks that lie side by side become larger ones
+#   coalesce  free blocks that lie side by side become larger ones
 #   node      the layout of a node and what can be asked of one
 #   trie      counts of prefixes: add, remove, count, seek
 #   owner     services, their listeners' trees, and sums over them
@@ -16,7 +16,7 @@
 #   foreign   the files of other processes: their trees among ours, and what is no longer there
 #   fold      giving up detail, so that a window stays within its memory
 #   strings   texts as addresses
-#   journal   the log of a series
+#   change_log  the change log of a series
 #   series    series of windows: what is added, and sums over the rings of all processes
 #   walk      long walks: rows of the compressed tree, the largest prefixes
 #   verify    the checker: every block accounted for once, every count the sum below it

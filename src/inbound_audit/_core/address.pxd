@@ -54,7 +54,7 @@ cdef inline void map_ipv4(Address *a) noexcept nogil:
     a.version = 6
 
 
-cdef inline bint behind(Address *a) noexcept nogil:
+cdef inline bint next_address(Address *a) noexcept nogil:
     """Makes it the next address; False behind the last one of its family."""
     if a.version == 4:
         a.hi += <u64>1 << 32

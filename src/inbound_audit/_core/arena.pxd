@@ -42,15 +42,15 @@ cdef enum:
     LARGEST_UNITS = 134
     PAGE = 4096
     HEADER_UNITS = PAGE // UNIT
-    UNITS_MOST = (1 << 29) - 4096        # what 29 bits of a handle can name, and the slack: just under 8 GiB
-    CAPACITY_LEAST = 2 * PAGE
-    GIVE_BACK_LEAST = 16 * PAGE          # below that a reset is not worth a system call
-    GROW_MOST = 1 << 20                  # bytes that a file grows by at once: zeroing them is a pause
+    MAX_UNITS = (1 << 29) - 4096        # what 29 bits of a handle can name, and the slack: just under 8 GiB
+    MIN_CAPACITY = 2 * PAGE
+    MIN_GIVE_BACK = 16 * PAGE          # below that a reset is not worth a system call
+    MAX_GROWTH = 1 << 20                  # bytes that a file grows by at once: zeroing them is a pause
     TRIM_SLICE = 1 << 17                 # bytes that are given back at once: some ten microseconds
     MAGIC = 0x7464756169                 # "iaudt"
     LAYOUT = 2
     BYTE_ORDER_MARK = 0x01020304
-    NAME_MOST = 64
+    MAX_NAME = 64
 
 cdef struct Header:
     # One cache line for readers: what a query touches first.
@@ -65,8 +65,8 @@ cdef struct Header:
     # whose tree it is, in a file; written before the tree is published
     u32 service_size
     u32 listener_size
-    char service[NAME_MOST]
-    char listener[NAME_MOST]
+    char service[MAX_NAME]
+    char listener[MAX_NAME]
     u32 names_sum        # `sum_of_label`: a damaged name would be counted as somebody else's
     u32 kind             # SESSIONS of a listener, or a WINDOW of time
     # of a window: which one it is now (room `window`)
@@ -84,8 +84,8 @@ cdef struct Header:
 cdef struct Label:
     u32 service_size
     u32 listener_size
-    char service[NAME_MOST]
-    char listener[NAME_MOST]
+    char service[MAX_NAME]
+    char listener[MAX_NAME]
     u32 kind
     u32 interval
     u32 slots
@@ -103,7 +103,7 @@ cdef struct Arena:
     u32 backed           # what stands in `reach`; all of them where there is no file
     u32 free[CLASSES]    # first block of each list; 0: none
     u32 live             # units in blocks that are in use
-    u32 freed            # units given back since the free ones were last put together (room `tidy`)
+    u32 freed            # units given back since the free ones were last put together (room `coalesce`)
     u64 touched          # bytes from the start that an earlier content has left in memory
     int fd               # of the file, to ask for more; -1: none
     bint in_file         # what is mapped is a file's
@@ -136,8 +136,8 @@ cdef inline void write_label(Arena *a, const Label *label) noexcept nogil:
     """Says in the bytes whose tree it is. Before others can find it."""
     cdef Header *h = header(a)
     h.service_size, h.listener_size = label.service_size, label.listener_size
-    memcpy(h.service, label.service, NAME_MOST)
-    memcpy(h.listener, label.listener, NAME_MOST)
+    memcpy(h.service, label.service, MAX_NAME)
+    memcpy(h.listener, label.listener, MAX_NAME)
     h.kind, h.interval, h.slots, h.slot, h.sign = label.kind, label.interval, label.slots, label.slot, label.sign
     h.names_sum = sum_of_label(h)
 
@@ -181,14 +181,14 @@ cdef inline u64 range_of(u64 capacity) noexcept nogil:
     """Bytes of address space for an arena of that capacity."""
     # The slack lets a reader bound a handle by its first unit alone: a whole largest block fits behind the limit.
     cdef u64 size = capacity // UNIT
-    size = ((UNITS_MOST if size > UNITS_MOST else size) + 2 * LARGEST_UNITS) * UNIT
+    size = ((MAX_UNITS if size > MAX_UNITS else size) + 2 * LARGEST_UNITS) * UNIT
     return size + (GRAIN - size % GRAIN) % GRAIN
 
 
 cdef inline int arena_open(Arena *a, u64 capacity) noexcept nogil:
     """Reserves `capacity` bytes (rounded up, at most 8 GiB). FULL when the system has no room for them."""
     cdef u64 units = capacity // UNIT
-    a.limit = <u32>(UNITS_MOST if units > UNITS_MOST else units)
+    a.limit = <u32>(MAX_UNITS if units > MAX_UNITS else units)
     a.size = range_of(capacity)
     a.base = <u8 *>reserve(<size_t>a.size)
     if a.base == NULL:
@@ -270,7 +270,7 @@ cdef inline bint hold(Arena *a, u64 upto) noexcept nogil:
 cdef inline bint arena_grow(Arena *a, u32 units) noexcept nogil:
     """Asks the system for memory up to `units`, and some more while it is at it. False when there is none."""
     cdef u64 need = first_grain(a, <u64>(units + LARGEST_UNITS) * UNIT)
-    cdef u64 more = first_grain(a, a.held + (GROW_MOST if a.held // 2 > GROW_MOST else a.held // 2))
+    cdef u64 more = first_grain(a, a.held + (MAX_GROWTH if a.held // 2 > MAX_GROWTH else a.held // 2))
     if a.fd < 0 or units > a.limit:
         return False
     return (more > need and hold(a, more)) or hold(a, need)
@@ -279,7 +279,7 @@ cdef inline bint arena_grow(Arena *a, u32 units) noexcept nogil:
 cdef inline void return_pages(Arena *a, u64 used) noexcept nogil:
     """What an arena that is empty again has used goes back to the system, but for the first grain of a file."""
     cdef u64 held = a.held
-    if used < GIVE_BACK_LEAST:
+    if used < MIN_GIVE_BACK:
         return
     if not a.in_file:
         give_back(a.base + PAGE, <size_t>(used - PAGE + (PAGE - used % PAGE) % PAGE))

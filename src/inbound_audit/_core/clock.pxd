@@ -24,17 +24,17 @@ cdef extern from *:
         return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
     }
     /* A clock that says more is out of its mind; sums of two still fit. */
-    #define IA_FURTHEST ((int64_t)1 << 59)
+    #define IA_MAX_TIME_US ((int64_t)1 << 59)
     """
-    const int64_t FURTHEST "IA_FURTHEST"   # microseconds
+    const int64_t MAX_TIME_US "IA_MAX_TIME_US"   # microseconds
     int64_t system_clock "ia_system_clock"() noexcept nogil
 
 cdef enum:
-    SECOND = 1000000
+    SECOND_US = 1000000
 
 
 cdef inline int64_t window_number(int64_t microseconds, u32 interval) noexcept nogil:
     """The number of the window that a time lies in; before 1970 they are negative."""
-    cdef int64_t width = <int64_t>interval * SECOND
+    cdef int64_t width = <int64_t>interval * SECOND_US
     cdef int64_t number = microseconds // width
     return number - 1 if number * width > microseconds else number

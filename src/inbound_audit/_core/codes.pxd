@@ -32,8 +32,8 @@ cdef enum Code:
     DAMAGED = -24
     NO_SERIES = -25
     NO_MONITOR = -26
-    NEED_MINUS = -27     # Python makes room for what is taken away, then it is tried again
-    NEED_HELP = -28      # only Python can: it reaches the other processes
+    NEED_NEGATIVE_TREE = -27     # Python makes room for what is taken away, then it is tried again
+    NEED_PYTHON = -28      # only Python can: it reaches the other processes
     BAD_WINDOW = -29
     NO_KEY = -30
     BAD_AMOUNT = -31
@@ -94,7 +94,7 @@ cdef inline const char *reason(long code) noexcept nogil:
         return "no such series"
     if code == NO_MONITOR:
         return "no such monitor"
-    if code == NEED_MINUS or code == NEED_HELP:
+    if code == NEED_NEGATIVE_TREE or code == NEED_PYTHON:
         return "has to be done by Python"
     if code == BAD_WINDOW:
         return "no such window"

@@ -22,12 +22,12 @@ Lock rule: all of it is for the holder of the series' lock.
 
 from libc.stdint cimport int64_t
 
-from inbound_audit._core.address cimport Address, behind, mask, width
+from inbound_audit._core.address cimport Address, next_address, mask, width
 from inbound_audit._core.arena cimport header
 from inbound_audit._core.bits cimport load64, u8, u32, u64
 from inbound_audit._core.codes cimport FULL, OK, OVERFLOW, UNMATCHED
 from inbound_audit._core.owner cimport Series, Slot, Tree
-from inbound_audit._core.tidy cimport tidy
+from inbound_audit._core.coalesce cimport coalesce
 from inbound_audit._core.trie cimport compare, seek_host, trie_add, trie_count, trie_move, trie_remove
 from inbound_audit._core.window cimport slot_of, store_level
 
@@ -61,7 +61,7 @@ cdef inline void coarsen(const Series *s, const Slot *slot, Address *a) noexcept
     mask(a, length_of(s, slot, a.version == 6))
 
 
-cdef inline void tell_levels(const Series *s, u32 at) noexcept nogil:
+cdef inline void publish_levels(const Series *s, u32 at) noexcept nogil:
     """Says in the bytes to which lengths hosts of a slot are folded."""
     cdef const Slot *slot = &s.slot[at]
     cdef int lengths[2]
@@ -81,7 +81,7 @@ cdef inline u64 hosts_in(const Series *s, u32 at, int family, int64_t number) no
 
 
 cdef inline bint too_many(const Series *s, u32 at, int64_t number) noexcept nogil:
-    return s.hosts_most != 0 and hosts_in(s, at, 0, number) + hosts_in(s, at, 1, number) > s.hosts_most
+    return s.max_hosts != 0 and hosts_in(s, at, 0, number) + hosts_in(s, at, 1, number) > s.max_hosts
 
 
 cdef inline u64 live_units(const Series *s, u32 at, int64_t number) noexcept nogil:
@@ -111,7 +111,7 @@ cdef inline void begin_walk(Series *s, u32 at, int level) noexcept nogil:
     slot.sign = 0
     slot.hi = 0
     slot.lo = 0
-    tell_levels(s, at)
+    publish_levels(s, at)
 
 
 cdef inline bint begin_fold(Series *s, u32 at, int64_t number, bint hard) noexcept nogil:
@@ -128,7 +128,7 @@ cdef inline bint begin_fold(Series *s, u32 at, int64_t number, bint hard) noexce
 cdef inline bint step_past(Slot *slot, const Address *host) noexcept nogil:
     """The walk goes on behind a host; False behind the last address."""
     cdef Address a = host[0]
-    cdef bint more = behind(&a)
+    cdef bint more = next_address(&a)
     slot.hi, slot.lo = a.hi, a.lo
     return more
 
@@ -178,7 +178,7 @@ cdef inline bint fold_some(Series *s, u32 at, int64_t number, bint hard) noexcep
         if not fold_next(s, at, number):
             slot.folding = False
             break
-    tell_levels(s, at)
+    publish_levels(s, at)
     return True
 
 
@@ -194,7 +194,7 @@ cdef inline bint fold_one_of(Tree *t, const Address *place, int length) noexcept
         if fold_host(t, &host, place) == OK:
             return True
         start = host
-        if not behind(&start):
+        if not next_address(&start):
             return False
     return False
 
@@ -228,15 +228,15 @@ cdef inline void make_room(Series *s, u32 at, int64_t number) noexcept nogil:
         fold_some(s, at, number, True)
         return
     live = live_units(s, at, number)
-    if s.slot[at].folding or 4 * live > 3 * <u64>s.units_most:
-        fold_some(s, at, number, 8 * live > 7 * <u64>s.units_most)
+    if s.slot[at].folding or 4 * live > 3 * <u64>s.max_units:
+        fold_some(s, at, number, 8 * live > 7 * <u64>s.max_units)
 
 
-cdef inline bint tidied(Tree *t, u32 least) noexcept nogil:
+cdef inline bint coalesced(Tree *t, u32 least) noexcept nogil:
     """Puts free blocks together, if so many units were given back since the last time."""
     if t.arena.freed < least:
         return False
-    tidy(&t.arena)
+    coalesce(&t.arena)
     return True
 
 
@@ -253,12 +253,12 @@ cdef inline int add_bounded(Series *s, Tree *t, int64_t number, const Address *h
     make_room(s, at, number)
     code = add_coarse(s, t, number, host, n)
     while code == FULL:
-        if not tidied(t, s.units_most // 16 + 1):
+        if not coalesced(t, s.max_units // 16 + 1):
             rounds += 1
             if not (rounds == ROUNDS and fold_beside(s, t, at, host)) and not fold_some(s, at, number, True):
                 break
         code = add_coarse(s, t, number, host, n)
-    if code == FULL and tidied(t, 1):
+    if code == FULL and coalesced(t, 1):
         code = add_coarse(s, t, number, host, n)
     return code
 

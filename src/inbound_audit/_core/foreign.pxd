@@ -12,17 +12,17 @@ the size of our own mapping, and how many rows a walk may find is bounded by the
 has.
 
 A tree that is dropped is covered with empty pages (a reader who stands in it counts nothing from there on) and taken
-out of its list. Address range and `Tree` are used again after `REST` at the earliest, and freed with the audit. (A reader
+out of its list. Address range and `Tree` are used again after `REUSE_DELAY_NS` at the earliest, and freed with the audit. (A reader
 that lost its processor for longer, on just that tree, may count some trees twice, once.)
 
 Lock rule: every function here is called by one thread at a time (the door's); readers go on meanwhile.
 """
 
-from inbound_audit._core.arena cimport BYTE_ORDER_MARK, LAYOUT, LARGEST_UNITS, PAGE, UNIT, UNITS_MOST, Header
+from inbound_audit._core.arena cimport BYTE_ORDER_MARK, LAYOUT, LARGEST_UNITS, PAGE, UNIT, MAX_UNITS, Header
 from inbound_audit._core.bits cimport u8, u32, u64, load32, load64
 from inbound_audit._core.mapping cimport GRAIN, UNGUARDED, cover_failed, guard, map_file, unguard, unmap_range, was_lost
-from inbound_audit._core.owner cimport TREES_MOST, Owner, Ring, Series, Tree, link_tree, new_tree, publish_tree, unlink_tree
-from inbound_audit._core.window cimport REST, drop_ring, link_ring, new_ring, series_place
+from inbound_audit._core.owner cimport MAX_TREES, Owner, Ring, Series, Tree, link_tree, new_tree, publish_tree, unlink_tree
+from inbound_audit._core.window cimport REUSE_DELAY_NS, drop_ring, link_ring, new_ring, series_place
 
 cdef extern from *:
     """
@@ -50,7 +50,7 @@ cdef struct OwnerHeader:
     u32 trees            # sections in use; published after the section is complete
     u32 pid              # what the owner says of itself: a label
     u64 started          # microseconds since 1970
-    u64 looked           # odd while the owner looks for others
+    u64 scan_count           # odd while the owner looks for others
 
 cdef struct Foreign:
     OwnerHeader *head    # mapped, read only
@@ -93,7 +93,7 @@ cdef inline int foreign_open(Foreign *f, int fd, u64 size) noexcept nogil:
         fault = NO_ROOM
     else:
         fault = header_fault(load64(&f.head.magic), load32(&f.head.layout), load32(&f.head.byte_order), OWNER_MAGIC)
-        if fault == SOUND and (f.stride % GRAIN or not GRAIN <= f.stride <= <u64>(UNITS_MOST + 4096) * UNIT):
+        if fault == SOUND and (f.stride % GRAIN or not GRAIN <= f.stride <= <u64>(MAX_UNITS + 4096) * UNIT):
             fault = NONSENSE
     if fault != SOUND:
         foreign_close(f)
@@ -114,19 +114,19 @@ cdef inline Tree *spare_tree(Owner *o, int service, u64 size, u64 now) noexcept 
     cdef Tree *t
     while at[0] != NULL:
         t = at[0]
-        if t.service == service and t.arena.size == size and now - t.dropped >= REST:
+        if t.service == service and t.arena.size == size and now - t.dropped >= REUSE_DELAY_NS:
             at[0] = t.sibling
             return t
         at = &t.sibling
     return NULL
 
 
-cdef inline Header *section_open(const Foreign *f, u32 number) noexcept nogil:
+cdef inline Header *open_section(const Foreign *f, u32 number) noexcept nogil:
     """The header of a section, mapped by itself, to see whose tree it is. NULL when there is no address space."""
     return <Header *>map_file(NULL, PAGE, f.fd, GRAIN + number * f.stride, False)
 
 
-cdef inline void let_rest(Tree *t, Owner *o, u64 now) noexcept nogil:
+cdef inline void rest_tree(Tree *t, Owner *o, u64 now) noexcept nogil:
     """Nobody counts there any more, and a reader who still does counts nothing. It stays guarded."""
     if t.arena.base != NULL:
         cover_failed(t.arena.base, t.arena.size, False)
@@ -151,30 +151,30 @@ cdef inline int foreign_map(Foreign *f, Owner *o, u32 number, int service, u64 n
         if t.arena.guarded == UNGUARDED:
             t.arena.guarded = guard(base, f.stride, False)
     if base == NULL or t.arena.guarded == UNGUARDED:
-        let_rest(t, o, now)
+        rest_tree(t, o, now)
         return NO_ROOM
     was_lost(t.arena.guarded)  # of who had it before
     t.arena.limit = <u32>(f.stride // UNIT - 2 * LARGEST_UNITS)
     t.stalled = 0
-    t.plausible = f.size // UNIT
+    t.max_units = f.size // UNIT
     t.sibling = f.first
     f.first = t
     out[0] = t
     return SOUND
 
 
-cdef inline int foreign_meet(Foreign *f, Owner *o, u32 number, int service, u32 kin, u64 now) noexcept nogil:
+cdef inline int foreign_attach(Foreign *f, Owner *o, u32 number, int service, u32 listener_id, u64 now) noexcept nogil:
     """Hangs section `number` in the list of its service. A Fault; then nothing is changed."""
     cdef Tree *t
     cdef int fault = foreign_map(f, o, number, service, now, &t)
     if fault == SOUND:
-        t.kin = kin
+        t.listener_id = listener_id
         t.ring = NULL
         link_tree(o, t)
     return fault
 
 
-cdef inline int foreign_meet_window(Foreign *f, Series *s, u32 number, u32 slot, u32 sign, u64 now) noexcept nogil:
+cdef inline int foreign_attach_window(Foreign *f, Series *s, u32 number, u32 slot, u32 sign, u64 now) noexcept nogil:
     """Hangs section `number` in this file's ring of a series. A Fault; then nothing is counted that was not before."""
     cdef Ring *r = f.rings
     cdef Tree *t
@@ -197,24 +197,24 @@ cdef inline int foreign_meet_window(Foreign *f, Series *s, u32 number, u32 slot,
     return fault
 
 
-cdef inline int foreign_look(Foreign *f, u64 size, u64 memory) noexcept nogil:
+cdef inline int foreign_refresh(Foreign *f, u64 size, u64 memory) noexcept nogil:
     """What the file system says of the file now: its size and the memory it has, in bytes. A Fault."""
     cdef Tree *t = f.first
     if size < f.size:
         return CUT_SHORT
     while t != NULL:
-        t.plausible = 2 * memory // UNIT
+        t.max_units = 2 * memory // UNIT
         # An overtaken or damaged walk has gone where nothing was; something may be there later.
         if was_lost(t.arena.guarded) and map_file(t.arena.base, f.stride, f.fd, t.arena.offset, False) == NULL:
             return NO_ROOM
         t = t.sibling
     f.size = size
-    if not f.trees <= load32(&f.head.trees) <= TREES_MOST or load64(&f.head.stride) != f.stride:
+    if not f.trees <= load32(&f.head.trees) <= MAX_TREES or load64(&f.head.stride) != f.stride:
         return NONSENSE
     return header_fault(load64(&f.head.magic), load32(&f.head.layout), load32(&f.head.byte_order), OWNER_MAGIC)
 
 
-cdef inline void foreign_drop(Foreign *f, Owner *o, u64 now) noexcept nogil:
+cdef inline void foreign_detach(Foreign *f, Owner *o, u64 now) noexcept nogil:
     """Counts its trees no more."""
     cdef Tree *t = f.first
     cdef Ring *r = f.rings
@@ -226,6 +226,6 @@ cdef inline void foreign_drop(Foreign *f, Owner *o, u64 now) noexcept nogil:
         f.first = t.sibling
         if t.ring == NULL:
             unlink_tree(o, t)
-        let_rest(t, o, now)
+        rest_tree(t, o, now)
         t = f.first
     f.trees = 0

@@ -18,7 +18,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memcpy
 
 from inbound_audit._core.address cimport width
-from inbound_audit._core.arena cimport NAME_MOST, Arena, Label, arena_close, arena_open, header
+from inbound_audit._core.arena cimport MAX_NAME, Arena, Label, arena_close, arena_open, header
 from inbound_audit._core.bits cimport acquire32, u8, u16, u32, u64, load64, pause, publish32, store64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
 from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
@@ -36,14 +36,14 @@ cdef extern from *:
     void publish_tree "ia_publish_tree"(Tree **, Tree *) noexcept nogil
 
 cdef enum:
-    SERVICES_MOST = 64
-    SERVICE_NAME_MOST = 63
-    TREES_MOST = 4096       # listeners and windows of one owner: bounds a sum, and the address space reserved
-    SERIES_MOST = 1024
-    MONITORS_MOST = 16
-    SLOTS_MOST = 1024       # windows of one series
+    MAX_SERVICES = 64
+    MAX_SERVICE_NAME = 63
+    MAX_TREES = 4096       # listeners and windows of one owner: bounds a sum, and the address space reserved
+    MAX_SERIES = 1024
+    MAX_MONITORS = 16
+    MAX_SLOTS = 1024       # windows of one series
     SMTP = 0                # the service of a count that names none
-    VIEW = 1                # inbound_cidr
+    INBOUND_CIDR = 1                # inbound_cidr
 
 # What a tree counts.
 cdef enum Kind:
@@ -53,7 +53,7 @@ cdef enum Kind:
 # What a tree is ready for.
 cdef enum State:
     READY = 0
-    HOMELESS = 1            # a fork's child: before it counts, it needs a file of its own
+    NO_FILE = 1            # a fork's child: before it counts, it needs a file of its own
     ENDED = 2               # the audit is closed
 
 cdef struct Tree:
@@ -64,10 +64,10 @@ cdef struct Tree:
     Owner *owner
     Tree *older             # made before this one: all of an audit
     Tree *sibling           # foreign: of the same file, or waiting to be used again
-    u64 plausible           # foreign: more hosts than this can't be in the memory that the file has
+    u64 max_units           # foreign: more hosts than this can't be in the memory that the file has
     u64 dropped             # foreign: when it left, in nanoseconds of a clock that only grows
-    int service             # of a window: SERVICES_MOST and the number of its series
-    u32 kin                 # listeners of the same service and name, in all processes, have the same number
+    int service             # of a window: MAX_SERVICES and the number of its series
+    u32 listener_id                 # listeners of the same service and name, in all processes, have the same number
     u32 epoch               # grows when the tree is forgotten; written under the arena's lock
     u32 state               # written under the arena's lock
     Label label
@@ -96,7 +96,7 @@ cdef struct Slot:
 cdef struct Series:
     u32 scope               # connections, receptions, rejections, addresses or strings
     u32 name_size
-    char name[NAME_MOST]
+    char name[MAX_NAME]
     u32 interval            # seconds
     u32 slots
     Owner *owner
@@ -111,8 +111,8 @@ cdef struct Series:
     int64_t newest          # number of the current window
     int64_t base            # that number less the clock's
     Slot *slot
-    u32 units_most          # of a window: beyond three quarters of it detail is given up
-    u32 hosts_most          # of a window; 0: no bound
+    u32 max_units          # of a window: beyond three quarters of it detail is given up
+    u32 max_hosts          # of a window; 0: no bound
     u64 keep                # bytes that a window may leave in memory
     bint trims
     u64 uncounted           # for which there was no room
@@ -122,18 +122,18 @@ cdef struct Series:
     u64 log_failures
 
 cdef struct Service:
-    char name[SERVICE_NAME_MOST + 1]
+    char name[MAX_SERVICE_NAME + 1]
     u32 size
     Tree *first
 
 cdef struct Owner:
-    Service service[SERVICES_MOST]
+    Service service[MAX_SERVICES]
     u32 services            # published after the service is complete
     u32 trees               # own ones
     bint shared
     Tree *newest            # of all that were ever made
     Tree *spare             # foreign ones that were dropped
-    Series *series[SERIES_MOST]
+    Series *series[MAX_SERIES]
     u32 series_known        # published after the series is complete
     u32 monitors            # series[3 * m + kind] is that of monitor m
     int64_t (*now)(Owner *) noexcept nogil   # microseconds since 1970; NULL: the system's clock
@@ -162,7 +162,7 @@ cdef struct ia_ac:
 cdef inline int add_service(Owner *o, const char *name, size_t size) noexcept nogil:
     """The number of a new service, or FULL. The name is new and fits."""
     cdef Service *s = &o.service[o.services]
-    if o.services == SERVICES_MOST:
+    if o.services == MAX_SERVICES:
         return FULL
     memcpy(s.name, name, size)
     s.size = <u32>size
@@ -199,18 +199,18 @@ cdef inline Tree *new_tree(Owner *o, int service) noexcept nogil:
     return t
 
 
-cdef inline Tree *add_tree(Owner *o, int service, u32 kin, u64 capacity) noexcept nogil:
+cdef inline Tree *add_tree(Owner *o, int service, u32 listener_id, u64 capacity) noexcept nogil:
     """A new tree of our own, not yet published; NULL when there is no memory or address space for it."""
     cdef Arena arena
     cdef Tree *t
-    if o.trees == TREES_MOST or arena_open(&arena, capacity) != OK:
+    if o.trees == MAX_TREES or arena_open(&arena, capacity) != OK:
         return NULL
     t = new_tree(o, service)
     if t == NULL:
         arena_close(&arena)
         return NULL
     t.arena = arena
-    t.kin = kin
+    t.listener_id = listener_id
     o.trees += 1
     return t
 
@@ -263,7 +263,7 @@ cdef inline int find_service(Owner *o, const char *name, size_t size) noexcept n
 
 
 cdef inline Tree *trees_of(Owner *o, int service) noexcept nogil:
-    return load_tree(&o.service[SMTP if service == VIEW else service].first)
+    return load_tree(&o.service[SMTP if service == INBOUND_CIDR else service].first)
 
 
 cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
@@ -292,7 +292,7 @@ cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
     return sound if stood else seen  # a writer that never rests: what stood beside an update, if anything did
 
 
-cdef inline int64_t forest_count(Tree *t, const Prefix *p) noexcept nogil:
+cdef inline int64_t sum_trees(Tree *t, const Prefix *p) noexcept nogil:
     """The sum over `t` and the trees behind it."""
     cdef int64_t total = 0
     while t != NULL:
@@ -301,7 +301,7 @@ cdef inline int64_t forest_count(Tree *t, const Prefix *p) noexcept nogil:
     return total
 
 
-cdef inline int64_t kin_count(Tree *mine, const Prefix *p) noexcept nogil:
+cdef inline int64_t listener_count(Tree *mine, const Prefix *p) noexcept nogil:
     """The sum over a listener: one tree, and in shared mode those of its kin in other processes."""
     cdef int64_t total = 0
     cdef Tree *t
@@ -309,7 +309,7 @@ cdef inline int64_t kin_count(Tree *mine, const Prefix *p) noexcept nogil:
         return tree_count(mine, p)
     t = trees_of(mine.owner, mine.service)
     while t != NULL:
-        if t.kin == mine.kin:
+        if t.listener_id == mine.listener_id:
             total += tree_count(t, p)
         t = t.next
     return total
@@ -330,15 +330,15 @@ cdef inline int64_t tree_total(Tree *t) noexcept nogil:
     return tree_count(t, &p4) + tree_count(t, &p6)
 
 
-cdef inline int64_t kin_total(Tree *mine) noexcept nogil:
+cdef inline int64_t listener_total(Tree *mine) noexcept nogil:
     """Both families of a listener."""
     cdef Prefix p4, p6
     whole_family(4, &p4)
     whole_family(6, &p6)
-    return kin_count(mine, &p4) + kin_count(mine, &p6)
+    return listener_count(mine, &p4) + listener_count(mine, &p6)
 
 
-cdef inline int64_t forest_total(Tree *t) noexcept nogil:
+cdef inline int64_t total_trees(Tree *t) noexcept nogil:
     cdef int64_t total = 0
     while t != NULL:
         total += tree_total(t)
@@ -354,7 +354,7 @@ cdef inline void peer_of(const ia_ac *ac, Prefix *out) noexcept nogil:
     out.length = width(ac.version)
 
 
-cdef inline int64_t count_session(
+cdef inline int64_t query_sessions(
     const ia_ac *ac, const char *cidr, size_t cidr_size, const char *service, size_t service_size
 ) noexcept nogil:
     """`ac:inbound_session_count(cidr, service)`; NULL is nil. The count, or a code."""
@@ -366,12 +366,12 @@ cdef inline int64_t count_session(
         if number < 0:
             return number
     if cidr == NULL:
-        return kin_count(ac.tree, &peer) if service == NULL else forest_count(trees_of(ac.tree.owner, number), &peer)
+        return listener_count(ac.tree, &peer) if service == NULL else sum_trees(trees_of(ac.tree.owner, number), &peer)
     code = parse_cidr(cidr, cidr + cidr_size, &peer.address, &p)
-    return forest_count(trees_of(ac.tree.owner, number), &p) if code == OK else code
+    return sum_trees(trees_of(ac.tree.owner, number), &p) if code == OK else code
 
 
-cdef inline int64_t count_absolute(
+cdef inline int64_t query_absolute(
     Owner *o, const char *cidr, size_t cidr_size, const char *service, size_t service_size
 ) noexcept nogil:
     """The same without a connecting IP."""
@@ -380,4 +380,4 @@ cdef inline int64_t count_absolute(
     cdef int code = parse_cidr(cidr, cidr + cidr_size, NULL, &p)
     if code < 0:
         return code
-    return forest_count(trees_of(o, number), &p) if number >= 0 else number
+    return sum_trees(trees_of(o, number), &p) if number >= 0 else number

@@ -82,12 +82,12 @@ cdef inline void lock_wait(u32 *lock, u64 *waiting) noexcept nogil:
     fetch_add64(waiting, <u64>-1)
 
 
-cdef inline void let_others(u64 *waiting) noexcept nogil:
+cdef inline void yield_to_waiting(u64 *waiting) noexcept nogil:
     """Between two blocks of a batch: a moment in which nothing changes, and a longer one for who waits. Bounded."""
-    cdef int turn
-    for turn in range(REST_PAUSES):
+    cdef int i
+    for i in range(REST_PAUSES):
         pause()
-    for turn in range(REST_YIELDS):
+    for i in range(REST_YIELDS):
         if load64(waiting) == 0:
             return
         sched_yield()

@@ -15,18 +15,18 @@ from inbound_audit._core.address cimport Address, parse_address, parse_number, w
 from inbound_audit._core.arena cimport header
 from inbound_audit._core.bits cimport acquire32, fetch_add64, load64, u32, u64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
-from inbound_audit._core.clock cimport SECOND, window_number
+from inbound_audit._core.clock cimport SECOND_US, window_number
 from inbound_audit._core.codes cimport (
-    BAD_AMOUNT, BAD_WINDOW, CLOSED, LONG_KEY, NEED_MINUS, NO_KEY, OK, UNMATCHED,
+    BAD_AMOUNT, BAD_WINDOW, CLOSED, LONG_KEY, NEED_NEGATIVE_TREE, NO_KEY, OK, UNMATCHED,
 )
 from inbound_audit._core.fold cimport STRINGS, add_bounded, coarsen, move_bounded
-from inbound_audit._core.journal cimport KEY_MOST, note_change
+from inbound_audit._core.change_log cimport MAX_KEY, log_change
 from inbound_audit._core.owner cimport ENDED, Owner, Ring, Series, Tree, ia_ac, load_ring, load_tree, peer_of
 from inbound_audit._core.seqlock cimport lock_wait, unlock
 from inbound_audit._core.strings cimport address_of_text
 from inbound_audit._core.trie cimport trie_add, trie_count, trie_remove
 from inbound_audit._core.window cimport (
-    NO_WINDOW, in_view, lies_back, move_on, now_of, range_count, ring_now, slot_of, tree_for, trim, window_count,
+    NO_WINDOW, in_view, lies_back, advance, now_of, range_count, ring_now, slot_of, tree_for, trim, window_count,
 )
 
 cdef enum Scope:
@@ -35,9 +35,9 @@ cdef enum Scope:
     REJECTIONS = 2
     ADDRESSES = 3       # a named series
     # STRINGS = 4, of `fold`
-    AMOUNT_MOST = 0xFFFFFFFF
-    ASK_MOST = 8        # times that the clock is asked for one change
-    NUMBER_MOST = 1 << 30   # seconds of a monitor's window
+    MAX_AMOUNT = 0xFFFFFFFF
+    MAX_CLOCK_READS = 8        # times that the clock is asked for one change
+    MAX_NUMBER = 1 << 30   # seconds of a monitor's window
 
 
 # ---- which series
@@ -65,7 +65,7 @@ cdef inline int read_number(const char **at, const char *end) noexcept nogil:
     at[0] = last
     while at[0] < end and at[0][0] == b' ':
         at[0] += 1
-    return parse_number(first, last, NUMBER_MOST)
+    return parse_number(first, last, MAX_NUMBER)
 
 
 cdef inline Series *find_monitor(Owner *o, int kind, const char *text, size_t size, int64_t position) noexcept nogil:
@@ -92,7 +92,7 @@ cdef inline int range_of_windows(const Series *s, int64_t first, int64_t last) n
     return OK if 0 <= first <= last < s.slots else BAD_WINDOW
 
 
-cdef inline int count_events(
+cdef inline int query_events(
     const ia_ac *ac, Series *s, const char *cidr, size_t size, int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
     """What a monitor counted below a prefix, in a range of windows. OK or a code. `cidr` NULL: exactly the peer."""
@@ -112,16 +112,16 @@ cdef inline int count_events(
     return code
 
 
-cdef inline int count_key(
+cdef inline int query_key(
     const ia_ac *ac, Series *s, const char *key, size_t size, int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
     """The same of a named series: the key of one of strings is a text."""
     cdef Prefix p
     cdef int code = range_of_windows(s, first, last)
     if s.scope != STRINGS:
-        return count_events(ac, s, key, size, first, last, out)
+        return query_events(ac, s, key, size, first, last, out)
     if code == OK:
-        code = NO_KEY if key == NULL else LONG_KEY if size > KEY_MOST else OK
+        code = NO_KEY if key == NULL else LONG_KEY if size > MAX_KEY else OK
     if code == OK:
         address_of_text(key, size, &p.address)
         p.length = 128
@@ -133,7 +133,7 @@ cdef inline double sliding_average(Series *s, const Prefix *p) noexcept nogil:
     """The current window, and the one before as far as a window that ends now still covers it; of each ring."""
     cdef int64_t now = now_of(s.owner)
     cdef int64_t number = window_number(now, s.interval), current = 0
-    cdef int64_t width_us = <int64_t>s.interval * SECOND
+    cdef int64_t width_us = <int64_t>s.interval * SECOND_US
     cdef double gone = <double>(now - number * width_us) / <double>width_us, total = 0
     cdef double covered
     cdef Ring *r = load_ring(&s.first)
@@ -175,7 +175,7 @@ cdef inline int add_signed(Series *s, int64_t number, const Address *host, int64
         cancelled = n if cancelled > n else cancelled
     t = tree_for(s, number, sign) if sign else head
     if t == NULL and cancelled < n:
-        return NEED_MINUS
+        return NEED_NEGATIVE_TREE
     if cancelled:
         trie_remove(&opposite.arena, &a, cancelled)
     if cancelled == n:
@@ -187,7 +187,7 @@ cdef inline int add_signed(Series *s, int64_t number, const Address *host, int64
 
 
 cdef inline int64_t lock_at(Series *s, int64_t now) noexcept nogil:
-    """Takes the lock. The time for `move_on`: `now`, unless it lies so far back that it has to be asked for once more.
+    """Takes the lock. The time for `advance`: `now`, unless it lies so far back that it has to be asked for once more.
 
     Between the question and the lock any time may pass. An old answer must not be taken for a clock that was set back,
     so that is believed only of an answer to a question that was put when the current window had begun already.
@@ -195,7 +195,7 @@ cdef inline int64_t lock_at(Series *s, int64_t now) noexcept nogil:
     cdef int64_t newest
     cdef int i
     lock_wait(&s.lock, &s.waiting)
-    for i in range(ASK_MOST):
+    for i in range(MAX_CLOCK_READS):
         if not lies_back(s, now):
             return now
         newest = s.newest
@@ -204,24 +204,24 @@ cdef inline int64_t lock_at(Series *s, int64_t now) noexcept nogil:
         lock_wait(&s.lock, &s.waiting)
         if s.newest == newest:
             return now
-    return (s.newest - s.base) * s.interval * SECOND  # others turn faster than we can ask: theirs is the time
+    return (s.newest - s.base) * s.interval * SECOND_US  # others turn faster than we can ask: theirs is the time
 
 
 cdef inline int change(
     Series *s, const Address *host, int64_t by, int64_t now, const char *key, size_t size, int64_t *number
 ) noexcept nogil:
     """Adds to the current window of our ring, and says which one that is (`number`). OK, or a code and nothing has
-    changed. `key`: as in `note_change`.
+    changed. `key`: as in `log_change`.
 
     O(bytes of the address), whatever the windows hold.
     """
     cdef int code = CLOSED
     now = lock_at(s, now)
     if s.state != ENDED:
-        number[0] = move_on(s, now)
+        number[0] = advance(s, now)
         code = add_signed(s, number[0], host, by)
         if code == OK:
-            note_change(s, host, key, size, by, False, now)
+            log_change(s, host, key, size, by, False, now)
         if s.trims:
             trim(s)
     unlock(&s.lock)
@@ -240,7 +240,7 @@ cdef inline int change_past(Series *s, const Address *host, int64_t by, int64_t 
     cdef int64_t number
     now = lock_at(s, now)
     if s.state != ENDED:
-        move_on(s, now)
+        advance(s, now)
         number = past_window(s, past)
         code = add_signed(s, number, host, by) if in_view(s, number) else UNMATCHED
     unlock(&s.lock)
@@ -261,7 +261,7 @@ cdef inline void move_event(Series *s, const Address *source, const Address *tar
     unlock(&s.lock)
 
 
-cdef inline void take_away(Tree *t, const Address *host) noexcept nogil:
+cdef inline void remove_all(Tree *t, const Address *host) noexcept nogil:
     cdef u32 n
     if t != NULL:
         n = trie_count(&t.arena, host, width(host.version))
@@ -287,9 +287,9 @@ cdef inline int remove_key(Series *s, const Address *host, int64_t now, const ch
         for i in range(s.slots):
             number = s.newest - i
             if not was_folded(s, number, host):
-                take_away(other_tree(s, number, 0), host)
-                take_away(other_tree(s, number, 1), host)
-        note_change(s, host, key, size, 0, True, now)
+                remove_all(other_tree(s, number, 0), host)
+                remove_all(other_tree(s, number, 1), host)
+        log_change(s, host, key, size, 0, True, now)
         code = OK
     unlock(&s.lock)
     return code
@@ -303,7 +303,7 @@ cdef inline int read_key(const ia_ac *ac, Series *s, const char *key, size_t siz
     if s.scope == STRINGS:
         if key == NULL:
             return NO_KEY
-        if size > KEY_MOST:
+        if size > MAX_KEY:
             return LONG_KEY
         address_of_text(key, size, out)
         return OK
@@ -325,7 +325,7 @@ cdef inline int series_add(
     cdef int code = read_key(ac, s, key, size, &a)
     if code != OK:
         return code
-    if not -<int64_t>AMOUNT_MOST <= by <= <int64_t>AMOUNT_MOST or by == 0:
+    if not -<int64_t>MAX_AMOUNT <= by <= <int64_t>MAX_AMOUNT or by == 0:
         return BAD_AMOUNT
     return change(s, &a, by, now_of(s.owner), key if s.scope == STRINGS else NULL, size, &number)
 
@@ -339,7 +339,7 @@ cdef inline int series_remove(Series *s, const ia_ac *ac, const char *key, size_
 
 # ---- the events of sessions
 
-cdef inline void count_event(Owner *o, int kind, const Address *host, u32 n, int64_t now, int64_t *numbers) noexcept nogil:
+cdef inline void record_event(Owner *o, int kind, const Address *host, u32 n, int64_t now, int64_t *numbers) noexcept nogil:
     """Counts for every monitor. What finds no room is counted as such: no session fails for it.
 
     `numbers`, if it is not NULL, has a place for each monitor, and is told in which window that was; NO_WINDOW: in none.
@@ -359,7 +359,7 @@ cdef inline void count_event(Owner *o, int kind, const Address *host, u32 n, int
 cdef inline void move_connection(
     Owner *o, const Address *source, const Address *target, const int64_t *numbers
 ) noexcept nogil:
-    """A connection was another address's. `numbers`: as `count_event` has told."""
+    """A connection was another address's. `numbers`: as `record_event` has told."""
     cdef u32 m
     for m in range(o.monitors):
         move_event(o.series[3 * m + CONNECTIONS], source, target, numbers[m])

@@ -26,8 +26,8 @@ from inbound_audit._core.node cimport (
 from inbound_audit._core.seqlock cimport write_close, write_open
 
 cdef enum:
-    DEEPEST = 17        # entries on one way: the root's, and one a byte
-    RETIRED_MOST = 40   # more than two changes in one window can retire
+    MAX_DEPTH = 17        # entries on one way: the root's, and one a byte
+    MAX_RETIRED = 40   # more than two changes in one window can retire
 
 cdef struct Step:
     u64 *entry
@@ -35,16 +35,16 @@ cdef struct Step:
     int depth           # bytes of the address that lead here, this entry's included
 
 cdef struct Path:
-    Step step[DEEPEST]
+    Step step[MAX_DEPTH]
     int last
     bint found          # the last entry is this host's
-    bint stray          # the last entry's node does not lie on the way: `Node.path` differs
+    bint mismatch          # the last entry's node does not lie on the way: `Node.path` differs
     bint damaged        # the last entry's node is none that we have written
 
 cdef struct Retired:
     int count
-    u32 unit[RETIRED_MOST]
-    u8 size_class[RETIRED_MOST]
+    u32 unit[MAX_RETIRED]
+    u8 size_class[MAX_RETIRED]
 
 
 # ---- hosts at the end of a way
@@ -136,7 +136,7 @@ cdef inline void descend(Arena *a, bint v6, u64 hi, u64 lo, Path *path) noexcept
     s.depth = 0
     path.last = 0
     path.found = False
-    path.stray = False
+    path.mismatch = False
     path.damaged = False
     while is_node(s.entry[0]):
         n = <Node *>block(a, unit_of(s.entry[0]))
@@ -149,7 +149,7 @@ cdef inline void descend(Arena *a, bint v6, u64 hi, u64 lo, Path *path) noexcept
         if n.depth != s.depth:
             k = path_of(n, v6)
             if differ(k.hi, k.lo, hi, lo, 8 * n.depth):
-                path.stray = True
+                path.mismatch = True
                 return
         at = find(n, v6, tag_of(s.entry[0]) == TAG_FULL, byte_at(hi, lo, n.depth))
         if at == NULL or at[0] == 0:
@@ -279,7 +279,7 @@ cdef inline int insert(Arena *a, bint v6, u64 hi, u64 lo, u32 n, Path *path, Ret
             retire_node(r, a, path.step[path.last].node, v6)
             path.last -= 1
             last = path.step[path.last].entry
-    elif path.stray:
+    elif path.mismatch:
         fresh = fork_path(a, v6, e, hi, lo, n, r)
     else:
         node = <Node *>block(a, unit_of(e))
@@ -462,8 +462,8 @@ cdef inline Key with_byte(Key k, int depth, u8 byte) noexcept nogil:
     return k
 
 
-cdef inline bint outermost(const Arena *a, bint v6, u64 e, Key way, int up, Address *out) noexcept nogil:
-    """The lowest (`up` 1) or highest (-1) host below an entry; `way` is the address bytes that lead to it."""
+cdef inline bint outermost(const Arena *a, bint v6, u64 e, Key path, int up, Address *out) noexcept nogil:
+    """The lowest (`up` 1) or highest (-1) host below an entry; `path` is the address bytes that lead to it."""
     cdef Node *n
     cdef int depth = -1, key
     cdef u64 *at
@@ -478,13 +478,13 @@ cdef inline bint outermost(const Arena *a, bint v6, u64 e, Key way, int up, Addr
         at = find(n, v6, tag_of(e) == TAG_FULL, <u8>key) if key >= 0 else NULL
         if at == NULL:
             return False
-        way = with_byte(path_of(n, v6), depth, <u8>key)
+        path = with_byte(path_of(n, v6), depth, <u8>key)
         e = load64(at)
     if tag_of(e) == TAG_NONE:
         return False
-    way = host_of(a, v6, e, way.hi, way.lo)
-    out.hi = way.hi
-    out.lo = way.lo
+    path = host_of(a, v6, e, path.hi, path.lo)
+    out.hi = path.hi
+    out.lo = path.lo
     out.version = 6 if v6 else 4
     return True
 
@@ -495,32 +495,32 @@ cdef inline bint seek_host(const Arena *a, bint v6, const Address *start, int up
     `out` is not `start`: it is written before the last comparison.
     """
     cdef u64 e = load64(&header(a).root[v6]), spare = 0
-    cdef Key way, spare_way
+    cdef Key path, spare_path
     cdef Node *n
     cdef u64 *at
     cdef int depth = -1, side, key
-    way.hi = 0
-    way.lo = 0
-    spare_way = way
+    path.hi = 0
+    path.lo = 0
+    spare_path = path
     while is_node(e) and unit_of(e) < reach_of(a):
         n = <Node *>block(a, unit_of(e))
         if n.depth <= depth or n.depth > last_byte(v6):
             return False
         depth = n.depth
-        way = path_of(n, v6)
-        side = compare(way.hi, way.lo, start.hi, start.lo, 8 * depth) * up
+        path = path_of(n, v6)
+        side = compare(path.hi, path.lo, start.hi, start.lo, 8 * depth) * up
         if side > 0:
-            return outermost(a, v6, e, way, up, out)
+            return outermost(a, v6, e, path, up, out)
         if side < 0:
-            return outermost(a, v6, spare, spare_way, up, out)
+            return outermost(a, v6, spare, spare_path, up, out)
         key = next_key(n, v6, tag_of(e) == TAG_FULL, byte_at(start.hi, start.lo, depth), up)
         at = find(n, v6, tag_of(e) == TAG_FULL, <u8>key) if key >= 0 else NULL
         if at != NULL:
             spare = load64(at)
-            spare_way = with_byte(way, depth, <u8>key)
+            spare_path = with_byte(path, depth, <u8>key)
         at = find(n, v6, tag_of(e) == TAG_FULL, byte_at(start.hi, start.lo, depth))
-        way = with_byte(way, depth, byte_at(start.hi, start.lo, depth))
+        path = with_byte(path, depth, byte_at(start.hi, start.lo, depth))
         e = load64(at) if at != NULL else 0
-    if outermost(a, v6, e, way, up, out) and compare(out.hi, out.lo, start.hi, start.lo, 128) * up >= 0:
+    if outermost(a, v6, e, path, up, out) and compare(out.hi, out.lo, start.hi, start.lo, 128) * up >= 0:
         return True
-    return outermost(a, v6, spare, spare_way, up, out)
+    return outermost(a, v6, spare, spare_path, up, out)

@@ -36,13 +36,13 @@ cdef inline bint claim(Check *c, u32 unit, int size_class) noexcept nogil:
     return True
 
 
-cdef inline bint check_host(Check *c, u64 e, int depth, Key way) noexcept nogil:
+cdef inline bint check_host(Check *c, u64 e, int depth, Key path) noexcept nogil:
     cdef Key k
     if tag_of(e) == TAG_LEAF and not claim(c, unit_of(e), LEAF_CLASS):
         return False
-    k = host_of(c.a, c.v6, e, way.hi, way.lo)
+    k = host_of(c.a, c.v6, e, path.hi, path.lo)
     c.hosts += 1
-    if differ(k.hi, k.lo, way.hi, way.lo, 8 * depth) or (not c.v6 and (<u32>k.hi or k.lo)):
+    if differ(k.hi, k.lo, path.hi, path.lo, 8 * depth) or (not c.v6 and (<u32>k.hi or k.lo)):
         c.fault = "a host does not lie below its way"
     elif (tag_of(e) == TAG_SUFFIX) != fits_suffix(c.v6, depth):
         c.fault = "a host is kept in the wrong form"
@@ -60,7 +60,7 @@ cdef inline bint check_shape(Check *c, Node *n, bint full, u64 only, int depth_a
     return c.fault == NULL
 
 
-cdef inline bint check_node(Check *c, u64 e, int depth_above, Key way) noexcept nogil:
+cdef inline bint check_node(Check *c, u64 e, int depth_above, Key path) noexcept nogil:
     """The node of an entry and all below it."""
     cdef Node *n = <Node *>block(c.a, unit_of(e))
     cdef bint full = tag_of(e) == TAG_FULL
@@ -82,7 +82,7 @@ cdef inline bint check_node(Check *c, u64 e, int depth_above, Key way) noexcept 
     child = 0 if key < 0 else load64(find(n, c.v6, full, <u8>key))
     if not check_shape(c, n, full, child, depth_above):
         return False
-    if n.depth < depth_above or n.depth > last_byte(c.v6) or differ(k.hi, k.lo, way.hi, way.lo, 8 * depth_above):
+    if n.depth < depth_above or n.depth > last_byte(c.v6) or differ(k.hi, k.lo, path.hi, path.lo, 8 * depth_above):
         c.fault = "a node does not lie below its way"
         return False
     for i in range(16):
@@ -103,11 +103,11 @@ cdef inline bint check_node(Check *c, u64 e, int depth_above, Key way) noexcept 
     return c.fault == NULL
 
 
-cdef inline bint check_entry(Check *c, u64 e, int depth, Key way) noexcept nogil:
+cdef inline bint check_entry(Check *c, u64 e, int depth, Key path) noexcept nogil:
     if count_of(e) == 0 or tag_of(e) == TAG_NONE:
         c.fault = "an entry counts nothing"
         return False
-    return check_node(c, e, depth, way) if is_node(e) else check_host(c, e, depth, way)
+    return check_node(c, e, depth, path) if is_node(e) else check_host(c, e, depth, path)
 
 
 cdef inline bint check_free(Check *c) noexcept nogil:
@@ -128,12 +128,12 @@ cdef inline bint check_free(Check *c) noexcept nogil:
 cdef inline const char *verify(const Arena *a) noexcept nogil:
     """NULL, or what does not hold."""
     cdef Check c
-    cdef Key way
+    cdef Key path
     cdef int family
     if not HEADER_UNITS <= a.bump <= a.limit:
         return "more was handed out than there is"
-    way.hi = 0
-    way.lo = 0
+    path.hi = 0
+    path.lo = 0
     c.a = a
     c.met = 0
     c.fault = NULL
@@ -146,7 +146,7 @@ cdef inline const char *verify(const Arena *a) noexcept nogil:
         c.v6 = family == 1
         c.hosts = 0
         if c.fault == NULL and header(a).root[family]:
-            check_entry(&c, header(a).root[family], 0, way)
+            check_entry(&c, header(a).root[family], 0, path)
         if c.fault == NULL and c.hosts != header(a).hosts[family]:
             c.fault = "the number of hosts is wrong"
     if c.fault == NULL and c.met != a.live:

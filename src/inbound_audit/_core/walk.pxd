@@ -14,17 +14,17 @@ that all its trees have ends with DAMAGED.
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 
-from inbound_audit._core.address cimport Address, behind, mask, width
+from inbound_audit._core.address cimport Address, next_address, mask, width
 from inbound_audit._core.arena cimport header
 from inbound_audit._core.bits cimport high_bits, load64, pause, store64, u64
 from inbound_audit._core.cidr cimport Prefix
 from inbound_audit._core.codes cimport DAMAGED, FULL, OK
-from inbound_audit._core.owner cimport Tree, forest_count, tree_count, whole_family
+from inbound_audit._core.owner cimport Tree, sum_trees, tree_count, whole_family
 from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
 from inbound_audit._core.trie cimport compare, first_difference, seek_host
 
 cdef enum:
-    OPEN_MOST = 130     # prefixes that wait in a walk: one a bit of the address, and one
+    MAX_OPEN = 130     # prefixes that wait in a walk: one a bit of the address, and one
     ROWS_FREE = 65536   # rows that a walk may find before it is asked how many there can be
 
 cdef struct Row:
@@ -57,7 +57,7 @@ cdef inline int append(Rows *rows, const Row *row) noexcept nogil:
     return OK
 
 
-cdef inline bint plausible(Tree *t, Rows *rows) noexcept nogil:
+cdef inline bint within_row_budget(Tree *t, Rows *rows) noexcept nogil:
     """Counts a row; False when there are more of them than the trees can hold. Asked seldom: amortized O(1).
 
     A window's tree has no `next`, so it is asked about by itself.
@@ -69,7 +69,7 @@ cdef inline bint plausible(Tree *t, Rows *rows) noexcept nogil:
     rows.checked = rows.met
     while t != NULL:
         # Two hosts a unit at most, and as many branches as hosts; twice that, as it may grow meanwhile.
-        most += 8 * (t.plausible if t.plausible else t.arena.bump)
+        most += 8 * (t.max_units if t.max_units else t.arena.bump)
         t = t.next
     if most > rows.most:
         rows.most = most
@@ -98,7 +98,7 @@ cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Addre
     return found and compare(out.hi, out.lo, start.hi, start.lo, 128) * up >= 0
 
 
-cdef inline bint forest_seek(Tree *t, bint v6, const Address *start, int up, Address *out) noexcept nogil:
+cdef inline bint seek_trees(Tree *t, bint v6, const Address *start, int up, Address *out) noexcept nogil:
     """The nearest host at or beyond `start` in any of the trees."""
     cdef Address host
     cdef bint found = False
@@ -127,11 +127,11 @@ cdef inline bint narrow(Tree *t, Prefix *p) noexcept nogil:
     cdef Address last = first
     cdef bint v6 = p.address.version == 6
     cdef int length = p.length, common
-    if not forest_seek(t, v6, &p.address, 1, &first):
+    if not seek_trees(t, v6, &p.address, 1, &first):
         return False
     if compare(first.hi, first.lo, p.address.hi, p.address.lo, length) != 0:  # behind it; or what is read is damaged
         return False
-    if not forest_seek(t, v6, &end, -1, &last):
+    if not seek_trees(t, v6, &end, -1, &last):
         return False
     # The last host may have been closed meanwhile, and one before the prefix found: then only the first is known.
     if compare(last.hi, last.lo, first.hi, first.lo, 128) <= 0:
@@ -159,7 +159,7 @@ cdef inline Prefix half(const Prefix *p, bint upper) noexcept nogil:
 
 cdef inline int walk_tree(Tree *t, int version, Rows *rows) noexcept nogil:
     """Branching prefixes and hosts, in address order, a prefix before what it holds. O(hosts x bytes); OK, FULL or DAMAGED."""
-    cdef Prefix open[OPEN_MOST]
+    cdef Prefix open[MAX_OPEN]
     cdef Row row
     cdef int waiting = 1
     row.whole = False
@@ -169,12 +169,12 @@ cdef inline int walk_tree(Tree *t, int version, Rows *rows) noexcept nogil:
         row.prefix = open[waiting]
         if not narrow(t, &row.prefix):
             continue
-        row.count = forest_count(t, &row.prefix)
+        row.count = sum_trees(t, &row.prefix)
         if row.count == 0:
             continue
         if append(rows, &row) != OK:
             return FULL
-        if not plausible(t, rows):
+        if not within_row_budget(t, rows):
             return DAMAGED
         if row.prefix.length < width(version):
             open[waiting] = half(&row.prefix, True)
@@ -199,9 +199,9 @@ cdef inline int walk_hosts(Tree *t, int version, Rows *rows) noexcept nogil:
         start = row.prefix.address
         if row.count and append(rows, &row) != OK:
             return FULL
-        if not plausible(t, rows):
+        if not within_row_budget(t, rows):
             return DAMAGED
-        if not behind(&start):
+        if not next_address(&start):
             break
     return OK
 
@@ -246,12 +246,12 @@ cdef inline int push(Tree *t, Prefix p, const int *length, Rows *heap) noexcept 
     if row.whole:
         row.prefix.length = want
         mask(&row.prefix.address, want)
-    row.count = forest_count(t, &row.prefix)
+    row.count = sum_trees(t, &row.prefix)
     if row.count == 0:
         return OK
     if append(heap, &row) != OK:
         return FULL
-    if not plausible(t, heap):
+    if not within_row_budget(t, heap):
         return DAMAGED
     sift_up(heap, heap.size - 1)
     return OK

@@ -28,15 +28,15 @@ from inbound_audit._core.bits cimport acquire64, fence_acquire, load64, publish6
 from inbound_audit._core.cidr cimport Prefix
 from inbound_audit._core.clock cimport system_clock, window_number
 from inbound_audit._core.owner cimport (
-    SERVICES_MOST, Owner, Ring, Series, Slot, Tree, load_ring, load_tree, publish_ring, publish_tree, tree_count,
+    MAX_SERVICES, Owner, Ring, Series, Slot, Tree, load_ring, load_tree, publish_ring, publish_tree, tree_count,
 )
 
 cdef extern from *:
     """
-    #define IA_REST ((uint64_t)1000000000)
+    #define IA_REUSE_DELAY_NS ((uint64_t)1000000000)
     #define IA_NO_WINDOW (-((int64_t)1 << 62))
     """
-    const u64 REST "IA_REST"               # nanoseconds that a reader may stand on what has left
+    const u64 REUSE_DELAY_NS "IA_REUSE_DELAY_NS"               # nanoseconds that a reader may stand on what has left
     const int64_t NO_WINDOW "IA_NO_WINDOW" # a number that no window has
 
 
@@ -52,7 +52,7 @@ cdef inline int series_place(const Series *s) noexcept nogil:
     cdef int i = 0
     while s.owner.series[i] != s:
         i += 1
-    return SERVICES_MOST + i
+    return MAX_SERVICES + i
 
 
 cdef inline Ring *new_ring(Series *s, u64 now) noexcept nogil:
@@ -60,7 +60,7 @@ cdef inline Ring *new_ring(Series *s, u64 now) noexcept nogil:
     cdef Ring **at = &s.spare
     cdef Ring *r
     while at[0] != NULL:
-        if now - at[0].dropped >= REST:
+        if now - at[0].dropped >= REUSE_DELAY_NS:
             r = at[0]
             at[0] = r.same_file
             return r
@@ -195,7 +195,7 @@ cdef inline void publish_timeline(Series *s) noexcept nogil:
     publish64(<u64 *>&header(&s.own.tree[0].arena).newest, <u64>s.newest)
 
 
-cdef inline void turn(Series *s, int64_t number) noexcept nogil:
+cdef inline void rotate(Series *s, int64_t number) noexcept nogil:
     """Window `number` is the current one from now on. O(slots), whatever they hold."""
     cdef u64 most = 0, used
     cdef u32 i
@@ -215,12 +215,12 @@ cdef inline bint lies_back(const Series *s, int64_t now) noexcept nogil:
     return window_number(now, s.interval) + s.base < s.newest - 1
 
 
-cdef inline int64_t move_on(Series *s, int64_t now) noexcept nogil:
+cdef inline int64_t advance(Series *s, int64_t now) noexcept nogil:
     """Brings our ring to the time `now` (microseconds); the number of its current window. O(1), at a turn O(slots)."""
     cdef int64_t clock_number = window_number(now, s.interval)
     cdef int64_t number = clock_number + s.base
     if number > s.newest:
-        turn(s, number)
+        rotate(s, number)
     elif lies_back(s, now):
         s.base = s.newest - clock_number
         publish_timeline(s)

@@ -51,7 +51,7 @@ class Dialogue:
 
     def received(self) -> None:
         """A message was accepted."""
-        self._admission.count_reception()
+        self._admission.record_reception()
 
     async def ask(self, command: str, args: Sequence[object]) -> bytes | None:
         """The reply that refuses a command, None when it may pass.

@@ -93,14 +93,14 @@ class Admission:
             self._count_rejection()
         return verdict
 
-    def count_reception(self) -> None:
+    def record_reception(self) -> None:
         """A message of this connection was accepted: counts it for the client in the audit's windows. Never raises."""
         if self.session is not None:
-            self.session.count_reception()
+            self.session.record_reception()
 
     def _count_rejection(self) -> None:
         if self.session is not None:
-            self.session.count_rejection()
+            self.session.record_rejection()
 
     def capabilities(self) -> tuple[Sequence[str], Sequence[str]]:
         """The ESMTP capabilities that the policy adds and removes for this session. Never raises."""

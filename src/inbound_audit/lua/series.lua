@@ -6,7 +6,7 @@ local memory = ac.memory
 local series_add, series_count, series_remove = memory.series_add, memory.series_count, memory.series_remove
 local is, now, plain, words = ac.is, sessions.now, windows.plain, windows.words
 
-local NEED_MINUS, NEED_HELP = -27, -28 -- what Python has to do is done by it, then all is as before
+local NEED_NEGATIVE_TREE, NEED_PYTHON = -27, -28 -- what Python has to do is done by it, then all is as before
 
 local series = {}
 
@@ -71,7 +71,7 @@ local function add(name, options)
     return (ask.absolute_add(name, text, amount))
   end
   local code = series_add(accept, name, text, amount)
-  if code == NEED_MINUS then
+  if code == NEED_NEGATIVE_TREE then
     return made_room(accept, name, text, amount)
   elseif code ~= 0 then
     return words(code, code == windows.BAD_AMOUNT and amount or text, name)
@@ -126,7 +126,7 @@ local function remove_item(name, key)
     return (ask.series_remove_item(nil, name, text))
   end
   local code = series_remove(accept, name, text)
-  if code == NEED_HELP then
+  if code == NEED_PYTHON then
     return (ask.series_remove_item(memory.bytes(accept), name, text))
   end
   return code ~= 0 and words(code, text, name) or nil

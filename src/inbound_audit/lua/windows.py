@@ -102,7 +102,7 @@ class Windows:
         return self._audit
 
     def _make_room(self, accept: bytes, name: bytes) -> None:
-        self._audit_of(accept)._make_room_for_less(name.decode())
+        self._audit_of(accept)._ensure_negative_trees(name.decode())
 
     def _remove_item(self, accept: bytes | None, name: bytes, key: bytes | None) -> None:
         series = (self._bound() if accept is None else self._audit_of(accept)).series

@@ -138,7 +138,7 @@ class Membership:
                     raise SharedStateError(f"{path}: {error.strerror}") from None
         self.be_seen()
         with _lock:
-            self._audit._settled()
+            self._audit._mark_ready()
             self._settled = True
             self.start()
 
@@ -161,7 +161,7 @@ class Membership:
             self._audit._share(fd, os.getpid(), time.time_ns() // 1000)
             name = files.publish(held.place, fd)
         except BaseException:
-            self._audit._unsettle(fd)
+            self._audit._detach_file(fd)
             os.close(fd)
             raise
         if held.file is not None:
@@ -217,13 +217,13 @@ class Membership:
         with _lock:
             if not self._end.alive:
                 return
-            self._audit._looking(True)
+            self._audit._scan_mark(True)
             try:
                 self._neighbours.look(self._held.fd)
             except OSError:
                 if self._end.alive:  # or else a signal's handler has closed it meanwhile
                     raise
-            self._audit._looking(False)
+            self._audit._scan_mark(False)
 
     def _mind_our_file(self) -> None:
         """Somebody may have removed our file, or cut it short: nobody would count us any more."""
@@ -246,7 +246,7 @@ class Membership:
         if self._evicted:
             self._find_place()
             self._move_in()
-            self._audit._settled()
+            self._audit._mark_ready()
             self._settled = True
         self._answer()
 

@@ -40,7 +40,7 @@ class _Met:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.stat = os.fstat(fd)
-        self.mapped: _ipcount.Neighbour | None = None
+        self.mapped: _ipcount.OwnerFile | None = None
         self.damaged: str | None = None
         self.strange = False
 
@@ -101,7 +101,7 @@ class Neighbours:
     @property
     def looks(self) -> dict[str, int]:
         """How often each has looked around, by name; odd while it does."""
-        return {name: met.mapped.looked for name, met in self._met.items() if met.mapped is not None}
+        return {name: met.mapped.scan_count for name, met in self._met.items() if met.mapped is not None}
 
     @property
     def owners(self) -> list[OwnerInfo]:
@@ -139,10 +139,10 @@ class Neighbours:
         found = os.fstat(met.fd)
         try:
             if met.mapped is None:
-                met.mapped = self._audit._meet(met.fd, found.st_size)
+                met.mapped = self._audit._map_owner(met.fd, found.st_size)
             if self._pid is not None and met.mapped.pid != self._pid:
                 return
-            met.mapped.look(found.st_size, 512 * found.st_blocks, monotonic_ns())
+            met.mapped.refresh(found.st_size, 512 * found.st_blocks, monotonic_ns())
             needed = met.mapped.needed
             if os.fstat(met.fd).st_size < needed:  # asked again: the file may have grown since
                 raise SharedStateError("was cut short by somebody")
@@ -157,7 +157,7 @@ class Neighbours:
 
     def _unmap(self, met: _Met) -> None:
         if met.mapped is not None:
-            met.mapped.drop(monotonic_ns())
+            met.mapped.detach(monotonic_ns())
             met.mapped = None
 
     def _leave(self, name: str) -> None:

@@ -94,9 +94,9 @@ def test_the_sliding_average(audit, clock):
     listener = audit.listener()
     with listener.session("192.0.2.7") as ac:
         for _ in range(7):
-            ac.count_reception()
+            ac.record_reception()
         clock.step(10)
-        ac.count_reception(3)
+        ac.record_reception(3)
         assert audit.sliding_average("receptions", "10,3", ac=ac) == 10
         clock.step(2.5)
         assert audit.sliding_average("receptions", 0, "/24", ac=ac) == 3 + 7 * 0.75
@@ -158,7 +158,7 @@ def test_a_clock_that_raises_stops_nobody(clock, error):
         broken = True
         clock.step(10)
         with audit.listener().session("192.0.2.7") as ac:
-            ac.count_reception()
+            ac.record_reception()
             assert audit.connections("10,3", ac=ac) == 2
             assert audit.sliding_average("connections", "10,3", ac=ac) == 2
         broken = False
@@ -179,7 +179,7 @@ def test_who_interrupts_a_clock_interrupts_the_program(clock):
 
         def interrupt_a_count():
             interrupted.add(1)
-            ac.count_reception()
+            ac.record_reception()
             for _ in range(1000):  # whenever Python looks after its signals
                 pass
 

@@ -78,7 +78,7 @@ rng = random.Random(2)
 def work():
     for i in range(5_000):
         with listener.session(rng.randbytes(16 if i % 2 else 4)) as ac:
-            ac.count_reception()
+            ac.record_reception()
             audit.series.add("s", ac, rng.choice((1, -1)))
             audit.series.add("t", str(rng.random()))
             audit.connections("10,3", "/24,/56", 0, 2, ac=ac)

@@ -117,7 +117,7 @@ def test_who_is_not_counted_is_not_counted_over_time(choice: Any) -> None:
         for peer in ("2001:db8::7", "\0abstract"):
             admission = guard.admit(peer)
             assert admission.session is None
-            admission.count_reception()
+            admission.record_reception()
             admission.close()
         assert guard.uncounted == 2
         assert everybody(audit) == before
@@ -131,7 +131,7 @@ def test_a_client_that_becomes_known_is_the_one_that_is_counted(guard: Guard, au
     admission.rebind("2001:db8::7")
     admission.ask()
     admission.hook("validate_ehlo", "c.example")
-    admission.count_reception()
+    admission.record_reception()
     assert seen(audit, "192.0.2.1") == (0, 0, 0)
     assert seen(audit, "2001:db8::7") == (1, 1, 2)
     admission.close()
@@ -143,7 +143,7 @@ def test_each_is_counted_in_the_window_in_which_it_happens(guard: Guard, audit: 
     clock.now += 300
     admission.hook("validate_ehlo", "c.example")
     clock.now += 300
-    admission.count_reception()
+    admission.record_reception()
     assert [seen(audit, "192.0.2.7", window) for window in range(3)] == [(0, 1, 0), (0, 0, 1), (1, 0, 0)]
     admission.close()
 
@@ -152,7 +152,7 @@ def test_without_monitors_nothing_is_counted_and_nothing_fails() -> None:
     with InboundAudit(capacity=1 << 22) as audit:
         guard = Guard(audit.listener(), Script({"connect": REFUSE}))
         admission = guard.admit("192.0.2.7")
-        admission.count_reception()
+        admission.record_reception()
         admission.close()
         assert (guard.refused, guard.failures, audit.monitors) == (1, 0, ())
 

@@ -146,11 +146,11 @@ def test_the_policy_of_how_often_knows_who_sends_nothing_of_use(over_time: Timed
     policy = load(over_time, "frequency.lua")
     bad, mixed = over_time.session("192.0.2.7"), over_time.session("2001:db8::7")
     for ac in (bad, mixed):
-        ac.count_rejection(49)
+        ac.record_rejection(49)
         assert policy.validate_connect(ac) is ACCEPT
         over_time.clock.seconds += 300
-        ac.count_rejection()
-    mixed.count_reception()
+        ac.record_rejection()
+    mixed.record_reception()
     assert policy.validate_connect(bad).code == 554
     assert policy.validate_connect(mixed) is ACCEPT
     over_time.clock.seconds += 1500

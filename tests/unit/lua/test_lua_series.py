@@ -317,7 +317,7 @@ def outside(bench: Timed, body: str, **options: object) -> str:
 
 
 def test_outside_of_a_session_with_an_audit(bench: Timed) -> None:
-    bench.session("192.0.2.9").count_rejection(3)
+    bench.session("192.0.2.9").record_rejection(3)
     bound = {"audit": bench.audit}
     assert outside(bench, "msys.audit_series.add('s', {key = '192.0.2.9', count = 5})", **bound) == "nil"
     assert outside(bench, "msys.audit_series.add('s', {key = '192.0.2.9', count = -7})", **bound) == "nil"

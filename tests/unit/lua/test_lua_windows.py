@@ -43,13 +43,13 @@ def echo(bench: Timed) -> LuaPolicy:
 @families
 def test_monitors_count_by_window(bench: Timed, echo: LuaPolicy, peer: str, near: str, far: str) -> None:
     for _ in range(3):
-        bench.session(near).count_rejection(2)
+        bench.session(near).record_rejection(2)
     bench.clock.seconds += 300
     bench.session(far)
-    bench.session(near).count_reception()
+    bench.session(near).record_reception()
     ac = bench.session(peer)
-    ac.count_reception(4)
-    ac.count_rejection(5)
+    ac.record_reception(4)
+    ac.record_rejection(5)
     network = '"/24,/48"'
     assert ask(echo, ac, 'msys.audit.connections("300,6")') == 1
     assert ask(echo, ac, 'msys.audit.receptions("300,6")') == 4
@@ -84,8 +84,8 @@ def test_a_monitor_answers_what_python_answers(bench: Timed, echo: LuaPolicy, ki
     """Each monitor with each cidr, and each with each range of windows: counts, and the words of errors."""
     for host in ("192.0.2.7", "192.0.2.9", "2001:db8::7", "::ffff:192.0.2.7", "127.0.0.1"):
         session = bench.session(host)
-        session.count_reception(2)
-        session.count_rejection(3)
+        session.record_reception(2)
+        session.record_rejection(3)
         bench.clock.seconds += 100
     cases = [(monitor, cidr, 0, 2) for monitor in MONITOR_TEXTS for cidr in CIDRS]
     cases += [(monitor, "/24,/56", *windows) for monitor in MONITORS for windows in WINDOWS]

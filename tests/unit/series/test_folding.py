@@ -75,7 +75,7 @@ class FoldingMachine(RuleBasedStateMachine):
     @rule(target=sessions, remote=addresses, n=st.integers(1, 3))
     def open(self, remote, n):
         session = self.listener.session(remote)
-        session.count_reception(n)
+        session.record_reception(n)
         self.counted_in[session.conn_id] = self.gold["connections"].add(self.clock.seconds, unmapped(remote))
         self.gold["receptions"].add(self.clock.seconds, unmapped(remote), n)
         return session
@@ -327,7 +327,7 @@ def test_monitors_have_bounds_too(clock):
         listener = audit.listener()
         for _ in range(20_000):
             with listener.session(rng.randbytes(16)) as ac:
-                ac.count_reception()
+                ac.record_reception()
         for kind in ("connections", "receptions"):
             assert getattr(audit, kind)("10,3", "::/0") == getattr(audit, kind)("60,2", "::/0") == 20_000
         assert audit.uncounted == 0

@@ -75,14 +75,14 @@ def running(threads: list[threading.Thread]) -> bool:
 
 
 @pytest.mark.parametrize("who", ["the system's clock", "a clock of Python's"])
-@pytest.mark.parametrize("hosts_most", [None, 50])
-def test_who_adds_without_the_gil_loses_nothing(who, hosts_most):
+@pytest.mark.parametrize("max_hosts", [None, 50])
+def test_who_adds_without_the_gil_loses_nothing(who, max_hosts):
     """Also while windows turn and fold. A clock that is Python's is asked for before the lock is taken."""
     seconds = [0.0]
     clock = None if who == "the system's clock" else lambda: seconds[0]
     interval = 1 << 30 if clock is None else 1
     with InboundAudit(clock=clock) as audit, audit.listener().session("192.0.2.7") as ac:
-        audit.series.define("s", "cidr", interval, 500, max_hosts=hosts_most)
+        audit.series.define("s", "cidr", interval, 500, max_hosts=max_hosts)
         audit.series.add("s", "192.0.2.7", -1)  # from now on there are trees for less
         times = 2000 if clock is None else rounds(60, 200)
         jobs = [
@@ -100,7 +100,7 @@ def test_who_adds_without_the_gil_loses_nothing(who, hosts_most):
         assert audit.series.count("s", "2001:db8::/32", 0, 499) == 3 * turns
         for at in range(ADDERS):
             assert audit.series.count("s", "10.0.0.0/8", 0, 499) == 200 * sum(2 + at for at in range(ADDERS))
-            if hosts_most is None:
+            if max_hosts is None:
                 assert audit.series.count("s", f"10.{at}.0.0/24", 0, 499) == 200 * (2 + at)
 
 

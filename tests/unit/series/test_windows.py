@@ -73,7 +73,7 @@ class MonitorMachine(RuleBasedStateMachine):
     def tell(self, session, kind, n):
         if session.closed:
             return
-        count = session.count_reception if kind == "receptions" else session.count_rejection
+        count = session.record_reception if kind == "receptions" else session.record_rejection
         count(n) if n > 1 else count()
         for monitor in MONITORS:
             self.ring(kind, monitor).add(self.clock.seconds, ipaddress.ip_address(session.remote_ip), n)
@@ -156,10 +156,10 @@ def test_a_connection_is_counted_when_it_is_opened_and_stays_when_it_is_closed(a
 
 def test_receptions_and_rejections_are_counted_where_the_session_is(audit):
     with audit.listener().session("192.0.2.7") as ac:
-        ac.count_reception()
-        ac.count_reception(3)
+        ac.record_reception()
+        ac.record_reception(3)
         ac.rebind("2001:db8::7")
-        ac.count_rejection(n=2)
+        ac.record_rejection(n=2)
         assert audit.receptions("10,3", "192.0.2.7") == 4
         assert audit.receptions("10,3", ac=ac) == 0
         assert audit.rejections("60,2", ac=ac) == 2
@@ -167,10 +167,18 @@ def test_receptions_and_rejections_are_counted_where_the_session_is(audit):
         assert audit.connections("10,3", "192.0.2.7") == 0
 
 
+def test_the_earlier_names_of_the_record_methods_still_record():
+    with InboundAudit(monitors=["300,6"]) as audit, audit.listener().session("192.0.2.7") as ac:
+        ac.count_reception(3)
+        ac.count_rejection()
+        assert audit.receptions(0, "192.0.2.7") == 3
+        assert audit.rejections(0, "192.0.2.7") == 1
+
+
 @pytest.mark.parametrize("n", [0, -1, 2**32, 2**80])
 def test_what_can_be_no_number_of_messages(audit, n):
     with audit.listener().session("192.0.2.7") as ac:
-        for count in (ac.count_reception, ac.count_rejection):
+        for count in (ac.record_reception, ac.record_rejection):
             with pytest.raises((InboundAuditError, ValueError, OverflowError)):
                 count(n)
     assert shown(audit, "receptions") == shown(audit, "rejections") == [0, 0, 0]
@@ -179,13 +187,13 @@ def test_what_can_be_no_number_of_messages(audit, n):
 @pytest.mark.parametrize("n", [0.5, "1", None])
 def test_a_number_of_messages_is_a_number(audit, n):
     with audit.listener().session("192.0.2.7") as ac, pytest.raises(TypeError):
-        ac.count_reception(n)
+        ac.record_reception(n)
 
 
 def test_without_monitors_nothing_is_counted_and_nothing_is_asked():
     with InboundAudit() as audit, audit.listener().session("192.0.2.7") as ac:
-        ac.count_reception()
-        ac.count_rejection(7)
+        ac.record_reception()
+        ac.record_rejection(7)
         ac.rebind("192.0.2.8")
         assert audit.monitors == ()
         assert audit._windows == []
@@ -227,9 +235,9 @@ def test_sessions_are_opened_in_any_thread(audit):
     def life(seed):
         for i in range(500):
             with audit.listener("SMTP", f"mx{seed % 2}").session(f"10.{seed}.{i >> 8}.{i & 255}") as ac:
-                ac.count_reception()
+                ac.record_reception()
                 ac.rebind(f"2001:db8:{seed}::{i:x}")
-                ac.count_rejection(2)
+                ac.record_rejection(2)
 
     threads = [threading.Thread(target=life, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -253,7 +261,7 @@ def test_a_closed_audit_counts_nothing():
     session = audit.listener().session("192.0.2.7")
     audit.close()
     assert audit.connections("300,6", "192.0.2.7") == 0
-    session.count_reception()
+    session.record_reception()
     session.close()
     assert audit.receptions("300,6", "192.0.2.7") == 0
     assert audit._window_rows("connections", "300,6", 300, 6, 0, 5) == []
@@ -262,7 +270,7 @@ def test_a_closed_audit_counts_nothing():
 
 def test_sessions_count_on_in_an_audit_that_nobody_holds():
     session = InboundAudit(monitors=["300,6"]).listener().session("192.0.2.7")
-    session.count_reception()
+    session.record_reception()
     session.rebind("192.0.2.8")
     audit = session.listener.audit
     assert audit.receptions("300,6", "192.0.2.7", 0, 5) == audit.connections("300,6", "192.0.2.8", 0, 5) == 1
@@ -271,9 +279,9 @@ def test_sessions_count_on_in_an_audit_that_nobody_holds():
 
 def test_more_than_can_be_counted_is_left_out_and_told(audit):
     with audit.listener().session("192.0.2.7") as ac:
-        ac.count_reception(2**32 - 1)
+        ac.record_reception(2**32 - 1)
         assert audit.uncounted == 0
-        ac.count_reception(3)  # never an error: mail goes on
+        ac.record_reception(3)  # never an error: mail goes on
         assert audit.receptions("10,3", ac=ac) == 2**32 - 1
         assert audit.uncounted > 0
         audit._check_windows()
@@ -282,7 +290,7 @@ def test_more_than_can_be_counted_is_left_out_and_told(audit):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_child_starts_with_empty_windows(audit, clock):
     held = audit.listener().session("192.0.2.7")
-    held.count_reception()
+    held.record_reception()
     clock.step(10)
     read, write = os.pipe()
     pid = os.fork()

@@ -7,47 +7,47 @@ cdef class Windows:
     Always an Audit: it is a class of its own to be read by itself.
     """
 
-    cdef Owner *owner
+    cdef model.Owner *owner
     cdef object clock       # a callable that answers seconds; None: the system's
     cdef object series_kind # what `series` answers one of
     cdef SeriesTable made_series
 
-    def _set_clock(self, clock):
-        """A callable that answers seconds since 1970, for all windows to come."""
-        self.clock = clock
-        self.owner.clock = <void *>clock
-        self.owner.last_now = system_clock()
+    def _set_clock(self, read_clock):
+        """A callable that returns seconds since 1970, for all windows to come."""
+        self.clock = read_clock
+        self.owner.clock = <void *>read_clock
+        self.owner.last_now = clock.system_clock()
         self.owner.now = python_clock
 
     def _set_series_kind(self, kind):
         """The class of what `series` answers; a subclass of SeriesTable."""
         self.series_kind = kind
 
-    def _define(self, int scope, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 hosts_most):
+    def _define(self, int scope, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts):
         """Begins to count in a series; the scope is the position in `SCOPES`. Raises CapacityError."""
         cdef bytes text = name.encode("utf-8")
-        cdef Series *s = know_series(self.owner, scope, text, interval, slots)
+        cdef model.Series *s = know_series(self.owner, scope, text, interval, slots)
         if s == NULL:
-            raise CapacityError(f"{name!r}: an audit knows {SERIES_MOST} series at most")
+            raise CapacityError(f"{name!r}: an audit knows {model.MAX_SERIES} series at most")
         if (<Audit>self).is_closed:
             raise InboundAuditError("the audit is closed")
         if not s.ready:
             window_bytes = min(window_bytes, <u64>(<Audit>self).capacity)
-            s.units_most = <u32>(window_bytes // UNIT) - HEADER_UNITS
-            s.hosts_most = hosts_most
+            s.max_units = <u32>(window_bytes // arena.UNIT) - arena.HEADER_UNITS
+            s.max_hosts = max_hosts
             make_ring(<Audit>self, s)
 
-    def _monitor(self, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 hosts_most):
+    def _monitor(self, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts):
         """One monitor more; before there is any series."""
         cdef int kind
         for kind in range(3):
-            self._define(kind, name, interval, slots, window_bytes, hosts_most)
+            self._define(kind, name, interval, slots, window_bytes, max_hosts)
         self.owner.monitors += 1
 
-    def _make_room_for_less(self, name):
+    def _ensure_negative_trees(self, name):
         """Makes the trees for what is taken away from a series; False when they are there. Raises CapacityError."""
-        cdef Series *s = series_of(<Audit>self, name)
-        cdef Tree *t
+        cdef model.Series *s = series_of(<Audit>self, name)
+        cdef model.Tree *t
         cdef u32 i
         if s.own.tree[2 * s.slots - 1] != NULL:  # the last one made
             return False
@@ -55,8 +55,8 @@ cdef class Windows:
         for i in range(s.slots):
             if s.own.tree[2 * i + 1] == NULL:
                 t = window_tree(<Audit>self, s, i, 1)
-                settle_window(<Audit>self, t)
-                publish_tree(&s.own.tree[2 * i + 1], t)
+                attach_window(<Audit>self, t)
+                model.publish_tree(&s.own.tree[2 * i + 1], t)
         return True
 
     def connections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
@@ -66,42 +66,42 @@ cdef class Windows:
         None for exactly the connecting IP, speak of the session `ac`. Raises MonitorError, CidrError.
         O(windows x prefix length x processes); takes no lock.
         """
-        return count_of_kind(<Audit>self, CONNECTIONS, monitor, cidr, startv, endv, ac)
+        return query_kind(<Audit>self, series.CONNECTIONS, monitor, cidr, startv, endv, ac)
 
     def receptions(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
         """Messages that were accepted; otherwise as `connections`."""
-        return count_of_kind(<Audit>self, RECEPTIONS, monitor, cidr, startv, endv, ac)
+        return query_kind(<Audit>self, series.RECEPTIONS, monitor, cidr, startv, endv, ac)
 
     def rejections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
         """Rejections; otherwise as `connections`."""
-        return count_of_kind(<Audit>self, REJECTIONS, monitor, cidr, startv, endv, ac)
+        return query_kind(<Audit>self, series.REJECTIONS, monitor, cidr, startv, endv, ac)
 
     def sliding_average(self, kind, monitor, cidr=None, *, Session ac=None):
         """A float: the current window, and the one before as far as a window of that width that ends now covers it.
 
         `kind` is ``"connections"``, ``"receptions"`` or ``"rejections"``. Raises MonitorError, CidrError.
         """
-        cdef Series *s
-        cdef Prefix p, peer
+        cdef model.Series *s
+        cdef prefix.Prefix p, peer
         cdef size_t size = 0
         cdef const char *c = NULL
-        cdef int code = OK
+        cdef int code = codes.OK
         if kind not in KINDS:
             raise MonitorError(f"{kind!r}: is none of {', '.join(KINDS)}")
         s = monitor_of(<Audit>self, KINDS.index(kind), monitor)
         if ac is not None:
-            peer_of(&ac.ac, &peer)
+            model.peer_of(&ac.ac, &peer)
             p = peer
         elif cidr is None:
-            raise CidrError(f"{cidr!r}: {reason_of(NO_KEY)}")
+            raise CidrError(f"{cidr!r}: {reason_of(codes.NO_KEY)}")
         if cidr is not None:
             c = ascii(cidr, &size)
             if c == NULL:
                 raise not_ascii(cidr)
-            code = parse_cidr(c, c + size, &peer.address if ac is not None else NULL, &p)
-        if code != OK:
+            code = prefix.parse_cidr(c, c + size, &peer.address if ac is not None else NULL, &p)
+        if code != codes.OK:
             raise window_error(code, cidr, None, self)
-        return sliding_average(s, &p)
+        return series.sliding_average(s, &p)
 
     @property
     def monitors(self):
@@ -114,7 +114,7 @@ cdef class Windows:
         cdef u32 i
         cdef u64 n = 0
         for i in range(3 * self.owner.monitors):
-            n += load64(&self.owner.series[i].uncounted)
+            n += bits.load64(&self.owner.series[i].uncounted)
         return n
 
     @property
@@ -131,35 +131,35 @@ cdef class Windows:
     @property
     def _windows(self):
         """Every series and monitor that somebody has: `(scope, name, type, interval, windows)`."""
-        cdef Series *s
+        cdef model.Series *s
         cdef u32 i
         rows = []
         for i in range(self.owner.series_known):
             s = self.owner.series[i]
             if s.first != NULL:
-                kind = "string" if s.scope == STRINGS else "cidr"
+                kind = "string" if s.scope == fold.STRINGS else "cidr"
                 rows.append((public_scope(s), name_of(s), kind, s.interval, s.slots))
         return rows
 
     def _window_count(self, scope, name, interval, num_windows, cidr, startv, endv):
         """A sum over windows of what `_windows` tells of; of a series of strings `cidr` is the text. Raises SeriesError,
         CidrError."""
-        cdef Series *s = identified(<Audit>self, scope, name, interval, num_windows)
+        cdef model.Series *s = identified(<Audit>self, scope, name, interval, num_windows)
         cdef Key k
         cdef int64_t count = 0
         cdef int code
         read_series_key(s, cidr, None, &k, True)
-        code = count_key(k.ac, s, k.text, k.size, window_index(startv), window_index(endv), &count)
-        if code != OK:
-            raise window_error(code, range_text(startv, endv) if code == BAD_WINDOW else cidr, name, self)
+        code = series.query_key(k.ac, s, k.text, k.size, window_index(startv), window_index(endv), &count)
+        if code != codes.OK:
+            raise window_error(code, range_text(startv, endv) if code == codes.BAD_WINDOW else cidr, name, self)
         return count
 
     def _window_rows(self, scope, name, interval, num_windows, startv, endv):
         """Every host with its net count over those windows, `(count, address)`, in address order. O(hosts)."""
-        cdef Series *s = identified(<Audit>self, scope, name, interval, num_windows)
-        cdef Address a
+        cdef model.Series *s = identified(<Audit>self, scope, name, interval, num_windows)
+        cdef ip.Address a
         if not 0 <= startv <= endv < num_windows:
-            raise window_error(BAD_WINDOW, range_text(startv, endv), name, self)
+            raise window_error(codes.BAD_WINDOW, range_text(startv, endv), name, self)
         rows = []
         for (version, hi, lo), count in sorted(sum_of_rows(s, startv, endv).items()):
             if count:
@@ -169,39 +169,39 @@ cdef class Windows:
 
     def _series_hosts(self, name):
         """Distinct hosts over all windows of our own ring, each window's for itself."""
-        cdef Series *s = series_of(<Audit>self, name)
+        cdef model.Series *s = series_of(<Audit>self, name)
         cdef u64 n = 0
         cdef u32 i
         for i in range(2 * s.slots):
-            if s.own.tree[i] != NULL and in_view(s, s.slot[i // 2].number[i % 2]):
-                n += load64(&header(&s.own.tree[i].arena).hosts[0]) + load64(&header(&s.own.tree[i].arena).hosts[1])
+            if s.own.tree[i] != NULL and window.in_view(s, s.slot[i // 2].number[i % 2]):
+                n += bits.load64(&arena.header(&s.own.tree[i].arena).hosts[0]) + bits.load64(&arena.header(&s.own.tree[i].arena).hosts[1])
         return n
 
     def _series_memory(self, name):
         """Bytes of the arenas of our own ring."""
-        cdef Series *s = series_of(<Audit>self, name)
+        cdef model.Series *s = series_of(<Audit>self, name)
         cdef u64 n = 0
         cdef u32 i
         for i in range(2 * s.slots):
             if s.own.tree[i] != NULL:
-                n += arena_used(&s.own.tree[i].arena)
+                n += arena.arena_used(&s.own.tree[i].arena)
         return n
 
     def _series_folded(self, name):
         """Windows of our own ring in which detail was given up: `(window, IPv4 length, IPv6 length, hosts)`."""
-        cdef Series *s = series_of(<Audit>self, name)
-        cdef Slot *slot
-        cdef int64_t now = window_number(now_of(self.owner), s.interval) + s.base, number
+        cdef model.Series *s = series_of(<Audit>self, name)
+        cdef model.Slot *slot
+        cdef int64_t now = clock.window_number(window.now_of(self.owner), s.interval) + s.base, number
         cdef u32 v
         if now < s.newest:
             now = s.newest
         rows = []
         for v in range(s.slots):
             number = now - v
-            slot = &s.slot[slot_of(number, s.slots)]
+            slot = &s.slot[window.slot_of(number, s.slots)]
             if slot.number[0] == number and (slot.level[0] or slot.level[1]):
-                four = 32 if s.scope == STRINGS else length_of(s, slot, 0)
-                rows.append((v, four, length_of(s, slot, 1), slot.folded))
+                four = 32 if s.scope == fold.STRINGS else fold.length_of(s, slot, 0)
+                rows.append((v, four, fold.length_of(s, slot, 1), slot.folded))
         return rows
 
     def _series_dump(self, name):
@@ -210,44 +210,44 @@ cdef class Windows:
         Numbers are those of the clock; rows are 24 bytes each (u64 hi, u64 lo, u32 count, u32 version). Frees the GIL;
         weakly consistent beside those who add. O(hosts).
         """
-        cdef Series *s = series_of(<Audit>self, name)
+        cdef model.Series *s = series_of(<Audit>self, name)
         cdef int64_t number, newest, base
         cdef u32 i, at
-        take_series(s)
+        lock_series(s)
         newest, base = s.newest, s.base
-        unlock(&s.lock)
+        seqlock.unlock(&s.lock)
         windows = []
         for i in range(s.slots):
             number = newest - i
-            at = slot_of(number, s.slots)
+            at = window.slot_of(number, s.slots)
             if s.slot[at].number[0] == number:
                 added, taken = packed_rows(s.own.tree[2 * at], number), packed_rows(s.own.tree[2 * at + 1], number)
                 if added or taken:
-                    windows.append(kept_window(s, number, base, added, taken))
+                    windows.append(packed_window(s, number, base, added, taken))
         return newest - base, windows
 
     def _series_dump_logged(self, name):
         """The same, and the numbers of the last line of the log before and after; where these are the same, the rows
         are exactly what the lines up to that one say. Takes more memory meanwhile.
         """
-        cdef Series *s = series_of(<Audit>self, name)
+        cdef model.Series *s = series_of(<Audit>self, name)
         cdef Dump d
         cdef int code
         cdef u32 i
-        d.rows = <Rows *>calloc(2 * s.slots, sizeof(Rows))
+        d.rows = <walk.Rows *>calloc(2 * s.slots, sizeof(walk.Rows))
         if d.rows == NULL:
             raise MemoryError
         try:
             with nogil:
                 code = walk_windows(s, &d)
-            if code != OK:
+            if code != codes.OK:
                 raise MemoryError
-            windows = [kept_window(s, d.newest - i, d.base, packed(&d.rows[2 * i]), packed(&d.rows[2 * i + 1]))
+            windows = [packed_window(s, d.newest - i, d.base, packed(&d.rows[2 * i]), packed(&d.rows[2 * i + 1]))
                        for i in range(s.slots) if d.rows[2 * i].size or d.rows[2 * i + 1].size]
             return d.newest - d.base, windows, d.before, d.after
         finally:
             for i in range(2 * s.slots):
-                free_rows(&d.rows[i])
+                walk.free_rows(&d.rows[i])
             free(d.rows)
 
     def _series_restore(self, name, int64_t newest, windows):
@@ -256,86 +256,86 @@ cdef class Windows:
 
         Raises SeriesError for rows that are none, and nothing is added; CapacityError.
         """
-        cdef Series *s = series_of(<Audit>self, name)
+        cdef model.Series *s = series_of(<Audit>self, name)
         cdef const u8[::1] rows
         cdef u64 added = 0
         cdef int64_t now, number, back
-        cdef int code = OK, sign
+        cdef int code = codes.OK, sign
         cdef Py_ssize_t size
-        cdef const Kept *first
-        for window in windows:
-            check_rows(name, window[4])
-            check_rows(name, window[5])
-            if not (0 <= window[1] <= 32 and 0 <= window[2] <= 128 and 0 <= window[3] < 1 << 63):
-                raise SeriesError(f"{name!r}: {window[1:4]} says of no window how it was folded")
-            if window[5]:
-                self._make_room_for_less(name)
-        now = now_of(self.owner)
-        take_series(s)
-        if s.state != ENDED:
-            move_on(s, now)
+        cdef const PackedRow *first
+        for saved in windows:
+            check_rows(name, saved[4])
+            check_rows(name, saved[5])
+            if not (0 <= saved[1] <= 32 and 0 <= saved[2] <= 128 and 0 <= saved[3] < 1 << 63):
+                raise SeriesError(f"{name!r}: {saved[1:4]} says of no window how it was folded")
+            if saved[5]:
+                self._ensure_negative_trees(name)
+        now = window.now_of(self.owner)
+        lock_series(s)
+        if s.state != model.ENDED:
+            window.advance(s, now)
         back = newest + s.base - s.newest
         back = back if back > 0 else 0
-        unlock(&s.lock)
-        for window in windows:
-            number = <int64_t>window[0] + s.base - back
-            take_series(s)
-            if s.state != ENDED and in_view(s, number):
-                restore_levels(s, number, window[1], window[2], window[3])
-            unlock(&s.lock)
+        seqlock.unlock(&s.lock)
+        for saved in windows:
+            number = <int64_t>saved[0] + s.base - back
+            lock_series(s)
+            if s.state != model.ENDED and window.in_view(s, number):
+                restore_levels(s, number, saved[1], saved[2], saved[3])
+            seqlock.unlock(&s.lock)
             for sign in range(2):
-                rows = window[4 + sign]
-                size = rows.shape[0] // <Py_ssize_t>sizeof(Kept)
-                first = <const Kept *>&rows[0] if size else NULL
+                rows = saved[4 + sign]
+                size = rows.shape[0] // <Py_ssize_t>sizeof(PackedRow)
+                first = <const PackedRow *>&rows[0] if size else NULL
                 with nogil:
                     code = restore_rows(s, number, sign, first, size, &added)
-                if code != OK:
+                if code != codes.OK:
                     raise window_error(code, None, name, self)
         return added
 
     def _series_add_at(self, name, key, count, int64_t microseconds):
         """Adds to the window of a past time; False when it is out of view. Raises as `series.add` does."""
-        cdef Series *s = series_of(<Audit>self, name)
+        cdef model.Series *s = series_of(<Audit>self, name)
         cdef Key k
-        cdef Address a
+        cdef ip.Address a
         cdef int code
         cdef int64_t by, now
         read_series_key(s, key, None, &k)
-        code = read_key(k.ac, s, k.text, k.size, &a)
-        if code != OK:
+        code = series.read_key(k.ac, s, k.text, k.size, &a)
+        if code != codes.OK:
             raise key_error(code, key, name, self)
         by = amount_of(name, count)
         if by < 0:
-            self._make_room_for_less(name)
-        now = now_of(self.owner)
-        code = change_past(s, &a, by, now, microseconds)
-        if code not in (OK, UNMATCHED):
+            self._ensure_negative_trees(name)
+        now = window.now_of(self.owner)
+        code = series.change_past(s, &a, by, now, microseconds)
+        if code not in (codes.OK, codes.UNMATCHED):
             raise window_error(code, None, name, self)
-        return code == OK
+        return code == codes.OK
 
     def _series_log(self, name, int fd, u64 log_id, u64 sequence):
         """Each change from now on is a line in that file, too; -1: no more. The descriptor stays the caller's."""
-        cdef Series *s = series_of(<Audit>self, name)
-        take_series(s)
+        cdef model.Series *s = series_of(<Audit>self, name)
+        lock_series(s)
         s.log_fd, s.log_id, s.log_sequence = fd, log_id, sequence
-        unlock(&s.lock)
+        seqlock.unlock(&s.lock)
 
     def _series_logged(self, name):
         """The number of the last line, and how many lines could not be written."""
-        cdef Series *s = series_of(<Audit>self, name)
+        cdef model.Series *s = series_of(<Audit>self, name)
         return s.log_sequence, s.log_failures
 
     def _check_windows(self):
         """Raises AssertionError when an invariant does not hold in any of our windows. O(hosts)."""
-        cdef Series *s
+        cdef model.Series *s
         cdef u32 i, k
         for i in range(self.owner.series_known):
             s = self.owner.series[i]
             for k in range(2 * s.slots if s.own != NULL else 0):
-                if s.own.tree[k] != NULL and s.state != ENDED:
-                    take_series(s)
+                if s.own.tree[k] != NULL and s.state != model.ENDED:
+                    lock_series(s)
                     try:
                         check_tree(s.own.tree[k])
-                        assert load64(<u64 *>&header(&s.own.tree[k].arena).number) == <u64>s.slot[k // 2].number[k % 2]
+                        assert bits.load64(<u64 *>&arena.header(&s.own.tree[k].arena).number) == <u64>s.slot[k // 2].number[k % 2]
                     finally:
-                        unlock(&s.lock)
+                        seqlock.unlock(&s.lock)

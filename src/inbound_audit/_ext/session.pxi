@@ -15,7 +15,7 @@ cdef class Session:
     warns (`ResourceWarning`). Counts may be asked from any thread, also after the session has ended.
     """
 
-    cdef ia_ac ac
+    cdef model.ia_ac ac
     cdef readonly Listener listener
     cdef object local
     cdef int64_t *counted   # numbers of the windows in which monitors counted it, one a monitor; NULL: in none
@@ -51,38 +51,46 @@ cdef class Session:
         Raises AddressError or CapacityError, and the session stays where it is counted; InboundAuditError when it is
         closed. O(bytes of the address).
         """
-        cdef Address source, target
-        cdef Tree *t = self.ac.tree
+        cdef ip.Address source, target
+        cdef model.Tree *t = self.ac.tree
         cdef int port, code
         read_address(remote, True, &target, &port)
-        take_lock(t)
+        lock_tree(t)
         if self.ac.open and self.ac.epoch == t.epoch:
             source.hi, source.lo, source.version = self.ac.hi, self.ac.lo, self.ac.version
-            code = trie_move(&t.arena, &source, &target, 1)
+            code = trie.trie_move(&t.arena, &source, &target, 1)
         else:
-            code = CLOSED
-        if code == OK:
+            code = codes.CLOSED
+        if code == codes.OK:
             self.ac.hi, self.ac.lo, self.ac.version, self.ac.remote_port = target.hi, target.lo, <u8>target.version, <u16>port
-        unlock(&t.arena.lock)
+        seqlock.unlock(&t.arena.lock)
         if t.arena.fd >= 0:
-            fence_full()
-        if code == CLOSED:
+            bits.fence_full()
+        if code == codes.CLOSED:
             raise InboundAuditError("the session is closed")
-        if code != OK:
+        if code != codes.OK:
             raise_change(code, remote, t)
         if self.counted != NULL:
-            move_connection(t.owner, &source, &target, self.counted)
+            series.move_connection(t.owner, &source, &target, self.counted)
 
-    def count_reception(self, n=1):
-        """Counts `n` messages that were accepted from this session's address, in the current windows of all monitors.
+    def record_reception(self, n=1):
+        """Records `n` messages that were accepted from this session's address, in the current windows of all monitors.
 
         Raises ValueError for a number below 1 or over 4294967295. O(monitors x bytes of the address).
         """
-        count_of_session(self, RECEPTIONS, n)
+        record_session_event(self, series.RECEPTIONS, n)
+
+    def record_rejection(self, n=1):
+        """Records `n` rejections, as `record_reception` records messages."""
+        record_session_event(self, series.REJECTIONS, n)
+
+    def count_reception(self, n=1):
+        """The earlier name of `record_reception`."""
+        record_session_event(self, series.RECEPTIONS, n)
 
     def count_rejection(self, n=1):
-        """Counts `n` rejections, as `count_reception` counts messages."""
-        count_of_session(self, REJECTIONS, n)
+        """The earlier name of `record_rejection`."""
+        record_session_event(self, series.REJECTIONS, n)
 
     def inbound_session_count(self, cidr=None, service_type=None):
         """How many sessions are open now; the argument's grammar is that of the reference's `ac` method.
@@ -104,7 +112,7 @@ cdef class Session:
             s = ascii(service_type, &service_size)
             if s == NULL:
                 raise UnknownServiceType(service_type, self.listener.audit.service_types)
-        count = count_session(&self.ac, c, cidr_size, s, service_size)
+        count = model.query_sessions(&self.ac, c, cidr_size, s, service_size)
         if count < 0:
             raise count_error(count, cidr, service_type, self.listener.audit)
         return count
@@ -112,16 +120,16 @@ cdef class Session:
     @property
     def remote_addr(self):
         """``"192.0.2.7:port"``, or ``"2001:db8::7.port"`` for IPv6: the form that policies split. Port 0: unknown."""
-        cdef Prefix p
-        cdef char text[TEXT_MAX]
-        peer_of(&self.ac, &p)
-        return PyUnicode_DecodeASCII(text, format_remote(&p.address, self.ac.remote_port, text), NULL)
+        cdef prefix.Prefix p
+        cdef char text[ip.TEXT_MAX]
+        model.peer_of(&self.ac, &p)
+        return PyUnicode_DecodeASCII(text, ip.format_remote(&p.address, self.ac.remote_port, text), NULL)
 
     @property
     def remote_ip(self):
         """The connecting IP as text (RFC 5952)."""
-        cdef Prefix p
-        peer_of(&self.ac, &p)
+        cdef prefix.Prefix p
+        model.peer_of(&self.ac, &p)
         return address_text(&p.address)
 
     @property
@@ -137,13 +145,13 @@ cdef class Session:
     @property
     def local_addr(self):
         """The listener's own address in the form of `remote_addr`, or None."""
-        cdef Address a
-        cdef char text[TEXT_MAX]
+        cdef ip.Address a
+        cdef char text[ip.TEXT_MAX]
         cdef int port
         if self.local is None:
             return None
         read_address(self.local, True, &a, &port)
-        return PyUnicode_DecodeASCII(text, format_remote(&a, port, text), NULL)
+        return PyUnicode_DecodeASCII(text, ip.format_remote(&a, port, text), NULL)
 
     @property
     def service_type(self):
@@ -172,7 +180,7 @@ cdef class Session:
 cdef object not_ascii(object cidr):
     if isinstance(cidr, str):
         return CidrError(f"{cidr!r}: has a NUL or a non-ASCII character")
-    return CidrError(f"{cidr!r}: {reason_of(NOT_TEXT)}")
+    return CidrError(f"{cidr!r}: {reason_of(codes.NOT_TEXT)}")
 
 
 cdef object plain_local(object local):
@@ -189,17 +197,17 @@ cdef object plain_local(object local):
 
 
 cdef void end_session(Session s) noexcept:
-    cdef Tree *t = s.ac.tree
-    cdef Address a
+    cdef model.Tree *t = s.ac.tree
+    cdef ip.Address a
     if not s.ac.open:
         return
-    take_lock(t)
+    lock_tree(t)
     # Both are looked at under the lock: of two threads that close, and of a close beside Audit.close, one counts.
     if s.ac.open and s.ac.epoch == t.epoch:
         a.hi, a.lo, a.version = s.ac.hi, s.ac.lo, s.ac.version
-        trie_remove(&t.arena, &a, 1)
+        trie.trie_remove(&t.arena, &a, 1)
     s.ac.open = 0
-    unlock(&t.arena.lock)
+    seqlock.unlock(&t.arena.lock)
 
 
 @cython.final
@@ -207,7 +215,7 @@ cdef void end_session(Session s) noexcept:
 cdef class Listener:
     """A named listener of one service type; owns the tree that counts its sessions. Made by `Audit.listener`."""
 
-    cdef Tree *tree
+    cdef model.Tree *tree
     cdef readonly Audit audit
     cdef readonly str service_type
     cdef readonly str name
@@ -234,53 +242,53 @@ cdef class Listener:
         """
         global making_session
         cdef Session s
-        cdef Tree *t = self.tree
-        cdef Address a
+        cdef model.Tree *t = self.tree
+        cdef ip.Address a
         cdef int port, code
         cdef int64_t now = 0
         read_address(remote, True, &a, &port)
-        if t.state == HOMELESS:
-            self.audit._settle()
+        if t.state == model.NO_FILE:
+            self.audit._ensure_file()
         if t.owner.monitors:
-            now = now_of(t.owner)  # before the lock, and before the session: a clock may be anybody's code
+            now = window.now_of(t.owner)  # before the lock, and before the session: a clock may be anybody's code
         making_session = True
         s = Session.__new__(Session)
         s.listener = self
         s.local = None if local is None else plain_local(local)
         s.ac.tree = t
         s.ac.hi, s.ac.lo, s.ac.version, s.ac.remote_port = a.hi, a.lo, <u8>a.version, <u16>port
-        s.ac.conn_id = fetch_add64(&conn_ids, 1)
+        s.ac.conn_id = bits.fetch_add64(&conn_ids, 1)
         if t.owner.monitors:
             s.counted = <int64_t *>malloc(t.owner.monitors * sizeof(int64_t))
             if s.counted == NULL:
                 raise MemoryError
-        take_lock(t)
-        if t.state != READY:
-            code = CLOSED
+        lock_tree(t)
+        if t.state != model.READY:
+            code = codes.CLOSED
         else:
-            code = trie_add(&t.arena, &a, 1)
+            code = trie.trie_add(&t.arena, &a, 1)
             s.ac.epoch = t.epoch
-            s.ac.open = code == OK
-        unlock(&t.arena.lock)
+            s.ac.open = code == codes.OK
+        seqlock.unlock(&t.arena.lock)
         if t.arena.fd >= 0:
-            fence_full()
-        if code == CLOSED:
+            bits.fence_full()
+        if code == codes.CLOSED:
             raise InboundAuditError("the audit is closed")
-        if code != OK:
+        if code != codes.OK:
             raise_change(code, remote, t)
         if t.owner.monitors:
-            count_event(t.owner, CONNECTIONS, &a, 1, now, s.counted)
+            series.record_event(t.owner, series.CONNECTIONS, &a, 1, now, s.counted)
         return s
 
     @property
     def total(self):
         """Open sessions of this listener, both families; in shared mode in all processes."""
-        return kin_total(self.tree)
+        return model.listener_total(self.tree)
 
     @property
     def memory(self):
         """Bytes of the arena in use, free lists included."""
-        return arena_used(&self.tree.arena)
+        return arena.arena_used(&self.tree.arena)
 
     def _check(self):
         """Raises AssertionError when an invariant of the trie does not hold. O(hosts)."""

@@ -32,7 +32,7 @@ cdef inline u32 run_length(const u8 *is_free, u32 unit, u32 end) noexcept nogil:
     return unit - start
 
 
-cdef inline void tidy(Arena *a) noexcept nogil:
+cdef inline void coalesce(Arena *a) noexcept nogil:
     """Makes the largest blocks that there can be of what is free. O(units handed out)."""
     cdef u8 *is_free = <u8 *>calloc(a.bump, 1)
     cdef u32 unit = HEADER_UNITS, end = a.bump, run

@@ -5,21 +5,21 @@ cdef object counters = WeakSet()
 cdef list held = []
 
 
-def _hold_counters():
+def _lock_counters():
     """Before a fork: no other thread is in the middle of a change."""
     global held
     cdef PrefixCounter counter
     held = list(counters)
     for counter in held:
-        take_lock(&counter.t)
+        lock_tree(&counter.t)
 
 
-def _let_go_counters():
+def _release_counters():
     """After a fork, in parent and child."""
     global held
     cdef PrefixCounter counter
     for counter in held:
-        unlock(&counter.t.arena.lock)
+        seqlock.unlock(&counter.t.arena.lock)
     held = []
 
 
@@ -40,20 +40,20 @@ cdef class PrefixCounter:
     3
     """
 
-    cdef Tree t
+    cdef model.Tree t
     cdef object __weakref__
 
     def __cinit__(self, *, capacity=DEFAULT_CAPACITY):
         check_capacity(capacity)
-        if arena_open(&self.t.arena, capacity) != OK:
+        if arena.arena_open(&self.t.arena, capacity) != codes.OK:
             raise no_room(capacity)
         counters.add(self)
 
     def __dealloc__(self):
-        arena_close(&self.t.arena)
+        arena.arena_close(&self.t.arena)
 
     def __len__(self):
-        return load64(&header(&self.t.arena).hosts[0]) + load64(&header(&self.t.arena).hosts[1])
+        return bits.load64(&arena.header(&self.t.arena).hosts[0]) + bits.load64(&arena.header(&self.t.arena).hosts[1])
 
     def __repr__(self):
         return f"<PrefixCounter: {self.total} of {len(self)} hosts>"
@@ -64,30 +64,30 @@ cdef class PrefixCounter:
 
     def items(self):
         """Yields `(address, count)` in address order. Weakly consistent; O(bytes of the address) a step."""
-        cdef Prefix host
-        cdef Address start
+        cdef prefix.Prefix host
+        cdef ip.Address start
         cdef int64_t count
         for version in (4, 6):
             memset(&start, 0, sizeof(start))
             host.length = 32 if version == 4 else 128
-            while tree_seek(&self.t, version == 6, &start, 1, &host.address):
-                count = tree_count(&self.t, &host)
+            while walk.tree_seek(&self.t, version == 6, &start, 1, &host.address):
+                count = model.tree_count(&self.t, &host)
                 if count:
                     yield address_text(&host.address), count
                 start = host.address
-                if not behind(&start):
+                if not ip.next_address(&start):
                     break
 
     def add(self, address, n=1):
         """Counts `n` more. Raises AddressError or CapacityError and changes nothing. O(bytes of the address)."""
-        self.change(address, n, trie_add)
+        self.change(address, n, trie.trie_add)
 
     def remove(self, address, n=1):
         """Counts `n` less. Raises AddressError when fewer are counted, and changes nothing. O(bytes of the address)."""
-        self.change(address, n, trie_remove)
+        self.change(address, n, trie.trie_remove)
 
-    cdef int change(self, object address, object n, int (*how)(Arena *, const Address *, u32) noexcept nogil) except -1:
-        cdef Address a
+    cdef int change(self, object address, object n, int (*how)(arena.Arena *, const ip.Address *, u32) noexcept nogil) except -1:
+        cdef ip.Address a
         cdef int port, code
         cdef u32 by
         read_address(address, False, &a, &port)
@@ -95,36 +95,36 @@ cdef class PrefixCounter:
         if not 0 < n <= 0xFFFFFFFF:
             raise address_error(address, f"a change is by 1 to 4294967295, not by {n!r}")
         by = n  # before the lock: a number's own code may run here
-        take_lock(&self.t)
+        lock_tree(&self.t)
         code = how(&self.t.arena, &a, by)
-        unlock(&self.t.arena.lock)
-        return OK if code == OK else raise_change(code, address, &self.t)
+        seqlock.unlock(&self.t.arena.lock)
+        return codes.OK if code == codes.OK else raise_change(code, address, &self.t)
 
     def count(self, cidr):
         """How many are counted below an address or prefix (text). Raises CidrError. O(prefix length)."""
         cdef size_t size = 0
         cdef const char *s = ascii(cidr, &size)
-        cdef Prefix p
+        cdef prefix.Prefix p
         cdef int code
         if s == NULL:
             raise not_ascii(cidr)
-        code = parse_cidr(s, s + size, NULL, &p)
-        if code != OK:
+        code = prefix.parse_cidr(s, s + size, NULL, &p)
+        if code != codes.OK:
             raise count_error(code, cidr, None, None)
-        return tree_count(&self.t, &p)
+        return model.tree_count(&self.t, &p)
 
     @property
     def total(self):
-        return forest_total(&self.t)
+        return model.total_trees(&self.t)
 
     @property
     def memory(self):
         """Bytes in use, free lists included."""
-        return arena_used(&self.t.arena)
+        return arena.arena_used(&self.t.arena)
 
     def clear(self):
         """Forgets everything and gives the memory back. O(1) and a system call."""
-        forget(&self.t, READY)
+        forget(&self.t, model.READY)
 
     def top(self, n=10, *, prefixlen=(32, 128)):
         """The `n` largest prefixes of those lengths (IPv4, IPv6) as `(count, "prefix/length")`, best first."""
@@ -152,7 +152,7 @@ cdef class PrefixCounter:
                 code = add_batch(&self.t, &b, &done)
         finally:
             PyBuffer_Release(&b.view)
-        if code != OK:
+        if code != codes.OK:
             raise CapacityError(f"address {done} of {b.size}: {reason_of(code)}")
 
     def count_many(self, packed, *, version=4, prefixlen=None):
@@ -220,60 +220,60 @@ cdef int read_batch(object packed, object version, Batch *b) except -1:
     return 0
 
 
-cdef inline void batch_address(const Batch *b, Py_ssize_t i, Address *out) noexcept nogil:
+cdef inline void batch_address(const Batch *b, Py_ssize_t i, ip.Address *out) noexcept nogil:
     cdef u32 number
     if b.numbers:
         memcpy(&number, <const u8 *>b.view.buf + 4 * i, 4)  # a view may begin anywhere
-        from_ipv4(number, out)
+        ip.from_ipv4(number, out)
     else:
-        from_packed(<const u8 *>b.view.buf + i * b.width, b.width, out)
+        ip.from_packed(<const u8 *>b.view.buf + i * b.width, b.width, out)
 
 
 cdef enum:
     BATCH_BLOCK = 256
 
 
-cdef int add_batch(Tree *t, const Batch *b, Py_ssize_t *done) noexcept nogil:
+cdef int add_batch(model.Tree *t, const Batch *b, Py_ssize_t *done) noexcept nogil:
     """Adds each; `done` is how many before the first failure, and those are taken away again."""
-    cdef Address a
+    cdef ip.Address a
     cdef Py_ssize_t first = 0, i = 0, stop
     cdef u32 epoch = t.epoch
-    cdef int code = OK
-    while i < b.size and code == OK:
+    cdef int code = codes.OK
+    while i < b.size and code == codes.OK:
         stop = min(i + BATCH_BLOCK, b.size)
-        lock_wait(&t.arena.lock, &t.arena.waiting)
+        seqlock.lock_wait(&t.arena.lock, &t.arena.waiting)
         if t.epoch != epoch:  # cleared meanwhile: what was added before is gone, and not to be taken away
             first, epoch = i, t.epoch
-        while i < stop and code == OK:
+        while i < stop and code == codes.OK:
             batch_address(b, i, &a)
-            code = trie_add(&t.arena, &a, 1)
-            i += code == OK
-        unlock(&t.arena.lock)
-        let_others(&t.arena.waiting)
+            code = trie.trie_add(&t.arena, &a, 1)
+            i += code == codes.OK
+        seqlock.unlock(&t.arena.lock)
+        seqlock.yield_to_waiting(&t.arena.waiting)
     done[0] = i
-    if code != OK:
+    if code != codes.OK:
         undo_batch(t, b, first, i, epoch)
     return code
 
 
-cdef void undo_batch(Tree *t, const Batch *b, Py_ssize_t first, Py_ssize_t stop, u32 epoch) noexcept nogil:
+cdef void undo_batch(model.Tree *t, const Batch *b, Py_ssize_t first, Py_ssize_t stop, u32 epoch) noexcept nogil:
     """Takes away what a batch has added, unless the tree was cleared since."""
-    cdef Address a
+    cdef ip.Address a
     cdef Py_ssize_t end
     while first < stop:
         end = min(first + BATCH_BLOCK, stop)
-        lock_wait(&t.arena.lock, &t.arena.waiting)
+        seqlock.lock_wait(&t.arena.lock, &t.arena.waiting)
         while first < end and t.epoch == epoch:
             batch_address(b, first, &a)
-            trie_remove(&t.arena, &a, 1)
+            trie.trie_remove(&t.arena, &a, 1)
             first += 1
         first = end
-        unlock(&t.arena.lock)
-        let_others(&t.arena.waiting)
+        seqlock.unlock(&t.arena.lock)
+        seqlock.yield_to_waiting(&t.arena.waiting)
 
 
-cdef void count_batch(Tree *t, const Batch *b, int length, unsigned int *out) noexcept nogil:
-    cdef Prefix p
+cdef void count_batch(model.Tree *t, const Batch *b, int length, unsigned int *out) noexcept nogil:
+    cdef prefix.Prefix p
     cdef Py_ssize_t i
     for i in range(b.size):
         batch_address(b, i, &p.address)
@@ -283,5 +283,5 @@ cdef void count_batch(Tree *t, const Batch *b, int length, unsigned int *out) no
             if length >= 96:
                 p.length = length - 96
             else:
-                map_ipv4(&p.address)
-        out[i] = <unsigned int>tree_count(t, &p)
+                ip.map_ipv4(&p.address)
+        out[i] = <unsigned int>model.tree_count(t, &p)

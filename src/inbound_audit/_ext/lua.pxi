@@ -2,60 +2,60 @@
 
 
 cdef int64_t lua_session_count(
-    const ia_ac *ac, const char *cidr, size_t cidr_size, const char *service, size_t service_size
+    const model.ia_ac *ac, const char *cidr, size_t cidr_size, const char *service, size_t service_size
 ) noexcept nogil:
-    return count_session(ac, cidr, cidr_size, service, service_size)
+    return model.query_sessions(ac, cidr, cidr_size, service, service_size)
 
 
 cdef const char *lua_reason(int64_t code) noexcept nogil:
-    return c_reason(<long>code)
+    return codes.reason(<long>code)
 
 
-cdef size_t lua_remote_addr(const ia_ac *ac, char *out) noexcept nogil:
-    cdef Prefix p
-    peer_of(ac, &p)
-    return <size_t>format_remote(&p.address, ac.remote_port, out)
+cdef size_t lua_remote_addr(const model.ia_ac *ac, char *out) noexcept nogil:
+    cdef prefix.Prefix p
+    model.peer_of(ac, &p)
+    return <size_t>ip.format_remote(&p.address, ac.remote_port, out)
 
 
-cdef size_t lua_remote_ip(const ia_ac *ac, char *out) noexcept nogil:
-    cdef Prefix p
-    peer_of(ac, &p)
-    return <size_t>format_address(&p.address, out)
+cdef size_t lua_remote_ip(const model.ia_ac *ac, char *out) noexcept nogil:
+    cdef prefix.Prefix p
+    model.peer_of(ac, &p)
+    return <size_t>ip.format_address(&p.address, out)
 
 
-cdef Series *own_series(const ia_ac *ac, const char *name, size_t size) noexcept nogil:
-    return find_series(ac.tree.owner, name, size)
+cdef model.Series *own_series(const model.ia_ac *ac, const char *name, size_t size) noexcept nogil:
+    return series.find_series(ac.tree.owner, name, size)
 
 
 cdef int64_t lua_event_count(
-    const ia_ac *ac, int kind, const char *monitor, size_t monitor_size, int64_t position, const char *cidr, size_t cidr_size,
+    const model.ia_ac *ac, int kind, const char *monitor, size_t monitor_size, int64_t position, const char *cidr, size_t cidr_size,
     int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
-    cdef Series *s = find_monitor(ac.tree.owner, kind, monitor, monitor_size, position) if 0 <= kind <= 2 else NULL
-    return count_events(ac, s, cidr, cidr_size, first, last, out) if s != NULL else NO_MONITOR
+    cdef model.Series *s = series.find_monitor(ac.tree.owner, kind, monitor, monitor_size, position) if 0 <= kind <= 2 else NULL
+    return series.query_events(ac, s, cidr, cidr_size, first, last, out) if s != NULL else codes.NO_MONITOR
 
 
 cdef int64_t lua_series_add(
-    const ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t by
+    const model.ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t by
 ) noexcept nogil:
-    cdef Series *s = own_series(ac, name, size)
-    return series_add(s, ac, key, key_size, by) if s != NULL else NO_SERIES
+    cdef model.Series *s = own_series(ac, name, size)
+    return series.series_add(s, ac, key, key_size, by) if s != NULL else codes.NO_SERIES
 
 
 cdef int64_t lua_series_count(
-    const ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t first, int64_t last, int64_t *out
+    const model.ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
-    cdef Series *s = own_series(ac, name, size)
-    return count_key(ac, s, key, key_size, first, last, out) if s != NULL else NO_SERIES
+    cdef model.Series *s = own_series(ac, name, size)
+    return series.query_key(ac, s, key, key_size, first, last, out) if s != NULL else codes.NO_SERIES
 
 
 cdef int64_t lua_series_remove(
-    const ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size
+    const model.ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size
 ) noexcept nogil:
-    cdef Series *s = own_series(ac, name, size)
+    cdef model.Series *s = own_series(ac, name, size)
     if s != NULL and ac.tree.owner.shared:
-        return NEED_HELP
-    return series_remove(s, ac, key, key_size) if s != NULL else NO_SERIES
+        return codes.NEED_PYTHON
+    return series.series_remove(s, ac, key, key_size) if s != NULL else codes.NO_SERIES
 
 
 LUA_CDEF = """
@@ -95,5 +95,5 @@ def lua_abi():
         "ia_series_add": <uintptr_t>&lua_series_add,
         "ia_series_count": <uintptr_t>&lua_series_count,
         "ia_series_remove": <uintptr_t>&lua_series_remove,
-        "sizeof_ac": sizeof(ia_ac),
+        "sizeof_ac": sizeof(model.ia_ac),
     }

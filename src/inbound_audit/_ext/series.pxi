@@ -4,21 +4,21 @@
 
 def window_error(code, what, name, audit):
     """The exception for the code of a series or monitor. `what` is the text that was asked for, `name` whose it was."""
-    if code == NO_MONITOR:
+    if code == codes.NO_MONITOR:
         return MonitorError(f"{what!r}: {reason_of(code)} (known: {', '.join(map(repr, monitor_names(audit))) or 'none'})")
-    if code == NO_SERIES:
+    if code == codes.NO_SERIES:
         known = ", ".join(sorted(series_names(audit))) if audit is not None else ""
         return SeriesError(f"{name!r}: {reason_of(code)} (known: {known or 'none'})")
-    if code == BAD_WINDOW:
+    if code == codes.BAD_WINDOW:
         kind = MonitorError if audit is not None and name in monitor_names(audit) else SeriesError
         return kind(f"windows {what} of {name!r}: {reason_of(code)}")
-    if code in (NO_KEY, LONG_KEY, BAD_AMOUNT, NEED_MINUS, NEED_HELP):
+    if code in (codes.NO_KEY, codes.LONG_KEY, codes.BAD_AMOUNT, codes.NEED_NEGATIVE_TREE, codes.NEED_PYTHON):
         return SeriesError(f"{name!r}: {reason_of(code)}")
-    if code in (FULL, OVERFLOW):
+    if code in (codes.FULL, codes.OVERFLOW):
         return CapacityError(f"{name!r}: {reason_of(code)}")
-    if code == DAMAGED:
+    if code == codes.DAMAGED:
         return SharedStateError(f"{name!r}: {reason_of(code)}")
-    if code == CLOSED:
+    if code == codes.CLOSED:
         return InboundAuditError(reason_of(code))
     return CidrError(f"{what!r}: {reason_of(code)}")
 
@@ -33,36 +33,36 @@ cdef tuple monitor_names(Audit audit):
 
 
 cdef list series_names(Audit audit):
-    cdef Series *s
+    cdef model.Series *s
     cdef u32 i
     cdef list names = []
     for i in range(audit.owner.series_known):
         s = audit.owner.series[i]
-        if s.scope >= ADDRESSES and s.ready:
+        if s.scope >= series.ADDRESSES and s.ready:
             names.append(name_of(s))
     return names
 
 
 # ---- monitors
 
-cdef Series *monitor_of(Audit audit, int kind, object monitor) except NULL:
+cdef model.Series *monitor_of(Audit audit, int kind, object monitor) except NULL:
     cdef size_t size = 0
     cdef const char *text
-    cdef Series *s = NULL
+    cdef model.Series *s = NULL
     if isinstance(monitor, int) and not isinstance(monitor, bool):
-        if -1 < monitor < MONITORS_MOST:
-            s = find_monitor(audit.owner, kind, NULL, 0, monitor)
+        if -1 < monitor < model.MAX_MONITORS:
+            s = series.find_monitor(audit.owner, kind, NULL, 0, monitor)
     else:
         text = ascii(monitor, &size)
         if text != NULL:
-            s = find_monitor(audit.owner, kind, text, size, 0)
+            s = series.find_monitor(audit.owner, kind, text, size, 0)
     if s == NULL:
-        raise window_error(NO_MONITOR, monitor, None, audit)
+        raise window_error(codes.NO_MONITOR, monitor, None, audit)
     return s
 
 
-cdef object count_of_kind(Audit audit, int kind, object monitor, object cidr, object startv, object endv, Session ac):
-    cdef Series *s = monitor_of(audit, kind, monitor)
+cdef object query_kind(Audit audit, int kind, object monitor, object cidr, object startv, object endv, Session ac):
+    cdef model.Series *s = monitor_of(audit, kind, monitor)
     cdef size_t size = 0
     cdef const char *c = NULL
     cdef int64_t first, last, count = 0
@@ -72,51 +72,51 @@ cdef object count_of_kind(Audit audit, int kind, object monitor, object cidr, ob
         if c == NULL:
             raise not_ascii(cidr)
     elif ac is None:
-        raise CidrError(f"{cidr!r}: {reason_of(NO_KEY)}")
+        raise CidrError(f"{cidr!r}: {reason_of(codes.NO_KEY)}")
     endv = startv if endv is None else endv
     first, last = window_index(startv), window_index(endv)
-    code = count_events(&ac.ac if ac is not None else NULL, s, c, size, first, last, &count)
-    if code != OK:
-        raise window_error(code, range_text(startv, endv) if code == BAD_WINDOW else cidr, name_of(s), audit)
+    code = series.query_events(&ac.ac if ac is not None else NULL, s, c, size, first, last, &count)
+    if code != codes.OK:
+        raise window_error(code, range_text(startv, endv) if code == codes.BAD_WINDOW else cidr, name_of(s), audit)
     return count
 
 
 cdef inline int64_t window_index(object v) except? -2:
     """The number of a window in a question; what is beyond all windows is beyond this one's."""
     v = index(v)
-    return v if -1 < v <= SLOTS_MOST else SLOTS_MOST + 1
+    return v if -1 < v <= model.MAX_SLOTS else model.MAX_SLOTS + 1
 
 
-cdef str name_of(Series *s):
+cdef str name_of(model.Series *s):
     return (<bytes>s.name[:s.name_size]).decode("utf-8", "replace")
 
 
-cdef int count_of_session(Session session, int kind, object n) except -1:
-    cdef Owner *o = session.ac.tree.owner
-    cdef Address a
+cdef int record_session_event(Session session, int kind, object n) except -1:
+    cdef model.Owner *o = session.ac.tree.owner
+    cdef ip.Address a
     n = index(n)
     if not 0 < n <= 0xFFFFFFFF:
         raise ValueError(f"{n!r}: a session counts from 1 to 4294967295")
     if o.monitors:
         a.hi, a.lo, a.version = session.ac.hi, session.ac.lo if session.ac.version == 6 else 0, session.ac.version
-        count_event(o, kind, &a, n, now_of(o), NULL)
+        series.record_event(o, kind, &a, n, window.now_of(o), NULL)
     return 0
 
 
 # ---- named series
 
-cdef Series *series_of(Audit audit, object name) except NULL:
+cdef model.Series *series_of(Audit audit, object name) except NULL:
     cdef Py_ssize_t size = 0
     cdef const char *text = NULL
-    cdef Series *s = NULL
+    cdef model.Series *s = NULL
     if isinstance(name, str):
         try:
             text = PyUnicode_AsUTF8AndSize(name, &size)
         except UnicodeEncodeError:
-            raise window_error(NO_SERIES, None, name, audit) from None
-        s = find_series(audit.owner, text, <size_t>size)
+            raise window_error(codes.NO_SERIES, None, name, audit) from None
+        s = series.find_series(audit.owner, text, <size_t>size)
     if s == NULL:
-        raise window_error(NO_SERIES, None, name, audit)
+        raise window_error(codes.NO_SERIES, None, name, audit)
     return s
 
 
@@ -144,19 +144,19 @@ cdef class SeriesTable:
         of the address).
         """
         cdef Audit audit = self._audit
-        cdef Series *s = series_of(audit, name)
+        cdef model.Series *s = series_of(audit, name)
         cdef Key k
         cdef int64_t by
         cdef int code
         read_series_key(s, key, ac, &k)
         by = amount_of(name, count)
         if audit.own == NULL and audit.owner.shared:
-            audit._settle()
-        code = series_add(s, k.ac, k.text, k.size, by)
-        if code == NEED_MINUS:
-            audit._make_room_for_less(name)
-            code = series_add(s, k.ac, k.text, k.size, by)
-        if code != OK:
+            audit._ensure_file()
+        code = series.series_add(s, k.ac, k.text, k.size, by)
+        if code == codes.NEED_NEGATIVE_TREE:
+            audit._ensure_negative_trees(name)
+            code = series.series_add(s, k.ac, k.text, k.size, by)
+        if code != codes.OK:
             raise key_error(code, key, name, audit)
 
     def count(self, name, key=None, startv=0, endv=None, *, Session ac=None):
@@ -167,28 +167,28 @@ cdef class SeriesTable:
         series of strings it is the text. Raises SeriesError, CidrError. O(windows x prefix length).
         """
         cdef Audit audit = self._audit
-        cdef Series *s = series_of(audit, name)
+        cdef model.Series *s = series_of(audit, name)
         cdef Key k
         cdef int64_t first, last, count = 0
         cdef int code
         read_series_key(s, key, ac, &k, True)
         endv = startv if endv is None else endv
         first, last = window_index(startv), window_index(endv)
-        code = count_key(k.ac, s, k.text, k.size, first, last, &count)
-        if code != OK:
-            if code == BAD_WINDOW:  # also of a series that is called as a monitor is
+        code = series.query_key(k.ac, s, k.text, k.size, first, last, &count)
+        if code != codes.OK:
+            if code == codes.BAD_WINDOW:  # also of a series that is called as a monitor is
                 raise SeriesError(f"windows {range_text(startv, endv)} of {name!r}: {reason_of(code)}")
             raise window_error(code, key, name, audit)
         return count
 
     def _remove_here(self, name, key=None, *, Session ac=None):
         """Forgets a key in all windows of this process. Raises as `add` does."""
-        cdef Series *s = series_of(self._audit, name)
+        cdef model.Series *s = series_of(self._audit, name)
         cdef Key k
         cdef int code
         read_series_key(s, key, ac, &k)
-        code = series_remove(s, k.ac, k.text, k.size)
-        if code != OK:
+        code = series.series_remove(s, k.ac, k.text, k.size)
+        if code != codes.OK:
             raise key_error(code, key, name, self._audit)
 
 
@@ -197,19 +197,19 @@ cdef struct Key:
     # stands in `own`.
     const char *text
     size_t size
-    const ia_ac *ac
-    ia_ac own
+    const model.ia_ac *ac
+    model.ia_ac own
 
 
-cdef int read_series_key(Series *s, object key, Session ac, Key *out, bint prefix=False) except -1:
+cdef int read_series_key(model.Series *s, object key, Session ac, Key *out, bint prefix=False) except -1:
     """Borrows from `key` and `ac`, which the caller holds. `prefix`: a text may be a cidr, that the core reads."""
     cdef Py_ssize_t size = 0
-    cdef Address a
+    cdef ip.Address a
     cdef int port = 0
     out.text = NULL
     out.size = 0
     out.ac = &ac.ac if ac is not None else NULL
-    if isinstance(key, Session) and s.scope != STRINGS:
+    if isinstance(key, Session) and s.scope != fold.STRINGS:
         out.ac = &(<Session>key).ac
     elif isinstance(key, str):
         try:
@@ -217,17 +217,17 @@ cdef int read_series_key(Series *s, object key, Session ac, Key *out, bint prefi
         except UnicodeEncodeError:
             raise SeriesError(f"{key!r}: is no text that has an encoding") from None
         out.size = <size_t>size
-        if s.scope != STRINGS and not PyUnicode_IS_ASCII(key):
+        if s.scope != fold.STRINGS and not PyUnicode_IS_ASCII(key):
             raise not_ascii(key) if prefix else address_error(key, "has a NUL or a non-ASCII character")
     elif key is not None:
-        if s.scope == STRINGS:
+        if s.scope == fold.STRINGS:
             raise SeriesError(f"{name_of(s)!r}: its keys are texts, and {key!r} is none")
         read_address(key, False, &a, &port)
-        memset(&out.own, 0, sizeof(ia_ac))
+        memset(&out.own, 0, sizeof(model.ia_ac))
         out.own.hi, out.own.lo, out.own.version = a.hi, a.lo, <u8>a.version
         out.ac = &out.own
-    elif s.scope == STRINGS or ac is None:
-        raise SeriesError(f"{name_of(s)!r}: {reason_of(NO_KEY)}")
+    elif s.scope == fold.STRINGS or ac is None:
+        raise SeriesError(f"{name_of(s)!r}: {reason_of(codes.NO_KEY)}")
     return 0
 
 
@@ -238,8 +238,8 @@ cdef inline int64_t amount_of(object name, object count) except 0:
     if type(count) is not int:
         count = index(count)
     by = PyLong_AsLongLongAndOverflow(count, &beyond)
-    if beyond or by == 0 or not -<int64_t>AMOUNT_MOST <= by <= <int64_t>AMOUNT_MOST:
-        raise SeriesError(f"{name!r}: {count!r}: {reason_of(BAD_AMOUNT)}")
+    if beyond or by == 0 or not -<int64_t>series.MAX_AMOUNT <= by <= <int64_t>series.MAX_AMOUNT:
+        raise SeriesError(f"{name!r}: {count!r}: {reason_of(codes.BAD_AMOUNT)}")
     return by
 
 

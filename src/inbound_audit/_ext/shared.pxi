@@ -7,7 +7,7 @@ def watch_directory(str path not None):
     writer or touched (inotify). Raises OSError.
     """
     cdef bytes name = path.encode("utf-8", "surrogateescape")
-    cdef int fd = c_watch_directory(name)
+    cdef int fd = mapping.watch_directory(name)
     if fd < 0:
         PyErr_SetFromErrno(OSError)
     return fd
@@ -18,53 +18,53 @@ def watch_faults():
 
     May be called again: who has set a handler for SIGBUS meanwhile is asked after ours.
     """
-    if watch_faults_failed():
+    if mapping.watch_faults_failed():
         PyErr_SetFromErrno(OSError)
 
 
 def shared_mode_possible():
     """This system has what shared mode needs."""
-    return bool(SHARED_POSSIBLE)
+    return bool(mapping.SHARED_POSSIBLE)
 
 
 cdef bytes listener_bytes(str name, bint shared):
     """A listener's name as it stands in a file."""
     cdef bytes text = name.encode("utf-8", "surrogatepass")
-    if shared and len(text) > NAME_MOST:
-        raise SharedStateError(f"{name!r}: in shared mode a listener's name has at most {NAME_MOST} bytes")
+    if shared and len(text) > arena.MAX_NAME:
+        raise SharedStateError(f"{name!r}: in shared mode a listener's name has at most {arena.MAX_NAME} bytes")
     return text
 
 
 cdef str fault_text(int fault):
-    if fault == NOT_READY:
+    if fault == foreign.NOT_READY:
         return "is too short to be an owner's file"
-    if fault == FOREIGN_MAGIC:
+    if fault == foreign.FOREIGN_MAGIC:
         return "does not begin as an owner's file does"
-    if fault == OTHER_ORDER:
+    if fault == foreign.OTHER_ORDER:
         return "was written on a machine of another byte order"
-    if fault == OTHER_LAYOUT:
-        return f"has another layout than this version's {LAYOUT}: let all processes use the same version"
-    if fault == CUT_SHORT:
+    if fault == foreign.OTHER_LAYOUT:
+        return f"has another layout than this version's {arena.LAYOUT}: let all processes use the same version"
+    if fault == foreign.CUT_SHORT:
         return "was cut short by somebody"
-    if fault == NO_ROOM:
+    if fault == foreign.NO_ROOM:
         return "finds no room in this process's address space"
     return "holds numbers that no owner writes"
 
 
 cdef object fault_error(int fault):
-    return (OtherVersionError if fault in (OTHER_LAYOUT, OTHER_ORDER) else SharedStateError)(fault_text(fault))
+    return (OtherVersionError if fault in (foreign.OTHER_LAYOUT, foreign.OTHER_ORDER) else SharedStateError)(fault_text(fault))
 
 
 # ---- our own file
 
-cdef int label_listener(Label *label, str service_type, str name) except -1:
+cdef int label_listener(arena.Label *label, str service_type, str name) except -1:
     """Whose tree it is. A name that is too long for a file can only be that of a listener that has none."""
-    cdef bytes service = service_type.encode("ascii"), listener = name.encode("utf-8", "surrogatepass")[:NAME_MOST]
-    memset(label, 0, sizeof(Label))
+    cdef bytes service = service_type.encode("ascii"), listener = name.encode("utf-8", "surrogatepass")[:arena.MAX_NAME]
+    memset(label, 0, sizeof(arena.Label))
     memcpy(label.service, <const char *>service, len(service))
     memcpy(label.listener, <const char *>listener, len(listener))
     label.service_size, label.listener_size = <u32>len(service), <u32>len(listener)
-    label.kind = SESSIONS
+    label.kind = model.SESSIONS
     return 0
 
 
@@ -75,21 +75,21 @@ cdef object no_space():
 # ---- others' files
 
 @cython.final
-cdef class Neighbour:
-    """The file of another owner, whose listeners' trees are among those of an audit. Made by `Audit._meet`.
+cdef class OwnerFile:
+    """The file of another owner, whose listeners' trees are among those of an audit. Made by `Audit._map_owner`.
 
     It keeps its descriptor, which stays the caller's to close after `drop`.
     """
 
-    cdef Foreign f
+    cdef foreign.Foreign f
     cdef Audit audit
     cdef list names
 
     def __dealloc__(self):
         # With the audit its trees are freed; until then they are counted only if nobody has dropped this.
-        foreign_close(&self.f)
+        foreign.foreign_close(&self.f)
 
-    def look(self, u64 size, u64 memory, u64 now):
+    def refresh(self, u64 size, u64 memory, u64 now):
         """Takes notice of the file's size and of the memory it has (bytes), and of listeners that are new in it.
 
         `now` is nanoseconds of a clock that only grows. Raises SharedStateError when it can't be read: then it is to be
@@ -99,103 +99,103 @@ cdef class Neighbour:
         cdef int fault
         if self.f.head == NULL:
             raise InboundAuditError("nobody's file is open here")
-        fault = foreign_look(&self.f, size, memory)
-        while fault == SOUND and self.f.trees < acquire32(&self.f.head.trees):
-            fault = self.meet_section(audit, now)
+        fault = foreign.foreign_refresh(&self.f, size, memory)
+        while fault == foreign.SOUND and self.f.trees < bits.acquire32(&self.f.head.trees):
+            fault = self.map_section(audit, now)
             self.f.trees += 1
-        if fault != SOUND:
+        if fault != foreign.SOUND:
             raise fault_error(fault)
 
-    cdef int meet_section(self, Audit audit, u64 now) except -1:
+    cdef int map_section(self, Audit audit, u64 now) except -1:
         """A Fault, or SOUND."""
-        cdef Header *h = section_open(&self.f, self.f.trees)
-        cdef Header seen
+        cdef arena.Header *h = foreign.open_section(&self.f, self.f.trees)
+        cdef arena.Header seen
         cdef int fault
         if h == NULL:
-            return NO_ROOM
+            return foreign.NO_ROOM
         try:
             if guard_page(h) < 0:
-                return NO_ROOM
-            memcpy(&seen, h, sizeof(Header))  # what is checked is what is used
+                return foreign.NO_ROOM
+            memcpy(&seen, h, sizeof(arena.Header))  # what is checked is what is used
         finally:
             release_page(h)
-        fault = header_fault(seen.magic, seen.layout, seen.byte_order, MAGIC)
-        if fault != SOUND:
+        fault = foreign.header_fault(seen.magic, seen.layout, seen.byte_order, arena.MAGIC)
+        if fault != foreign.SOUND:
             return fault
-        if not 0 < seen.service_size <= SERVICE_NAME_MOST or seen.listener_size > NAME_MOST:
-            return NONSENSE
-        if seen.names_sum != sum_of_label(&seen):
-            return NONSENSE
-        return self.meet_window(audit, &seen, now) if seen.kind == WINDOW else self.meet_listener(audit, &seen, now)
+        if not 0 < seen.service_size <= model.MAX_SERVICE_NAME or seen.listener_size > arena.MAX_NAME:
+            return foreign.NONSENSE
+        if seen.names_sum != arena.sum_of_label(&seen):
+            return foreign.NONSENSE
+        return self.map_window(audit, &seen, now) if seen.kind == model.WINDOW else self.map_listener(audit, &seen, now)
 
-    cdef int meet_listener(self, Audit audit, Header *seen, u64 now) except -1:
+    cdef int map_listener(self, Audit audit, arena.Header *seen, u64 now) except -1:
         cdef int fault, number
         service, name = seen.service[:seen.service_size], seen.listener[:seen.listener_size]
-        if seen.kind != SESSIONS or not (service.isascii() and service.decode("latin-1").isprintable()):
-            return NONSENSE
+        if seen.kind != model.SESSIONS or not (service.isascii() and service.decode("latin-1").isprintable()):
+            return foreign.NONSENSE
         service_type = service.decode("ascii")
         audit._add_service(service_type)
         number = audit.number_of(service_type)
-        if number == VIEW:
-            return NONSENSE
-        fault = foreign_meet(&self.f, audit.owner, self.f.trees, number, audit.kin_of(number, name), now)
-        if fault == SOUND:
+        if number == model.INBOUND_CIDR:
+            return foreign.NONSENSE
+        fault = foreign.foreign_attach(&self.f, audit.owner, self.f.trees, number, audit.listener_id_of(number, name), now)
+        if fault == foreign.SOUND:
             self.names.append((service_type, name.decode("utf-8", "replace")))
         return fault
 
-    cdef int meet_window(self, Audit audit, Header *seen, u64 now) except -1:
+    cdef int map_window(self, Audit audit, arena.Header *seen, u64 now) except -1:
         cdef bytes scope = seen.service[:seen.service_size]
-        cdef Series *s
-        if scope not in SCOPES or not 0 < seen.interval <= INTERVAL_MOST or not 0 < seen.slots <= SLOTS_MOST:
-            return NONSENSE
+        cdef model.Series *s
+        if scope not in SCOPES or not 0 < seen.interval <= MAX_INTERVAL or not 0 < seen.slots <= model.MAX_SLOTS:
+            return foreign.NONSENSE
         if seen.slot >= seen.slots or seen.sign > 1:
-            return NONSENSE
+            return foreign.NONSENSE
         s = know_series(audit.owner, SCOPES.index(scope), seen.listener[:seen.listener_size], seen.interval, seen.slots)
-        return NO_ROOM if s == NULL else foreign_meet_window(&self.f, s, self.f.trees, seen.slot, seen.sign, now)
+        return foreign.NO_ROOM if s == NULL else foreign.foreign_attach_window(&self.f, s, self.f.trees, seen.slot, seen.sign, now)
 
     @property
     def needed(self):
         """Bytes that the file has at least, by what its sections say of themselves, unless somebody has cut it short."""
-        cdef Tree *t = self.f.first
-        cdef u64 needed = GRAIN, end
+        cdef model.Tree *t = self.f.first
+        cdef u64 needed = mapping.GRAIN, end
         while t != NULL:
-            end = t.arena.offset + <u64>(reach_of(&t.arena) + LARGEST_UNITS) * UNIT
+            end = t.arena.offset + <u64>(arena.reach_of(&t.arena) + arena.LARGEST_UNITS) * arena.UNIT
             needed = end if end > needed else needed
             t = t.sibling
         return needed
 
-    def drop(self, u64 now):
+    def detach(self, u64 now):
         """Counts its sessions no more. Idempotent; O(its listeners)."""
         if self.f.head == NULL:
             return
-        foreign_drop(&self.f, self.audit.owner, now)
-        foreign_close(&self.f)
+        foreign.foreign_detach(&self.f, self.audit.owner, now)
+        foreign.foreign_close(&self.f)
         self.names.clear()
 
     @property
     def pid(self):
         """What the owner says of itself: a label, that proves nothing."""
-        return load32(&self.f.head.pid) if self.f.head != NULL else 0
+        return bits.load32(&self.f.head.pid) if self.f.head != NULL else 0
 
     @property
     def started(self):
         """Unix time in seconds, by the owner's word."""
-        return load64(&self.f.head.started) / 1e6 if self.f.head != NULL else 0.0
+        return bits.load64(&self.f.head.started) / 1e6 if self.f.head != NULL else 0.0
 
     @property
-    def looked(self):
+    def scan_count(self):
         """How often it has begun and ended to look for others: odd while it does."""
-        return load64(&self.f.head.looked) if self.f.head != NULL else 0
+        return bits.load64(&self.f.head.scan_count) if self.f.head != NULL else 0
 
     @property
     def listeners(self):
         """Each listener as `(service type, name, open sessions)`, in the order in which they were made."""
-        cdef Tree *t = self.f.first
+        cdef model.Tree *t = self.f.first
         cdef list rows = []
         for names in reversed(self.names):
             while t.ring != NULL:  # a window
                 t = t.sibling
-            rows.append((*names, tree_total(t)))
+            rows.append((*names, model.tree_total(t)))
             t = t.sibling
         rows.reverse()
         return rows

@@ -22,15 +22,15 @@ cdef extern from *:
     #include <stdint.h>
     #include <unistd.h>
 
-    #define IA_KEY_MOST 4096
-    #define IA_LINE_MOST (3 * IA_KEY_MOST + 128)
+    #define IA_MAX_KEY 4096
+    #define IA_MAX_LINE (3 * IA_MAX_KEY + 128)
 
     static inline size_t ia_percent(const char *key, size_t size, char *out)
     {
         static const char digits[] = "0123456789ABCDEF";
         char *at = out;
         size_t i;
-        for (i = 0; i < size && i < IA_KEY_MOST; i++) {
+        for (i = 0; i < size && i < IA_MAX_KEY; i++) {
             unsigned char c = (unsigned char)key[i];
             if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-')
                 *at++ = (char)c;
@@ -42,7 +42,7 @@ cdef extern from *:
     static inline int ia_write_line(int fd, uint64_t log, uint64_t number, int64_t when, int64_t by, int removed,
                                     const char *key, size_t size, int text)
     {
-        char line[IA_LINE_MOST];
+        char line[IA_MAX_LINE];
         int at = removed ? snprintf(line, 100, "%016llx %llu %lld remove ", (unsigned long long)log, (unsigned long long)number,
                                     (long long)when)
                          : snprintf(line, 100, "%016llx %llu %lld %lld ", (unsigned long long)log, (unsigned long long)number,
@@ -67,10 +67,10 @@ cdef extern from *:
     ) noexcept nogil
 
 cdef enum:
-    KEY_MOST = 4096     # bytes of a string
+    MAX_KEY = 4096     # bytes of a string
 
 
-cdef inline void note_change(
+cdef inline void log_change(
     Series *s, const Address *a, const char *key, size_t size, int64_t by, bint removed, int64_t now
 ) noexcept nogil:
     """Writes a line, if the series has a log. `key` is the text of a series of strings; NULL: the address is the key."""

@@ -4,7 +4,7 @@
 # ---- from and to Python
 
 cdef str reason_of(long code):
-    return c_reason(code).decode("ascii")
+    return codes.reason(code).decode("ascii")
 
 
 cdef inline const char *ascii(object text, size_t *size) noexcept:
@@ -19,7 +19,7 @@ cdef object address_error(object given, str why):
     return AddressError(f"{given!r}: {why}")
 
 
-cdef int read_packed(object given, Address *out) except -1:
+cdef int read_packed(object given, ip.Address *out) except -1:
     """4 or 16 bytes in network order."""
     cdef const u8[::1] view
     try:
@@ -28,23 +28,23 @@ cdef int read_packed(object given, Address *out) except -1:
         raise address_error(given, "is no address: a text, a getpeername() tuple, an ipaddress object or packed bytes") from None
     if view.shape[0] != 4 and view.shape[0] != 16:
         raise address_error(given, "is no packed address: it has neither 4 nor 16 bytes")
-    from_packed(&view[0], <int>view.shape[0], out)
+    ip.from_packed(&view[0], <int>view.shape[0], out)
     return 0
 
 
-cdef int read_text(object given, bint with_port, Address *out, int *port) except -1:
+cdef int read_text(object given, bint with_port, ip.Address *out, int *port) except -1:
     cdef size_t size = 0
     cdef const char *s = ascii(given, &size)
     cdef int code
     if s == NULL:
         raise address_error(given, "has a NUL or a non-ASCII character" if isinstance(given, str) else "is not a text")
-    code = parse_remote(s, s + size, out, port) if with_port else parse_address(s, s + size, out)
-    if code != OK:
+    code = ip.parse_remote(s, s + size, out, port) if with_port else ip.parse_address(s, s + size, out)
+    if code != codes.OK:
         raise address_error(given, reason_of(code))
     return 0
 
 
-cdef int read_address(object given, bint with_port, Address *out, int *port) except -1:
+cdef int read_address(object given, bint with_port, ip.Address *out, int *port) except -1:
     """Any form of an address that callers may hold; `with_port` allows a port behind a text; a tuple may have one."""
     port[0] = 0
     if isinstance(given, str):
@@ -59,43 +59,43 @@ cdef int read_address(object given, bint with_port, Address *out, int *port) exc
     return read_packed(getattr(given, "packed", given), out)
 
 
-cdef str address_text(const Address *a):
-    cdef char text[TEXT_MAX]
-    return PyUnicode_DecodeASCII(text, format_address(a, text), NULL)
+cdef str address_text(const ip.Address *a):
+    cdef char text[ip.TEXT_MAX]
+    return PyUnicode_DecodeASCII(text, ip.format_address(a, text), NULL)
 
 
-cdef str prefix_text(const Prefix *p):
-    cdef char text[TEXT_MAX]
-    return PyUnicode_DecodeASCII(text, format_prefix(&p.address, p.length, text), NULL)
+cdef str prefix_text(const prefix.Prefix *p):
+    cdef char text[ip.TEXT_MAX]
+    return PyUnicode_DecodeASCII(text, ip.format_prefix(&p.address, p.length, text), NULL)
 
 
-cdef list take_rows(Rows *rows, int code):
+cdef list take_rows(walk.Rows *rows, int code):
     """Rows as `(count, "prefix/length")`; frees them. Raises what the code of their walk says."""
     cdef size_t i
     try:
-        if code == FULL:
+        if code == codes.FULL:
             raise MemoryError
-        if code != OK:
+        if code != codes.OK:
             raise SharedStateError(reason_of(code))
         return [(rows.row[i].count, prefix_text(&rows.row[i].prefix)) for i in range(rows.size)]
     finally:
-        free_rows(rows)
+        walk.free_rows(rows)
 
 
-cdef list rows_of(Tree *first):
+cdef list rows_of(model.Tree *first):
     """The rows of the compressed tree, IPv4 first."""
-    cdef Rows rows
+    cdef walk.Rows rows
     cdef int code
     memset(&rows, 0, sizeof(rows))
     with nogil:
-        code = walk_tree(first, 4, &rows)
-        if code == OK:
-            code = walk_tree(first, 6, &rows)
+        code = walk.walk_tree(first, 4, &rows)
+        if code == codes.OK:
+            code = walk.walk_tree(first, 6, &rows)
     return take_rows(&rows, code)
 
 
-cdef list top_of(Tree *first, object n, object prefixlen):
-    cdef Rows rows, heap
+cdef list top_of(model.Tree *first, object n, object prefixlen):
+    cdef walk.Rows rows, heap
     cdef int length[2]
     cdef int code, i
     cdef size_t most
@@ -109,53 +109,53 @@ cdef list top_of(Tree *first, object n, object prefixlen):
     memset(&rows, 0, sizeof(rows))
     memset(&heap, 0, sizeof(heap))
     with nogil:
-        code = walk_top(first, most, length, &heap, &rows)
-    free_rows(&heap)
+        code = walk.walk_top(first, most, length, &heap, &rows)
+    walk.free_rows(&heap)
     return take_rows(&rows, code)
 
 
 def count_error(code, cidr, service, audit):
     """The exception for the code of a count: what Python raises, and whose words Lua tells."""
-    if code == NO_SERVICE:
+    if code == codes.NO_SERVICE:
         return UnknownServiceType(service, audit.service_types)
-    if code == NOT_TEXT and isinstance(cidr, str):
+    if code == codes.NOT_TEXT and isinstance(cidr, str):
         return UnknownServiceType(service, audit.service_types)
     return CidrError(f"{cidr!r}: {reason_of(code)}")
 
 
 # ---- changes under the writer lock
 
-cdef inline void take_lock(Tree *t) noexcept:
-    if not try_lock(&t.arena.lock):
+cdef inline void lock_tree(model.Tree *t) noexcept:
+    if not seqlock.try_lock(&t.arena.lock):
         with nogil:
-            lock_wait(&t.arena.lock, &t.arena.waiting)
+            seqlock.lock_wait(&t.arena.lock, &t.arena.waiting)
 
 
-cdef int raise_change(int code, object given, Tree *t) except -1:
-    if code == UNMATCHED:
+cdef int raise_change(int code, object given, model.Tree *t) except -1:
+    if code == codes.UNMATCHED:
         raise address_error(given, reason_of(code))
-    if code == DAMAGED:
+    if code == codes.DAMAGED:
         raise SharedStateError(f"{given!r}: {reason_of(code)}")
-    if code == FULL and t.arena.backed < t.arena.limit:
+    if code == codes.FULL and t.arena.backed < t.arena.limit:
         raise CapacityError(f"{given!r}: the file system that holds the shared counts has no room")
     raise CapacityError(f"{given!r}: {reason_of(code)}")
 
 
-cdef void forget(Tree *t, u32 state) noexcept:
+cdef void forget(model.Tree *t, u32 state) noexcept:
     """Empties a tree and detaches its sessions. A tree in a file leaves it, and the file as it is."""
-    take_lock(t)
+    lock_tree(t)
     t.epoch += 1
     t.state = state
     if not t.arena.in_file:
-        arena_reset(&t.arena)
-    elif not arena_leave(&t.arena):
-        t.state = ENDED  # what is mapped there may be another process's
-    unlock(&t.arena.lock)
+        arena.arena_reset(&t.arena)
+    elif not arena.arena_leave(&t.arena):
+        t.state = model.ENDED  # what is mapped there may be another process's
+    seqlock.unlock(&t.arena.lock)
 
 
 cdef int check_capacity(object capacity) except -1:
-    if not CAPACITY_LEAST <= capacity <= <u64>UNITS_MOST * UNIT:
-        raise CapacityError(f"{capacity!r}: a capacity is between {CAPACITY_LEAST} and {<u64>UNITS_MOST * UNIT} bytes")
+    if not arena.MIN_CAPACITY <= capacity <= <u64>arena.MAX_UNITS * arena.UNIT:
+        raise CapacityError(f"{capacity!r}: a capacity is between {arena.MIN_CAPACITY} and {<u64>arena.MAX_UNITS * arena.UNIT} bytes")
     return 0
 
 
@@ -163,12 +163,12 @@ cdef object no_room(object capacity):
     return CapacityError(f"{capacity!r}: the system reserves no such range of address space (ulimit -v, or a container's limit)")
 
 
-cdef int check_tree(Tree *t) except -1:
+cdef int check_tree(model.Tree *t) except -1:
     """Raises AssertionError for the first invariant of the trie that does not hold. O(hosts)."""
     cdef const char *fault
-    take_lock(t)
-    fault = verify(&t.arena)
-    unlock(&t.arena.lock)
+    lock_tree(t)
+    fault = verify.verify(&t.arena)
+    seqlock.unlock(&t.arena.lock)
     if fault != NULL:
         raise AssertionError(fault.decode("ascii"))
     return 0

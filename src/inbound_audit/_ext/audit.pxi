@@ -5,25 +5,25 @@ cdef class Audit(Windows):
     """The native part of `inbound_audit.InboundAudit`: services, listeners, and sums over their trees."""
 
     cdef dict listeners
-    cdef dict kins          # numbers of (service number, listener name in UTF-8)
+    cdef dict listener_ids          # numbers of (service number, listener name in UTF-8)
     cdef object capacity
     cdef bint is_closed
-    cdef OwnerHeader *own   # of our file, in shared mode
+    cdef foreign.OwnerHeader *own   # of our file, in shared mode
     cdef int own_guard
 
     def __cinit__(self, *args, **kwargs):
-        self.owner = <Owner *>calloc(1, sizeof(Owner))
+        self.owner = <model.Owner *>calloc(1, sizeof(model.Owner))
         if self.owner == NULL:
             raise MemoryError
         self.listeners = {}
-        self.kins = {}
-        self.own_guard = UNGUARDED
+        self.listener_ids = {}
+        self.own_guard = mapping.UNGUARDED
         self.owner.own_fd = -1
         self.series_kind = SeriesTable
         self.capacity = DEFAULT_CAPACITY
         # The two that the core knows by number.
-        add_service(self.owner, b"SMTP", 4)
-        add_service(self.owner, b"inbound_cidr", 12)
+        model.add_service(self.owner, b"SMTP", 4)
+        model.add_service(self.owner, b"inbound_cidr", 12)
 
     def _reserve(self, capacity):
         """Bytes of address space for each listener made from now on. Raises CapacityError."""
@@ -33,13 +33,13 @@ cdef class Audit(Windows):
     def __dealloc__(self):
         self.leave_file()
         if self.owner != NULL:
-            free_trees(self.owner)
+            model.free_trees(self.owner)
             free(self.owner)
 
     cdef int number_of(self, object service_type) except -1:
         cdef size_t size = 0
         cdef const char *name = ascii(service_type, &size)
-        cdef int number = NO_SERVICE if name == NULL else find_service(self.owner, name, size)
+        cdef int number = codes.NO_SERVICE if name == NULL else model.find_service(self.owner, name, size)
         if number < 0:
             raise UnknownServiceType(service_type, self.service_types)
         return number
@@ -48,10 +48,10 @@ cdef class Audit(Windows):
         """Makes a service type known; nothing when it is. Raises UnknownServiceType for a name that can't be one."""
         cdef size_t size = 0
         cdef const char *s = ascii(name, &size)
-        if s == NULL or not 0 < size <= SERVICE_NAME_MOST or not name.isprintable():
-            why = f"is no name for a service type: 1 to {SERVICE_NAME_MOST} printable ASCII characters"
+        if s == NULL or not 0 < size <= model.MAX_SERVICE_NAME or not name.isprintable():
+            why = f"is no name for a service type: 1 to {model.MAX_SERVICE_NAME} printable ASCII characters"
             raise UnknownServiceType(name, self.service_types, why)
-        if find_service(self.owner, s, size) < 0 and add_service(self.owner, s, size) < 0:
+        if model.find_service(self.owner, s, size) < 0 and model.add_service(self.owner, s, size) < 0:
             raise CapacityError(f"{name!r}: an audit has room for {self.owner.services} service types")
 
     def _listener(self, str service_type not None, str name not None):
@@ -59,42 +59,42 @@ cdef class Audit(Windows):
         global making_listener
         cdef Listener made
         cdef int number = self.number_of(service_type)
-        if number == VIEW:
+        if number == model.INBOUND_CIDR:
             raise UnknownServiceType(service_type, self.service_types, "is a view; no listener can belong to it")
         made = self.listeners.get((service_type, name))
         if made is None:
-            if self.owner.trees == TREES_MOST:
-                raise CapacityError(f"{name!r}: an audit has room for {TREES_MOST} listeners")
+            if self.owner.trees == model.MAX_TREES:
+                raise CapacityError(f"{name!r}: an audit has room for {model.MAX_TREES} listeners")
             making_listener = True
             made = Listener.__new__(Listener)
-            made.tree = add_tree(self.owner, number, self.kin_of(number, listener_bytes(name, self.owner.shared)), self.capacity)
+            made.tree = model.add_tree(self.owner, number, self.listener_id_of(number, listener_bytes(name, self.owner.shared)), self.capacity)
             if made.tree == NULL:
                 raise no_room(self.capacity)
             made.audit, made.service_type, made.name = self, service_type, name
             label_listener(&made.tree.label, service_type, name)
             if self.owner.shared:
-                self.first_home(made)
-            link_tree(self.owner, made.tree)
+                self.attach_new_tree(made)
+            model.link_tree(self.owner, made.tree)
             self.listeners[service_type, name] = made
         return made
 
-    cdef u32 kin_of(self, int service, bytes name):
-        return self.kins.setdefault((service, name), len(self.kins))
+    cdef u32 listener_id_of(self, int service, bytes name):
+        return self.listener_ids.setdefault((service, name), len(self.listener_ids))
 
     def _forget(self, close=False, forked=False):
         """Drops every count: the audit is closed, or its file was cut short, or this is a forked child, to whom the
         sessions do not belong. The locks of a child are free: their holders are threads that the fork left behind.
         """
         cdef Listener listener
-        cdef u32 state = HOMELESS if self.owner.shared else READY
+        cdef u32 state = model.NO_FILE if self.owner.shared else model.READY
         self.is_closed = self.is_closed or close
         self.leave_file()
         if forked:
-            free_guard_lock()
+            mapping.free_guard_lock()
         for listener in self.listeners.values():
             if forked:
-                unlock(&listener.tree.arena.lock)
-            forget(listener.tree, ENDED if self.is_closed else state)
+                seqlock.unlock(&listener.tree.arena.lock)
+            forget(listener.tree, model.ENDED if self.is_closed else state)
         forget_series(self.owner, self.is_closed, forked)
         if self.is_closed:
             self.made_series = None  # which holds us
@@ -107,38 +107,38 @@ cdef class Audit(Windows):
         `pid` and `started` (microseconds since 1970) are what `ps` tells of us. The descriptor is in use until the next
         `_share` or `_forget`. Raises CapacityError, and SharedStateError for a listener's name that doesn't fit.
         """
-        cdef OwnerHeader *head
+        cdef foreign.OwnerHeader *head
         cdef Listener listener
         cdef int slot
-        cdef u64 at = GRAIN
+        cdef u64 at = mapping.GRAIN
         # All the memory first: what is refused has changed nothing.
-        if back_file(fd, 0, PAGE) != 0 or back_file(fd, GRAIN - PAGE, PAGE) != 0:
+        if mapping.back_file(fd, 0, arena.PAGE) != 0 or mapping.back_file(fd, mapping.GRAIN - arena.PAGE, arena.PAGE) != 0:
             raise no_space()
         for listener in self.listeners.values():
-            if back_file(fd, at, share_needs(&listener.tree.arena)) != 0:
+            if mapping.back_file(fd, at, arena.share_needs(&listener.tree.arena)) != 0:
                 raise no_space()
-            at += range_of(self.capacity)
+            at += arena.range_of(self.capacity)
         back_series(self, fd, at)
-        head = <OwnerHeader *>map_file(NULL, PAGE, fd, 0, True)
+        head = <foreign.OwnerHeader *>mapping.map_file(NULL, arena.PAGE, fd, 0, True)
         if head == NULL:
-            raise no_room(PAGE)
-        slot = guard(head, PAGE, True)
-        if slot == UNGUARDED:
-            unmap_range(head, PAGE)
-            raise no_room(PAGE)
+            raise no_room(arena.PAGE)
+        slot = mapping.guard(head, arena.PAGE, True)
+        if slot == mapping.UNGUARDED:
+            mapping.unmap_range(head, arena.PAGE)
+            raise no_room(arena.PAGE)
         self.leave_file()
         self.owner.shared = True
         self.own, self.own_guard, self.owner.own_fd = head, slot, fd
         self.owner.own_sections = 0
-        head.magic, head.layout, head.byte_order = OWNER_MAGIC, LAYOUT, BYTE_ORDER_MARK
-        head.stride, head.pid, head.started = range_of(self.capacity), pid, started
+        head.magic, head.layout, head.byte_order = foreign.OWNER_MAGIC, arena.LAYOUT, arena.BYTE_ORDER_MARK
+        head.stride, head.pid, head.started = arena.range_of(self.capacity), pid, started
         for listener in self.listeners.values():
-            self.settle_tree(listener.tree)
-        settle_series(self)
+            self.attach_tree(listener.tree)
+        attach_series(self)
 
-    def _unsettle(self, int fd):
+    def _detach_file(self, int fd):
         """That descriptor is about to be closed: nothing grows in its file any more."""
-        cdef Tree *t = self.owner.newest
+        cdef model.Tree *t = self.owner.newest
         while t != NULL:  # those of others have no descriptor
             if t.arena.fd == fd:
                 t.arena.fd = -1
@@ -146,74 +146,74 @@ cdef class Audit(Windows):
         if self.own != NULL and self.owner.own_fd == fd:
             self.leave_file()
 
-    def _settled(self):
+    def _mark_ready(self):
         """Our file is complete and others can find it: sessions may be opened."""
         cdef Listener listener
         for listener in self.listeners.values():
-            if listener.tree.state == HOMELESS:
-                listener.tree.state = READY
+            if listener.tree.state == model.NO_FILE:
+                listener.tree.state = model.READY
 
-    cdef int first_home(self, Listener made) except -1:
+    cdef int attach_new_tree(self, Listener made) except -1:
         """The same for one that nobody has seen yet; if it fails, it has never been."""
         try:
-            return self.settle_tree(made.tree)
+            return self.attach_tree(made.tree)
         except CapacityError:
             self.owner.trees -= 1
-            arena_close(&made.tree.arena)
+            arena.arena_close(&made.tree.arena)
             raise
 
-    cdef int settle_tree(self, Tree *t) except -1:
+    cdef int attach_tree(self, model.Tree *t) except -1:
         """Gives a tree the next section of our file; without one it waits, as others of a forked child do."""
         cdef int code
         if self.own == NULL:
-            t.state = HOMELESS
+            t.state = model.NO_FILE
             return 0
-        take_lock(t)
+        lock_tree(t)
         code = self.share_tree(t)
-        unlock(&t.arena.lock)
-        if code != OK:
+        seqlock.unlock(&t.arena.lock)
+        if code != codes.OK:
             raise no_space()
         return 0
 
-    cdef int share_tree(self, Tree *t) noexcept:
+    cdef int share_tree(self, model.Tree *t) noexcept:
         """The same for the holder of the tree's lock, under which nothing may raise. OK or FULL."""
         cdef int code
-        write_label(&t.arena, &t.label)
-        code = arena_share(&t.arena, self.owner.own_fd, GRAIN + self.owner.own_sections * range_of(self.capacity))
-        if code == OK:
+        arena.write_label(&t.arena, &t.label)
+        code = arena.arena_share(&t.arena, self.owner.own_fd, mapping.GRAIN + self.owner.own_sections * arena.range_of(self.capacity))
+        if code == codes.OK:
             self.owner.own_sections += 1
-            publish32(&self.own.trees, self.owner.own_sections)
+            bits.publish32(&self.own.trees, self.owner.own_sections)
         return code
 
     cdef void leave_file(self) noexcept:
         if self.own != NULL:
-            unguard(self.own_guard)
-            unmap_range(self.own, PAGE)
+            mapping.unguard(self.own_guard)
+            mapping.unmap_range(self.own, arena.PAGE)
             self.own = NULL
 
     @property
     def _needed(self):
         """Bytes that our file has at least, unless somebody has cut it short."""
-        cdef Tree *t = self.owner.newest
-        cdef u64 needed = GRAIN
+        cdef model.Tree *t = self.owner.newest
+        cdef u64 needed = mapping.GRAIN
         while t != NULL:
             if t.arena.fd >= 0 and t.arena.offset + t.arena.held > needed:
                 needed = t.arena.offset + t.arena.held
             t = t.older
         return needed
 
-    def _looking(self, begins):
+    def _scan_mark(self, begins):
         """Tells others that we begin, or have ended, to look for them."""
-        if self.own != NULL and bool(load64(&self.own.looked) & 1) != begins:
-            fence_full()
-            store64(&self.own.looked, self.own.looked + 1)
-            fence_full()
+        if self.own != NULL and bool(bits.load64(&self.own.scan_count) & 1) != begins:
+            bits.fence_full()
+            bits.store64(&self.own.scan_count, self.own.scan_count + 1)
+            bits.fence_full()
 
-    def _meet(self, int fd, u64 size):
+    def _map_owner(self, int fd, u64 size):
         """Maps another owner's file of `size` bytes. Raises SharedStateError when it is none that can be read."""
-        cdef Neighbour met = Neighbour.__new__(Neighbour)
-        cdef int fault = foreign_open(&met.f, fd, size)
-        if fault != SOUND:
+        cdef OwnerFile met = OwnerFile.__new__(OwnerFile)
+        cdef int fault = foreign.foreign_open(&met.f, fd, size)
+        if fault != foreign.SOUND:
             raise fault_error(fault)
         met.audit, met.names = self, []
         self.owner.shared = True
@@ -248,14 +248,14 @@ cdef class Audit(Windows):
             raise not_ascii(cidr)
         if s == NULL:
             raise UnknownServiceType(service_type, self.service_types)
-        count = count_absolute(self.owner, c, cidr_size, s, service_size)
+        count = model.query_absolute(self.owner, c, cidr_size, s, service_size)
         if count < 0:
             raise count_error(count, cidr, service_type, self)
         return count
 
     def total(self, service_type="SMTP"):
         """Open sessions of a service, both families. Raises UnknownServiceType. O(listeners)."""
-        return forest_total(trees_of(self.owner, self.number_of(service_type)))
+        return model.total_trees(model.trees_of(self.owner, self.number_of(service_type)))
 
     def top(self, n=10, *, service_type="SMTP", prefixlen=(32, 128)):
         """The `n` largest prefixes of those two lengths (IPv4, IPv6) as `(count, "prefix/length")`, best first.
@@ -263,10 +263,10 @@ cdef class Audit(Windows):
         Opens only prefixes that are larger than the n-th answer; frees the GIL and stops no writer: each row was true
         at some moment of the walk. Raises CidrError or UnknownServiceType.
         """
-        return top_of(trees_of(self.owner, self.number_of(service_type)), n, prefixlen)
+        return top_of(model.trees_of(self.owner, self.number_of(service_type)), n, prefixlen)
 
     def tree(self, service_type="SMTP"):
         """The compressed tree as rows `(count, "prefix/length")`: branching prefixes and hosts in address order, IPv4
         first, a prefix before what it holds. Frees the GIL, stops no writer. Raises UnknownServiceType. O(hosts).
         """
-        return rows_of(trees_of(self.owner, self.number_of(service_type)))
+        return rows_of(model.trees_of(self.owner, self.number_of(service_type)))

@@ -18,7 +18,7 @@ cdef list flatten(list items):
     def close_before(at):
         while stack and stack[-1][0] < at:
             last, _ = stack.pop()
-            edge(last + 1, stack[-1][1] if stack else NO_VALUE)
+            edge(last + 1, stack[-1][1] if stack else ranges.NO_VALUE)
 
     for first, last, value in items:
         close_before(first)
@@ -36,11 +36,11 @@ cdef class NetworkMap:
     a bad prefix. Building is O(n log n), a look-up O(log n).
     """
 
-    cdef Ranges family[2]
+    cdef ranges.Ranges family[2]
     cdef Py_ssize_t size
 
     def __cinit__(self, items=()):
-        cdef Prefix p
+        cdef prefix.Prefix p
         cdef size_t n
         cdef const char *s
         cdef int code
@@ -49,8 +49,8 @@ cdef class NetworkMap:
             s = ascii(cidr, &n)
             if s == NULL:
                 raise not_ascii(cidr)
-            code = parse_cidr(s, s + n, NULL, &p)
-            if code != OK:
+            code = prefix.parse_cidr(s, s + n, NULL, &p)
+            if code != codes.OK:
                 raise count_error(code, cidr, None, None)
             if not 0 <= value <= 0x7FFFFFFF:
                 raise ValueError(f"{cidr!r}: its value {value!r} is not between 0 and 2147483647")
@@ -61,9 +61,9 @@ cdef class NetworkMap:
         for version in range(2):
             self.fill(&self.family[version], flatten(sorted(both[version], key=lambda item: (item[0], -item[1]))))
 
-    cdef int fill(self, Ranges *r, list edges) except -1:
-        free_ranges(r)
-        if not reserve_ranges(r, len(edges)):
+    cdef int fill(self, ranges.Ranges *r, list edges) except -1:
+        ranges.free_ranges(r)
+        if not ranges.reserve_ranges(r, len(edges)):
             raise MemoryError
         for first, value in edges:
             r.range[r.size].hi = first >> 64
@@ -73,27 +73,27 @@ cdef class NetworkMap:
         return 0
 
     def __dealloc__(self):
-        free_ranges(&self.family[0])
-        free_ranges(&self.family[1])
+        ranges.free_ranges(&self.family[0])
+        ranges.free_ranges(&self.family[1])
 
     def __len__(self):
         return self.size
 
     def lookup(self, address):
         """The value of the longest match, or None. Raises AddressError."""
-        cdef Address a
+        cdef ip.Address a
         cdef int port, value
         read_address(address, False, &a, &port)
-        value = lookup(&self.family[a.version == 6], a.hi, a.lo)
-        return None if value == NO_VALUE else value
+        value = ranges.lookup(&self.family[a.version == 6], a.hi, a.lo)
+        return None if value == ranges.NO_VALUE else value
 
     def lookup_session(self, Session session not None):
         """The same for the connecting IP of a session."""
         cdef int value = self.find(&session.ac)
-        return None if value == NO_VALUE else value
+        return None if value == ranges.NO_VALUE else value
 
-    cdef int find(self, const ia_ac *ac) noexcept:
-        return lookup(&self.family[ac.version == 6], ac.hi, ac.lo)
+    cdef int find(self, const model.ia_ac *ac) noexcept:
+        return ranges.lookup(&self.family[ac.version == 6], ac.hi, ac.lo)
 
 
 cdef struct Limit:
@@ -149,8 +149,8 @@ cdef class LimitTables:
 
         Counts are those of the session's own service, the asking session included.
         """
-        cdef Tree *first = trees_of(ac.ac.tree.owner, ac.ac.tree.service)
-        cdef Prefix peer, p
+        cdef model.Tree *first = model.trees_of(ac.ac.tree.owner, ac.ac.tree.service)
+        cdef prefix.Prefix peer, p
         cdef int64_t count
         cdef Py_ssize_t i
         cdef int table, length
@@ -159,14 +159,14 @@ cdef class LimitTables:
         table = self.networks.find(&ac.ac)
         if not 0 <= table < self.tables:
             table = self.default
-        peer_of(&ac.ac, &peer)
+        model.peer_of(&ac.ac, &peer)
         for i in range(self.start[table], self.start[table + 1]):
             length = self.limit[i].length[ac.ac.version == 6]
             if length < 0:
                 continue
             p.address, p.length = peer.address, length
-            mask(&p.address, length)
-            count = forest_count(first, &p)
+            ip.mask(&p.address, length)
+            count = model.sum_trees(first, &p)
             if count > self.limit[i].most:
                 return self._passed(table, i - self.start[table], count, prefix_text(&p))
         return self.accept
