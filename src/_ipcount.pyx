@@ -21,6 +21,7 @@ cimport inbound_audit._core.bits as bits
 cimport inbound_audit._core.codes as codes
 cimport inbound_audit._core.address as ip
 cimport inbound_audit._core.cidr as prefix
+cimport inbound_audit._core.monitor as monitor
 cimport inbound_audit._core.clock as clock
 cimport inbound_audit._core.seqlock as seqlock
 cimport inbound_audit._core.mapping as mapping
@@ -30,6 +31,7 @@ cimport inbound_audit._core.owner as model
 cimport inbound_audit._core.window as window
 cimport inbound_audit._core.foreign as foreign
 cimport inbound_audit._core.fold as fold
+cimport inbound_audit._core.change_log as change_log
 cimport inbound_audit._core.series as series
 cimport inbound_audit._core.walk as walk
 cimport inbound_audit._core.verify as verify
@@ -39,6 +41,7 @@ from inbound_audit._core.bits cimport u8, u16, u32, u64
 import array
 import warnings
 from operator import index
+from types import MappingProxyType
 from weakref import WeakSet
 
 from inbound_audit.errors import (
@@ -58,6 +61,7 @@ NO_SUCH_SERIES = codes.NO_SERIES
 cdef u64 conn_ids = 1
 
 include "inbound_audit/_ext/convert.pxi"
+include "inbound_audit/_ext/parse.pxi"
 include "inbound_audit/_ext/session.pxi"
 include "inbound_audit/_ext/over_time.pxi"
 include "inbound_audit/_ext/audit.pxi"

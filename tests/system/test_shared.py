@@ -86,6 +86,9 @@ def test_counts_are_sums(audit, hire):
     assert ours[0].inbound_session_count() == other.do("theirs[0].inbound_session_count()") == 2
     assert other.do("theirs[1].inbound_session_count()") == 1
     assert mx.total == other.do("mx.total") == 4
+    assert mx.inbound_session_count() == other.do("mx.inbound_session_count()") == 4
+    assert mx.inbound_session_count("192.0.2.0/24") == other.do("mx.inbound_session_count('/24', theirs[1])") == 3
+    assert other.do("theirs[1].listener.inbound_session_count('/24', theirs[0])") == 1
     assert ours[0].inbound_session_count("/24") == 4
     assert lua_reader(ours[0])("192.0.2.0/24", 4, 100) == (4, 4, 0)
     assert not Limits({"/32": 2}).validate_connect(ours[0])

@@ -4,6 +4,7 @@
 #   codes     what a core function answers when it cannot: one number and one sentence each
 #   address   an address as left-aligned bits, from text and to text
 #   cidr      the grammar of the `cidr` argument
+#   monitor   durations and monitors, as a user writes them
 #   clock     the time, and numbers of windows of time
 #   seqlock   one writer, readers without a lock
 #   mapping   address ranges: reserved, mapped from a file, covered; what a file that was cut short does

@@ -38,6 +38,8 @@ cdef enum Code:
     NO_KEY = -30
     BAD_AMOUNT = -31
     LONG_KEY = -32
+    BAD_DURATION = -33
+    BAD_MONITOR = -34
 
 
 cdef inline const char *reason(long code) noexcept nogil:
@@ -104,4 +106,8 @@ cdef inline const char *reason(long code) noexcept nogil:
         return "a change is by a whole number other than 0, of at most 4294967295"
     if code == LONG_KEY:
         return "has a key of more than 4096 bytes"
+    if code == BAD_DURATION:
+        return "is not a duration: write seconds or a number with a unit, such as 90, 30s, 5m, 1h or 1d; at most 2^30 seconds"
+    if code == BAD_MONITOR:
+        return "is not a monitor: write the length of a window and the number of windows (at most 1024), such as 300,6 or 5m,6"
     return "unknown error"

@@ -17,7 +17,7 @@ from libc.stdlib cimport calloc, free
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memcpy
 
-from inbound_audit._core.address cimport width
+from inbound_audit._core.address cimport Address, width
 from inbound_audit._core.arena cimport MAX_NAME, Arena, Label, arena_close, arena_open, header
 from inbound_audit._core.bits cimport acquire32, u8, u16, u32, u64, load64, pause, publish32, store64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
@@ -302,7 +302,7 @@ cdef inline int64_t sum_trees(Tree *t, const Prefix *p) noexcept nogil:
 
 
 cdef inline int64_t listener_count(Tree *mine, const Prefix *p) noexcept nogil:
-    """The sum over a listener: one tree, and in shared mode those of its kin in other processes."""
+    """The sum over a listener: one tree, and in shared mode its trees in other processes."""
     cdef int64_t total = 0
     cdef Tree *t
     if not mine.owner.shared:
@@ -369,6 +369,13 @@ cdef inline int64_t query_sessions(
         return listener_count(ac.tree, &peer) if service == NULL else sum_trees(trees_of(ac.tree.owner, number), &peer)
     code = parse_cidr(cidr, cidr + cidr_size, &peer.address, &p)
     return sum_trees(trees_of(ac.tree.owner, number), &p) if code == OK else code
+
+
+cdef inline int64_t query_listener(Tree *mine, const Address *peer, const char *cidr, size_t cidr_size) noexcept nogil:
+    """The sessions of one listener below a prefix; `peer` NULL: a length alone is an error. The count, or a code."""
+    cdef Prefix p
+    cdef int code = parse_cidr(cidr, cidr + cidr_size, peer, &p)
+    return listener_count(mine, &p) if code == OK else code
 
 
 cdef inline int64_t query_absolute(

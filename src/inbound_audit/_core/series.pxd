@@ -11,7 +11,7 @@ asked before, as a clock may be Python's.
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp
 
-from inbound_audit._core.address cimport Address, parse_address, parse_number, width
+from inbound_audit._core.address cimport Address, parse_address, width
 from inbound_audit._core.arena cimport header
 from inbound_audit._core.bits cimport acquire32, fetch_add64, load64, u32, u64
 from inbound_audit._core.cidr cimport Prefix, parse_cidr
@@ -20,6 +20,7 @@ from inbound_audit._core.codes cimport (
     BAD_AMOUNT, BAD_WINDOW, CLOSED, LONG_KEY, NEED_NEGATIVE_TREE, NO_KEY, OK, UNMATCHED,
 )
 from inbound_audit._core.fold cimport STRINGS, add_bounded, coarsen, move_bounded
+from inbound_audit._core.monitor cimport parse_monitor
 from inbound_audit._core.change_log cimport MAX_KEY, log_change
 from inbound_audit._core.owner cimport ENDED, Owner, Ring, Series, Tree, ia_ac, load_ring, load_tree, peer_of
 from inbound_audit._core.seqlock cimport lock_wait, unlock
@@ -37,7 +38,6 @@ cdef enum Scope:
     # STRINGS = 4, of `fold`
     MAX_AMOUNT = 0xFFFFFFFF
     MAX_CLOCK_READS = 8        # times that the clock is asked for one change
-    MAX_NUMBER = 1 << 30   # seconds of a monitor's window
 
 
 # ---- which series
@@ -53,35 +53,16 @@ cdef inline Series *find_series(Owner *o, const char *name, size_t size) noexcep
     return NULL
 
 
-cdef inline int read_number(const char **at, const char *end) noexcept nogil:
-    """Digits with blanks around them; -1 when there are none, or too many."""
-    cdef const char *first = at[0]
-    cdef const char *last
-    while first < end and first[0] == b' ':
-        first += 1
-    last = first
-    while last < end and b'0' <= last[0] <= b'9':
-        last += 1
-    at[0] = last
-    while at[0] < end and at[0][0] == b' ':
-        at[0] += 1
-    return parse_number(first, last, MAX_NUMBER)
-
-
 cdef inline Series *find_monitor(Owner *o, int kind, const char *text, size_t size, int64_t position) noexcept nogil:
-    """The series of a monitor, named by ``"interval,number"`` or (`text` NULL) by its position. O(monitors)."""
-    cdef const char *at = text
+    """The series of a monitor, named by its text or (`text` NULL) by its position. O(monitors)."""
     cdef int interval, slots
     cdef u32 i
     if text == NULL:
         return o.series[3 * position + kind] if 0 <= position < o.monitors else NULL
-    interval = read_number(&at, text + size)
-    if at == text + size or at[0] != b',':
+    if parse_monitor(text, text + size, &interval, &slots) != OK:
         return NULL
-    at += 1
-    slots = read_number(&at, text + size)
     for i in range(o.monitors):
-        if at == text + size and interval == <int>o.series[3 * i].interval and slots == <int>o.series[3 * i].slots:
+        if interval == <int>o.series[3 * i].interval and slots == <int>o.series[3 * i].slots:
             return o.series[3 * i + kind]
     return NULL
 

@@ -41,17 +41,9 @@ cdef class NetworkMap:
 
     def __cinit__(self, items=()):
         cdef prefix.Prefix p
-        cdef size_t n
-        cdef const char *s
-        cdef int code
         both = ([], [])
         for cidr, value in items:
-            s = ascii(cidr, &n)
-            if s == NULL:
-                raise not_ascii(cidr)
-            code = prefix.parse_cidr(s, s + n, NULL, &p)
-            if code != codes.OK:
-                raise count_error(code, cidr, None, None)
+            read_prefix(cidr, NULL, &p)
             if not 0 <= value <= 0x7FFFFFFF:
                 raise ValueError(f"{cidr!r}: its value {value!r} is not between 0 and 2147483647")
             first = (<object>p.address.hi << 64) | <object>p.address.lo

@@ -86,9 +86,9 @@ cdef class Windows:
         cdef size_t size = 0
         cdef const char *c = NULL
         cdef int code = codes.OK
-        if kind not in KINDS:
-            raise MonitorError(f"{kind!r}: is none of {', '.join(KINDS)}")
-        s = monitor_of(<Audit>self, KINDS.index(kind), monitor)
+        if kind not in MONITOR_KINDS:
+            raise MonitorError(f"{kind!r}: is none of {', '.join(MONITOR_KINDS)}")
+        s = monitor_of(<Audit>self, MONITOR_KINDS.index(kind), monitor)
         if ac is not None:
             model.peer_of(&ac.ac, &peer)
             p = peer

@@ -1,11 +1,6 @@
 # Our own rings: made, moved into a file, emptied; and the clock that turns them.
 
 SCOPES = (b"connections", b"receptions", b"rejections", b"series", b"strings")
-KINDS = ("connections", "receptions", "rejections")
-
-cdef enum:
-    MAX_INTERVAL = 1 << 30           # seconds
-
 
 # ---- the clock
 

@@ -280,6 +280,30 @@ cdef class Listener:
             series.record_event(t.owner, series.CONNECTIONS, &a, 1, now, s.counted)
         return s
 
+    def inbound_session_count(self, cidr=None, Session ac=None):
+        """How many sessions of this listener are open now, in shared mode those of all processes.
+
+        `cidr` is an address or a prefix of any length; with `ac` also a length of its connecting IP (``"/24"``,
+        ``"/24,/56"``), and None is exactly that IP. With neither, all sessions of the listener.
+
+        Raises CidrError. O(prefix length x processes); takes no lock.
+        """
+        cdef size_t size = 0
+        cdef const char *c
+        cdef prefix.Prefix peer
+        cdef int64_t count
+        if ac is not None:
+            model.peer_of(&ac.ac, &peer)
+        if cidr is None:
+            return model.listener_total(self.tree) if ac is None else model.listener_count(self.tree, &peer)
+        c = ascii(cidr, &size)
+        if c == NULL:
+            raise not_ascii(cidr)
+        count = model.query_listener(self.tree, NULL if ac is None else &peer.address, c, size)
+        if count < 0:
+            raise count_error(count, cidr, None, self.audit)
+        return count
+
     @property
     def total(self):
         """Open sessions of this listener, both families; in shared mode in all processes."""

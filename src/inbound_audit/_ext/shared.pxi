@@ -146,7 +146,7 @@ cdef class OwnerFile:
     cdef int map_window(self, Audit audit, arena.Header *seen, u64 now) except -1:
         cdef bytes scope = seen.service[:seen.service_size]
         cdef model.Series *s
-        if scope not in SCOPES or not 0 < seen.interval <= MAX_INTERVAL or not 0 < seen.slots <= model.MAX_SLOTS:
+        if scope not in SCOPES or not 0 < seen.interval <= monitor.MAX_INTERVAL_S or not 0 < seen.slots <= model.MAX_SLOTS:
             return foreign.NONSENSE
         if seen.slot >= seen.slots or seen.sign > 1:
             return foreign.NONSENSE

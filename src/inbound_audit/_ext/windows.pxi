@@ -12,7 +12,7 @@ cdef model.Series *identified(Audit audit, object scope, object name, object int
 
 
 cdef str public_scope(model.Series *s):
-    return KINDS[s.scope] if s.scope < series.ADDRESSES else "series"
+    return MONITOR_KINDS[s.scope] if s.scope < series.ADDRESSES else "series"
 
 
 cdef int hosts_of(model.Tree *t, int64_t number, walk.Rows *rows) noexcept nogil:

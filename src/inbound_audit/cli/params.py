@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import click
 
-from inbound_audit import InboundAudit, Limits, PrefixCounter
+from inbound_audit import Limits
+from inbound_audit._ipcount import parse_duration, parse_monitor, parse_pair, parse_prefix
 from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.errors import InboundAuditError
 
-_LEAST = 1 << 13  # bytes: the smallest counter, whose parser is all that is wanted of it
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -49,26 +49,27 @@ def limit(text: str) -> tuple[str, int]:
 @checked
 def network(text: str) -> str:
     """An address or a prefix, as it was. Raises CidrError."""
-    PrefixCounter(capacity=_LEAST).count(text)
+    parse_prefix(text)
     return text
 
 
 @checked
 def prefix_lengths(text: str) -> tuple[int, int]:
     """``24,56`` as ``(24, 56)``: the length for IPv4 and the one for IPv6. Raises ValueError or CidrError."""
-    found = re.fullmatch(r"/?(\d{1,3}),/?(\d{1,3})", text, re.ASCII)
-    if found is None:
+    four, six = parse_pair(text, bare=True)
+    if four is None or "," not in text:
         raise ValueError(f"{text!r}: write two lengths, the first for IPv4 and the second for IPv6, such as 24,56")
-    lengths = int(found[1]), int(found[2])
-    PrefixCounter(capacity=_LEAST).top(0, prefixlen=lengths)
-    return lengths
+    return four, six
 
 
 @checked
 def monitor(text: str) -> str:
-    """``300,6``, as it was: windows of so many seconds, and how many. Raises MonitorError."""
-    InboundAudit(capacity=_LEAST, monitors=[text]).close()
+    """``300,6`` or ``5m,6``, as it was: the length of a window, and the number of windows. Raises MonitorError."""
+    parse_monitor(text)
     return text
+
+
+duration = checked(parse_duration)
 
 
 @checked

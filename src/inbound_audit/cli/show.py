@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from inbound_audit._ipcount import parse_prefix
 from inbound_audit.cli import looking, params
 
 if TYPE_CHECKING:
@@ -69,15 +70,9 @@ def show(name: str, cidr: str | None, service: str, pid: int | None, as_json: bo
 
 
 def network_of(cidr: str) -> Network:
-    """The prefix that a text means which the core takes: it knows brackets, zones, mapped IPv4 and ``localhost``."""
-    address, slash, length = cidr.replace("[", "").replace("]", "").partition("/")
-    if address == "localhost":
-        address = "127.0.0.1" if int(length or 32) <= 32 else "::1"
-    network: Network = ip_network(f"{address.partition('%')[0]}{slash}{length}", strict=False)
-    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
-        inside = network.network_address.ipv4_mapped
-        return network if inside is None else IPv4Network((inside, network.prefixlen - 96))
-    return network
+    """The prefix that a text means. Raises CidrError."""
+    _, packed, length = parse_prefix(cidr)
+    return ip_network((packed, length))
 
 
 def within(rows: list[Row], network: Network) -> list[Row]:
