@@ -18,7 +18,7 @@ from inbound_audit.errors import InboundAuditError, SeriesError, SharedStateErro
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
 
 if TYPE_CHECKING:
-    from inbound_audit.persist import Keeper
+    from inbound_audit.persist import StateStore
     from inbound_audit.series import SeriesSet
     from inbound_audit.shared.membership import Membership
 
@@ -77,7 +77,7 @@ class InboundAudit(_ipcount.Audit):
         self._state = state
         self._definitions: dict[str, windows.Definition] = {}
         self._defining = threading.RLock()
-        self._keeper: Keeper | None = None
+        self._keeper: StateStore | None = None
         self._set_series_kind(windows.SeriesSet)
         if clock is not None:
             if not callable(clock):
@@ -96,7 +96,7 @@ class InboundAudit(_ipcount.Audit):
             # Known before it has a file: a fork in another thread must find all that is to be let go of.
             self._membership = Membership(self, shared, group)
             try:
-                self._membership.settle()
+                self._membership.ensure_file()
             except BaseException:
                 self.close()
                 raise
@@ -124,7 +124,7 @@ class InboundAudit(_ipcount.Audit):
         self._add_service(service_type)
         made, membership = self._listener(service_type, name), self._membership
         if membership and made not in self._seen:
-            membership.be_seen()
+            membership.wait_until_scanned()
             self._seen.add(made)
         return made
 
@@ -138,7 +138,7 @@ class InboundAudit(_ipcount.Audit):
                 known = wanted._replace(serialize=False, persist=False)
                 self._definitions[wanted.name] = known
                 if self._membership:
-                    self._membership.be_seen()
+                    self._membership.wait_until_scanned()
             elif why := windows.contradiction(known, wanted):
                 raise SeriesError(f"{wanted.name!r}: is defined already, and {why}")
             return self._keep_series(known, wanted)
@@ -160,23 +160,23 @@ class InboundAudit(_ipcount.Audit):
         """Also in the eyes of all other processes, before anything is taken away."""
         made = super()._ensure_negative_trees(name)
         if made and self._membership:
-            self._membership.be_seen()
+            self._membership.wait_until_scanned()
         return made
 
-    def _keeping(self) -> Keeper:
+    def _keeping(self) -> StateStore:
         """Knows what is kept in files of series, and what was loaded from them. Made when it is first needed."""
         with self._defining:
             if self._keeper is None:
-                from inbound_audit.persist import Keeper  # threads and files: not for who keeps nothing
+                from inbound_audit.persist import StateStore  # threads and files: not for who keeps nothing
 
-                self._keeper = Keeper(self, self._state)
+                self._keeper = StateStore(self, self._state)
             return self._keeper
 
     def _remove_elsewhere(self, name: str, key: object) -> None:
         """The same removal in the other processes of a shared audit; those that do not answer are told of."""
         if self._membership:
             text = key.remote_ip if isinstance(key, _ipcount.Session) else _text_of(key)
-            for why in self._membership.tell_others({"do": "remove", "series": name, "key": text}):
+            for why in self._membership.request_others({"do": "remove", "series": name, "key": text}):
                 logger.warning("series %s: %s was not removed everywhere: %s", name, text, why)
 
     def _save(self) -> None:
@@ -201,12 +201,12 @@ class InboundAudit(_ipcount.Audit):
     def _ensure_file(self) -> None:
         """A forked child is about to count: it needs a file of its own."""
         if self._membership:
-            self._membership.settle()
+            self._membership.ensure_file()
 
     def _look_around(self) -> None:
         """Drops the counts of processes that have ended. Raises OSError."""
         if self._membership:
-            self._membership.look()
+            self._membership.scan()
 
     def __enter__(self) -> InboundAudit:
         return self
@@ -270,7 +270,7 @@ def _after_fork_in_child() -> None:
 
         membership.after_fork_in_child()
         for member in members:
-            member.attend()
+            member.run_once()
             member.start()
 
 

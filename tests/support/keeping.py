@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from inbound_audit import InboundAudit
-from inbound_audit.persist import Keeper, format, names
+from inbound_audit.persist import StateStore, format, names
 
 NAME = "failures"
 ALL4, ALL6 = "0.0.0.0/0", "::/0"
@@ -29,7 +29,7 @@ class Clock:
 
 
 class Counting:
-    """An audit that keeps one series. Its keeper does nothing by itself: `attend` is what its thread would do."""
+    """An audit that keeps one series. Its store does nothing by itself: `attend` is what its thread would do."""
 
     def __init__(
         self,
@@ -48,16 +48,16 @@ class Counting:
         self.audit = InboundAudit(clock=clock)
         self.series = self.audit.series
         self.definition = self.series.define(name, type, interval, windows, **options)
-        self.keeper = Keeper(self.audit, str(directory))
+        self.store = StateStore(self.audit, str(directory))
         if keep:
-            self.keeper.keep(self.definition)
+            self.store.keep(self.definition)
         if log:
-            self.keeper.log(self.definition)
+            self.store.log(self.definition)
 
     @property
     def id(self) -> str:
-        assert self.keeper._lent
-        return self.keeper._lent.locks.id
+        assert self.store._resources
+        return self.store._resources.locks.id
 
     def add(self, key: str = "192.0.2.7", count: int = 1) -> None:
         self.series.add(self.name, key, count)
@@ -70,12 +70,12 @@ class Counting:
 
     def end(self) -> None:
         """As a process that exits."""
-        self.keeper.close()
+        self.store.close()
         self.audit.close()
 
     def die(self) -> None:
         """As a process that is killed: nothing more is saved, and its lock is let go."""
-        self.keeper.forget()
+        self.store.forget()
         self.audit.close()
 
 

@@ -24,7 +24,8 @@ from tests.support.sharing import NAME, UNDER_ASAN, Worker, eventually, open_soc
 
 from inbound_audit import InboundAudit
 from inbound_audit.errors import SharedStateError
-from inbound_audit.shared import View, answering, asked, control, directory_of
+from inbound_audit.shared import View, directory_of
+from inbound_audit.shared.control import client, protocol, server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")
 
@@ -47,7 +48,7 @@ def id_of(pid: int) -> str:
 
 def ask(worker: Worker, request: dict[str, object], timeout: float = 20.0) -> dict[str, Any]:
     with View(NAME, pid=worker.pid) as view:
-        return control.ask(view.place, view.owners[0].id, request, timeout)
+        return client.request(view.place, view.owners[0].id, request, timeout)
 
 
 def count_of(worker: Worker, key: str = "192.0.2.7") -> object:
@@ -67,7 +68,7 @@ def names_of_owners() -> list[str]:
 @contextlib.contextmanager
 def connected(worker: Worker) -> Iterator[socket.socket]:
     with View(NAME) as view, socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(control.path_of(view.place, id_of(worker.pid)))
+        connection.connect(protocol.path_of(view.place, id_of(worker.pid)))
         connection.settimeout(20)  # not before: it would not wait where others are before us
         yield connection
 
@@ -176,7 +177,7 @@ def test_what_is_no_request_is_answered_and_changes_nothing(line):
     with InboundAudit() as audit:
         audit.series.define("failures", "cidr", 3600, 2)
         audit.series.add("failures", "192.0.2.7")
-        answer = json.loads(asked.carry_out(audit, line))
+        answer = json.loads(protocol.handle(audit, line))
         assert answer["ok"] is False
         assert set(answer) == {"ok", "error"}
         assert "Error: " not in answer["error"]  # that was foreseen
@@ -197,7 +198,7 @@ fields = st.dictionaries(st.sampled_from(names), values)
 def test_any_bytes_get_one_line(line):
     with InboundAudit() as audit:
         audit.series.define("failures", "cidr", 3600, 2)
-        answer = asked.carry_out(audit, line)
+        answer = protocol.handle(audit, line)
         assert answer.endswith(b"\n")
         assert answer.count(b"\n") == 1
         assert isinstance(json.loads(answer)["ok"], bool)
@@ -208,7 +209,7 @@ def test_a_fault_of_ours_is_told_to_both_sides(caplog):
         raise ZeroDivisionError("surprise")
 
     broken: Any = SimpleNamespace(_keeping=lambda: SimpleNamespace(known=fail))
-    answer = json.loads(asked.carry_out(broken, json.dumps(KNOWN).encode()))
+    answer = json.loads(protocol.handle(broken, json.dumps(KNOWN).encode()))
     assert answer == {"ok": False, "error": "ZeroDivisionError: surprise"}
     assert "surprise" in caplog.text
 
@@ -218,7 +219,7 @@ def test_a_fault_of_ours_is_told_to_both_sides(caplog):
 
 def test_the_socket_is_its_users_alone(hire):
     worker = hire("import os\nos.umask(0)\n" + JOIN)
-    assert sockets() == names_of_owners() == [control.file_of(id_of(worker.pid))]
+    assert sockets() == names_of_owners() == [protocol.file_of(id_of(worker.pid))]
     found = os.stat(f"{directory_of(NAME)}/{sockets()[0]}")
     assert stat.S_ISSOCK(found.st_mode)
     assert stat.S_IMODE(found.st_mode) == 0o600
@@ -226,7 +227,7 @@ def test_the_socket_is_its_users_alone(hire):
 
 def test_who_is_welcome(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
-    assert [uid for uid in (0, 1, 1233, 1234, 1235, 65534) if answering.is_welcome(uid)] == [0, 1234]
+    assert [uid for uid in (0, 1, 1233, 1234, 1235, 65534) if server.is_welcome(uid)] == [0, 1234]
 
 
 AS_ANOTHER = """
@@ -271,7 +272,7 @@ def test_who_may_not_ask_is_told(hire, place, monkeypatch):
         os.seteuid(12345)
         try:
             with pytest.raises(SharedStateError, match="another user's"):
-                control.ask(view.place, owner_id, KNOWN)
+                client.request(view.place, owner_id, KNOWN)
         finally:
             os.seteuid(0)
 
@@ -285,7 +286,7 @@ def test_silent_and_slow_callers_hold_nobody_up(hire):
     with contextlib.ExitStack() as held:
         slow = held.enter_context(connected(one))
         slow.sendall(b'{"do": ')
-        silent = [held.enter_context(connected(one)) for _ in range(3 * answering.CALLERS_MOST)]
+        silent = [held.enter_context(connected(one)) for _ in range(3 * server.MAX_CONNECTIONS)]
         assert ask(one, ADD)["ok"]
         assert everything(silent[0]) == b""  # it was let go for others
         # Who comes is seen, and who goes.
@@ -293,12 +294,12 @@ def test_silent_and_slow_callers_hold_nobody_up(hire):
         eventually(lambda: count_of(one) == 6, "the sight of another")
         other.kill()
         eventually(lambda: count_of(one) == 5, "the sight of its end")
-        assert open_sockets(one.pid) <= before + answering.CALLERS_MOST + 1
+        assert open_sockets(one.pid) <= before + server.MAX_CONNECTIONS + 1
     eventually(lambda: open_sockets(one.pid) <= before, "the end of all connections")
 
 
 def test_who_says_nothing_is_let_go(hire):
-    worker = hire("from inbound_audit.shared import answering\nanswering.DEADLINE = 0.05\n" + JOIN)
+    worker = hire("from inbound_audit.shared.control import server\nserver.DEADLINE_S = 0.05\n" + JOIN)
     with connected(worker) as connection:
         assert everything(connection) == b""
     with connected(worker) as connection:
@@ -319,13 +320,13 @@ def test_a_request_may_come_in_pieces_and_is_bounded(hire):
                 connection.sendall(b"x" * 65536)
         assert everything(connection) == b""
     with View(NAME) as view, pytest.raises(SharedStateError, match="bytes"):
-        control.ask(view.place, id_of(worker.pid), {**KNOWN, "x": "x" * control.REQUEST_MOST})
+        client.request(view.place, id_of(worker.pid), {**KNOWN, "x": "x" * protocol.MAX_REQUEST})
     assert count_of(worker) == 5
 
 
 def test_who_does_not_read_the_answer_is_let_go(hire):
     """It is larger than what the system keeps for a reader."""
-    worker = hire("from inbound_audit.shared import answering\nanswering.DEADLINE = 0.2\n" + JOIN)
+    worker = hire("from inbound_audit.shared.control import server\nserver.DEADLINE_S = 0.2\n" + JOIN)
     worker.do("audit._keeping().note_loaded('failures', {log: 1 for log in range(1, 30000)})")
     before = open_sockets(worker.pid)
     with connected(worker) as connection:
@@ -341,7 +342,7 @@ def test_what_nobody_waits_for_any_more_is_not_done(hire):
     owner_id = id_of(worker.pid)
     worker.freeze()
     with pytest.raises(SharedStateError, match=r"did not answer within 0\.2 s"):
-        control.ask(path_holder.place, owner_id, ADD, 0.2)
+        client.request(path_holder.place, owner_id, ADD, 0.2)
     worker.thaw()
     path_holder.close()
     assert ask(worker, KNOWN)["ok"]  # it comes behind the other
@@ -353,9 +354,9 @@ def test_one_that_stands_still_among_others(hire):
     with View(NAME) as view:
         ids = {worker.pid: id_of(worker.pid) for worker in crew}
         crew[1].freeze()
-        answers = control.ask_all(view.place, ids.values(), KNOWN, 0.5)
+        answers = client.request_all(view.place, ids.values(), KNOWN, 0.5)
         crew[1].thaw()
-        assert [control.why_not(answers[ids[worker.pid]]) for worker in crew] == [
+        assert [client.why_not(answers[ids[worker.pid]]) for worker in crew] == [
             None,
             "did not answer within 0.5 s",
             None,
@@ -368,7 +369,7 @@ class Impostor:
     def __init__(self, directory: Path, answer: bytes | None, *, close: bool = True) -> None:
         self.fd = os.open(directory, os.O_RDONLY)
         self.door = socket.socket(socket.AF_UNIX)
-        self.door.bind(control.path_of(self, "0" * 16))
+        self.door.bind(protocol.path_of(self, "0" * 16))
         self.door.listen()
         self._held: list[socket.socket] = []
         self.thread = threading.Thread(target=self._run, args=(answer, close))
@@ -401,14 +402,14 @@ class Impostor:
         (b"[" * 100000 + b"\n", True, "no answer"),
         (b"\xff\n", True, "no answer"),
         (b"", False, "did not answer"),
-        (b" " * (control.ANSWER_MOST + 65536 * 2), True, "without an end"),
+        (b" " * (client.MAX_ANSWER + 65536 * 2), True, "without an end"),
     ],
 )
 def test_a_process_that_answers_nonsense(tmp_path, answer, close, why):
     impostor = Impostor(tmp_path, answer, close=close)
     try:
         with pytest.raises(SharedStateError, match=why):
-            control.ask(impostor, "0" * 16, KNOWN, 0.5 if not close else 20)
+            client.request(impostor, "0" * 16, KNOWN, 0.5 if not close else 20)
     finally:
         impostor.close()
 
@@ -417,7 +418,7 @@ def test_nobody_is_there(tmp_path):
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(SharedStateError, match="takes no questions, or has just ended"):
-            control.ask(SimpleNamespace(fd=fd), "0" * 16, KNOWN, 20)
+            client.request(SimpleNamespace(fd=fd), "0" * 16, KNOWN, 20)
     finally:
         os.close(fd)
 
@@ -440,7 +441,7 @@ def test_it_goes_with_its_owner(hire):
         worker.await_end()
     assert len(sockets()) >= 1  # nobody was there to remove it
     last = hire(JOIN)
-    assert sockets() == names_of_owners() == [control.file_of(id_of(last.pid))]
+    assert sockets() == names_of_owners() == [protocol.file_of(id_of(last.pid))]
 
 
 def test_it_goes_when_python_exits_and_when_the_audit_is_collected(place):
@@ -501,7 +502,7 @@ def test_two_audits_of_one_process_are_asked_apart(place):
             audit.series.add("failures", "192.0.2.7")
         assert len(view.owners) == 2
         for owner in view.owners:
-            assert control.ask(view.place, owner.id, ADD, 20)["ok"]
+            assert client.request(view.place, owner.id, ADD, 20)["ok"]
         assert one.series.count("failures", "192.0.2.7") == 12
         two.series.remove_item("failures", "192.0.2.7")
         assert one.series.count("failures", "192.0.2.7") == 0
@@ -532,13 +533,13 @@ IN_THE_MIDDLE = (
     JOIN
     + """
 import threading
-from inbound_audit.shared import asked
-began, goes_on, plain = threading.Event(), threading.Event(), asked._known
+from inbound_audit.shared.control import protocol
+began, goes_on, plain = threading.Event(), threading.Event(), protocol._known
 def wait(audit, request):
     began.set()
     goes_on.wait()
     return plain(audit, request)
-asked._ORDERS["known"] = asked._ORDERS["known"]._replace(carry_out=wait)
+protocol.COMMANDS["known"] = protocol.COMMANDS["known"]._replace(handle=wait)
 """
 )
 
@@ -564,17 +565,17 @@ STOPPED = (
     JOIN
     + """
 import os, threading
-from inbound_audit.shared import answering
-answering.DEADLINE = 3600
-plain, stopped = answering._Caller.has_gone, threading.Event()
+from inbound_audit.shared.control import server
+server.DEADLINE_S = 3600
+plain, stopped = server._Connection.has_gone, threading.Event()
 def stop(caller):
-    answering._Caller.has_gone = plain
+    server._Connection.has_gone = plain
     held = audit._membership._held
-    held.answering.stop()
-    os.eventfd_read(held.answering._bell)  # it came with the request
+    held.control_server.stop()
+    os.eventfd_read(held.control_server._wake_fd)  # it came with the request
     stopped.set()
     return plain(caller)
-answering._Caller.has_gone = stop
+server._Connection.has_gone = stop
 """
 )
 
@@ -586,7 +587,7 @@ def test_what_was_asked_when_its_thread_was_stopped_is_answered_by_the_next(hire
         connection.sendall(json.dumps(ADD).encode() + b"\n")
         worker.do("stopped.wait()")
         assert count_of(worker) == 0
-        worker.do("audit._membership._held.answering.start()")
+        worker.do("audit._membership._held.control_server.start()")
         assert json.loads(everything(connection))["ok"]
     assert count_of(worker) == 5
 
@@ -651,13 +652,13 @@ def test_who_did_not_remove_it_is_told(hire):
     assert count_of(one) == 1
 
 
-def test_tell_others_tells_no_one_where_there_is_no_one(place):
+def test_request_others_tells_no_one_where_there_is_no_one(place):
     with InboundAudit(shared=NAME) as audit:
         assert audit._membership
-        assert audit._membership.tell_others(KNOWN) == []
+        assert audit._membership.request_others(KNOWN) == []
 
 
-def test_tell_others_without_a_descriptor_left(hire, monkeypatch):
+def test_request_others_without_a_descriptor_left(hire, monkeypatch):
     """A policy that removes an item is told of it in the log, and meets no error of the system."""
     (worker,) = hire.hire(1, JOIN)
     with InboundAudit(shared=NAME) as audit:
@@ -665,9 +666,9 @@ def test_tell_others_without_a_descriptor_left(hire, monkeypatch):
         def none_left(*_: object) -> None:
             raise OSError(24, os.strerror(24))
 
-        monkeypatch.setattr(control.socket, "socket", none_left)
+        monkeypatch.setattr(client.socket, "socket", none_left)
         assert audit._membership
-        assert audit._membership.tell_others(KNOWN) == ["nobody can be asked: Too many open files"]
+        assert audit._membership.request_others(KNOWN) == ["nobody can be asked: Too many open files"]
         monkeypatch.undo()
-        assert audit._membership.tell_others(KNOWN) == []
+        assert audit._membership.request_others(KNOWN) == []
     assert worker.pid

@@ -551,7 +551,7 @@ def refresh():
     view.refresh()
     for owner in view.owners:
         owner.listeners
-jobs = [(read, 0, audit, audit._membership.look), (read, 1, view, refresh), (read_in_lua,)]
+jobs = [(read, 0, audit, audit._membership.scan), (read, 1, view, refresh), (read_in_lua,)]
 readers = [threading.Thread(target=guarded, args=job) for job in jobs]
 for thread in readers:
     thread.start()
@@ -661,9 +661,9 @@ def read_on(seconds):
         thread.start()
     looks = 0
     while time.monotonic() < end:
-        audit._membership.look()
+        audit._membership.scan()
         os.ftruncate(owner.fd, HEADER)
-        audit._membership.look()
+        audit._membership.scan()
         owner.restore()
         looks += 1
     for thread in threads:
@@ -724,7 +724,7 @@ def test_a_damaged_owner_is_counted_again(hire):
         for _ in range(20):
             file.damage(rng, places)
             with contextlib.suppress(InboundAuditError):
-                reader.do("audit._membership.look(), look(audit, cidrs)")
+                reader.do("audit._membership.scan(), look(audit, cidrs)")
         file.restore(before)
         file.close()
         victim.thaw()

@@ -45,10 +45,19 @@ from tests.support.sharing import NAME as SHARED
 
 from inbound_audit import InboundAudit
 from inbound_audit.errors import SharedStateError
-from inbound_audit.persist import Keeper, StateDirectory, default_directory, format, lent, names, orphans, snapshots
+from inbound_audit.persist import (
+    StateDirectory,
+    StateStore,
+    claims,
+    default_directory,
+    format,
+    names,
+    resources,
+    snapshots,
+)
 from inbound_audit.persist.format import Damaged, Known, Mark, Snapshot, Window
 from inbound_audit.persist.locks import Locks
-from inbound_audit.shared import files
+from inbound_audit.shared import owner_file
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="keeping series needs Linux"),
@@ -81,8 +90,8 @@ def _what_lives_long() -> Iterator[None]:
 @pytest.fixture
 def period(monkeypatch):
     """The keepers' threads do their work all the time."""
-    monkeypatch.setattr(lent, "PERIOD", 0.01)
-    monkeypatch.setattr(lent, "SHARE", 0)
+    monkeypatch.setattr(resources, "SAVE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(resources, "SHARE", 0)
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -347,16 +356,16 @@ def test_the_clock_was_set_back_meanwhile(state, clock):
 def test_what_has_not_changed_is_not_written(state, clock):
     with counting(state, clock) as kept:
         kept.add()
-        kept.keeper.save()
+        kept.store.save()
         (path,) = snapshots_of(state)
         before = path.stat().st_ino
-        kept.keeper.attend()
+        kept.store.run_once()
         assert path.stat().st_ino == before
         kept.add()
-        kept.keeper.attend()
+        kept.store.run_once()
         assert path.stat().st_ino != before
         path.unlink()
-        kept.keeper.attend()
+        kept.store.run_once()
         assert read(path).windows
 
 
@@ -365,7 +374,7 @@ def test_a_save_is_on_the_disk_when_it_returns(state, clock):
     with counting(state, clock) as kept:
         kept.add()
         with dying_at(-1) as calls:
-            kept.keeper.save()
+            kept.store.save()
         calls = [call for call in calls if call in ("write", "fsync", "rename")]
         assert calls[-4:] == ["write", "fsync", "rename", "fsync"]
         assert set(calls[:-3]) == {"write"}
@@ -374,10 +383,10 @@ def test_a_save_is_on_the_disk_when_it_returns(state, clock):
 def test_a_series_that_counts_nothing_leaves_no_file(state, clock):
     with counting(state, clock) as kept:
         kept.add("192.0.2.7", 2)
-        kept.keeper.save()
+        kept.store.save()
         assert len(files_of(state)) == 2
         kept.add("192.0.2.7", -2)
-        kept.keeper.attend()
+        kept.store.run_once()
         assert snapshots_of(state) == []
     assert files_of(state) == []
 
@@ -396,7 +405,7 @@ def test_the_thread_saves_and_adopts(state, clock, period):
 def test_an_audit_that_nobody_holds_lets_go_of_its_files(state, clock, period):
     forgotten = Counting(state, clock)
     forgotten.add()
-    forgotten.keeper.save()
+    forgotten.store.save()
     threads = threading.active_count()
     del forgotten
     gc.collect()
@@ -501,7 +510,7 @@ def test_what_is_no_file_is_set_aside(state, clock, saved, caplog):
 
 
 def test_a_file_that_is_too_large_is_set_aside(state, clock, saved, caplog, monkeypatch):
-    monkeypatch.setattr(format, "SIZE_MOST", len(saved) - 1)
+    monkeypatch.setattr(format, "MAX_SIZE", len(saved) - 1)
     assert f"is too large: {len(saved)} bytes" in damaged(state, clock, saved, caplog)
 
 
@@ -511,7 +520,7 @@ def test_other_names_are_left_alone(state, clock, saved):
     for name in others:
         (state / name).write_bytes(saved)
     with counting(state, clock) as kept:
-        kept.keeper.attend()
+        kept.store.run_once()
         assert kept.count() == 0
     assert files_of(state) == sorted(others)
 
@@ -529,7 +538,7 @@ def test_a_file_of_another_definition_is_left_alone(state, clock, options, why, 
         first.add("192.0.2.7", 3)
     before = files_of(state)
     with counting(state, clock, **options) as other:
-        other.keeper.attend()
+        other.store.run_once()
         assert other.series.hosts(NAME) == 0
         other.add("192.0.2.7", 100)
     assert [text.partition(": is left alone: ")[2] for text in messages(caplog)] == [why]
@@ -546,7 +555,7 @@ def test_who_lives_keeps_what_is_his(state, clock):
         first.add("192.0.2.7", 1)
         second.add("192.0.2.7", 2)
         for kept in (first, second, first, second):
-            kept.keeper.attend()
+            kept.store.run_once()
         assert (first.count(), second.count()) == (1, 2)
         assert len(files_of(state)) == 4
         assert all(read(path).absorbed == () for path in snapshots_of(state))
@@ -559,11 +568,11 @@ def test_one_heir_of_several(state, clock):
         for n, kept in enumerate(crowd):
             kept.add(f"192.0.2.{n}", 10**n)
         for kept in crowd:
-            kept.keeper.save()
+            kept.store.save()
         for n in (3, 0, 6):
             crowd[n].die()
             for heir in random.sample([kept for kept in crowd if not kept.audit.closed], 2):
-                heir.keeper.attend()
+                heir.store.run_once()
             assert sum(kept.count() for kept in crowd if not kept.audit.closed) == 11111111
         assert len(snapshots_of(state)) == 5
     with counting(state, clock) as last:
@@ -575,7 +584,7 @@ def test_one_heir_of_several(state, clock):
 def test_series_of_one_process_have_different_heirs(state, clock):
     with counting(state, clock) as both:
         other = both.series.define("other", "cidr", 60, 2)
-        both.keeper.keep(other)
+        both.store.keep(other)
         both.add("192.0.2.7", 3)
         both.series.add("other", "192.0.2.7", 4)
     assert len(files_of(state)) == 3
@@ -596,16 +605,16 @@ def test_an_id_in_another_file_counts_nothing(state, clock, saved):
     with counting(state, clock) as kept:
         assert kept.count() == 3
         assert not orphan.exists()
-        kept.keeper.attend()
+        kept.store.run_once()
         assert read(snapshots_of(state)[0]).absorbed == ()
 
 
 def test_an_id_in_the_file_of_somebody_who_lives_counts_nothing(state, clock, saved):
     with counting(state, clock) as alive:
         alive.add("192.0.2.7", 50)
-        alive.keeper._kept[NAME].absorbed.add("00000000000000aa")
-        alive.keeper.save()
-        alive.keeper._kept[NAME].absorbed.clear()
+        alive.store._kept[NAME].absorbed.add("00000000000000aa")
+        alive.store.save()
+        alive.store._kept[NAME].absorbed.clear()
         orphan = state / names.snapshot(NAME, "00000000000000aa")
         orphan.write_bytes(saved)
         with counting(state, clock) as kept:
@@ -623,11 +632,11 @@ def test_ids_are_inherited_until_their_files_are_gone(state, clock, saved):
     assert busy.take("00000000000000aa")
     for _ in range(3):
         kept = Counting(state, clock)
-        kept.keeper.attend()
+        kept.store.run_once()
         assert kept.count() == 3
         assert [read(path).absorbed for path in snapshots_of(state) if path != orphan] == [("00000000000000aa",)]
         kept.die()
-    busy.let_go()
+    busy.release_all()
     with counting(state, clock) as kept:
         assert kept.count() == 3
         assert not orphan.exists()
@@ -647,12 +656,12 @@ def test_ids_are_inherited_from_a_file_of_which_only_a_part_found_room(state, cl
         first = heir._replace(id=older, absorbed=(), windows=(window._replace(added=both[:24]),))
         (state / names.snapshot(NAME, older)).write_bytes(b"".join(format.encode(first)[0]))
         assert busy.take(older)
-        kept.keeper.attend()
+        kept.store.run_once()
         assert kept.count("10.0.0.1") == 100
         assert [message for message in messages(caplog) if "only a part of it is counted" in message]
-        assert kept.keeper.known(NAME) == {7: 9}  # a line of its log may be in that part: none is loaded twice
-        busy.let_go()
-        kept.keeper.attend()
+        assert kept.store.known(NAME) == {7: 9}  # a line of its log may be in that part: none is loaded twice
+        busy.release_all()
+        kept.store.run_once()
         assert kept.count("10.0.0.1") == 100
         assert len(snapshots_of(state)) == 1
 
@@ -675,7 +684,7 @@ def test_a_list_of_ids_moves_while_it_is_looked_for(state, saved, monkeypatch):
         return really(place, file, series)
 
     monkeypatch.setattr(snapshots, "read", read_late)
-    assert orphans.absorbed(place, NAME) == {"00000000000000aa", "00000000000000bb"}
+    assert claims.absorbed(place, NAME) == {"00000000000000aa", "00000000000000bb"}
 
 
 def test_a_lock_file_that_was_removed_is_worth_nothing(state):
@@ -694,7 +703,7 @@ def test_a_lock_file_that_was_removed_is_worth_nothing(state):
         patch.setattr(os, "open", open_first)
         assert not second.take("00000000000000aa")
     assert second.take("00000000000000aa")
-    second.let_go()
+    second.release_all()
 
 
 def test_files_without_a_lock_are_adopted(state, clock):
@@ -711,12 +720,12 @@ def test_files_without_a_lock_are_adopted(state, clock):
 def test_what_was_being_written_is_tidied_up(state, clock):
     with counting(state, clock) as kept:
         kept.add()
-        kept.keeper.save()
+        kept.store.save()
         (path,) = snapshots_of(state)
         half = path.with_name(path.name + ".new")
         half.write_bytes(b"half")
         with counting(state, clock) as other:
-            other.keeper.attend()
+            other.store.run_once()
             assert half.exists()  # its owner lives, and may be writing
         kept.die()
     (state / "00000000000000cc.lock").write_bytes(b"")
@@ -728,11 +737,11 @@ def test_what_was_being_written_is_tidied_up(state, clock):
 def test_our_lock_file_was_removed(state, clock, caplog):
     with counting(state, clock) as kept:
         kept.add("192.0.2.7", 2)
-        kept.keeper.save()
+        kept.store.save()
         before = kept.id
         (state / names.lock(before)).unlink()
-        kept.keeper.attend()
-        kept.keeper.attend()
+        kept.store.run_once()
+        kept.store.run_once()
         assert kept.id != before
         assert kept.count() == 2
         assert files_of(state) == sorted([names.lock(kept.id), names.snapshot(NAME, kept.id)])
@@ -749,7 +758,7 @@ def test_our_lock_file_was_removed_before_there_was_room_to_write(state, clock, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
         kept = Counting(state, clock)
         (state / names.lock(kept.id)).unlink()
-        kept.keeper.attend()
+        kept.store.run_once()
         with counting(state, clock) as other:
             assert (kept.count(), other.count()) == (3, 0)
     finally:
@@ -762,10 +771,10 @@ def test_our_lock_file_was_removed_before_there_was_room_to_write(state, clock, 
 def test_the_directory_was_removed(state, clock, caplog):
     with counting(state, clock, log=True) as kept:
         kept.add("192.0.2.7", 2)
-        kept.keeper.save()
+        kept.store.save()
         shutil.rmtree(state)
         kept.add("192.0.2.7", 3)
-        kept.keeper.attend()
+        kept.store.run_once()
         kept.add("192.0.2.7", 4)
         assert messages(caplog) == [f"{state}: the directory was removed or replaced; all is written anew"]
         assert (state / f"{NAME}.log").read_text().endswith(" 4 192.0.2.7\n")
@@ -780,15 +789,15 @@ def test_counting_goes_on_when_nothing_can_be_written(state, clock, caplog):
     kept = Counting(state, clock)
     for i in range(100):
         kept.add(f"192.0.2.{i}")
-    kept.keeper.save()
+    kept.store.save()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         kept.add("192.0.2.7", 5)
         with pytest.raises(OSError, match="File too large"):
-            kept.keeper.save()
+            kept.store.save()
         for _ in range(50):
-            kept.keeper.attend()
+            kept.store.run_once()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     (line,) = messages(caplog)
@@ -814,7 +823,7 @@ def test_what_lies_where_a_file_is_written_holds_up_no_save(state, clock, what):
         else:
             new.write_bytes(b"IASERIES" * 1000)
         kept.add("192.0.2.7", 3)
-        kept.keeper.save()
+        kept.store.save()
         assert [read(path).windows[0].added[16:20] for path in snapshots_of(state)] == [struct.pack("=I", 3)]
         assert not os.path.lexists(new)
     assert elsewhere.read_bytes() == b"theirs"
@@ -830,7 +839,7 @@ def test_what_was_adopted_without_room_is_written_when_there_is_some(state, cloc
         kept = Counting(state, clock)
         assert kept.count() == 3
         with counting(state, clock) as other:
-            other.keeper.attend()
+            other.store.run_once()
             assert (kept.count(), other.count()) == (3, 0)
         kept.die()
         second = Counting(state, clock)
@@ -838,7 +847,7 @@ def test_what_was_adopted_without_room_is_written_when_there_is_some(state, cloc
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert orphan.exists()
-    second.keeper.attend()
+    second.store.run_once()
     assert second.count() == 3
     assert not orphan.exists()
     second.end()
@@ -861,22 +870,22 @@ def test_a_full_disk(small, clock, caplog):
     kept = Counting(small, clock)
     for i in range(1000):
         kept.add(f"10.0.{i >> 8}.{i & 255}")
-    kept.keeper.save()
+    kept.store.save()
     for i in range(2000):
         kept.add(f"10.1.{i >> 8}.{i & 255}")
     with pytest.raises(OSError, match="No space left"):
-        kept.keeper.save()
+        kept.store.save()
     assert kept.count() == 3000
     assert len(files_of(small)) == 2
     (small / "ballast").write_bytes(bytes(20000))
-    kept.keeper.attend()
+    kept.store.run_once()
     assert len(messages(caplog)) == 1
     kept.die()
     with counting(small, clock) as again:  # has no room for its own file beside the one that it adopts
         assert again.count() == 1000
         (small / "ballast").unlink()
-        again.keeper.attend()
-        again.keeper.attend()
+        again.store.run_once()
+        again.store.run_once()
         assert len(files_of(small)) == 2
         assert read(snapshots_of(small)[0]).absorbed == ()
 
@@ -900,7 +909,7 @@ def test_an_orphan_that_cannot_be_read_does_not_keep_others_from_being_adopted(
         assert kept.count() == 0  # who can't read a file can't know what else it has
         assert "Input/output error" in messages(caplog)[0]
         healed = True
-        kept.keeper.attend()
+        kept.store.run_once()
         assert kept.count() == 9
 
 
@@ -934,7 +943,7 @@ def write_for_ever(state: Path, shared: mmap.mmap) -> None:
         while True:
             shared[0:8] = struct.pack("=Q", n + 1)
             kept.add(reference(n + 1)[n])
-            kept.keeper.save()
+            kept.store.save()
             n += 1
             shared[8:16] = struct.pack("=Q", n)
 
@@ -973,7 +982,7 @@ def test_killed_in_the_middle_of_persisting(tmp_path, clock, capsys):
 def heir_until(state: Path, step: int) -> int:
     """Adopts, saves and ends, or dies at a step of that. How many there are."""
     with dying_at(step) as calls, counting(state, Clock()) as kept:
-        kept.keeper.attend()
+        kept.store.run_once()
     return len(calls)
 
 
@@ -1013,7 +1022,7 @@ def check_estate(state: Path) -> None:
     with counting(state, Clock()) as kept:
         assert kept.count() == ESTATE
         assert [kept.count(f"10.0.0.{n}") for n in range(5)] == [1, 0, 100, 1000, 10000]
-        kept.keeper.attend()
+        kept.store.run_once()
         assert len(files_of(state)) == 2
 
 
@@ -1064,23 +1073,23 @@ def test_heirs_side_by_side_that_die(estate):
 def test_a_child_keeps_its_own(state, clock):
     with counting(state, clock) as kept:
         kept.add("192.0.2.7", 3)
-        kept.keeper.save()
+        kept.store.save()
         before = files_of(state)
 
         def child() -> None:
             assert kept.count() == 0
-            kept.keeper.attend()
+            kept.store.run_once()
             assert files_of(state) == before  # none of its own until it counts
-            kept.keeper.save()
+            kept.store.save()
             kept.add("192.0.2.9", 4)
-            kept.keeper.save()
+            kept.store.save()
             assert kept.id not in "".join(before)
             assert set(before) < set(files_of(state))
             kept.end()
 
         assert in_a_child(child) == 0
         assert kept.count() == 3
-        kept.keeper.attend()
+        kept.store.run_once()
         assert kept.count() == 7
     with counting(state, clock) as again:
         assert again.count() == 7
@@ -1092,12 +1101,12 @@ def test_a_child_that_is_killed_takes_nothing_with_it(state, clock):
 
         def child() -> None:
             kept.add("192.0.2.9", 4)
-            kept.keeper.save()
+            kept.store.save()
             kept.add("192.0.2.9", 100)
             os.kill(os.getpid(), signal.SIGKILL)
 
         assert in_a_child(child) == -signal.SIGKILL
-        kept.keeper.attend()
+        kept.store.run_once()
         assert kept.count() == 7
 
 
@@ -1111,7 +1120,7 @@ def test_forks_while_others_save(state, clock, period):
                 if end.is_set():
                     return
                 kept.add(f"10.0.0.{n % 250}")
-                kept.keeper.save()
+                kept.store.save()
 
         churner = threading.Thread(target=churn)
         churner.start()
@@ -1132,7 +1141,7 @@ def test_forks_while_others_save(state, clock, period):
 
 def test_a_fork_without_anything_kept(state, clock):
     with counting(state, clock, keep=False) as kept:
-        assert in_a_child(lambda: kept.keeper.attend()) == 0
+        assert in_a_child(lambda: kept.store.run_once()) == 0
     assert files_of(state) == []
 
 
@@ -1142,15 +1151,15 @@ def test_a_child_adopts_nothing_before_it_counts(state, clock, saved):
 
         def child() -> None:
             (state / names.snapshot(NAME, "00000000000000aa")).write_bytes(saved)
-            kept.keeper.attend()
+            kept.store.run_once()
             assert kept.count() == 0
             kept.add("192.0.2.9", 40)
-            kept.keeper.attend()
-            kept.keeper.attend()
+            kept.store.run_once()
+            kept.store.run_once()
             assert kept.count() == 43
 
         assert in_a_child(child) == 0
-        kept.keeper.attend()
+        kept.store.run_once()
         assert kept.count() == 43
 
 
@@ -1166,7 +1175,7 @@ def test_a_child_claims_nothing_that_its_parent_had_adopted(state, clock, saved)
 
     def child() -> None:
         kept.add("192.0.2.9", 40)
-        kept.keeper.save()
+        kept.store.save()
 
     assert in_a_child(child) == 0
     kept.die()
@@ -1256,8 +1265,8 @@ def test_a_child_may_define_while_its_parent_does(state, clock):
 
 WORKER = """
 from inbound_audit import InboundAudit
-from inbound_audit.persist import lent
-lent.PERIOD = 0.02
+from inbound_audit.persist import resources
+resources.SAVE_INTERVAL_S = 0.02
 audit = InboundAudit(shared=NAME, capacity=1 << 24, state=STATE)
 audit.series.define('spam', 'cidr', 3600, 5, persist=True, max_bytes=1 << 20)
 """
@@ -1299,13 +1308,13 @@ def test_what_a_forked_worker_inherits_is_seen_by_all(hire, state):
 def test_who_closes_is_not_counted_twice_while_others_inherit(place, state, monkeypatch):
     """His counts go before his lock does."""
     seen = []
-    forget = Keeper.forget
+    forget = StateStore.forget
 
-    def look_first(keeper: Keeper) -> None:
+    def look_first(store: StateStore) -> None:
         seen.append((len(owner_files()), [lock_is_held(path) for path in state.glob("*.lock")]))
-        forget(keeper)
+        forget(store)
 
-    monkeypatch.setattr(Keeper, "forget", look_first)
+    monkeypatch.setattr(StateStore, "forget", look_first)
     with InboundAudit(shared=SHARED, capacity=1 << 24, state=state) as audit:
         audit.series.define("spam", "cidr", 3600, 5, persist=True, max_bytes=1 << 20)
         audit.series.add("spam", "192.0.2.7")
@@ -1316,7 +1325,7 @@ def test_who_closes_is_not_counted_twice_while_others_inherit(place, state, monk
 
 def lock_is_held(path: Path) -> bool:
     with open(path, "rb") as file:
-        return files.has_owner(file.fileno())
+        return owner_file.has_owner(file.fileno())
 
 
 def test_a_directory_that_somebody_else_makes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

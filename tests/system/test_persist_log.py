@@ -35,7 +35,7 @@ from tests.support.keeping import (
 )
 from tests.support.sharing import FULL, rounds
 
-from inbound_audit.persist import Entry, log, marks, read_log
+from inbound_audit.persist import Entry, change_log, marks, read_log
 from inbound_audit.persist.format import Mark
 
 pytestmark = [
@@ -64,15 +64,15 @@ def path(state) -> Path:
 
 def load(kept: Counting, path: Path) -> int:
     """What the console's `load` does: each line that is not known is added to the window of its time. How many."""
-    with kept.keeper.loading():
-        entries = list(read_log(path, kept.keeper.known(kept.name)))
+    with kept.store.loading():
+        entries = list(read_log(path, kept.store.known(kept.name)))
         for entry in entries:
             if entry.by is not None:
                 kept.audit._series_add_at(kept.name, entry.key, entry.by, entry.microseconds)
         last: dict[int, int] = {}
         for entry in entries:
             last[entry.log] = max(entry.sequence, last.get(entry.log, 0))
-        kept.keeper.note_loaded(kept.name, last)
+        kept.store.note_loaded(kept.name, last)
     return len(entries)
 
 
@@ -112,7 +112,7 @@ def test_the_longest_line_is_read(state, clock, path):
         kept.add(key, -(2**32 - 1))
     (entry,) = read_log(path)
     assert (entry.key, entry.by) == (key, -(2**32 - 1))
-    assert path.stat().st_size <= log.LINE_MOST
+    assert path.stat().st_size <= change_log.MAX_LINE
 
 
 def test_processes_write_into_one_log(state, clock, path):
@@ -185,7 +185,7 @@ def test_a_key_in_another_encoding_is_told(path):
 
 
 def test_a_line_without_end_is_not_held_in_memory(path):
-    long = b"x" * (5 * log.LINE_MOST)
+    long = b"x" * (5 * change_log.MAX_LINE)
     data = GOOD.encode() + long + b"\n" + NEXT.encode()
     assert told_of(path, data) == ([1, 3], [(2, "is too long for a line of a log")])
     assert told_of(path, GOOD.encode() + long) == ([1], [])
@@ -221,14 +221,14 @@ def test_a_log_that_was_renamed_is_followed(state, clock, path):
         kept.add("192.0.2.1")
         path.rename(f"{path}.1")
         kept.add("192.0.2.2")  # into the old one, until somebody looks
-        kept.keeper.attend()
+        kept.store.run_once()
         kept.add("192.0.2.3")
-        kept.keeper.attend()
+        kept.store.run_once()
         kept.add("192.0.2.4")
         assert [entry.key[-1] for entry in read_log(f"{path}.1")] == ["1", "2"]
         assert [(entry.key[-1], entry.sequence) for entry in read_log(path)] == [("3", 3), ("4", 4)]
         path.unlink()
-        kept.keeper.attend()
+        kept.store.run_once()
         kept.add("192.0.2.5")
         assert [entry.key[-1] for entry in read_log(path)] == ["5"]
 
@@ -246,7 +246,7 @@ def test_no_line_is_lost_or_written_twice_while_a_log_is_rotated(state, clock, p
         churner.start()
         for n in range(turns):
             path.rename(f"{path}.{n}")
-            kept.keeper.attend()
+            kept.store.run_once()
         end.set()
         churner.join()
         written = kept.audit._series_logged(NAME)[0]
@@ -258,7 +258,7 @@ def test_a_log_that_is_copied_and_cut(state, clock, path):
     with counting(state, clock, log=True) as kept:
         kept.add("192.0.2.1")
         os.truncate(path, 0)
-        kept.keeper.attend()
+        kept.store.run_once()
         kept.add("192.0.2.2")
         assert [entry.key for entry in read_log(path)] == ["192.0.2.2"]
 
@@ -272,12 +272,12 @@ def test_lines_that_cannot_be_written_are_told(state, clock, path, caplog):
             kept.add("192.0.2.2")
             kept.add("192.0.2.3")
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            kept.keeper.attend()
+            kept.store.run_once()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         kept.add("192.0.2.4")
         assert kept.count() == 4
-        kept.keeper.attend()
+        kept.store.run_once()
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert told == [f"{state}: 2 lines of the log of '{NAME}' could not be written; it is tried again"]
     assert [entry.key for entry in read_log(path, broken=lambda *_: None)] == ["192.0.2.1", "192.0.2.4"]
@@ -304,7 +304,7 @@ def test_a_restart_and_a_load_count_nothing_twice(state, clock, path):
 def test_what_a_killed_process_had_not_saved_is_loaded_once(state, clock, path):
     first = Counting(state, clock, log=True)
     first.add("192.0.2.7", 3)
-    first.keeper.save()
+    first.store.save()
     clock.now += 300
     first.add("192.0.2.7", 40)
     first.die()
@@ -327,7 +327,7 @@ def test_a_load_that_was_not_saved_is_loaded_again(state, clock, path):
     first.die()
     second = Counting(state, clock)
     assert (second.count(), load(second, path), second.count()) == (0, 1, 1)
-    second.keeper.save()
+    second.store.save()
     second.die()
     with counting(state, clock) as third:
         assert (third.count(), load(third, path), third.count()) == (1, 0, 1)
@@ -337,10 +337,10 @@ def test_marks_are_inherited_by_who_lives(state, clock, path):
     first, second = Counting(state, clock, log=True), Counting(state, clock, log=True)
     first.add("192.0.2.7", 3)
     second.add("192.0.2.7", 20)
-    first.keeper.save()
+    first.store.save()
     first.add("192.0.2.7", 100)
     first.die()
-    second.keeper.attend()
+    second.store.run_once()
     assert second.count() == 23
     assert load(second, path) == 1
     assert second.count() == 123
@@ -371,9 +371,9 @@ def test_a_forked_child_writes_under_its_own_id(state, clock, path):
 
         def child() -> None:
             kept.add("192.0.2.2")
-            kept.keeper.save()
+            kept.store.save()
             kept.add("192.0.2.3")
-            assert kept.keeper.known(NAME) == {entries()[1].log: marks.EVERY}
+            assert kept.store.known(NAME) == {entries()[1].log: marks.EVERY}
 
         def entries() -> list[Entry]:
             return list(read_log(path))
@@ -383,7 +383,7 @@ def test_a_forked_child_writes_under_its_own_id(state, clock, path):
         rows = entries()
         assert [(entry.key[-1], entry.sequence) for entry in rows] == [("1", 1), ("2", 1), ("3", 2), ("4", 2)]
         assert rows[0].log == rows[3].log != rows[1].log == rows[2].log
-        kept.keeper.attend()
+        kept.store.run_once()
         assert kept.count() == 3
         assert load(kept, path) == 1
         assert kept.count() == 4
@@ -397,7 +397,7 @@ def test_a_child_knows_nothing_of_what_its_parent_has_loaded(state, clock, path)
 
     def child() -> None:
         parent.add("192.0.2.9", 40)
-        parent.keeper.save()
+        parent.store.save()
 
     assert in_a_child(child) == 0
     parent.die()  # had not saved
@@ -413,15 +413,15 @@ def test_the_mark_of_a_snapshot_taken_beside_threads_that_add(state, clock, path
         assert (before, after) == (1, 1)
         answers = [(newest, [], 5, 9), (newest, windows, 9, 9), (newest, [], 9, 12)]
         kept.audit._series_dump_logged = lambda name: answers.pop(0)
-        kept.keeper.save()
+        kept.store.save()
         snapshot = read(snapshots_of(state)[0])
         assert [mark.sequence for mark in snapshot.marks] == [9]
         assert len(snapshot.windows) == 1
         kept.audit._series_dump_logged = lambda name: (newest, windows, 12, 15)
-        kept.keeper.save()
+        kept.store.save()
         assert [mark.sequence for mark in read(snapshots_of(state)[0]).marks] == [15]
         del kept.audit._series_dump_logged
-        assert kept.keeper.known(NAME)
+        assert kept.store.known(NAME)
 
 
 def test_marks_are_forgotten_when_their_lines_are_out_of_view():
@@ -443,7 +443,7 @@ def add_for_ever(state: Path, shared: mmap.mmap, seed: int) -> None:
         def save() -> None:
             rng = random.Random(seed)
             while not end.is_set():
-                kept.keeper.save()
+                kept.store.save()
                 time.sleep(rng.random() * 0.01)
 
         threading.Thread(target=save, daemon=True).start()

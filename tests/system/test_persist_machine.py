@@ -83,12 +83,12 @@ class KeptSeries(RuleBasedStateMachine):
 
     @rule(process=processes)
     def save(self, process):
-        process.counting.keeper.save()
+        process.counting.store.save()
         process.saved = Counter(process.live)
 
     @rule(process=processes)
-    def attend(self, process):
-        process.counting.keeper.attend()
+    def run_once(self, process):
+        process.counting.store.run_once()
         process.inherit(self.left)
 
     @rule(process=consumes(processes))
@@ -115,7 +115,7 @@ class KeptSeries(RuleBasedStateMachine):
             self.end(process)
         last = self.begin()
         self.counts_are_those_of_the_model()
-        last.counting.keeper.attend()
+        last.counting.store.run_once()
         assert len(files_of(self.directory)) in (0, 1, 2)  # its own alone
         last.counting.end()
         shutil.rmtree(self.directory)

@@ -16,7 +16,7 @@ from inbound_audit.errors import SharedStateError
 MAGIC = b"IASERIES"
 VERSION = 1
 BYTE_ORDER = 0x01020304
-SIZE_MOST = 8 << 30
+MAX_SIZE = 8 << 30
 """Bytes of a snapshot that is read: some 350 million hosts."""
 
 ADDRESSES, STRINGS = 0, 1
@@ -27,7 +27,7 @@ _MARK = struct.Struct("=QQq")
 _WINDOW = struct.Struct("=qIIQQQ")
 _ROW = 24
 _DIGEST = 32
-_LEAST = _HEAD.size + _DIGEST
+_MIN_SIZE = _HEAD.size + _DIGEST
 
 
 class Damaged(SharedStateError):
@@ -182,7 +182,7 @@ class _Reader:
 
 def _check_start(data: bytes) -> None:
     """What is no snapshot of ours, or not all of one, is told apart before its digest is asked for."""
-    if len(data) < _LEAST or not data.startswith(MAGIC):
+    if len(data) < _MIN_SIZE or not data.startswith(MAGIC):
         raise Damaged(f"is no snapshot: {len(data)} bytes that begin with {data[:8]!r}")
     head = _Head(*_HEAD.unpack_from(data))
     if head.byte_order != BYTE_ORDER:

@@ -12,8 +12,8 @@ import contextlib
 import os
 
 from inbound_audit.persist import names
-from inbound_audit.persist.place import StateDirectory
-from inbound_audit.shared import files
+from inbound_audit.persist.state_directory import StateDirectory
+from inbound_audit.shared import owner_file
 
 
 class Locks:
@@ -60,7 +60,7 @@ class Locks:
     def _is_good(self, fd: int) -> bool:
         """Takes the lock of a file that has its name still. Raises OSError, and the file is closed."""
         try:
-            return files.lock(fd) and os.fstat(fd).st_nlink > 0
+            return owner_file.lock(fd) and os.fstat(fd).st_nlink > 0
         except OSError:
             os.close(fd)
             raise
@@ -92,7 +92,7 @@ class Locks:
         finally:
             os.close(fd)
 
-    def let_go(self, *, remove: bool = False) -> None:
+    def release_all(self, *, remove: bool = False) -> None:
         """Lets go of all; `remove`: we leave no snapshot behind. Never raises."""
         for id in list(self._taken):
             with contextlib.suppress(OSError):
@@ -111,5 +111,5 @@ class Locks:
 
     def move(self, place: StateDirectory) -> None:
         """The directory is another one: nothing that was locked is there."""
-        self.let_go()
+        self.release_all()
         self.place = place

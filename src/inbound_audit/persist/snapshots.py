@@ -11,9 +11,9 @@ from collections.abc import Iterable
 
 from inbound_audit.persist import format, names
 from inbound_audit.persist.format import Damaged, Snapshot
-from inbound_audit.persist.place import StateDirectory
+from inbound_audit.persist.state_directory import StateDirectory
 
-_PIECE = 1 << 24  # bytes that are read or written at once
+_PIECE_BYTES = 1 << 24  # bytes that are read or written at once
 
 
 def write(place: StateDirectory, file: str, pieces: Iterable[bytes | memoryview]) -> None:
@@ -42,7 +42,7 @@ def write(place: StateDirectory, file: str, pieces: Iterable[bytes | memoryview]
 def _write_all(fd: int, piece: bytes | memoryview) -> None:
     left = memoryview(piece)
     while left:
-        left = left[os.write(fd, left[:_PIECE]) :]
+        left = left[os.write(fd, left[:_PIECE_BYTES]) :]
 
 
 def read(place: StateDirectory, file: str, series: str) -> Snapshot:
@@ -65,8 +65,8 @@ def _read_all(place: StateDirectory, file: str) -> bytes:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise Damaged("is no regular file")
-        if found.st_size > format.SIZE_MOST:
-            raise Damaged(f"is too large: {found.st_size} bytes; {format.SIZE_MOST} are possible")
+        if found.st_size > format.MAX_SIZE:
+            raise Damaged(f"is too large: {found.st_size} bytes; {format.MAX_SIZE} are possible")
         with open(fd, "rb", closefd=False) as stream:
             return stream.read(found.st_size)
     finally:

@@ -1,19 +1,18 @@
-"""A process that counts in a shared audit: its own file, and the thread that looks who else is there.
+"""A process that counts in a shared audit: its own file, and the thread that scans for other owners.
 
-To join, and to open a listener, is to be seen: who comes later looks at all that are there, and waits until each of
-them has looked around once since. So two owners know of each other before the one that came later counts its first
-session; from then on a session that is opened, a fence, and the others' counts read are all that a limit needs:
-of two that race for the last place both see both, or one does. The wait is bounded: a process that is stopped looks at
-nobody, and opens nothing either.
+A process that joins or makes a listener waits until every owner that is there has scanned once since. So two owners
+know each other before the later one counts its first session. From then on a limit needs three steps: open the session,
+a full fence, read the counts of the others. Of two processes that race for the last place, at least one sees both. The
+wait is bounded: a stopped process does not scan, and opens no session either.
 
-The thread sleeps until the directory changes (inotify) and looks around then, and every `PERIOD` in any case.
+The thread sleeps until the directory changes (inotify), scans then, and every `SCAN_INTERVAL_S` in any case.
 
-Fork: the parent's threads are stopped meanwhile and nobody makes a file, so that the child is copied from a process
-that looks at nothing. The child lets go of the parent's file first of all, then has neither file nor sessions; it gets
-a file when it opens its first session.
+Fork: the parent's threads are stopped and no file is made while the process forks, so the child is copied from a
+process that is not scanning. The child first releases the parent's file; then it has no file and no sessions. It gets a
+file when it opens its first session.
 
-Lock rule: `_lock` is one for all memberships of the process, held for a look or a move, never for a wait. The thread
-gives up waiting for it when it is told to stop, so whoever stops the thread may hold it.
+Lock rule: `_lock` is one for all memberships of the process, held for a scan or a change of file, never for a wait. The
+thread gives up waiting for it when it is stopped, so the caller of `stop` may hold it.
 """
 
 from __future__ import annotations
@@ -30,31 +29,32 @@ from typing import NamedTuple, cast
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError
-from inbound_audit.shared import asked, control, files
-from inbound_audit.shared.answering import Answering
-from inbound_audit.shared.neighbours import Neighbours
-from inbound_audit.shared.place import Place
+from inbound_audit.shared import owner_file
+from inbound_audit.shared.control import client, protocol
+from inbound_audit.shared.control.server import ControlServer
+from inbound_audit.shared.directory import SharedDirectory
+from inbound_audit.shared.scanner import OwnerScanner
 
 logger = logging.getLogger("inbound_audit.shared")
 
-PERIOD = 0.2
-"""Seconds between two looks when nothing is heard: the most that a dead process is counted after its death."""
+SCAN_INTERVAL_S = 0.2
+"""Seconds between two scan_counts when nothing is heard: the most that a dead process is counted after its death."""
 
-SOON = 0.02
+RESCAN_DELAY_S = 0.02
 """Seconds to the look after one that was caused by an event: a file is closed just before its lock is let go."""
 
-PATIENCE = 1.0
+JOIN_TIMEOUT_S = 1.0
 """Seconds that a newcomer waits for the others to have seen it."""
 
 _lock = threading.RLock()
 
 
-class _Held:
+class OsResources:
     """What the system has lent us: descriptors, a name, a thread. It knows nothing of the audit, and can outlive it."""
 
-    def __init__(self, place: Place, answering: Answering) -> None:
+    def __init__(self, place: SharedDirectory, control_server: ControlServer) -> None:
         self.place = place
-        self.answering = answering
+        self.control_server = control_server
         self.fd: int | None = None
         self.file: str | None = None
         self.thread: threading.Thread | None = None
@@ -63,7 +63,7 @@ class _Held:
 
     def stop(self) -> None:
         """Ends the threads, and waits for that."""
-        self.answering.stop()
+        self.control_server.stop()
         thread, self.thread = self.thread, None
         wake, self.wake = self.wake, None
         if wake is not None:
@@ -72,11 +72,11 @@ class _Held:
             thread.join()
 
     def leave(self) -> None:
-        """Nobody finds our file any more, and nobody looks around. The file stays open: it may still be written to."""
-        self.answering.close()
+        """Removes the name of our file and stops the threads. The file stays open: it may still be written to."""
+        self.control_server.close()
         self.stop()
         if self.file is not None:
-            files.remove(self.place, self.file)
+            owner_file.remove(self.place, self.file)
             self.file = None
 
     def let_go(self) -> None:
@@ -89,7 +89,7 @@ class _Held:
 
     def in_child(self) -> None:
         """A fork's child has none of the parent's threads, and lets go of its file and its socket."""
-        self.answering.in_child()
+        self.control_server.in_child()
         for fd in (self.wake, self.fd):
             if fd is not None:
                 os.close(fd)
@@ -107,87 +107,87 @@ class Membership:
         self._unasked = ""  # why nobody can ask us, as it was told
         self._settled = False  # sessions may be opened: we have a file, and were seen
         self._evicted = False  # our file is not where others find it: a new one is due
-        self._held = _Held(Place(name, group), Answering(name, _carrying_out(audit)))
-        self._neighbours = Neighbours(audit, self._held.place, remove_dead=True)
+        self._held = OsResources(SharedDirectory(name, group), ControlServer(name, _carrying_out(audit)))
+        self._scanner = OwnerScanner(audit, self._held.place, remove_dead=True)
         # When the audit is collected. When Python exits, descriptors are left to the system: sessions may still come.
-        self._end = weakref.finalize(audit, self._held.let_go)
-        self._end.atexit = False
+        self._finalizer = weakref.finalize(audit, self._held.let_go)
+        self._finalizer.atexit = False
 
     # ---- our own file
 
-    def settle(self) -> None:
-        """Makes our file, lets others find it, waits until they have, and looks around from then on.
+    def ensure_file(self) -> None:
+        """Makes our file, lets others find it, waits until they have, and scan_counts around from then on.
 
         Raises SharedStateError or CapacityError, and everything is as it was.
         """
         with _lock:
-            if not self._end.alive:
+            if not self._finalizer.alive:
                 raise InboundAuditError("the audit is closed")
             if self._settled:
                 return
             path = self._held.place.path
             if self._held.fd is None or self._evicted:
                 try:
-                    self._find_place()
-                    self.look()
-                    for name, why in self._neighbours.strangers:
+                    self._find_directory()
+                    self.scan()
+                    for name, why in self._scanner.incompatible:
                         raise SharedStateError(f"{path}/{name}: {why}")
-                    self._move_in()
-                    self._answer()
+                    self._create_file()
+                    self._open_control()
                 except OSError as error:
                     raise SharedStateError(f"{path}: {error.strerror}") from None
-        self.be_seen()
+        self.wait_until_scanned()
         with _lock:
             self._audit._mark_ready()
             self._settled = True
             self.start()
 
-    def _find_place(self) -> None:
+    def _find_directory(self) -> None:
         """The directory may have been removed, or renamed: then it is made anew, where others look for it."""
         held = self._held
         if held.place.gone:
-            before, held.place = held.place, Place(self._name, self._group, held.place.path)
+            before, held.place = held.place, SharedDirectory(self._name, self._group, held.place.path)
             if held.file is not None:
-                files.remove(before, held.file)
+                owner_file.remove(before, held.file)
                 held.file = None
             before.close()
-            self._neighbours.move(held.place)
+            self._scanner.move(held.place)
 
-    def _move_in(self) -> None:
+    def _create_file(self) -> None:
         """A new file with all our listeners in it. For a moment others may count both it and the one before."""
         held = self._held
-        fd = files.make(held.place)
+        fd = owner_file.create(held.place)
         try:
             self._audit._share(fd, os.getpid(), time.time_ns() // 1000)
-            name = files.publish(held.place, fd)
+            name = owner_file.publish(held.place, fd)
         except BaseException:
             self._audit._detach_file(fd)
             os.close(fd)
             raise
         if held.file is not None:
-            files.remove(held.place, held.file)
+            owner_file.remove(held.place, held.file)
         before, held.fd, held.file = held.fd, fd, name
-        held.answering.hush()  # its name is the one before
+        held.control_server.stop_listening()  # its name is the one before
         self._evicted = False
         if before is not None:
             os.close(before)
 
-    def _answer(self) -> None:
+    def _open_control(self) -> None:
         """Lets ourselves be asked, if we can't be. What keeps us from it keeps nobody from counting, and is told."""
         held, why = self._held, ""
-        if held.file is not None and not (held.answering.listens and files.has_socket(held.place, held.file)):
+        if held.file is not None and not (held.control_server.listens and owner_file.has_socket(held.place, held.file)):
             try:
-                held.answering.listen(held.place, files.id_of(held.file))
-                held.answering.start()
+                held.control_server.listen(held.place, owner_file.id_of(held.file))
+                held.control_server.start()
             except (OSError, RuntimeError) as error:
                 why = str(error)
                 if why != self._unasked:
                     logger.warning("%s: nobody can ask us to change counts: %s", held.place.path, why)
         self._unasked = why
 
-    def be_seen(self) -> None:
-        """Waits until everybody who is there has looked around once from now on, at most `PATIENCE`."""
-        deadline = time.monotonic() + PATIENCE
+    def wait_until_scanned(self) -> None:
+        """Waits until everybody who is there has looked around once from now on, at most `JOIN_TIMEOUT_S`."""
+        deadline = time.monotonic() + JOIN_TIMEOUT_S
         pause = 0.0005
         awaited: dict[str, int] | None = None
         while True:
@@ -197,8 +197,8 @@ class Membership:
                         return
                     if awaited is None:
                         os.utime(self._held.fd)  # whoever watches the directory wakes up
-                    self.look()  # others may be waiting for us
-                    now = self._neighbours.looks
+                    self.scan()  # others may be waiting for us
+                    now = self._scanner.scan_counts
             except OSError:  # no descriptor is left; one may be, later
                 now = {}
             if awaited is None and now:
@@ -212,24 +212,24 @@ class Membership:
 
     # ---- looking around
 
-    def look(self) -> None:
+    def scan(self) -> None:
         """Finds new owners, and drops dead ones. Raises OSError: then it was no look, and others wait for another."""
         with _lock:
-            if not self._end.alive:
+            if not self._finalizer.alive:
                 return
             self._audit._scan_mark(True)
             try:
-                self._neighbours.look(self._held.fd)
+                self._scanner.scan(self._held.fd)
             except OSError:
-                if self._end.alive:  # or else a signal's handler has closed it meanwhile
+                if self._finalizer.alive:  # or else a signal's handler has closed it meanwhile
                     raise
             self._audit._scan_mark(False)
 
-    def _mind_our_file(self) -> None:
+    def _repair_own_file(self) -> None:
         """Somebody may have removed our file, or cut it short: nobody would count us any more."""
         held = self._held
         if held.fd is None:
-            self._find_place()
+            self._find_directory()
             return
         path = held.place.path
         if not self._evicted:
@@ -244,19 +244,19 @@ class Membership:
                 logger.warning("%s: our file was removed; we count in a new one", path)
                 self._evicted = True
         if self._evicted:
-            self._find_place()
-            self._move_in()
+            self._find_directory()
+            self._create_file()
             self._audit._mark_ready()
             self._settled = True
-        self._answer()
+        self._open_control()
 
-    def attend(self) -> None:
-        """What the thread does each time: sees to our file and looks around. What goes wrong is told once."""
+    def run_once(self) -> None:
+        """What the thread does each time: sees to our file and scan_counts around. What goes wrong is told once."""
         try:
             with _lock:
-                if self._end.alive:
-                    self._mind_our_file()
-                    self.look()
+                if self._finalizer.alive:
+                    self._repair_own_file()
+                    self.scan()
         except Exception as error:  # whatever it is: a thread that ended would leave the dead among the counted
             if str(error) != self._complaint:
                 foreseen = isinstance(error, (OSError, InboundAuditError))
@@ -266,17 +266,17 @@ class Membership:
             self._complaint = ""
 
     def start(self) -> None:
-        """Starts the thread that looks around, unless it runs. If it can't, that is told, and tried again later."""
+        """Starts the thread that scans, unless it runs. A failure is logged; a later call tries again."""
         held = self._held
-        if held.answering.listens:
+        if held.control_server.listens:
             with contextlib.suppress(OSError, RuntimeError):
-                held.answering.start()
-        if held.thread is not None or not self._end.alive:
+                held.control_server.start()
+        if held.thread is not None or not self._finalizer.alive:
             return
         try:
             told, wake = os.pipe()
         except OSError as error:
-            logger.error("%s: nobody looks around: %s", held.place.path, error.strerror)
+            logger.error("%s: nobody scan_counts around: %s", held.place.path, error.strerror)
             return
         thread = threading.Thread(
             target=_watch,
@@ -289,16 +289,16 @@ class Membership:
         except RuntimeError as error:
             os.close(told)
             os.close(wake)
-            logger.error("%s: nobody looks around: %s", held.place.path, error)
+            logger.error("%s: nobody scan_counts around: %s", held.place.path, error)
             return
         held.thread, held.wake = thread, wake
 
     # ---- what others are asked
 
-    def tell_others(self, request: Mapping[str, object], timeout: float = control.PATIENCE) -> list[str]:
+    def request_others(self, request: Mapping[str, object], timeout: float = client.TIMEOUT_S) -> list[str]:
         """Asks all the others to carry out a request: a sentence for each that did not. Waits `timeout` at most."""
         with _lock:
-            owners = {owner.id: owner for owner in self._neighbours.owners if owner.damaged is None}
+            owners = {owner.id: owner for owner in self._scanner.owners if owner.damaged is None}
             if not owners:
                 return []
             try:
@@ -306,7 +306,7 @@ class Membership:
             except OSError as error:
                 return [f"nobody can be asked: {error.strerror}"]
         try:
-            answers = control.ask_all(place, owners, request, timeout)
+            answers = client.request_all(place, owners, request, timeout)
         except SharedStateError as error:
             return [str(error)]
         finally:
@@ -314,7 +314,7 @@ class Membership:
         return [
             f"process {owners[owner_id].pid} {why}"
             for owner_id, answer in answers.items()
-            if (why := control.why_not(answer)) is not None
+            if (why := client.why_not(answer)) is not None
         ]
 
     # ---- the end, and forks
@@ -324,8 +324,8 @@ class Membership:
         with _lock:
             self._settled = False
             self._held.stop()
-            self._neighbours.forget()
-            self._end()
+            self._scanner.detach_all()
+            self._finalizer()
 
     def leave(self) -> None:
         """Python exits."""
@@ -350,15 +350,15 @@ def _carrying_out(audit: _ipcount.Audit) -> Callable[[bytes], bytes]:
     """What answers requests to an `InboundAudit`, and does not keep it."""
     ref = weakref.ref(audit)
 
-    def carry_out(line: bytes) -> bytes:
+    def handle(line: bytes) -> bytes:
         found = ref()
-        return b"" if found is None else asked.carry_out(cast(asked.Asked, found), line)
+        return b"" if found is None else protocol.handle(cast(protocol.ControlTarget, found), line)
 
-    return carry_out
+    return handle
 
 
 def before_fork() -> None:
-    """From here on nobody looks around, or makes a file; the caller stops the threads."""
+    """From here on nobody scan_counts around, or makes a file; the caller stops the threads."""
     _lock.acquire()
 
 
@@ -378,27 +378,29 @@ def _watch(member: weakref.ref[Membership], path: str, told: int) -> None:
         poll = select.poll()
         poll.register(told, select.POLLIN)
         heard = -1
-        with contextlib.suppress(OSError):  # a user may have 128 of these: without one it is looked every PERIOD
+        with contextlib.suppress(
+            OSError
+        ):  # a user may have 128 of these: without one a scan is due every SCAN_INTERVAL_S
             heard = _ipcount.watch_directory(path)
             held.callback(os.close, heard)
             poll.register(heard, select.POLLIN)
-        timeout = PERIOD
+        timeout = SCAN_INTERVAL_S
         while True:
             events = [fd for fd, _ in poll.poll(1000 * timeout)]
             if told in events:
                 return
-            timeout = PERIOD
+            timeout = SCAN_INTERVAL_S
             if heard in events:
                 os.read(heard, 65536)
-                timeout = SOON
-            while not _lock.acquire(timeout=SOON):
+                timeout = RESCAN_DELAY_S
+            while not _lock.acquire(timeout=RESCAN_DELAY_S):
                 if any(fd == told for fd, _ in poll.poll(0)):
                     return
             try:
                 membership = member()
                 if membership is None:
                     return
-                membership.attend()
+                membership.run_once()
                 del membership
             finally:
                 _lock.release()

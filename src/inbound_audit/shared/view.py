@@ -8,8 +8,8 @@ from types import TracebackType
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError
 from inbound_audit.services import SERVICE_TYPES
-from inbound_audit.shared.neighbours import Neighbours, OwnerInfo
-from inbound_audit.shared.place import Place
+from inbound_audit.shared.directory import SharedDirectory
+from inbound_audit.shared.scanner import OwnerInfo, OwnerScanner
 
 
 class View(_ipcount.Audit):
@@ -26,8 +26,8 @@ class View(_ipcount.Audit):
         for service_type in SERVICE_TYPES:
             self._add_service(service_type)
         self._name = name
-        self._place = Place(name, only_look=True)
-        self._neighbours = Neighbours(self, self._place, remove_dead=False, pid=pid, owner=owner)
+        self._place = SharedDirectory(name, read_only=True)
+        self._scanner = OwnerScanner(self, self._place, remove_dead=False, pid=pid, owner=owner)
         try:
             self.refresh()
             if pid is not None and not self.owners:
@@ -44,18 +44,18 @@ class View(_ipcount.Audit):
             raise InboundAuditError("the view is closed")
         if self._place.gone:
             with contextlib.suppress(SharedStateError):  # nobody counts, and nobody can be found
-                place, self._place = self._place, Place(self._name, only_look=True)
-                self._neighbours.move(self._place)
+                place, self._place = self._place, SharedDirectory(self._name, read_only=True)
+                self._scanner.move(self._place)
                 place.close()
-        self._neighbours.look()
+        self._scanner.scan()
 
     @property
     def owners(self) -> list[OwnerInfo]:
         """The processes that count there now."""
-        return self._neighbours.owners
+        return self._scanner.owners
 
     @property
-    def place(self) -> Place:
+    def place(self) -> SharedDirectory:
         """The directory, as of the last `refresh`."""
         return self._place
 
@@ -63,7 +63,7 @@ class View(_ipcount.Audit):
         """Lets everything go; counts are 0 from then on. Idempotent."""
         if not self.closed:
             self._forget(close=True)
-            self._neighbours.forget()
+            self._scanner.detach_all()
             self._place.close()
 
     def __enter__(self) -> View:

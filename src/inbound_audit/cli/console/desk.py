@@ -8,7 +8,8 @@ from typing import NamedTuple
 from inbound_audit.cli.console.output import plain
 from inbound_audit.cli.failure import Failure
 from inbound_audit.errors import SharedStateError
-from inbound_audit.shared import OwnerInfo, View, control
+from inbound_audit.shared import OwnerInfo, View
+from inbound_audit.shared.control import client
 
 KINDS = ("connections", "receptions", "rejections")
 
@@ -68,15 +69,15 @@ class Desk:
     # ---- the processes
 
     def ask(
-        self, owners: list[OwnerInfo], request: Mapping[str, object], timeout: float = control.PATIENCE
-    ) -> tuple[dict[str, control.Answer], list[str]]:
+        self, owners: list[OwnerInfo], request: Mapping[str, object], timeout: float = client.TIMEOUT_S
+    ) -> tuple[dict[str, client.Answer], list[str]]:
         """Asks processes: the answers of those that did it by their ids, and a sentence for each of the others."""
-        found = control.ask_all(self.view.place, [owner.id for owner in owners], request, timeout)
-        answers: dict[str, control.Answer] = {}
+        found = client.request_all(self.view.place, [owner.id for owner in owners], request, timeout)
+        answers: dict[str, client.Answer] = {}
         wrong = []
         for owner in owners:
             answer = found[owner.id]
-            why = control.why_not(answer)
+            why = client.why_not(answer)
             if why is not None:
                 wrong.append(f"process {owner.pid} {plain(why)}")
             elif not isinstance(answer, SharedStateError):

@@ -15,11 +15,11 @@ from inbound_audit.errors import SharedStateError
 from inbound_audit.persist import names, snapshots
 from inbound_audit.persist.format import Damaged, Series, Snapshot, kind_of
 from inbound_audit.persist.locks import Locks
-from inbound_audit.persist.place import StateDirectory
+from inbound_audit.persist.state_directory import StateDirectory
 
 logger = logging.getLogger("inbound_audit.persist")
 
-_ROUNDS = 1000
+_MAX_ROUNDS = 1000
 
 
 def ids_of(place: StateDirectory, series: str) -> list[str]:
@@ -34,7 +34,7 @@ def absorbed(place: StateDirectory, series: str) -> set[str]:
 
     Raises OSError; SharedStateError when files come and go too quickly. O(bytes of all snapshots of the series).
     """
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         found: set[str] = set()
         try:
             for id in ids_of(place, series):
@@ -58,7 +58,7 @@ def load(place: StateDirectory, series: Series, id: str) -> Snapshot | None:
     except FileNotFoundError:
         return None
     except Damaged as why:
-        put_away(place, file, f"{why}; nothing of it is counted")
+        set_aside_and_log(place, file, f"{why}; nothing of it is counted")
         return None
     difference = _difference(series, snapshot.series)
     if difference:
@@ -67,7 +67,7 @@ def load(place: StateDirectory, series: Series, id: str) -> Snapshot | None:
     return snapshot
 
 
-def put_away(place: StateDirectory, file: str, why: str) -> None:
+def set_aside_and_log(place: StateDirectory, file: str, why: str) -> None:
     """Sets a file aside and says so. Raises OSError."""
     aside = snapshots.set_aside(place, file)
     logger.error("%s/%s: %s; it was set aside as %s", place.path, file, why, aside)
@@ -82,7 +82,7 @@ def _difference(wanted: Series, found: Series) -> str | None:
     return None
 
 
-def tidy(locks: Locks, needed: set[str]) -> None:
+def release_unused(locks: Locks, needed: set[str]) -> None:
     """Lets go of the ids that were taken, but for those that are needed; and of lock files that stand for nothing.
 
     Raises OSError.

@@ -70,21 +70,21 @@ class Directory:
         return not os.path.samestat(there, os.fstat(self.fd))
 
 
-class Place(Directory):
+class SharedDirectory(Directory):
     """An open directory: that of the name, or the one at `path`, where it was found before.
 
     Raises SharedStateError when it is refused, or is not there and may not be made.
     """
 
     def __init__(
-        self, name: str, group: str | None = None, path: str | None = None, *, only_look: bool = False
+        self, name: str, group: str | None = None, path: str | None = None, *, read_only: bool = False
     ) -> None:
         self.fd = -1
         if not shared_mode_possible():
             raise SharedStateError(f"{name!r}: counts that processes share need Linux; leave out `shared`")
         self.path = path or directory_of(name)
         self.group = None if group is None else _number_of(group)
-        if not only_look:
+        if not read_only:
             self._make()
         try:
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -94,7 +94,7 @@ class Place(Directory):
             why = error.strerror if _is_directory(self.path) else "it is a link or no directory"
             raise SharedStateError(f"{self.path}: refused: {why}") from None
         found = os.fstat(self.fd)
-        fault = self._why_not_look(found) if only_look else self._why_not_join(found)
+        fault = self._why_not_read(found) if read_only else self._why_not_join(found)
         if fault:
             self.close()
             raise SharedStateError(f"{self.path}: refused: {fault}")
@@ -128,7 +128,7 @@ class Place(Directory):
             return f"it is shared with the group {_name_of(found.st_gid)}; say so (group={_name_of(found.st_gid)!r})"
         return None if mode & 0o077 == 0 else f"its mode {mode:04o} lets others in; remove it while nobody counts"
 
-    def _why_not_look(self, found: os.stat_result) -> str | None:
+    def _why_not_read(self, found: os.stat_result) -> str | None:
         mode = stat.S_IMODE(found.st_mode)
         ours = found.st_uid == os.geteuid() or os.geteuid() == 0
         if not ours and (found.st_gid not in {os.getegid(), *os.getgroups()} or not mode & 0o070):

@@ -1,9 +1,9 @@
-"""Whose turn it is: one lock for all keepers of a process, and what becomes of them at forks and at the end.
+"""One lock for all stores of a process, and what happens to them at forks and at exit.
 
-Nobody is in the middle of a save when the process forks, and the threads stand still, as in `shared.membership`.
+No save is in progress when the process forks, and the threads are stopped, as in `shared.membership`.
 
-Lock rule: nobody who has the turn waits for a thread that wants it, but for threads that give up waiting when they are
-told to end.
+Lock rule: the holder waits for no thread that may be waiting for the lock, except threads that give up waiting when
+they are stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Member(Protocol):
     def leave(self) -> None: ...
 
 
-class Turn:
+class ProcessLock:
     """A lock that the thread which has it may take again, and that a fork's child has anew."""
 
     def __init__(self) -> None:
@@ -47,14 +47,14 @@ class Turn:
         self._lock.release()
 
 
-turn = Turn()
+process_lock = ProcessLock()
 alive: weakref.WeakSet[Member] = weakref.WeakSet()
 
 _fork = threading.local()  # `members` of the fork that this thread is in
 
 
 def _before_fork() -> None:
-    turn.take()
+    process_lock.take()
     _fork.members = list(alive)
     for member in _fork.members:
         member.stop()
@@ -63,11 +63,11 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     for member in _fork.__dict__.pop("members", ()):
         member.start()
-    turn.give()
+    process_lock.give()
 
 
 def _after_fork_in_child() -> None:
-    turn.renew()
+    process_lock.renew()
     for member in _fork.__dict__.pop("members", ()):
         member.in_child()
         member.start()

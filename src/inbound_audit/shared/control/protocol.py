@@ -22,9 +22,29 @@ from inbound_audit.errors import CapacityError, InboundAuditError
 
 logger = logging.getLogger("inbound_audit.shared")
 
-_MOST = (1 << 63) - 1
+MAX_REQUEST = 1 << 20
+"""Bytes of a request."""
+
+_MAX_NUMBER = (1 << 63) - 1
 
 Request = Mapping[str, Any]
+
+
+class Directory(Protocol):
+    """The open directory of a shared audit."""
+
+    @property
+    def fd(self) -> int: ...
+
+
+def file_of(owner_id: str) -> str:
+    """The name of an owner's socket."""
+    return f"{owner_id}.control"
+
+
+def path_of(place: Directory, owner_id: str) -> str:
+    """Where it is, in few enough bytes for the address of a socket, whatever the directory's own path."""
+    return f"/proc/self/fd/{place.fd}/{file_of(owner_id)}"
 
 
 class Definition(Protocol):
@@ -37,7 +57,7 @@ class Definition(Protocol):
 
 
 class Series(Protocol):
-    """`audit.series`, as far as it is asked."""
+    """`audit.series`, as far as it is protocol."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -55,8 +75,8 @@ class Keeper(Protocol):
     def loading(self) -> AbstractContextManager[None]: ...
 
 
-class Asked(Protocol):
-    """An `InboundAudit`, as far as it is asked."""
+class ControlTarget(Protocol):
+    """An `InboundAudit`, as far as it is protocol."""
 
     @property
     def series(self) -> Series: ...
@@ -68,11 +88,11 @@ class _Refused(InboundAuditError):
     """A line that is no request."""
 
 
-def carry_out(audit: Asked, line: bytes) -> bytes:
+def handle(audit: ControlTarget, line: bytes) -> bytes:
     """A request to its answer, both lines. Raises nothing."""
     try:
         request = _parsed(line)
-        answer = {"ok": True, **_ORDERS[request["do"]].carry_out(audit, request)}
+        answer = {"ok": True, **COMMANDS[request["do"]].handle(audit, request)}
     except InboundAuditError as error:
         answer = {"ok": False, "error": str(error)}
     except Exception as error:  # the one who asks is told, and so is the log of the program
@@ -92,9 +112,9 @@ def _parsed(line: bytes) -> Request:
     if not isinstance(request, dict):
         raise _Refused("a request is one JSON object in a line")
     name = request.get("do")
-    order = _ORDERS.get(name) if isinstance(name, str) else None
+    order = COMMANDS.get(name) if isinstance(name, str) else None
     if order is None:
-        raise _Refused(f'"do" is one of {", ".join(_ORDERS)}')
+        raise _Refused(f'"do" is one of {", ".join(COMMANDS)}')
     fields = {**order.fields, **order.optional}
     for field in request:
         if field != "do" and field not in fields:
@@ -117,7 +137,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -_MOST <= value <= _MOST
+    return isinstance(value, int) and not isinstance(value, bool) and -_MAX_NUMBER <= value <= _MAX_NUMBER
 
 
 def _is_count(value: object) -> bool:
@@ -141,13 +161,13 @@ def _are_marks(value: object) -> bool:
 # ---- what is done
 
 
-def _add(audit: Asked, request: Request) -> dict[str, object]:
+def _add(audit: ControlTarget, request: Request) -> dict[str, object]:
     _define(audit, request)
     audit.series.add(request["series"], request["key"], request["count"])
     return {}
 
 
-def _remove(audit: Asked, request: Request) -> dict[str, object]:
+def _remove(audit: ControlTarget, request: Request) -> dict[str, object]:
     name = request["series"]
     found = audit.series.defined(name) if name in audit.series.names else None
     for field in ("interval", "num_windows"):
@@ -158,7 +178,7 @@ def _remove(audit: Asked, request: Request) -> dict[str, object]:
     return {"defined": found is not None}
 
 
-def _known(audit: Asked, request: Request) -> dict[str, object]:
+def _known(audit: ControlTarget, request: Request) -> dict[str, object]:
     name = request["series"]
     marks = {f"{log:016x}": sequence for log, sequence in audit._keeping().known(name).items()}
     defined = None
@@ -168,7 +188,7 @@ def _known(audit: Asked, request: Request) -> dict[str, object]:
     return {"marks": marks, "defined": defined}
 
 
-def _load(audit: Asked, request: Request) -> dict[str, object]:
+def _load(audit: ControlTarget, request: Request) -> dict[str, object]:
     """A row that can't be added is told of, and does not keep the others from it: its mark is noted, so that no row is
     ever counted twice."""
     name, keeper = request["series"], audit._keeping()
@@ -179,7 +199,7 @@ def _load(audit: Asked, request: Request) -> dict[str, object]:
     return answer
 
 
-def _load_rows(audit: Asked, name: str, rows: Sequence[Sequence[Any]]) -> dict[str, object]:
+def _load_rows(audit: ControlTarget, name: str, rows: Sequence[Sequence[Any]]) -> dict[str, object]:
     added = out_of_view = failed = 0
     why = None
     for microseconds, key, count in rows:
@@ -194,12 +214,12 @@ def _load_rows(audit: Asked, name: str, rows: Sequence[Sequence[Any]]) -> dict[s
     return {"added": added, "out_of_view": out_of_view, "failed": failed, "why": why}
 
 
-def _define(audit: Asked, request: Request) -> None:
+def _define(audit: ControlTarget, request: Request) -> None:
     audit.series.define(request["series"], request.get("type", "cidr"), request["interval"], request["num_windows"])
 
 
-class _Order(NamedTuple):
-    carry_out: Callable[[Asked, Request], dict[str, object]]
+class _Command(NamedTuple):
+    handle: Callable[[ControlTarget, Request], dict[str, object]]
     fields: dict[str, Callable[[object], bool]]
     optional: dict[str, Callable[[object], bool]]
 
@@ -209,9 +229,9 @@ _KEY: dict[str, Callable[[object], bool]] = {"series": _is_text, "key": _is_text
 _SIZE: dict[str, Callable[[object], bool]] = {"interval": _is_number, "num_windows": _is_number}
 _TYPE: dict[str, Callable[[object], bool]] = {"type": _is_text}
 
-_ORDERS = {
-    "add": _Order(_add, {**_SERIES, "key": _is_text, "count": _is_count}, _TYPE),
-    "remove": _Order(_remove, _KEY, _SIZE),
-    "known": _Order(_known, {"series": _is_text}, {}),
-    "load": _Order(_load, {**_SERIES, "rows": _are_rows, "marks": _are_marks}, _TYPE),
+COMMANDS = {
+    "add": _Command(_add, {**_SERIES, "key": _is_text, "count": _is_count}, _TYPE),
+    "remove": _Command(_remove, _KEY, _SIZE),
+    "known": _Command(_known, {"series": _is_text}, {}),
+    "load": _Command(_load, {**_SERIES, "rows": _are_rows, "marks": _are_marks}, _TYPE),
 }

@@ -1,10 +1,11 @@
-"""All series of an audit that are kept or have a log.
+"""All series of an audit that are persisted or have a change log.
 
-Every `PERIOD` (room `lent`) what has changed is written, and what processes have left that ended since is adopted. What
-goes wrong there is told, and tried again the next time; counting goes on in any case. The thread holds no audit.
+Every `SAVE_INTERVAL_S` seconds the thread writes what has changed, and adopts the snapshots of processes that have
+ended. A failure is logged, and the step is tried again the next time; counting continues. The thread holds no reference
+to the audit.
 
-A fork's child has none of its parent's counts, so none of its files either: it has an id of its own, and a file as soon
-as it has counted.
+A forked child has none of its parent's counts, so it has none of its files: it gets an id of its own, and a file when
+it has counted something.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from inbound_audit.errors import InboundAuditError, SharedStateError
 from inbound_audit.log_limiter import LogLimiter
-from inbound_audit.persist import orphans
+from inbound_audit.persist import claims
+from inbound_audit.persist.change_log import ChangeLog
 from inbound_audit.persist.format import Series
-from inbound_audit.persist.lent import Job, Lent
-from inbound_audit.persist.log import Log
 from inbound_audit.persist.marks import EVERY, Marks
-from inbound_audit.persist.place import StateDirectory
-from inbound_audit.persist.saving import Counts, Kept
-from inbound_audit.persist.turn import alive, turn
+from inbound_audit.persist.persisted_series import Counts, PersistedSeries
+from inbound_audit.persist.process_lock import alive, process_lock
+from inbound_audit.persist.resources import Job, OsResources
+from inbound_audit.persist.state_directory import StateDirectory
 
 logger = logging.getLogger("inbound_audit.persist")
 
 
-class Keeper:
+class StateStore:
     """Keeps series of an audit in a state directory (None: the default one), which is made when the first one comes.
 
-    All methods may be called from any thread. What can't be written is logged, and tried again every `PERIOD`.
+    All methods may be called from any thread. What can't be written is logged, and tried again every `SAVE_INTERVAL_S`.
     """
 
     def __init__(self, audit: Counts, directory: str | os.PathLike[str] | None = None) -> None:
         self._audit = weakref.ref(audit)
         self._directory = directory
-        self._lent: Lent | None = None
-        self._end: weakref.finalize[[], Counts] | None = None
-        self._kept: dict[str, Kept] = {}
+        self._resources: OsResources | None = None
+        self._finalizer: weakref.finalize[[], Counts] | None = None
+        self._kept: dict[str, PersistedSeries] = {}
         self._logged: list[str] = []
         self._marks: dict[str, Marks] = {}
         self._log_id = _new_log_id()
@@ -59,13 +60,13 @@ class Keeper:
 
         Raises SharedStateError when the state directory can't be had. Again with the same name: nothing happens.
         """
-        with turn:
+        with process_lock:
             if series.name not in self._kept and not self._closed:
-                self._hold()
-                kept = self._kept[series.name] = Kept(series, self._marks_of(series.name))
+                self._acquire()
+                kept = self._kept[series.name] = PersistedSeries(series, self._marks_of(series.name))
                 self._sleeps = False
                 self._name_logs()
-                self._tell(self._round([kept], adopt=True))
+                self._log_failures(self._run([kept], adopt=True))
                 self.start()
 
     def log(self, series: Series) -> None:
@@ -73,24 +74,24 @@ class Keeper:
 
         Raises SharedStateError when the state directory can't be had. Again with the same name: nothing happens.
         """
-        with turn:
+        with process_lock:
             if series.name not in self._logged and not self._closed:
-                self._hold()
+                self._acquire()
                 self._logged.append(series.name)
                 self._name_logs()
-                self._tell(self._round([], adopt=False))
+                self._log_failures(self._run([], adopt=False))
                 self.start()
 
-    def _hold(self) -> Lent:
+    def _acquire(self) -> OsResources:
         audit = self._audit()
-        if self._lent is None and audit is not None:
-            self._lent = Lent(StateDirectory(self._directory))
+        if self._resources is None and audit is not None:
+            self._resources = OsResources(StateDirectory(self._directory))
             # When Python exits, descriptors are left to the system: who counts still may write to a log.
-            self._end = weakref.finalize(audit, self._lent.let_go)
-            self._end.atexit = False
-        if self._lent is None:
+            self._finalizer = weakref.finalize(audit, self._resources.release_all)
+            self._finalizer.atexit = False
+        if self._resources is None:
             raise InboundAuditError("the audit is gone")
-        return self._lent
+        return self._resources
 
     def _marks_of(self, name: str) -> Marks:
         return self._marks.setdefault(name, Marks())
@@ -103,13 +104,13 @@ class Keeper:
 
     def known(self, name: str) -> dict[int, int]:
         """Up to which number the lines of each log id are in our counts of a series; `EVERY` for our own lines."""
-        with turn:
+        with process_lock:
             own = {self._log_id: EVERY} if name in self._logged else {}
             return {**(self._marks[name].sequences if name in self._marks else {}), **own}
 
     def note_loaded(self, name: str, marks: Mapping[int, int]) -> None:
         """The lines of these log ids, up to these numbers, were added to our counts, or were out of view."""
-        with turn:
+        with process_lock:
             others = {log: sequence for log, sequence in marks.items() if log != self._log_id}
             self._marks_of(name).note(others)
 
@@ -117,47 +118,47 @@ class Keeper:
     def loading(self) -> Iterator[None]:
         """What is added here and the `note_loaded` that belongs to it go into the same snapshot: nothing is saved
         meanwhile, and nobody else loads."""
-        with turn:
+        with process_lock:
             yield
 
     # ---- saving and adopting
 
     def save(self) -> None:
         """Writes every series that has changed now. Raises OSError, SharedStateError."""
-        with turn:
-            for error in self._round(self._kept.values(), adopt=False):
+        with process_lock:
+            for error in self._run(self._kept.values(), adopt=False):
                 raise error
 
-    def attend(self) -> None:
+    def run_once(self) -> None:
         """What the thread does each time."""
-        with turn:
-            self._tell(self._round(self._kept.values(), adopt=True))
+        with process_lock:
+            self._log_failures(self._run(self._kept.values(), adopt=True))
 
-    def _round(self, series: Iterable[Kept], *, adopt: bool) -> list[Exception]:
+    def _run(self, series: Iterable[PersistedSeries], *, adopt: bool) -> list[Exception]:
         """One round; each step is tried, whatever became of those before. What went wrong."""
-        audit, lent, wrong = self._audit(), self._lent, _Wrong()
-        if audit is None or lent is None or self._closed or audit.closed:
+        audit, resources, wrong = self._audit(), self._resources, _Failures()
+        if audit is None or resources is None or self._closed or audit.closed:
             return wrong
         with wrong:
-            self._mind_place(lent)
+            self._repair_directory(resources)
         for kept in series:
             if adopt and not self._sleeps:
                 with wrong:
-                    kept.adopt(audit, lent.locks)
+                    kept.adopt(audit, resources.locks)
             with wrong:
-                kept.save(audit, lent.locks)
+                kept.save(audit, resources.locks)
         for name in self._logged:
             with wrong:
-                self._mind_log(audit, lent, name)
-        self._sleeps = self._sleeps and not lent.locks.held
+                self._follow_log(audit, resources, name)
+        self._sleeps = self._sleeps and not resources.locks.held
         if adopt and not self._sleeps:
             with wrong:
-                orphans.tidy(lent.locks, set().union(*(kept.absorbed for kept in self._kept.values())))
+                claims.release_unused(resources.locks, set().union(*(kept.absorbed for kept in self._kept.values())))
         return wrong
 
-    def _mind_place(self, lent: Lent) -> None:
+    def _repair_directory(self, resources: OsResources) -> None:
         """Somebody may have removed the directory, or our lock file in it. Raises OSError, SharedStateError."""
-        locks = lent.locks
+        locks = resources.locks
         if locks.place.gone:
             before, place = locks.place, StateDirectory(locks.place.path)
             logger.warning("%s: the directory was removed or replaced; all is written anew", place.path)
@@ -172,20 +173,20 @@ class Keeper:
             for kept in self._kept.values():
                 kept.begin_anew(instead_of=before_id)
 
-    def _mind_log(self, audit: Counts, lent: Lent, name: str) -> None:
+    def _follow_log(self, audit: Counts, resources: OsResources, name: str) -> None:
         """Opens a log, or follows it where it was renamed; tells of lines that could not be written."""
-        log = lent.logs.get(name)
+        log = resources.logs.get(name)
         if log is None:
-            log = lent.logs[name] = Log(lent.locks.place, name)
+            log = resources.logs[name] = ChangeLog(resources.locks.place, name)
             audit._series_log(name, log.fd, self._log_id, audit._series_logged(name)[0])
-        log.follow(lent.locks.place)
+        log.follow(resources.locks.place)
         failures = audit._series_logged(name)[1]
         lost, log.failures = failures - log.failures, failures
         if lost:
             raise SharedStateError(f"{lost} lines of the log of {name!r} could not be written")
 
-    def _tell(self, wrong: list[Exception]) -> None:
-        place = self._lent.locks.place.path if self._lent is not None else ""
+    def _log_failures(self, wrong: list[Exception]) -> None:
+        place = self._resources.locks.place.path if self._resources is not None else ""
         for error in wrong:
             if not isinstance(error, (OSError, InboundAuditError)) and repr(error) != self._surprise:
                 self._surprise = repr(error)
@@ -200,57 +201,57 @@ class Keeper:
 
     def start(self) -> None:
         """Starts the thread, unless it runs, if there is anything to do. What keeps it from starting is told."""
-        lent = self._lent
-        if lent is not None and not self._closed:
+        resources = self._resources
+        if resources is not None and not self._closed:
             try:
-                lent.start(_job(weakref.ref(self)))
+                resources.start(_job(weakref.ref(self)))
             except OSError as error:
-                self._tell([error])
+                self._log_failures([error])
 
     # ---- the end, and forks
 
     def close(self) -> None:
         """Saves for the last time and lets everything go, while the audit still has its counts. Idempotent."""
-        with turn:
+        with process_lock:
             self.leave()
             self.forget()
 
     def forget(self) -> None:
         """Lets everything go as it was saved last. Idempotent."""
-        with turn:
-            audit, lent = self._audit(), self._lent
-            if self._closed or lent is None or self._end is None:
+        with process_lock:
+            audit, resources = self._audit(), self._resources
+            if self._closed or resources is None or self._finalizer is None:
                 self._closed = True
                 return
             if audit is not None:
-                for name in lent.logs:
+                for name in resources.logs:
                     audit._series_log(name, -1, 0, 0)
             self._closed = True
-            self._end()
+            self._finalizer()
 
     def leave(self) -> None:
         """Python exits, or the audit is about to be closed: saves for the last time. Others see that we live still."""
-        with turn:
-            if self._lent is not None and not self._closed:
-                self._lent.stop()
-                self._tell(self._round(self._kept.values(), adopt=False))
+        with process_lock:
+            if self._resources is not None and not self._closed:
+                self._resources.stop()
+                self._log_failures(self._run(self._kept.values(), adopt=False))
                 if not any(kept.has_file for kept in self._kept.values()):
-                    self._lent.locks.let_go(remove=True)
+                    self._resources.locks.release_all(remove=True)
 
     def stop(self) -> None:
         """Before a fork; the caller holds the lock."""
-        if self._lent is not None:
-            self._lent.stop()
+        if self._resources is not None:
+            self._resources.stop()
 
     def in_child(self) -> None:
         """In a fork's child, whose audit has forgotten its counts: nothing that was saved is ours. Idempotent."""
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
-        lent, audit = self._lent, self._audit()
-        if lent is None or audit is None or self._closed:
+        resources, audit = self._resources, self._audit()
+        if resources is None or audit is None or self._closed:
             return
-        lent.in_child()
+        resources.in_child()
         self._sleeps = True
         self._log_id = _new_log_id()
         self._marks = {}
@@ -258,11 +259,11 @@ class Keeper:
             kept.begin_anew()
             kept.marks = self._marks_of(name)
         self._name_logs()
-        for name, log in lent.logs.items():
+        for name, log in resources.logs.items():
             audit._series_log(name, log.fd, self._log_id, 0)
 
 
-class _Wrong(list[Exception]):
+class _Failures(list[Exception]):
     """What went wrong in the blocks that it was the context of."""
 
     def __enter__(self) -> None:
@@ -278,11 +279,11 @@ def _new_log_id() -> int:
     return secrets.randbits(63) + 1
 
 
-def _job(keeper: weakref.ref[Keeper]) -> Job:
-    def attend() -> bool:
+def _job(keeper: weakref.ref[StateStore]) -> Job:
+    def run_once() -> bool:
         found = keeper()
         if found is not None:
-            found.attend()
+            found.run_once()
         return found is not None
 
-    return attend
+    return run_once

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from inbound_audit.persist import names
-from inbound_audit.persist.place import StateDirectory
+from inbound_audit.persist.state_directory import StateDirectory
 
 logger = logging.getLogger("inbound_audit.persist")
 
-LINE_MOST = 3 * 4096 + 128
+MAX_LINE = 3 * 4096 + 128
 """Bytes of a line: a key has 4096 at most."""
 
 _LINE = re.compile(
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
     line: int
 
 
-class Log:
+class ChangeLog:
     """The open log of a series. Its descriptor has one number as long as it is open, whatever file that stands for."""
 
     def __init__(self, place: StateDirectory, series: str) -> None:
@@ -98,11 +98,11 @@ def _lines(path: str | os.PathLike[str], tell: Callable[[int, str], object]) -> 
     """Complete lines with their numbers, but the empty ones."""
     with open(path, "rb") as file:
         number = 0
-        while line := file.readline(2 * LINE_MOST):  # one that was cut off, and the next behind it
+        while line := file.readline(2 * MAX_LINE):  # one that was cut off, and the next behind it
             number += 1
             possible = line.endswith(b"\n")
             while not line.endswith(b"\n"):
-                line = file.readline(2 * LINE_MOST)
+                line = file.readline(2 * MAX_LINE)
                 if not line:
                     return
             if not possible:

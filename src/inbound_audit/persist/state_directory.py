@@ -12,7 +12,7 @@ import stat
 
 from inbound_audit._ipcount import shared_mode_possible
 from inbound_audit.errors import SharedStateError
-from inbound_audit.shared.place import Directory
+from inbound_audit.shared.directory import Directory
 
 VARIABLE = "INBOUND_AUDIT_STATE"
 FOR_ROOT = "/var/lib/inbound_audit"

@@ -7,7 +7,7 @@ question and one answer, each a JSON object in a line:
     {"ok": true, "defined": true}
     {"ok": false, "error": "..."}
 
-What can be asked is listed in `asked`; `answering` is the other side of the socket.
+What can be asked is listed in `asked`; `control_server` is the other side of the socket.
 """
 
 from __future__ import annotations
@@ -18,64 +18,44 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from typing import Protocol
 
 from inbound_audit.errors import SharedStateError
+from inbound_audit.shared.control.protocol import MAX_REQUEST, Directory, path_of
 
-PATIENCE = 2.0
+TIMEOUT_S = 2.0
 """Seconds that are waited for answers, unless somebody says otherwise."""
 
-REQUEST_MOST = 1 << 20
-"""Bytes of a question."""
-
-ANSWER_MOST = 1 << 24
+MAX_ANSWER = 1 << 24
 """Bytes of an answer that are read."""
 
-_BIRTH = 0.3  # seconds: a process has its file a moment before its socket
-_PAUSE = 0.01  # seconds between two tries to connect
+_SOCKET_GRACE_S = 0.3  # seconds: a process has its file a moment before its socket
+_RETRY_DELAY_S = 0.01  # seconds between two tries to connect
 _NOT_YET = (errno.ENOENT, errno.ECONNREFUSED)
 
 Answer = dict[str, object]
 
 
-class Directory(Protocol):
-    """The open directory of a shared audit."""
-
-    @property
-    def fd(self) -> int: ...
-
-
-def file_of(owner_id: str) -> str:
-    """The name of an owner's socket."""
-    return f"{owner_id}.control"
-
-
-def path_of(place: Directory, owner_id: str) -> str:
-    """Where it is, in few enough bytes for the address of a socket, whatever the directory's own path."""
-    return f"/proc/self/fd/{place.fd}/{file_of(owner_id)}"
-
-
-def ask(place: Directory, owner_id: str, request: Mapping[str, object], timeout: float = PATIENCE) -> Answer:
+def request(place: Directory, owner_id: str, message: Mapping[str, object], timeout: float = TIMEOUT_S) -> Answer:
     """What the process answers: ``ok`` is true, or there is an ``error``. `timeout` is in seconds.
 
     Raises SharedStateError when there is no answer. Then nothing was done, unless the answer came too late.
     """
-    answer = ask_all(place, [owner_id], request, timeout)[owner_id]
+    answer = request_all(place, [owner_id], message, timeout)[owner_id]
     if isinstance(answer, SharedStateError):
         raise answer
     return answer
 
 
-def ask_all(
-    place: Directory, owner_ids: Iterable[str], request: Mapping[str, object], timeout: float = PATIENCE
+def request_all(
+    place: Directory, owner_ids: Iterable[str], message: Mapping[str, object], timeout: float = TIMEOUT_S
 ) -> dict[str, Answer | SharedStateError]:
     """Asks several at once: the answer of each, or why there is none. Waits `timeout` seconds altogether.
 
     Raises SharedStateError when nobody can be asked: the request is too long, or there is no descriptor left.
     """
-    line = json.dumps(request).encode() + b"\n"
-    if len(line) > REQUEST_MOST:
-        raise SharedStateError(f"a request of {len(line)} bytes; {REQUEST_MOST} are possible")
+    line = json.dumps(message).encode() + b"\n"
+    if len(line) > MAX_REQUEST:
+        raise SharedStateError(f"a request of {len(line)} bytes; {MAX_REQUEST} are possible")
     asking: dict[str, _Asking] = {}
     try:
         for owner_id in owner_ids:
@@ -108,7 +88,7 @@ def _work(asking: list[_Asking], deadline: float) -> None:
             if one.connect():
                 connected[one.socket.fileno()] = one
                 poll.register(one.socket, select.POLLIN | (select.POLLOUT if one.unsent else 0))
-        pause = left if len(connected) == len(waiting) else min(left, _PAUSE)
+        pause = left if len(connected) == len(waiting) else min(left, _RETRY_DELAY_S)
         for fd, _ in poll.poll(1000 * pause):
             connected[fd].step()
 
@@ -122,7 +102,7 @@ class _Asking:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._path = path
         self._connected = False
-        self._born_by = time.monotonic() + _BIRTH
+        self._born_by = time.monotonic() + _SOCKET_GRACE_S
         self._received = bytearray()
 
     def connect(self) -> bool:
@@ -153,7 +133,7 @@ class _Asking:
             self.answer = SharedStateError("let us go without an answer")
         elif self._received.endswith(b"\n"):
             self.answer = _parsed(self._received)
-        elif len(self._received) > ANSWER_MOST:
+        elif len(self._received) > MAX_ANSWER:
             self.answer = SharedStateError("answers without an end")
 
     def close(self) -> None:

@@ -15,8 +15,8 @@ import secrets
 import struct
 
 from inbound_audit.errors import CapacityError, SharedStateError
-from inbound_audit.shared import control
-from inbound_audit.shared.place import Place
+from inbound_audit.shared.control import protocol
+from inbound_audit.shared.directory import SharedDirectory
 
 NAME = re.compile(r"[0-9a-f]{16}\.owner")
 SOCKET = re.compile(r"[0-9a-f]{16}\.control")
@@ -29,7 +29,7 @@ _OFD_GETLK, _OFD_SETLK = 36, 37
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
 
 
-def make(place: Place) -> int:
+def create(place: SharedDirectory) -> int:
     """A new file without a name, locked: a descriptor. Raises SharedStateError or CapacityError."""
     try:
         fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=place.fd)
@@ -61,7 +61,7 @@ def lock(fd: int) -> bool:
     return True
 
 
-def publish(place: Place, fd: int) -> str:
+def publish(place: SharedDirectory, fd: int) -> str:
     """Gives a complete file a name that nobody has had; from then on others find it.
 
     Raises SharedStateError or CapacityError.
@@ -77,7 +77,7 @@ def publish(place: Place, fd: int) -> str:
     return name
 
 
-def open_to_read(place: Place, name: str) -> int | None:
+def open_to_read(place: SharedDirectory, name: str) -> int | None:
     """A descriptor; None when there is no such file, or none that we may read. Raises OSError for want of one."""
     try:
         return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.fd)
@@ -98,22 +98,22 @@ def id_of(name: str) -> str:
     return name.removesuffix(".owner")
 
 
-def remove(place: Place, name: str) -> None:
+def remove(place: SharedDirectory, name: str) -> None:
     """Takes the name away, and that of the socket beside it; they may be gone already."""
-    for one in (control.file_of(id_of(name)), name):
+    for one in (protocol.file_of(id_of(name)), name):
         _unlink(place, one)
 
 
-def has_socket(place: Place, name: str) -> bool:
+def has_socket(place: SharedDirectory, name: str) -> bool:
     """Whether there is something where the socket beside that file belongs."""
     try:
-        os.stat(control.file_of(id_of(name)), dir_fd=place.fd, follow_symlinks=False)
+        os.stat(protocol.file_of(id_of(name)), dir_fd=place.fd, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return True
 
 
-def remove_if_alone(place: Place, socket: str) -> None:
+def remove_orphan_socket(place: SharedDirectory, socket: str) -> None:
     """Removes a socket whose owner's file is not there any more: an owner has its file first."""
     try:
         os.stat(f"{socket.removesuffix('.control')}.owner", dir_fd=place.fd, follow_symlinks=False)
@@ -121,7 +121,7 @@ def remove_if_alone(place: Place, socket: str) -> None:
         _unlink(place, socket)
 
 
-def _unlink(place: Place, name: str) -> None:
+def _unlink(place: SharedDirectory, name: str) -> None:
     try:
         os.unlink(name, dir_fd=place.fd)
     except OSError as error:

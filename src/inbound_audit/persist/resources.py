@@ -1,4 +1,4 @@
-"""What the system has lent a keeper: locks, open logs, a thread."""
+"""What a store holds of the system: locks, open change logs, a thread."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import threading
 import time
 from collections.abc import Callable
 
+from inbound_audit.persist.change_log import ChangeLog
 from inbound_audit.persist.locks import Locks
-from inbound_audit.persist.log import Log
-from inbound_audit.persist.place import StateDirectory
-from inbound_audit.persist.turn import turn
+from inbound_audit.persist.process_lock import process_lock
+from inbound_audit.persist.state_directory import StateDirectory
 
-PERIOD = 5.0
-"""Seconds between two saves: the most that a process which is killed has counted in vain."""
+SAVE_INTERVAL_S = 5.0
+"""Seconds between saves; a killed process loses at most this much."""
 
 SHARE = 20
-"""A save that takes long is followed by a pause of so many times its time."""
+"""After a slow save the thread waits SHARE times its duration: saving uses at most 1/(SHARE + 1) of the time."""
 
-SOON = 0.02
+LOCK_POLL_S = 0.02
 
 Job = Callable[[], bool]
-"""What the thread does in its turn, each time; False: never again."""
+"""What the thread runs each time; it returns False to end the thread."""
 
 
-class Lent:
+class OsResources:
     """It knows nothing of the audit, and can outlive it."""
 
     def __init__(self, place: StateDirectory) -> None:
         self.locks = Locks(place)
-        self.logs: dict[str, Log] = {}
+        self.logs: dict[str, ChangeLog] = {}
         self._thread: threading.Thread | None = None
         self._wake: int | None = None  # the thread ends when this end of its pipe is closed
 
@@ -61,14 +61,14 @@ class Lent:
     def in_child(self) -> None:
         """A fork's child has none of its parent's locks; logs it writes to as the parent does."""
         self.stop()  # which was done before the fork, or else it is not the child's thread
-        self.locks.let_go()
+        self.locks.release_all()
 
-    def let_go(self) -> None:
+    def release_all(self) -> None:
         """All of it. What was saved is there for who keeps the same series next."""
         self.stop()
         for log in self.logs.values():
             log.close()
-        self.locks.let_go()
+        self.locks.release_all()
         self.locks.place.close()
 
 
@@ -78,15 +78,15 @@ def _work(job: Job, told: int) -> None:
         held.callback(os.close, told)
         poll = select.poll()
         poll.register(told, select.POLLIN)
-        pause = PERIOD
+        pause = SAVE_INTERVAL_S
         while not poll.poll(1000 * pause):
-            while not turn.take(SOON):
+            while not process_lock.take(LOCK_POLL_S):
                 if poll.poll(0):
                     return
             try:
                 began = time.monotonic()
                 if not job():
                     return
-                pause = max(PERIOD, SHARE * (time.monotonic() - began))
+                pause = max(SAVE_INTERVAL_S, SHARE * (time.monotonic() - began))
             finally:
-                turn.give()
+                process_lock.give()

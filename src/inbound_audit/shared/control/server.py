@@ -1,6 +1,6 @@
 """The socket on which a process of a shared audit is asked, and the thread that answers.
 
-One thread reads what comes and carries it out, one request after the other; it is not the one that looks around. What
+One thread reads what comes and carries it out, one request after the other; it is not the one that scans. What
 is read and written never waits for anybody. Each connection has a few seconds, and there are only so many at once: who
 is silent, slow or sends without an end is let go.
 
@@ -23,17 +23,17 @@ import threading
 import time
 from collections.abc import Callable
 
-from inbound_audit.shared.control import REQUEST_MOST, Directory, path_of
+from inbound_audit.shared.control.protocol import MAX_REQUEST, Directory, path_of
 
 logger = logging.getLogger("inbound_audit.shared")
 
-CALLERS_MOST = 16
+MAX_CONNECTIONS = 16
 """Connections at once; the oldest is let go for one more."""
 
-DEADLINE = 5.0
+DEADLINE_S = 5.0
 """Seconds for a question to come, and again for its answer to be read."""
 
-_REST = 0.2  # seconds, after a connection could not be accepted: there may be no descriptor
+_REST_S = 0.2  # seconds, after a connection could not be accepted: there may be no descriptor
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 Carry = Callable[[bytes], bytes]
@@ -45,26 +45,26 @@ def is_welcome(uid: int) -> bool:
     return uid in (0, os.geteuid())
 
 
-class Answering:
+class ControlServer:
     """A socket and its thread. All methods may be called from any thread, also from the one that answers."""
 
-    def __init__(self, name: str, carry_out: Carry) -> None:
+    def __init__(self, name: str, handle: Carry) -> None:
         self._name = name
-        self._carry_out = carry_out
+        self._handle = handle
         self._gate = threading.RLock()
         self._thread: threading.Thread | None = None
         self._stopped = True
         self._closed = False
         self._busy = False  # a request is being carried out
-        self._door: socket.socket | None = None
+        self._socket: socket.socket | None = None
         self._retired: list[socket.socket] = []
-        self._callers: list[_Caller] = []
-        self._bell = -1
+        self._callers: list[_Connection] = []
+        self._wake_fd = -1
         self._rests_until = 0.0
 
     @property
     def listens(self) -> bool:
-        return self._door is not None
+        return self._socket is not None
 
     def listen(self, place: Directory, owner_id: str) -> None:
         """Makes the socket of that owner, in the place of the one before, whose name is not our business any more.
@@ -75,26 +75,26 @@ class Answering:
         try:
             os.fchmod(door.fileno(), 0o600)  # its name will have this mode from the first moment on
             door.bind(path_of(place, owner_id))
-            door.listen(CALLERS_MOST)
+            door.listen(MAX_CONNECTIONS)
         except OSError:
             door.close()
             raise
         with self._gate:
             self._retire()
-            self._door = door
-        self._ring()
+            self._socket = door
+        self._wake()
 
-    def hush(self) -> None:
+    def stop_listening(self) -> None:
         """Nobody listens any more; who is connected is answered."""
         with self._gate:
             self._retire()
-        self._ring()
+        self._wake()
 
     def _retire(self) -> None:
         """The thread may be about to accept: it closes the socket itself, when it does not use it."""
-        if self._door is not None:
-            self._retired.append(self._door)
-            self._door = None
+        if self._socket is not None:
+            self._retired.append(self._socket)
+            self._socket = None
 
     # ---- the thread's life
 
@@ -103,8 +103,8 @@ class Answering:
         with self._gate:
             if self._closed:
                 return
-            if self._bell < 0:
-                self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            if self._wake_fd < 0:
+                self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._stopped = False
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=f"control of inbound_audit {self._name}", daemon=True)
@@ -116,7 +116,7 @@ class Answering:
         with self._gate:
             self._stopped = True
             thread = None if self._busy else self._thread
-        self._ring()
+        self._wake()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
@@ -140,7 +140,7 @@ class Answering:
             caller.close()
         self._callers.clear()
         self._close_retired()
-        bell, self._bell = self._bell, -1
+        bell, self._wake_fd = self._wake_fd, -1
         if bell >= 0:
             os.close(bell)
 
@@ -148,20 +148,20 @@ class Answering:
         while self._retired:
             self._retired.pop().close()
 
-    def _ring(self) -> None:
+    def _wake(self) -> None:
         with self._gate, contextlib.suppress(OSError):
-            if self._bell >= 0:
-                os.eventfd_write(self._bell, 1)
+            if self._wake_fd >= 0:
+                os.eventfd_write(self._wake_fd, 1)
 
     # ---- what it does
 
     def _run(self) -> None:
         while self._goes_on():
             try:
-                self._turn()
+                self._poll_once()
             except Exception:  # whatever it is: nobody could be asked any more
                 logger.exception("control of %s", self._name)
-                time.sleep(_REST)
+                time.sleep(_REST_S)
 
     def _goes_on(self) -> bool:
         with self._gate:
@@ -173,26 +173,26 @@ class Answering:
             self._close_retired()
             return True
 
-    def _turn(self) -> None:
+    def _poll_once(self) -> None:
         """Waits until there is something to do, and does it."""
         poll, now = select.poll(), time.monotonic()
-        poll.register(self._bell, select.POLLIN)
-        door = self._door
+        poll.register(self._wake_fd, select.POLLIN)
+        door = self._socket
         if door is not None and now >= self._rests_until:
             poll.register(door, select.POLLIN)
         for caller in self._callers:
             poll.register(caller.socket, caller.events)
         events = {fd for fd, _ in poll.poll(self._timeout(now))}
-        if self._bell in events:
+        if self._wake_fd in events:
             with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._bell)
+                os.eventfd_read(self._wake_fd)
         if door is not None and door.fileno() in events:
             self._accept(door)
         for caller in list(self._callers):
             if caller.socket.fileno() in events:
                 caller.step()
             if caller.request is not None:
-                self._carry_out_for(caller)
+                self._handle_for(caller)
             if caller.done or time.monotonic() > caller.deadline:
                 self._callers.remove(caller)
                 caller.close()
@@ -211,17 +211,17 @@ class Answering:
         except BlockingIOError:  # it has gone again
             return
         except OSError:
-            self._rests_until = time.monotonic() + _REST
+            self._rests_until = time.monotonic() + _REST_S
             return
         _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if not is_welcome(uid):
             connection.close()
             return
-        if len(self._callers) == CALLERS_MOST:
+        if len(self._callers) == MAX_CONNECTIONS:
             self._callers.pop(0).close()
-        self._callers.append(_Caller(connection))
+        self._callers.append(_Connection(connection))
 
-    def _carry_out_for(self, caller: _Caller) -> None:
+    def _handle_for(self, caller: _Connection) -> None:
         if caller.has_gone():  # it was told that nothing has happened, or will be
             caller.done = True
             return
@@ -230,20 +230,20 @@ class Answering:
                 return
             self._busy = True
         try:
-            answer = self._carry_out(caller.request or b"")
+            answer = self._handle(caller.request or b"")
         finally:
             with self._gate:
                 self._busy = False
         caller.reply(answer)
 
 
-class _Caller:
+class _Connection:
     """A connection, from its question to the end of its answer."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self.socket = connection
-        self.deadline = time.monotonic() + DEADLINE
+        self.deadline = time.monotonic() + DEADLINE_S
         self.request: bytes | None = None  # complete, and not carried out yet
         self.done = False
         self._received = bytearray()
@@ -273,7 +273,7 @@ class _Caller:
         self._received += piece
         if b"\n" in piece:
             self.request = bytes(self._received)
-        elif not piece or len(self._received) > REQUEST_MOST:
+        elif not piece or len(self._received) > MAX_REQUEST:
             self.done = True
 
     def has_gone(self) -> bool:
@@ -286,7 +286,7 @@ class _Caller:
         self._received.clear()
         self._unsent = memoryview(answer)
         self._replied = True
-        self.deadline = time.monotonic() + DEADLINE
+        self.deadline = time.monotonic() + DEADLINE_S
 
     def close(self) -> None:
         self.socket.close()

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from inbound_audit.errors import CapacityError, SeriesError
-from inbound_audit.persist import format, names, orphans, snapshots
+from inbound_audit.persist import claims, format, names, snapshots
 from inbound_audit.persist.format import Known, Series, Snapshot, Window, kind_of
 from inbound_audit.persist.locks import Locks
 from inbound_audit.persist.marks import Marks
 
-_TRIES = 4
+_MAX_TRIES = 4
 
 Rows: TypeAlias = tuple[int, int, int, int, bytes, bytes]
 """A window, as the core tells it."""
@@ -31,7 +31,7 @@ class Counts(Protocol):
     def _series_logged(self, name: str) -> tuple[int, int]: ...
 
 
-class Kept:
+class PersistedSeries:
     """A series of ours. `log_id`: the number under which we write its log; None when it has none.
 
     Lock rule: the keeper's, for everything.
@@ -89,7 +89,7 @@ class Kept:
         return newest, [Window(*window) for window in windows], self.marks.at(newest, self.series.num_windows)
 
     def _dump_logged(self, audit: Counts) -> tuple[int, list[Rows], int]:
-        for _ in range(_TRIES - 1):
+        for _ in range(_MAX_TRIES - 1):
             newest, windows, before, after = audit._series_dump_logged(self.series.name)
             if before == after:
                 return newest, windows, after
@@ -122,11 +122,11 @@ class Kept:
     def adopt(self, audit: Counts, locks: Locks) -> None:
         """Makes the counts of processes that have ended ours. Raises OSError, SharedStateError, CapacityError."""
         name, place = self.series.name, locks.place
-        found = [id for id in orphans.ids_of(place, name) if id not in self._refused and id not in self.absorbed]
+        found = [id for id in claims.ids_of(place, name) if id not in self._refused and id not in self.absorbed]
         found = [id for id in found if locks.take(id)]
         if not found:
             return
-        superfluous = orphans.absorbed(place, name) | self.absorbed
+        superfluous = claims.absorbed(place, name) | self.absorbed
         audit._ensure_file()
         audit._look_around()  # so that the dead are not counted once more while they are inherited
         failed: OSError | None = None
@@ -145,7 +145,7 @@ class Kept:
 
     def _absorb(self, audit: Counts, locks: Locks, id: str) -> None:
         name, place = self.series.name, locks.place
-        snapshot = orphans.load(place, self.series, id)
+        snapshot = claims.load(place, self.series, id)
         if snapshot is None:
             self._refused.add(id)
             return
@@ -153,10 +153,10 @@ class Kept:
         try:
             audit._series_restore(name, snapshot.newest, snapshot.windows)
         except SeriesError as error:
-            orphans.put_away(place, file, f"{error}; nothing of it is counted")
+            claims.set_aside_and_log(place, file, f"{error}; nothing of it is counted")
             return
         except CapacityError as error:  # what it had absorbed may be in the part that is: it counts no more by itself
-            orphans.put_away(place, file, f"{error}; only a part of it is counted")
+            claims.set_aside_and_log(place, file, f"{error}; only a part of it is counted")
         self.absorbed.add(id)
         self.absorbed.update(x for x in snapshot.absorbed if snapshots.exists(place, names.snapshot(name, x)))
         self.marks.adopt(snapshot.marks)
