@@ -2,6 +2,7 @@
 #
 #   make test PYTHON=python3.13 VENV=.venv-3.13     another Python beside the first
 #   make test ARGS='-k rebind -x'                   arguments for pytest
+#   make test-one ROOM=trie                         the tests of one room
 #   make serve ARGS='--listen :2525 --limit /24=100'
 
 PYTHON ?= python3
@@ -9,8 +10,10 @@ VENV   ?= .venv
 
 BIN     := $(VENV)/bin
 PY      := $(BIN)/python
-PIP     := $(PY) -m pip --disable-pip-version-check install --quiet
+PIP     := $(PY) -m pip --disable-pip-version-check install -qq
 PYTEST  := $(PY) -m pytest
+# Says what a step does before it does it, so that nothing is silent for long.
+SAY     := @printf '==> %s\n'
 NATIVE  := setup.py $(wildcard src/*.pyx src/inbound_audit/_*/*.px[di])
 PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.lua')
 
@@ -18,12 +21,13 @@ PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.lua')
 HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test faults bench bench-instructions debug sanitize lint format wheel dist clean
+.PHONY: help build serve test test-system test-readers test-tooling test-all test-one test-changed faults \
+  bench bench-instructions debug sanitize lint format wheel dist clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(HAVE)-core ## make the environment and build the core in it
 	@$(PY) -c 'import inbound_audit._ipcount as core; print("built", core.__file__)'
@@ -31,11 +35,40 @@ build: $(HAVE)-core ## make the environment and build the core in it
 serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 (ARGS replaces its arguments)
 	$(BIN)/inbound-audit serve $(or $(ARGS),--policy examples/policies/stock.lua)
 
-test: $(HAVE)-dev ## the whole suite
-	$(PYTEST) $(ARGS)
+# The tiers are the folders of tests/, and marks (tests/conftest.py). PARALLEL: a process per core; tests outside of the
+# unit tier stay together by file.
+PARALLEL := -n auto --dist worksteal
+BY_FILE  := -n auto --dist loadgroup
+
+test: $(HAVE)-dev ## the unit tier, under a minute: no processes, no compilers
+	$(SAY) 'the unit tier'
+	$(PYTEST) tests/unit -m unit $(PARALLEL) -q $(ARGS)
+
+test-system: $(HAVE)-dev ## workers, servers, commands and faults, each in processes of its own
+	$(SAY) 'the system tier'
+	$(PYTEST) tests -m system $(BY_FILE) -q $(ARGS)
+
+test-readers: $(HAVE)-dev ## the readers of shared files in C and Lua
+	$(SAY) 'the readers tier'
+	$(PYTEST) tests/readers -m readers $(BY_FILE) -q $(ARGS)
+
+test-tooling: $(HAVE)-dev ## layers, compiled code, packaging, types, and the examples of README and docs
+	$(SAY) 'the tooling tier'
+	$(PYTEST) tests -m tooling $(BY_FILE) -q $(ARGS)
+
+test-all: $(HAVE)-dev ## everything
+	$(SAY) 'every tier'
+	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),thorough) $(PYTEST) tests $(BY_FILE) -q $(ARGS)
+
+test-one: $(HAVE)-dev ## the tests of one room: make test-one ROOM=trie
+	$(if $(ROOM),,$(error which room? make test-one ROOM=trie))
+	$(PYTEST) $(or $(shell find tests -name 'test_*$(ROOM)*.py'),$(error no tests/**/test_*$(ROOM)*.py)) $(ARGS)
+
+test-changed: $(HAVE)-dev ## the tests of the rooms that differ from main
+	$(PY) tools/changed_tests.py | xargs -r $(PYTEST) -q $(ARGS)
 
 faults: $(HAVE)-dev ## shared mode and kept series while processes are killed, files damaged, disks full: the long form
-	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/system/test_faults.py tests/system/test_persist.py tests/system/test_persist_log.py $(ARGS)
+	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/system -k 'faults or persist' $(ARGS)
 
 bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.md (BENCH_QUICK=1: in a minute)
 	mkdir -p .bench
@@ -59,28 +92,34 @@ format: $(HAVE)-dev ## let ruff mend what it can
 # ---- the environment
 
 $(HAVE)-pip: tools/venv.sh
-	sh tools/venv.sh $(VENV) $(PYTHON)
-	$(PIP) --upgrade 'pip>=25.1'  # the first that knows --group
-	touch $@
+	$(SAY) 'a virtual environment in $(VENV)'
+	@sh tools/venv.sh $(VENV) $(PYTHON)
+	$(SAY) 'a pip that knows dependency groups'
+	@$(PIP) --upgrade 'pip>=25.1'  # the first that knows --group
+	@touch $@
 
 $(HAVE)-core: $(HAVE)-pip pyproject.toml $(NATIVE)
-	$(PIP) --group build
-	$(PIP) --no-build-isolation --editable '.[all]'
-	touch $@
+	$(SAY) 'the build tools'
+	@$(PIP) --group build
+	$(SAY) 'the libraries, and the core from its sources: about a minute'
+	@$(PIP) --no-build-isolation --editable '.[all]'
+	@touch $@
 
 $(HAVE)-dev: $(HAVE)-core
-	$(PIP) --group dev
-	touch $@
+	$(SAY) 'the tools of the tests'
+	@$(PIP) --group dev
+	@touch $@
 
 $(HAVE)-bench: $(HAVE)-dev
-	$(PIP) --group bench
-	$(PIP) --group bench-cxx || echo 'pysubnettree needs a C++ compiler (apt install g++): this report goes without it'
-	touch $@
+	$(SAY) 'the peers of the benchmarks'
+	@$(PIP) --group bench
+	@$(PIP) --group bench-cxx || echo 'pysubnettree needs a C++ compiler (apt install g++): this report goes without it'
+	@touch $@
 
 # ---- other builds of the core: the same suite, the package taken from build/VARIANT/lib instead of src
 
 debug: build/debug/.have ## the suite over a build that checks bounds and assertions
-	$(call on,debug) $(PYTEST) -m 'not tooling' $(ARGS)
+	$(call on,debug) $(PYTEST) -m 'not tooling' $(BY_FILE) -q $(ARGS)
 
 # A leak check would count what CPython keeps for good; Python's own allocator would hide overruns from the sanitizer;
 # and a report is written to the file descriptor just before the process dies, so that one is not captured.

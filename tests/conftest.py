@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,22 +17,34 @@ from tests.support.timing import Clock
 
 import inbound_audit._ipcount as core
 
-# No deadline: two busy cores make any single example slow now and then, and no test here measures time.
-settings.register_profile("default", deadline=None, max_examples=60, stateful_step_count=40)
-settings.register_profile("thorough", deadline=None, max_examples=2000, stateful_step_count=100)
-# A debug or sanitizer build checks itself at every step: fewer examples find the same memory errors.
-settings.register_profile("checked", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+# Without deadline and without the check for slow data: both fail on a machine that does other work.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=15, stateful_step_count=25, **UNTIMED)
+settings.register_profile("thorough", max_examples=60, stateful_step_count=40, **UNTIMED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 # `make debug` and `make sanitize` name the directory that the core has to come from.
 BUILD_UNDER_TEST = os.environ.get("INBOUND_AUDIT_CORE")
 
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "checked" if BUILD_UNDER_TEST else "default"))
+TESTS = Path(__file__).parent
+TIERS = ("unit", "system", "readers", "tooling")
+
+# What Python reports before a process starts another one.
+PROCESS_EVENTS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen"}
+running_unit_test = False
+
+
+def refuse_processes(event: str, _: tuple[object, ...]) -> None:
+    """Keeps the unit tier quick: a unit test that starts a process fails."""
+    if running_unit_test and event in PROCESS_EVENTS:
+        raise AssertionError(f"{event} in a unit test: what starts processes belongs to tests/system")
 
 
 def pytest_configure() -> None:
     # A shell that starts a job in the background has it ignore what ^C sends, and so would all processes that tests end
     # like that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.addaudithook(refuse_processes)
     # A sanitizer run that tested the release build by mistake would pass and mean nothing.
     if BUILD_UNDER_TEST and Path(BUILD_UNDER_TEST) not in Path(core.__file__).parents:
         pytest.exit(f"the core under test is {core.__file__}, not the one in {BUILD_UNDER_TEST}", returncode=3)
@@ -39,6 +52,36 @@ def pytest_configure() -> None:
 
 def pytest_report_header() -> str:
     return f"core: {core.__file__}"
+
+
+def tier_of(item: pytest.Item) -> str | None:
+    """The folder decides; a test in tests/unit may carry the mark of a slower tier itself."""
+    own = [tier for tier in TIERS if item.get_closest_marker(tier)]
+    if own or TESTS not in item.path.parents:
+        return own[0] if own else None
+    folder = item.path.relative_to(TESTS).parts[0]
+    return folder if folder in TIERS else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each tier is a mark, too; the tests of a file outside of the unit tier run in one process of pytest-xdist."""
+    for item in items:
+        tier = tier_of(item)
+        if tier is not None:
+            item.add_marker(tier)
+        if tier != "unit":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    global running_unit_test
+    running_unit_test = item.get_closest_marker("unit") is not None
+    try:
+        return (yield)
+    finally:
+        running_unit_test = False
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.unit.core.test_concurrency import lua_reader
+from tests.support.threads import lua_reader
 
 from inbound_audit import InboundAudit
 

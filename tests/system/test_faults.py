@@ -117,7 +117,7 @@ def check_all(crew: list[Worker], view: View, held: list[tuple[str, str, str]]) 
         for worker, seen in zip(crew, together(crew, f"look(audit, {CIDRS!r})"), strict=True):
             assert seen == expected, worker.pid
         asked = [(cidr, truth.inbound_session_count(cidr)) for cidr in CIDRS]
-        code = "from tests.unit.core.test_concurrency import lua_reader\nask = lua_reader(churn.asking)\n"
+        code = "from tests.support.threads import lua_reader\nask = lua_reader(churn.asking)\n"
         code += f"seen = [ask(cidr, n, 300) for cidr, n in {asked!r}]"
         together(crew, code)
         assert together(crew, "seen") == [[(n, n, 0) for _, n in asked]] * len(crew)
@@ -345,7 +345,7 @@ def test_everything_at_once(hire):
 READER = (
     MX
     + """
-from tests.unit.core.test_concurrency import lua_reader
+from tests.support.threads import lua_reader
 own = sessions_of(mx, 1, '10.9')
 ask = lua_reader(own[0])
 
@@ -467,7 +467,7 @@ threading.Thread(target=churn).start()
         MX
         + f"""
 from inbound_audit import _ipcount
-from tests.unit.core.test_concurrency import luajit
+from tests.support.threads import luajit
 own = sessions_of(mx, 1, '10.9')
 runtime = luajit.LuaRuntime()
 ask = runtime.execute(DEEP, _ipcount.LUA_CDEF, float(_ipcount.lua_abi()['ia_session_count']), float(own[0]._handle))
@@ -505,7 +505,7 @@ DAMAGE = """
 import threading
 from inbound_audit.errors import InboundAuditError
 from inbound_audit.shared import View, directory_of
-from tests.unit.core.test_concurrency import lua_reader
+from tests.support.threads import lua_reader
 
 own = sessions_of(mx, 3, '10.9')
 cidrs = ["10.1.0.0/16", "10.1.2.0/25", "2001:db8::/32", "2001:db8::7", "10.1.1.1"]
@@ -645,7 +645,7 @@ def test_a_file_is_cut_while_it_is_let_go(hire):
 
 READ_ON = """
 import threading
-from tests.unit.core.test_concurrency import lua_reader
+from tests.support.threads import lua_reader
 own = sessions_of(mx, 1, '10.9')
 
 def read_on(seconds):

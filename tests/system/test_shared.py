@@ -33,7 +33,7 @@ from tests.support.sharing import (
     owner_files,
     sessions_of,
 )
-from tests.unit.core.test_concurrency import lua_reader
+from tests.support.threads import lua_reader
 
 from inbound_audit import InboundAudit, Limits
 from inbound_audit.errors import CapacityError, InboundAuditError, SharedStateError, UnknownServiceType

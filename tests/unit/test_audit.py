@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import ipaddress
-import os
 import random
-import subprocess
-import sys
 import weakref
 
 import pytest
@@ -345,49 +342,3 @@ def test_sessions_and_listeners_are_not_made_by_hand(cls):
     for attempt in (cls, lambda: cls.__new__(cls)):
         with pytest.raises(TypeError, match=r"InboundAudit\.listener|Listener\.session"):
             attempt()
-
-
-@pytest.mark.memory
-def test_a_capacity_that_the_system_has_not():
-    """RLIMIT_AS stands for a container's limit: asking for more is an error that says so, and smaller ones work."""
-    script = """
-import resource
-from inbound_audit import InboundAudit
-from inbound_audit.errors import CapacityError
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-try:
-    InboundAudit(capacity=4 << 30).listener()
-except CapacityError as error:
-    assert "address space" in str(error), error
-else:
-    raise AssertionError("no error")
-with InboundAudit(capacity=1 << 20) as audit, audit.listener().session("192.0.2.7") as ac:
-    print(ac.inbound_session_count())
-"""
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (run.stdout, run.stderr) == ("1\n", "")
-
-
-def test_a_forked_child_starts_with_no_sessions(audit):
-    """The sockets of its parent's sessions are not the child's to end."""
-    listener = audit.listener()
-    sessions = [listener.session(f"192.0.2.{i}") for i in range(200)]
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        seen = [audit.total(), sessions[0].closed]
-        for session in sessions:
-            session.close()
-        with listener.session("198.51.100.1") as ac:
-            seen += [audit.total(), ac.inbound_session_count("/0")]
-        listener._check()
-        os.write(write, repr([*seen, audit.total()]).encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as answer:
-        assert answer.read() == repr([0, True, 1, 1, 0])
-    assert os.waitpid(pid, 0)[1] == 0
-    assert audit.total() == 200
-    for session in sessions:
-        session.close()
-    assert audit.total() == 0

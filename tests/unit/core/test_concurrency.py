@@ -4,71 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import random
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
+from tests.support.threads import lua_reader, running
 
-from inbound_audit import InboundAudit, PrefixCounter, _ipcount
+from inbound_audit import InboundAudit, PrefixCounter
 from inbound_audit.errors import AddressError, CapacityError
 
 luajit = pytest.importorskip("lupa.luajit21")
 
 STEADY = 60  # sessions in 10.1.0.0/16 and 2001:db8:1::/48 that move about but never end
 WRITERS = 3
-
-# Asks `rounds` times and answers the least and the most that was seen, and how often it was not `expected`.
-LUA_READER = """
-local cdef, address, handle = ...
-local ffi = require("ffi")
-ffi.cdef(cdef)
-local count = ffi.cast("ia_session_count_fn", address)
-local ac = ffi.cast("const ia_ac *", handle)
-return function(cidr, expected, rounds)
-    local least, most, other = math.huge, -math.huge, 0
-    for _ = 1, rounds do
-        local n = tonumber(count(ac, cidr, #cidr, nil, 0))
-        if n < least then least = n end
-        if n > most then most = n end
-        if n ~= expected then other = other + 1 end
-    end
-    return least, most, other
-end
-"""
-
-
-def lua_reader(session) -> Callable[[str, int, int], tuple[int, int, int]]:
-    runtime = luajit.LuaRuntime(unpack_returned_tuples=True)
-    address = _ipcount.lua_abi()["ia_session_count"]
-    return runtime.execute(LUA_READER, _ipcount.LUA_CDEF, float(address), float(session._handle))
-
-
-@contextmanager
-def running(*jobs: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Runs each job in a thread of its own until the block ends; their errors are raised here."""
-    stop, errors = threading.Event(), []
-
-    def run(job):
-        try:
-            job(stop)
-        except BaseException as error:
-            errors.append(error)
-            raise
-
-    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert not errors
 
 
 def steady_host(rng: random.Random, v6: bool) -> str:
@@ -284,33 +233,6 @@ def test_an_undone_batch_leaves_what_others_added_after_a_clear():
             added += 1
             counter.remove(first, 5)  # all five are there, whatever the batch has done meanwhile
     assert added
-    counter._check()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_fork_copies_counters_whole():
-    """Forked while another thread changes it: the child's copy is sound, and its lock is free."""
-    counter = PrefixCounter()
-    packed = random.Random(1).randbytes(4 * 20_000)
-
-    def batches(stop):
-        while not stop.is_set():
-            counter.add_many(packed)
-
-    with running(batches):
-        for _ in range(20):
-            pid = os.fork()
-            if pid == 0:
-                status = 1
-                try:
-                    signal.alarm(20)
-                    counter._check()
-                    counter.add("192.0.2.7")
-                    counter._check()
-                    status = 0
-                finally:
-                    os._exit(status)
-            assert os.waitpid(pid, 0)[1] == 0
     counter._check()
 
 

@@ -71,8 +71,9 @@ class Forking(Quiet, socketserver.ForkingTCPServer):
     pass
 
 
-every_server = pytest.mark.parametrize("kind", [Serial, Threading, Forking], ids=lambda kind: kind.__name__)
-every_concurrent_server = pytest.mark.parametrize("kind", [Threading, Forking], ids=lambda kind: kind.__name__)
+forking = pytest.param(Forking, marks=pytest.mark.system)  # starts processes
+every_server = pytest.mark.parametrize("kind", [Serial, Threading, forking], ids=lambda kind: kind.__name__)
+every_concurrent_server = pytest.mark.parametrize("kind", [Threading, forking], ids=lambda kind: kind.__name__)
 
 
 @contextlib.contextmanager
@@ -269,6 +270,7 @@ def test_closing_the_server_waits_for_sessions(guard: Guard, audit: InboundAudit
     assert audit.total() == 0
 
 
+@pytest.mark.system
 @every_way
 def test_a_child_knows_its_peer_and_counts_nothing(guard: Guard, audit: InboundAudit, way: Way) -> None:
     with serving(Forking, guard, way) as (server, address), Peer(*address) as peer:
@@ -286,6 +288,7 @@ def test_a_thread_knows_its_session(guard: Guard) -> None:
         assert peer.line() == f"::1 1 False {os.getpid()}\n".encode()
 
 
+@pytest.mark.system
 def test_a_child_that_is_killed_ends_its_session(guard: Guard, audit: InboundAudit) -> None:
     policy = guard.policy = Script()
     with serving(Forking, guard) as (server, address), Peer(*address) as peer:
@@ -298,6 +301,7 @@ def test_a_child_that_is_killed_ends_its_session(guard: Guard, audit: InboundAud
         assert len(policy.ended) == 1
 
 
+@pytest.mark.system
 def test_children_are_reaped_before_the_policy_is_asked(guard: Guard, audit: InboundAudit) -> None:
     """Else a child that has ended would be counted against the next connection."""
     guard.policy = Limits({"/32": 1})
@@ -312,6 +316,7 @@ def test_children_are_reaped_before_the_policy_is_asked(guard: Guard, audit: Inb
         assert guard.refused == 0
 
 
+@pytest.mark.system
 def test_children_that_a_closed_server_leaves_behind_are_not_counted(guard: Guard, audit: InboundAudit) -> None:
     class Leaving(Forking):
         block_on_close = False

@@ -189,7 +189,11 @@ def mail(guard: Guard, way: Way) -> Iterator[tuple[str, int]]:
 
 
 @every_way
-@pytest.mark.parametrize("server", [protocols, streams, threads, children, mail], ids=lambda server: server.__name__)
+@pytest.mark.parametrize(
+    "server",
+    [protocols, streams, threads, pytest.param(children, marks=pytest.mark.system), mail],
+    ids=lambda server: server.__name__,
+)
 @pytest.mark.parametrize("tarpit", [0.0, 0.05])
 def test_refused_connections(guard: Guard, audit: InboundAudit, way: Way, server: Any, tarpit: float) -> None:
     policy = guard.policy = Script({"connect": Verdict(False, 421, "busy", tarpit=tarpit)})

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import random
-import re
-import subprocess
-import sys
 import threading
 from collections.abc import Hashable
 
@@ -397,33 +393,6 @@ def test_a_closed_audit_has_no_series(audit, series):
             call()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_forked_child_starts_with_empty_series(audit, series, clock):
-    series.add("s", "192.0.2.7")
-    series.add("t", "text")
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            seen = [series.names, series.count("s", "192.0.2.7"), series.count("t", "text")]
-            series.add("s", "192.0.2.8", -2)
-            clock.step(10)
-            series.add("s", "192.0.2.8")
-            seen += [series.count("s", "192.0.2.0/24", v) for v in range(3)]
-            audit._check_windows()
-            os.write(write, repr(seen).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(write)
-    with os.fdopen(read) as answer:
-        assert answer.read() == repr([("s", "t"), 0, 0, 1, -2, 0])
-    assert os.waitpid(pid, 0)[1] == 0
-    assert [series.count("s", "192.0.2.0/24", v) for v in range(3)] == [1, 0, 0]
-    assert re.fullmatch(r"\('s', 't'\)", repr(series.names))
-
-
 @pytest.mark.parametrize("kind", [_ipcount.SeriesTable, SeriesSet])
 def test_series_without_an_audit_are_none(audit, kind):
     with pytest.raises(TypeError):
@@ -441,27 +410,3 @@ def test_texts_that_were_kept_are_not_folded_when_they_come_back(clock):
         after._series_restore("texts", *before._series_dump("texts"))
         assert after.series.folded("texts") == []
         assert after.series.count("texts", "mail.example.com") == 2
-
-
-GREEDY = """
-import resource
-from inbound_audit import InboundAudit
-from inbound_audit.errors import CapacityError
-resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
-audit = InboundAudit(capacity=1 << 26)
-for _ in range(5):
-    try:
-        audit.series.define("s", "cidr", 10, 1000, max_bytes=1 << 40)
-    except CapacityError:
-        continue
-    raise AssertionError("there is no such room")
-audit.series.define("s", "cidr", 10, 1000, max_bytes=1000 << 15)
-audit.series.add("s", "192.0.2.7")
-assert audit.series.count("s", "192.0.2.7") == 1
-audit._check_windows()
-"""
-
-
-@pytest.mark.memory
-def test_a_series_that_is_too_large_leaves_room_for_a_smaller_one():
-    subprocess.run([sys.executable, "-c", GREEDY], check=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import threading
 
 import pytest
@@ -285,32 +284,3 @@ def test_more_than_can_be_counted_is_left_out_and_told(audit):
         assert audit.receptions("10,3", ac=ac) == 2**32 - 1
         assert audit.uncounted > 0
         audit._check_windows()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_forked_child_starts_with_empty_windows(audit, clock):
-    held = audit.listener().session("192.0.2.7")
-    held.record_reception()
-    clock.step(10)
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            seen = [shown(audit), shown(audit, "receptions")]
-            held.close()
-            audit.listener().session("192.0.2.8").close()
-            seen.append(shown(audit))
-            clock.step(10)
-            seen.append(shown(audit))
-            audit._check_windows()
-            os.write(write, repr(seen).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(write)
-    with os.fdopen(read) as answer:
-        assert answer.read() == repr([[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0]])
-    assert os.waitpid(pid, 0)[1] == 0
-    assert shown(audit) == shown(audit, "receptions") == [0, 1, 0]
-    held.close()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
 import smtplib
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +13,6 @@ from aiosmtpd.handlers import Sink
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import listening
-from tests.support.command_line import Serve, run
 from tests.support.grammar import CASES, Answer, case_id, populate
 from tests.support.listening import PATIENCE, Peer, eventually
 from tests.support.sieve_support import Bench, bench_of
@@ -244,20 +240,6 @@ def test_policies_are_compiled_in_several_threads_at_once(bench: Bench) -> None:
     assert sorted(policy.validate_connect(ac).text for policy in policies) == list("01234567")
 
 
-def test_lark_is_loaded_for_a_policy_and_its_absence_is_told() -> None:
-    program = """
-import sys
-sys.modules["lark"] = None
-import inbound_audit
-try:
-    inbound_audit.SievePolicy
-except ImportError as error:
-    print(error)
-"""
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert told == "SievePolicy needs lark, a parser library: pip install 'inbound-audit[sieve]'\n"
-
-
 # ---- behind a listener
 
 
@@ -280,58 +262,3 @@ def test_real_smtp(guard: Guard, audit: InboundAudit, bench: Bench, host: str) -
     finally:
         controller.stop()
     assert (policy.errors, guard.failures, guard.accepted, guard.refused) == (0, 0, 2, 1)
-
-
-# ---- in `serve`
-
-
-def test_serve_takes_a_policy_in_sieve_and_loads_it_again(bench: Bench) -> None:
-    path = bench.write(ONE_A_HOST, "policy.siv")
-    with Serve("--policy", str(path)) as server, Peer(*server.addresses[1]) as old:
-        assert server.event("policy")["policy"] == f"{path} (Sieve)"
-        assert old.line().startswith(b"220")
-        with Peer(*server.addresses[1]) as second:
-            assert second.rest() == b"421 2 sessions from ::1\r\n"
-        path.write_text(NOT_TODAY)
-        server.tell(signal.SIGHUP)
-        server.event("reloaded")
-        with Peer(*server.addresses[0]) as new:
-            assert new.rest() == b"421 not today\r\n"
-        path.write_text('\n  ec_disconect 421 "not now";')
-        server.tell(signal.SIGHUP)
-        complaint = server.complaint("not reloaded")
-        assert f"{path}:2:3: unknown command 'ec_disconect'; did you mean 'ec_disconnect'?" in complaint
-        with Peer(*server.addresses[0]) as new:
-            assert new.rest() == b"421 not today\r\n"
-        assert old.ask(b"HELO client").startswith(b"250")
-        assert old.ask(b"MAIL FROM:<a@example.net>").startswith(b"250")
-
-
-def test_a_dry_run_of_a_policy_in_sieve(bench: Bench) -> None:
-    path = bench.write(NOT_TODAY)
-    with Serve("--policy", str(path), "--dry-run") as server:
-        assert server.event("policy")["policy"] == f"{path} (Sieve), as a dry run"
-        with smtplib.SMTP(*server.addresses[0], timeout=PATIENCE) as client:
-            client.sendmail("a@example.net", ["b@example.com"], "Subject: greetings\r\n\r\nhello\r\n")
-        total = server.stopped()
-        assert (total["accepted"], total["refused"], total["would_refuse"], total["failures"]) == (1, 0, 1, 0)
-
-
-def test_runs_that_fail_are_reported(bench: Bench) -> None:
-    path = bench.write(FAILS)
-    with Serve("--policy", str(path), "--on-error", "refuse") as server:
-        with Peer(*server.addresses[0]) as peer:
-            assert peer.rest() == b"421 service not available, try again later\r\n"
-        assert "policy.sieve:1:1: " in server.complaint("is no number of seconds")
-        total = server.stopped()
-        assert (total["refused"], total["failures"]) == (1, 1)
-
-
-@pytest.mark.parametrize("name", ["policy.sieve", "policy.SIV"])
-def test_a_policy_in_sieve_that_is_wrong_is_told_in_one_line(bench: Bench, name: str) -> None:
-    bench.write("if true {", name)
-    done = run("serve", "--listen", "127.0.0.1:0", "--policy", name, cwd=bench.directory)
-    assert done.returncode == 1
-    assert done.stdout == b""
-    assert done.stderr.count(b"\n") == 1
-    assert f"{name}:1:10: the script ends too early".encode() in done.stderr

@@ -257,20 +257,6 @@ def test_a_count_may_be_below_zero_and_is_compared_so(bench: Bench, ac: Session)
     assert run(bench, ac, script) == "-3 is below"
 
 
-def test_what_another_process_adds_is_counted(place: Path, tmp_path: Path, hire: object) -> None:
-    """Also by one in which nothing was ever added, and nothing defined."""
-    other = hire(  # type: ignore[operator]
-        'audit = InboundAudit(shared=NAME, capacity=1 << 20); audit.series.define("s", "cidr", 86400, 3)\n'
-        'audit.series.add("s", "192.0.2.9", 5)'
-    )
-    for bench in bench_of(tmp_path, shared="mail"):
-        ac = bench.session("192.0.2.7")
-        assert run(bench, ac, '$n = audit_series "s" "86400,3" "24" 0 1;') == "5"
-        run(bench, ac, 'audit_series_add "s" "86400,3" 2;')
-        assert run(bench, ac, '$n = audit_series "s" "86400,3" "24" 0 1;') == "7"
-        other.kill()
-
-
 # ---- what makes no sense
 
 

@@ -1,0 +1,174 @@
+"""A fork gives the child counts of its own, which are empty, whatever other threads were doing."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import re
+import signal
+import threading
+
+import pytest
+from tests.support.threads import lua_adder, running
+from tests.support.timing import shown
+
+from inbound_audit import InboundAudit, PrefixCounter
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+ADDERS = 3
+
+
+@pytest.fixture
+def audit(clock):
+    with InboundAudit(monitors=["10,3", "7,1", "60,5"], clock=clock, capacity=1 << 20) as audit:
+        yield audit
+
+
+@pytest.fixture
+def series(audit):
+    audit.series.define("s", "cidr", 10, 3)
+    audit.series.define("t", "string", 10, 3)
+    return audit.series
+
+
+def test_a_fork_copies_counters_whole():
+    """Forked while another thread changes it: the child's copy is sound, and its lock is free."""
+    counter = PrefixCounter()
+    packed = random.Random(1).randbytes(4 * 20_000)
+
+    def batches(stop):
+        while not stop.is_set():
+            counter.add_many(packed)
+
+    with running(batches):
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    signal.alarm(100)
+                    counter._check()
+                    counter.add("192.0.2.7")
+                    counter._check()
+                    status = 0
+                finally:
+                    os._exit(status)
+            assert os.waitpid(pid, 0)[1] == 0
+    counter._check()
+
+
+def test_forked_in_the_middle_of_a_change():
+    """The child's windows are empty and sound, whatever another thread was doing, and its locks are free."""
+    calls = []
+    with InboundAudit(monitors=["1000000000,2"]) as audit, audit.listener().session("192.0.2.7") as ac:
+        audit.series.define("s", "cidr", 1 << 30, 2, max_hosts=100)
+        audit.series.add("s", "192.0.2.7", -1)
+
+        def adding(stop: threading.Event, at: int) -> None:
+            add = lua_adder(ac)
+            while not stop.is_set():
+                add("s", f"10.{at}.0.", 256, 50, 1)
+                calls.append(at)
+
+        with running(*(functools.partial(adding, at=at) for at in range(ADDERS))):
+            for _ in range(20):
+                pid = os.fork()
+                if pid == 0:
+                    status = 1
+                    with contextlib.suppress(BaseException):
+                        signal.alarm(100)
+                        assert audit.series.count("s", "0.0.0.0/0", 0, 1) == 0
+                        audit._check_windows()
+                        for i in range(300):
+                            audit.series.add("s", bytes((10, 0, i >> 8, i & 255)), 2)
+                        audit.series.add("s", "192.0.2.8", -2)
+                        audit.listener().session("192.0.2.9").close()
+                        audit._check_windows()
+                        assert audit.series.count("s", "0.0.0.0/0") == 598
+                        assert audit.connections(0, "0.0.0.0/0") == 1
+                        status = 0
+                    os._exit(status)
+                assert os.waitpid(pid, 0)[1] == 0
+        audit._check_windows()
+        assert audit.series.count("s", "0.0.0.0/0") == 256 * len(calls) - 1
+
+
+def test_a_forked_child_starts_with_empty_windows(audit, clock):
+    held = audit.listener().session("192.0.2.7")
+    held.record_reception()
+    clock.step(10)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            seen = [shown(audit), shown(audit, "receptions")]
+            held.close()
+            audit.listener().session("192.0.2.8").close()
+            seen.append(shown(audit))
+            clock.step(10)
+            seen.append(shown(audit))
+            audit._check_windows()
+            os.write(write, repr(seen).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        assert answer.read() == repr([[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    assert os.waitpid(pid, 0)[1] == 0
+    assert shown(audit) == shown(audit, "receptions") == [0, 1, 0]
+    held.close()
+
+
+def test_a_forked_child_starts_with_empty_series(audit, series, clock):
+    series.add("s", "192.0.2.7")
+    series.add("t", "text")
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            seen = [series.names, series.count("s", "192.0.2.7"), series.count("t", "text")]
+            series.add("s", "192.0.2.8", -2)
+            clock.step(10)
+            series.add("s", "192.0.2.8")
+            seen += [series.count("s", "192.0.2.0/24", v) for v in range(3)]
+            audit._check_windows()
+            os.write(write, repr(seen).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        assert answer.read() == repr([("s", "t"), 0, 0, 1, -2, 0])
+    assert os.waitpid(pid, 0)[1] == 0
+    assert [series.count("s", "192.0.2.0/24", v) for v in range(3)] == [1, 0, 0]
+    assert re.fullmatch(r"\('s', 't'\)", repr(series.names))
+
+
+def test_a_forked_child_starts_with_no_sessions(audit):
+    """The sockets of its parent's sessions are not the child's to end."""
+    listener = audit.listener()
+    sessions = [listener.session(f"192.0.2.{i}") for i in range(200)]
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        seen = [audit.total(), sessions[0].closed]
+        for session in sessions:
+            session.close()
+        with listener.session("198.51.100.1") as ac:
+            seen += [audit.total(), ac.inbound_session_count("/0")]
+        listener._check()
+        os.write(write, repr([*seen, audit.total()]).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        assert answer.read() == repr([0, True, 1, 1, 0])
+    assert os.waitpid(pid, 0)[1] == 0
+    assert audit.total() == 200
+    for session in sessions:
+        session.close()
+    assert audit.total() == 0
