@@ -64,13 +64,14 @@ def tier_of(item: pytest.Item) -> str | None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Each tier is a mark, too; the tests of a file outside of the unit tier run in one process of pytest-xdist."""
+    parallel = config.pluginmanager.hasplugin("xdist")
     for item in items:
         tier = tier_of(item)
         if tier is not None:
             item.add_marker(tier)
-        if tier != "unit":
+        if parallel and tier != "unit":
             item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
