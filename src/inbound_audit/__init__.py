@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 from inbound_audit import errors
 from inbound_audit._ipcount import Listener, PrefixCounter, Session
 from inbound_audit.audit import InboundAudit
+from inbound_audit.policy.dry_run import DryRun
 from inbound_audit.policy.limits import Limits
+from inbound_audit.policy.load import load_policy
 from inbound_audit.policy.verdict import Verdict
 
 if TYPE_CHECKING:
     from inbound_audit.lua.policy import LuaPolicy
     from inbound_audit.sieve.policy import SievePolicy
 
+    __version__: str
+
 __all__ = [
+    "DryRun",
     "InboundAudit",
     "Limits",
     "Listener",
@@ -28,17 +33,24 @@ __all__ = [
     "SievePolicy",
     "Verdict",
     "errors",
+    "load_policy",
 ]
+
+# Each of them brings a library that a program without such a policy does not need.
+_LAZY = {"LuaPolicy": "inbound_audit.lua.policy", "SievePolicy": "inbound_audit.sieve.policy"}
 
 
 def __getattr__(name: str) -> object:
-    # lupa loads a megabyte of LuaJIT, and lark is an extra; who has no such policy does not pay for it.
-    if name == "LuaPolicy":
-        from inbound_audit.lua.policy import LuaPolicy
+    if name == "__version__":
+        from importlib.metadata import version
 
-        return LuaPolicy
-    if name == "SievePolicy":
-        from inbound_audit.sieve.policy import SievePolicy
+        return version("inbound-audit")
+    if name in _LAZY:
+        from importlib import import_module
 
-        return SievePolicy
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -24,6 +26,7 @@ LAYERS = (
     {"persist"},
     {"policy", "audit", "series"},
     {"lua", "sieve", "listeners", "readers"},
+    {"policy.load"},  # a policy by its suffix, in any language
     {"__init__"},  # the front door: lower rooms that imported from it would import themselves
     {"cli"},
     {"__main__"},
@@ -33,8 +36,9 @@ RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 
 def room_of(path: Path) -> str:
-    """The top-level room that a file lies in: ``lua`` for ``lua/policy.py``."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    """The top-level room that a file lies in: ``lua`` for ``lua/policy.py``. `policy.load` is a room of its own."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts) if ".".join(parts) in RANK else parts[0]
 
 
 def imported_names(path: Path) -> Iterator[str]:
@@ -51,7 +55,8 @@ def imported_names(path: Path) -> Iterator[str]:
 def rooms_used(path: Path) -> set[str]:
     """The other rooms that a file imports from; a name of the package itself comes through the front door."""
     ours = [name.split(".")[1:] for name in imported_names(path) if name.split(".")[0] == "inbound_audit"]
-    return {rest[0] if rest and rest[0] in RANK else "__init__" for rest in ours} - {room_of(path)}
+    rooms = {".".join(rest[:2]) if ".".join(rest[:2]) in RANK else rest[0] if rest else "" for rest in ours}
+    return {room if room in RANK else "__init__" for room in rooms} - {room_of(path)}
 
 
 def source_id(path: Path) -> str:
@@ -93,3 +98,10 @@ def test_the_core_cannot_raise_or_touch_python(path: Path) -> None:
     """The compiler proves it, as long as each signature says it."""
     endings = re.findall(r"^cdef inline [^:]+\)([^:()]*):", path.read_text(), re.MULTILINE)
     assert set(endings) <= {" noexcept nogil"}
+
+
+def test_the_import_is_light() -> None:
+    heavy = ("lupa", "lark", "click", "rich", "aiosmtpd", "re2", "importlib.metadata", "asyncio")
+    code = f"import sys, inbound_audit\nprint([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

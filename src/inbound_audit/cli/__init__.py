@@ -3,7 +3,7 @@
     params    values of options: text in, checked value or a usage error out
     failure   what ends a command with exit status 1
     count     `inbound-audit count`; reading, rows: its input and its output
-    serve     `inbound-audit serve`; server: what runs behind it; settings, sockets, policies, scripts, tls, maildir,
+    serve     `inbound-audit serve`; server: what runs behind it; settings, sockets, policies, tls, maildir,
               report, logs: what that is made of; workers, worker: several of them, and one of these
     console   `inbound-audit console`, a package: the reference's console
     show, top, ps

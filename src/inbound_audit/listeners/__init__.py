@@ -6,6 +6,7 @@ each is imported by its own name, so that nothing is imported that a program doe
 
 from __future__ import annotations
 
-from inbound_audit.listeners.guard import Admission, Guard, Policy
+from inbound_audit.listeners.guard import Admission, Guard
+from inbound_audit.policy.base import Policy
 
 __all__ = ["Admission", "Guard", "Policy"]

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from inbound_audit.listeners.proxy import real_client
-from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Message, Verdict
+from inbound_audit.policy.message import Message
+from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Verdict
 
 if TYPE_CHECKING:
     from aiosmtpd.proxy_protocol import ProxyData

@@ -7,11 +7,12 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 from inbound_audit.errors import AddressError, InboundAuditError
 from inbound_audit.log_limiter import LogLimiter
-from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict
+from inbound_audit.policy.base import Choice, ConnectPolicy, evaluate
+from inbound_audit.policy.verdict import ACCEPT, UNAVAILABLE, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,23 +23,6 @@ logger = logging.getLogger("inbound_audit.listeners")
 
 Refusal = bytes | Callable[[Verdict], bytes]
 """What a refused peer is sent: bytes, or what a function makes of the Verdict."""
-
-Choice = Literal["accept", "refuse"]
-
-# A peer learns that it may come again, not what broke.
-_UNAVAILABLE = Verdict(
-    accepted=False, code=REFUSAL_CODE, text="service not available, try again later", disconnect=True
-)
-
-
-class Policy(Protocol):
-    """What a guard asks: `Limits`, `LuaPolicy`, or anything with this method.
-
-    SMTP listeners also ask, where the policy has them, `validate_ehlo`, `validate_mailfrom`, `validate_rcptto`,
-    `validate_data`, `validate_data_spool` and `capabilities`; every listener calls `end_session` when a session ends.
-    """
-
-    def validate_connect(self, ac: Session, /) -> Verdict: ...
 
 
 class Admission:
@@ -64,7 +48,7 @@ class Admission:
     @property
     def let_in(self) -> bool:
         """What the last `ask` came to. A verdict that says "disconnect" lets nobody in, whatever else it says."""
-        return _lets_in(self.verdict)
+        return self.verdict.lets_in
 
     def ask(self) -> Verdict:
         """Asks the policy whether the connection may stay, and counts the answer. Never raises.
@@ -86,10 +70,10 @@ class Admission:
 
     def hook(self, name: str, *args: object) -> Verdict:
         """Asks a further hook of the policy; ACCEPT when it has none or the session is not counted. Never raises."""
-        if self._guard is None or self.session is None or getattr(self.policy, name, None) is None:
+        if self._guard is None or self.session is None:
             return ACCEPT
         verdict = self._guard._consult(self, name, *args)
-        if not _lets_in(verdict):
+        if not verdict.lets_in:
             self._count_rejection()
         return verdict
 
@@ -198,7 +182,7 @@ class Guard:
     def __init__(
         self,
         listener: Listener,
-        policy: Policy | None = None,
+        policy: ConnectPolicy | None = None,
         *,
         when_full: Choice = "accept",
         on_error: Choice = "accept",
@@ -256,12 +240,9 @@ class Guard:
 
     def _consult(self, admission: Admission, hook: str, *args: object) -> Verdict:
         try:
-            verdict = getattr(admission.policy, hook)(admission.session, *args)
-            if not isinstance(verdict, Verdict):
-                raise TypeError(f"the policy answered {verdict!r}, which is no Verdict")
+            return evaluate(admission.policy, hook, admission.session, *args)
         except Exception as error:
             return self._failed(hook, admission, error)
-        return verdict
 
     def _failed(self, hook: str, admission: Admission, error: Exception) -> Verdict:
         self.failures += 1
@@ -275,11 +256,7 @@ class Guard:
 def _chosen(setting: str, choice: str) -> Verdict:
     if choice not in ("accept", "refuse"):
         raise ValueError(f"{setting}={choice!r}: neither 'accept' nor 'refuse'")
-    return ACCEPT if choice == "accept" else _UNAVAILABLE
-
-
-def _lets_in(verdict: Verdict) -> bool:
-    return verdict.accepted and not verdict.disconnect
+    return ACCEPT if choice == "accept" else UNAVAILABLE
 
 
 def _deed(verdict: Verdict) -> str:

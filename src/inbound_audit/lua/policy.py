@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from inbound_audit.errors import InboundAuditError, PolicyError
-from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.lua.counting import snapshot
 from inbound_audit.lua.host import Host, logger
 from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import World, raw, text
-from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Message, Verdict
+from inbound_audit.policy.base import Choice, ScriptPolicy
+from inbound_audit.policy.verdict import ACCEPT, Verdict, cached_verdict
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
     from inbound_audit.audit import InboundAudit
+    from inbound_audit.policy.message import Message
 
 DEFAULT_STEPS = 10_000_000
 DEFAULT_MEMORY = 256 << 20
 DEFAULT_SESSIONS = 100_000
 
-# What a client is told when the script fails and failing means refusing: nothing about the script.
-_FAILED_AT_CONNECT = Verdict(False, REFUSAL_CODE, "service not available, try again later", disconnect=True)
-_FAILED_LATER = Verdict(False, 451, "requested action aborted: local error in processing")
-_REFUSED = "refused by policy"
 
-
-class LuaPolicy:
+class LuaPolicy(ScriptPolicy):
     """A policy written in Lua (docs/policies.md), as the reference's scripts are.
 
     `on_error` says what becomes of a session whose hook raises or answers nonsense: it is let in, or refused. Such an
@@ -57,7 +49,7 @@ class LuaPolicy:
         self,
         path: str | PathLike[str],
         *,
-        on_error: Literal["accept", "refuse"] = "accept",
+        on_error: Choice = "accept",
         ffi: bool | None = None,
         lua: str | None = None,
         search: Sequence[str | PathLike[str]] = (),
@@ -66,16 +58,9 @@ class LuaPolicy:
         max_sessions: int = DEFAULT_SESSIONS,
         audit: InboundAudit | None = None,
     ) -> None:
-        if on_error not in ("accept", "refuse"):
-            raise PolicyError(f"on_error {on_error!r}: is neither 'accept' nor 'refuse'")
         _check_bounds(max_steps=max_steps, max_memory=max_memory, max_sessions=max_sessions)
         sources = Sources(path, search)
-        self.path = sources.path
-        self.on_error = on_error
-        self.errors_by_hook: Counter[str] = Counter()
-        self.last_error: str | None = None
-        self._lock = threading.Lock()
-        self._bursts: dict[str, LogLimiter] = {}
+        super().__init__(sources.path, on_error, logger)
         self._host = Host(sources, audit)
         self._asked = self._host.asked
         self._met: set[Listener] = set()
@@ -85,6 +70,7 @@ class LuaPolicy:
             {"path": raw(sources.templates), "max_steps": max_steps, "max_sessions": max_sessions},
         )
         self._doors = self._world.doors
+        self.implementation = self._world.implementation
         self._closed = False
         self._load(sources)
         self._connect: Callable[[int], Any] = self._doors["validate_connect"] if self.ffi else self._connect_portable
@@ -104,16 +90,6 @@ class LuaPolicy:
         return self._world.ffi
 
     @property
-    def implementation(self) -> str:
-        """The Lua that runs the script, e.g. ``"LuaJIT 2.1.1774896198"``."""
-        return self._world.implementation
-
-    @property
-    def errors(self) -> int:
-        """How many hooks failed since the policy was loaded."""
-        return sum(self.errors_by_hook.values())
-
-    @property
     def sessions(self) -> int:
         """For how many sessions something is kept, until `end_session`."""
         return 0 if self._closed else int(self._doors["sessions"]())
@@ -128,21 +104,18 @@ class LuaPolicy:
         try:
             answer = self._connect(handle)
         except (self._world.error, PolicyError) as error:
-            return self._failed("validate_connect", error)
+            return self._hook_failed("validate_connect", error)
         finally:
             self._asked.pop(handle, None)
-        return ACCEPT if answer is None else _verdict(*answer)
+        return ACCEPT if answer is None else cached_verdict(*answer)
 
     def validate_ehlo(self, ac: Session, text: str) -> Verdict:
-        """`text` is the client's name for itself."""
         return self._ask("validate_ehlo", ac, raw(text))
 
     def validate_mailfrom(self, ac: Session, text: str) -> Verdict:
-        """`text` is the sender's address. A new message begins here."""
         return self._ask("validate_mailfrom", ac, raw(text))
 
     def validate_rcptto(self, ac: Session, text: str, message: Message) -> Verdict:
-        """`text` is the recipient's address, `message` what is known so far."""
         return self._ask("validate_rcptto", ac, raw(text), message.size, raw(message.mailfrom))
 
     def validate_data(self, ac: Session, message: Message) -> Verdict:
@@ -175,7 +148,7 @@ class LuaPolicy:
         try:
             self._doors["stop"]()
         except self._world.error as error:
-            self._failed("deinit", error)
+            self._hook_failed("deinit", error)
 
     def _ask(self, hook: str, ac: Session, *arguments: object) -> Verdict:
         if ac.listener not in self._met and (failed := self._meet(hook, ac)) is not None:
@@ -185,10 +158,10 @@ class LuaPolicy:
         try:
             answer = self._enter(hook, handle, arguments)
         except (self._world.error, PolicyError) as error:
-            return self._failed(hook, error)
+            return self._hook_failed(hook, error)
         finally:
             self._asked.pop(handle, None)
-        return ACCEPT if answer is None else _verdict(*answer)
+        return ACCEPT if answer is None else cached_verdict(*answer)
 
     def _enter(self, hook: str, handle: int, arguments: tuple[object, ...]) -> Any:
         if self._closed:
@@ -212,22 +185,14 @@ class LuaPolicy:
         try:
             self._host.meet(ac)
         except InboundAuditError as error:
-            return self._failed(hook, error)
+            return self._hook_failed(hook, error)
         self._met.add(ac.listener)
         return None
 
-    def _failed(self, hook: str, error: Exception) -> Verdict:
-        words = _words(error)
+    def _hook_failed(self, hook: str, error: Exception) -> Verdict:
         if isinstance(error, MemoryError):
             self._world.collect()
-        with self._lock:
-            self.errors_by_hook[hook] += 1
-            self.last_error = words
-            burst = self._bursts.setdefault(hook, LogLimiter(logger))
-        burst.report(logging.ERROR, "%s: %s failed: %s", self.path, hook, words)
-        if self.on_error == "accept":
-            return ACCEPT
-        return _FAILED_AT_CONNECT if hook == "validate_connect" else _FAILED_LATER
+        return self._failed(hook, _words(error))
 
 
 def _check_bounds(**bounds: object) -> None:
@@ -248,10 +213,3 @@ def _words(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory"
     return text(str(error).encode("latin-1", "replace")) or "the error is not a string"
-
-
-# The same refusal is given thousands of times over while somebody hammers at the door.
-@lru_cache(maxsize=256)
-def _verdict(accepted: bool, code: int, words: bytes, tarpit: float, disconnect: bool) -> Verdict:
-    shown = words.decode("utf-8", "replace")
-    return Verdict(accepted, code, shown if accepted or shown else _REFUSED, float(tarpit), disconnect)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from inbound_audit._ipcount import LimitTables, NetworkMap
 from inbound_audit.errors import CidrError, PolicyError
+from inbound_audit.policy.base import Policy
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Verdict
 
 LimitTable = Mapping[str, int]
@@ -65,7 +66,7 @@ def _prefixes(prefixes: object, where: str) -> list[str]:
     return list(prefixes)
 
 
-class Limits(LimitTables):
+class Limits(LimitTables, Policy):
     """At most so many open sessions from a prefix, of the session's own service type.
 
     `limits` maps a prefix length to the most sessions: ``{"/32": 10, "/24,/56": 100, "/0": 20000}``; without it the
@@ -121,6 +122,10 @@ class Limits(LimitTables):
 
     def __repr__(self) -> str:
         return f"Limits({self.limits!r}{', dry_run=True' if self.dry_run else ''})"
+
+    def describe(self) -> str:
+        """The default limits in the form of the command line's options."""
+        return " ".join(f"{lengths}={most}" for lengths, most in self.limits.items())
 
     def _passed(self, table: int, row: int, count: int, prefix: str) -> Verdict:
         name = self._names[table][row]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict
+from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict, cached_verdict
 from inbound_audit.sieve.faults import At
 from inbound_audit.sieve.values import Value
 
@@ -22,7 +21,6 @@ REFUSES_FROM = 400
 MOST_COUNTERS = 1000
 """Names of counters; what comes after them is counted together."""
 OTHERS = "others"
-REFUSED = "refused by policy"
 
 
 class Host:
@@ -62,8 +60,8 @@ class Answer:
     def verdict(self) -> Verdict:
         """A connection that is only to be left can't have been meant to hear a welcome."""
         if not self.code and self.leave:
-            return _verdict(False, REFUSAL_CODE, REFUSED, self.tarpit, True)
-        return _verdict(not self.refused, self.code, self.text, self.tarpit, self.leave)
+            return cached_verdict(False, REFUSAL_CODE, "", self.tarpit, True)
+        return cached_verdict(not self.refused, self.code, self.text, self.tarpit, self.leave)
 
 
 class Run:
@@ -87,9 +85,3 @@ class Run:
 
     def verdict(self) -> Verdict:
         return ACCEPT if self._answer is None else self._answer.verdict()
-
-
-# The same refusal is given thousands of times over while somebody hammers at the door.
-@lru_cache(maxsize=256)
-def _verdict(accepted: bool, code: int, text: str, tarpit: float, disconnect: bool) -> Verdict:
-    return Verdict(accepted, code, text if accepted or text else REFUSED, tarpit, disconnect)

@@ -16,11 +16,13 @@ from inbound_audit import InboundAudit, LuaPolicy, Verdict
 from inbound_audit.cli import params, sockets
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.logs import INTERVAL, LogLimitFilter
-from inbound_audit.cli.policies import DryRun, Policies
+from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Figures, in_words
 from inbound_audit.cli.settings import Settings
 from inbound_audit.cli.sockets import Endpoint
-from inbound_audit.policy.verdict import REFUSE, Message
+from inbound_audit.policy.dry_run import DryRun
+from inbound_audit.policy.message import Message
+from inbound_audit.policy.verdict import REFUSE
 
 SCRIPT = """
 local policy = {}

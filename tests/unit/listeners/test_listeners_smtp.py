@@ -21,7 +21,7 @@ from tests.support.listening import LoopThread, Peer, Script, Way, eventually, e
 from inbound_audit import InboundAudit, Limits, LuaPolicy, Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.smtp import SMTP, Controller, protocol_factory
-from inbound_audit.policy.verdict import Message
+from inbound_audit.policy.message import Message
 
 audit, guard = listening.audit, listening.guard  # fixtures
 

@@ -11,7 +11,8 @@ from tests.support.lua_support import KINDS, Bench, bench_of
 from tests.support.lua_windows import Timed, timed
 
 from inbound_audit import LuaPolicy
-from inbound_audit.policy.verdict import ACCEPT, Message, Verdict
+from inbound_audit.policy.message import Message
+from inbound_audit.policy.verdict import ACCEPT, Verdict
 
 POLICIES = Path(__file__).parents[3] / "examples" / "policies"
 DOCS = Path(__file__).parents[3] / "docs" / "policies.md"

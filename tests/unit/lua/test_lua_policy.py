@@ -14,7 +14,8 @@ from tests.support.lua_support import KINDS, Bench, bench_of
 
 from inbound_audit import InboundAudit, LuaPolicy
 from inbound_audit.errors import PolicyError
-from inbound_audit.policy.verdict import ACCEPT, Message, Verdict
+from inbound_audit.policy.message import Message
+from inbound_audit.policy.verdict import ACCEPT, Verdict
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())

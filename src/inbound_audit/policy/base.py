@@ -1,0 +1,155 @@
+"""The hooks of a policy, and what policies that run a script have in common."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from inbound_audit._ipcount import parse_monitor
+from inbound_audit.errors import PolicyError
+from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.policy.verdict import ACCEPT, LOCAL_ERROR, UNAVAILABLE, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from inbound_audit._ipcount import Session
+    from inbound_audit.audit import InboundAudit
+    from inbound_audit.policy.message import Message
+
+Choice = Literal["accept", "refuse"]
+Capabilities = tuple["Sequence[str]", "Sequence[str]"]
+"""The ESMTP capabilities that a policy adds and removes."""
+
+
+class ConnectPolicy(Protocol):
+    """The least that a listener accepts as a policy: an object with `validate_connect`.
+
+    The other hooks of `Policy` are called if the object has them.
+    """
+
+    def validate_connect(self, ac: Session, /) -> Verdict: ...
+
+
+def evaluate(policy: ConnectPolicy | None, hook: str, *arguments: object) -> Verdict:
+    """Calls a hook of a policy; ACCEPT if there is no policy or it does not have the hook.
+
+    Raises what the hook raises, and TypeError if it returns something else than a Verdict.
+    """
+    method = getattr(policy, hook, None)
+    if method is None:
+        return ACCEPT
+    verdict = method(*arguments)
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"the policy returned {verdict!r}, which is not a Verdict")
+    return verdict
+
+
+class Policy:
+    """A policy that lets every client in: each hook once, with what a policy returns that does not decide there.
+
+    A policy of one's own derives from it, or is any object with `validate_connect`. Every listener calls
+    `validate_connect` before the banner and `end_session` when a session ends; SMTP listeners call the others.
+    """
+
+    needed_monitors: tuple[str, ...] = ()
+    """The monitors that the policy counts with, as far as they are known when it is loaded."""
+
+    def validate_connect(self, ac: Session) -> Verdict:
+        """May the connection stay?"""
+        return ACCEPT
+
+    def validate_ehlo(self, ac: Session, text: str) -> Verdict:
+        """`text` is the client's name for itself."""
+        return ACCEPT
+
+    def validate_mailfrom(self, ac: Session, text: str) -> Verdict:
+        """`text` is the sender's address. A new message begins here."""
+        return ACCEPT
+
+    def validate_rcptto(self, ac: Session, text: str, message: Message) -> Verdict:
+        """`text` is the recipient's address, `message` what is known so far."""
+        return ACCEPT
+
+    def validate_data(self, ac: Session, message: Message) -> Verdict:
+        """The message has been received."""
+        return ACCEPT
+
+    def validate_data_spool(self, ac: Session, message: Message) -> Verdict:
+        """The message is about to be kept."""
+        return ACCEPT
+
+    def capabilities(self, ac: Session) -> Capabilities:
+        """The ESMTP capabilities that are added to and removed from the greeting of this session."""
+        return (), ()
+
+    def end_session(self, ac: Session) -> None:
+        """The session is over, and may be closed."""
+
+    def check(self, audit: InboundAudit) -> None:
+        """Raises PolicyError if `audit` lacks a monitor that the policy counts with."""
+        present = {parse_monitor(monitor) for monitor in audit.monitors}
+        missing = [monitor for monitor in self.needed_monitors if parse_monitor(monitor) not in present]
+        if missing:
+            options = " ".join(f"--monitor {monitor}" for monitor in missing)
+            raise PolicyError(f"counts with monitors that the audit does not have; start with {options}")
+
+    def close(self) -> None:
+        """Ends the policy. Idempotent."""
+
+
+class ScriptPolicy(Policy):
+    """A policy that runs a script.
+
+    An error of the script never reaches the listener: it is counted in `errors_by_hook`, kept in `last_error`, and
+    logged, at most one line per hook and 10 seconds. `on_error` decides what becomes of the session: "accept" lets it
+    in, "refuse" refuses it with a temporary code.
+
+    Raises PolicyError if `on_error` is neither.
+    """
+
+    implementation: str
+    """The name of what runs the script, e.g. ``"LuaJIT 2.1.1774896198"``."""
+
+    _close_when_collected = False
+
+    def __init__(self, path: str | PathLike[str], on_error: Choice, logger: logging.Logger) -> None:
+        if on_error not in ("accept", "refuse"):
+            raise PolicyError(f"on_error {on_error!r}: is neither 'accept' nor 'refuse'")
+        self.path = Path(path)
+        self.on_error = on_error
+        self.errors_by_hook: Counter[str] = Counter()
+        self.last_error: str | None = None
+        self._lock = threading.Lock()
+        self._logger = logger
+        self._limiters: dict[str, LogLimiter] = {}
+
+    def __del__(self) -> None:
+        if self._close_when_collected:
+            self.close()
+
+    @property
+    def errors(self) -> int:
+        """How many hooks have failed since the policy was loaded."""
+        return sum(self.errors_by_hook.values())
+
+    def check(self, audit: InboundAudit) -> None:
+        try:
+            super().check(audit)
+        except PolicyError as error:
+            raise PolicyError(f"{self.path}: {error}") from None
+
+    def _failed(self, hook: str, message: str) -> Verdict:
+        """Records a failure of a hook. Returns the verdict that `on_error` chooses."""
+        with self._lock:
+            self.errors_by_hook[hook] += 1
+            self.last_error = message
+            limiter = self._limiters.setdefault(hook, LogLimiter(self._logger))
+        limiter.report(logging.ERROR, "%s: %s failed: %s", self.path, hook, message)
+        if self.on_error == "accept":
+            return ACCEPT
+        return UNAVAILABLE if hook == "validate_connect" else LOCAL_ERROR
