@@ -1,14 +1,15 @@
 """Builds the native core; everything else about the package stands in pyproject.toml.
 
-Two switches, read from the environment, change what is compiled and nothing else:
+Two environment variables change what is compiled and nothing else:
 
-    INBOUND_AUDIT_DEBUG=1     bounds checked and assertions on, -O1 -g
+    INBOUND_AUDIT_DEBUG=1     bounds checks and assertions on, -O1 -g, and each compiler warning is an error
     INBOUND_AUDIT_SANITIZE=1  the same under AddressSanitizer and UndefinedBehaviorSanitizer
 
-Each variant has a build directory of its own, so none is ever taken for another's left-overs.
+Each variant has its own build directory, so that no variant reuses an object file of another.
 """
 
 import os
+import sys
 from glob import glob
 
 from setuptools import Extension, setup
@@ -17,18 +18,25 @@ SANITIZE = os.environ.get("INBOUND_AUDIT_SANITIZE") == "1"
 DEBUG = SANITIZE or os.environ.get("INBOUND_AUDIT_DEBUG") == "1"
 VARIANT = "sanitize" if SANITIZE else "debug" if DEBUG else "release"
 
+WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+
+compile_args = ["-O1", "-g", *WARNINGS] if DEBUG else ["-O3", "-g0"]  # CPython's own flags say -g
+link_args = SANITIZERS * SANITIZE
+if not DEBUG and sys.platform == "linux":
+    link_args.append("-Wl,-s")  # without the names of local symbols the library is half as large
 
 core = Extension(
     "inbound_audit._ipcount",
     sources=["src/_ipcount.pyx"],
+    include_dirs=["src"],  # the core's headers are included as "inbound_audit/_core/bits.h"
     # A room is inlined where it is cimported: without these a changed .pxd would leave the old binary in place.
-    depends=["setup.py", *glob("src/inbound_audit/_*/*.px[di]")],
+    depends=["setup.py", *glob("src/inbound_audit/_*/*.px[di]"), *glob("src/inbound_audit/_core/*.h")],
     # Cython's assert would take the GIL inside `nogil` code; outside the debug build it is not even compiled.
     define_macros=[] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
     undef_macros=["NDEBUG"] if DEBUG else [],
-    extra_compile_args=(["-O1", "-g"] if DEBUG else ["-O3"]) + ["-fvisibility=hidden"] + SANITIZERS * SANITIZE,
-    extra_link_args=SANITIZERS * SANITIZE,
+    extra_compile_args=[*compile_args, "-fvisibility=hidden", *SANITIZERS * SANITIZE],
+    extra_link_args=link_args,
 )
 
 directives = {

@@ -25,6 +25,8 @@ cimport inbound_audit._core.monitor as monitor
 cimport inbound_audit._core.clock as clock
 cimport inbound_audit._core.seqlock as seqlock
 cimport inbound_audit._core.mapping as mapping
+cimport inbound_audit._core.sigbus as sigbus
+cimport inbound_audit._core.watch as watch
 cimport inbound_audit._core.arena as arena
 cimport inbound_audit._core.trie as trie
 cimport inbound_audit._core.owner as model
@@ -45,8 +47,8 @@ from types import MappingProxyType
 from weakref import WeakSet
 
 from inbound_audit.errors import (
-    AddressError, CapacityError, CidrError, InboundAuditError, MonitorError, OtherVersionError, SeriesError, SharedStateError,
-    UnknownServiceType,
+    AddressError, CapacityError, CidrError, InboundAuditError, MonitorError, OtherVersionError, SeriesError,
+    SharedStateError, UnknownServiceType,
 )
 
 cdef extern from "Python.h":

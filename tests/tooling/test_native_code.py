@@ -75,7 +75,7 @@ def test_the_lock_and_the_fences_are_where_they_are_said_to_be(generated):
         assert "read_stood" in text
     for name in ("count_prefix", "sum_below"):
         room = "trie" if name == "count_prefix" else "node"
-        assert "ia_exchange32" not in body(generated, room, name)
+        assert "ia_exchange" not in body(generated, room, name)
 
 
 def test_who_only_asks_about_windows_takes_no_lock(generated):

@@ -74,10 +74,19 @@ def test_the_wheel_holds_what_runs_and_no_sources_of_the_core(dist: Path) -> Non
         str(path.relative_to(SOURCES))
         for suffix in ("py", "pyi", "lua", "h", "typed")
         for path in SOURCES.rglob(f"*.{suffix}")
+        if "_core" not in path.parts
     }
     assert "inbound_audit/py.typed" in wanted
     assert wanted <= held
-    assert not [name for name in held if name.endswith((".pyx", ".pxd", ".pxi", ".c"))]
+    assert not [name for name in held if name.endswith((".pyx", ".pxd", ".pxi", ".c")) or "/_core/" in name]
+
+
+@pytest.mark.tooling
+@pytest.mark.skipif(sys.platform != "linux", reason="the linker strips the library on Linux alone")
+def test_the_wheel_is_small(dist: Path) -> None:
+    """The library is built without debug information and without the names of local symbols."""
+    (wheel,) = dist.glob("*.whl")
+    assert wheel.stat().st_size < 1 << 20
 
 
 @pytest.mark.tooling

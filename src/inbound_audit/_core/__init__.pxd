@@ -7,7 +7,9 @@
 #   monitor   durations and monitors, as a user writes them
 #   clock     the time, and numbers of windows of time
 #   seqlock   one writer, readers without a lock
-#   mapping   address ranges: reserved, mapped from a file, covered; what a file that was cut short does
+#   mapping   address ranges: reserved, mapped from a file, covered
+#   sigbus    guards: what happens when a mapped file is cut short
+#   watch     a descriptor that reports changes of a directory
 #   arena     memory that never moves: 32-bit handles, size classes, free lists
 #   coalesce  free blocks that lie side by side become larger ones
 #   node      the layout of a node and what can be asked of one

@@ -21,9 +21,10 @@ from libc.string cimport memcpy, memset
 from inbound_audit._core.bits cimport u8, u32, u64, load32, store32, store64
 from inbound_audit._core.codes cimport FULL, OK
 from inbound_audit._core.mapping cimport (
-    GRAIN, UNGUARDED, back_file, cover_failed, give_back, give_back_file, guard, map_file, reserve, unguard, unmap_range, write_failed,
+    GRAIN, back_file, cover_failed, give_back, give_back_file, map_file, reserve, unmap_range, write_failed,
 )
 from inbound_audit._core.seqlock cimport write_close, write_open
+from inbound_audit._core.sigbus cimport UNGUARDED, guard, unguard
 
 cdef extern from *:
     """

@@ -8,24 +8,7 @@ from libc.stdint cimport int64_t
 
 from inbound_audit._core.bits cimport u32
 
-cdef extern from *:
-    """
-    #include <time.h>
-    #ifdef CLOCK_REALTIME_COARSE
-    #define IA_CLOCK CLOCK_REALTIME_COARSE
-    #else
-    #define IA_CLOCK CLOCK_REALTIME
-    #endif
-
-    static inline int64_t ia_system_clock(void)
-    {
-        struct timespec now;
-        clock_gettime(IA_CLOCK, &now);
-        return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
-    }
-    /* A clock that says more is out of its mind; sums of two still fit. */
-    #define IA_MAX_TIME_US ((int64_t)1 << 59)
-    """
+cdef extern from "inbound_audit/_core/clock.h":
     const int64_t MAX_TIME_US "IA_MAX_TIME_US"   # microseconds
     int64_t system_clock "ia_system_clock"() noexcept nogil
 

@@ -20,8 +20,9 @@ Lock rule: every function here is called by one thread at a time (the door's); r
 
 from inbound_audit._core.arena cimport BYTE_ORDER_MARK, LAYOUT, LARGEST_UNITS, PAGE, UNIT, MAX_UNITS, Header
 from inbound_audit._core.bits cimport u8, u32, u64, load32, load64
-from inbound_audit._core.mapping cimport GRAIN, UNGUARDED, cover_failed, guard, map_file, unguard, unmap_range, was_lost
+from inbound_audit._core.mapping cimport GRAIN, cover_failed, map_file, unmap_range
 from inbound_audit._core.owner cimport MAX_TREES, Owner, Ring, Series, Tree, link_tree, new_tree, publish_tree, unlink_tree
+from inbound_audit._core.sigbus cimport UNGUARDED, guard, unguard, was_lost
 from inbound_audit._core.window cimport REUSE_DELAY_NS, drop_ring, link_ring, new_ring, series_place
 
 cdef extern from *:

@@ -25,15 +25,11 @@ from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
 from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
 from inbound_audit._core.trie cimport trie_count
 
-cdef extern from *:
-    """
-    #define ia_load_tree(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-    #define ia_publish_tree(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-    """
-    Ring *load_ring "ia_load_tree"(Ring **) noexcept nogil
-    void publish_ring "ia_publish_tree"(Ring **, Ring *) noexcept nogil
-    Tree *load_tree "ia_load_tree"(Tree **) noexcept nogil
-    void publish_tree "ia_publish_tree"(Tree **, Tree *) noexcept nogil
+cdef extern from "inbound_audit/_core/bits.h":
+    Ring *load_ring "ia_acquire"(Ring **) noexcept nogil
+    void publish_ring "ia_publish"(Ring **, Ring *) noexcept nogil
+    Tree *load_tree "ia_acquire"(Tree **) noexcept nogil
+    void publish_tree "ia_publish"(Tree **, Tree *) noexcept nogil
 
 cdef enum:
     MAX_SERVICES = 64

@@ -36,8 +36,12 @@ cdef enum Scope:
     REJECTIONS = 2
     ADDRESSES = 3       # a named series
     # STRINGS = 4, of `fold`
+
+cdef enum:
+    MAX_CLOCK_READS = 8     # times that one change reads the clock
+
+cdef enum:
     MAX_AMOUNT = 0xFFFFFFFF
-    MAX_CLOCK_READS = 8        # times that the clock is asked for one change
 
 
 # ---- which series

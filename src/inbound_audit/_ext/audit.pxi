@@ -17,7 +17,7 @@ cdef class Audit(Windows):
             raise MemoryError
         self.listeners = {}
         self.listener_ids = {}
-        self.own_guard = mapping.UNGUARDED
+        self.own_guard = sigbus.UNGUARDED
         self.owner.own_fd = -1
         self.series_kind = SeriesTable
         self.capacity = DEFAULT_CAPACITY
@@ -90,7 +90,7 @@ cdef class Audit(Windows):
         self.is_closed = self.is_closed or close
         self.leave_file()
         if forked:
-            mapping.free_guard_lock()
+            sigbus.free_guard_lock()
         for listener in self.listeners.values():
             if forked:
                 seqlock.unlock(&listener.tree.arena.lock)
@@ -122,8 +122,8 @@ cdef class Audit(Windows):
         head = <foreign.OwnerHeader *>mapping.map_file(NULL, arena.PAGE, fd, 0, True)
         if head == NULL:
             raise no_room(arena.PAGE)
-        slot = mapping.guard(head, arena.PAGE, True)
-        if slot == mapping.UNGUARDED:
+        slot = sigbus.guard(head, arena.PAGE, True)
+        if slot == sigbus.UNGUARDED:
             mapping.unmap_range(head, arena.PAGE)
             raise no_room(arena.PAGE)
         self.leave_file()
@@ -187,7 +187,7 @@ cdef class Audit(Windows):
 
     cdef void leave_file(self) noexcept:
         if self.own != NULL:
-            mapping.unguard(self.own_guard)
+            sigbus.unguard(self.own_guard)
             mapping.unmap_range(self.own, arena.PAGE)
             self.own = NULL
 

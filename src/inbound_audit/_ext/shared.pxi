@@ -7,7 +7,7 @@ def watch_directory(str path not None):
     writer or touched (inotify). Raises OSError.
     """
     cdef bytes name = path.encode("utf-8", "surrogateescape")
-    cdef int fd = mapping.watch_directory(name)
+    cdef int fd = watch.watch_directory(name)
     if fd < 0:
         PyErr_SetFromErrno(OSError)
     return fd
@@ -18,7 +18,7 @@ def watch_faults():
 
     May be called again: who has set a handler for SIGBUS meanwhile is asked after ours.
     """
-    if mapping.watch_faults_failed():
+    if sigbus.watch_faults_failed():
         PyErr_SetFromErrno(OSError)
 
 
@@ -110,15 +110,16 @@ cdef class OwnerFile:
         """A Fault, or SOUND."""
         cdef arena.Header *h = foreign.open_section(&self.f, self.f.trees)
         cdef arena.Header seen
-        cdef int fault
+        cdef int fault, guard
         if h == NULL:
             return foreign.NO_ROOM
-        try:
-            if guard_page(h) < 0:
-                return foreign.NO_ROOM
+        guard = sigbus.guard(h, arena.PAGE, False)
+        if guard != sigbus.UNGUARDED:
             memcpy(&seen, h, sizeof(arena.Header))  # what is checked is what is used
-        finally:
-            release_page(h)
+            sigbus.unguard(guard)
+        mapping.unmap_range(h, arena.PAGE)
+        if guard == sigbus.UNGUARDED:
+            return foreign.NO_ROOM
         fault = foreign.header_fault(seen.magic, seen.layout, seen.byte_order, arena.MAGIC)
         if fault != foreign.SOUND:
             return fault
@@ -199,14 +200,3 @@ cdef class OwnerFile:
             t = t.sibling
         rows.reverse()
         return rows
-
-
-cdef extern from *:
-    """
-    /* A section's header is looked at once; while it is, it is guarded as all that others may cut short. */
-    static int ia_page_guard = -1;
-    static inline int ia_guard_page(void *at) { return ia_page_guard = ia_guard(at, 4096, 0); }
-    static inline void ia_release_page(void *at) { ia_unguard(ia_page_guard); ia_unmap(at, 4096); }
-    """
-    int guard_page "ia_guard_page"(void *) noexcept nogil
-    void release_page "ia_release_page"(void *) noexcept nogil
