@@ -1,7 +1,12 @@
-"""Listeners: where the counts meet real connections, one adapter a file.
+"""Listeners: adapters that count the connections of a server framework, one per file.
 
-`guard` is the door that all of them share. `aio` wraps asyncio servers, `smtp` is aiosmtpd, `threads` is socketserver;
-each is imported by its own name, so that nothing is imported that a program does not use.
+    guard     counts a connection and asks the policy; every adapter uses it
+    pending   the gate of asyncio servers: a connection until it is accepted or refused
+    aio       asyncio servers
+    smtp      aiosmtpd; smtp_session, smtp_policy and proxy: its parts
+    threads   socketserver
+
+Import an adapter by its own name; a program then loads only the frameworks that it uses.
 """
 
 from __future__ import annotations

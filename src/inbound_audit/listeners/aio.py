@@ -3,12 +3,12 @@
     server = await loop.create_server(counted(EchoProtocol, guard), "::", 2525)
     server = await asyncio.start_server(counted_callback(serve, guard), "::", 2525)
 
-A session begins when the transport says `connection_made` and ends with its `connection_lost`: what is counted is the
-connection, whatever becomes of the code that serves it. With TLS from the first byte asyncio says `connection_made`
-after the handshake, so a connection is not counted during its handshake.
+A session begins with the protocol's `connection_made` and ends with its `connection_lost`: the connection is counted,
+whatever becomes of the code that serves it. With TLS from the first byte asyncio calls `connection_made` after the
+handshake, so a connection is not counted during its handshake.
 
-The end is heard by the protocol itself: its class becomes a subclass with a `connection_lost` of its own. A wrapper
-object would not do: a protocol that starts TLS hands *itself* to the event loop, and the wrapper would hear no more.
+The class of each protocol is replaced by a subclass with its own `connection_lost`. A wrapper object would not work: a
+protocol that starts TLS hands *itself* to the event loop, which then no longer calls the wrapper.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from inbound_audit._ipcount import Session
-from inbound_audit.listeners.door import Door
 from inbound_audit.listeners.guard import Admission, Guard, Refusal
+from inbound_audit.listeners.pending import GatedFactory, close_transport
 
 Callback = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None] | None]
 
-# By identity and not as an attribute: protocols with __slots__ (aiohttp's) have room for neither an attribute nor a
-# weak reference. A counted protocol takes its own entry out, at the latest when it is collected.
+# Keyed by identity: protocols with __slots__ (aiohttp's) can hold neither an attribute nor a weak reference. A counted
+# protocol removes its own entry, at the latest when it is collected.
 _admissions: dict[int, Admission] = {}
 
 
-def counted(factory: Callable[[], asyncio.BaseProtocol], guard: Guard, *, refusal: Refusal = b"") -> Door:
-    """A protocol factory whose connections are counted, and asked about before `factory` is called.
+def counted(factory: Callable[[], asyncio.BaseProtocol], guard: Guard, *, refusal: Refusal = b"") -> GatedFactory:
+    """A protocol factory that counts each connection and asks the policy before `factory` is called.
 
-    A refused connection is sent `refusal` (bytes, or what a function makes of the Verdict) and closed. The server
-    holds the very object that `factory` made, one for each connection.
+    A refused connection is sent `refusal` (bytes, or a function from the Verdict to bytes) and closed. The server
+    holds the object that `factory` made; `factory` must make one for each connection.
     """
 
     def make(admission: Admission) -> asyncio.BaseProtocol:
@@ -41,18 +41,18 @@ def counted(factory: Callable[[], asyncio.BaseProtocol], guard: Guard, *, refusa
         _adopt(protocol, admission)
         return protocol
 
-    return Door(guard, make, refusal)
+    return GatedFactory(guard, make, refusal)
 
 
 def counted_callback(
     callback: Callback, guard: Guard, *, refusal: Refusal = b""
 ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
-    """A `client_connected_cb` for `asyncio.start_server` whose connections are counted and asked about.
+    """A `client_connected_cb` for `asyncio.start_server` that counts each connection and asks the policy.
 
-    `callback` is a coroutine function or a plain one. A coroutine that raises or is cancelled, even before its first
-    step, takes its connection with it.
+    `callback` is a coroutine function or a plain one. If a coroutine raises or is cancelled, even before its first
+    step, its connection is closed.
     """
-    return _StreamDoor(callback, guard, refusal)._connected
+    return _StreamGate(callback, guard, refusal)._connected
 
 
 def session_of(connection: object) -> Session | None:
@@ -65,18 +65,18 @@ def session_of(connection: object) -> Session | None:
     return None if admission is None else admission.session
 
 
-class _StreamDoor:
+class _StreamGate:
     """The callback of `counted_callback`, and the tasks that it started.
 
-    The stream's protocol exists already when the callback is called, so here it stays in place whatever the policy
-    says; a stream stops reading by itself when nobody takes what came.
+    asyncio has made the stream's protocol before it calls the callback, so that protocol stays in place during a
+    tarpit; a stream stops reading by itself when its buffer is full.
     """
 
     def __init__(self, callback: Callback, guard: Guard, refusal: Refusal) -> None:
         self._callback = callback
         self._guard = guard
         self._refusal = refusal
-        self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks only weakly
+        self._tasks: set[asyncio.Task[None]] = set()  # the event loop holds tasks only weakly
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
@@ -90,10 +90,10 @@ class _StreamDoor:
 
     def _decide(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, admission: Admission) -> None:
         if writer.transport.is_closing():
-            return  # left while it waited
+            return  # the peer left during the tarpit
         if not admission.let_in:
-            writer.write(admission.farewell(self._refusal))
-            writer.close()
+            writer.write(admission.refusal_bytes(self._refusal))
+            close_transport(writer.transport)
             return
         try:
             serving = self._callback(reader, writer)
@@ -106,34 +106,34 @@ class _StreamDoor:
             task.add_done_callback(functools.partial(self._served, writer.transport))
 
     def _served(self, transport: asyncio.WriteTransport, task: asyncio.Task[None]) -> None:
-        # Not a `finally` in a coroutine around the callback's: one that is cancelled before it began never runs it.
+        # Not a `finally` in a coroutine around the callback's: a task that is cancelled before it began never runs it.
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        # A peer that resets makes most callbacks raise; that's nothing to be told of, once for each who does.
+        # A peer that resets makes most callbacks raise: not worth a log line per peer.
         if error is not None and not (isinstance(error, ConnectionError) and transport.is_closing()):
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "a start_server callback raised", "exception": error, "transport": transport, "task": task}
             )
         if error is not None or task.cancelled():
-            transport.close()
+            close_transport(transport)
 
 
 def _adopt(protocol: asyncio.BaseProtocol, admission: Admission) -> None:
-    """Lets the end of a protocol's connection close an admission. Raises TypeError for an object that can't tell."""
+    """Makes a protocol's `connection_lost` close the admission. Raises TypeError if its class can't be replaced."""
     if id(protocol) in _admissions:
         raise TypeError(f"{protocol!r} serves a connection already: the factory must make one protocol for each")
     kind: Any = type(protocol)
     try:
         protocol.__class__ = _counted_class(kind)
     except TypeError as error:
-        # Classes of extension modules. One in Python that derives from such a class can be counted.
+        # Classes of extension modules. A Python class that derives from such a class can be counted.
         raise TypeError(f"{kind.__qualname__} can't be counted, derive a Python class from it: {error}") from error
     _admissions[id(protocol)] = admission
 
 
 @functools.cache
 def _counted_class(kind: Any) -> Any:
-    """The class of the same layout and name whose `connection_lost` ends the session; of a counted class, itself."""
+    """A subclass of the same layout and name whose `connection_lost` ends the session; a counted class itself."""
     if getattr(kind, "_inbound_audit_counted", False):
         return kind
 
@@ -150,7 +150,7 @@ def _counted_class(kind: Any) -> Any:
                     admission.close()
 
         def __del__(self) -> None:
-            # The transport went elsewhere (`set_protocol`) or died with its loop. The admission warns and closes.
+            # The transport got another protocol, or its loop was closed. The admission warns and closes.
             _admissions.pop(id(self), None)
             inherited = getattr(super(), "__del__", None)
             if inherited is not None:

@@ -3,7 +3,7 @@
     controller = Controller(handler, "::", 2525, guard=Guard(audit.listener("SMTP"), Limits()))
     controller.start()
 
-or, in a loop of one's own,
+or, in a loop of your own,
 
     server = await loop.create_server(protocol_factory(handler, guard), "::", 2525)
 
@@ -13,147 +13,94 @@ A refused connection gets the policy's reply in place of the banner, and no SMTP
 from __future__ import annotations
 
 import asyncio
-import functools
-import logging
 import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import aiosmtpd.controller
-import aiosmtpd.smtp
-from aiosmtpd.smtp import MISSING, TLSSetupException
+try:
+    import aiosmtpd.controller
+except ModuleNotFoundError as error:
+    words = "inbound_audit.listeners.smtp needs aiosmtpd: pip install 'inbound-audit[smtp]'"
+    raise ModuleNotFoundError(words, name=error.name) from None
 
-from inbound_audit._ipcount import Session
-from inbound_audit.listeners.dialogue import Dialogue, smtp_reply
-from inbound_audit.listeners.door import Door
 from inbound_audit.listeners.guard import Admission, Guard
-from inbound_audit.listeners.proxy import HEADER_TIMEOUT, TrustedProxies
-from inbound_audit.policy.verdict import Verdict
+from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, GatedFactory
+from inbound_audit.listeners.proxy import HEADER_TIMEOUT_S, TrustedProxies
+from inbound_audit.listeners.smtp_policy import refusal_line
+from inbound_audit.listeners.smtp_session import MAX_IDLE_COMMANDS, MAX_RECIPIENTS, SHUTDOWN_REPLY, SMTP
+
+__all__ = ["MAX_IDLE_COMMANDS", "MAX_RECIPIENTS", "SMTP", "Controller", "SMTPFactory", "protocol_factory"]
+
+DELIVERY_TIMEOUT_S = 10.0
+"""Seconds that a message which is being stored has when a server stops."""
+
+_POLL_S = 0.01
 
 
-class SMTP(aiosmtpd.smtp.SMTP):
-    """aiosmtpd's server for one connection that a guard has let in; made by `protocol_factory` or `Controller`.
+class SMTPFactory(GatedFactory):
+    """What `protocol_factory` returns: makes a server object per accepted connection, and ends them all.
 
-    `proxied` says that the peer is a trusted balancer whose PROXY header comes first, within so many seconds. All else
-    is as in aiosmtpd.
+    `stop`, `cut` and `shut_down` must be called in the event loop; close the listening sockets first.
     """
 
-    def __init__(self, handler: Any, admission: Admission, *, proxied: float | None = None, **kwargs: Any) -> None:
-        super().__init__(handler, proxy_protocol_timeout=proxied, **kwargs)
-        _check_handler(handler, self._ehlo_hook_ver)
-        self._dialogue = Dialogue(self, admission)
-        # These two make aiosmtpd call `_call_handler_hook` for every command, whatever hooks the handler has.
-        self._ehlo_hook_ver = "new"
-        self._handle_hooks.setdefault("DATA", _take_message)
-        self._smtp_methods["PROXY"] = functools.partial(_refuse_proxy, self, admission)
+    def __init__(
+        self, handler: Any, guard: Guard, proxies: TrustedProxies, smtp_class: Callable[..., SMTP], **kwargs: Any
+    ) -> None:
+        super().__init__(guard, self._make_session, refusal_line, proxies.expects_header)
+        self._handler = handler
+        self._proxies = proxies
+        self._smtp_class = smtp_class
+        # Never looked up: aiosmtpd would ask the resolver, in the event loop and for each connection.
+        self._kwargs = {**kwargs, "hostname": kwargs.get("hostname") or socket.gethostname()}
+        self._sessions: weakref.WeakSet[SMTP] = weakref.WeakSet()
+        self._deliveries: set[asyncio.Task[Any]] = set()
 
-    @property
-    def inbound_session(self) -> Session | None:
-        """The accept construct of this connection, for handlers; None when it is not counted."""
-        return self._dialogue.session
+    def _make_session(self, admission: Admission) -> SMTP:
+        proxied = self._proxies.timeout if self._proxies.expects_header(admission) else None
+        session = self._smtp_class(self._handler, admission, proxied=proxied, **self._kwargs)
+        session.deliveries = self._deliveries
+        self._sessions.add(session)
+        return session
 
-    def __dir__(self) -> Iterable[str]:
-        # For each connection aiosmtpd goes through all attributes of its new server, twice, for names that begin so:
-        # half of what a connection costs it. Telling it only those pays for all that is done here, and more.
-        kind: Any = type(self)
-        return super().__dir__() if "_dialogue" in self.__dict__ else _commands(kind)
+    def stop(self) -> int:
+        """Sends 421 to the sessions between two transactions, and to new connections, and closes them.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        in_clear = self._original_transport is None
-        super().connection_made(transport)
-        if in_clear:  # and not once more after STARTTLS
-            assert self._handler_coroutine is not None
-            self._handler_coroutine.add_done_callback(functools.partial(_served, self))
+        The other sessions get their 421 when their transaction has ended. Returns how many they are.
+        """
+        self.close_pending(SHUTDOWN_REPLY + b"\r\n")
+        return sum(session.stop() for session in list(self._sessions))
 
-    def connection_lost(self, error: Exception | None) -> None:
-        waiters = [*getattr(self, "_drain_waiters", ())]
-        try:
-            super().connection_lost(error)
-        finally:
-            for waiter in waiters:
-                # aiosmtpd cancels the task that was to be told of a reset while it wrote: then nobody asks.
-                if waiter.done() and not waiter.cancelled():
-                    waiter.exception()
-            self._dialogue.close()
+    def cut(self) -> int:
+        """Sends 421 to all sessions and closes them. Returns how many were inside a transaction."""
+        inside = self._in_transaction()
+        for session in list(self._sessions):
+            session.end(SHUTDOWN_REPLY)
+        return inside
 
-    async def _call_handler_hook(self, command: str, *args: Any) -> Any:
-        if command == "PROXY" and not await self._dialogue.introduce(*args):
-            return False
-        refusal = await self._dialogue.ask(command, args)
-        if refusal is not None:
-            if command in ("EHLO", "HELO"):
-                assert self.session is not None
-                self.session.host_name = None  # or an earlier greeting would still open the door for MAIL
-            return [refusal] if command == "EHLO" else refusal
-        if command == "EHLO":
-            return await self._greet(*args)
-        answer = await super()._call_handler_hook(command, *args)
-        if command == "DATA" and _is_success(answer):
-            self._dialogue.received()
-        return True if command == "PROXY" and answer is MISSING else answer
+    async def shut_down(self, grace: float = 0.0, cut: asyncio.Event | None = None) -> int:
+        """`stop`, then `cut` for the transactions that have not ended after `grace` seconds, or when `cut` is set.
 
-    async def _greet(self, hostname: str, replies: list[str]) -> list[str]:
-        if "EHLO" in self._handle_hooks:
-            replies = await super()._call_handler_hook("EHLO", hostname, replies)
-        else:
-            assert self.session is not None
-            self.session.host_name = hostname
-        return self._dialogue.greeting(replies)
+        A message that is being stored is stored and recorded before this returns, if that takes at most
+        `DELIVERY_TIMEOUT_S`. Returns how many transactions were cut.
+        """
+        self.stop()
+        cut = cut or asyncio.Event()
+        await self._until(lambda: cut.is_set() or not self._in_transaction(), grace)
+        number = self.cut()
+        await self._until(lambda: not self._deliveries, DELIVERY_TIMEOUT_S)
+        await self._until(lambda: not any(session.transport for session in self._sessions), 2 * CLOSE_TIMEOUT_S)
+        return number
 
-    @functools.wraps(aiosmtpd.smtp.SMTP.smtp_STARTTLS)
-    async def smtp_STARTTLS(self, arg: str) -> None:
-        await super().smtp_STARTTLS(arg)
-        if _handshake_unfinished(self):
-            # The connection went away in mid-handshake, which asyncio does not tell: nothing would ever come again.
-            raise TLSSetupException
+    def _in_transaction(self) -> int:
+        return sum(session.transport is not None and session.in_transaction for session in list(self._sessions))
 
-
-@functools.cache
-def _commands(kind: Any) -> list[str]:
-    return [name for name in dir(kind) if name.startswith(("auth_", "smtp_"))]
-
-
-def _handshake_unfinished(server: SMTP) -> bool:
-    """STARTTLS was begun, and `connection_made` has not come a second time."""
-    return server._tls_protocol is not None and server.session is not None and server.session.ssl is None
-
-
-def _served(server: SMTP, task: asyncio.Task[None]) -> None:
-    """The task that serves a connection has ended, perhaps before its first step: so does the connection."""
-    if server.transport is not None:
-        server.transport.close()
-        if _handshake_unfinished(server):
-            server.connection_lost(None)  # as aiosmtpd does: asyncio reports no loss before the handshake is over
-
-
-async def _take_message(server: SMTP, session: object, envelope: object) -> object:
-    """The DATA hook of a handler that has none: aiosmtpd then answers 250."""
-    return MISSING
-
-
-def _is_success(answer: object) -> bool:
-    """What the handler answers to DATA becomes a 2xx reply: the message is its own from now on."""
-    return answer is MISSING or (isinstance(answer, (str, bytes)) and answer[:1] in ("2", b"2"))
-
-
-async def _refuse_proxy(server: SMTP, admission: Admission, arg: str | None) -> None:
-    """PROXY as an SMTP command: from a peer of whom no header is expected, or a second one."""
-    admission.report(logging.WARNING, "%s sent a PROXY header, which is not believed", admission.peer)
-    await server._dialogue.hang_up(b"554 5.7.1 PROXY is not accepted from this address")
-
-
-def _check_handler(handler: object, ehlo_hook: str | None) -> None:
-    """Refuses the two deprecated forms of aiosmtpd that leave no place to ask a policy."""
-    if ehlo_hook == "old":
-        raise TypeError(f"{type(handler).__name__}.handle_EHLO takes 4 arguments: use the form with 5")
-    if hasattr(handler, "process_message") and not hasattr(handler, "handle_DATA"):
-        raise TypeError(f"{type(handler).__name__}.process_message is deprecated: use handle_DATA")
-
-
-def _farewell(verdict: Verdict) -> bytes:
-    return smtp_reply(verdict) + b"\r\n"
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not condition() and loop.time() < deadline:  # noqa: ASYNC110  # no event tells of all three conditions
+            await asyncio.sleep(_POLL_S)
 
 
 def protocol_factory(
@@ -161,38 +108,30 @@ def protocol_factory(
     guard: Guard,
     *,
     proxy_from: Iterable[str] = (),
-    proxy_timeout: float = HEADER_TIMEOUT,
+    proxy_timeout: float = HEADER_TIMEOUT_S,
     smtp_class: Callable[..., SMTP] = SMTP,
     **kwargs: Any,
-) -> Door:
-    """A protocol factory for `loop.create_server`; `kwargs` are aiosmtpd's for its SMTP class.
+) -> SMTPFactory:
+    """A protocol factory for `loop.create_server`.
 
-    Every connection from the networks of `proxy_from` begins with a PROXY header (version 1 or 2, within
-    `proxy_timeout` seconds): it is counted for the balancer until the header has come, then for the real client, and
+    `kwargs` are aiosmtpd's for its SMTP class, and `max_recipients` and `max_idle_commands` of ours. `hostname` is the
+    name in the banner; without it the machine's own name, as the kernel has it, is used. No name is ever resolved.
+
+    Every connection from the networks of `proxy_from` must begin with a PROXY header (version 1 or 2) within
+    `proxy_timeout` seconds: it is counted for the balancer until the header has come, then for the real client, and
     the policy is asked only then. A PROXY header from elsewhere is refused.
 
-    Raises CidrError for an entry of `proxy_from` that is no prefix.
+    Raises CidrError for an entry of `proxy_from` that is not a prefix.
     """
-    return _door(handler, guard, TrustedProxies(proxy_from, proxy_timeout), smtp_class, kwargs)
-
-
-def _door(
-    handler: Any, guard: Guard, proxies: TrustedProxies, smtp_class: Callable[..., SMTP], kwargs: dict[str, Any]
-) -> Door:
-    kwargs.setdefault("hostname", socket.getfqdn())  # aiosmtpd would ask the resolver for each connection
-
-    def make(admission: Admission) -> SMTP:
-        proxied = proxies.timeout if proxies.expects_header(admission) else None
-        return smtp_class(handler, admission, proxied=proxied, **kwargs)
-
-    return Door(guard, make, _farewell, proxies.expects_header)
+    return SMTPFactory(handler, guard, TrustedProxies(proxy_from, proxy_timeout), smtp_class, **kwargs)
 
 
 class Controller(aiosmtpd.controller.Controller):
     """aiosmtpd's controller (a server in a thread of its own) with a guard; the arguments of `protocol_factory`.
 
-    Unlike the original it can listen on port 0, and does not connect to itself when it starts: `addresses` tells where
-    it listens, and no connection is counted that nobody made. `start` fails at once if it can't listen.
+    Unlike the original it can listen on port 0, and does not connect to itself when it starts: `addresses` says where
+    it listens, and only clients are counted. `start` fails at once if it can't listen. `server_hostname` is the name in
+    the banner.
     """
 
     def __init__(
@@ -204,24 +143,17 @@ class Controller(aiosmtpd.controller.Controller):
         *,
         guard: Guard,
         proxy_from: Iterable[str] = (),
-        proxy_timeout: float = HEADER_TIMEOUT,
+        proxy_timeout: float = HEADER_TIMEOUT_S,
         smtp_class: Callable[..., SMTP] = SMTP,
         **kwargs: Any,
     ) -> None:
-        proxies = TrustedProxies(proxy_from, proxy_timeout)  # before a loop is made, which nobody would close
+        proxies = TrustedProxies(proxy_from, proxy_timeout)  # raises before a loop is made, which would stay open
         super().__init__(handler, hostname, port, loop, **kwargs)
         self.guard = guard
-        self._servers: weakref.WeakSet[SMTP] = weakref.WeakSet()
-        self._smtp_class = smtp_class
-        self._door = _door(handler, guard, proxies, self._serve, self.SMTP_kwargs)
-
-    def _serve(self, *args: Any, **kwargs: Any) -> SMTP:
-        server = self._smtp_class(*args, **kwargs)
-        self._servers.add(server)
-        return server
+        self._factory = SMTPFactory(handler, guard, proxies, smtp_class, **self.SMTP_kwargs)
 
     def factory(self) -> Any:
-        return self._door()
+        return self._factory()
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -229,18 +161,15 @@ class Controller(aiosmtpd.controller.Controller):
         sockets = getattr(self.server, "sockets", ())
         return [listening.getsockname()[:2] for listening in sockets]
 
-    def cancel_tasks(self, stop_loop: bool = True) -> None:
-        super().cancel_tasks(stop_loop)
-        self._door.dismiss()
-        for server in list(self._servers):
-            transport = server.transport
-            if isinstance(transport, asyncio.WriteTransport) and transport.get_extra_info("sslcontext") is not None:
-                transport.abort()  # its end would wait for the peer's consent
-
     def stop(self, no_assert: bool = False) -> None:
-        """Stops the thread and its loop; sessions that had no time to end are counted no more. Idempotent."""
+        """Ends all sessions with 421 4.3.2, and stops the thread and its loop. Idempotent.
+
+        A message that is being stored is stored and recorded first.
+        """
         try:
             if not self.loop.is_closed():
+                if self.loop.is_running() and threading.current_thread() is not self._thread:
+                    asyncio.run_coroutine_threadsafe(self._factory.shut_down(), self.loop).result()
                 super().stop(no_assert)
                 self.loop.close()  # when `start` had failed, its thread left without doing so
         finally:
@@ -253,14 +182,14 @@ class Controller(aiosmtpd.controller.Controller):
             ready_event.set()  # `start` need not wait for a thread that could not listen
 
     def _trigger_server(self) -> None:
-        """Makes one server object in the loop's thread, so that arguments which make no sense fail in `start`."""
+        """Makes one server object in the loop's thread, so that wrong arguments fail in `start`."""
         if self._thread_exception is not None:
             raise self._thread_exception
         self.loop.call_soon_threadsafe(self._rehearse)
 
     def _rehearse(self) -> None:
         try:
-            self.smtpd = self._door.make(Admission(self.guard, None))
+            self.smtpd = self._factory.make(Admission(self.guard, None))
         except Exception as error:
             self._thread_exception = error
         finally:

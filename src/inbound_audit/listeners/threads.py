@@ -1,12 +1,12 @@
-"""socketserver: a mix-in that goes before any TCP server class, threading and forking ones included.
+"""socketserver: a mix-in for any TCP server class, threading and forking ones included.
 
     class Server(Counted, socketserver.ThreadingTCPServer): ...
 
     with Server(("::", 2525), Handler, guard=guard) as server:
         server.serve_forever()
 
-A session begins with `verify_request` and ends with `shutdown_request`. In a forking server the child serves and ends
-without a word (`os._exit`), so there the parent keeps the session until it has reaped the child.
+A session begins with `verify_request` and ends with `shutdown_request`. In a forking server the child serves, and ends
+by `os._exit` without calling anything, so the parent keeps the session until it has reaped the child.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-# Each request has a thread or a process of its own, which may wait while the server accepts others.
+# Each request has its own thread or process, which may wait while the server accepts others.
 _CONCURRENT: tuple[type, ...] = (socketserver.ThreadingMixIn,)
 if hasattr(socketserver, "ForkingMixIn"):
     _CONCURRENT += (socketserver.ForkingMixIn,)
@@ -35,9 +35,9 @@ if hasattr(socketserver, "ForkingMixIn"):
 class Counted(_Base):
     """Counts the connections of a socketserver server and asks the guard's policy about each.
 
-    `refusal` is what a refused peer is sent: bytes, or what a function makes of the Verdict. A tarpit is waited out by
-    the thread or process of its connection; a server that serves one connection at a time has none to spare, and does
-    not wait. Unix stream servers let everybody in, uncounted.
+    `refusal` is sent to a refused peer: bytes, or a function from the Verdict to bytes. The thread or process of a
+    connection waits out its tarpit; a server that serves one connection at a time does not wait. Unix stream servers
+    accept every peer, uncounted.
 
     Raises TypeError for a UDP server, which has no connections.
     """
@@ -55,22 +55,22 @@ class Counted(_Base):
     def inbound_session(self, request: Any) -> Session | None:
         """The accept construct of a request, for handlers; None when it is not counted.
 
-        In the child of a forking server it belongs to the parent: it tells who is there, but counts nothing.
+        In the child of a forking server the session belongs to the parent: it knows the peer, but its counts are 0.
         """
         admission = self._admissions.get(request)
         return None if admission is None else admission.session
 
-    # serve_forever() ends when this raises, so nothing here may.
+    # serve_forever() ends if this raises, so nothing in it may raise.
     def verify_request(self, request: Any, client_address: Any) -> bool:
         if not super().verify_request(request, client_address):
             return False
         if self._children:
-            self.collect_children()  # who has gone since the last look is not to be counted against this one
+            self.collect_children()  # sessions of children that have ended must not count against this peer
         admission = self.guard.admit(client_address, _local_address(request))
         self._admissions[request] = admission
         if admission.let_in or self._waits(admission):
             return True
-        self._turn_away(request, admission)
+        self._refuse(request, admission)
         return False
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -86,7 +86,7 @@ class Counted(_Base):
         if admission.let_in:
             super().finish_request(request, client_address)
         else:
-            self._turn_away(request, admission)
+            self._refuse(request, admission)
 
     def shutdown_request(self, request: Any) -> None:
         try:
@@ -97,12 +97,12 @@ class Counted(_Base):
                 admission.close()
 
     def collect_children(self, **kwargs: Any) -> None:
-        super().collect_children(**kwargs)  # type: ignore[misc]  # there is one where this is called
+        super().collect_children(**kwargs)  # type: ignore[misc]  # forking servers have it, and only they call this
         for pid in self._children.keys() - self._pids():
             self._children.pop(pid).close()
 
     def server_close(self) -> None:
-        """As ever, but it cuts tarpits short. Children that it does not wait for are counted no more."""
+        """Closes the server as its base class does, and cuts tarpits short. Children left behind are not counted."""
         self._stopping.set()
         try:
             super().server_close()
@@ -117,11 +117,11 @@ class Counted(_Base):
     def _waits(self, admission: Admission) -> bool:
         return admission.verdict.tarpit > 0 and isinstance(self, _CONCURRENT)
 
-    def _turn_away(self, request: Any, admission: Admission) -> None:
-        farewell = admission.farewell(self._refusal)
-        with contextlib.suppress(OSError):  # it has gone already, or takes nothing: nobody waits for it
+    def _refuse(self, request: Any, admission: Admission) -> None:
+        reply = admission.refusal_bytes(self._refusal)
+        with contextlib.suppress(OSError):  # the peer has left, or does not read: the server does not wait for it
             request.settimeout(0)
-            request.send(farewell)
+            request.send(reply)
 
 
 def _local_address(request: Any) -> Any:

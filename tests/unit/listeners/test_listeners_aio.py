@@ -19,7 +19,7 @@ from tests.support.listening import LoopThread, Peer, Script, Way, eventually, e
 from inbound_audit import InboundAudit, Limits, Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.aio import counted, counted_callback, session_of
-from inbound_audit.listeners.door import EARLY_LIMIT, Door, Doorman
+from inbound_audit.listeners.pending import MAX_EARLY_BYTES, GatedFactory, PendingConnection
 
 # asyncio's own, in Python 3.10: it closes the connection and forgets the transport.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport <asyncio.sslproto:ResourceWarning")
@@ -220,7 +220,7 @@ def test_a_policy_that_raises_lets_in(guard: Guard) -> None:
 
 def doormen() -> list[object]:
     gc.collect()
-    return [one for one in gc.get_objects() if isinstance(one, Doorman)]
+    return [one for one in gc.get_objects() if isinstance(one, PendingConnection)]
 
 
 @every_way
@@ -250,7 +250,7 @@ def test_a_peer_that_stops_sending_in_a_tarpit_is_gone(guard: Guard, audit: Inbo
 def test_what_came_during_a_tarpit_is_not_lost(guard: Guard, kind: type[Echo]) -> None:
     """More than the door keeps: the rest waits in the kernel."""
     guard.policy = Script({"connect": SHORTLY})
-    early = b"".join(b"%07d\n" % number for number in range(EARLY_LIMIT // 2))
+    early = b"".join(b"%07d\n" % number for number in range(MAX_EARLY_BYTES // 2))
     with serving(counted(kind, guard), listening.WAYS[0]) as (thread, address), Peer(*address) as peer:
         sent = thread.loop.run_in_executor(None, peer.send, early)
         assert peer.line() == b"hello\n"
@@ -647,7 +647,7 @@ def test_a_stream_through_tls(guard: Guard, audit: InboundAudit, tls: tuple[ssl.
 def test_a_door_is_a_factory_of_its_own(guard: Guard) -> None:
     """Two servers may stand before one door."""
     door = counted(Echo, guard)
-    assert isinstance(door, Door)
+    assert isinstance(door, GatedFactory)
     with serving(door, listening.WAYS[0]) as (_, one), serving(door, listening.WAYS[1]) as (_, two):
         first, second = Peer(*one), Peer(*two)
         assert (first.line(), second.line()) == (b"hello\n", b"hello\n")

@@ -1,8 +1,9 @@
-"""What the policy says in the course of one SMTP session, and how that is carried out."""
+"""The policy's part in one SMTP session: which hook each command asks, and what becomes of the verdict."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,16 @@ from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Ver
 if TYPE_CHECKING:
     from aiosmtpd.proxy_protocol import ProxyData
 
-    from inbound_audit._ipcount import Session
     from inbound_audit.listeners.guard import Admission
     from inbound_audit.listeners.smtp import SMTP
 
 
+@functools.lru_cache(maxsize=256)
 def smtp_reply(verdict: Verdict) -> bytes:
     """The reply line, or lines (RFC 5321, 4.2.1), of a refusal, without the last CRLF.
 
-    Whatever the policy's text is, it stays one reply of a code that refuses: lines are joined as SMTP joins them,
-    what is not ASCII becomes a question mark, and another code than 4xx or 5xx becomes 421.
+    The reply always refuses and is always well-formed: the text's lines become reply lines, characters outside of
+    ASCII become question marks, and a code other than 4xx or 5xx becomes 421.
     """
     code = _reply_code(verdict)
     lines = (verdict.text or REFUSAL_TEXT).splitlines() or [""]
@@ -30,38 +31,32 @@ def smtp_reply(verdict: Verdict) -> bytes:
     return reply.encode("ascii", "replace")
 
 
+def refusal_line(verdict: Verdict) -> bytes:
+    """`smtp_reply` with its last CRLF."""
+    return smtp_reply(verdict) + b"\r\n"
+
+
 def _reply_code(verdict: Verdict) -> int:
     return verdict.code if 400 <= verdict.code <= 599 else REFUSAL_CODE
 
 
-class Dialogue:
-    """The policy's part in one SMTP session. `ask` comes before the handler's own hook for each command."""
+class SMTPPolicy:
+    """Asks the policy of one SMTP session. `check_command` comes before the handler's own hook for each command."""
 
-    __slots__ = ("_admission", "_server")
+    __slots__ = ("_server", "admission")
 
     def __init__(self, server: SMTP, admission: Admission) -> None:
         self._server = server
-        self._admission = admission
+        self.admission = admission
 
-    @property
-    def session(self) -> Session | None:
-        return self._admission.session
+    async def check_command(self, command: str, args: Sequence[object]) -> bytes | None:
+        """Returns the reply that refuses a command, None if the command may pass.
 
-    def close(self) -> None:
-        self._admission.close()
-
-    def received(self) -> None:
-        """A message was accepted."""
-        self._admission.record_reception()
-
-    async def ask(self, command: str, args: Sequence[object]) -> bytes | None:
-        """The reply that refuses a command, None when it may pass.
-
-        Waits out a tarpit. Where the verdict ends the connection it does not return: the reply is sent, and
-        CancelledError ends the session's task, as QUIT does, so that no command is read that came along.
+        Waits out a tarpit. Does not return if the verdict ends the connection: the reply is sent, and CancelledError
+        ends the session's task, as QUIT does, so that no command of the same packet is read.
         """
-        for hook, arguments in self._questions(command, args):
-            verdict = self._admission.hook(hook, *arguments)
+        for hook, arguments in self._hooks(command, args):
+            verdict = self.admission.hook(hook, *arguments)
             if verdict is ACCEPT:
                 continue
             await self._tarpit(verdict)
@@ -69,12 +64,12 @@ class Dialogue:
                 continue
             reply = smtp_reply(verdict)
             if verdict.disconnect or _reply_code(verdict) == REFUSAL_CODE:  # 421 closes the channel: RFC 5321, 3.8
-                await self.hang_up(reply)
+                self._server.hang_up(reply)
             return reply
         return None
 
-    def _questions(self, command: str, args: Sequence[object]) -> Iterator[tuple[str, tuple[object, ...]]]:
-        """The hooks that a command asks and their arguments, apart from the accept construct."""
+    def _hooks(self, command: str, args: Sequence[object]) -> Iterator[tuple[str, tuple[object, ...]]]:
+        """The hooks that a command asks, with their arguments after the session."""
         if command in ("EHLO", "HELO"):
             yield "validate_ehlo", (args[0],)
         elif command == "MAIL":
@@ -87,7 +82,7 @@ class Dialogue:
             yield "validate_data_spool", (message,)
 
     def _message(self) -> Message:
-        """The message as far as it is known: its size is what MAIL announced until all of it has come."""
+        """The message as far as it is known: its size is the one that MAIL announced until all data has come."""
         envelope = self._server.envelope
         assert envelope is not None
         content = envelope.original_content
@@ -97,9 +92,9 @@ class Dialogue:
     def greeting(self, replies: Sequence[str]) -> list[str]:
         """The replies to EHLO with the policy's capabilities added and removed.
 
-        The first one names the server; a reply that is no "250" was the handler's way of saying no.
+        The first reply names the server. Replies other than 250 are the handler's refusal and stay as they are.
         """
-        added, removed = self._admission.capabilities()
+        added, removed = self.admission.capabilities()
         if not (added or removed) or not replies or not all(reply.startswith("250") for reply in replies):
             return list(replies)
         replaced = {_keyword(line) for line in (*added, *removed)}
@@ -107,27 +102,20 @@ class Dialogue:
         lines = [replies[0][4:], *added, *kept]
         return [f"250-{line}" for line in lines[:-1]] + [f"250 {lines[-1]}"]
 
-    async def introduce(self, header: ProxyData) -> bool:
-        """A believed balancer has named the client: counts it where it belongs and asks the policy. False: refused."""
+    async def apply_proxy_header(self, header: ProxyData) -> bool:
+        """Moves the count to the client that a trusted balancer names, and asks the policy. False: refused."""
         client = real_client(header)
         if client is not None:
-            self._admission.rebind(client)
-        verdict = self._admission.ask()
+            self.admission.rebind(client)
+        verdict = self.admission.evaluate()
         await self._tarpit(verdict)
-        if not self._admission.let_in:
+        if not self.admission.let_in:
             await self._server.push(smtp_reply(verdict))
-        return self._admission.let_in
-
-    async def hang_up(self, reply: bytes) -> None:
-        """Sends a last reply and ends the session's task; never returns."""
-        await self._server.push(reply)
-        if self._server.transport is not None:
-            self._server.transport.close()
-        raise asyncio.CancelledError
+        return self.admission.let_in
 
     async def _tarpit(self, verdict: Verdict) -> None:
         if verdict.tarpit > 0:
-            # The wait is ours, so it does not use up the peer's own time.
+            # The server waits here, so the wait does not use up the peer's own time.
             self._server._reset_timeout(self._server._timeout_duration + verdict.tarpit)
             await asyncio.sleep(verdict.tarpit)
 
@@ -137,7 +125,7 @@ def _keyword(capability: str) -> str:
 
 
 def _announced_size(mail_options: Sequence[str]) -> int:
-    """SIZE= of the MAIL command (RFC 1870), which aiosmtpd has checked; 0 if there was none."""
+    """SIZE= of the MAIL command (RFC 1870), which aiosmtpd has checked; 0 without one."""
     for option in mail_options:
         name, _, value = option.partition("=")
         if name == "SIZE" and value.isdecimal():
