@@ -54,4 +54,4 @@ def _assigned(node: tree.Value | tree.Call) -> Callable[[Run], Value]:
         raise ScriptError(node.at, f"unknown function {node.name!r}{nearest(node.name, answering)}")
     if not function.answers:
         raise ScriptError(node.at, f"{node.name} has no value")
-    return call(node)  # type: ignore[return-value]  # it answers
+    return call(node, function)  # type: ignore[return-value]  # it answers

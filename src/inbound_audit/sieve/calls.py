@@ -8,29 +8,41 @@ from typing import Any, TypeAlias
 
 from inbound_audit.errors import InboundAuditError, PolicyError
 from inbound_audit.sieve import tree
+from inbound_audit.sieve.arithmetic import ARITHMETIC
+from inbound_audit.sieve.context import CONTEXT
 from inbound_audit.sieve.expressions import Expression, constant, expression
 from inbound_audit.sieve.faults import ScriptError
 from inbound_audit.sieve.functions import Function, Parameter
 from inbound_audit.sieve.hashes import HASHES
+from inbound_audit.sieve.lists import LISTS
+from inbound_audit.sieve.networks import NETWORKS
 from inbound_audit.sieve.replies import REPLIES
 from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.sessions import SESSIONS
 from inbound_audit.sieve.values import Value
 from inbound_audit.sieve.windows import WINDOWS
 
-FUNCTIONS: dict[str, Function] = {**SESSIONS, **WINDOWS, **HASHES, **REPLIES}
+FUNCTIONS: dict[str, Function] = {
+    **SESSIONS,
+    **WINDOWS,
+    **NETWORKS,
+    **ARITHMETIC,
+    **LISTS,
+    **HASHES,
+    **CONTEXT,
+    **REPLIES,
+}
 
 Called: TypeAlias = Callable[[Run], "Value | None"]
 
 
-def call(node: tree.Call) -> Called:
-    """Calls a known function. Raises ScriptError when the arguments are not what it takes."""
-    function = FUNCTIONS[node.name]
+def call(node: tree.Call, function: Function) -> Called:
+    """Calls a function. Raises ScriptError when the arguments are not what it takes."""
     if node.tests:
         first = node.tests[0]
         raise ScriptError(first.at, f"{node.name} takes no test; is a ';' missing before {first.name!r}?")
-    given = [_positional(node, argument) for argument in node.arguments]
-    run: Callable[..., Value | None] = function.run
+    given, tagged = _arguments(node, function)
+    run = _tagged(function.run, tagged)
     if function.placed:
         run = _placed(run, node)
     if function.by_hash is not None and len(given) == 1 and constant(given[0]) is None:
@@ -40,10 +52,30 @@ def call(node: tree.Call) -> Called:
     return _applied(run, [_argument(*pair) for pair in zip(given, function.parameters, strict=False)])
 
 
-def _positional(node: tree.Call, argument: tree.Value | tree.Tag) -> tree.Value:
-    if isinstance(argument, tree.Tag):
-        raise ScriptError(argument.at, f"{node.name} takes no tag, and so no :{argument.name}")
-    return argument
+def _arguments(node: tree.Call, function: Function) -> tuple[list[tree.Value], dict[str, Any]]:
+    """What stands by its place, and what stands behind a tag, by the tag's name."""
+    given: list[tree.Value] = []
+    tagged: dict[str, Any] = {}
+    arguments = iter(node.arguments)
+    for argument in arguments:
+        if not isinstance(argument, tree.Tag):
+            given.append(argument)
+            continue
+        if argument.name not in function.tags:
+            known = "".join(f" (there is :{name})" for name in function.tags) or ", and takes none"
+            raise ScriptError(argument.at, f"{node.name} knows no tag :{argument.name}{known}")
+        value = next(arguments, None)
+        if value is None or isinstance(value, tree.Tag) or argument.name in tagged:
+            raise ScriptError(argument.at, f":{argument.name} stands once, with one value behind it")
+        tagged[argument.name] = _argument(value, function.tags[argument.name])
+    return given, tagged
+
+
+def _tagged(run: Callable[..., Value | None], tagged: dict[str, Any]) -> Callable[..., Value | None]:
+    if not tagged:
+        return run
+    readers = {name: value if callable(value) else partial(_known, value) for name, value in tagged.items()}
+    return lambda state, *given: run(state, *given, **{name: reader(state) for name, reader in readers.items()})
 
 
 def _placed(run: Callable[..., Value | None], node: tree.Call) -> Callable[..., Value | None]:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from inbound_audit.errors import PolicyError
-from inbound_audit.sieve.automaton import Automaton
+from inbound_audit.policy import patterns
 from inbound_audit.sieve.faults import nearest
-from inbound_audit.sieve.regex import glob, regex
-from inbound_audit.sieve.values import Scalar
+from inbound_audit.sieve.values import Scalar, text
 
 INFINITE = float("inf")
 OCTET, CASEMAP, NUMERIC = "i;octet", "i;ascii-casemap", "i;ascii-numeric"
 COMPARATORS = (OCTET, CASEMAP, NUMERIC)
 MATCH_TYPES = ("is", "contains", "matches", "regex", "value", "count")
 
-_LEADING = re.compile(r"-?[0-9]+")
-_DIGITS_MOST = 4000  # int() refuses longer ones
+_LEADING = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+MAX_DIGITS = 4000  # int() refuses longer ones
 _UPPER = {code: code - 32 for code in range(ord("a"), ord("z") + 1)}
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "gt": operator.gt,
@@ -41,22 +39,25 @@ class Relation(NamedTuple):
 
 
 def numeric(value: Scalar) -> int | float:
-    """The number that a text begins with; infinite, and equal to all that is infinite, where there is none.
+    """The number that a text begins with. A text without one is infinite, and equal to every other such text.
 
-    So says RFC 4790 (9.1.1). It knows no sign; here a minus counts, as a series may have come below zero.
+    The rule is that of RFC 4790 (9.1.1), which knows neither sign nor fraction. Here both count: a series may be below
+    zero, and a rate has a fraction.
     """
-    if isinstance(value, int):
+    if isinstance(value, (int, float)):
         return value
     found = _LEADING.match(value)
-    return int(found[0]) if found and len(found[0]) <= _DIGITS_MOST else INFINITE
+    if not found or len(found[0]) > MAX_DIGITS:
+        return INFINITE
+    return float(found[0]) if found[1] else int(found[0])
 
 
 def folded_text(value: Scalar) -> str:
     """Letters of ASCII in upper case, all else as it is (RFC 4790, 9.2.1)."""
-    return str(value).translate(_UPPER)
+    return text(value).translate(_UPPER)
 
 
-_MADE: dict[str, Callable[[Scalar], Any]] = {OCTET: str, CASEMAP: folded_text, NUMERIC: numeric}
+_MADE: dict[str, Callable[[Scalar], Any]] = {OCTET: text, CASEMAP: folded_text, NUMERIC: numeric}
 
 
 def relation(match: str, name: str | None, comparator: str | None) -> Relation:
@@ -76,8 +77,8 @@ def relation(match: str, name: str | None, comparator: str | None) -> Relation:
         raise PolicyError(f":{match} looks for parts of a text, which {NUMERIC} does not know")
     if match == "contains":
         return Relation(made, made, operator.contains)
-    patterns = _glob if match == "matches" else _regex
-    return Relation(str, lambda key: patterns(str(key), chosen == CASEMAP), _found)
+    compiled = patterns.glob if match == "matches" else patterns.regex
+    return Relation(text, lambda key: compiled(text(key), chosen == CASEMAP), _found)
 
 
 def _operator(name: str, comparator: str) -> Callable[[Any, Any], bool]:
@@ -95,16 +96,5 @@ def _common_bits(subject: int | float, key: int | float) -> bool:
     return isinstance(subject, int) and isinstance(key, int) and subject & key != 0
 
 
-def _found(subject: str, pattern: Automaton) -> bool:
-    return pattern.search(subject)
-
-
-# Keys are mostly constant and made once; those that are not come from a few values again and again.
-@lru_cache(maxsize=256)
-def _glob(pattern: str, ignore_case: bool) -> Automaton:
-    return Automaton(glob(pattern, ignore_case))
-
-
-@lru_cache(maxsize=256)
-def _regex(pattern: str, ignore_case: bool) -> Automaton:
-    return Automaton(regex(pattern, ignore_case))
+def _found(subject: str, pattern: patterns.Pattern) -> bool:
+    return pattern.search(subject) is not None

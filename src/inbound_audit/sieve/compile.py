@@ -111,7 +111,7 @@ def _plain(command: tree.Command) -> Step | None:
         if node.arguments or node.tests:
             raise ScriptError([*node.arguments, *node.tests][0].at, f"{node.name} takes nothing; is a ';' missing?")
         return None
-    called = call(node)
+    called = call(node, FUNCTIONS[node.name])
 
     def plain(run: Run) -> None:
         called(run)

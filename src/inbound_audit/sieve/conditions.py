@@ -7,10 +7,11 @@ from typing import Any, TypeAlias
 
 from inbound_audit.errors import PolicyError
 from inbound_audit.sieve import tree
-from inbound_audit.sieve.calls import FUNCTIONS
+from inbound_audit.sieve.calls import FUNCTIONS, call
 from inbound_audit.sieve.compare import MATCH_TYPES, Relation, numeric, relation
 from inbound_audit.sieve.expressions import Expression, constant, expression
 from inbound_audit.sieve.faults import ScriptError, nearest
+from inbound_audit.sieve.networks import CHECK_CIDR
 from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.values import Value, count, members, number, text
 
@@ -106,17 +107,44 @@ def _takes(node: tree.Call, *, arguments: int, tests: tuple[int, int | None]) ->
 
 def _ec_test(node: tree.Call) -> Condition:
     """``ec_test [match type] [:comparator NAME] VALUE KEY``; both may be lists, and one pair that matches will do."""
+    match, asked, (subject, key) = _compared(node, "a value and a key to compare it with")
+    return _comparison(match, asked, expression(subject), key)
+
+
+def _vctx(node: tree.Call) -> Condition:
+    """``vctx_conn [match type] [:comparator NAME] NAMES KEY``: of the context variables that are set."""
+    match, asked, (names, key) = _compared(node, "names of context variables and a key to compare their values with")
+    scope, names_of = node.name, expression(names)
+
+    def values(run: Run) -> Value:
+        known = run.context[scope]
+        return [known[name] for name in map(text, members(names_of(run))) if name in known]
+
+    return _comparison(match, asked, values, key)
+
+
+def _check_cidr(node: tree.Call) -> Condition:
+    called = call(node, CHECK_CIDR)
+    return lambda run: bool(called(run))
+
+
+def _compared(node: tree.Call, expected: str) -> tuple[str, Relation, list[tree.Value]]:
+    """The match type of a comparison, what it asks, and its two values."""
     if node.tests:
-        raise ScriptError(node.tests[0].at, f"ec_test takes no test; is a ';' missing before {node.tests[0].name!r}?")
+        first = node.tests[0]
+        raise ScriptError(first.at, f"{node.name} takes no test; is a ';' missing before {first.name!r}?")
     match, operator, comparator, values = _tags(node)
     if len(values) != 2:
-        raise ScriptError(node.at, f"ec_test takes a value and a key to compare it with, and not {len(values)} values")
+        raise ScriptError(node.at, f"{node.name} takes {expected}, and not {len(values)} values")
     try:
-        asked = relation(match, operator, comparator)
+        return match, relation(match, operator, comparator), values
     except PolicyError as error:
         raise ScriptError(node.at, str(error)) from None
-    subject, key = values
-    subject_of = _counted(expression(subject)) if match == "count" else expression(subject)
+
+
+def _comparison(match: str, asked: Relation, subject_of: Expression, key: tree.Value) -> Condition:
+    if match == "count":
+        subject_of = _counted(subject_of)
     if constant(key) is None:
         if match == "regex":
             raise ScriptError(key.at, "a pattern of :regex stands in the script as it is, without ${} or %{}")
@@ -128,7 +156,7 @@ def _ec_test(node: tree.Call) -> Condition:
 def _key(asked: Relation, node: tree.Value) -> Any:
     """A key that is the same in every run, made ready once."""
     known = constant(node)
-    assert isinstance(known, (str, int))
+    assert isinstance(known, (str, int, float))
     try:
         return asked.key(known)
     except PolicyError as error:
@@ -157,14 +185,14 @@ def _tags(node: tree.Call) -> tuple[str, str | None, str | None, list[tree.Value
                 operator = _name_behind(argument, next(arguments, None)).lower()
         else:
             hint = nearest(argument.name, (*MATCH_TYPES, "comparator"))
-            raise ScriptError(argument.at, f"ec_test knows no tag :{argument.name}{hint}")
+            raise ScriptError(argument.at, f"{node.name} knows no tag :{argument.name}{hint}")
     return match or "is", operator, comparator, values
 
 
 def _name_behind(tag: tree.Tag, node: tree.Value | tree.Tag | None) -> str:
     found = None if node is None or isinstance(node, tree.Tag) else constant(node)
     if not isinstance(found, str):
-        raise ScriptError(tag.at if node is None else node.at, f":{tag.name} wants a text behind it, as it is")
+        raise ScriptError(tag.at if node is None else node.at, f":{tag.name} expects a constant text behind it")
     return found
 
 
@@ -178,9 +206,9 @@ def _against_one(asked: Relation, subject_of: Expression, key: Any) -> Condition
 
     def test(run: Run) -> bool:
         value = subject_of(run)
-        if counts and type(value) is int:
+        if counts and isinstance(value, (int, float)):
             return holds(value, key)
-        if isinstance(value, (str, int)):
+        if isinstance(value, (str, int, float)):
             return holds(made(value), key)
         return any(holds(made(member), key) for member in members(value))
 
@@ -214,4 +242,7 @@ TESTS: dict[str, Callable[[tree.Call], Condition]] = {
     "anyof": _any_of,
     "isset": _isset,
     "ec_test": _ec_test,
+    "vctx_conn": _vctx,
+    "vctx_mess": _vctx,
+    "check_cidr": _check_cidr,
 }

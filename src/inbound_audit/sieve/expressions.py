@@ -9,7 +9,7 @@ from inbound_audit.errors import PolicyError
 from inbound_audit.sieve import tree
 from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.texts import Expansion, parts
-from inbound_audit.sieve.values import MOST_MEMBERS, UNSET, Scalar, Value, joined, number, text
+from inbound_audit.sieve.values import MAX_MEMBERS, UNSET, Scalar, Value, joined, number, text
 
 Expression: TypeAlias = Callable[[Run], Value]
 
@@ -73,9 +73,9 @@ def _items(node: tree.Items) -> Expression:
             if isinstance(value, list):
                 found += value
             else:
-                found.append(value if isinstance(value, int) else text(value))
-            if len(found) > MOST_MEMBERS:
-                raise PolicyError(f"a list of more than {MOST_MEMBERS} members")
+                found.append(value if isinstance(value, (int, float)) else text(value))
+            if len(found) > MAX_MEMBERS:
+                raise PolicyError(f"a list of more than {MAX_MEMBERS} members")
         return found
 
     return items
@@ -89,7 +89,7 @@ def _template(written: str) -> Expression:
 
         def single(run: Run) -> Value:
             value = run.variables.get(name, UNSET)
-            return value if type(value) is int else text(value)
+            return value if isinstance(value, (int, float)) else text(value)
 
         return single
     pieces = [part if isinstance(part, str) else _expansion(part) or part.written for part in found]
@@ -107,8 +107,6 @@ def _macro(name: str) -> Expression | None:
     if name in ("i", "spfv1:i"):
         return lambda run: run.ac.remote_ip
     kind, colon, key = name.partition(":")
-    if kind == "vctx_conn" and colon:
-        return lambda run: run.context.get(key, UNSET)
-    if kind == "vctx_mess" and colon:
-        return lambda run: UNSET  # a connection has no message yet
+    if kind in ("vctx_conn", "vctx_mess") and colon:
+        return lambda run: run.context[kind].get(key, UNSET)
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from inbound_audit.errors import PolicyError
@@ -40,6 +40,8 @@ class Function:
     ends: bool = False
     """With arguments it is terminal: the script ends with the rule that it stands in."""
     by_hash: Callable[..., Value | None] | None = None
+    tags: Mapping[str, Parameter] = field(default_factory=dict)
+    """Tags that it knows, each with a value behind it; `run` takes them by name."""
 
 
 def options(given: Hash, known: Mapping[str, Reader]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ NAME: /[A-Za-z_][A-Za-z0-9_]*/
 TAG: /:[A-Za-z_][A-Za-z0-9_]*/
 VARIABLE: /\$[A-Za-z_][A-Za-z0-9_]*/
 ELEMENT.1: /\$[A-Za-z_][A-Za-z0-9_]*\[/
-NUMBER: /[0-9]+[KMGkmg]?(?![A-Za-z0-9_])/
+NUMBER: /-?[0-9]+(?:\.[0-9]+)?[KMGkmg]?(?![A-Za-z0-9_.])/
 QUOTED: /"[^"\\]*(?:\\(?s:.)[^"\\]*)*"/
 MULTILINE.2: /(?i:text):[ \t]*(?:\#[^\n]*)?\n(?:[^\n]*\n)*?\.[ \t]*(?=\n|\Z)/
 

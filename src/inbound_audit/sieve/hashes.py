@@ -1,4 +1,4 @@
-"""Hashes, and values of the connection."""
+"""Functions of hashes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def hash_get(run: Run, of: Hash, key: str) -> Value:
     return of.get(key, UNSET)
 
 
-def vctx_conn_set(run: Run, key: str, value: str) -> None:
-    run.context[key] = value
+def hash_keys(run: Run, of: Hash) -> Value:
+    """In the order in which the keys were first set."""
+    return [*of]
 
 
-def vctx_conn_get(run: Run, key: str) -> Value:
-    return run.context.get(key, UNSET)
+def hash_values(run: Run, of: Hash) -> Value:
+    """In the order of the keys; a list as one text. Raises PolicyError for a hash among them."""
+    return [value if isinstance(value, (int, float)) else text(value) for value in of.values()]
 
 
 _HASH, _KEY = Parameter("hash", mapping), Parameter("key", text)
@@ -37,6 +39,6 @@ HASHES = {
     "hash_create": Function(hash_create, answers=True),
     "hash_set": Function(hash_set, (_HASH, _KEY, Parameter("value", anything)), (3,)),
     "hash_get": Function(hash_get, (_HASH, _KEY), (2,), answers=True),
-    "vctx_conn_set": Function(vctx_conn_set, (_KEY, Parameter("value", text)), (2,)),
-    "vctx_conn_get": Function(vctx_conn_get, (_KEY,), (1,), answers=True),
+    "hash_keys": Function(hash_keys, (_HASH,), (1,), answers=True),
+    "hash_values": Function(hash_values, (_HASH,), (1,), answers=True),
 }

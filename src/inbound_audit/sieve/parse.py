@@ -29,9 +29,10 @@ except ModuleNotFoundError as error:  # an extra, like the libraries of the list
     words = "SievePolicy needs lark, a parser library: pip install 'inbound-audit[sieve]'"
     raise ModuleNotFoundError(words, name="lark") from error
 
-MOST_DEPTH = 64
+MAX_DEPTH = 64
 """How deep tests and blocks may stand in one another; RFC 5228 (2.10.3) wants 15 at least."""
-MOST_NUMBER = (1 << 63) - 1
+MAX_NUMBER = (1 << 63) - 1
+MAX_DIGITS = 40
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _TOLD_MOST = 3  # a list of everything that could have stood there helps nobody
@@ -68,7 +69,7 @@ class _Builder(Transformer[Token, Any]):
 
     def block(self, statements: list[Statement]) -> Block:
         depth = 1 + max(map(_depth, statements), default=0)
-        if depth > MOST_DEPTH:
+        if depth > MAX_DEPTH:
             raise _too_deep(statements[0].at)
         return Block(tuple(statements), depth)
 
@@ -84,7 +85,7 @@ class _Builder(Transformer[Token, Any]):
         name, *rest = children
         tests = rest.pop() if rest and type(rest[-1]) is list else []
         depth = 1 + max((test.depth for test in tests), default=0)
-        if depth > MOST_DEPTH:
+        if depth > MAX_DEPTH:
             raise _too_deep(_at(name))
         return Call(_at(name), name.lower(), tuple(rest), tuple(tests), depth)
 
@@ -101,10 +102,13 @@ class _Builder(Transformer[Token, Any]):
     def number(self, children: list[Token]) -> Number:
         (written,) = children
         unit = _UNITS.get(written[-1].upper(), 1)
-        digits = written.rstrip("KMGkmg").lstrip("0") or "0"
-        if len(digits) > len(str(MOST_NUMBER)) or int(digits) * unit > MOST_NUMBER:
-            raise ScriptError(_at(written), f"a number beyond {MOST_NUMBER}")
-        return Number(_at(written), int(digits) * unit)
+        digits = written.rstrip("KMGkmg")
+        # Its length first: int() raises for a number of many thousands of digits.
+        if len(digits.lstrip("-0")) <= MAX_DIGITS:  # int() raises for many thousands of digits
+            number = (float(digits) if "." in digits else int(digits)) * unit
+            if abs(number) <= MAX_NUMBER:
+                return Number(_at(written), number)
+        raise ScriptError(_at(written), f"a number beyond {MAX_NUMBER}")
 
     def variable(self, children: list[Token]) -> Variable:
         return Variable(_at(children[0]), children[0][1:].lower())
@@ -130,7 +134,7 @@ def _depth(statement: Statement) -> int:
 
 
 def _too_deep(at: At) -> ScriptError:
-    return ScriptError(at, f"tests or blocks stand more than {MOST_DEPTH} deep in one another")
+    return ScriptError(at, f"tests or blocks stand more than {MAX_DEPTH} deep in one another")
 
 
 def _out_of_place(error: UnexpectedToken) -> ScriptError:
@@ -155,6 +159,6 @@ def _unreadable(text: str, error: UnexpectedCharacters) -> ScriptError:
         return ScriptError(at, "a comment that is not closed")
     if rest.startswith(":") and text[: error.pos_in_stream].lower().endswith("text"):
         return ScriptError(at, "a multi-line text that is not closed by a line with a single dot")
-    if rest[:1].isdigit():
+    if rest.lstrip("-")[:1].isdigit():
         return ScriptError(at, "a number that runs into a name")
     return ScriptError(at, f"the character {rest[:1]!r} means nothing here")

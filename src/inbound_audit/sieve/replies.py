@@ -10,8 +10,8 @@ from inbound_audit.sieve.functions import Function, Parameter
 from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.values import Value, number, text
 
-LEAST_CODE, MOST_CODE = 200, 599
-MOST_TARPIT = 86400
+MIN_CODE, MAX_CODE = 200, 599
+MAX_TARPIT = 86400
 """Seconds: a day is beyond any client's patience."""
 
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
@@ -21,8 +21,8 @@ _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]+")
 def code(value: Value) -> int:
     """Reads an SMTP reply code. Raises PolicyError."""
     found = number(value)
-    if not LEAST_CODE <= found <= MOST_CODE:
-        raise PolicyError(f"{found} is no SMTP reply code from {LEAST_CODE} to {MOST_CODE}")
+    if not MIN_CODE <= found <= MAX_CODE:
+        raise PolicyError(f"{found} is not an SMTP reply code from {MIN_CODE} to {MAX_CODE}")
     return found
 
 
@@ -39,8 +39,8 @@ def line(value: Value) -> str:
 def seconds(value: Value) -> float:
     """Reads a time, which may have a fraction when it is a text. Raises PolicyError."""
     written = text(value)
-    if not _SECONDS.fullmatch(written) or float(written) > MOST_TARPIT:
-        raise PolicyError(f"{written!r} is no number of seconds from 0 to {MOST_TARPIT}")
+    if not _SECONDS.fullmatch(written) or float(written) > MAX_TARPIT:
+        raise PolicyError(f"{written!r} is not a number of seconds from 0 to {MAX_TARPIT}")
     return float(written)
 
 

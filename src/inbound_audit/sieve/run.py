@@ -6,10 +6,13 @@ import logging
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from inbound_audit.errors import PolicyError
+from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.lua.networks import NetworkLists
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict, cached_verdict
-from inbound_audit.sieve.faults import At
+from inbound_audit.sieve.faults import At, nearest
 from inbound_audit.sieve.values import Value
 
 if TYPE_CHECKING:
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("inbound_audit.sieve")
 
 REFUSES_FROM = 400
-MOST_COUNTERS = 1000
+DEFAULT_REFRESH_S = 1800
+"""Between two looks at the file of an address list."""
+MAX_COUNTERS = 1000
 """Names of counters; what comes after them is counted together."""
 OTHERS = "others"
 
@@ -30,12 +35,27 @@ class Host:
         self.path = path
         self.hits: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self.lists = NetworkLists(path.parent, burst=LogLimiter(logger))
+        self._list_options: dict[str, dict[str, Any]] = {}
+
+    def define_list(self, name: str, chosen: dict[str, Any]) -> None:
+        """Reads an address list, unless it is there with the same options. Raises PolicyError."""
+        if self._list_options.get(name) != chosen:
+            source, kind = chosen["query"]
+            self.lists.define(name, source, kind, chosen.get("refresh", DEFAULT_REFRESH_S))
+            self._list_options[name] = chosen
+
+    def list_options(self, name: str) -> dict[str, Any]:
+        """Raises PolicyError for a list that was not defined."""
+        if name not in self._list_options:
+            raise PolicyError(f"no address list {name!r}; define_cidr makes one{nearest(name, self._list_options)}")
+        return self._list_options[name]
 
     def hit(self, at: At, counter: str | None) -> None:
         """Counts an action, by its place when it has no counter of its own."""
         name = f"{self.path.name}:{at.line}" if counter is None else counter
         with self._lock:
-            self.hits[name if name in self.hits or len(self.hits) < MOST_COUNTERS else OTHERS] += 1
+            self.hits[name if name in self.hits or len(self.hits) < MAX_COUNTERS else OTHERS] += 1
 
     def log(self, at: At, words: str) -> None:
         logger.info("%s:%d: %s", self.path, at.line, words)
@@ -67,13 +87,13 @@ class Answer:
 class Run:
     """One run: the session that it is about, variables, values of the connection, and the answer once there is one."""
 
-    __slots__ = ("_answer", "ac", "context", "host", "variables")
+    __slots__ = ("_answer", "_context", "ac", "host", "variables")
 
     def __init__(self, ac: Session, host: Host) -> None:
         self.ac = ac
         self.host = host
         self.variables: dict[str, Value] = {}
-        self.context: dict[str, str] = {}
+        self._context: dict[str, dict[str, str]] | None = None
         self._answer: Answer | None = None
 
     @property
@@ -82,6 +102,13 @@ class Run:
         if self._answer is None:
             self._answer = Answer()
         return self._answer
+
+    @property
+    def context(self) -> dict[str, dict[str, str]]:
+        """Context variables of the connection (``vctx_conn``) and of the message (``vctx_mess``)."""
+        if self._context is None:
+            self._context = {"vctx_conn": {}, "vctx_mess": {}}
+        return self._context
 
     def verdict(self) -> Verdict:
         return ACCEPT if self._answer is None else self._answer.verdict()

@@ -7,25 +7,25 @@ from pathlib import Path
 from inbound_audit.errors import PolicyError
 from inbound_audit.sieve.faults import At, ScriptError
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 
 
 def read(path: Path) -> str:
     """The text of a script; its lines end with a line feed.
 
-    Raises PolicyError when the file is missing, no regular file, unreadable or larger than `MOST_BYTES`, and
+    Raises PolicyError when the file is missing, no regular file, unreadable or larger than `MAX_BYTES`, and
     ScriptError where it is not UTF-8 or has a NUL, which Sieve knows in no place (RFC 5228, 2.1).
     """
     try:
         if path.exists() and not path.is_file():
             raise PolicyError(f"{path}: is no regular file")
         with path.open("rb") as file:
-            raw = file.read(MOST_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise PolicyError(f"{path}: {error.strerror or error}") from None
-    if len(raw) > MOST_BYTES:
-        raise PolicyError(f"{path}: is larger than {MOST_BYTES} bytes")
+    if len(raw) > MAX_BYTES:
+        raise PolicyError(f"{path}: is larger than {MAX_BYTES} bytes")
     return decode(raw)
 
 

@@ -16,7 +16,7 @@ class Text(NamedTuple):
 
 class Number(NamedTuple):
     at: At
-    value: int
+    value: int | float
 
 
 class Variable(NamedTuple):

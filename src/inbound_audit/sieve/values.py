@@ -11,38 +11,42 @@ from typing import TypeAlias, Union
 
 from inbound_audit.errors import PolicyError
 
-Scalar: TypeAlias = str | int
+Scalar: TypeAlias = str | int | float
 Hash: TypeAlias = dict[str, "Value"]
-Value: TypeAlias = Union[str, int, list[Scalar], "Hash"]
+Value: TypeAlias = Union[str, int, float, list[Scalar], "Hash"]
 
 UNSET = ""
-MOST_TEXT = 1 << 16
+MAX_TEXT = 1 << 16
 """Characters of a text that is put together: a script that doubles one again and again comes to an end."""
-MOST_MEMBERS = 1 << 12
+MAX_MEMBERS = 1 << 12
 """Members of a list that is put together, for the same reason."""
 
-_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_NUMBER = re.compile(r"(-?[0-9]{1,18})(\.[0-9]{1,18})?")
 
 
 def text(value: Value) -> str:
     """A value as ``${name}`` shows it; the members of a list with commas between them. Raises PolicyError for a hash.
 
-    >>> text([1, "two"])
-    '1, two'
+    A number with a fraction has six digits behind the point, as in the reference.
+
+    >>> text([1, "two", 0.5])
+    '1, two, 0.500000'
     """
     if isinstance(value, str):
         return value
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, float):
+        return f"{value:.6f}"
     if isinstance(value, dict):
-        raise PolicyError("a hash is no text")
-    return joined(", ".join(map(str, value)))
+        raise PolicyError("a hash can't become a text")
+    return joined(", ".join(map(text, value)))
 
 
 def joined(made: str) -> str:
     """A text that was put together. Raises PolicyError when it is too long."""
-    if len(made) > MOST_TEXT:
-        raise PolicyError(f"a text of more than {MOST_TEXT} characters")
+    if len(made) > MAX_TEXT:
+        raise PolicyError(f"a text of more than {MAX_TEXT} characters")
     return made
 
 
@@ -62,15 +66,23 @@ def count(value: Value) -> int:
     return sum(member != "" for member in members(value))
 
 
-def number(value: Value) -> int:
+def real(value: Value) -> int | float:
     """A number, or its digits; the only member of a list, too. Raises PolicyError."""
-    if isinstance(value, int):
+    if isinstance(value, (int, float)):
         return value
     if isinstance(value, list) and len(value) == 1:
-        return number(value[0])
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return int(value)
-    raise PolicyError(f"{_shown(value)} is no number")
+        return real(value[0])
+    if isinstance(value, str) and (found := _NUMBER.fullmatch(value)):
+        return float(value) if found[2] else int(value)
+    raise PolicyError(f"{_shown(value)} is not a number")
+
+
+def number(value: Value) -> int:
+    """A number without a fraction: ``3``, or ``3.000000`` as the result of a calculation. Raises PolicyError."""
+    found = real(value)
+    if found != int(found):
+        raise PolicyError(f"{_shown(value)} has a fraction; ec_floor, ec_ceil and ec_round make a whole number of it")
+    return int(found)
 
 
 def whole(value: Value) -> int:
@@ -84,7 +96,7 @@ def whole(value: Value) -> int:
 def mapping(value: Value) -> Hash:
     """A hash. Raises PolicyError."""
     if not isinstance(value, dict):
-        raise PolicyError(f"{_shown(value)} is no hash; hash_create makes one")
+        raise PolicyError(f"{_shown(value)} is not a hash; hash_create makes one")
     return value
 
 

@@ -22,7 +22,7 @@ from inbound_audit.errors import CidrError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.smtp import Controller
 from inbound_audit.policy.verdict import ACCEPT, Verdict
-from inbound_audit.sieve.run import MOST_COUNTERS
+from inbound_audit.sieve.run import MAX_COUNTERS
 from inbound_audit.sieve.sessions import check_cidr
 
 audit, guard = listening.audit, listening.guard  # fixtures
@@ -146,7 +146,7 @@ def test_a_run_that_fails(
     ac = bench.session()
     assert [policy.validate_connect(ac) for _ in range(3)] == [verdict] * 3
     assert policy.errors == policy.errors_by_hook["validate_connect"] == 3
-    assert policy.last_error == "policy.sieve:2:1: seconds: '' is no number of seconds from 0 to 86400"
+    assert policy.last_error == "policy.sieve:2:1: seconds: '' is not a number of seconds from 0 to 86400"
     (record,) = caplog.records  # one line a burst
     assert (record.levelno, record.name) == (logging.ERROR, "inbound_audit.sieve")
     assert record.getMessage() == f"{policy.path}: validate_connect failed: {policy.last_error}"
@@ -193,10 +193,10 @@ def test_actions_are_counted_by_name_or_line(bench: Bench) -> None:
 
 def test_names_of_counters_have_a_bound(bench: Bench) -> None:
     policy = bench.policy('ec_action 451 "later" "%{i}";')
-    for number in range(MOST_COUNTERS + 50):
+    for number in range(MAX_COUNTERS + 50):
         with bench.listener.session(f"10.0.{number // 250}.{number % 250}") as ac:
             policy.validate_connect(ac)
-    assert len(policy.hits) == MOST_COUNTERS + 1
+    assert len(policy.hits) == MAX_COUNTERS + 1
     assert policy.hits["others"] == 50
 
 

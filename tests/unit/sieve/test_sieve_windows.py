@@ -275,7 +275,7 @@ def test_a_count_may_be_below_zero_and_is_compared_so(bench: Bench, ac: Session)
         (hashed(ip='"192.0.2.1"') + "$n = ec_ip_rejections $h;", "no option 'ip'"),
         (hashed(monitor='"300,6"') + "$n = audit_series $h;", "no option 'series'"),
         (hashed(series='"s"') + "audit_series_add $h;", "no option 'monitor'"),
-        (hashed(series="$h") + "audit_series_add $h;", "option 'series': a hash is no text"),
+        (hashed(series="$h") + "audit_series_add $h;", "option 'series': a hash can't become a text"),
         (hashed(series='"s"', monitor='"300,6"', ip='"host"') + "audit_series_add $h;", "'host': is no address"),
         (hashed(series='"s"', monitor='"300,6"', ip='"host"') + "$n = audit_series $h;", "'host': is no address"),
         ('$n = audit_series "s" "300,6" "32" 6;', "windows 6 to 6: 300,6 has 0 to 5"),
