@@ -74,7 +74,7 @@ def test_runs_that_fail_are_reported(bench: Bench) -> None:
     with Serve("--policy", str(path), "--on-error", "refuse") as server:
         with Peer(*server.addresses[0]) as peer:
             assert peer.rest() == b"421 service not available, try again later\r\n"
-        assert "policy.sieve:1:1: " in server.complaint("is no number of seconds")
+        assert "policy.sieve:1:1: " in server.complaint("is not a duration")
         total = server.stopped()
         assert (total["refused"], total["failures"]) == (1, 1)
 

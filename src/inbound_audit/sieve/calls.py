@@ -111,7 +111,7 @@ def _worked_out(value_of: Expression, parameter: Parameter) -> Callable[[Run], A
         value = value_of(run)
         try:
             return read(value)
-        except PolicyError as error:
+        except InboundAuditError as error:
             raise PolicyError(f"{name}: {error}") from None
 
     return worked_out

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from inbound_audit.errors import PolicyError
+from inbound_audit.errors import InboundAuditError, PolicyError
 from inbound_audit.sieve.faults import nearest
 from inbound_audit.sieve.values import Hash, Value
 
@@ -52,6 +52,6 @@ def options(given: Hash, known: Mapping[str, Reader]) -> dict[str, Any]:
             raise PolicyError(f"no option {name!r} (there are {', '.join(known)}){nearest(name, known)}")
         try:
             found[name] = known[name](value)
-        except PolicyError as error:
+        except InboundAuditError as error:
             raise PolicyError(f"option {name!r}: {error}") from None
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from inbound_audit._ipcount import parse_duration
 from inbound_audit.errors import PolicyError
 from inbound_audit.sieve.faults import At
 from inbound_audit.sieve.functions import Function, Parameter
@@ -11,10 +12,9 @@ from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.values import Value, number, text
 
 MIN_CODE, MAX_CODE = 200, 599
-MAX_TARPIT = 86400
-"""Seconds: a day is beyond any client's patience."""
+MAX_TARPIT_S = 86400
+"""A day: no client waits longer."""
 
-_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -37,11 +37,14 @@ def line(value: Value) -> str:
 
 
 def seconds(value: Value) -> float:
-    """Reads a time, which may have a fraction when it is a text. Raises PolicyError."""
-    written = text(value)
-    if not _SECONDS.fullmatch(written) or float(written) > MAX_TARPIT:
-        raise PolicyError(f"{written!r} is not a number of seconds from 0 to {MAX_TARPIT}")
-    return float(written)
+    """Reads a time: seconds, which may have a fraction, or a duration such as ``"5m"``. Raises PolicyError."""
+    try:
+        found = parse_duration(text(value))
+    except ValueError as error:
+        raise PolicyError(str(error)) from None
+    if found > MAX_TARPIT_S:
+        raise PolicyError(f"{text(value)!r} is more than {MAX_TARPIT_S} seconds")
+    return found
 
 
 def ec_action(run: Run, at: At, code: int, reason: str, counter: str | None = None) -> None:

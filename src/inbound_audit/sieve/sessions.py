@@ -1,38 +1,16 @@
-"""Open sessions: ``audit_service`` and its kin. Each answers a list of one number, as the reference's do."""
+"""Open sessions: ``audit_service`` and its twins. Each returns a list of one number, as the reference's do."""
 
 from __future__ import annotations
 
-from inbound_audit._ipcount import PrefixCounter
-from inbound_audit.errors import CidrError
+from inbound_audit._ipcount import parse_pair, parse_prefix
 from inbound_audit.sieve.functions import Function, Parameter
 from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.values import Value, text
 
-_LEAST = 1 << 16
-_PEERS = ("192.0.2.1", "2001:db8::1")
-
 
 def check_cidr(cidr: str) -> None:
-    """Raises CidrError for a text that is a `cidr` for no session, be it IPv4 or IPv6."""
-    # The core reads it where nothing is counted; a length has an address put before it, one of either family.
-    four, comma, six = cidr.partition(",")
-    if not cidr.startswith("/"):
-        _read(cidr, cidr)
-    elif comma:
-        _read(_PEERS[0] + four, cidr)
-        _read(_PEERS[1] + six if six.startswith("/") else cidr, cidr)
-    else:
-        try:
-            _read(_PEERS[0] + cidr, cidr)
-        except CidrError:
-            _read(_PEERS[1] + cidr, cidr)
-
-
-def _read(absolute: str, cidr: str) -> None:
-    try:
-        PrefixCounter(capacity=_LEAST).count(absolute)
-    except CidrError as error:
-        raise CidrError(f"{cidr!r}: {str(error).removeprefix(f'{absolute!r}: ')}") from None
+    """Raises CidrError for a text that is a `cidr` of no session, be it IPv4 or IPv6."""
+    (parse_pair if cidr.startswith("/") else parse_prefix)(cidr)
 
 
 def audit_service(run: Run, service: str, cidr: str) -> Value:
@@ -44,10 +22,7 @@ def audit_connections_on_service(run: Run, cidr: str) -> Value:
 
 
 def audit_connections_on_listener(run: Run, cidr: str) -> Value:
-    ac = run.ac
-    if cidr == "/32":
-        return [ac.inbound_session_count()]
-    return [ac.inbound_session_count(cidr, ac.service_type)]
+    return [run.ac.listener.inbound_session_count(cidr, run.ac)]
 
 
 _CIDR = Parameter("address/mask", text, check_cidr)

@@ -1,14 +1,14 @@
-"""What was counted over time: ``audit_series``, ``ec_ip_connections`` and their kin.
+"""What was recorded over time: ``audit_series``, ``ec_ip_connections`` and their twins.
 
 A host without a cluster is a cluster of one, so the functions for the cluster are the same.
 """
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+from inbound_audit._ipcount import MONITOR_KINDS, parse_monitor, parse_pair
 from inbound_audit.errors import PolicyError
 from inbound_audit.sieve.functions import Function, Parameter, options
 from inbound_audit.sieve.run import Run
@@ -17,10 +17,6 @@ from inbound_audit.sieve.values import Hash, Value, number, text, whole
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Session
 
-KINDS = ("connections", "receptions", "rejections")
-
-_MONITOR = re.compile(r" *([0-9]{1,9}) *, *([0-9]{1,9}) *")
-_MASK = re.compile(r"/?[0-9]{1,3}(?:,/?[0-9]{1,3})?")
 _EXACTLY = "/32"
 
 
@@ -65,18 +61,14 @@ class Windows(Protocol):
 
 
 def monitor(value: Value) -> Monitor:
-    """Reads ``"interval,number"``. Raises PolicyError."""
-    found = _MONITOR.fullmatch(text(value))
-    if not found or not (int(found[1]) and int(found[2])):
-        raise PolicyError(f"{text(value)!r} is no monitor such as '300,6'")
-    return Monitor(int(found[1]), int(found[2]))
+    """Reads ``"interval,number"``. Raises MonitorError."""
+    return Monitor(*parse_monitor(text(value)))
 
 
 def prefix(value: Value) -> str:
-    """Reads a mask, as ``cidr`` wants it: ``"/24"`` for 24, ``"/24,/56"`` for ``"24,56"``. Raises PolicyError."""
+    """Reads a mask as a `cidr`: ``"/24"`` for 24, ``"/24,/56"`` for ``"24,56"``. Raises CidrError."""
     mask = text(value)
-    if not _MASK.fullmatch(mask):
-        raise PolicyError(f"{mask!r} is no mask such as '24'")
+    parse_pair(mask, bare=True)
     return ",".join("/" + length.removeprefix("/") for length in mask.split(","))
 
 
@@ -190,7 +182,7 @@ WINDOWS = {
         audit_series_add, (*_SERIES, Parameter("amount", number)), (2, 3), by_hash=series_add_by_hash
     ),
 }
-for _kind in KINDS:
+for _kind in MONITOR_KINDS:
     for _name in (f"ec_ip_{_kind}", f"ec_ip_{_kind}_cluster"):
         WINDOWS[_name] = Function(
             partial(ip_average, kind=_kind),

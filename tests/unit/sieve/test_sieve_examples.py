@@ -12,8 +12,8 @@ from tests.support.listening import Clock
 from tests.support.sieve_support import Bench, bench_of
 
 from inbound_audit import Session, SievePolicy
+from inbound_audit._ipcount import MONITOR_KINDS as KINDS
 from inbound_audit.policy.verdict import ACCEPT, Verdict
-from inbound_audit.sieve.windows import KINDS
 
 POLICIES = Path(__file__).parents[3] / "examples" / "policies"
 DOCS = Path(__file__).parents[3] / "docs" / "policies.md"
@@ -73,7 +73,7 @@ def test_the_stock_policy_and_its_whitelist(bench: Bench) -> None:
 @pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not installed with the package")
 def test_the_scripts_of_the_documentation(bench: Bench, clock: Clock) -> None:
     scripts = re.findall(r"```sieve\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
-    assert len(scripts) == 3
+    assert len(scripts) == 5
     policy = bench.policy(scripts[0])
     assert let_in(bench, policy, ["192.0.2.7"] * 12 + ["2001:db8::7"] * 12) == 20
     impatient, sent_away = bench.policy(scripts[1]), SievePolicy(bench.write(scripts[2], "sent-away.sieve"))
@@ -93,6 +93,26 @@ def test_the_scripts_of_the_documentation(bench: Bench, clock: Clock) -> None:
     clock.now += 3600
     assert sent_away.validate_connect(ac) is ACCEPT
     assert (impatient.last_error, sent_away.last_error) == (None, None)
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not installed with the package")
+def test_the_rate_and_the_address_list_of_the_documentation(bench: Bench, clock: Clock) -> None:
+    *_, rate, listed = re.findall(r"```sieve\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    policy = bench.policy(rate)
+    ac = bench.session("198.51.100.7")
+    bench.happen("connections", "198.51.100.7", 8)
+    assert policy.validate_connect(ac) is ACCEPT
+    bench.happen("receptions", "198.51.100.7", 4)
+    assert policy.validate_connect(ac) is ACCEPT  # 10 to 4: each reception came with a connection's end
+    bench.happen("connections", "198.51.100.7", 1)
+    assert policy.validate_connect(ac) == Verdict(tarpit=10.0)
+    assert policy.last_error is None
+    bench.write("192.0.2.0/24 :127.0.0.2:sent spam\n", "blocked.txt")
+    blocked = SievePolicy(bench.write(listed, "blocked.sieve"))
+    refusal = Verdict(False, 554, "5.7.1 sent spam", disconnect=True)
+    assert blocked.validate_connect(bench.session("192.0.2.7")) == refusal
+    assert blocked.validate_connect(ac) is ACCEPT
+    assert blocked.last_error is None
 
 
 # ---- sessions

@@ -85,12 +85,33 @@ def test_service_listener_and_cluster(bench: Bench) -> None:
     assert [policy.validate_connect(ac).text for ac in peers] == ["3 2 3 1", "3 1 3 1"]
 
 
-def test_counts_of_a_listener_that_is_the_only_one_of_its_service(bench: Bench) -> None:
-    imap = bench.audit.listener("IMAP", "only")
-    bench.sessions += [imap.session(f"192.0.2.{i}") for i in range(5)]
-    bench.session("192.0.2.8")
-    policy = bench.policy('$n = audit_connections_on_listener "/24"; ec_action 250 "${n}";')
-    assert policy.validate_connect(bench.sessions[0]).text == "5"
+@pytest.mark.parametrize("service", ["SMTP", "IMAP"])
+@pytest.mark.parametrize(
+    ("cidr", "here", "there"),
+    [
+        ("/24", 2, 1),
+        ("/32", 1, 1),
+        ("/0", 3, 2),
+        ("/24,/48", 2, 1),
+        ("192.0.2.7", 1, 0),
+        ("192.0.2.8/32", 1, 0),
+        ("192.0.2.9/32", 0, 1),
+        ("192.0.2.0/30", 0, 0),
+        ("192.0.0.0/8", 2, 1),
+        ("0.0.0.0/0", 3, 2),
+        ("[2001:db8::]/32", 1, 1),
+    ],
+)
+def test_a_listener_counts_its_own_sessions_alone(bench: Bench, service: str, cidr: str, here: int, there: int) -> None:
+    """Two listeners of one service have sessions in the same prefixes."""
+    mx, submission = (bench.audit.listener(service, name) for name in ("mx", "submission"))
+    hosts = ["192.0.2.7", "192.0.2.8", "198.51.100.1", "2001:db8::1"]
+    bench.sessions += [mx.session(host) for host in hosts]
+    bench.sessions += [submission.session(host) for host in ("192.0.2.9", "203.0.113.1", "2001:db8::9")]
+    policy = bench.policy(f'$n = audit_connections_on_listener "{cidr}"; ec_action 250 "${{n}}";')
+    assert policy.validate_connect(bench.sessions[0]).text == str(here)
+    assert policy.validate_connect(bench.sessions[4]).text == str(there)
+    assert policy.errors == 0
 
 
 @given(st.text("/,0123456789.:af[]x ", max_size=10) | st.from_regex(r"\A/[0-9]{1,3}(,/[0-9]{1,3})?\Z", fullmatch=True))
@@ -146,7 +167,7 @@ def test_a_run_that_fails(
     ac = bench.session()
     assert [policy.validate_connect(ac) for _ in range(3)] == [verdict] * 3
     assert policy.errors == policy.errors_by_hook["validate_connect"] == 3
-    assert policy.last_error == "policy.sieve:2:1: seconds: '' is not a number of seconds from 0 to 86400"
+    assert (policy.last_error or "").startswith("policy.sieve:2:1: seconds: '': is not a duration")
     (record,) = caplog.records  # one line a burst
     assert (record.levelno, record.name) == (logging.ERROR, "inbound_audit.sieve")
     assert record.getMessage() == f"{policy.path}: validate_connect failed: {policy.last_error}"
