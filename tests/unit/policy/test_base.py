@@ -217,6 +217,7 @@ def test_a_policy_that_can_not_be_loaded_is_named(tmp_path, name):
 
 
 def test_a_loaded_policy_is_closed_when_it_is_collected(script, monkeypatch):
+    gc.collect()  # what other tests left behind
     closed = []
     close = LuaPolicy.close
     monkeypatch.setattr(LuaPolicy, "close", lambda policy: closed.append(policy.path.name) or close(policy))
