@@ -25,7 +25,8 @@ LAYERS = (
     {"shared"},
     {"persist"},
     {"policy", "audit", "series"},
-    {"lua", "sieve", "listeners", "readers"},
+    {"lua"},
+    {"sieve", "listeners", "readers"},
     {"policy.load"},  # a policy by its suffix, in any language
     {"__init__"},  # the front door: lower rooms that imported from it would import themselves
     {"cli"},
