@@ -12,8 +12,8 @@ from libc.string cimport memchr
 
 from inbound_audit._core.bits cimport u8, u16, u32, u64, high_bits
 from inbound_audit._core.codes cimport (
-    OK, BAD_ASCII, BAD_BLANK, BAD_BRACKET, BAD_CHAR, BAD_EMPTY, BAD_GROUP, BAD_NAME, BAD_OCTET, BAD_PARTS, BAD_PORT,
-    BAD_ZERO, BAD_ZONE,
+    BAD_ASCII, BAD_BLANK, BAD_BRACKET, BAD_CHAR, BAD_EMPTY, BAD_GROUP, BAD_NAME, BAD_OCTET, BAD_PARTS, BAD_PORT,
+    BAD_ZERO, BAD_ZONE, OK,
 )
 
 cdef enum:

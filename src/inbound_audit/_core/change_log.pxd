@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t
 
 from inbound_audit._core.address cimport TEXT_MAX, Address, format_address
 from inbound_audit._core.bits cimport u64
-from inbound_audit._core.owner cimport Series
+from inbound_audit._core.model cimport Series
 
 cdef extern from "inbound_audit/_core/change_log.h":
     const size_t MAX_KEY "IA_MAX_KEY"    # bytes of a string

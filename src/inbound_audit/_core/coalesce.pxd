@@ -9,8 +9,9 @@ Lock rule: for the holder of the tree's writer lock, outside of a write window.
 
 from libc.stdlib cimport calloc, free
 
-from inbound_audit._core.arena cimport CLASSES, HEADER_UNITS, UNIT, UNITS, Arena, block, carve
-from inbound_audit._core.bits cimport load32, u8, u32, u64
+from inbound_audit._core.arena cimport carve
+from inbound_audit._core.bits cimport u8, u32, u64, load32
+from inbound_audit._core.layout cimport CLASSES, HEADER_UNITS, UNIT, UNITS, Arena, block
 
 
 cdef inline void mark_free(const Arena *a, u8 *is_free) noexcept nogil:

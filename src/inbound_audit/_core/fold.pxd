@@ -22,12 +22,12 @@ Lock rule: all of it is for the holder of the series' lock.
 
 from libc.stdint cimport int64_t
 
-from inbound_audit._core.address cimport Address, next_address, mask, width
-from inbound_audit._core.arena cimport header
-from inbound_audit._core.bits cimport load64, u8, u32, u64
-from inbound_audit._core.codes cimport FULL, OK, OVERFLOW, UNMATCHED
-from inbound_audit._core.owner cimport Series, Slot, Tree
+from inbound_audit._core.address cimport Address, mask, next_address, width
+from inbound_audit._core.bits cimport u8, u32, u64, load64
 from inbound_audit._core.coalesce cimport coalesce
+from inbound_audit._core.codes cimport FULL, OK, OVERFLOW, UNMATCHED
+from inbound_audit._core.layout cimport header
+from inbound_audit._core.model cimport Series, Slot, Tree
 from inbound_audit._core.trie cimport compare, seek_host, trie_add, trie_count, trie_move, trie_remove
 from inbound_audit._core.window cimport slot_of, store_level
 

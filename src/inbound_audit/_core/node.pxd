@@ -33,10 +33,11 @@ slot number is below 64 or below 256.
 
 from libc.string cimport memset
 
-from inbound_audit._core.arena cimport Arena, LEAF_CLASS, alloc, block
+from inbound_audit._core.arena cimport alloc
 from inbound_audit._core.bits cimport (
     u8, u16, u32, u64, acquire64, ctz64, high_bits, load32, load64, match16, publish64, store32, store64,
 )
+from inbound_audit._core.layout cimport LEAF_CLASS, Arena, block
 
 cdef extern from *:
     """

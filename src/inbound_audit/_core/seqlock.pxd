@@ -23,7 +23,8 @@ rule: whoever changes a tree holds it; whoever reads does not need it; nothing t
 """
 
 from inbound_audit._core.bits cimport (
-    acquire64, exchange32, fence_acquire, fence_release, fetch_add64, load32, load64, pause, publish32, publish64, u32, u64,
+    u32, u64, acquire64, exchange32, fence_acquire, fence_release, fetch_add64, load32, load64, pause, publish32,
+    publish64,
 )
 
 cdef extern from "<sched.h>" nogil:

@@ -15,13 +15,14 @@ What a reader relies on is said in `seqlock`, what the bits mean in `node`.
 """
 
 from inbound_audit._core.address cimport Address
-from inbound_audit._core.arena cimport Arena, LEAF_CLASS, alloc, arena_reset, block, header, reach_of, release
-from inbound_audit._core.bits cimport clz64, high_bits, load64, store32, store64, u8, u32, u64
+from inbound_audit._core.arena cimport alloc, arena_reset, release
+from inbound_audit._core.bits cimport u8, u32, u64, clz64, high_bits, load64, store32, store64
 from inbound_audit._core.codes cimport DAMAGED, FULL, OK, OVERFLOW, UNMATCHED
+from inbound_audit._core.layout cimport LEAF_CLASS, Arena, block, header, reach_of
 from inbound_audit._core.node cimport (
-    BODY, GRADE_FULL, Key, Node, SHRINK_TO, SLOTS, SUFFIX_BODY, TAG_FULL, TAG_LEAF, TAG_NONE, TAG_SHIFT,
-    TAG_SUFFIX, byte_at, child_of, copy_slots, count_of, differ, entry, erase, find, handle, is_node,
-    last_byte, new_node, next_key, path_of, put, size_class, sum_below, sums_of, tag_of, unit_of,
+    BODY, GRADE_FULL, SHRINK_TO, SLOTS, SUFFIX_BODY, TAG_FULL, TAG_LEAF, TAG_NONE, TAG_SHIFT, TAG_SUFFIX, Key, Node,
+    byte_at, child_of, copy_slots, count_of, differ, entry, erase, find, handle, is_node, last_byte, new_node,
+    next_key, path_of, put, size_class, sum_below, sums_of, tag_of, unit_of,
 )
 from inbound_audit._core.seqlock cimport write_close, write_open
 

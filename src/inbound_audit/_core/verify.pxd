@@ -5,10 +5,11 @@ Lock rule: the caller holds the tree's writer lock. O(hosts), and one byte of me
 
 from libc.stdlib cimport calloc, free
 
-from inbound_audit._core.arena cimport Arena, CLASSES, HEADER_UNITS, LEAF_CLASS, UNITS, block, header
-from inbound_audit._core.bits cimport load32, load64, popcount64, u8, u32, u64
+from inbound_audit._core.bits cimport u8, u32, u64, load32, load64, popcount64
+from inbound_audit._core.layout cimport CLASSES, HEADER_UNITS, LEAF_CLASS, UNITS, Arena, block, header
 from inbound_audit._core.node cimport (
-    GRADE_FULL, Key, Node, SLOTS, TAG_FULL, TAG_LEAF, TAG_NONE, TAG_SUFFIX, count_of, differ, find, is_node, last_byte, next_key, path_of, size_class, sums_of, tag_of, unit_of,
+    GRADE_FULL, SLOTS, TAG_FULL, TAG_LEAF, TAG_NONE, TAG_SUFFIX, Key, Node, count_of, differ, find, is_node,
+    last_byte, next_key, path_of, size_class, sums_of, tag_of, unit_of,
 )
 from inbound_audit._core.trie cimport fits_suffix, host_of, with_byte
 

@@ -14,13 +14,14 @@ that all its trees have ends with DAMAGED.
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 
-from inbound_audit._core.address cimport Address, next_address, mask, width
-from inbound_audit._core.arena cimport header
-from inbound_audit._core.bits cimport high_bits, load64, pause, store64, u64
-from inbound_audit._core.cidr cimport Prefix
+from inbound_audit._core.address cimport Address, mask, next_address, width
+from inbound_audit._core.bits cimport u64, high_bits, load64, pause, store64
 from inbound_audit._core.codes cimport DAMAGED, FULL, OK
-from inbound_audit._core.owner cimport Tree, sum_trees, tree_count, whole_family
+from inbound_audit._core.layout cimport header
+from inbound_audit._core.model cimport Tree
+from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
+from inbound_audit._core.sums cimport sum_trees, tree_count, whole_family
 from inbound_audit._core.trie cimport compare, first_difference, seek_host
 
 cdef enum:

@@ -23,13 +23,15 @@ Lock rule: `Series.lock` for whoever changes a ring of our own or its trees. Rea
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 
-from inbound_audit._core.arena cimport arena_renew, arena_trim, header
-from inbound_audit._core.bits cimport acquire64, fence_acquire, load64, publish64, store32, store64, u32, u64
-from inbound_audit._core.cidr cimport Prefix
+from inbound_audit._core.arena cimport arena_renew, arena_trim
+from inbound_audit._core.bits cimport u32, u64, acquire64, fence_acquire, load64, publish64, store32, store64
 from inbound_audit._core.clock cimport system_clock, window_number
-from inbound_audit._core.owner cimport (
-    MAX_SERVICES, Owner, Ring, Series, Slot, Tree, load_ring, load_tree, publish_ring, publish_tree, tree_count,
+from inbound_audit._core.layout cimport header
+from inbound_audit._core.model cimport (
+    MAX_SERVICES, Owner, Ring, Series, Slot, Tree, load_ring, load_tree, publish_ring, publish_tree,
 )
+from inbound_audit._core.prefix cimport Prefix
+from inbound_audit._core.sums cimport tree_count
 
 cdef extern from *:
     """

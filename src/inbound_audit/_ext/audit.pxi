@@ -8,7 +8,7 @@ cdef class Audit(Windows):
     cdef dict listener_ids          # numbers of (service number, listener name in UTF-8)
     cdef object capacity
     cdef bint is_closed
-    cdef foreign.OwnerHeader *own   # of our file, in shared mode
+    cdef owner_files.OwnerHeader *own   # of our file, in shared mode
     cdef int own_guard
 
     def __cinit__(self, *args, **kwargs):
@@ -22,8 +22,8 @@ cdef class Audit(Windows):
         self.series_kind = SeriesTable
         self.capacity = DEFAULT_CAPACITY
         # The two that the core knows by number.
-        model.add_service(self.owner, b"SMTP", 4)
-        model.add_service(self.owner, b"inbound_cidr", 12)
+        trees.add_service(self.owner, b"SMTP", 4)
+        trees.add_service(self.owner, b"inbound_cidr", 12)
 
     def _reserve(self, capacity):
         """Bytes of address space for each listener made from now on. Raises CapacityError."""
@@ -33,13 +33,13 @@ cdef class Audit(Windows):
     def __dealloc__(self):
         self.leave_file()
         if self.owner != NULL:
-            model.free_trees(self.owner)
+            trees.free_trees(self.owner)
             free(self.owner)
 
     cdef int number_of(self, object service_type) except -1:
         cdef size_t size = 0
         cdef const char *name = ascii(service_type, &size)
-        cdef int number = codes.NO_SERVICE if name == NULL else model.find_service(self.owner, name, size)
+        cdef int number = codes.NO_SERVICE if name == NULL else trees.find_service(self.owner, name, size)
         if number < 0:
             raise UnknownServiceType(service_type, self.service_types)
         return number
@@ -51,7 +51,7 @@ cdef class Audit(Windows):
         if s == NULL or not 0 < size <= model.MAX_SERVICE_NAME or not name.isprintable():
             why = f"is no name for a service type: 1 to {model.MAX_SERVICE_NAME} printable ASCII characters"
             raise UnknownServiceType(name, self.service_types, why)
-        if model.find_service(self.owner, s, size) < 0 and model.add_service(self.owner, s, size) < 0:
+        if trees.find_service(self.owner, s, size) < 0 and trees.add_service(self.owner, s, size) < 0:
             raise CapacityError(f"{name!r}: an audit has room for {self.owner.services} service types")
 
     def _listener(self, str service_type not None, str name not None):
@@ -67,14 +67,14 @@ cdef class Audit(Windows):
                 raise CapacityError(f"{name!r}: an audit has room for {model.MAX_TREES} listeners")
             making_listener = True
             made = Listener.__new__(Listener)
-            made.tree = model.add_tree(self.owner, number, self.listener_id_of(number, listener_bytes(name, self.owner.shared)), self.capacity)
+            made.tree = trees.add_tree(self.owner, number, self.listener_id_of(number, listener_bytes(name, self.owner.shared)), self.capacity)
             if made.tree == NULL:
                 raise no_room(self.capacity)
             made.audit, made.service_type, made.name = self, service_type, name
             label_listener(&made.tree.label, service_type, name)
             if self.owner.shared:
                 self.attach_new_tree(made)
-            model.link_tree(self.owner, made.tree)
+            trees.link_tree(self.owner, made.tree)
             self.listeners[service_type, name] = made
         return made
 
@@ -107,31 +107,31 @@ cdef class Audit(Windows):
         `pid` and `started` (microseconds since 1970) are what `ps` tells of us. The descriptor is in use until the next
         `_share` or `_forget`. Raises CapacityError, and SharedStateError for a listener's name that doesn't fit.
         """
-        cdef foreign.OwnerHeader *head
+        cdef owner_files.OwnerHeader *head
         cdef Listener listener
         cdef int slot
         cdef u64 at = mapping.GRAIN
         # All the memory first: what is refused has changed nothing.
-        if mapping.back_file(fd, 0, arena.PAGE) != 0 or mapping.back_file(fd, mapping.GRAIN - arena.PAGE, arena.PAGE) != 0:
+        if mapping.back_file(fd, 0, layout.PAGE) != 0 or mapping.back_file(fd, mapping.GRAIN - layout.PAGE, layout.PAGE) != 0:
             raise no_space()
         for listener in self.listeners.values():
-            if mapping.back_file(fd, at, arena.share_needs(&listener.tree.arena)) != 0:
+            if mapping.back_file(fd, at, backing.share_needs(&listener.tree.arena)) != 0:
                 raise no_space()
-            at += arena.range_of(self.capacity)
+            at += layout.range_of(self.capacity)
         back_series(self, fd, at)
-        head = <foreign.OwnerHeader *>mapping.map_file(NULL, arena.PAGE, fd, 0, True)
+        head = <owner_files.OwnerHeader *>mapping.map_file(NULL, layout.PAGE, fd, 0, True)
         if head == NULL:
-            raise no_room(arena.PAGE)
-        slot = sigbus.guard(head, arena.PAGE, True)
+            raise no_room(layout.PAGE)
+        slot = sigbus.guard(head, layout.PAGE, True)
         if slot == sigbus.UNGUARDED:
-            mapping.unmap_range(head, arena.PAGE)
-            raise no_room(arena.PAGE)
+            mapping.unmap_range(head, layout.PAGE)
+            raise no_room(layout.PAGE)
         self.leave_file()
         self.owner.shared = True
         self.own, self.own_guard, self.owner.own_fd = head, slot, fd
         self.owner.own_sections = 0
-        head.magic, head.layout, head.byte_order = foreign.OWNER_MAGIC, arena.LAYOUT, arena.BYTE_ORDER_MARK
-        head.stride, head.pid, head.started = arena.range_of(self.capacity), pid, started
+        head.magic, head.layout, head.byte_order = owner_files.OWNER_MAGIC, layout.LAYOUT, layout.BYTE_ORDER_MARK
+        head.stride, head.pid, head.started = layout.range_of(self.capacity), pid, started
         for listener in self.listeners.values():
             self.attach_tree(listener.tree)
         attach_series(self)
@@ -159,7 +159,7 @@ cdef class Audit(Windows):
             return self.attach_tree(made.tree)
         except CapacityError:
             self.owner.trees -= 1
-            arena.arena_close(&made.tree.arena)
+            backing.arena_close(&made.tree.arena)
             raise
 
     cdef int attach_tree(self, model.Tree *t) except -1:
@@ -178,8 +178,8 @@ cdef class Audit(Windows):
     cdef int share_tree(self, model.Tree *t) noexcept:
         """The same for the holder of the tree's lock, under which nothing may raise. OK or FULL."""
         cdef int code
-        arena.write_label(&t.arena, &t.label)
-        code = arena.arena_share(&t.arena, self.owner.own_fd, mapping.GRAIN + self.owner.own_sections * arena.range_of(self.capacity))
+        layout.write_label(&t.arena, &t.label)
+        code = backing.arena_share(&t.arena, self.owner.own_fd, mapping.GRAIN + self.owner.own_sections * layout.range_of(self.capacity))
         if code == codes.OK:
             self.owner.own_sections += 1
             bits.publish32(&self.own.trees, self.owner.own_sections)
@@ -188,7 +188,7 @@ cdef class Audit(Windows):
     cdef void leave_file(self) noexcept:
         if self.own != NULL:
             sigbus.unguard(self.own_guard)
-            mapping.unmap_range(self.own, arena.PAGE)
+            mapping.unmap_range(self.own, layout.PAGE)
             self.own = NULL
 
     @property
@@ -212,8 +212,8 @@ cdef class Audit(Windows):
     def _map_owner(self, int fd, u64 size):
         """Maps another owner's file of `size` bytes. Raises SharedStateError when it is none that can be read."""
         cdef OwnerFile met = OwnerFile.__new__(OwnerFile)
-        cdef int fault = foreign.foreign_open(&met.f, fd, size)
-        if fault != foreign.SOUND:
+        cdef int fault = owner_files.owner_open(&met.f, fd, size)
+        if fault != owner_files.SOUND:
             raise fault_error(fault)
         met.audit, met.names = self, []
         self.owner.shared = True
@@ -248,14 +248,14 @@ cdef class Audit(Windows):
             raise not_ascii(cidr)
         if s == NULL:
             raise UnknownServiceType(service_type, self.service_types)
-        count = model.query_absolute(self.owner, c, cidr_size, s, service_size)
+        count = query.query_absolute(self.owner, c, cidr_size, s, service_size)
         if count < 0:
             raise count_error(count, cidr, service_type, self)
         return count
 
     def total(self, service_type="SMTP"):
         """Open sessions of a service, both families. Raises UnknownServiceType. O(listeners)."""
-        return model.total_trees(model.trees_of(self.owner, self.number_of(service_type)))
+        return sums.total_trees(trees.trees_of(self.owner, self.number_of(service_type)))
 
     def top(self, n=10, *, service_type="SMTP", prefixlen=(32, 128)):
         """The `n` largest prefixes of those two lengths (IPv4, IPv6) as `(count, "prefix/length")`, best first.
@@ -263,10 +263,10 @@ cdef class Audit(Windows):
         Opens only prefixes that are larger than the n-th answer; frees the GIL and stops no writer: each row was true
         at some moment of the walk. Raises CidrError or UnknownServiceType.
         """
-        return top_of(model.trees_of(self.owner, self.number_of(service_type)), n, prefixlen)
+        return top_of(trees.trees_of(self.owner, self.number_of(service_type)), n, prefixlen)
 
     def tree(self, service_type="SMTP"):
         """The compressed tree as rows `(count, "prefix/length")`: branching prefixes and hosts in address order, IPv4
         first, a prefix before what it holds. Frees the GIL, stops no writer. Raises UnknownServiceType. O(hosts).
         """
-        return rows_of(model.trees_of(self.owner, self.number_of(service_type)))
+        return rows_of(trees.trees_of(self.owner, self.number_of(service_type)))

@@ -148,14 +148,14 @@ cdef void forget(model.Tree *t, u32 state) noexcept:
     t.state = state
     if not t.arena.in_file:
         arena.arena_reset(&t.arena)
-    elif not arena.arena_leave(&t.arena):
+    elif not backing.arena_leave(&t.arena):
         t.state = model.ENDED  # what is mapped there may be another process's
     seqlock.unlock(&t.arena.lock)
 
 
 cdef int check_capacity(object capacity) except -1:
-    if not arena.MIN_CAPACITY <= capacity <= <u64>arena.MAX_UNITS * arena.UNIT:
-        raise CapacityError(f"{capacity!r}: a capacity is between {arena.MIN_CAPACITY} and {<u64>arena.MAX_UNITS * arena.UNIT} bytes")
+    if not layout.MIN_CAPACITY <= capacity <= <u64>layout.MAX_UNITS * layout.UNIT:
+        raise CapacityError(f"{capacity!r}: a capacity is between {layout.MIN_CAPACITY} and {<u64>layout.MAX_UNITS * layout.UNIT} bytes")
     return 0
 
 

@@ -45,15 +45,15 @@ cdef class PrefixCounter:
 
     def __cinit__(self, *, capacity=DEFAULT_CAPACITY):
         check_capacity(capacity)
-        if arena.arena_open(&self.t.arena, capacity) != codes.OK:
+        if backing.arena_open(&self.t.arena, capacity) != codes.OK:
             raise no_room(capacity)
         counters.add(self)
 
     def __dealloc__(self):
-        arena.arena_close(&self.t.arena)
+        backing.arena_close(&self.t.arena)
 
     def __len__(self):
-        return bits.load64(&arena.header(&self.t.arena).hosts[0]) + bits.load64(&arena.header(&self.t.arena).hosts[1])
+        return bits.load64(&layout.header(&self.t.arena).hosts[0]) + bits.load64(&layout.header(&self.t.arena).hosts[1])
 
     def __repr__(self):
         return f"<PrefixCounter: {self.total} of {len(self)} hosts>"
@@ -71,7 +71,7 @@ cdef class PrefixCounter:
             memset(&start, 0, sizeof(start))
             host.length = 32 if version == 4 else 128
             while walk.tree_seek(&self.t, version == 6, &start, 1, &host.address):
-                count = model.tree_count(&self.t, &host)
+                count = sums.tree_count(&self.t, &host)
                 if count:
                     yield address_text(&host.address), count
                 start = host.address
@@ -86,7 +86,7 @@ cdef class PrefixCounter:
         """Counts `n` less. Raises AddressError when fewer are counted, and changes nothing. O(bytes of the address)."""
         self.change(address, n, trie.trie_remove)
 
-    cdef int change(self, object address, object n, int (*how)(arena.Arena *, const ip.Address *, u32) noexcept nogil) except -1:
+    cdef int change(self, object address, object n, int (*how)(layout.Arena *, const ip.Address *, u32) noexcept nogil) except -1:
         cdef ip.Address a
         cdef int port, code
         cdef u32 by
@@ -111,11 +111,11 @@ cdef class PrefixCounter:
         code = prefix.parse_cidr(s, s + size, NULL, &p)
         if code != codes.OK:
             raise count_error(code, cidr, None, None)
-        return model.tree_count(&self.t, &p)
+        return sums.tree_count(&self.t, &p)
 
     @property
     def total(self):
-        return model.total_trees(&self.t)
+        return sums.total_trees(&self.t)
 
     @property
     def memory(self):
@@ -284,4 +284,4 @@ cdef void count_batch(model.Tree *t, const Batch *b, int length, unsigned int *o
                 p.length = length - 96
             else:
                 ip.map_ipv4(&p.address)
-        out[i] = <unsigned int>model.tree_count(t, &p)
+        out[i] = <unsigned int>sums.tree_count(t, &p)

@@ -4,7 +4,7 @@
 cdef int64_t lua_session_count(
     const model.ia_ac *ac, const char *cidr, size_t cidr_size, const char *service, size_t service_size
 ) noexcept nogil:
-    return model.query_sessions(ac, cidr, cidr_size, service, service_size)
+    return query.query_sessions(ac, cidr, cidr_size, service, service_size)
 
 
 cdef const char *lua_reason(int64_t code) noexcept nogil:
@@ -13,40 +13,40 @@ cdef const char *lua_reason(int64_t code) noexcept nogil:
 
 cdef size_t lua_remote_addr(const model.ia_ac *ac, char *out) noexcept nogil:
     cdef prefix.Prefix p
-    model.peer_of(ac, &p)
+    query.peer_of(ac, &p)
     return <size_t>ip.format_remote(&p.address, ac.remote_port, out)
 
 
 cdef size_t lua_remote_ip(const model.ia_ac *ac, char *out) noexcept nogil:
     cdef prefix.Prefix p
-    model.peer_of(ac, &p)
+    query.peer_of(ac, &p)
     return <size_t>ip.format_address(&p.address, out)
 
 
 cdef model.Series *own_series(const model.ia_ac *ac, const char *name, size_t size) noexcept nogil:
-    return series.find_series(ac.tree.owner, name, size)
+    return series_query.find_series(ac.tree.owner, name, size)
 
 
 cdef int64_t lua_event_count(
     const model.ia_ac *ac, int kind, const char *monitor, size_t monitor_size, int64_t position, const char *cidr, size_t cidr_size,
     int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
-    cdef model.Series *s = series.find_monitor(ac.tree.owner, kind, monitor, monitor_size, position) if 0 <= kind <= 2 else NULL
-    return series.query_events(ac, s, cidr, cidr_size, first, last, out) if s != NULL else codes.NO_MONITOR
+    cdef model.Series *s = series_query.find_monitor(ac.tree.owner, kind, monitor, monitor_size, position) if 0 <= kind <= 2 else NULL
+    return series_query.query_events(ac, s, cidr, cidr_size, first, last, out) if s != NULL else codes.NO_MONITOR
 
 
 cdef int64_t lua_series_add(
     const model.ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t by
 ) noexcept nogil:
     cdef model.Series *s = own_series(ac, name, size)
-    return series.series_add(s, ac, key, key_size, by) if s != NULL else codes.NO_SERIES
+    return series_change.series_add(s, ac, key, key_size, by) if s != NULL else codes.NO_SERIES
 
 
 cdef int64_t lua_series_count(
     const model.ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
     cdef model.Series *s = own_series(ac, name, size)
-    return series.query_key(ac, s, key, key_size, first, last, out) if s != NULL else codes.NO_SERIES
+    return series_query.query_key(ac, s, key, key_size, first, last, out) if s != NULL else codes.NO_SERIES
 
 
 cdef int64_t lua_series_remove(
@@ -55,7 +55,7 @@ cdef int64_t lua_series_remove(
     cdef model.Series *s = own_series(ac, name, size)
     if s != NULL and ac.tree.owner.shared:
         return codes.NEED_PYTHON
-    return series.series_remove(s, ac, key, key_size) if s != NULL else codes.NO_SERIES
+    return series_change.series_remove(s, ac, key, key_size) if s != NULL else codes.NO_SERIES
 
 
 LUA_CDEF = """

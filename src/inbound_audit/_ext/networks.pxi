@@ -141,7 +141,7 @@ cdef class LimitTables:
 
         Counts are those of the session's own service, the asking session included.
         """
-        cdef model.Tree *first = model.trees_of(ac.ac.tree.owner, ac.ac.tree.service)
+        cdef model.Tree *first = trees.trees_of(ac.ac.tree.owner, ac.ac.tree.service)
         cdef prefix.Prefix peer, p
         cdef int64_t count
         cdef Py_ssize_t i
@@ -151,14 +151,14 @@ cdef class LimitTables:
         table = self.networks.find(&ac.ac)
         if not 0 <= table < self.tables:
             table = self.default
-        model.peer_of(&ac.ac, &peer)
+        query.peer_of(&ac.ac, &peer)
         for i in range(self.start[table], self.start[table + 1]):
             length = self.limit[i].length[ac.ac.version == 6]
             if length < 0:
                 continue
             p.address, p.length = peer.address, length
             ip.mask(&p.address, length)
-            count = model.sum_trees(first, &p)
+            count = sums.sum_trees(first, &p)
             if count > self.limit[i].most:
                 return self._passed(table, i - self.start[table], count, prefix_text(&p))
         return self.accept

@@ -33,7 +33,7 @@ cdef class Windows:
             raise InboundAuditError("the audit is closed")
         if not s.ready:
             window_bytes = min(window_bytes, <u64>(<Audit>self).capacity)
-            s.max_units = <u32>(window_bytes // arena.UNIT) - arena.HEADER_UNITS
+            s.max_units = <u32>(window_bytes // layout.UNIT) - layout.HEADER_UNITS
             s.max_hosts = max_hosts
             make_ring(<Audit>self, s)
 
@@ -66,15 +66,15 @@ cdef class Windows:
         None for exactly the connecting IP, speak of the session `ac`. Raises MonitorError, CidrError.
         O(windows x prefix length x processes); takes no lock.
         """
-        return query_kind(<Audit>self, series.CONNECTIONS, monitor, cidr, startv, endv, ac)
+        return query_kind(<Audit>self, model.CONNECTIONS, monitor, cidr, startv, endv, ac)
 
     def receptions(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
         """Messages that were accepted; otherwise as `connections`."""
-        return query_kind(<Audit>self, series.RECEPTIONS, monitor, cidr, startv, endv, ac)
+        return query_kind(<Audit>self, model.RECEPTIONS, monitor, cidr, startv, endv, ac)
 
     def rejections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
         """Rejections; otherwise as `connections`."""
-        return query_kind(<Audit>self, series.REJECTIONS, monitor, cidr, startv, endv, ac)
+        return query_kind(<Audit>self, model.REJECTIONS, monitor, cidr, startv, endv, ac)
 
     def sliding_average(self, kind, monitor, cidr=None, *, Session ac=None):
         """A float: the current window, and the one before as far as a window of that width that ends now covers it.
@@ -90,7 +90,7 @@ cdef class Windows:
             raise MonitorError(f"{kind!r}: is none of {', '.join(MONITOR_KINDS)}")
         s = monitor_of(<Audit>self, MONITOR_KINDS.index(kind), monitor)
         if ac is not None:
-            model.peer_of(&ac.ac, &peer)
+            query.peer_of(&ac.ac, &peer)
             p = peer
         elif cidr is None:
             raise CidrError(f"{cidr!r}: {reason_of(codes.NO_KEY)}")
@@ -101,7 +101,7 @@ cdef class Windows:
             code = prefix.parse_cidr(c, c + size, &peer.address if ac is not None else NULL, &p)
         if code != codes.OK:
             raise window_error(code, cidr, None, self)
-        return series.sliding_average(s, &p)
+        return series_query.sliding_average(s, &p)
 
     @property
     def monitors(self):
@@ -149,7 +149,7 @@ cdef class Windows:
         cdef int64_t count = 0
         cdef int code
         read_series_key(s, cidr, None, &k, True)
-        code = series.query_key(k.ac, s, k.text, k.size, window_index(startv), window_index(endv), &count)
+        code = series_query.query_key(k.ac, s, k.text, k.size, window_index(startv), window_index(endv), &count)
         if code != codes.OK:
             raise window_error(code, range_text(startv, endv) if code == codes.BAD_WINDOW else cidr, name, self)
         return count
@@ -174,7 +174,7 @@ cdef class Windows:
         cdef u32 i
         for i in range(2 * s.slots):
             if s.own.tree[i] != NULL and window.in_view(s, s.slot[i // 2].number[i % 2]):
-                n += bits.load64(&arena.header(&s.own.tree[i].arena).hosts[0]) + bits.load64(&arena.header(&s.own.tree[i].arena).hosts[1])
+                n += bits.load64(&layout.header(&s.own.tree[i].arena).hosts[0]) + bits.load64(&layout.header(&s.own.tree[i].arena).hosts[1])
         return n
 
     def _series_memory(self, name):
@@ -301,14 +301,14 @@ cdef class Windows:
         cdef int code
         cdef int64_t by, now
         read_series_key(s, key, None, &k)
-        code = series.read_key(k.ac, s, k.text, k.size, &a)
+        code = series_change.read_key(k.ac, s, k.text, k.size, &a)
         if code != codes.OK:
             raise key_error(code, key, name, self)
         by = amount_of(name, count)
         if by < 0:
             self._ensure_negative_trees(name)
         now = window.now_of(self.owner)
-        code = series.change_past(s, &a, by, now, microseconds)
+        code = series_change.record_past(s, &a, by, now, microseconds)
         if code not in (codes.OK, codes.UNMATCHED):
             raise window_error(code, None, name, self)
         return code == codes.OK
@@ -336,6 +336,6 @@ cdef class Windows:
                     lock_series(s)
                     try:
                         check_tree(s.own.tree[k])
-                        assert bits.load64(<u64 *>&arena.header(&s.own.tree[k].arena).number) == <u64>s.slot[k // 2].number[k % 2]
+                        assert bits.load64(<u64 *>&layout.header(&s.own.tree[k].arena).number) == <u64>s.slot[k // 2].number[k % 2]
                     finally:
                         seqlock.unlock(&s.lock)

@@ -8,7 +8,7 @@ LIMITS = MappingProxyType({
     "monitors": model.MAX_MONITORS,
     "seconds": monitor.MAX_INTERVAL_S,              # of a window, and of any duration
     "series": model.MAX_SERIES,
-    "series_name_bytes": arena.MAX_NAME,
+    "series_name_bytes": layout.MAX_NAME,
     "service_name_bytes": model.MAX_SERVICE_NAME,
     "services": model.MAX_SERVICES,
     "trees": model.MAX_TREES,                     # listeners and windows of one audit
@@ -54,7 +54,7 @@ def parse_prefix(text, peer=None):
         read_prefix(text, NULL, &p)
     else:
         if isinstance(peer, Session):
-            model.peer_of(&(<Session>peer).ac, &connecting)
+            query.peer_of(&(<Session>peer).ac, &connecting)
         else:
             read_address(peer, True, &connecting.address, &port)
         read_prefix(text, &connecting.address, &p)

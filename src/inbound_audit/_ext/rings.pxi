@@ -52,10 +52,10 @@ cdef model.Series *know_series(model.Owner *o, u32 scope, bytes name, u32 interv
 
 cdef model.Tree *window_tree(Audit audit, model.Series *s, u32 slot, u32 sign) except NULL:
     """A tree of our ring, in our file if we have one, but not yet in the ring."""
-    cdef u64 size = <u64>(s.max_units + arena.HEADER_UNITS) * arena.UNIT
+    cdef u64 size = <u64>(s.max_units + layout.HEADER_UNITS) * layout.UNIT
     cdef bytes scope = SCOPES[s.scope]
     cdef model.Tree *t
-    t = model.add_tree(audit.owner, 0, 0, size)
+    t = trees.add_tree(audit.owner, 0, 0, size)
     if t == NULL:
         raise no_room(size)
     t.ring = s.own
@@ -64,7 +64,7 @@ cdef model.Tree *window_tree(Audit audit, model.Series *s, u32 slot, u32 sign) e
     t.label.listener_size = s.name_size
     memcpy(t.label.listener, s.name, s.name_size)
     t.label.kind, t.label.interval, t.label.slots, t.label.slot, t.label.sign = model.WINDOW, s.interval, s.slots, slot, sign
-    arena.header(&t.arena).number = window.NO_WINDOW
+    layout.header(&t.arena).number = window.NO_WINDOW
     return t
 
 
@@ -84,7 +84,7 @@ cdef int attach_window(Audit audit, model.Tree *t) except -1:
     except CapacityError:
         # It stays among the audit's trees, empty, and in no ring.
         audit.owner.trees -= 1
-        arena.arena_close(&t.arena)
+        backing.arena_close(&t.arena)
         raise
 
 
@@ -115,7 +115,7 @@ cdef void give_back_trees(Audit audit, model.Series *s) noexcept:
     for i in range(s.slots):
         t = s.own.tree[2 * i]
         if t != NULL and not t.arena.in_file:
-            arena.arena_close(&t.arena)
+            backing.arena_close(&t.arena)
             s.own.tree[2 * i] = NULL
             audit.owner.trees -= 1
 
@@ -178,7 +178,7 @@ cdef void forget_series(model.Owner *o, bint closed, bint forked) noexcept:
                     s.state = model.ENDED
                 s.slot[k // 2].number[k % 2] = window.NO_WINDOW
                 if s.state != model.ENDED:
-                    arena.header(&s.own.tree[k].arena).number = window.NO_WINDOW
+                    layout.header(&s.own.tree[k].arena).number = window.NO_WINDOW
         if closed:
             s.state = model.ENDED
         if s.state != model.ENDED and s.own.tree[0] != NULL:  # else it is not made yet
@@ -195,9 +195,9 @@ cdef int back_series(Audit audit, int fd, u64 at) except -1:
         s = audit.owner.series[i]
         for k in range(2 * s.slots if s.own != NULL else 0):
             if s.own.tree[k] != NULL:
-                if mapping.back_file(fd, at, arena.share_needs(&s.own.tree[k].arena)) != 0:
+                if mapping.back_file(fd, at, backing.share_needs(&s.own.tree[k].arena)) != 0:
                     raise no_space()
-                at += arena.range_of(audit.capacity)
+                at += layout.range_of(audit.capacity)
     return 0
 
 

@@ -38,7 +38,7 @@ cdef list series_names(Audit audit):
     cdef list names = []
     for i in range(audit.owner.series_known):
         s = audit.owner.series[i]
-        if s.scope >= series.ADDRESSES and s.ready:
+        if s.scope >= model.ADDRESSES and s.ready:
             names.append(name_of(s))
     return names
 
@@ -51,11 +51,11 @@ cdef model.Series *monitor_of(Audit audit, int kind, object monitor) except NULL
     cdef model.Series *s = NULL
     if isinstance(monitor, int) and not isinstance(monitor, bool):
         if -1 < monitor < model.MAX_MONITORS:
-            s = series.find_monitor(audit.owner, kind, NULL, 0, monitor)
+            s = series_query.find_monitor(audit.owner, kind, NULL, 0, monitor)
     else:
         text = ascii(monitor, &size)
         if text != NULL:
-            s = series.find_monitor(audit.owner, kind, text, size, 0)
+            s = series_query.find_monitor(audit.owner, kind, text, size, 0)
     if s == NULL:
         raise window_error(codes.NO_MONITOR, monitor, None, audit)
     return s
@@ -75,7 +75,7 @@ cdef object query_kind(Audit audit, int kind, object monitor, object cidr, objec
         raise CidrError(f"{cidr!r}: {reason_of(codes.NO_KEY)}")
     endv = startv if endv is None else endv
     first, last = window_index(startv), window_index(endv)
-    code = series.query_events(&ac.ac if ac is not None else NULL, s, c, size, first, last, &count)
+    code = series_query.query_events(&ac.ac if ac is not None else NULL, s, c, size, first, last, &count)
     if code != codes.OK:
         raise window_error(code, range_text(startv, endv) if code == codes.BAD_WINDOW else cidr, name_of(s), audit)
     return count
@@ -99,7 +99,7 @@ cdef int record_session_event(Session session, int kind, object n) except -1:
         raise ValueError(f"{n!r}: a session counts from 1 to 4294967295")
     if o.monitors:
         a.hi, a.lo, a.version = session.ac.hi, session.ac.lo if session.ac.version == 6 else 0, session.ac.version
-        series.record_event(o, kind, &a, n, window.now_of(o), NULL)
+        series_change.record_event(o, kind, &a, n, window.now_of(o), NULL)
     return 0
 
 
@@ -114,7 +114,7 @@ cdef model.Series *series_of(Audit audit, object name) except NULL:
             text = PyUnicode_AsUTF8AndSize(name, &size)
         except UnicodeEncodeError:
             raise window_error(codes.NO_SERIES, None, name, audit) from None
-        s = series.find_series(audit.owner, text, <size_t>size)
+        s = series_query.find_series(audit.owner, text, <size_t>size)
     if s == NULL:
         raise window_error(codes.NO_SERIES, None, name, audit)
     return s
@@ -152,10 +152,10 @@ cdef class SeriesTable:
         by = amount_of(name, count)
         if audit.own == NULL and audit.owner.shared:
             audit._ensure_file()
-        code = series.series_add(s, k.ac, k.text, k.size, by)
+        code = series_change.series_add(s, k.ac, k.text, k.size, by)
         if code == codes.NEED_NEGATIVE_TREE:
             audit._ensure_negative_trees(name)
-            code = series.series_add(s, k.ac, k.text, k.size, by)
+            code = series_change.series_add(s, k.ac, k.text, k.size, by)
         if code != codes.OK:
             raise key_error(code, key, name, audit)
 
@@ -174,7 +174,7 @@ cdef class SeriesTable:
         read_series_key(s, key, ac, &k, True)
         endv = startv if endv is None else endv
         first, last = window_index(startv), window_index(endv)
-        code = series.query_key(k.ac, s, k.text, k.size, first, last, &count)
+        code = series_query.query_key(k.ac, s, k.text, k.size, first, last, &count)
         if code != codes.OK:
             if code == codes.BAD_WINDOW:  # also of a series that is called as a monitor is
                 raise SeriesError(f"windows {range_text(startv, endv)} of {name!r}: {reason_of(code)}")
@@ -187,7 +187,7 @@ cdef class SeriesTable:
         cdef Key k
         cdef int code
         read_series_key(s, key, ac, &k)
-        code = series.series_remove(s, k.ac, k.text, k.size)
+        code = series_change.series_remove(s, k.ac, k.text, k.size)
         if code != codes.OK:
             raise key_error(code, key, name, self._audit)
 
@@ -238,7 +238,7 @@ cdef inline int64_t amount_of(object name, object count) except 0:
     if type(count) is not int:
         count = index(count)
     by = PyLong_AsLongLongAndOverflow(count, &beyond)
-    if beyond or by == 0 or not -<int64_t>series.MAX_AMOUNT <= by <= <int64_t>series.MAX_AMOUNT:
+    if beyond or by == 0 or not -<int64_t>series_change.MAX_AMOUNT <= by <= <int64_t>series_change.MAX_AMOUNT:
         raise SeriesError(f"{name!r}: {count!r}: {reason_of(codes.BAD_AMOUNT)}")
     return by
 

@@ -71,26 +71,26 @@ cdef class Session:
         if code != codes.OK:
             raise_change(code, remote, t)
         if self.counted != NULL:
-            series.move_connection(t.owner, &source, &target, self.counted)
+            series_change.move_connection(t.owner, &source, &target, self.counted)
 
     def record_reception(self, n=1):
         """Records `n` messages that were accepted from this session's address, in the current windows of all monitors.
 
         Raises ValueError for a number below 1 or over 4294967295. O(monitors x bytes of the address).
         """
-        record_session_event(self, series.RECEPTIONS, n)
+        record_session_event(self, model.RECEPTIONS, n)
 
     def record_rejection(self, n=1):
         """Records `n` rejections, as `record_reception` records messages."""
-        record_session_event(self, series.REJECTIONS, n)
+        record_session_event(self, model.REJECTIONS, n)
 
     def count_reception(self, n=1):
         """The earlier name of `record_reception`."""
-        record_session_event(self, series.RECEPTIONS, n)
+        record_session_event(self, model.RECEPTIONS, n)
 
     def count_rejection(self, n=1):
         """The earlier name of `record_rejection`."""
-        record_session_event(self, series.REJECTIONS, n)
+        record_session_event(self, model.REJECTIONS, n)
 
     def inbound_session_count(self, cidr=None, service_type=None):
         """How many sessions are open now; the argument's grammar is that of the reference's `ac` method.
@@ -112,7 +112,7 @@ cdef class Session:
             s = ascii(service_type, &service_size)
             if s == NULL:
                 raise UnknownServiceType(service_type, self.listener.audit.service_types)
-        count = model.query_sessions(&self.ac, c, cidr_size, s, service_size)
+        count = query.query_sessions(&self.ac, c, cidr_size, s, service_size)
         if count < 0:
             raise count_error(count, cidr, service_type, self.listener.audit)
         return count
@@ -122,14 +122,14 @@ cdef class Session:
         """``"192.0.2.7:port"``, or ``"2001:db8::7.port"`` for IPv6: the form that policies split. Port 0: unknown."""
         cdef prefix.Prefix p
         cdef char text[ip.TEXT_MAX]
-        model.peer_of(&self.ac, &p)
+        query.peer_of(&self.ac, &p)
         return PyUnicode_DecodeASCII(text, ip.format_remote(&p.address, self.ac.remote_port, text), NULL)
 
     @property
     def remote_ip(self):
         """The connecting IP as text (RFC 5952)."""
         cdef prefix.Prefix p
-        model.peer_of(&self.ac, &p)
+        query.peer_of(&self.ac, &p)
         return address_text(&p.address)
 
     @property
@@ -277,7 +277,7 @@ cdef class Listener:
         if code != codes.OK:
             raise_change(code, remote, t)
         if t.owner.monitors:
-            series.record_event(t.owner, series.CONNECTIONS, &a, 1, now, s.counted)
+            series_change.record_event(t.owner, model.CONNECTIONS, &a, 1, now, s.counted)
         return s
 
     def inbound_session_count(self, cidr=None, Session ac=None):
@@ -293,13 +293,13 @@ cdef class Listener:
         cdef prefix.Prefix peer
         cdef int64_t count
         if ac is not None:
-            model.peer_of(&ac.ac, &peer)
+            query.peer_of(&ac.ac, &peer)
         if cidr is None:
-            return model.listener_total(self.tree) if ac is None else model.listener_count(self.tree, &peer)
+            return sums.listener_total(self.tree) if ac is None else sums.listener_count(self.tree, &peer)
         c = ascii(cidr, &size)
         if c == NULL:
             raise not_ascii(cidr)
-        count = model.query_listener(self.tree, NULL if ac is None else &peer.address, c, size)
+        count = query.query_listener(self.tree, NULL if ac is None else &peer.address, c, size)
         if count < 0:
             raise count_error(count, cidr, None, self.audit)
         return count
@@ -307,7 +307,7 @@ cdef class Listener:
     @property
     def total(self):
         """Open sessions of this listener, both families; in shared mode in all processes."""
-        return model.listener_total(self.tree)
+        return sums.listener_total(self.tree)
 
     @property
     def memory(self):

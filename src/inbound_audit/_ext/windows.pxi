@@ -12,7 +12,7 @@ cdef model.Series *identified(Audit audit, object scope, object name, object int
 
 
 cdef str public_scope(model.Series *s):
-    return MONITOR_KINDS[s.scope] if s.scope < series.ADDRESSES else "series"
+    return MONITOR_KINDS[s.scope] if s.scope < model.ADDRESSES else "series"
 
 
 cdef int hosts_of(model.Tree *t, int64_t number, walk.Rows *rows) noexcept nogil:
@@ -21,7 +21,7 @@ cdef int hosts_of(model.Tree *t, int64_t number, walk.Rows *rows) noexcept nogil
     cdef int code
     if t == NULL:
         return codes.OK
-    held = <u64 *>&arena.header(&t.arena).number
+    held = <u64 *>&layout.header(&t.arena).number
     if bits.acquire64(held) != <u64>number:
         return codes.OK
     code = walk.walk_hosts(t, 4, rows)
@@ -157,7 +157,7 @@ cdef int restore_rows(model.Series *s, int64_t number, int sign, const PackedRow
         if s.state == model.ENDED:
             code = codes.CLOSED
         elif window.in_view(s, number):
-            code = series.add_signed(s, number, &a, -<int64_t>row[i].count if sign else <int64_t>row[i].count)
+            code = series_change.add_signed(s, number, &a, -<int64_t>row[i].count if sign else <int64_t>row[i].count)
             added[0] += row[i].count if code == codes.OK else 0
         seqlock.unlock(&s.lock)
     return code

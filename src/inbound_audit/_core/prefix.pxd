@@ -17,7 +17,7 @@ from inbound_audit._core.address cimport (
 )
 from inbound_audit._core.bits cimport u32, u64
 from inbound_audit._core.codes cimport (
-    OK, BAD_BRACKET, BAD_CHAR, BAD_EMPTY, BAD_LENGTH, BAD_MASK, BAD_SIGN, BAD_SLASH, NO_PEER,
+    BAD_BRACKET, BAD_CHAR, BAD_EMPTY, BAD_LENGTH, BAD_MASK, BAD_SIGN, BAD_SLASH, NO_PEER, OK,
 )
 
 cdef struct Prefix:

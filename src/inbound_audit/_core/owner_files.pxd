@@ -18,11 +18,12 @@ that lost its processor for longer, on just that tree, may count some trees twic
 Lock rule: every function here is called by one thread at a time (the door's); readers go on meanwhile.
 """
 
-from inbound_audit._core.arena cimport BYTE_ORDER_MARK, LAYOUT, LARGEST_UNITS, PAGE, UNIT, MAX_UNITS, Header
 from inbound_audit._core.bits cimport u8, u32, u64, load32, load64
+from inbound_audit._core.layout cimport BYTE_ORDER_MARK, LARGEST_UNITS, LAYOUT, MAX_UNITS, PAGE, UNIT, Header
 from inbound_audit._core.mapping cimport GRAIN, cover_failed, map_file, unmap_range
-from inbound_audit._core.owner cimport MAX_TREES, Owner, Ring, Series, Tree, link_tree, new_tree, publish_tree, unlink_tree
+from inbound_audit._core.model cimport MAX_TREES, Owner, Ring, Series, Tree, publish_tree
 from inbound_audit._core.sigbus cimport UNGUARDED, guard, unguard, was_lost
+from inbound_audit._core.trees cimport link_tree, new_tree, unlink_tree
 from inbound_audit._core.window cimport REUSE_DELAY_NS, drop_ring, link_ring, new_ring, series_place
 
 cdef extern from *:
@@ -36,7 +37,7 @@ cdef extern from *:
 cdef enum Fault:
     SOUND = 0
     NOT_READY = 1        # shorter than a header: its owner is still at it
-    FOREIGN_MAGIC = 2
+    OTHER_MAGIC = 2
     OTHER_ORDER = 3
     OTHER_LAYOUT = 4
     NONSENSE = 5         # a number that no owner writes
@@ -53,7 +54,7 @@ cdef struct OwnerHeader:
     u64 started          # microseconds since 1970
     u64 scan_count           # odd while the owner looks for others
 
-cdef struct Foreign:
+cdef struct MappedOwner:
     OwnerHeader *head    # mapped, read only
     int fd
     int guarded
@@ -68,13 +69,13 @@ cdef inline int header_fault(u64 magic, u32 layout, u32 byte_order, u64 expected
     if magic == swapped(expected):
         return OTHER_ORDER
     if magic != expected:
-        return FOREIGN_MAGIC
+        return OTHER_MAGIC
     if byte_order != BYTE_ORDER_MARK:
         return NONSENSE
     return SOUND if layout == LAYOUT else OTHER_LAYOUT
 
 
-cdef inline int foreign_open(Foreign *f, int fd, u64 size) noexcept nogil:
+cdef inline int owner_open(MappedOwner *f, int fd, u64 size) noexcept nogil:
     """Maps the header of another owner's file of `size` bytes. A Fault; then nothing is held."""
     cdef int fault
     f.head = NULL
@@ -97,11 +98,11 @@ cdef inline int foreign_open(Foreign *f, int fd, u64 size) noexcept nogil:
         if fault == SOUND and (f.stride % GRAIN or not GRAIN <= f.stride <= <u64>(MAX_UNITS + 4096) * UNIT):
             fault = NONSENSE
     if fault != SOUND:
-        foreign_close(f)
+        owner_close(f)
     return fault
 
 
-cdef inline void foreign_close(Foreign *f) noexcept nogil:
+cdef inline void owner_close(MappedOwner *f) noexcept nogil:
     """Lets the header go. The trees were dropped."""
     if f.head != NULL:
         unguard(f.guarded)
@@ -122,7 +123,7 @@ cdef inline Tree *spare_tree(Owner *o, int service, u64 size, u64 now) noexcept 
     return NULL
 
 
-cdef inline Header *open_section(const Foreign *f, u32 number) noexcept nogil:
+cdef inline Header *open_section(const MappedOwner *f, u32 number) noexcept nogil:
     """The header of a section, mapped by itself, to see whose tree it is. NULL when there is no address space."""
     return <Header *>map_file(NULL, PAGE, f.fd, GRAIN + number * f.stride, False)
 
@@ -136,7 +137,7 @@ cdef inline void rest_tree(Tree *t, Owner *o, u64 now) noexcept nogil:
     o.spare = t
 
 
-cdef inline int foreign_map(Foreign *f, Owner *o, u32 number, int service, u64 now, Tree **out) noexcept nogil:
+cdef inline int map_tree(MappedOwner *f, Owner *o, u32 number, int service, u64 now, Tree **out) noexcept nogil:
     """Maps section `number` as a tree of our own process, not yet in a list. A Fault; then nothing is changed."""
     cdef Tree *t = spare_tree(o, service, f.stride, now)
     cdef void *base
@@ -164,10 +165,10 @@ cdef inline int foreign_map(Foreign *f, Owner *o, u32 number, int service, u64 n
     return SOUND
 
 
-cdef inline int foreign_attach(Foreign *f, Owner *o, u32 number, int service, u32 listener_id, u64 now) noexcept nogil:
+cdef inline int attach_listener_tree(MappedOwner *f, Owner *o, u32 number, int service, u32 listener_id, u64 now) noexcept nogil:
     """Hangs section `number` in the list of its service. A Fault; then nothing is changed."""
     cdef Tree *t
-    cdef int fault = foreign_map(f, o, number, service, now, &t)
+    cdef int fault = map_tree(f, o, number, service, now, &t)
     if fault == SOUND:
         t.listener_id = listener_id
         t.ring = NULL
@@ -175,7 +176,7 @@ cdef inline int foreign_attach(Foreign *f, Owner *o, u32 number, int service, u3
     return fault
 
 
-cdef inline int foreign_attach_window(Foreign *f, Series *s, u32 number, u32 slot, u32 sign, u64 now) noexcept nogil:
+cdef inline int attach_window_tree(MappedOwner *f, Series *s, u32 number, u32 slot, u32 sign, u64 now) noexcept nogil:
     """Hangs section `number` in this file's ring of a series. A Fault; then nothing is counted that was not before."""
     cdef Ring *r = f.rings
     cdef Tree *t
@@ -191,14 +192,14 @@ cdef inline int foreign_attach_window(Foreign *f, Series *s, u32 number, u32 slo
         link_ring(s, r)
     if r.tree[2 * slot + sign] != NULL:
         return NONSENSE
-    fault = foreign_map(f, s.owner, number, series_place(s), now, &t)
+    fault = map_tree(f, s.owner, number, series_place(s), now, &t)
     if fault == SOUND:
         t.ring = r
         publish_tree(&r.tree[2 * slot + sign], t)
     return fault
 
 
-cdef inline int foreign_refresh(Foreign *f, u64 size, u64 memory) noexcept nogil:
+cdef inline int owner_refresh(MappedOwner *f, u64 size, u64 memory) noexcept nogil:
     """What the file system says of the file now: its size and the memory it has, in bytes. A Fault."""
     cdef Tree *t = f.first
     if size < f.size:
@@ -215,7 +216,7 @@ cdef inline int foreign_refresh(Foreign *f, u64 size, u64 memory) noexcept nogil
     return header_fault(load64(&f.head.magic), load32(&f.head.layout), load32(&f.head.byte_order), OWNER_MAGIC)
 
 
-cdef inline void foreign_detach(Foreign *f, Owner *o, u64 now) noexcept nogil:
+cdef inline void owner_detach(MappedOwner *f, Owner *o, u64 now) noexcept nogil:
     """Counts its trees no more."""
     cdef Tree *t = f.first
     cdef Ring *r = f.rings

@@ -1,41 +1,28 @@
-"""Series of windows: what is added to them, and sums over the rings of all processes.
+"""Records in a series: adds and subtracts counts, moves them, removes a key.
 
-Three series are counted for each monitor, by the address of a session: connections, receptions (messages that were
-accepted) and rejections. Others have a name. A count may be taken away: it cancels what was added by the same host, and
-beyond that stands in a second tree, so a sum may be negative.
+A count may be subtracted: it cancels what was added for the same host, and the rest stands in a second tree of the
+window, so a count may be negative.
 
-Lock rule: changes take `Series.lock`, and may be called with or without the GIL by who does not hold it; the time is
-asked before, as a clock may be Python's.
+Lock rule: a change takes `Series.lock`. Call these functions with or without the GIL, and never with that lock held. The
+time is read before the lock is taken, because a clock may be Python's.
 """
 
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp
 
 from inbound_audit._core.address cimport Address, parse_address, width
-from inbound_audit._core.arena cimport header
-from inbound_audit._core.bits cimport acquire32, fetch_add64, load64, u32, u64
-from inbound_audit._core.cidr cimport Prefix, parse_cidr
-from inbound_audit._core.clock cimport SECOND_US, window_number
-from inbound_audit._core.codes cimport (
-    BAD_AMOUNT, BAD_WINDOW, CLOSED, LONG_KEY, NEED_NEGATIVE_TREE, NO_KEY, OK, UNMATCHED,
-)
-from inbound_audit._core.fold cimport STRINGS, add_bounded, coarsen, move_bounded
-from inbound_audit._core.monitor cimport parse_monitor
+from inbound_audit._core.bits cimport u32, fetch_add64
 from inbound_audit._core.change_log cimport MAX_KEY, log_change
-from inbound_audit._core.owner cimport ENDED, Owner, Ring, Series, Tree, ia_ac, load_ring, load_tree, peer_of
+from inbound_audit._core.clock cimport SECOND_US, window_number
+from inbound_audit._core.codes cimport BAD_AMOUNT, CLOSED, LONG_KEY, NEED_NEGATIVE_TREE, NO_KEY, OK, UNMATCHED
+from inbound_audit._core.fold cimport STRINGS, add_bounded, coarsen, move_bounded
+from inbound_audit._core.layout cimport header
+from inbound_audit._core.model cimport CONNECTIONS, ENDED, Owner, Series, Tree, ia_ac
+from inbound_audit._core.prefix cimport Prefix
+from inbound_audit._core.query cimport peer_of
 from inbound_audit._core.seqlock cimport lock_wait, unlock
 from inbound_audit._core.strings cimport address_of_text
 from inbound_audit._core.trie cimport trie_add, trie_count, trie_remove
-from inbound_audit._core.window cimport (
-    NO_WINDOW, in_view, lies_back, advance, now_of, range_count, ring_now, slot_of, tree_for, trim, window_count,
-)
-
-cdef enum Scope:
-    CONNECTIONS = 0
-    RECEPTIONS = 1
-    REJECTIONS = 2
-    ADDRESSES = 3       # a named series
-    # STRINGS = 4, of `fold`
+from inbound_audit._core.window cimport NO_WINDOW, advance, in_view, lies_back, now_of, slot_of, tree_for, trim
 
 cdef enum:
     MAX_CLOCK_READS = 8     # times that one change reads the clock
@@ -43,99 +30,6 @@ cdef enum:
 cdef enum:
     MAX_AMOUNT = 0xFFFFFFFF
 
-
-# ---- which series
-
-cdef inline Series *find_series(Owner *o, const char *name, size_t size) noexcept nogil:
-    """The named series in which we count ourselves. O(series)."""
-    cdef Series *s
-    cdef u32 i
-    for i in range(acquire32(&o.series_known)):
-        s = o.series[i]
-        if s.scope >= ADDRESSES and s.name_size == size and acquire32(&s.ready) and memcmp(s.name, name, size) == 0:
-            return s
-    return NULL
-
-
-cdef inline Series *find_monitor(Owner *o, int kind, const char *text, size_t size, int64_t position) noexcept nogil:
-    """The series of a monitor, named by its text or (`text` NULL) by its position. O(monitors)."""
-    cdef int interval, slots
-    cdef u32 i
-    if text == NULL:
-        return o.series[3 * position + kind] if 0 <= position < o.monitors else NULL
-    if parse_monitor(text, text + size, &interval, &slots) != OK:
-        return NULL
-    for i in range(o.monitors):
-        if interval == <int>o.series[3 * i].interval and slots == <int>o.series[3 * i].slots:
-            return o.series[3 * i + kind]
-    return NULL
-
-
-# ---- questions
-
-cdef inline int range_of_windows(const Series *s, int64_t first, int64_t last) noexcept nogil:
-    return OK if 0 <= first <= last < s.slots else BAD_WINDOW
-
-
-cdef inline int query_events(
-    const ia_ac *ac, Series *s, const char *cidr, size_t size, int64_t first, int64_t last, int64_t *out
-) noexcept nogil:
-    """What a monitor counted below a prefix, in a range of windows. OK or a code. `cidr` NULL: exactly the peer."""
-    cdef Prefix peer, p
-    cdef int code = range_of_windows(s, first, last)
-    if code != OK:
-        return code
-    if ac != NULL:
-        peer_of(ac, &peer)
-        p = peer
-    if cidr != NULL:
-        code = parse_cidr(cidr, cidr + size, &peer.address if ac != NULL else NULL, &p)
-    elif ac == NULL:
-        code = NO_KEY
-    if code == OK:
-        out[0] = range_count(s, now_of(s.owner), first, last, &p)
-    return code
-
-
-cdef inline int query_key(
-    const ia_ac *ac, Series *s, const char *key, size_t size, int64_t first, int64_t last, int64_t *out
-) noexcept nogil:
-    """The same of a named series: the key of one of strings is a text."""
-    cdef Prefix p
-    cdef int code = range_of_windows(s, first, last)
-    if s.scope != STRINGS:
-        return query_events(ac, s, key, size, first, last, out)
-    if code == OK:
-        code = NO_KEY if key == NULL else LONG_KEY if size > MAX_KEY else OK
-    if code == OK:
-        address_of_text(key, size, &p.address)
-        p.length = 128
-        out[0] = range_count(s, now_of(s.owner), first, last, &p)
-    return code
-
-
-cdef inline double sliding_average(Series *s, const Prefix *p) noexcept nogil:
-    """The current window, and the one before as far as a window that ends now still covers it; of each ring."""
-    cdef int64_t now = now_of(s.owner)
-    cdef int64_t number = window_number(now, s.interval), current = 0
-    cdef int64_t width_us = <int64_t>s.interval * SECOND_US
-    cdef double gone = <double>(now - number * width_us) / <double>width_us, total = 0
-    cdef double covered
-    cdef Ring *r = load_ring(&s.first)
-    cdef u64 base
-    while r != NULL:
-        if ring_now(r, number, &current):
-            base = load64(<u64 *>&header(&load_tree(&r.tree[0]).arena).base)
-            # A timeline that waits for the clock has its newest window before it.
-            covered = 1.0 - gone if current == <int64_t>(<u64>number + base) else 1.0
-            total += window_count(r, current, p)
-            if s.slots > 1:  # else the one before is out of view, also while nobody has put another in its place
-                total += covered * window_count(r, current - 1, p)
-        r = load_ring(&r.next)
-    return total
-
-
-# ---- changes
 
 cdef inline Tree *other_tree(Series *s, int64_t number, int sign) noexcept nogil:
     """Our tree of that window and sign if it counts anything; NULL otherwise."""
@@ -219,7 +113,7 @@ cdef inline int64_t past_window(const Series *s, int64_t past) noexcept nogil:
     return s.newest if number > s.newest else number
 
 
-cdef inline int change_past(Series *s, const Address *host, int64_t by, int64_t now, int64_t past) noexcept nogil:
+cdef inline int record_past(Series *s, const Address *host, int64_t by, int64_t now, int64_t past) noexcept nogil:
     """Adds to the window of a time that has gone. UNMATCHED when that is out of view."""
     cdef int code = CLOSED
     cdef int64_t number
@@ -246,7 +140,7 @@ cdef inline void move_event(Series *s, const Address *source, const Address *tar
     unlock(&s.lock)
 
 
-cdef inline void remove_all(Tree *t, const Address *host) noexcept nogil:
+cdef inline void remove_host(Tree *t, const Address *host) noexcept nogil:
     cdef u32 n
     if t != NULL:
         n = trie_count(&t.arena, host, width(host.version))
@@ -272,15 +166,13 @@ cdef inline int remove_key(Series *s, const Address *host, int64_t now, const ch
         for i in range(s.slots):
             number = s.newest - i
             if not was_folded(s, number, host):
-                remove_all(other_tree(s, number, 0), host)
-                remove_all(other_tree(s, number, 1), host)
+                remove_host(other_tree(s, number, 0), host)
+                remove_host(other_tree(s, number, 1), host)
         log_change(s, host, key, size, 0, True, now)
         code = OK
     unlock(&s.lock)
     return code
 
-
-# ---- keys
 
 cdef inline int read_key(const ia_ac *ac, Series *s, const char *key, size_t size, Address *out) noexcept nogil:
     """The address that a key of a change stands for. OK or a code. `key` NULL: the connecting IP."""
@@ -321,8 +213,6 @@ cdef inline int series_remove(Series *s, const ia_ac *ac, const char *key, size_
     cdef int code = read_key(ac, s, key, size, &a)
     return remove_key(s, &a, now_of(s.owner), key if s.scope == STRINGS else NULL, size) if code == OK else code
 
-
-# ---- the events of sessions
 
 cdef inline void record_event(Owner *o, int kind, const Address *host, u32 n, int64_t now, int64_t *numbers) noexcept nogil:
     """Counts for every monitor. What finds no room is counted as such: no session fails for it.

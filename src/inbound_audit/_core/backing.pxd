@@ -1,0 +1,147 @@
+"""Where the memory of an arena comes from: the system, or a file that grows.
+
+An arena begins in private memory. `arena_share` moves it into a file of the owner at the same addresses. Growth asks the
+file system first (`posix_fallocate`), and nothing is handed out beyond what the file system gave: a full file system is
+a code, and never a signal.
+
+Lock rule: the caller holds the tree's writer lock, or no other thread knows the arena.
+"""
+
+from libc.string cimport memset
+
+from inbound_audit._core.bits cimport u8, u32, u64, store32
+from inbound_audit._core.codes cimport FULL, OK
+from inbound_audit._core.layout cimport (
+    BYTE_ORDER_MARK, CLASSES, HEADER_UNITS, LARGEST_UNITS, LAYOUT, MAGIC, MAX_GROWTH, MAX_UNITS, MIN_GIVE_BACK, PAGE,
+    UNIT, Arena, Header, header, range_of,
+)
+from inbound_audit._core.mapping cimport (
+    GRAIN, back_file, cover_failed, give_back, give_back_file, map_file, reserve, unmap_range, write_failed,
+)
+from inbound_audit._core.sigbus cimport UNGUARDED, guard, unguard
+
+
+cdef inline void set_backed(Arena *a, u64 bytes) noexcept nogil:
+    """The first `bytes` of the range have memory. A whole largest block fits behind the last unit that is handed out."""
+    cdef u64 units = bytes // UNIT - LARGEST_UNITS
+    a.held = bytes
+    a.backed = a.limit if units > a.limit else <u32>units
+    store32(&header(a).reach, a.backed)
+
+
+cdef inline void arena_format(Arena *a) noexcept nogil:
+    """An empty arena, in memory of its own. Its header is that of nobody."""
+    cdef int i
+    memset(header(a), 0, sizeof(Header))
+    header(a).magic = MAGIC
+    header(a).layout = LAYOUT
+    header(a).byte_order = BYTE_ORDER_MARK
+    header(a).limit = a.limit
+    set_backed(a, a.size)
+    a.bump = HEADER_UNITS
+    a.live = 0
+    a.freed = 0
+    a.touched = 0
+    for i in range(CLASSES):
+        a.free[i] = 0
+
+
+cdef inline int arena_open(Arena *a, u64 capacity) noexcept nogil:
+    """Reserves `capacity` bytes (rounded up, at most 8 GiB). FULL when the system has no room for them."""
+    cdef u64 units = capacity // UNIT
+    a.limit = <u32>(MAX_UNITS if units > MAX_UNITS else units)
+    a.size = range_of(capacity)
+    a.base = <u8 *>reserve(<size_t>a.size)
+    if a.base == NULL:
+        return FULL
+    a.lock = 0
+    a.waiting = 0
+    a.fd = -1
+    a.in_file = False
+    a.guarded = UNGUARDED
+    arena_format(a)
+    return OK
+
+
+cdef inline void arena_close(Arena *a) noexcept nogil:
+    """Only when nobody can read any more."""
+    if a.base != NULL:
+        unguard(a.guarded)
+        unmap_range(a.base, <size_t>a.size)
+        a.base = NULL
+
+
+cdef inline u64 first_grain(const Arena *a, u64 bytes) noexcept nogil:
+    """Bytes up to the grain that ends at or behind `bytes`, within the range."""
+    bytes += (GRAIN - bytes % GRAIN) % GRAIN
+    return a.size if bytes > a.size else bytes
+
+
+cdef inline u64 share_needs(const Arena *a) noexcept nogil:
+    """Bytes that `arena_share` asks of the file system."""
+    return first_grain(a, <u64>(a.bump + LARGEST_UNITS) * UNIT)
+
+
+cdef inline int arena_share(Arena *a, int fd, u64 offset) noexcept nogil:
+    """Moves the arena into a file, at the same addresses: readers see the same bytes before and after. OK, or FULL and
+    everything is as it was."""
+    cdef u64 used = <u64>a.bump * UNIT
+    cdef u64 bytes = share_needs(a)
+    cdef int slot
+    if back_file(fd, offset, bytes) != 0 or write_failed(fd, a.base, <size_t>used, offset):
+        return FULL
+    slot = guard(a.base, <size_t>a.size, True) if a.guarded == UNGUARDED else a.guarded
+    if slot == UNGUARDED:
+        return FULL
+    a.guarded = slot
+    if map_file(a.base, <size_t>a.size, fd, offset, True) == NULL:
+        return FULL
+    a.in_file = True
+    a.fd = fd
+    a.offset = offset
+    set_backed(a, bytes)
+    return OK
+
+
+cdef inline bint arena_leave(Arena *a) noexcept nogil:
+    """Leaves the file, and every count, behind: the arena is empty memory again. False when that failed; then nothing
+    may be written to it any more."""
+    if cover_failed(a.base, <size_t>a.size, True):
+        return False
+    a.in_file = False
+    a.fd = -1
+    arena_format(a)
+    return True
+
+
+cdef inline bint hold(Arena *a, u64 upto) noexcept nogil:
+    """Asks for the bytes of the range from where they end now. False when there is no room for them."""
+    cdef u64 at = a.held
+    if back_file(a.fd, a.offset + at, upto - at) != 0:
+        return False
+    # A reader that was overtaken may have met nothing there, and an empty page been put in its place.
+    if map_file(a.base + at, <size_t>(upto - at), a.fd, a.offset + at, True) == NULL:
+        return False
+    set_backed(a, upto)
+    return True
+
+
+cdef inline bint arena_grow(Arena *a, u32 units) noexcept nogil:
+    """Asks the system for memory up to `units`, and some more while it is at it. False when there is none."""
+    cdef u64 need = first_grain(a, <u64>(units + LARGEST_UNITS) * UNIT)
+    cdef u64 more = first_grain(a, a.held + (MAX_GROWTH if a.held // 2 > MAX_GROWTH else a.held // 2))
+    if a.fd < 0 or units > a.limit:
+        return False
+    return (more > need and hold(a, more)) or hold(a, need)
+
+
+cdef inline void return_pages(Arena *a, u64 used) noexcept nogil:
+    """What an arena that is empty again has used goes back to the system, but for the first grain of a file."""
+    cdef u64 held = a.held
+    if used < MIN_GIVE_BACK:
+        return
+    if not a.in_file:
+        give_back(a.base + PAGE, <size_t>(used - PAGE + (PAGE - used % PAGE) % PAGE))
+    elif a.fd >= 0 and held > GRAIN:
+        set_backed(a, GRAIN)
+        give_back_file(a.base + GRAIN, <size_t>(held - GRAIN))

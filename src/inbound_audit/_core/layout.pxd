@@ -1,0 +1,154 @@
+"""The bytes of a tree: a header, a label, and units of sixteen bytes.
+
+    unit 0                 HEADER_UNITS                bump            limit
+    | Header               | blocks, used and free ... | never touched | slack |
+
+A tree lies in one reserved range of address space that never moves; the range is reserved, and a page costs memory from
+its first touch on. A *unit* is sixteen bytes. A *block* is named by its first unit, a number that means the same in each
+process that maps the bytes. A largest block fits into the slack, so a reader bounds a block by its first unit alone.
+
+`reach` tells readers of a file where its memory ends: a reader that was overtaken in mid-walk may read a unit out of a
+block that was used again, and must not go where the file has no memory.
+
+The struct `Arena` is what the owner, or a reader, knows of such a range; it is private memory of the process.
+"""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+
+from inbound_audit._core.bits cimport u8, u32, u64, load32
+from inbound_audit._core.mapping cimport GRAIN
+
+cdef extern from *:
+    """
+    /* Units of a size class: a leaf; IPv4 nodes of 3, 5, 8, 16, 32, 64 and 256 slots; the same for IPv6. */
+    static const unsigned char ia_units[15] = {1, 3, 4, 6, 10, 19, 37, 133, 4, 5, 7, 11, 20, 38, 134};
+    /* The classes in the order of their sizes. */
+    static const unsigned char ia_by_size[15] = {0, 1, 2, 8, 9, 3, 10, 4, 11, 5, 12, 6, 13, 7, 14};
+    """
+    const u8 UNITS "ia_units"[15]
+    const u8 BY_SIZE "ia_by_size"[15]
+
+cdef enum:
+    UNIT = 16
+    CLASSES = 15
+    LEAF_CLASS = 0
+    LARGEST_UNITS = 134
+    PAGE = 4096
+    HEADER_UNITS = PAGE // UNIT
+    MAX_UNITS = (1 << 29) - 4096        # what 29 bits of a handle can name, and the slack: just under 8 GiB
+    MIN_CAPACITY = 2 * PAGE
+    MIN_GIVE_BACK = 16 * PAGE          # below that a reset is not worth a system call
+    MAX_GROWTH = 1 << 20                  # bytes that a file grows by at once: zeroing them is a pause
+    TRIM_SLICE = 1 << 17                 # bytes that are given back at once: some ten microseconds
+    MAGIC = 0x7464756169                 # "iaudt"
+    LAYOUT = 2
+    BYTE_ORDER_MARK = 0x01020304
+    MAX_NAME = 64
+
+cdef struct Header:
+    # One cache line for readers: what a query touches first.
+    u64 seq
+    u64 root[2]          # an entry a family, IPv4 first: count << 32 | child
+    u64 hosts[2]         # distinct addresses
+    u64 magic
+    u32 layout
+    u32 byte_order
+    u32 limit            # units
+    u32 reach            # units that have memory for sure: readers go no further; at most `limit`
+    # whose tree it is, in a file; written before the tree is published
+    u32 service_size
+    u32 listener_size
+    char service[MAX_NAME]
+    char listener[MAX_NAME]
+    u32 names_sum        # `sum_of_label`: a damaged name would be counted as somebody else's
+    u32 kind             # SESSIONS of a listener, or a WINDOW of time
+    # of a window: which one it is now (room `window`)
+    int64_t number       # changes with the content
+    int64_t newest       # of the ring; in its head alone
+    int64_t base
+    u32 interval         # seconds
+    u32 slots
+    u32 slot
+    u32 sign             # 0: what was added, 1: what was taken away
+    u32 level[2]         # prefix lengths to which hosts were folded, IPv4 first
+    u64 folded           # hosts that were
+
+# Whose tree it is, as its owner knows it: what stands in a file is for others.
+cdef struct Label:
+    u32 service_size
+    u32 listener_size
+    char service[MAX_NAME]
+    char listener[MAX_NAME]
+    u32 kind
+    u32 interval
+    u32 slots
+    u32 slot
+    u32 sign
+
+cdef struct Arena:
+    u8 *base
+    u32 limit            # units that may be handed out; a reader's bound, kept out of the shared bytes
+    u32 lock             # writers of this tree, one at a time
+    u64 size             # bytes of the reserved range, slack included; a multiple of GRAIN
+    u64 waiting          # of the writers, those who found the lock taken: a batch lets them go first
+    # the allocator's own: it trusts nothing that another process could have written
+    u32 bump             # first unit that was never handed out
+    u32 backed           # what stands in `reach`; all of them where there is no file
+    u32 free[CLASSES]    # first block of each list; 0: none
+    u32 live             # units in blocks that are in use
+    u32 freed            # units given back since the free ones were last put together (room `coalesce`)
+    u64 touched          # bytes from the start that an earlier content has left in memory
+    int fd               # of the file, to ask for more; -1: none
+    bint in_file         # what is mapped is a file's
+    int guarded          # for good, once it has been in a file
+    u64 offset           # of the range in the file
+    u64 held             # bytes of the range that were asked of the system
+
+
+cdef inline Header *header(const Arena *a) noexcept nogil:
+    return <Header *>a.base
+
+
+cdef inline u32 sum_of_label(const Header *h) noexcept nogil:
+    """FNV-1a over the bytes of both names and their sizes, and over what never changes of a window. The sizes fit."""
+    cdef u32 s = 2166136261, i
+    for i in range(h.service_size):
+        s = (s ^ <u8>h.service[i]) * 16777619
+    s = (s ^ h.service_size) * 16777619
+    for i in range(h.listener_size):
+        s = (s ^ <u8>h.listener[i]) * 16777619
+    s = (s ^ h.listener_size) * 16777619
+    s = (s ^ h.kind) * 16777619
+    s = (s ^ h.interval) * 16777619
+    s = (s ^ h.slots) * 16777619
+    s = (s ^ h.slot) * 16777619
+    return (s ^ h.sign) * 16777619
+
+
+cdef inline void write_label(Arena *a, const Label *label) noexcept nogil:
+    """Says in the bytes whose tree it is. Before others can find it."""
+    cdef Header *h = header(a)
+    h.service_size, h.listener_size = label.service_size, label.listener_size
+    memcpy(h.service, label.service, MAX_NAME)
+    memcpy(h.listener, label.listener, MAX_NAME)
+    h.kind, h.interval, h.slots, h.slot, h.sign = label.kind, label.interval, label.slots, label.slot, label.sign
+    h.names_sum = sum_of_label(h)
+
+
+cdef inline u8 *block(const Arena *a, u32 unit) noexcept nogil:
+    return a.base + <u64>unit * UNIT
+
+
+cdef inline u32 reach_of(const Arena *a) noexcept nogil:
+    """The bound of a reader's handles. It stands in shared bytes, so it is believed only as far as the mapping goes."""
+    cdef u32 units = load32(&header(a).reach)
+    return units if units < a.limit else a.limit
+
+
+cdef inline u64 range_of(u64 capacity) noexcept nogil:
+    """Bytes of address space for an arena of that capacity."""
+    # The slack lets a reader bound a handle by its first unit alone: a whole largest block fits behind the limit.
+    cdef u64 size = capacity // UNIT
+    size = ((MAX_UNITS if size > MAX_UNITS else size) + 2 * LARGEST_UNITS) * UNIT
+    return size + (GRAIN - size % GRAIN) % GRAIN

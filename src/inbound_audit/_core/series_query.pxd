@@ -1,0 +1,110 @@
+"""Counts of a series over its windows, summed over the rings of all owners.
+
+Each monitor has three series, by the address of the session: connections, receptions (messages that were accepted) and
+rejections. Other series have a name.
+
+Lock rule: none. `now_of` may call Python, so a caller without the GIL must not hold a lock.
+"""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memcmp
+
+from inbound_audit._core.bits cimport u32, u64, acquire32, load64
+from inbound_audit._core.change_log cimport MAX_KEY
+from inbound_audit._core.clock cimport SECOND_US, window_number
+from inbound_audit._core.codes cimport BAD_WINDOW, LONG_KEY, NO_KEY, OK
+from inbound_audit._core.fold cimport STRINGS
+from inbound_audit._core.layout cimport header
+from inbound_audit._core.model cimport ADDRESSES, Owner, Ring, Series, ia_ac, load_ring, load_tree
+from inbound_audit._core.monitor cimport parse_monitor
+from inbound_audit._core.prefix cimport Prefix, parse_cidr
+from inbound_audit._core.query cimport peer_of
+from inbound_audit._core.strings cimport address_of_text
+from inbound_audit._core.window cimport now_of, range_count, ring_now, window_count
+
+
+cdef inline Series *find_series(Owner *o, const char *name, size_t size) noexcept nogil:
+    """The named series in which we count ourselves. O(series)."""
+    cdef Series *s
+    cdef u32 i
+    for i in range(acquire32(&o.series_known)):
+        s = o.series[i]
+        if s.scope >= ADDRESSES and s.name_size == size and acquire32(&s.ready) and memcmp(s.name, name, size) == 0:
+            return s
+    return NULL
+
+
+cdef inline Series *find_monitor(Owner *o, int kind, const char *text, size_t size, int64_t position) noexcept nogil:
+    """The series of a monitor, named by its text or (`text` NULL) by its position. O(monitors)."""
+    cdef int interval, slots
+    cdef u32 i
+    if text == NULL:
+        return o.series[3 * position + kind] if 0 <= position < o.monitors else NULL
+    if parse_monitor(text, text + size, &interval, &slots) != OK:
+        return NULL
+    for i in range(o.monitors):
+        if interval == <int>o.series[3 * i].interval and slots == <int>o.series[3 * i].slots:
+            return o.series[3 * i + kind]
+    return NULL
+
+
+cdef inline int range_of_windows(const Series *s, int64_t first, int64_t last) noexcept nogil:
+    return OK if 0 <= first <= last < s.slots else BAD_WINDOW
+
+
+cdef inline int query_events(
+    const ia_ac *ac, Series *s, const char *cidr, size_t size, int64_t first, int64_t last, int64_t *out
+) noexcept nogil:
+    """What a monitor counted below a prefix, in a range of windows. OK or a code. `cidr` NULL: exactly the peer."""
+    cdef Prefix peer, p
+    cdef int code = range_of_windows(s, first, last)
+    if code != OK:
+        return code
+    if ac != NULL:
+        peer_of(ac, &peer)
+        p = peer
+    if cidr != NULL:
+        code = parse_cidr(cidr, cidr + size, &peer.address if ac != NULL else NULL, &p)
+    elif ac == NULL:
+        code = NO_KEY
+    if code == OK:
+        out[0] = range_count(s, now_of(s.owner), first, last, &p)
+    return code
+
+
+cdef inline int query_key(
+    const ia_ac *ac, Series *s, const char *key, size_t size, int64_t first, int64_t last, int64_t *out
+) noexcept nogil:
+    """The same of a named series: the key of one of strings is a text."""
+    cdef Prefix p
+    cdef int code = range_of_windows(s, first, last)
+    if s.scope != STRINGS:
+        return query_events(ac, s, key, size, first, last, out)
+    if code == OK:
+        code = NO_KEY if key == NULL else LONG_KEY if size > MAX_KEY else OK
+    if code == OK:
+        address_of_text(key, size, &p.address)
+        p.length = 128
+        out[0] = range_count(s, now_of(s.owner), first, last, &p)
+    return code
+
+
+cdef inline double sliding_average(Series *s, const Prefix *p) noexcept nogil:
+    """The current window, and the one before as far as a window that ends now still covers it; of each ring."""
+    cdef int64_t now = now_of(s.owner)
+    cdef int64_t number = window_number(now, s.interval), current = 0
+    cdef int64_t width_us = <int64_t>s.interval * SECOND_US
+    cdef double gone = <double>(now - number * width_us) / <double>width_us, total = 0
+    cdef double covered
+    cdef Ring *r = load_ring(&s.first)
+    cdef u64 base
+    while r != NULL:
+        if ring_now(r, number, &current):
+            base = load64(<u64 *>&header(&load_tree(&r.tree[0]).arena).base)
+            # A timeline that waits for the clock has its newest window before it.
+            covered = 1.0 - gone if current == <int64_t>(<u64>number + base) else 1.0
+            total += window_count(r, current, p)
+            if s.slots > 1:  # else the one before is out of view, also while nobody has put another in its place
+                total += covered * window_count(r, current - 1, p)
+        r = load_ring(&r.next)
+    return total

@@ -1,0 +1,94 @@
+"""Sums over trees: of one tree, of a listener in all processes, of a service.
+
+Lock rule: none; each tree is read by the protocol of `seqlock`.
+"""
+
+from libc.stdint cimport int64_t
+
+from inbound_audit._core.bits cimport u32, u64, load64, pause, store64
+from inbound_audit._core.layout cimport header
+from inbound_audit._core.model cimport Tree
+from inbound_audit._core.prefix cimport Prefix
+from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
+from inbound_audit._core.trees cimport trees_of
+from inbound_audit._core.trie cimport trie_count
+
+
+cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
+    """Sessions below a prefix in one tree, exact as of one moment.
+
+    `seqlock` says what a stopped writer costs. A writer that overtakes every try without a rest gets its last walk as an
+    answer, as that of no moment; it would have to change the tree a thousand times in the time of one walk each.
+    """
+    cdef u64 *seq = &header(&t.arena).seq
+    cdef u64 began
+    cdef u32 seen = 0, sound = 0
+    cdef bint stood = False
+    cdef int attempt
+    for attempt in range(READ_TRIES):
+        began = read_begin(seq)
+        seen = trie_count(&t.arena, &p.address, p.length)
+        if read_stood(seq, began):
+            if not began & 1 or began == load64(&t.stalled):
+                return seen
+            if read_waited(attempt):
+                store64(&t.stalled, began)
+                return seen
+            sound = seen
+            stood = True
+        pause()
+    return sound if stood else seen  # a writer that never rests: what stood beside an update, if anything did
+
+
+cdef inline int64_t sum_trees(Tree *t, const Prefix *p) noexcept nogil:
+    """The sum over `t` and the trees behind it."""
+    cdef int64_t total = 0
+    while t != NULL:
+        total += tree_count(t, p)
+        t = t.next
+    return total
+
+
+cdef inline int64_t listener_count(Tree *mine, const Prefix *p) noexcept nogil:
+    """The sum over a listener: one tree, and in shared mode its trees in other processes."""
+    cdef int64_t total = 0
+    cdef Tree *t
+    if not mine.owner.shared:
+        return tree_count(mine, p)
+    t = trees_of(mine.owner, mine.service)
+    while t != NULL:
+        if t.listener_id == mine.listener_id:
+            total += tree_count(t, p)
+        t = t.next
+    return total
+
+
+cdef inline void whole_family(int version, Prefix *out) noexcept nogil:
+    out.address.hi = 0
+    out.address.lo = 0
+    out.address.version = version
+    out.length = 0
+
+
+cdef inline int64_t tree_total(Tree *t) noexcept nogil:
+    """Both families of one tree."""
+    cdef Prefix p4, p6
+    whole_family(4, &p4)
+    whole_family(6, &p6)
+    return tree_count(t, &p4) + tree_count(t, &p6)
+
+
+cdef inline int64_t listener_total(Tree *mine) noexcept nogil:
+    """Both families of a listener."""
+    cdef Prefix p4, p6
+    whole_family(4, &p4)
+    whole_family(6, &p6)
+    return listener_count(mine, &p4) + listener_count(mine, &p6)
+
+
+cdef inline int64_t total_trees(Tree *t) noexcept nogil:
+    cdef int64_t total = 0
+    while t != NULL:
+        total += tree_total(t)
+        t = t.next
+    return total

@@ -1,0 +1,124 @@
+"""The lists of trees: services and their listeners' trees.
+
+A list grows at its head by one published pointer. `unlink_tree` takes a tree out of its list by one store into the tree
+before it; the tree keeps its own `next`, so a reader that stands on it goes on. Readers take no lock.
+
+Lock rule: one thread at a time changes the lists (the extension holds the GIL, or a lock of the audit); `find_service`
+and `trees_of` may run beside it.
+"""
+
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy
+
+from inbound_audit._core.backing cimport arena_close, arena_open
+from inbound_audit._core.bits cimport u32, u64, acquire32, publish32
+from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
+from inbound_audit._core.layout cimport Arena
+from inbound_audit._core.model cimport (
+    INBOUND_CIDR, MAX_SERVICES, MAX_TREES, READY, SMTP, Owner, Ring, Series, Service, Tree, load_tree, publish_tree,
+)
+
+
+cdef inline int add_service(Owner *o, const char *name, size_t size) noexcept nogil:
+    """The number of a new service, or FULL. The name is new and fits."""
+    cdef Service *s = &o.service[o.services]
+    if o.services == MAX_SERVICES:
+        return FULL
+    memcpy(s.name, name, size)
+    s.size = <u32>size
+    publish32(&o.services, o.services + 1)
+    return <int>o.services - 1
+
+
+cdef inline void link_tree(Owner *o, Tree *t) noexcept nogil:
+    t.next = o.service[t.service].first
+    publish_tree(&o.service[t.service].first, t)
+
+
+cdef inline void unlink_tree(Owner *o, Tree *t) noexcept nogil:
+    """Takes a tree out of its list, if it is there. A reader on it goes on to those behind it."""
+    cdef Tree **at = &o.service[t.service].first
+    while at[0] != NULL and at[0] != t:
+        at = &at[0].next
+    if at[0] == t:
+        publish_tree(at, t.next)
+
+
+cdef inline Tree *new_tree(Owner *o, int service) noexcept nogil:
+    """A tree without an arena, not yet in a list; NULL when there is no memory."""
+    cdef Tree *t = <Tree *>calloc(1, sizeof(Tree))
+    if t == NULL:
+        return NULL
+    t.owner = o
+    t.service = service
+    t.state = READY
+    t.arena.fd = -1
+    t.arena.guarded = -1
+    t.older = o.newest
+    o.newest = t
+    return t
+
+
+cdef inline Tree *add_tree(Owner *o, int service, u32 listener_id, u64 capacity) noexcept nogil:
+    """A new tree of our own, not yet published; NULL when there is no memory or address space for it."""
+    cdef Arena arena
+    cdef Tree *t
+    if o.trees == MAX_TREES or arena_open(&arena, capacity) != OK:
+        return NULL
+    t = new_tree(o, service)
+    if t == NULL:
+        arena_close(&arena)
+        return NULL
+    t.arena = arena
+    t.listener_id = listener_id
+    o.trees += 1
+    return t
+
+
+cdef inline void free_ring(Ring *r) noexcept nogil:
+    free(r.tree)
+    free(r)
+
+
+cdef inline void free_series(Series *s) noexcept nogil:
+    cdef Ring *r = s.first
+    while r != NULL:
+        s.first = r.next
+        free_ring(r)
+        r = s.first
+    r = s.spare
+    while r != NULL:
+        s.spare = r.same_file
+        free_ring(r)
+        r = s.spare
+    if s.own != NULL and not s.ready:  # for want of room it never came into the list
+        free_ring(s.own)
+    free(s.slot)
+    free(s)
+
+
+cdef inline void free_trees(Owner *o) noexcept nogil:
+    """Only when nobody can read any more."""
+    cdef Tree *t = o.newest
+    cdef u32 i
+    while t != NULL:
+        o.newest = t.older
+        arena_close(&t.arena)
+        free(t)
+        t = o.newest
+    for i in range(o.series_known):
+        free_series(o.series[i])
+    o.series_known = 0
+
+
+cdef inline int find_service(Owner *o, const char *name, size_t size) noexcept nogil:
+    """The number of a service by its exact name, or NO_SERVICE. O(services)."""
+    cdef int i
+    for i in range(<int>acquire32(&o.services)):
+        if o.service[i].size == size and memcmp(o.service[i].name, name, size) == 0:
+            return i
+    return NO_SERVICE
+
+
+cdef inline Tree *trees_of(Owner *o, int service) noexcept nogil:
+    return load_tree(&o.service[SMTP if service == INBOUND_CIDR else service].first)
