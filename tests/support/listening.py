@@ -23,7 +23,7 @@ from inbound_audit.errors import CapacityError
 from inbound_audit.listeners import Guard
 from inbound_audit.policy.verdict import ACCEPT
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 
 
 class Clock:

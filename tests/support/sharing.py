@@ -40,7 +40,7 @@ FULL = os.environ.get("INBOUND_AUDIT_FAULTS") == "full"
 Number = TypeVar("Number", int, float)
 
 NAME = "mail"
-PATIENCE = 30.0
+PATIENCE = 120.0
 ROOT = Path(__file__).parents[2]
 
 HEADER = 65536  # bytes of an owner's file before its first section

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shar
 
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives files away: needs root")
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 LONG = 1 << 29
 COUNTS = f"""
 from inbound_audit import InboundAudit
