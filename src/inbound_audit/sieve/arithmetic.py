@@ -29,11 +29,11 @@ def _of_two(calculate: Callable[[Number, Number], Number]) -> Function:
     def run(_: Run, first: Number, second: Number) -> Value:
         return _finite(calculate(float(first), float(second)))
 
-    return Function(run, (Parameter("number", real), Parameter("number", real)), (2,), answers=True)
+    return Function(run, (Parameter("number", real), Parameter("number", real)), (2,), has_value=True)
 
 
 def _of_one(calculate: Callable[[Number], Number]) -> Function:
-    return Function(lambda _, value: _finite(calculate(value)), (Parameter("number", real),), (1,), answers=True)
+    return Function(lambda _, value: _finite(calculate(value)), (Parameter("number", real),), (1,), has_value=True)
 
 
 def _divide(first: Number, second: Number) -> Number:
@@ -61,7 +61,7 @@ ARITHMETIC = {
     "ec_sub": _of_two(operator.sub),
     "ec_mul": _of_two(operator.mul),
     "ec_div": _of_two(_divide),
-    "ec_mod": Function(_modulus, (Parameter("number", real), Parameter("number", real)), (2,), answers=True),
+    "ec_mod": Function(_modulus, (Parameter("number", real), Parameter("number", real)), (2,), has_value=True),
     "ec_floor": _of_one(math.floor),
     "ec_ceil": _of_one(math.ceil),
     "ec_trunc": _of_one(math.trunc),

@@ -50,8 +50,8 @@ def _assigned(node: tree.Value | tree.Call) -> Callable[[Run], Value]:
         return expression(node)
     function = FUNCTIONS.get(node.name)
     if function is None:
-        answering = [name for name, known in FUNCTIONS.items() if known.answers]
-        raise ScriptError(node.at, f"unknown function {node.name!r}{nearest(node.name, answering)}")
-    if not function.answers:
+        with_value = [name for name, known in FUNCTIONS.items() if known.has_value]
+        raise ScriptError(node.at, f"unknown function {node.name!r}{nearest(node.name, with_value)}")
+    if not function.has_value:
         raise ScriptError(node.at, f"{node.name} has no value")
     return call(node, function)  # type: ignore[return-value]  # it answers

@@ -1,4 +1,4 @@
-"""Calls of functions, compiled. What can be said of the arguments without a session is said when a script is loaded."""
+"""Calls of functions, compiled. Constant arguments are checked when the script is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparators (RFC 4790) and match types (RFC 5228, 5231): what ``ec_test`` and its kin can ask of two values."""
+"""Comparators (RFC 4790) and match types (RFC 5228, 5231): the questions that tests ask of two values."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def numeric(value: Scalar) -> int | float:
 
 
 def folded_text(value: Scalar) -> str:
-    """Letters of ASCII in upper case, all else as it is (RFC 4790, 9.2.1)."""
+    """ASCII letters in upper case, every other character unchanged (RFC 4790, 9.2.1)."""
     return text(value).translate(_UPPER)
 
 
@@ -84,7 +84,7 @@ def relation(match: str, name: str | None, comparator: str | None) -> Relation:
 def _operator(name: str, comparator: str) -> Callable[[Any, Any], bool]:
     if name == "bitwise-and":
         if comparator != NUMERIC:
-            raise PolicyError(f"bitwise-and wants the comparator {NUMERIC}")
+            raise PolicyError(f"bitwise-and needs the comparator {NUMERIC}")
         return _common_bits
     if name not in _OPERATORS:
         known = (*_OPERATORS, "bitwise-and")

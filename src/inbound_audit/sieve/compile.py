@@ -1,6 +1,6 @@
 """Statements, compiled: a script becomes one callable, made of callables.
 
-A block answers whether the script is over. `stop` and `keep` end it at once; a reply ends it with the rule that it
+A block returns whether the script is over. `stop` and `keep` end it at once; a reply ends it with the rule that it
 stands in: plain actions behind it are still taken (the reference's own examples set a reply and then disconnect), and
 nothing from the next `if` on.
 """
@@ -19,7 +19,7 @@ from inbound_audit.sieve.require import without_require
 from inbound_audit.sieve.run import Run
 
 Step: TypeAlias = Callable[[Run], object]
-"""A statement; answers something true when the script is over."""
+"""A statement; returns something true if the script is over."""
 Block: TypeAlias = Callable[[Run], bool]
 
 _ENDS = ("stop", "keep")
@@ -28,7 +28,7 @@ _COMMANDS = ("require", *_BRANCHES, *_ENDS, *FUNCTIONS)
 
 
 def script(statements: Sequence[tree.Statement]) -> Block:
-    """The whole of a script. Raises ScriptError for what can't be meant."""
+    """Compiles a whole script. Raises ScriptError."""
     return _block(without_require(statements, (*_COMMANDS, *TESTS)))
 
 

@@ -25,7 +25,7 @@ def condition(node: tree.Call) -> Condition:
     make = TESTS.get(node.name)
     if make is None:
         if node.name in FUNCTIONS:
-            raise ScriptError(node.at, f"{node.name} is no test; is a ';' missing before it?")
+            raise ScriptError(node.at, f"{node.name} is not a test; is a ';' missing before it?")
         raise ScriptError(node.at, f"unknown test {node.name!r}{nearest(node.name, TESTS)}")
     return make(node)
 
@@ -147,7 +147,7 @@ def _comparison(match: str, asked: Relation, subject_of: Expression, key: tree.V
         subject_of = _counted(subject_of)
     if constant(key) is None:
         if match == "regex":
-            raise ScriptError(key.at, "a pattern of :regex stands in the script as it is, without ${} or %{}")
+            raise ScriptError(key.at, "a pattern of :regex is constant, without ${} or %{}")
         return _against_any(asked, subject_of, expression(key))
     keys = [_key(asked, member) for member in (key.members if isinstance(key, tree.Items) else (key,))]
     return _against_one(asked, subject_of, keys[0]) if len(keys) == 1 else _against(asked, subject_of, keys)
@@ -179,7 +179,7 @@ def _tags(node: tree.Call) -> tuple[str, str | None, str | None, list[tree.Value
             comparator = _name_behind(argument, next(arguments, None))
         elif argument.name in MATCH_TYPES:
             if match is not None:
-                raise ScriptError(argument.at, f":{argument.name} beside :{match}, and only one can be meant")
+                raise ScriptError(argument.at, f":{argument.name} beside :{match}, and a test has one match type")
             match = argument.name
             if match in _WITH_OPERATOR:
                 operator = _name_behind(argument, next(arguments, None)).lower()

@@ -29,6 +29,6 @@ _KEY = Parameter("key", text)
 
 CONTEXT = {}
 for _scope in SCOPES:
-    CONTEXT[f"{_scope}_get"] = Function(partial(vctx_get, scope=_scope), (_KEY,), (1,), answers=True)
+    CONTEXT[f"{_scope}_get"] = Function(partial(vctx_get, scope=_scope), (_KEY,), (1,), has_value=True)
     CONTEXT[f"{_scope}_set"] = Function(partial(vctx_set, scope=_scope), (_KEY, Parameter("value", text)), (2,))
     CONTEXT[f"{_scope}_delete"] = Function(partial(vctx_delete, scope=_scope), (_KEY,), (1,))

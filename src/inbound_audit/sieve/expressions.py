@@ -1,4 +1,4 @@
-"""Values of a script, compiled: what stands there as it is, and what is worked out in each run."""
+"""Values of a script, compiled: constants, and what each run works out."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _template(written: str) -> Expression:
 
 
 def _expansion(part: str | Expansion) -> Expression | None:
-    """How a part of a text is expanded; None for what stands as it is, be it an unknown macro."""
+    """The expression for a part of a text; None for a constant part, which an unknown macro is too."""
     if isinstance(part, str):
         return None
     return _macro(part.name) if part.macro else _variable(part.name)

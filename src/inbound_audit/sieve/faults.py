@@ -27,14 +27,14 @@ def failed_at(at: At, error: Exception) -> ScriptError:
     """What went wrong while the statement at a place ran."""
     if isinstance(error, MemoryError):
         return ScriptError(at, "not enough memory")
-    # Errors of this package, and those of values, say what is wrong by themselves; of others the kind tells most.
+    # The text of our own errors and of ValueError is enough; of others the class is the most important part.
     kind = "" if isinstance(error, (PolicyError, ValueError)) else f"{type(error).__name__}: "
     return ScriptError(at, f"{kind}{error}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'name'?`` for a misspelt name, or nothing."""
-    from difflib import get_close_matches  # where an error is being told, never while a script runs
+    from difflib import get_close_matches  # imported when an error is reported, never while a script runs
 
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -15,7 +15,7 @@ Reader: TypeAlias = Callable[[Value], Any]
 
 
 class Parameter(NamedTuple):
-    """`check` is asked besides, of what stands in the script as it is: there the error is told when it is loaded."""
+    """`check` also reads constant arguments, so that an error is raised when the script is loaded."""
 
     name: str
     read: Reader
@@ -34,7 +34,7 @@ class Function:
     parameters: tuple[Parameter, ...] = ()
     takes: tuple[int, ...] = (0,)
     """Numbers of arguments that make sense."""
-    answers: bool = False
+    has_value: bool = False
     """It has a value, which may be assigned."""
     placed: bool = False
     ends: bool = False

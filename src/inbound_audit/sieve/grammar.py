@@ -1,7 +1,7 @@
 """The grammar of RFC 5228 with the reference's assignments, variables and elements, for lark's LALR parser.
 
 As in the RFC the grammar knows no command by name: which ones there are, and what they take, is not its business. An
-element has no blank before its bracket, which tells it from a variable with a list behind it.
+element has no blank before its bracket, unlike a variable with a list behind it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BLANK: /[ \t\r\n\f]+/
 %ignore BLANK
 """
 
-# How terminals are told in an error.
+# What errors call the terminals.
 WORDS = {
     "$END": "the end of the script",
     "NAME": "a name",

@@ -36,9 +36,9 @@ def hash_values(run: Run, of: Hash) -> Value:
 _HASH, _KEY = Parameter("hash", mapping), Parameter("key", text)
 
 HASHES = {
-    "hash_create": Function(hash_create, answers=True),
+    "hash_create": Function(hash_create, has_value=True),
     "hash_set": Function(hash_set, (_HASH, _KEY, Parameter("value", anything)), (3,)),
-    "hash_get": Function(hash_get, (_HASH, _KEY), (2,), answers=True),
-    "hash_keys": Function(hash_keys, (_HASH,), (1,), answers=True),
-    "hash_values": Function(hash_values, (_HASH,), (1,), answers=True),
+    "hash_get": Function(hash_get, (_HASH, _KEY), (2,), has_value=True),
+    "hash_keys": Function(hash_keys, (_HASH,), (1,), has_value=True),
+    "hash_values": Function(hash_values, (_HASH,), (1,), has_value=True),
 }

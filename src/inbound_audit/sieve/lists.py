@@ -58,14 +58,14 @@ def _anything(value: Value) -> Value:
 
 
 _DELIMITER, _TEXT = Parameter("delimiter", delimiter), Parameter("string", text)
-_SPLIT = Function(split, (_DELIMITER, _TEXT), (2,), answers=True)
+_SPLIT = Function(split, (_DELIMITER, _TEXT), (2,), has_value=True)
 
 LISTS = {
     "split": _SPLIT,
     "ec_explode": _SPLIT,
-    "join": Function(join, (Parameter("delimiter", text), Parameter("stringlist", members)), (2,), answers=True),
-    "reverse": Function(reverse, (Parameter("string or stringlist", _anything),), (1,), answers=True),
-    "reverse_delim": Function(reverse_delim, (_DELIMITER, _TEXT), (2,), answers=True),
-    "ec_tolower": Function(ec_tolower, (_TEXT,), (1,), answers=True),
-    "ec_pcre_match": Function(ec_pcre_match, (_TEXT, Parameter("pattern", text, _pattern)), (2,), answers=True),
+    "join": Function(join, (Parameter("delimiter", text), Parameter("stringlist", members)), (2,), has_value=True),
+    "reverse": Function(reverse, (Parameter("string or stringlist", _anything),), (1,), has_value=True),
+    "reverse_delim": Function(reverse_delim, (_DELIMITER, _TEXT), (2,), has_value=True),
+    "ec_tolower": Function(ec_tolower, (_TEXT,), (1,), has_value=True),
+    "ec_pcre_match": Function(ec_pcre_match, (_TEXT, Parameter("pattern", text, _pattern)), (2,), has_value=True),
 }

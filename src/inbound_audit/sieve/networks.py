@@ -96,7 +96,7 @@ NETWORKS = {
         (3, 4),
         by_hash=define_by_hash,
     ),
-    "query_cidr": Function(query_cidr, (_NAME,), (1,), answers=True, tags=_IP),
+    "query_cidr": Function(query_cidr, (_NAME,), (1,), has_value=True, tags=_IP),
     "reload_cidr": Function(reload_cidr, (_NAME,), (1,)),
 }
-CHECK_CIDR = Function(check_cidr, (_NAME, Parameter("expected", one_of(TRUE, FALSE))), (1, 2), answers=True, tags=_IP)
+CHECK_CIDR = Function(check_cidr, (_NAME, Parameter("expected", one_of(TRUE, FALSE))), (1, 2), has_value=True, tags=_IP)

@@ -1,4 +1,4 @@
-"""A script's text as a tree. What is wrong is told with line and column, and with what was expected there."""
+"""A script's text as a tree. Errors name the line, the column, and what was expected there."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ except ModuleNotFoundError as error:  # an extra, like the libraries of the list
     raise ModuleNotFoundError(words, name="lark") from error
 
 MAX_DEPTH = 64
-"""How deep tests and blocks may stand in one another; RFC 5228 (2.10.3) wants 15 at least."""
+"""How deep tests and blocks may be nested; RFC 5228 (2.10.3) requires at least 15."""
 MAX_NUMBER = (1 << 63) - 1
 MAX_DIGITS = 40
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_TOLD_MOST = 3  # a list of everything that could have stood there helps nobody
+_MAX_EXPECTED = 3  # a longer list of what could stand there does not help
 _one_at_a_time = threading.Lock()  # lark makes its scanners while it scans for the first time
 
 
@@ -134,14 +134,14 @@ def _depth(statement: Statement) -> int:
 
 
 def _too_deep(at: At) -> ScriptError:
-    return ScriptError(at, f"tests or blocks stand more than {MAX_DEPTH} deep in one another")
+    return ScriptError(at, f"tests or blocks are nested more than {MAX_DEPTH} deep")
 
 
 def _out_of_place(error: UnexpectedToken) -> ScriptError:
     token = error.token
     expected = sorted({WORDS.get(name, name) for name in error.accepts or error.expected})
     wanted = ""
-    if len(expected) <= _TOLD_MOST:
+    if len(expected) <= _MAX_EXPECTED:
         wanted = f"; expected {' or '.join(expected)}"
     elif WORDS["SEMICOLON"] in expected:
         wanted = "; is a ';' missing?"

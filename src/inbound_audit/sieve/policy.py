@@ -1,4 +1,4 @@
-"""`SievePolicy`: a policy in Sieve, asked once a session."""
+"""`SievePolicy`: a policy in Sieve, run once per session."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from inbound_audit.errors import PolicyError
 from inbound_audit.policy.base import Choice, ScriptPolicy
 from inbound_audit.sieve.compile import script
 from inbound_audit.sieve.faults import ScriptError
+from inbound_audit.sieve.needs import needs_of
 from inbound_audit.sieve.parse import parse
 from inbound_audit.sieve.run import Host, Run, logger
 from inbound_audit.sieve.source import read
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Session
+    from inbound_audit.audit import InboundAudit
     from inbound_audit.policy.verdict import Verdict
 
 
 class SievePolicy(ScriptPolicy):
     """A policy written in Sieve with the reference's additions (docs/policies.md).
 
-    The script is compiled here and run for each session, before the banner. `on_error` says what becomes of a session
-    on which it fails: it is let in, or refused. Such an error never reaches the caller; it is logged once a burst and
-    counted in `errors`. `hits` counts by name how often actions were taken.
+    The script is compiled here and run for each session, before the banner. If a run fails, `on_error` lets
+    the session in or refuses it. The error never reaches the caller: it is logged, at most one line per 10 seconds,
+    and counted in `errors`. `hits` counts by name how often actions were taken.
 
     Raises PolicyError when the script is missing, can't be read, or is wrong; the message has line and column. Needs
-    lark, which the extra `sieve` brings; ImportError says so.
+    lark and google-re2, which the extra `sieve` brings; raises ImportError without them.
 
-    Any thread may ask, several at once: a run keeps what it works out to itself.
+    Any thread may call it, several at once: each run has its own state.
     """
 
     implementation = "Sieve"
@@ -39,9 +41,19 @@ class SievePolicy(ScriptPolicy):
         self._host = Host(self.path)
         self._closed = False
         try:
-            self._run = script(parse(read(self.path)))
+            statements = parse(read(self.path))
+            self._run = script(statements)
         except ScriptError as error:
             raise PolicyError(f"{self.path}:{error}") from None
+
+        self.needed_monitors, self._number_of_monitors = needs_of(statements)
+
+    def check(self, audit: InboundAudit) -> None:
+        super().check(audit)
+        if len(audit.monitors) < self._number_of_monitors:
+            position = self._number_of_monitors - 1
+            words = f"counts with the monitor at position {position}, and the audit has {len(audit.monitors)}"
+            raise PolicyError(f"{self.path}: {words}; start with one --monitor, such as --monitor 300,6, for each")
 
     @property
     def hits(self) -> Counter[str]:
@@ -62,5 +74,5 @@ class SievePolicy(ScriptPolicy):
         return run.verdict()
 
     def close(self) -> None:
-        """Idempotent. Sessions that are asked about afterwards are let in or refused as `on_error` says."""
+        """Idempotent. Sessions that are validated afterwards are let in or refused, as `on_error` decides."""
         self._closed = True

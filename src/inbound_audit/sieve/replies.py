@@ -1,4 +1,4 @@
-"""What is done about a session: ``ec_action``, ``ec_disconnect``, ``ec_tarpit``, ``ec_log``."""
+"""Functions that set the reply to a session: ``ec_action``, ``ec_disconnect``, ``ec_tarpit``, ``ec_log``."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ def seconds(value: Value) -> float:
 
 
 def ec_action(run: Run, at: At, code: int, reason: str, counter: str | None = None) -> None:
-    run.answer.reply(code, reason)
+    run.reply.set(code, reason)
     run.host.hit(at, counter)
 
 
 def ec_disconnect(run: Run, at: At, code: int | None = None, reason: str = "", counter: str | None = None) -> None:
     """Without arguments the connection ends after the reply that is set elsewhere."""
     if code is not None:
-        run.answer.reply(code, reason, refused=True)
-    run.answer.leave = True
+        run.reply.set(code, reason, refused=True)
+    run.reply.leave = True
     run.host.hit(at, counter)
 
 
 def ec_tarpit(run: Run, at: At, seconds: float, counter: str | None = None) -> None:
     """Of several the longest is waited."""
-    run.answer.tarpit = max(run.answer.tarpit, seconds)
+    run.reply.tarpit = max(run.reply.tarpit, seconds)
     run.host.hit(at, counter)
 
 

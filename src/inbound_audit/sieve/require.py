@@ -1,4 +1,4 @@
-"""``require``: what a script says that it needs."""
+"""``require``: the extensions that a script needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one run of a script keeps, what all runs of it share, and the verdict that a run comes to."""
+"""What one run of a script keeps, what all runs of it share, and the verdict that a run returns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OTHERS = "others"
 
 
 class Host:
-    """What all runs of one script share. `hits` says how often its actions were taken, by the counter's name."""
+    """What all runs of one script share. `hits` counts how often its actions were taken, by the counter's name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,8 +61,8 @@ class Host:
         logger.info("%s:%d: %s", self.path, at.line, words)
 
 
-class Answer:
-    """What is to be done about a session, as far as a run has said it."""
+class Reply:
+    """The reply to a session, as far as a run has set it."""
 
     __slots__ = ("code", "leave", "refused", "tarpit", "text")
 
@@ -72,36 +72,36 @@ class Answer:
         self.tarpit = 0.0
         self.refused = self.leave = False
 
-    def reply(self, code: int, text: str, *, refused: bool = False) -> None:
+    def set(self, code: int, text: str, *, refused: bool = False) -> None:
         """Sets the reply; the last one counts. A code from 400 refuses, and `refused` does with any."""
         self.code, self.text = code, text
         self.refused = refused or code >= REFUSES_FROM
 
     def verdict(self) -> Verdict:
-        """A connection that is only to be left can't have been meant to hear a welcome."""
+        """A script that only disconnects refuses: a banner would be of no use."""
         if not self.code and self.leave:
             return cached_verdict(False, REFUSAL_CODE, "", self.tarpit, True)
         return cached_verdict(not self.refused, self.code, self.text, self.tarpit, self.leave)
 
 
 class Run:
-    """One run: the session that it is about, variables, values of the connection, and the answer once there is one."""
+    """One run: its session, its variables, its context variables, and its reply once one is set."""
 
-    __slots__ = ("_answer", "_context", "ac", "host", "variables")
+    __slots__ = ("_reply", "_context", "ac", "host", "variables")
 
     def __init__(self, ac: Session, host: Host) -> None:
         self.ac = ac
         self.host = host
         self.variables: dict[str, Value] = {}
         self._context: dict[str, dict[str, str]] | None = None
-        self._answer: Answer | None = None
+        self._reply: Reply | None = None
 
     @property
-    def answer(self) -> Answer:
-        """Made when something is said for the first time: most runs let in, and say nothing."""
-        if self._answer is None:
-            self._answer = Answer()
-        return self._answer
+    def reply(self) -> Reply:
+        """Made on the first use: most runs let the session in without a reply."""
+        if self._reply is None:
+            self._reply = Reply()
+        return self._reply
 
     @property
     def context(self) -> dict[str, dict[str, str]]:
@@ -111,4 +111,4 @@ class Run:
         return self._context
 
     def verdict(self) -> Verdict:
-        return ACCEPT if self._answer is None else self._answer.verdict()
+        return ACCEPT if self._reply is None else self._reply.verdict()

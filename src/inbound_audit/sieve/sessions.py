@@ -28,7 +28,7 @@ def audit_connections_on_listener(run: Run, cidr: str) -> Value:
 _CIDR = Parameter("address/mask", text, check_cidr)
 
 SESSIONS = {
-    "audit_service": Function(audit_service, (Parameter("service", text), _CIDR), (2,), answers=True),
-    "audit_connections_on_service": Function(audit_connections_on_service, (_CIDR,), (1,), answers=True),
-    "audit_connections_on_listener": Function(audit_connections_on_listener, (_CIDR,), (1,), answers=True),
+    "audit_service": Function(audit_service, (Parameter("service", text), _CIDR), (2,), has_value=True),
+    "audit_connections_on_service": Function(audit_connections_on_service, (_CIDR,), (1,), has_value=True),
+    "audit_connections_on_listener": Function(audit_connections_on_listener, (_CIDR,), (1,), has_value=True),
 }

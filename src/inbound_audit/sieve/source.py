@@ -14,12 +14,12 @@ _BOM = b"\xef\xbb\xbf"
 def read(path: Path) -> str:
     """The text of a script; its lines end with a line feed.
 
-    Raises PolicyError when the file is missing, no regular file, unreadable or larger than `MAX_BYTES`, and
-    ScriptError where it is not UTF-8 or has a NUL, which Sieve knows in no place (RFC 5228, 2.1).
+    Raises PolicyError when the file is missing, not a regular file, unreadable or larger than `MAX_BYTES`, and
+    ScriptError where it is not UTF-8 or has a NUL, which Sieve does not allow (RFC 5228, 2.1).
     """
     try:
         if path.exists() and not path.is_file():
-            raise PolicyError(f"{path}: is no regular file")
+            raise PolicyError(f"{path}: is not a regular file")
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:

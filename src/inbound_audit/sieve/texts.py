@@ -35,7 +35,7 @@ def unstuff(written: str) -> str:
 
 
 def parts(text: str) -> list[Part]:
-    """A text cut into what stands as it is and what is expanded. What only looks like an expansion stands as it is."""
+    """A text cut into constant parts and expansions. What only looks like an expansion is constant."""
     found: list[Part] = []
     start = 0
     for match in _EXPANDED.finditer(text):

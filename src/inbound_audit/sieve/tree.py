@@ -1,4 +1,4 @@
-"""What a script is made of. Names are in lower case: Sieve does not tell cases apart."""
+"""The parts of a script. Names are in lower case: Sieve ignores the case of names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from inbound_audit.sieve.faults import At
 
 
 class Text(NamedTuple):
-    """A text as it is meant, without quotes and escapes; what it holds of ``${x}`` and ``%{m}`` is still to expand."""
+    """A text without quotes and escapes. ``${x}`` and ``%{m}`` in it are not expanded yet."""
 
     at: At
     value: str

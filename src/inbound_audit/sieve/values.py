@@ -1,7 +1,7 @@
 """Values, and what functions make of their arguments.
 
-A variable that was never set is the empty text. Numbers stay numbers until they have to be a text, which nobody can
-tell from outside; a hash is handed on as itself, so that two variables may name the same.
+A variable that was never set is the empty text. Numbers become texts only where a text is
+needed. A hash is passed by reference, so two variables may name the same one.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Definition(Protocol):
 
 
 class Series(Protocol):
-    """What is asked of an audit's named series."""
+    """The part of an audit's series that scripts use."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -53,7 +53,7 @@ class Series(Protocol):
 
 
 class Windows(Protocol):
-    """What is asked of an audit that counts over time."""
+    """The part of an audit that counts over time."""
 
     @property
     def series(self) -> Series: ...
@@ -175,7 +175,7 @@ WINDOWS = {
         audit_series,
         (*_SERIES, Parameter("mask", prefix), Parameter("start window", whole), Parameter("end window", whole)),
         (2, 3, 4, 5),
-        answers=True,
+        has_value=True,
         by_hash=series_by_hash,
     ),
     "audit_series_add": Function(
@@ -188,6 +188,6 @@ for _kind in MONITOR_KINDS:
             partial(ip_average, kind=_kind),
             (Parameter("time series index", whole), Parameter("mask", prefix)),
             (1, 2),
-            answers=True,
+            has_value=True,
             by_hash=partial(ip_sum, kind=_kind),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from tests.support.listening import Clock
 from tests.support.sieve_support import Bench, bench_of
 
-from inbound_audit import Session, SievePolicy
+from inbound_audit import InboundAudit, Session, SievePolicy
 from inbound_audit._ipcount import MONITOR_KINDS as KINDS
 from inbound_audit.errors import PolicyError
 
@@ -312,3 +313,31 @@ def test_the_same_is_told_when_it_stands_in_the_script(bench: Bench) -> None:
     ):
         with pytest.raises(PolicyError, match=r"policy\.sieve:1:"):
             bench.policy(script)
+
+
+# ---- monitors that a script needs
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("$n = ec_ip_connections 0;", "the monitor at position 0, and the audit has 0"),
+        ('if true { $n = ec_ip_rejections_cluster "1" "24"; }', "the monitor at position 1, and the audit has 0"),
+        (hashed(monitor='"300,6"') + "$n = ec_ip_receptions $h;", "start with --monitor 300,6"),
+        (hashed(monitor='"5m,6"') + "if true { $n = ec_ip_receptions $h; }", "start with --monitor 5m,6"),
+    ],
+)
+def test_an_audit_that_lacks_the_monitors_of_a_script_is_named_when_it_is_loaded(
+    tmp_path: Path, script: str, words: str
+) -> None:
+    for bench in bench_of(tmp_path):
+        policy = bench.policy(script)
+        with pytest.raises(PolicyError, match=re.escape(words)):
+            policy.check(bench.audit)
+    for bench in bench_of(tmp_path, monitors=["300,6", "1800,4"]):
+        policy.check(bench.audit)
+
+
+def test_a_series_needs_no_monitor(bench: Bench) -> None:
+    with InboundAudit() as audit:
+        bench.policy(hashed(series='"s"', monitor='"7,7"') + "$n = audit_series $h;").check(audit)
