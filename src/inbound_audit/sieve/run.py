@@ -87,7 +87,7 @@ class Reply:
 class Run:
     """One run: its session, its variables, its context variables, and its reply once one is set."""
 
-    __slots__ = ("_reply", "_context", "ac", "host", "variables")
+    __slots__ = ("_context", "_reply", "ac", "host", "variables")
 
     def __init__(self, ac: Session, host: Host) -> None:
         self.ac = ac
