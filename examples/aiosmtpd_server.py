@@ -1,4 +1,4 @@
-"""An SMTP server on aiosmtpd: limits by network, a line for each message, and who is there when it ends.
+"""An SMTP server on aiosmtpd: limits by network, a line per message, and the open sessions when it ends.
 
     python examples/aiosmtpd_server.py [HOST [PORT]]
 
@@ -16,8 +16,8 @@ from inbound_audit.listeners.smtp import SMTP, Controller
 
 class Handler:
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:
-        ac = server.inbound_session  # the accept construct: who is there, and what else is open from around it
-        who = f"{ac.remote_ip} ({ac.inbound_session_count()} open)" if ac else "somebody uncounted"
+        ac = server.inbound_session  # the accept construct: the client's address, and the sessions around it
+        who = f"{ac.remote_ip} ({ac.inbound_session_count()} open)" if ac else "a client without an address"
         print(f"{who}: {len(envelope.content)} bytes", flush=True)
         return "250 thank you"
 

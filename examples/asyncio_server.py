@@ -1,4 +1,4 @@
-"""A line server that says back what it is told, to at most so many sessions from one network.
+"""A line server that repeats what it reads, with a limit on the sessions from one network.
 
     python examples/asyncio_server.py [HOST [PORT]]
 

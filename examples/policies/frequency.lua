@@ -1,6 +1,6 @@
--- A limit on how often, where stock.lua limits how many at once: at most 300 connections from a network within the last
--- three windows of five minutes. Who comes close is kept waiting; who has had 50 rejections and no message accepted in
--- half an hour is sent away.
+-- A limit on the rate of connections, where stock.lua limits those that are open at once: at most 300 connections from a network within the last
+-- three windows of five minutes. A client close to the limit has to wait. A client with 50 rejections and no accepted
+-- message in half an hour is refused.
 --
 -- The audit counts by a monitor of that name: InboundAudit(monitors=["300,6"]), or serve --monitor 300,6.
 require("msys.core")

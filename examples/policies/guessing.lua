@@ -1,5 +1,5 @@
--- Against those who guess addresses: each recipient that there is not is counted in a named series by the client's IP,
--- and keeps it waiting a second more; after ten within the hour it is sent away. A message that is accepted clears it.
+-- Against clients that guess addresses: each unknown recipient is recorded in a named series by the client's IP, and
+-- makes the client wait one second longer; after ten within the hour it is refused. A message that is accepted clears it.
 --
 -- A second series counts by a text, the sender's domain: at most 1000 messages an hour for one.
 require("msys.core")

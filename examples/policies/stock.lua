@@ -1,8 +1,8 @@
--- The stock policy: at most 10 sessions from one host, 100 from the network around it, 20000 in all. Who stands in
--- whitelist.txt is bound by the last alone.
+-- The stock policy: at most 10 sessions from one host, 100 from the network around it, 20000 in all. An address in
+-- whitelist.txt is limited by the last alone.
 --
 -- Two lengths are one for each family, "/24,/48" the /24 of an IPv4 client and the /48 of an IPv6 one: an IPv6 customer
--- has a whole /64, so a limit for single addresses would bind nobody.
+-- has a whole /64, so a limit for single addresses would have no effect.
 require("msys.core")
 require("msys.cidr")
 require("msys.extended.ac")
@@ -32,7 +32,7 @@ end
 function mod:validate_connect(ac, vctx)
   for i = 1, #limits do
     local limit = limits[i]
-    -- The session that asks is counted too. The list is searched only for who is over a limit.
+    -- The session that asks is counted too. The list is searched only for a client over a limit.
     if ac:inbound_session_count(limit.prefix) > limit.most
         and not (limit.whitelist and msys.cidr.query("whitelist") != "") then
       vctx:disconnect(421, REFUSAL)

@@ -1,8 +1,8 @@
-# The stock policy: at most 10 sessions from one host, 100 from the network around it, 20000 in all. Who is on the
-# whitelist is bound by the last alone.
+# The stock policy: at most 10 sessions from one host, 100 from the network around it, 20000 in all. An address on the
+# whitelist is limited by the last alone.
 #
 # Two lengths are one for each family, "/24,/48" the /24 of an IPv4 client and the /48 of an IPv6 one: an IPv6 customer
-# has a whole /64, so a limit for single addresses would bind nobody.
+# has a whole /64, so a limit for single addresses would have no effect.
 require ["variables", "relational", "comparator-i;ascii-numeric"];
 
 $refusal = "connection limit exceeded";

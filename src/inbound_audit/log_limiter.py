@@ -1,4 +1,4 @@
-"""One log line a burst: what happens ten thousand times a second is told once, with a number."""
+"""At most one log line per interval: what happens ten thousand times a second is logged once, with its number."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 
 class LogLimiter:
-    """Limits one kind of message to a line every `interval` seconds.
+    """Logs one kind of message at most once per `interval` seconds.
 
-    The first occurrence is logged at once. Those that follow within the interval are counted, and the next line that
-    is logged tells how many they were. Any thread may report; nothing is formatted for a line that is not written.
+    The first occurrence is logged at once. Those that follow within the interval are counted, and the next line
+    reports how many they were. Any thread may report; a line that is not written is not formatted.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
  *     ia_error err;
  *     ia_handle *mail = ia_open("mail", 0, &err);             NULL: err says why
  *     int64_t n = ia_count_text(mail, "SMTP", "192.0.2.0/24");
- *     err = ia_refresh(mail);                                 now and then: finds who came, drops who died
+ *     err = ia_refresh(mail);                                 now and then: finds new owners, drops dead ones
  *     ia_close(mail);
  *
  * Everything is here: include it where it is used. C99 or C++, libc, Linux, and off_t of 64 bits. The bytes that it
@@ -11,15 +11,15 @@
  *
  * What costs what. ia_open and ia_refresh make system calls: a few for each owner, a process that opens sessions. A
  * count makes none where the owners' files are mapped (below), but for one when a file has grown: O(prefix length x
- * listeners of the service). Nobody is waited for longer than IA_SPINS short tries, once for each update. What an owner
+ * listeners of the service). A writer is waited for at most IA_SPINS short tries per update. What an owner
  * counts is seen at once; a new owner, a new listener and the death of an owner are seen by ia_refresh.
  *
- * Mapped or read. A mapping is fast, but who cuts the file short kills every process that reads it there (SIGBUS), and
- * so may a file system without room, when a page is read that was given back that moment. So by default a file is
- * mapped when it belongs to this process' user or to root: they could kill this process anyhow, and no owner ever cuts
- * its file. Files of anybody else, which a group makes possible, are read with pread, about two system calls a step of
- * the walk. IA_PREAD reads every file so: nothing that happens to a file can kill the process then. IA_MAP maps every
- * file. Either way ia_refresh looks at the sizes again, and drops what was cut.
+ * Mapped or read. A mapping is fast, but a process that cuts the file short kills every process that reads the mapping
+ * (SIGBUS). So does a full file system, when a page is read that was given back at that moment. So by default a file is
+ * mapped if it belongs to this process' user or to root: they could kill this process anyhow, and no owner ever cuts
+ * its file. Files of other users, which a group makes possible, are read with pread, about two system calls per step of
+ * the walk. IA_PREAD reads every file so: then no change to a file can kill the process. IA_MAP maps every file. Either
+ * way ia_refresh checks the sizes again, and drops files that were cut.
  *
  * Threads. Counts may run beside one another; ia_refresh and ia_close run alone. */
 #ifndef INBOUND_AUDIT_H
@@ -47,7 +47,7 @@ typedef enum ia_error {
     IA_OK = 0,
     IA_BAD_NAME,    /* a letter or digit, then up to 62 letters, digits, dots, underscores or hyphens */
     IA_ABSENT,      /* there is no such audit: no process has opened it */
-    IA_REFUSED,     /* its directory is none, or a link, or lets somebody in who is not to be believed */
+    IA_REFUSED,     /* its directory is not a directory, or is a link, or is open to users who can't be trusted */
     IA_LAYOUT_ELSE, /* a live owner writes another layout or byte order, or something else altogether */
     IA_DAMAGED,     /* a live owner's file is cut short, or says what can't be: it is not counted, the others are */
     IA_SYSTEM,      /* errno says what */
@@ -73,7 +73,7 @@ typedef struct ia_owner {
     ia_error state;   /* IA_OK: it is counted */
     uint32_t pid;     /* what it says of itself, as is `started` */
     uint64_t started; /* unix time, microseconds */
-    uint64_t size;    /* bytes, the most that its file ever had */
+    uint64_t size;    /* the largest size that its file ever had, in bytes */
     uint32_t trees;   /* sections in `section` */
     ia_section *section;
 } ia_owner;
@@ -81,7 +81,7 @@ typedef struct ia_owner {
 typedef struct ia_handle {
     char *directory;
     unsigned flags;
-    ia_error fault; /* when not IA_OK, every count answers it, negated */
+    ia_error fault; /* if not IA_OK, every count returns it, negated */
     size_t owners;  /* that live, in no order */
     ia_owner *owner;
 } ia_handle;
@@ -102,7 +102,7 @@ enum {
 
 typedef char ia__off_t_has_64_bits[sizeof(off_t) == 8 ? 1 : -1];
 
-/* ---- words that somebody else writes: each is loaded whole and once */
+/* ---- words that other processes write: each is loaded whole and once */
 
 static inline uint64_t ia__load64(const unsigned char *p)
 {
@@ -432,7 +432,7 @@ static inline const char *ia_strerror(ia_error e)
     case IA_OK: return "no error";
     case IA_BAD_NAME: return "that is no name of an audit";
     case IA_ABSENT: return "there is no such audit";
-    case IA_REFUSED: return "the directory is none, or a link, or not to be believed";
+    case IA_REFUSED: return "the directory is not a directory, or is a link, or can't be trusted";
     case IA_LAYOUT_ELSE: return "an owner writes bytes of another layout";
     case IA_DAMAGED: return "an owner's file is damaged";
     case IA_SYSTEM: return strerror(errno);
@@ -461,7 +461,7 @@ static inline void ia__drop(ia_handle *h, size_t i)
     h->owner[i] = h->owner[--h->owners];
 }
 
-/* 1: it lives; 0: nobody holds its lock; -1: errno says why that is not known. */
+/* 1: its owner lives; 0: no process holds its lock; -1: unknown, errno says why. */
 static inline int ia__alive(int fd)
 {
     struct flock lock;

@@ -4,15 +4,15 @@
 --   local view = ia.open("mail")           -- or a directory, with a slash in it
 --   view:count("192.0.2.0/24", "SMTP")     -- SMTP is the service when none is named
 --   view:total("SMTP")
---   view:refresh()                         -- finds who came, drops who died
+--   view:refresh()                         -- finds new owners, drops dead ones
 --   view:owners()                          -- { { id =, pid =, started =, damaged =, listeners = { { service =, name =,
 --   view:close()                           --     total = }, ... } }, ... }
 --
 -- Whatever goes wrong is an error that says what: a count is never nil and never a guess. An owner whose file is
 -- damaged is not counted, and says so in `damaged`; one of another layout is an error of every count.
 --
--- This is for looking in, not for a hot path: a count makes three system calls and one for each node on its way, some
--- microseconds a listener. It reads with pread and maps nothing, so that no damage to a file can end this program. For
+-- This is for looking in, not for a hot path: a count makes three system calls and one per node on its path, some
+-- microseconds per listener. It reads with pread and maps nothing, so that no damage to a file can end this program. For
 -- programs that count at each connection there is inbound_audit.h.
 --
 -- What an owner counts is seen at once; a new owner, a new listener and the death of an owner are seen by `refresh`.
@@ -37,7 +37,7 @@ local F_OFD_GETLK, F_RDLCK, F_UNLCK = 36, 0, 2
 local ENOENT, EINTR, ENOTDIR, ELOOP = 2, 4, 20, 40
 local AF_INET, AF_INET6 = 2, 10
 
--- By names of our own, so that nobody else's declarations are in the way.
+-- The names are our own, so that they can't clash with declarations of the program.
 ffi.cdef([[
 int ia_openat(int, const char *, int, int) __asm__("openat");
 int ia_close(int) __asm__("close");
@@ -86,7 +86,7 @@ local function let_go(held)
   C.ia_close(held.fd)
 end
 
--- Reads into `bytes`; answers how many there were.
+-- Reads into `bytes`; returns how many there were.
 local function read(fd, offset, size)
   local got
   repeat
@@ -283,7 +283,7 @@ end
 
 ---- owners
 
--- Nobody holds the lock of a dead one.
+-- No process holds the lock of a dead owner's file.
 local function lives(fd)
   local lock = new(Lock)
   lock.type, lock.len = F_RDLCK, 1
@@ -347,7 +347,7 @@ local function section_of(owner, number)
   }
 end
 
--- Reads what the file says now. Answers why it can't be counted, and whether it is of another layout.
+-- Reads what the file says now. Returns why it can't be counted, and whether it has another layout.
 local function look(owner)
   owner.sections = {}
   local size = tonumber(stat(owner.fd).size)
@@ -395,7 +395,7 @@ local function open_directory(path)
   if fd < 0 then
     local number = ffi.errno()
     if number == ENOENT then
-      error(path .. ": nobody counts there; it does not exist", 0)
+      error(path .. ": no process counts there; it does not exist", 0)
     end
     local is_none = number == ENOTDIR or number == ELOOP
     error(path .. ": refused: " .. (is_none and "it is a link or no directory" or why(number)), 0)
