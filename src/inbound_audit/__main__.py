@@ -9,7 +9,7 @@ EXTRAS = {"click": "cli", "rich": "cli", "prompt_toolkit": "cli", "aiosmtpd": "s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status. If a library is missing, the message names the extra that brings it."""
+    """Runs the command line and returns its exit status. The message about a missing library names its extra."""
     try:
         from inbound_audit.cli import run
 

@@ -78,12 +78,13 @@ def test_aiosmtpd_server(host: str, number: signal.Signals) -> None:
     pytest.importorskip("aiosmtpd")
     with running("aiosmtpd_server.py", host) as (run, address):
         assert run.stdout is not None
-        with smtplib.SMTP(*address) as one, smtplib.SMTP(*address):
+        with closing(smtplib.SMTP(*address)) as one, closing(smtplib.SMTP(*address)) as two:
             one.sendmail("a@example.com", ["b@example.com"], "Subject: hello\r\n\r\nhello\r\n")
             assert run.stdout.readline() == f"{host} (2 open): 25 bytes\n"
             with pytest.raises(smtplib.SMTPConnectError, match="connection limit exceeded"):
                 smtplib.SMTP(*address)
             said = stop(run, number)
+            assert {one.getreply()[0], two.getreply()[0]} == {421}  # the service is shutting down
         prefix = f"{host}/{128 if ':' in host else 32}"
         # The refused connection may still be on its way out.
         assert re.fullmatch(rf"2 accepted, 1 refused; open now: \[\([23], '{prefix}'\)\]\n", said)
