@@ -28,7 +28,7 @@ LONG = 1 << 20
 def filled(windows: int, hosts: int = HOSTS) -> Iterator[InboundAudit]:
     """An audit with a series "s" whose windows have so many hosts each, by the system's clock."""
     with InboundAudit() as audit:
-        audit.series.define("s", "cidr", LONG, windows)
+        audit.series.define("s", "ip", LONG, windows)
         now = int(time())
         for v in range(windows):
             for address in packed(f"window {v}", hosts):
@@ -115,7 +115,7 @@ def pauses(hosts: int) -> tuple[list[float], list[float]]:
     before, after = [], []
     full = packed("full", hosts)
     with InboundAudit(clock=lambda: seconds[0]) as audit:
-        audit.series.define("s", "cidr", 10, 1)
+        audit.series.define("s", "ip", 10, 1)
         for turn in range(TURNS):
             for address in full:
                 audit.series.add("s", address)

@@ -54,7 +54,7 @@ def subjects() -> dict[str, Callable[[list[Any]], Callable[[], float]]]:
 
 def series_of(audit: InboundAudit) -> InboundAudit:
     """The audit, with as many hosts in a series as there are sessions, in a window that does not end meanwhile."""
-    audit.series.define("s", "cidr", 1 << 20, 6)
+    audit.series.define("s", "ip", 1 << 20, 6)
     for text in addresses(8, 1_000):
         audit.series.add("s", text)
     return audit

@@ -88,7 +88,7 @@ def of_series(addresses: int) -> dict[str, Any]:
     """What `main` prints. A multiple of the block."""
     seconds = [0.0]
     with InboundAudit(clock=lambda: seconds[0]) as audit:
-        audit.series.define("s", "cidr", INTERVAL, WINDOWS, max_bytes=MAX_BYTES)
+        audit.series.define("s", "ip", INTERVAL, WINDOWS, max_bytes=MAX_BYTES)
         audit.series.add("s", "192.0.2.7")  # what the first call loads is no memory
         for _ in blocks(BLOCK):  # nor is what a block of addresses takes
             pass

@@ -47,6 +47,7 @@ cimport inbound_audit._core.ranges as ranges
 from inbound_audit._core.bits cimport u8, u16, u32, u64
 
 import array
+import logging
 import warnings
 from operator import index
 from types import MappingProxyType
@@ -66,6 +67,7 @@ cdef extern from "Python.h":
 
 DEFAULT_CAPACITY = 1 << 30
 NO_SUCH_SERIES = codes.NO_SERIES
+logger = logging.getLogger("inbound_audit.series")
 cdef u64 conn_ids = 1
 
 include "inbound_audit/_ext/convert.pxi"

@@ -19,7 +19,7 @@ end
 local mod = {}
 
 function mod:init()
-  msys.audit_series.define("unknown_recipients", "cidr", 600, 7)
+  msys.audit_series.define("unknown_recipients", "ip", 600, 7)
   msys.audit_series.define("sender_domains", "string", 600, 7)
   return true
 end

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import ipaddress
-import logging  # its fork handlers have to be there before ours, which wait for a thread that logs
+import logging  # noqa: F401  its fork handlers must be there before ours, which wait for a thread that logs
 import os
 import threading  # and its own, before one of ours starts a thread in a child
 from collections.abc import Callable, Iterable
@@ -13,16 +12,13 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from inbound_audit import _ipcount
-from inbound_audit import series as windows
-from inbound_audit.errors import InboundAuditError, SeriesError, SharedStateError, UnknownServiceType
+from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType
+from inbound_audit.series import DEFAULT_BYTES, SeriesSet, read_monitors
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
 
 if TYPE_CHECKING:
-    from inbound_audit.persist import StateStore
     from inbound_audit.series import SeriesSet
     from inbound_audit.shared.membership import Membership
-
-logger = logging.getLogger("inbound_audit.series")
 
 _alive: WeakSet[InboundAudit] = WeakSet()
 
@@ -64,7 +60,7 @@ class InboundAudit(_ipcount.Audit):
         services: Iterable[str] = (),
         monitors: Iterable[str] = (),
         monitor_hosts: int | None = None,
-        monitor_bytes: int = windows.DEFAULT_BYTES,
+        monitor_bytes: int = DEFAULT_BYTES,
         clock: Callable[[], float] | None = None,
         state: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -75,10 +71,6 @@ class InboundAudit(_ipcount.Audit):
         self._membership: Membership | None = None
         self._seen: set[_ipcount.Listener] = set()  # by all processes that were there when they were made
         self._state = state
-        self._definitions: dict[str, windows.Definition] = {}
-        self._defining = threading.RLock()
-        self._keeper: StateStore | None = None
-        self._set_series_kind(windows.SeriesSet)
         if clock is not None:
             if not callable(clock):
                 raise TypeError(f"clock {clock!r}: is nothing that can be called for the time")
@@ -88,7 +80,8 @@ class InboundAudit(_ipcount.Audit):
             raise UnknownServiceType(services, SERVICE_TYPES, "is a text, not a list of service types")
         for name in (*SERVICE_TYPES, *services):
             self._add_service(name)
-        windows.begin_monitors(self, monitors, monitor_hosts, monitor_bytes)
+        for monitor in read_monitors(monitors, monitor_hosts, monitor_bytes):
+            self._monitor(f"{monitor.interval},{monitor.num_windows}", *monitor)
         _alive.add(self)
         if shared is not None:
             from inbound_audit.shared.membership import Membership  # threads and descriptors: not for who counts alone
@@ -128,75 +121,22 @@ class InboundAudit(_ipcount.Audit):
             self._seen.add(made)
         return made
 
-    # ---- named series
-
-    def _define_series(self, wanted: windows.Definition) -> windows.Definition:
-        with self._defining:
-            known = self._definitions.get(wanted.name)
-            if known is None:
-                windows.begin(self, wanted)
-                known = wanted._replace(serialize=False, persist=False)
-                self._definitions[wanted.name] = known
-                if self._membership:
-                    self._membership.wait_until_scanned()
-            elif why := windows.contradiction(known, wanted):
-                raise SeriesError(f"{wanted.name!r}: is defined already, and {why}")
-            return self._keep_series(known, wanted)
-
-    def _keep_series(self, known: windows.Definition, wanted: windows.Definition) -> windows.Definition:
-        """Begins to persist or to log what was not before. Raises SharedStateError; the series counts all the same."""
-        if (wanted.persist, wanted.serialize) == (known.persist, known.serialize) == (False, False):
-            return known
-        keeper = self._keeping()
-        if wanted.persist and not known.persist:
-            keeper.keep(known)
-            known = self._definitions[known.name] = known._replace(persist=True)
-        if wanted.serialize and not known.serialize:
-            keeper.log(known)
-            known = self._definitions[known.name] = known._replace(serialize=True)
-        return known
-
-    def _ensure_negative_trees(self, name: str) -> bool:
-        """Also in the eyes of all other processes, before anything is taken away."""
-        made = super()._ensure_negative_trees(name)
-        if made and self._membership:
-            self._membership.wait_until_scanned()
-        return made
-
-    def _keeping(self) -> StateStore:
-        """Knows what is kept in files of series, and what was loaded from them. Made when it is first needed."""
-        with self._defining:
-            if self._keeper is None:
-                from inbound_audit.persist import StateStore  # threads and files: not for who keeps nothing
-
-                self._keeper = StateStore(self, self._state)
-            return self._keeper
-
-    def _remove_elsewhere(self, name: str, key: object) -> None:
-        """The same removal in the other processes of a shared audit; those that do not answer are told of."""
-        if self._membership:
-            text = key.remote_ip if isinstance(key, _ipcount.Session) else _text_of(key)
-            for why in self._membership.request_others({"do": "remove", "series": name, "key": text}):
-                logger.warning("series %s: %s was not removed everywhere: %s", name, text, why)
-
-    def _save(self) -> None:
-        if self._keeper is not None:
-            self._keeper.save()
+    def _make_series(self) -> SeriesSet:
+        """Called by the core for the first `series` of an audit."""
+        return SeriesSet(self, self._state, self._membership)
 
     def close(self) -> None:
         """Forgets every session and gives the memory back. Sessions may be closed afterwards; counts are 0.
 
         Persisted series are saved first.
         """
-        if self._keeper is not None:
-            self._keeper.leave()
+        series = self.series
+        series.save_before_close()
         self._forget(close=True)
         if self._membership:
             self._membership.close()
             self._membership = None
-        if self._keeper is not None:  # last: from then on others may count what we have saved
-            self._keeper.forget()
-            self._keeper = None
+        series.release_files()  # last: from now on other processes may count what was saved
 
     def _ensure_file(self) -> None:
         """A forked child is about to count: it needs a file of its own."""
@@ -215,15 +155,6 @@ class InboundAudit(_ipcount.Audit):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _text_of(key: object) -> str:
-    """A key as other processes are told it: JSON knows neither packed addresses nor getpeername() tuples."""
-    if isinstance(key, tuple):
-        return str(key[0])
-    if isinstance(key, (bytes, bytearray, memoryview)):
-        return str(ipaddress.ip_address(bytes(key)))
-    return str(key)
 
 
 _fork = threading.local()  # `members` of the fork that this thread is in
@@ -260,7 +191,6 @@ def _after_fork_in_child() -> None:
     _fork.__dict__.clear()
     # First of all nobody's file is ours any more; what may fail comes later.
     for audit in list(_alive):
-        audit._defining = threading.RLock()  # somebody else may have held it
         audit._forget(forked=True)
     members = _memberships()
     for member in members:

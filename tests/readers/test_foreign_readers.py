@@ -953,7 +953,7 @@ def test_windows_of_a_shared_audit_are_passed_over(
     rng = random.Random(12)
     reader = start(kind)
     with InboundAudit(shared="mail", capacity=64 << 20, monitors=["300,6", "1800,4"], monitor_bytes=64 << 20) as audit:
-        audit.series.define("SMTP", "cidr", 300, 3, max_bytes=1 << 20)
+        audit.series.define("SMTP", "ip", 300, 3, max_bytes=1 << 20)
         mx = audit.listener("SMTP", name="mx")
         audit.series.define("ö" * 32, "string", 300, 3, max_bytes=1 << 20)
         sessions = [
@@ -1018,7 +1018,7 @@ def test_a_count_of_windows_is_made_as_the_page_says(
     with InboundAudit(
         shared="mail", capacity=1 << 20, monitors=["300,4"], monitor_bytes=1 << 20, clock=lambda: now
     ) as audit:
-        audit.series.define("s", "cidr", 60, 5, max_bytes=1 << 20)
+        audit.series.define("s", "ip", 60, 5, max_bytes=1 << 20)
         (path,) = Path(directory_of("mail")).glob("*.owner")
         nonzero = 0
         for now in times:

@@ -37,7 +37,7 @@ class Counting:
         clock: Clock,
         *,
         name: str = NAME,
-        type: str = "cidr",
+        type: str = "ip",
         interval: int = 300,
         windows: int = 6,
         keep: bool = True,

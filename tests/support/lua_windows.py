@@ -34,7 +34,7 @@ def timed(directory: Path, kind: Kind, **audit: object) -> Iterator[Timed]:
 
 
 DEFINE = """
-    msys.audit_series.define("s", "cidr", 300, 6)
+    msys.audit_series.define("s", "ip", 300, 6)
     msys.audit_series.define("t", "string", 300, 6)
 """
 

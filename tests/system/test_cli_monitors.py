@@ -111,7 +111,7 @@ def test_the_options_arrive(tmp_path: Path) -> None:
 def test_what_is_persisted_lies_where_it_is_told_to(tmp_path: Path) -> None:
     for total in (3, 6):
         with parts(settings(capacity=1 << 20, monitor=(), monitor_bytes=1 << 28, state=str(tmp_path))) as (audit, _):
-            audit.series.define("kept", "cidr", 86400, 3, persist=True)
+            audit.series.define("kept", "ip", 86400, 3, persist=True)
             audit.series.add("kept", "192.0.2.7", 3)
             assert audit.series.count("kept", "192.0.2.7", 0, 1) == total
 

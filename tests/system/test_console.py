@@ -31,12 +31,12 @@ SIZE = f"{LONG},3"
 COUNTS = f"""
 from inbound_audit import InboundAudit
 audit = InboundAudit(shared=NAME, capacity=1 << 24, monitors=("{SIZE}", "1000000000,1"))
-audit.series.define("failures", "cidr", {LONG}, 3)
+audit.series.define("failures", "ip", {LONG}, 3)
 audit.series.define("texts", "string", {LONG}, 2)
 mx, kept = audit.listener("SMTP", "mx"), []
 def add(key, count, window=0):
     import time
-    audit._series_add_at("failures", key, count, (int(time.time()) - window * {LONG}) * 1000000)
+    audit.series.add_at("failures", key, count, (int(time.time()) - window * {LONG}) * 1000000)
 """
 
 
@@ -197,7 +197,7 @@ def test_since_begins_with_the_window_in_which_it_lies(monkeypatch, now, since, 
     monkeypatch.setattr(time, "time", lambda: float(now))
     desk = Desk(NAME, None, lambda text: None)  # type: ignore[arg-type]
     then = datetime.fromtimestamp(since, timezone.utc)
-    assert asking._windows_since(desk, Windows("series", "x", "cidr", 300, 6), then) == windows
+    assert asking._windows_since(desk, Windows("series", "x", "ip", 300, 6), then) == windows
 
 
 # ---- what changes counts
@@ -425,7 +425,7 @@ def test_a_reader_that_leaves_is_no_traceback(crew):
 
 
 def test_what_a_process_has_named_is_not_obeyed_by_a_terminal(crew):
-    crew[0].do("audit.series.define('señor', 'cidr', 1000000000, 1)")
+    crew[0].do("audit.series.define('señor', 'ip', 1000000000, 1)")
     assert "series 'señor' 1000000000,1" in console("cluster", "shared", "list")
 
 

@@ -20,7 +20,7 @@ NOW = int(time.time()) * 1_000_000
 COUNTS = f"""
 from inbound_audit import InboundAudit
 audit = InboundAudit(shared=NAME, capacity=1 << 24, state=state)
-audit.series.define("failures", "cidr", {LONG}, 3, **how)
+audit.series.define("failures", "ip", {LONG}, 3, **how)
 """
 
 

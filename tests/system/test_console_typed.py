@@ -36,7 +36,7 @@ LONG = 1 << 29
 COUNTS = f"""
 from inbound_audit import InboundAudit
 audit = InboundAudit(shared=NAME, capacity=1 << 24, monitors=("{LONG},3",))
-audit.series.define("failures", "cidr", {LONG}, 3)
+audit.series.define("failures", "ip", {LONG}, 3)
 audit.series.add("failures", "192.0.2.7", 42)
 """
 

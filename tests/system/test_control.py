@@ -34,7 +34,7 @@ as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, re
 JOIN = (
     "from inbound_audit import InboundAudit\n"
     "audit = InboundAudit(shared=NAME, capacity=1 << 24)\n"
-    "audit.series.define('failures', 'cidr', 3600, 2)\n"
+    "audit.series.define('failures', 'ip', 3600, 2)\n"
 )
 SIZE = {"interval": 3600, "num_windows": 2}
 ADD = {"do": "add", "series": "failures", **SIZE, "key": "192.0.2.7", "count": 5}
@@ -97,7 +97,7 @@ def test_a_process_adds_to_its_own_counts(hire):
 def test_what_is_added_to_defines_the_series(hire):
     worker = hire(JOIN)
     assert ask(worker, {**ADD, "series": "new", "key": "2001:db8::1"})["ok"]
-    assert worker.do("audit.series.defined('new')[:4]") == ("new", "cidr", 3600, 2)
+    assert worker.do("audit.series.defined('new')[:4]") == ("new", "ip", 3600, 2)
     assert ask(worker, {**ADD, "series": "texts", "type": "string", "key": "no address"})["ok"]
     assert worker.do("audit.series.count('texts', 'no address')") == 5
     refused = ask(worker, {**ADD, "interval": 60})
@@ -120,7 +120,7 @@ def test_loaded_rows_are_added_and_noted_together(hire):
     assert ask(worker, KNOWN) == {
         "ok": True,
         "marks": {},
-        "defined": {"type": "cidr", **SIZE},
+        "defined": {"type": "ip", **SIZE},
     }
     now = time.time_ns() // 1000
     rows = [
@@ -175,7 +175,7 @@ MALFORMED = {
 @pytest.mark.parametrize("line", MALFORMED.values(), ids=MALFORMED)
 def test_what_is_no_request_is_answered_and_changes_nothing(line):
     with InboundAudit() as audit:
-        audit.series.define("failures", "cidr", 3600, 2)
+        audit.series.define("failures", "ip", 3600, 2)
         audit.series.add("failures", "192.0.2.7")
         answer = json.loads(protocol.handle(audit, line))
         assert answer["ok"] is False
@@ -197,7 +197,7 @@ fields = st.dictionaries(st.sampled_from(names), values)
 @given(st.binary() | fields.map(lambda request: json.dumps(request).encode()))
 def test_any_bytes_get_one_line(line):
     with InboundAudit() as audit:
-        audit.series.define("failures", "cidr", 3600, 2)
+        audit.series.define("failures", "ip", 3600, 2)
         answer = protocol.handle(audit, line)
         assert answer.endswith(b"\n")
         assert answer.count(b"\n") == 1
@@ -208,7 +208,7 @@ def test_a_fault_of_ours_is_told_to_both_sides(caplog):
     def fail(name: str) -> None:
         raise ZeroDivisionError("surprise")
 
-    broken: Any = SimpleNamespace(_keeping=lambda: SimpleNamespace(known=fail))
+    broken: Any = SimpleNamespace(series=SimpleNamespace(state_store=lambda: SimpleNamespace(known=fail)))
     answer = json.loads(protocol.handle(broken, json.dumps(KNOWN).encode()))
     assert answer == {"ok": False, "error": "ZeroDivisionError: surprise"}
     assert "surprise" in caplog.text
@@ -327,7 +327,7 @@ def test_a_request_may_come_in_pieces_and_is_bounded(hire):
 def test_who_does_not_read_the_answer_is_let_go(hire):
     """It is larger than what the system keeps for a reader."""
     worker = hire("from inbound_audit.shared.control import server\nserver.DEADLINE_S = 0.2\n" + JOIN)
-    worker.do("audit._keeping().note_loaded('failures', {log: 1 for log in range(1, 30000)})")
+    worker.do("audit.series.state_store().note_loaded('failures', {log: 1 for log in range(1, 30000)})")
     before = open_sockets(worker.pid)
     with connected(worker) as connection:
         connection.sendall(json.dumps(KNOWN).encode() + b"\n")
@@ -498,7 +498,7 @@ def test_a_long_path(monkeypatch, place, hire):
 def test_two_audits_of_one_process_are_asked_apart(place):
     with InboundAudit(shared=NAME) as one, InboundAudit(shared=NAME) as two, View(NAME) as view:
         for audit in (one, two):
-            audit.series.define("failures", "cidr", 3600, 2)
+            audit.series.define("failures", "ip", 3600, 2)
             audit.series.add("failures", "192.0.2.7")
         assert len(view.owners) == 2
         for owner in view.owners:
@@ -520,7 +520,7 @@ def test_a_child_has_no_part_in_its_parents_socket(hire):
     assert len(sockets()) == 1
     child.do("session = audit.listener().session('192.0.2.1')")
     eventually(lambda: len(sockets()) == 2, "the child's own")
-    child.do("audit.series.define('failures', 'cidr', 3600, 2)")
+    child.do("audit.series.define('failures', 'ip', 3600, 2)")
     assert ask(child, {**ADD, "count": 1})["ok"]
     assert count_of(parent) == 6
     parent.kill()

@@ -71,7 +71,7 @@ life(work, 20, 2 << 20)
     "windows that turn": """
 seconds = [0.0]
 audit = InboundAudit(monitors=["10,3", "60,2"], clock=lambda: seconds[0])
-audit.series.define("s", "cidr", 10, 3)
+audit.series.define("s", "ip", 10, 3)
 audit.series.define("t", "string", 7, 2)
 listener = audit.listener()
 rng = random.Random(2)
@@ -95,8 +95,8 @@ audit._check_windows()
 """,
     "more hosts than a window may have": """
 audit = InboundAudit(monitors=["1000000000,1"], monitor_bytes=1 << 20)
-audit.series.define("s", "cidr", 1_000_000_000, 1, max_bytes=1 << 20)
-audit.series.define("h", "cidr", 1_000_000_000, 1, max_hosts=1000)
+audit.series.define("s", "ip", 1_000_000_000, 1, max_bytes=1 << 20)
+audit.series.define("h", "ip", 1_000_000_000, 1, max_hosts=1000)
 listener = audit.listener()
 rng = random.Random(3)
 def work():

@@ -543,7 +543,7 @@ def test_a_file_of_another_definition_is_left_alone(state, clock, options, why, 
         other.add("192.0.2.7", 100)
     assert [text.partition(": is left alone: ")[2] for text in messages(caplog)] == [why]
     assert set(before) < set(files_of(state))
-    with counting(state, clock, type="cidr_ipv6") as again:
+    with counting(state, clock, type="ip") as again:
         assert again.count() == 3
 
 
@@ -583,7 +583,7 @@ def test_one_heir_of_several(state, clock):
 
 def test_series_of_one_process_have_different_heirs(state, clock):
     with counting(state, clock) as both:
-        other = both.series.define("other", "cidr", 60, 2)
+        other = both.series.define("other", "ip", 60, 2)
         both.store.keep(other)
         both.add("192.0.2.7", 3)
         both.series.add("other", "192.0.2.7", 4)
@@ -1202,7 +1202,7 @@ def test_counts_are_saved_when_python_exits(state, clock):
 def test_define_keeps_and_logs(state, clock):
     def start() -> InboundAudit:
         audit = InboundAudit(state=state / "made", clock=clock)
-        audit.series.define("spam", "cidr", 60, 5, persist=True, serialize=True)
+        audit.series.define("spam", "ip", 60, 5, persist=True, serialize=True)
         return audit
 
     with start() as audit:
@@ -1210,7 +1210,7 @@ def test_define_keeps_and_logs(state, clock):
         audit.series.save()
         assert len(snapshots_of(state / "made", "spam")) == 1
         audit.series.add("spam", "192.0.2.7", 4)
-        assert audit.series.defined("spam")[4:7] == (True, False, True)
+        assert audit.series.defined("spam")[4:7] == (True, "none", True)
     assert len((state / "made" / "spam.log").read_text().splitlines()) == 2
     with start() as audit:
         assert audit.series.count("spam", "192.0.2.7") == 7
@@ -1218,17 +1218,17 @@ def test_define_keeps_and_logs(state, clock):
 
 def test_a_series_is_kept_and_logged_from_when_it_is_asked_for(state, clock):
     with InboundAudit(state=state, clock=clock) as audit:
-        audit.series.define("spam", "cidr", 60, 5)
+        audit.series.define("spam", "ip", 60, 5)
         audit.series.add("spam", "192.0.2.7", 3)
         assert list(state.iterdir()) == []
-        audit.series.define("spam", "cidr", 60, 5, serialize=True)
+        audit.series.define("spam", "ip", 60, 5, serialize=True)
         audit.series.add("spam", "192.0.2.7", 4)
-        audit.series.define("spam", "cidr", 60, 5, persist=True)
+        audit.series.define("spam", "ip", 60, 5, persist=True)
     (path,) = snapshots_of(state, "spam")
     ((_, line, _),) = read(path).marks
     assert line == 1
     with InboundAudit(state=state, clock=clock) as audit:
-        audit.series.define("spam", "cidr", 60, 5, persist=True)
+        audit.series.define("spam", "ip", 60, 5, persist=True)
         assert audit.series.count("spam", "192.0.2.7") == 7
 
 
@@ -1237,11 +1237,11 @@ def test_a_refused_directory_is_told_each_time(state, clock):
     with InboundAudit(state=state, clock=clock) as audit:
         for _ in range(2):
             with pytest.raises(SharedStateError, match="lets others write"):
-                audit.series.define("spam", "cidr", 60, 5, persist=True)
+                audit.series.define("spam", "ip", 60, 5, persist=True)
         audit.series.add("spam", "192.0.2.7", 3)
         assert audit.series.count("spam", "192.0.2.7") == 3
         state.chmod(0o700)
-        audit.series.define("spam", "cidr", 60, 5, persist=True)
+        audit.series.define("spam", "ip", 60, 5, persist=True)
     assert len(snapshots_of(state, "spam")) == 1
 
 
@@ -1251,14 +1251,14 @@ def test_a_child_may_define_while_its_parent_does(state, clock):
     with InboundAudit(state=state, clock=clock) as audit:
 
         def define() -> None:
-            with audit._defining:
+            with audit.series._lock:
                 held.set()
                 end.wait()
 
         thread = threading.Thread(target=define)
         thread.start()
         held.wait()
-        assert in_a_child(lambda: audit.series.define("spam", "cidr", 60, 5, persist=True)) == 0
+        assert in_a_child(lambda: audit.series.define("spam", "ip", 60, 5, persist=True)) == 0
         end.set()
         thread.join()
 
@@ -1268,7 +1268,7 @@ from inbound_audit import InboundAudit
 from inbound_audit.persist import resources
 resources.SAVE_INTERVAL_S = 0.02
 audit = InboundAudit(shared=NAME, capacity=1 << 24, state=STATE)
-audit.series.define('spam', 'cidr', 3600, 5, persist=True, max_bytes=1 << 20)
+audit.series.define('spam', 'ip', 3600, 5, persist=True, max_bytes=1 << 20)
 """
 
 
@@ -1300,7 +1300,7 @@ def test_what_a_forked_worker_inherits_is_seen_by_all(hire, state):
     parent = hire(join)
     child = parent.fork()
     child.do(define)
-    parent.do("audit.series.define('spam', 'cidr', 3600, 5, max_bytes=1 << 20)")
+    parent.do("audit.series.define('spam', 'ip', 3600, 5, max_bytes=1 << 20)")
     for worker in (parent, child):
         assert worker.do("audit.series.count('spam', '192.0.2.7', 0, 4)") == 3
 
@@ -1316,7 +1316,7 @@ def test_who_closes_is_not_counted_twice_while_others_inherit(place, state, monk
 
     monkeypatch.setattr(StateStore, "forget", look_first)
     with InboundAudit(shared=SHARED, capacity=1 << 24, state=state) as audit:
-        audit.series.define("spam", "cidr", 3600, 5, persist=True, max_bytes=1 << 20)
+        audit.series.define("spam", "ip", 3600, 5, persist=True, max_bytes=1 << 20)
         audit.series.add("spam", "192.0.2.7")
         assert len(owner_files()) == 1
     assert seen == [(0, [True])]

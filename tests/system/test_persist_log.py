@@ -68,7 +68,7 @@ def load(kept: Counting, path: Path) -> int:
         entries = list(read_log(path, kept.store.known(kept.name)))
         for entry in entries:
             if entry.by is not None:
-                kept.audit._series_add_at(kept.name, entry.key, entry.by, entry.microseconds)
+                kept.audit.series.add_at(kept.name, entry.key, entry.by, entry.microseconds)
         last: dict[int, int] = {}
         for entry in entries:
             last[entry.log] = max(entry.sequence, last.get(entry.log, 0))

@@ -24,7 +24,7 @@ audit = InboundAudit(shared=NAME, capacity=1 << 24, monitors={MONITORS!r}, monit
 mx = audit.listener('SMTP', 'mx')
 def define(name, *how, **bounds):
     audit.series.define(name, *how, max_bytes=1 << 22, **bounds)
-define('s', 'cidr', 10, 3)
+define('s', 'ip', 10, 3)
 define('t', 'string', 10, 3)
 """
 ALL = ["0.0.0.0/0", "::/0", "192.0.2.0/24", "192.0.2.7/32", "2001:db8::/32"]
@@ -34,7 +34,7 @@ ALL = ["0.0.0.0/0", "::/0", "192.0.2.0/24", "192.0.2.7/32", "2001:db8::/32"]
 def audit(place, clock):
     bounds = {"capacity": 1 << 24, "monitor_bytes": 1 << 22}
     with InboundAudit(shared=NAME, monitors=MONITORS, clock=clock, **bounds) as audit:
-        audit.series.define("s", "cidr", 10, 3, max_bytes=1 << 22)
+        audit.series.define("s", "ip", 10, 3, max_bytes=1 << 22)
         audit.series.define("t", "string", 10, 3, max_bytes=1 << 22)
         yield audit
 
@@ -122,8 +122,8 @@ def test_an_item_is_removed_in_all_processes(audit, clock, hire):
 def test_series_of_one_name_that_differ_are_told_apart(audit, hire):
     """Nobody asks the others before they define: their windows are not of one kind, so they are no sum."""
     other = hire(JOIN)
-    other.do("define('mine', 'cidr', 10, 3); audit.series.add('mine', '192.0.2.7', 5)")
-    audit.series.define("mine", "cidr", 60, 3, max_bytes=1 << 22)
+    other.do("define('mine', 'ip', 10, 3); audit.series.add('mine', '192.0.2.7', 5)")
+    audit.series.define("mine", "ip", 60, 3, max_bytes=1 << 22)
     audit.series.add("mine", "192.0.2.7")
     assert audit.series.count("mine", "192.0.2.7") == 1
     assert other.do("audit.series.count('mine', '192.0.2.7')") == 5
@@ -132,8 +132,8 @@ def test_series_of_one_name_that_differ_are_told_apart(audit, hire):
 
 def test_a_series_that_is_defined_late_counts_what_the_others_have(audit, hire):
     other = hire(JOIN)
-    other.do("define('late', 'cidr', 10, 3); audit.series.add('late', '192.0.2.7', -5)")
-    audit.series.define("late", "cidr", 10, 3, max_bytes=1 << 22)
+    other.do("define('late', 'ip', 10, 3); audit.series.add('late', '192.0.2.7', -5)")
+    audit.series.define("late", "ip", 10, 3, max_bytes=1 << 22)
     eventually(lambda: audit.series.count("late", "192.0.2.7") == -5, "the other's windows")
     assert "never" not in audit.series.names
 
@@ -141,7 +141,7 @@ def test_a_series_that_is_defined_late_counts_what_the_others_have(audit, hire):
 def test_a_default_series_fits_into_a_small_file(audit, hire):
     """Bounds of a series and the capacity of the audit are two things, and neither needs to know of the other."""
     other = hire(JOIN)
-    fill = """audit.series.define('large', 'cidr', 10, 2)
+    fill = """audit.series.define('large', 'ip', 10, 2)
 for i in range(3000):
     audit.series.add('large', bytes([10, 0, i >> 8, i & 255]))
 """
@@ -207,8 +207,8 @@ def test_a_forked_child_counts_in_windows_of_its_own(audit, hire):
 
 def test_folding_in_one_process_leaves_the_others_their_detail(audit, hire):
     other = hire(JOIN)
-    other.do("define('f', 'cidr', 10, 3, max_hosts=20)")
-    audit.series.define("f", "cidr", 10, 3, max_bytes=1 << 22, max_hosts=20)
+    other.do("define('f', 'ip', 10, 3, max_hosts=20)")
+    audit.series.define("f", "ip", 10, 3, max_bytes=1 << 22, max_hosts=20)
     other.do("for i in range(500): audit.series.add('f', f'2001:db8::{i:x}')")
     audit.series.add("f", "2001:db8::7")
     audit.series.add("f", "2001:db8::8", -1)
@@ -217,14 +217,32 @@ def test_folding_in_one_process_leaves_the_others_their_detail(audit, hire):
     assert other.do("audit.series.folded('f')[0][:3]") == (0, 32, 64)
 
 
+def test_each_process_counts_the_family_of_its_own_definition(audit, hire):
+    """The windows of both are summed; an address of the other family counts 0 where the series does not have it."""
+    other = hire(JOIN)
+    other.do("define('v4', 'cidr', 10, 3), define('v6', 'cidr_ipv6', 10, 3), define('both', 'ip', 10, 3)")
+    audit.series.define("v4", "cidr", 10, 3, max_bytes=1 << 22)
+    audit.series.define("v6", "cidr_ipv6", 10, 3, max_bytes=1 << 22)
+    audit.series.define("both", "cidr", 10, 3, max_bytes=1 << 22)
+    for key in ("192.0.2.7", "2001:db8::7"):
+        for name in ("v4", "v6", "both"):
+            other.do(f"audit.series.add({name!r}, {key!r})")
+            audit.series.add(name, key)
+    asked = [(name, key) for name in ("v4", "v6", "both") for key in ("192.0.2.7", "2001:db8::7")]
+    assert [audit.series.count(*one) for one in asked] == [2, 0, 0, 2, 2, 0]
+    assert other.do(f"[audit.series.count(*one) for one in {asked}]") == [2, 0, 0, 2, 2, 1]
+    audit.series.remove_item("both", "192.0.2.7")
+    assert other.do("[audit.series.count('both', key) for key in ('192.0.2.7', '2001:db8::7')]") == [0, 1]
+
+
 # ---- from outside
 
 
 def test_a_view_sees_everybody_s_windows(audit, hire):
     """It has none of its own, and sees what is defined anywhere."""
     other = hire(JOIN)
-    other.do("define('only there', 'cidr', 1 << 30, 4); audit.series.add('only there', '192.0.2.9', 4)")
-    audit.series.define("here", "cidr", 1 << 30, 2, max_bytes=1 << 22)
+    other.do("define('only there', 'ip', 1 << 30, 4); audit.series.add('only there', '192.0.2.9', 4)")
+    audit.series.define("here", "ip", 1 << 30, 2, max_bytes=1 << 22)
     audit.series.add("here", "2001:db8::1", -2)
     audit.series.add("here", "192.0.2.1", 3)
     with View(NAME) as view:
@@ -235,7 +253,7 @@ def test_a_view_sees_everybody_s_windows(audit, hire):
         expected |= {("series", "only there", 1 << 30, 4), ("series", "here", 1 << 30, 2)}
         assert seen == expected
         types = {name: kind for scope, name, kind, *_ in view._windows if scope == "series"}
-        assert types == {"s": "cidr", "t": "string", "only there": "cidr", "here": "cidr"}
+        assert types == {"s": "ip", "t": "string", "only there": "ip", "here": "ip"}
         assert view._window_count("series", "only there", 1 << 30, 4, "192.0.2.0/24", 0, 3) == 4
         assert view._window_count("series", "here", 1 << 30, 2, "::/0", 0, 1) == -2
         assert view._window_rows("series", "here", 1 << 30, 2, 0, 1) == [(3, "192.0.2.1"), (-2, "2001:db8::1")]
@@ -278,8 +296,8 @@ def turning(turns, steady):
 
 def test_what_stands_still_in_other_windows_is_always_there(audit, clock, hire):
     """While another process turns, what lies behind its current window is neither missed nor counted twice."""
-    others = hire.hire(2, JOIN + TURNING + "define('w', 'cidr', 1, 100)\n")
-    audit.series.define("w", "cidr", 1, 100, max_bytes=1 << 22)
+    others = hire.hire(2, JOIN + TURNING + "define('w', 'ip', 1, 100)\n")
+    audit.series.define("w", "ip", 1, 100, max_bytes=1 << 22)
     steady = 7
     for other in others:
         other.do("turning(100, 7)")
@@ -305,8 +323,8 @@ def test_what_stands_still_in_other_windows_is_always_there(audit, clock, hire):
 
 def test_a_window_that_goes_out_of_view_goes_with_what_was_taken_away(audit, hire):
     """The oldest window is asked for while another process turns: all of it is there, or nothing."""
-    other = hire(JOIN + "define('w', 'cidr', 1, 3)\n")
-    audit.series.define("w", "cidr", 1, 3, max_bytes=1 << 22)
+    other = hire(JOIN + "define('w', 'ip', 1, 3)\n")
+    audit.series.define("w", "ip", 1, 3, max_bytes=1 << 22)
     turn = "clock.seconds += 1; audit.series.add('w', '192.0.2.7', 5); audit.series.add('w', '192.0.2.8', -3)"
     for _ in range(3):
         other.do(turn)

@@ -153,7 +153,7 @@ def test_every_prefix_is_compared_with_the_truth() -> None:
     assert took["wrong"] == []
     assert took["prefixes"] == sum(map(len, sums.values()))
     with InboundAudit(clock=lambda: 0.0) as audit:  # one that counts nothing is told apart
-        audit.series.define("s", "cidr", INTERVAL, WINDOWS)
+        audit.series.define("s", "ip", INTERVAL, WINDOWS)
         assert len(wrong(audit, sums)) == took["prefixes"]
 
 

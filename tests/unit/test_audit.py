@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import ipaddress
 import random
@@ -341,4 +342,71 @@ def test_a_cycle_of_audit_and_listener_is_collected():
 def test_sessions_and_listeners_are_not_made_by_hand(cls):
     for attempt in (cls, lambda: cls.__new__(cls)):
         with pytest.raises(TypeError, match=r"InboundAudit\.listener|Listener\.session"):
+            attempt()
+
+
+# A finalizer that Python runs in the midst of an allocation may make any of these objects itself.
+MAKERS = {
+    "a listener": lambda audit: audit.listener("SMTP", f"name {len(gc.get_objects())}"),
+    "the same listener": lambda audit: audit.listener(),
+    "series": lambda audit: audit.series,
+    "a session": lambda audit: audit.listener().session("192.0.2.7").close(),
+    "a series": lambda audit: audit.series.define(f"s{len(audit.series.names)}", max_bytes=1 << 20),
+}
+
+
+@pytest.mark.parametrize("inner", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("outer", MAKERS.values(), ids=MAKERS)
+def test_a_finalizer_may_make_what_is_just_being_made(outer, inner):
+    """A cycle is collected within the outer call, at any of its allocations."""
+    made, errors = [], []
+
+    class Finalized:
+        def __init__(self, audit):
+            self.cycle, self.audit = self, audit
+
+        def __del__(self):
+            try:
+                made.append(inner(self.audit))
+            except Exception as error:
+                errors.append(error)
+
+    thresholds = gc.get_threshold()
+    audits = [InboundAudit(capacity=1 << 20) for _ in range(20)]
+    try:
+        gc.collect()
+        for audit in audits:
+            Finalized(audit)
+            gc.set_threshold(1)
+            outer(audit)
+            gc.set_threshold(*thresholds)
+    finally:
+        gc.set_threshold(*thresholds)
+    gc.collect()
+    assert errors == []
+    assert len(made) == len(audits)
+    for audit in audits:
+        assert audit.listener() is audit.listener()
+        assert audit.series is audit.series
+        assert audit.total() == 0
+        audit.close()
+
+
+@pytest.mark.parametrize("cls", [Session, Listener])
+def test_no_way_around_makes_a_session_or_a_listener(audit, cls):
+    listener = audit.listener()
+    with listener.session("192.0.2.7") as session:
+        made = session if cls is Session else listener
+        made_by_hand(cls, made)
+
+
+def made_by_hand(cls, made):
+    for attempt in (
+        lambda: object.__new__(cls),
+        lambda: cls.__new__(cls, 1),
+        lambda: cls(1, a=2),
+        lambda: type.__call__(cls),
+        lambda: copy.copy(made),
+    ):
+        with pytest.raises(TypeError):
             attempt()

@@ -40,6 +40,7 @@ cdef enum Code:
     LONG_KEY = -32
     BAD_DURATION = -33
     BAD_MONITOR = -34
+    OTHER_FAMILY = -35     # nothing was recorded, and the count is 0; returned once per series, for a warning
 
 
 cdef inline const char *reason(long code) noexcept nogil:
@@ -110,4 +111,6 @@ cdef inline const char *reason(long code) noexcept nogil:
         return "is not a duration: write seconds or a number with a unit, such as 90, 30s, 5m, 1h or 1d; at most 2^30 seconds"
     if code == BAD_MONITOR:
         return "is not a monitor: write the length of a window and the number of windows (at most 1024), such as 300,6 or 5m,6"
+    if code == OTHER_FAMILY:
+        return "the series does not count addresses of that family"
     return "unknown error"

@@ -83,6 +83,8 @@ cdef struct Slot:
 
 cdef struct Series:
     u32 scope               # connections, receptions, rejections, addresses or strings
+    u32 family              # 4 or 6: only addresses of that version are recorded and counted here; 0: both
+    u32 family_reported     # 1: a query or change with the other version was reported
     u32 name_size
     char name[MAX_NAME]
     u32 interval            # seconds

@@ -19,6 +19,7 @@ from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport CONNECTIONS, ENDED, Owner, Series, Tree, ia_ac
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.query cimport peer_of
+from inbound_audit._core.series_query cimport counts_family, report_family
 from inbound_audit._core.seqlock cimport lock_wait, unlock
 from inbound_audit._core.strings cimport address_of_text
 from inbound_audit._core.trie cimport trie_add, trie_count, trie_remove
@@ -204,6 +205,8 @@ cdef inline int series_add(
         return code
     if not -<int64_t>MAX_AMOUNT <= by <= <int64_t>MAX_AMOUNT or by == 0:
         return BAD_AMOUNT
+    if not counts_family(s, a.version):
+        return CLOSED if s.state == ENDED else report_family(s)
     return change(s, &a, by, now_of(s.owner), key if s.scope == STRINGS else NULL, size, &number)
 
 
@@ -211,7 +214,9 @@ cdef inline int series_remove(Series *s, const ia_ac *ac, const char *key, size_
     """`remove_item` of a named series, in our own ring. OK or a code."""
     cdef Address a
     cdef int code = read_key(ac, s, key, size, &a)
-    return remove_key(s, &a, now_of(s.owner), key if s.scope == STRINGS else NULL, size) if code == OK else code
+    if code != OK or not counts_family(s, a.version):
+        return code
+    return remove_key(s, &a, now_of(s.owner), key if s.scope == STRINGS else NULL, size)
 
 
 cdef inline void record_event(Owner *o, int kind, const Address *host, u32 n, int64_t now, int64_t *numbers) noexcept nogil:

@@ -9,10 +9,10 @@ Lock rule: none. `now_of` may call Python, so a caller without the GIL must not 
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp
 
-from inbound_audit._core.bits cimport u32, u64, acquire32, load64
+from inbound_audit._core.bits cimport u32, u64, acquire32, exchange32, load32, load64
 from inbound_audit._core.change_log cimport MAX_KEY
 from inbound_audit._core.clock cimport SECOND_US, window_number
-from inbound_audit._core.codes cimport BAD_WINDOW, LONG_KEY, NO_KEY, OK
+from inbound_audit._core.codes cimport BAD_WINDOW, LONG_KEY, NO_KEY, OK, OTHER_FAMILY
 from inbound_audit._core.fold cimport STRINGS
 from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport ADDRESSES, Owner, Ring, Series, ia_ac, load_ring, load_tree
@@ -52,6 +52,15 @@ cdef inline int range_of_windows(const Series *s, int64_t first, int64_t last) n
     return OK if 0 <= first <= last < s.slots else BAD_WINDOW
 
 
+cdef inline bint counts_family(const Series *s, int version) noexcept nogil:
+    return s.family == 0 or s.family == <u32>version
+
+
+cdef inline int report_family(Series *s) noexcept nogil:
+    """The code of a change or query with an address that the series does not count: the first one is reported."""
+    return OTHER_FAMILY if load32(&s.family_reported) == 0 and exchange32(&s.family_reported, 1) == 0 else OK
+
+
 cdef inline int query_events(
     const ia_ac *ac, Series *s, const char *cidr, size_t size, int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
@@ -67,6 +76,9 @@ cdef inline int query_events(
         code = parse_cidr(cidr, cidr + size, &peer.address if ac != NULL else NULL, &p)
     elif ac == NULL:
         code = NO_KEY
+    if code == OK and not counts_family(s, p.address.version):
+        out[0] = 0
+        return report_family(s)
     if code == OK:
         out[0] = range_count(s, now_of(s.owner), first, last, &p)
     return code

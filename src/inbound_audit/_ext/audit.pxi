@@ -19,7 +19,6 @@ cdef class Audit(Windows):
         self.listener_ids = {}
         self.own_guard = sigbus.UNGUARDED
         self.owner.own_fd = -1
-        self.series_kind = SeriesTable
         self.capacity = DEFAULT_CAPACITY
         # The two that the core knows by number.
         trees.add_service(self.owner, b"SMTP", 4)
@@ -56,7 +55,6 @@ cdef class Audit(Windows):
 
     def _listener(self, str service_type not None, str name not None):
         """The listener of that service and name; the same object each time. The service is known."""
-        global making_listener
         cdef Listener made
         cdef int number = self.number_of(service_type)
         if number == model.INBOUND_CIDR:
@@ -65,7 +63,6 @@ cdef class Audit(Windows):
         if made is None:
             if self.owner.trees == model.MAX_TREES:
                 raise CapacityError(f"{name!r}: an audit has room for {model.MAX_TREES} listeners")
-            making_listener = True
             made = Listener.__new__(Listener)
             made.tree = trees.add_tree(self.owner, number, self.listener_id_of(number, listener_bytes(name, self.owner.shared)), self.capacity)
             if made.tree == NULL:
@@ -97,7 +94,8 @@ cdef class Audit(Windows):
             forget(listener.tree, model.ENDED if self.is_closed else state)
         forget_series(self.owner, self.is_closed, forked)
         if self.is_closed:
-            self.made_series = None  # which holds us
+            with cython.critical_section(self):
+                self.made_series = None  # it refers to this audit
 
     # ---- shared mode; `shared.pxi` has the rest
 

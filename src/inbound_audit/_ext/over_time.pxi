@@ -9,7 +9,6 @@ cdef class Windows:
 
     cdef model.Owner *owner
     cdef object clock       # a callable that answers seconds; None: the system's
-    cdef object series_kind # what `series` answers one of
     cdef SeriesTable made_series
 
     def _set_clock(self, read_clock):
@@ -19,12 +18,13 @@ cdef class Windows:
         self.owner.last_now = clock.system_clock()
         self.owner.now = python_clock
 
-    def _set_series_kind(self, kind):
-        """The class of what `series` answers; a subclass of SeriesTable."""
-        self.series_kind = kind
+    def _define(
+        self, int scope, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts, u32 family=0
+    ):
+        """Begins to count in a series; the scope is the position in `SCOPES`, `family` is 4, 6 or 0 (both).
 
-    def _define(self, int scope, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts):
-        """Begins to count in a series; the scope is the position in `SCOPES`. Raises CapacityError."""
+        Raises CapacityError.
+        """
         cdef bytes text = name.encode("utf-8")
         cdef model.Series *s = know_series(self.owner, scope, text, interval, slots)
         if s == NULL:
@@ -35,6 +35,7 @@ cdef class Windows:
             window_bytes = min(window_bytes, <u64>(<Audit>self).capacity)
             s.max_units = <u32>(window_bytes // layout.UNIT) - layout.HEADER_UNITS
             s.max_hosts = max_hosts
+            s.family = family
             make_ring(<Audit>self, s)
 
     def _monitor(self, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts):
@@ -43,21 +44,6 @@ cdef class Windows:
         for kind in range(3):
             self._define(kind, name, interval, slots, window_bytes, max_hosts)
         self.owner.monitors += 1
-
-    def _ensure_negative_trees(self, name):
-        """Makes the trees for what is taken away from a series; False when they are there. Raises CapacityError."""
-        cdef model.Series *s = series_of(<Audit>self, name)
-        cdef model.Tree *t
-        cdef u32 i
-        if s.own.tree[2 * s.slots - 1] != NULL:  # the last one made
-            return False
-        need_trees(<Audit>self, s.slots)
-        for i in range(s.slots):
-            if s.own.tree[2 * i + 1] == NULL:
-                t = window_tree(<Audit>self, s, i, 1)
-                attach_window(<Audit>self, t)
-                model.publish_tree(&s.own.tree[2 * i + 1], t)
-        return True
 
     def connections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
         """Connections in windows `startv` to `endv` of a monitor (as `startv` if it is None; 0 is the current window).
@@ -120,11 +106,19 @@ cdef class Windows:
     @property
     def series(self):
         """The named series."""
-        global making_series
-        if self.made_series is None:
-            making_series = <Audit>self
-            self.made_series = self.series_kind.__new__(self.series_kind)
-        return self.made_series
+        cdef SeriesTable made
+        with cython.critical_section(self):
+            made = self.made_series
+        if made is None:
+            made = self._make_series()
+            with cython.critical_section(self):  # another thread, or a finalizer, may have been first
+                if self.made_series is None:
+                    self.made_series = made
+                made = self.made_series
+        return made
+
+    def _make_series(self):
+        return SeriesTable(self)
 
     # ---- for other rooms
 
@@ -137,8 +131,7 @@ cdef class Windows:
         for i in range(self.owner.series_known):
             s = self.owner.series[i]
             if s.first != NULL:
-                kind = "string" if s.scope == fold.STRINGS else "cidr"
-                rows.append((public_scope(s), name_of(s), kind, s.interval, s.slots))
+                rows.append((public_scope(s), name_of(s), type_of(s), s.interval, s.slots))
         return rows
 
     def _window_count(self, scope, name, interval, num_windows, cidr, startv, endv):
@@ -150,7 +143,9 @@ cdef class Windows:
         cdef int code
         read_series_key(s, cidr, None, &k, True)
         code = series_query.query_key(k.ac, s, k.text, k.size, window_index(startv), window_index(endv), &count)
-        if code != codes.OK:
+        if code == codes.OTHER_FAMILY:
+            log_other_family(s)
+        elif code != codes.OK:
             raise window_error(code, range_text(startv, endv) if code == codes.BAD_WINDOW else cidr, name, self)
         return count
 
@@ -254,11 +249,12 @@ cdef class Windows:
         """Adds what `_series_dump` told to the windows of those numbers; those out of view are left out. If `newest` lies
         ahead of the clock, all move back together. Answers how much was added.
 
-        Raises SeriesError for rows that are none, and nothing is added; CapacityError.
+        Rows of a family that the series does not count are left out: a series of type cidr of an earlier version holds
+        both. Raises SeriesError for malformed rows, and nothing is added; CapacityError.
         """
         cdef model.Series *s = series_of(<Audit>self, name)
         cdef const u8[::1] rows
-        cdef u64 added = 0
+        cdef u64 added = 0, left_out = 0
         cdef int64_t now, number, back
         cdef int code = codes.OK, sign
         cdef Py_ssize_t size
@@ -269,7 +265,7 @@ cdef class Windows:
             if not (0 <= saved[1] <= 32 and 0 <= saved[2] <= 128 and 0 <= saved[3] < 1 << 63):
                 raise SeriesError(f"{name!r}: {saved[1:4]} says of no window how it was folded")
             if saved[5]:
-                self._ensure_negative_trees(name)
+                self.series.ensure_negative_trees(name)
         now = window.now_of(self.owner)
         lock_series(s)
         if s.state != model.ENDED:
@@ -288,30 +284,12 @@ cdef class Windows:
                 size = rows.shape[0] // <Py_ssize_t>sizeof(PackedRow)
                 first = <const PackedRow *>&rows[0] if size else NULL
                 with nogil:
-                    code = restore_rows(s, number, sign, first, size, &added)
+                    code = restore_rows(s, number, sign, first, size, &added, &left_out)
                 if code != codes.OK:
                     raise window_error(code, None, name, self)
+        if left_out and series_query.report_family(s) != codes.OK:
+            log_other_family(s)
         return added
-
-    def _series_add_at(self, name, key, count, int64_t microseconds):
-        """Adds to the window of a past time; False when it is out of view. Raises as `series.add` does."""
-        cdef model.Series *s = series_of(<Audit>self, name)
-        cdef Key k
-        cdef ip.Address a
-        cdef int code
-        cdef int64_t by, now
-        read_series_key(s, key, None, &k)
-        code = series_change.read_key(k.ac, s, k.text, k.size, &a)
-        if code != codes.OK:
-            raise key_error(code, key, name, self)
-        by = amount_of(name, count)
-        if by < 0:
-            self._ensure_negative_trees(name)
-        now = window.now_of(self.owner)
-        code = series_change.record_past(s, &a, by, now, microseconds)
-        if code not in (codes.OK, codes.UNMATCHED):
-            raise window_error(code, None, name, self)
-        return code == codes.OK
 
     def _series_log(self, name, int fd, u64 log_id, u64 sequence):
         """Each change from now on is a line in that file, too; -1: no more. The descriptor stays the caller's."""

@@ -23,6 +23,18 @@ def window_error(code, what, name, audit):
     return CidrError(f"{what!r}: {reason_of(code)}")
 
 
+FAMILIES = {4: "IPv4", 6: "IPv6"}
+
+
+cdef int log_other_family(model.Series *s) except -1:
+    """Logs, once per series (the core's OTHER_FAMILY), that an address of the other family is not counted."""
+    logger.warning(
+        "series %s: its type is %s: %s addresses add nothing and count 0; a series of type ip counts both families",
+        name_of(s), type_of(s), FAMILIES[10 - s.family],
+    )
+    return 0
+
+
 cdef object range_text(object first, object last):
     return str(first) if first == last else f"{first} to {last}"
 
@@ -120,21 +132,19 @@ cdef model.Series *series_of(Audit audit, object name) except NULL:
     return s
 
 
-cdef Audit making_series = None  # whose series are made just now
-
-
 cdef class SeriesTable:
-    """The native part of `inbound_audit.series.SeriesSet`: what is added to named series, and counts. Made by
-    `Audit.series`; it is light, and keeps its audit alive.
+    """The native part of `inbound_audit.series.SeriesSet`: records and counts in the named series of an audit.
+
+    Keeps its audit alive.
     """
 
     cdef readonly Audit _audit
 
-    def __cinit__(self):
-        global making_series
-        if making_series is None:  # without an audit there is nothing to count in
-            raise TypeError("the series of an audit are its attribute `series`")
-        self._audit, making_series = making_series, None
+    def __cinit__(self, Audit audit not None, *args, **kwargs):
+        self._audit = audit
+
+    def __init__(self, audit):
+        pass
 
     def add(self, name, key=None, count=1, *, Session ac=None):
         """Adds `count` (a whole number, negative too) to the current window.
@@ -154,9 +164,11 @@ cdef class SeriesTable:
             audit._ensure_file()
         code = series_change.series_add(s, k.ac, k.text, k.size, by)
         if code == codes.NEED_NEGATIVE_TREE:
-            audit._ensure_negative_trees(name)
+            self.ensure_negative_trees(name)
             code = series_change.series_add(s, k.ac, k.text, k.size, by)
-        if code != codes.OK:
+        if code == codes.OTHER_FAMILY:
+            log_other_family(s)
+        elif code != codes.OK:
             raise key_error(code, key, name, audit)
 
     def count(self, name, key=None, startv=0, endv=None, *, Session ac=None):
@@ -175,14 +187,16 @@ cdef class SeriesTable:
         endv = startv if endv is None else endv
         first, last = window_index(startv), window_index(endv)
         code = series_query.query_key(k.ac, s, k.text, k.size, first, last, &count)
-        if code != codes.OK:
+        if code == codes.OTHER_FAMILY:
+            log_other_family(s)
+        elif code != codes.OK:
             if code == codes.BAD_WINDOW:  # also of a series that is called as a monitor is
                 raise SeriesError(f"windows {range_text(startv, endv)} of {name!r}: {reason_of(code)}")
             raise window_error(code, key, name, audit)
         return count
 
-    def _remove_here(self, name, key=None, *, Session ac=None):
-        """Forgets a key in all windows of this process. Raises as `add` does."""
+    def remove_here(self, name, key=None, *, Session ac=None):
+        """Removes a key from all windows of this process. Raises as `add` does."""
         cdef model.Series *s = series_of(self._audit, name)
         cdef Key k
         cdef int code
@@ -190,6 +204,51 @@ cdef class SeriesTable:
         code = series_change.series_remove(s, k.ac, k.text, k.size)
         if code != codes.OK:
             raise key_error(code, key, name, self._audit)
+
+    def add_at(self, name, key, count, int64_t microseconds):
+        """Adds to the window of a past time; False when no window of that time is left.
+
+        Raises as `add` does, and SeriesError for an address of a family that the series does not count.
+        """
+        cdef model.Series *s = series_of(self._audit, name)
+        cdef Key k
+        cdef ip.Address a
+        cdef int code
+        cdef int64_t by, now
+        read_series_key(s, key, None, &k)
+        code = series_change.read_key(k.ac, s, k.text, k.size, &a)
+        if code != codes.OK:
+            raise key_error(code, key, name, self._audit)
+        if not series_query.counts_family(s, a.version):
+            raise SeriesError(f"{name!r}: {key} is an {FAMILIES[a.version]} address, and the type is {type_of(s)}")
+        by = amount_of(name, count)
+        if by < 0:
+            self.ensure_negative_trees(name)
+        now = window.now_of(self._audit.owner)
+        code = series_change.record_past(s, &a, by, now, microseconds)
+        if code not in (codes.OK, codes.UNMATCHED):
+            raise window_error(code, None, name, self._audit)
+        return code == codes.OK
+
+    def ensure_negative_trees(self, name):
+        """Makes the trees for removed counts of a series; False when they are there. Raises CapacityError."""
+        cdef Audit audit = self._audit
+        cdef model.Series *s = series_of(audit, name)
+        cdef model.Tree *t
+        cdef u32 i
+        if s.own.tree[2 * s.slots - 1] != NULL:  # the last one made
+            return False
+        need_trees(audit, s.slots)
+        for i in range(s.slots):
+            if s.own.tree[2 * i + 1] == NULL:
+                t = window_tree(audit, s, i, 1)
+                attach_window(audit, t)
+                model.publish_tree(&s.own.tree[2 * i + 1], t)
+        return True
+
+    def log_other_family(self, name):
+        """Logs that an address of the other family is not counted: what the core's code OTHER_FAMILY asks for."""
+        log_other_family(series_of(self._audit, name))
 
 
 cdef struct Key:

@@ -1,8 +1,28 @@
 # The accept construct and its listener.
 
-# True while one is made here. Who calls their `__new__` from Python would get one without a tree.
-cdef bint making_session = False
-cdef bint making_listener = False
+cdef extern from *:
+    """
+    /* Python makes no object of these types: one without a tree would crash. Cython makes them by their static
+       functions, and does not use the slots that are replaced here. */
+    static PyObject *ia_no_session(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        (void)type; (void)args; (void)kwargs;
+        PyErr_SetString(PyExc_TypeError, "a session is opened by Listener.session()");
+        return NULL;
+    }
+    static PyObject *ia_no_listener(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        (void)type; (void)args; (void)kwargs;
+        PyErr_SetString(PyExc_TypeError, "a listener is made by InboundAudit.listener()");
+        return NULL;
+    }
+    static void ia_seal(PyObject *type, newfunc refuse) {
+        ((PyTypeObject *)type)->tp_new = refuse;
+        ((PyTypeObject *)type)->tp_vectorcall = NULL;
+    }
+    """
+    ctypedef void (*newfunc)()
+    newfunc no_session "ia_no_session"
+    newfunc no_listener "ia_no_listener"
+    void seal "ia_seal"(object, newfunc)
 
 
 @cython.final
@@ -19,12 +39,6 @@ cdef class Session:
     cdef readonly Listener listener
     cdef object local
     cdef int64_t *counted   # numbers of the windows in which monitors counted it, one a monitor; NULL: in none
-
-    def __cinit__(self):
-        global making_session
-        if not making_session:
-            raise TypeError("a session is opened by Listener.session()")
-        making_session = False
 
     def __dealloc__(self):
         free(self.counted)
@@ -220,12 +234,6 @@ cdef class Listener:
     cdef readonly str service_type
     cdef readonly str name
 
-    def __cinit__(self):
-        global making_listener
-        if not making_listener:
-            raise TypeError("a listener is made by InboundAudit.listener()")
-        making_listener = False
-
     def __repr__(self):
         return f"<Listener {self.service_type}/{self.name}: {self.total} open>"
 
@@ -240,7 +248,6 @@ cdef class Listener:
         In shared mode two processes that each open a session and then count see both of them, or one of them does: the
         session is in its tree before any other tree is read after this.
         """
-        global making_session
         cdef Session s
         cdef model.Tree *t = self.tree
         cdef ip.Address a
@@ -251,7 +258,6 @@ cdef class Listener:
             self.audit._ensure_file()
         if t.owner.monitors:
             now = window.now_of(t.owner)  # before the lock, and before the session: a clock may be anybody's code
-        making_session = True
         s = Session.__new__(Session)
         s.listener = self
         s.local = None if local is None else plain_local(local)
@@ -317,3 +323,7 @@ cdef class Listener:
     def _check(self):
         """Raises AssertionError when an invariant of the trie does not hold. O(hosts)."""
         check_tree(self.tree)
+
+
+seal(Session, no_session)
+seal(Listener, no_listener)

@@ -15,6 +15,13 @@ cdef str public_scope(model.Series *s):
     return MONITOR_KINDS[s.scope] if s.scope < model.ADDRESSES else "series"
 
 
+cdef str type_of(model.Series *s):
+    """The type of a series; for a series that only other processes count in, ``"string"`` or ``"ip"``."""
+    if s.scope == fold.STRINGS:
+        return "string"
+    return "cidr" if s.family == 4 else "cidr_ipv6" if s.family == 6 else "ip"
+
+
 cdef int hosts_of(model.Tree *t, int64_t number, walk.Rows *rows) noexcept nogil:
     """The hosts of a tree, if it holds that window before and after; else none."""
     cdef u64 *held
@@ -144,7 +151,9 @@ cdef int check_rows(object name, const u8[::1] rows) except -1:
     return 0
 
 
-cdef int restore_rows(model.Series *s, int64_t number, int sign, const PackedRow *row, Py_ssize_t size, u64 *added) noexcept nogil:
+cdef int restore_rows(
+    model.Series *s, int64_t number, int sign, const PackedRow *row, Py_ssize_t size, u64 *added, u64 *left_out
+) noexcept nogil:
     """Adds rows to a window of our ring. OK, or the code of the first that found no room."""
     cdef ip.Address a
     cdef Py_ssize_t i
@@ -152,6 +161,9 @@ cdef int restore_rows(model.Series *s, int64_t number, int sign, const PackedRow
     for i in range(size):
         if code != codes.OK:
             break
+        if not series_query.counts_family(s, <int>row[i].version):
+            left_out[0] += row[i].count
+            continue
         a.hi, a.lo, a.version = row[i].hi, row[i].lo, <int>row[i].version
         seqlock.lock_wait(&s.lock, &s.waiting)
         if s.state == model.ENDED:

@@ -6,7 +6,7 @@ local memory = ac.memory
 local series_add, series_count, series_remove = memory.series_add, memory.series_count, memory.series_remove
 local is, now, plain, words = ac.is, sessions.now, windows.plain, windows.words
 
-local NEED_NEGATIVE_TREE, NEED_PYTHON = -27, -28 -- what Python has to do is done by it, then all is as before
+local NEED_NEGATIVE_TREE, NEED_PYTHON, OTHER_FAMILY = -27, -28, -35 -- what Python does, then all goes on as before
 
 local series = {}
 
@@ -22,7 +22,7 @@ function series.define(name, kind, interval, num_windows, options)
   end
   local why = ask.series_define(
     name, plain(kind), plain(interval), plain(num_windows),
-    on(options.serialize), on(options.replicate), on(options.persist), plain(options.max_hosts), plain(options.max_bytes)
+    on(options.serialize), plain(options.replicate), on(options.persist), plain(options.max_hosts), plain(options.max_bytes)
   )
   if why then
     error(why, 2)
@@ -73,6 +73,8 @@ local function add(name, options)
   local code = series_add(accept, name, text, amount)
   if code == NEED_NEGATIVE_TREE then
     return made_room(accept, name, text, amount)
+  elseif code == OTHER_FAMILY then
+    return (ask.series_other_family(memory.bytes(accept), name))
   elseif code ~= 0 then
     return words(code, code == windows.BAD_AMOUNT and amount or text, name)
   end
@@ -104,7 +106,10 @@ local function count(name, options)
     return n, reason
   end
   local code, n = series_count(accept, name, text, first, last)
-  if code ~= 0 then
+  if code == OTHER_FAMILY then
+    local why = ask.series_other_family(memory.bytes(accept), name)
+    return not why and 0 or nil, why
+  elseif code ~= 0 then
     return nil, words(code, code == windows.BAD_WINDOW and windows.asked(startv, endv) or text, name)
   end
   return n

@@ -48,6 +48,7 @@ class Windows:
             "series_remove": counting.series_remove,
             "series_define": self._define,
             "series_make_room": self._make_room,
+            "series_other_family": self._log_other_family,
             "series_remove_item": self._remove_item,
             "absolute_events": self._absolute_events,
             "absolute_add": self._absolute_add,
@@ -70,15 +71,16 @@ class Windows:
         interval: Any,
         num_windows: Any,
         serialize: bool,
-        replicate: bool,
+        replicate: object,
         persist: bool,
         max_hosts: Any,
         max_bytes: Any,
     ) -> None:
         numbers = (interval, num_windows, max_hosts, DEFAULT_BYTES if max_bytes is None else max_bytes)
         interval, num_windows, max_hosts, max_bytes = map(_shown, numbers)
+        where = "none" if replicate is None else _strict(replicate)
         definition = Definition(
-            _strict(name), _strict(kind), interval, num_windows, serialize, replicate, persist, max_hosts, max_bytes
+            _strict(name), _strict(kind), interval, num_windows, serialize, where, persist, max_hosts, max_bytes
         )
         check(definition)
         with self._lock:
@@ -102,7 +104,10 @@ class Windows:
         return self._audit
 
     def _make_room(self, accept: bytes, name: bytes) -> None:
-        self._audit_of(accept)._ensure_negative_trees(name.decode())
+        self._audit_of(accept).series.ensure_negative_trees(name.decode())
+
+    def _log_other_family(self, accept: bytes, name: bytes) -> None:
+        self._audit_of(accept).series.log_other_family(name.decode())
 
     def _remove_item(self, accept: bytes | None, name: bytes, key: bytes | None) -> None:
         series = (self._bound() if accept is None else self._audit_of(accept)).series

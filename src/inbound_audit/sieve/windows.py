@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _EXACTLY = "/32"
 
+REPLICATE = {0: "none", 1: "cluster", -1: "manager"}
+"""The numbers of the option `replicate`, and what they are called elsewhere."""
+
 
 class Monitor(NamedTuple):
     """``"300,6"``: windows of so many seconds, and how many of them."""
@@ -31,6 +34,8 @@ class Monitor(NamedTuple):
 
 
 class Definition(Protocol):
+    @property
+    def type(self) -> str: ...
     @property
     def interval(self) -> int: ...
     @property
@@ -46,7 +51,7 @@ class Series(Protocol):
     def names(self) -> tuple[str, ...]: ...
     def defined(self, name: str, /) -> Definition: ...
     def define(
-        self, name: str, type: str, interval: int, num_windows: int, *, serialize: bool, replicate: bool
+        self, name: str, type: str, interval: int, num_windows: int, *, serialize: bool, replicate: str
     ) -> object: ...
     def add(self, name: str, key: str | None, count: int, *, ac: Session) -> object: ...
     def count(self, name: str, key: str | None, startv: int, endv: int, *, ac: Session) -> int: ...
@@ -125,19 +130,23 @@ def audit_series_add(
 ) -> None:
     """Adds to the current window; the first time the series is defined."""
     series = _windows(run).series
-    _define(series, name, of, serialize != 0, replicate != 0)
+    if replicate not in REPLICATE:
+        raise PolicyError(f"replicate {replicate}: expected 0 (none), 1 (cluster) or -1 (manager)")
+    _define(series, name, of, serialize != 0, REPLICATE[replicate])
     series.add(name, ip, count, ac=run.ac)
 
 
-def _define(series: Series, name: str, of: Monitor, serialize: bool = False, replicate: bool = False) -> None:
+def _define(series: Series, name: str, of: Monitor, serialize: bool = False, replicate: str = "none") -> None:
     """Sees to it that there is such a series, and that it is logged from now on if that is wanted."""
+    type = "ip"
     if name in series.names:
         known = series.defined(name)
+        type = known.type
         if (known.interval, known.num_windows) != of:
             raise PolicyError(f"series {name!r} is {known.interval},{known.num_windows} and not {of}")
         if known.serialize or not serialize:
             return
-    series.define(name, "cidr", of.interval, of.windows, serialize=serialize, replicate=replicate)
+    series.define(name, type, of.interval, of.windows, serialize=serialize, replicate=replicate)
 
 
 def series_by_hash(run: Run, given: Hash) -> Value:

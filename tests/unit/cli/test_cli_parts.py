@@ -157,7 +157,7 @@ def test_a_policy_that_contradicts_what_is_counted_is_not_taken(tmp_path: Path) 
             policies.make(audit)
         assert audit.series.defined("s").interval == 60
         script.write_text(SCRIPT + 'msys.audit_series.define("s", "cidr", 61, 6)')
-        with pytest.raises(Failure, match=r"--policy: .*policy.lua:5: 's': is defined already, and interval is 60"):
+        with pytest.raises(Failure, match=r"--policy: .*policy.lua:5: 's': is defined already, and its interval is 60"):
             policies.make(audit)
     policies.close()
 

@@ -154,17 +154,17 @@ def test_all_that_a_definition_says(bench: Timed) -> None:
         """
         local define = msys.audit_series.define
         define("a", "cidr", 60, 6)
-        define("b", "cidr_ipv6", 300, 12, {replicate = true, max_hosts = 1000, max_bytes = 1048576})
-        define("c", "string", 3600, 1, {replicate = 0, serialize = false, persist = 0})
+        define("b", "cidr_ipv6", 300, 12, {replicate = "manager", max_hosts = 1000, max_bytes = 1048576})
+        define("c", "string", 3600, 1, {replicate = "none", serialize = false, persist = 0})
         msys.registerModule("m", {})
         """,
         audit=bench.audit,
     )
     a, b, c = (bench.audit.series.defined(name) for name in "abc")
-    assert (a.type, a.interval, a.num_windows, a.replicate, a.max_hosts) == ("cidr", 60, 6, False, None)
-    assert (b.type, b.interval, b.num_windows, b.replicate) == ("cidr_ipv6", 300, 12, True)
+    assert (a.type, a.interval, a.num_windows, a.replicate, a.max_hosts) == ("cidr", 60, 6, "none", None)
+    assert (b.type, b.interval, b.num_windows, b.replicate) == ("cidr_ipv6", 300, 12, "manager")
     assert (b.max_hosts, b.max_bytes) == (1000, 1048576)
-    assert (c.type, c.replicate, c.serialize, c.persist) == ("string", False, False, False)
+    assert (c.type, c.replicate, c.serialize, c.persist) == ("string", "none", False, False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="kept series need Linux")
@@ -212,28 +212,31 @@ WRONG = [
     ("", "msys.audit_series.define: wants a name"),
     ("5, 'cidr', 60, 6", "msys.audit_series.define: wants a name"),
     ("{}, 'cidr', 60, 6", "msys.audit_series.define: wants a name"),
-    ("'', 'cidr', 60, 6", "'': is no name for a series"),
-    ("'a\\0', 'cidr', 60, 6", "is no name for a series"),
-    ("'a\\n', 'cidr', 60, 6", "is no name for a series"),
-    ("'\\255', 'cidr', 60, 6", "is no name for a series"),
-    ("('x'):rep(65), 'cidr', 60, 6", "is no name for a series"),
-    ("('x'):rep(1e6), 'cidr', 60, 6", "is no name for a series"),
-    ("'s'", "'s': type None is none of cidr, cidr_ipv6, string"),
-    ("'s', 'ipv4', 60, 6", "'s': type 'ipv4' is none of cidr, cidr_ipv6, string"),
-    ("'s', 'cidr'", "'s': interval None is no whole number"),
-    ("'s', 'cidr', 0, 6", "'s': interval 0 is no whole number"),
-    ("'s', 'cidr', 1.5, 6", "'s': interval 1.5 is no whole number"),
-    ("'s', 'cidr', 'soon', 6", "'s': interval 'soon' is no whole number"),
-    ("'s', 'cidr', true, 6", "'s': interval True is no whole number"),
-    ("'s', 'cidr', 1e308, 6", "'s': interval 1e+308 is no whole number"),
+    ("'', 'cidr', 60, 6", "'': the name of a series is 1 to 64 bytes of printable text"),
+    ("'a\\0', 'cidr', 60, 6", "the name of a series is 1 to 64 bytes of printable text"),
+    ("'a\\n', 'cidr', 60, 6", "the name of a series is 1 to 64 bytes of printable text"),
+    ("'\\255', 'cidr', 60, 6", "the name of a series is 1 to 64 bytes of printable text"),
+    ("('x'):rep(65), 'cidr', 60, 6", "the name of a series is 1 to 64 bytes of printable text"),
+    ("('x'):rep(1e6), 'cidr', 60, 6", "the name of a series is 1 to 64 bytes of printable text"),
+    ("'s'", "'s': unknown type None (known: ip, cidr, cidr_ipv6, string)"),
+    ("'s', 'ipv4', 60, 6", "'s': unknown type 'ipv4'; did you mean 'ip'? (known: ip, cidr, cidr_ipv6, string)"),
+    ("'s', 'cidr'", "'s': interval None: expected a whole number"),
+    ("'s', 'cidr', 0, 6", "'s': interval 0: expected a whole number"),
+    ("'s', 'cidr', 1.5, 6", "'s': interval 1.5: expected a whole number"),
+    ("'s', 'cidr', 'soon', 6", "'s': interval 'soon': expected a whole number"),
+    ("'s', 'cidr', true, 6", "'s': interval True: expected a whole number"),
+    ("'s', 'cidr', 1e308, 6", "'s': interval 1e+308: expected a whole number"),
     ("'s', 'cidr', 0/0, 6", "'s': interval "),
-    ("'s', 'cidr', 60", "'s': num_windows None is no whole number"),
-    ("'s', 'cidr', 60, -1", "'s': num_windows -1 is no whole number"),
-    ("'s', 'cidr', 60, 1e9", "'s': num_windows 1000000000 is no whole number"),
-    ("'s', 'cidr', 60, 6, {max_hosts = 0}", "'s': max_hosts 0 is no whole number"),
+    ("'s', 'cidr', 60", "'s': num_windows None: expected a whole number"),
+    ("'s', 'cidr', 60, -1", "'s': num_windows -1: expected a whole number"),
+    ("'s', 'cidr', 60, 1e9", "'s': num_windows 1000000000: expected a whole number"),
+    ("'s', 'cidr', 60, 6, {max_hosts = 0}", "'s': max_hosts 0: expected a whole number"),
     ("'s', 'cidr', 60, 6, {max_bytes = 1}", "'s': 1 bytes for 6 windows"),
-    ("'s', 'cidr', 60, 6, {max_bytes = 1/0}", "'s': max_bytes inf is no whole number"),
-    ("'s', 'cidr', 60, 6) msys.audit_series.define('s', 'cidr', 61, 6", "'s': is defined already, and interval is 60"),
+    ("'s', 'cidr', 60, 6, {max_bytes = 1/0}", "'s': max_bytes inf: expected a whole number"),
+    (
+        "'s', 'cidr', 60, 6) msys.audit_series.define('s', 'cidr', 61, 6",
+        "'s': is defined already, and its interval is 60",
+    ),
     (
         "'s', 'cidr', 60, 6) msys.audit_series.define('s', 'string', 60, 6",
         "'s': is defined already, and its type is cidr",
@@ -261,7 +264,7 @@ def test_a_definition_that_contradicts_the_audits_own(bench: Timed, caplog: pyte
     policy = bench.policy(count_in("init"))
     ac = bench.session()
     assert policy.validate_connect(ac) is ACCEPT
-    assert policy.last_error == "'n': is defined already, and interval is 61, not 60"
+    assert policy.last_error == "'n': is defined already, and its interval is 61, not 60"
     (record,) = caplog.records
     assert record.getMessage() == f"{policy.path}: validate_connect failed: {policy.last_error}"
     refusing = bench.policy(count_in("init"), on_error="refuse")
@@ -282,7 +285,7 @@ def test_a_definition_that_contradicts_the_audit_it_was_made_with(bench: Timed) 
 def test_a_contradiction_in_a_hook_can_be_caught(bench: Timed) -> None:
     bench.audit.series.define("n", "cidr", 61, 6)
     text = bench.say("select(2, pcall(msys.audit_series.define, 'n', 'cidr', 60, 6))")
-    assert text == "'n': is defined already, and interval is 61, not 60"
+    assert text == "'n': is defined already, and its interval is 61, not 60"
     assert bench.say("msys.audit_series.count('n')") == "0"
 
 

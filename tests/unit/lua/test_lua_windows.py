@@ -162,7 +162,7 @@ AMOUNTS = [1, -1, 2, MOST, -MOST, 0, MOST + 1, -MOST - 1]
 def test_a_series_answers_what_python_answers(bench: Timed, echo: LuaPolicy) -> None:
     """What is done from Lua in one audit is done from Python in another: the same counts, the same words of errors."""
     with InboundAudit(monitors=MONITORS, clock=bench.clock) as other:
-        other.series.define("s", "cidr", 300, 6)
+        other.series.define("s", "ip", 300, 6)
         other.series.define("t", "string", 300, 6)
         for peer in ("192.0.2.7", "2001:db8::7"):
             ac, twin = bench.session(peer), other.listener().session(peer)

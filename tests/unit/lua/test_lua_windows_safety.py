@@ -100,7 +100,7 @@ def test_threads_count_at_once(bench: Timed) -> None:
                 policy.validate_connect(ac)
                 bench.audit.series.add("s", ac, -1 if i % 2 else 1)
 
-    bench.audit.series.define("s", "cidr", 300, 6)
+    bench.audit.series.define("s", "ip", 300, 6)
     threads = [threading.Thread(target=work, args=(number,)) for number in range(5)]
     for thread in threads:
         thread.start()

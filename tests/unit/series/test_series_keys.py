@@ -28,9 +28,9 @@ def series(audit):
 
 
 def test_a_definition_is_told(audit):
-    made = audit.series.define("s", "cidr", 300, 6, serialize=False, replicate=True, max_hosts=1000)
+    made = audit.series.define("s", "cidr", 300, 6, serialize=False, replicate="cluster", max_hosts=1000)
     assert made == audit.series.defined("s")
-    assert made == ("s", "cidr", 300, 6, False, True, False, 1000, 256 << 20)
+    assert made == ("s", "cidr", 300, 6, False, "cluster", False, 1000, 256 << 20)
     assert made._fields == (
         "name", "type", "interval", "num_windows", "serialize", "replicate", "persist", "max_hosts", "max_bytes",
     )  # fmt: skip
@@ -38,10 +38,10 @@ def test_a_definition_is_told(audit):
     assert [tuple(w) for w in audit._windows] == [("series", "s", "cidr", 300, 6)]
 
 
-def test_what_is_not_told_is_by_prefix_and_without_a_bound_of_hosts(audit):
+def test_by_default_a_series_counts_both_families_without_a_bound_of_hosts(audit):
     made = audit.series.define("s", interval=60, num_windows=1)
-    assert (made.type, made.max_hosts, made.max_bytes) == ("cidr", None, 256 << 20)
-    assert (made.serialize, made.replicate, made.persist) == (False, False, False)
+    assert (made.type, made.max_hosts, made.max_bytes) == ("ip", None, 256 << 20)
+    assert (made.serialize, made.replicate, made.persist) == (False, "none", False)
 
 
 def test_names_are_in_the_order_in_which_they_were_defined(audit):
@@ -55,17 +55,19 @@ def test_names_are_in_the_order_in_which_they_were_defined(audit):
 
 def test_a_series_is_defined_twice_with_the_same(series):
     series.add("s", "192.0.2.7")
-    again = series.define("s", "cidr_ipv6", 10, 3)  # is another word for cidr
+    again = series.define("s", "ip", 10, 3)
     assert (again.interval, again.num_windows) == (10, 3)
     assert series.count("s", "192.0.2.7") == 1
 
 
-@pytest.mark.parametrize("wrong", [("cidr", 11, 3), ("cidr", 10, 4), ("string", 10, 3)])
+@pytest.mark.parametrize(
+    "wrong", [("ip", 11, 3), ("ip", 10, 4), ("string", 10, 3), ("cidr", 10, 3), ("cidr_ipv6", 10, 3)]
+)
 def test_a_series_cant_become_another(series, wrong):
     series.add("s", "192.0.2.7")
-    with pytest.raises(SeriesError, match=r"'s'.*(11|4|string)"):
+    with pytest.raises(SeriesError, match=r"'s'.*(11|4|string|cidr)"):
         series.define("s", *wrong)
-    assert series.defined("s")[:4] == ("s", "cidr", 10, 3)
+    assert series.defined("s")[:4] == ("s", "ip", 10, 3)
     assert series.count("s", "192.0.2.7") == 1
 
 
@@ -78,7 +80,9 @@ def test_a_series_cant_become_another(series, wrong):
         (("a\0b", "cidr", 300, 6), "a.*b"),
         (("a\nb", "cidr", 300, 6), "a.*b"),
         (("\ud800", "cidr", 300, 6), "ud800"),
-        (("s", "CIDR", 300, 6), "'CIDR'.*cidr"),
+        (("s", "CIDR", 300, 6), "'CIDR'.*did you mean 'cidr'"),
+        (("s", "cidr_ip6", 300, 6), "did you mean 'cidr_ipv6'"),
+        (("s", b"cidr", 300, 6), "unknown type b'cidr' .known: ip, cidr, cidr_ipv6, string"),
         (("s", "", 300, 6), "''.*cidr"),
         (("s", "cidr", 0, 6), "0"),
         (("s", "cidr", -300, 6), "-300"),
@@ -92,6 +96,36 @@ def test_a_series_cant_become_another(series, wrong):
 def test_what_can_be_no_series(audit, arguments, words):
     with pytest.raises(SeriesError, match=words):
         audit.series.define(*arguments)
+    assert audit.series.names == ()
+
+
+@pytest.mark.parametrize("value", ["none", "cluster", "manager"])
+def test_where_a_series_is_replicated_is_one_of_three_values(audit, value):
+    assert audit.series.define("s", replicate=value).replicate == value
+    assert audit.series.defined("s").replicate == value
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"replicate": "clustr"}, "unknown replicate 'clustr'; did you mean 'cluster'?"),
+        ({"replicate": "bogus"}, r"'bogus' .known: none, cluster, manager"),
+        ({"replicate": ""}, "unknown replicate ''"),
+        ({"replicate": True}, "unknown replicate True"),
+        ({"replicate": None}, "unknown replicate None"),
+        ({"serialize": "no"}, "serialize 'no': expected True or False"),
+        ({"persist": 1}, "persist 1: expected True or False"),
+    ],
+)
+def test_an_option_with_another_value_is_an_error(audit, options, words):
+    with pytest.raises(SeriesError, match=words):
+        audit.series.define("s", **options)
+    assert audit.series.names == ()
+
+
+def test_an_unknown_option_is_an_error(audit):
+    with pytest.raises(TypeError, match="persit"):
+        audit.series.define("s", persit=True)
     assert audit.series.names == ()
 
 

@@ -22,7 +22,7 @@ def test_who_adds_without_the_gil_loses_nothing(who, max_hosts):
     clock = None if who == "the system's clock" else lambda: seconds[0]
     interval = 1 << 30 if clock is None else 1
     with InboundAudit(clock=clock) as audit, audit.listener().session("192.0.2.7") as ac:
-        audit.series.define("s", "cidr", interval, 500, max_hosts=max_hosts)
+        audit.series.define("s", "ip", interval, 500, max_hosts=max_hosts)
         audit.series.add("s", "192.0.2.7", -1)  # from now on there are trees for less
         times = 2000 if clock is None else rounds(60, 200)
         jobs = [
@@ -48,7 +48,7 @@ def test_what_stands_still_is_counted_the_same_at_every_moment():
     """Readers take no lock: neither who adds beside a host, nor a turn, changes what they see of others."""
     seconds = [1000.0]
     with InboundAudit(clock=lambda: seconds[0]) as audit, audit.listener().session("192.0.2.7") as ac:
-        audit.series.define("s", "cidr", 1, 200)
+        audit.series.define("s", "ip", 1, 200)
         for _ in range(5):
             audit.series.add("s", "198.51.100.1", STEADY)
             audit.series.add("s", "198.51.100.2", -1)

@@ -148,13 +148,13 @@ def test_a_series_is_defined_by_the_first_script_that_names_it(bench: Bench, ac:
     assert bench.audit.series.names == ("asked", "added")
     known = bench.audit.series.defined("added")
     assert known == bench.audit.series.defined("asked")._replace(name="added")
-    assert (known.type, known.interval, known.num_windows) == ("cidr", 300, 6)
-    assert known[4:7] == (False, False, False)
+    assert (known.type, known.interval, known.num_windows) == ("ip", 300, 6)
+    assert known[4:7] == (False, "none", False)
     assert run(bench, ac, '$n = audit_series "added" "300,6" "32";') == "1"
 
 
 def test_a_series_may_have_been_defined_elsewhere(bench: Bench, ac: Session) -> None:
-    bench.audit.series.define("s", "cidr_ipv6", 300, 6, max_hosts=1000)
+    bench.audit.series.define("s", "cidr", 300, 6, max_hosts=1000)
     bench.audit.series.add("s", "192.0.2.9", 5)
     assert run(bench, ac, 'audit_series_add "s" "300,6" 2; $n = audit_series "s" "300,6" "24";') == "7"
 
@@ -172,16 +172,23 @@ def test_what_is_added(bench: Bench, ac: Session) -> None:
 
 @pytest.mark.parametrize(
     ("replicate", "serialize", "given"),
-    [(0, 0, (False, False)), (1, 0, (False, True)), ('"-1"', 1, (True, True)), (0, '"1"', (True, False))],
+    [(0, 0, (False, "none")), (1, 0, (False, "cluster")), ('"-1"', 1, (True, "manager")), (0, '"1"', (True, "none"))],
 )
 def test_options_of_a_series_are_handed_on(
-    bench: Bench, ac: Session, replicate: object, serialize: object, given: tuple[bool, bool]
+    bench: Bench, ac: Session, replicate: object, serialize: object, given: tuple[bool, str]
 ) -> None:
     options = hashed(series='"s"', monitor='"300,6"', replicate=replicate, serialize=serialize)
     run(bench, ac, options + "audit_series_add $h; audit_series_add $h;")
     known = bench.audit.series.defined("s")
     assert (known.serialize, known.replicate) == given
     assert bench.audit.series.count("s", ac) == 2
+
+
+def test_another_number_of_the_option_replicate_is_an_error(bench: Bench, ac: Session) -> None:
+    options = hashed(series='"s"', monitor='"300,6"', replicate=2)
+    told = failure(bench.policy(options + "audit_series_add $h;"), ac)
+    assert told.endswith("replicate 2: expected 0 (none), 1 (cluster) or -1 (manager)")
+    assert bench.audit.series.names == ()
 
 
 def test_a_series_is_logged_from_when_a_script_wants_it(bench: Bench, ac: Session) -> None:
@@ -199,7 +206,7 @@ def test_a_series_is_logged_from_when_a_script_wants_it(bench: Bench, ac: Sessio
 @pytest.fixture
 def windows(bench: Bench, clock: Clock, ac: Session) -> list[int]:
     """A series of six windows with counts of a host, of one beside it, and of one far away; window 0 stands first."""
-    bench.audit.series.define("s", "cidr", 300, 6)
+    bench.audit.series.define("s", "ip", 300, 6)
     near = [1, 20, 300, 4000, 50_000, 600_000]
     for times in reversed(near):
         bench.audit.series.add("s", "192.0.2.7", times)
@@ -281,7 +288,7 @@ def test_a_count_may_be_below_zero_and_is_compared_so(bench: Bench, ac: Session)
         (hashed(series='"s"', monitor='"300,6"', ip='"host"') + "$n = audit_series $h;", "'host': is no address"),
         ('$n = audit_series "s" "300,6" "32" 6;', "windows 6 to 6: 300,6 has 0 to 5"),
         ('$n = audit_series "s" "300,6" "32" 3 2;', "windows 3 to 2: 300,6 has 0 to 5"),
-        ('audit_series_add "" "300,6";', "'': is no name"),
+        ('audit_series_add "" "300,6";', "'': the name of a series"),
         ('audit_series_add "s" "300,6" 0;', "'s': 0: a change"),
         ('audit_series_add "s" "300,6"; audit_series_add "s" "300,7";', "series 's' is 300,6 and not 300,7"),
         ('audit_series_add "s" "300,6"; $n = audit_series "s" "60,6";', "series 's' is 300,6 and not 60,6"),

@@ -76,7 +76,7 @@ def _series(desk: Desk, series: str, parameters: tuple[int, int]) -> Windows:
             return one
     if known:
         raise Failure(f"{known[0].title}: that is what {series} is, not {parameters[0]},{parameters[1]}")
-    return Windows("series", series, "cidr", *parameters)
+    return Windows("series", series, "ip", *parameters)
 
 
 def _who_adds(desk: Desk, one: Windows) -> OwnerInfo:
@@ -90,4 +90,6 @@ def _who_adds(desk: Desk, one: Windows) -> OwnerInfo:
 
 
 def _described(one: Windows) -> dict[str, object]:
-    return {"series": one.name, "type": one.type, "interval": one.interval, "num_windows": one.num_windows}
+    """A process that has the series knows which addresses it counts; in a new series both families count."""
+    described = {"series": one.name, "interval": one.interval, "num_windows": one.num_windows}
+    return {**described, "type": "string"} if one.type == "string" else described

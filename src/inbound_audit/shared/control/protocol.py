@@ -64,7 +64,9 @@ class Series(Protocol):
     def define(self, name: str, type: str, interval: int, num_windows: int) -> object: ...
     def defined(self, name: str) -> Definition: ...
     def add(self, name: str, key: str, count: int) -> None: ...
-    def _remove_here(self, name: str, key: str) -> None: ...
+    def add_at(self, name: str, key: str, count: int, microseconds: int) -> bool: ...
+    def remove_here(self, name: str, key: str) -> None: ...
+    def state_store(self) -> Keeper: ...
 
 
 class Keeper(Protocol):
@@ -80,8 +82,6 @@ class ControlTarget(Protocol):
 
     @property
     def series(self) -> Series: ...
-    def _keeping(self) -> Keeper: ...
-    def _series_add_at(self, name: str, key: str, count: int, microseconds: int) -> bool: ...
 
 
 class _Refused(InboundAuditError):
@@ -174,13 +174,13 @@ def _remove(audit: ControlTarget, request: Request) -> dict[str, object]:
         if found is not None and getattr(found, field) != request.get(field, getattr(found, field)):
             found = None
     if found is not None:
-        audit.series._remove_here(name, request["key"])
+        audit.series.remove_here(name, request["key"])
     return {"defined": found is not None}
 
 
 def _known(audit: ControlTarget, request: Request) -> dict[str, object]:
     name = request["series"]
-    marks = {f"{log:016x}": sequence for log, sequence in audit._keeping().known(name).items()}
+    marks = {f"{log:016x}": sequence for log, sequence in audit.series.state_store().known(name).items()}
     defined = None
     if name in audit.series.names:
         found = audit.series.defined(name)
@@ -191,7 +191,7 @@ def _known(audit: ControlTarget, request: Request) -> dict[str, object]:
 def _load(audit: ControlTarget, request: Request) -> dict[str, object]:
     """A row that can't be added is told of, and does not keep the others from it: its mark is noted, so that no row is
     ever counted twice."""
-    name, keeper = request["series"], audit._keeping()
+    name, keeper = request["series"], audit.series.state_store()
     _define(audit, request)
     with keeper.loading():
         answer = _load_rows(audit, name, request["rows"])
@@ -204,7 +204,7 @@ def _load_rows(audit: ControlTarget, name: str, rows: Sequence[Sequence[Any]]) -
     why = None
     for microseconds, key, count in rows:
         try:
-            if audit._series_add_at(name, key, count, microseconds):
+            if audit.series.add_at(name, key, count, microseconds):
                 added += 1
             else:
                 out_of_view += 1
@@ -215,7 +215,9 @@ def _load_rows(audit: ControlTarget, name: str, rows: Sequence[Sequence[Any]]) -
 
 
 def _define(audit: ControlTarget, request: Request) -> None:
-    audit.series.define(request["series"], request.get("type", "cidr"), request["interval"], request["num_windows"])
+    name = request["series"]
+    known = audit.series.defined(name).type if name in audit.series.names else "ip"
+    audit.series.define(name, request.get("type", known), request["interval"], request["num_windows"])
 
 
 class _Command(NamedTuple):
