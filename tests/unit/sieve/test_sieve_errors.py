@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.effort import effort
 from tests.support.sieve_support import Bench, bench_of
 
 from inbound_audit import SievePolicy
@@ -203,15 +204,17 @@ def test_tests_and_blocks_have_a_largest_depth(bench: Bench) -> None:
     assert bench.policy(blocks(MAX_DEPTH))
     assert "more than 64 deep" in bench.refuses(nots(MAX_DEPTH - 1))
     assert "more than 64 deep" in bench.refuses(blocks(MAX_DEPTH + 1))
-    assert bench.refuses(nots(50_000)).split(" ", 1)[1] == "tests or blocks are nested more than 64 deep"
-    assert "deep" in bench.refuses(blocks(30_000))
-    assert "out of place" in bench.refuses("(" * 50_000)
-    assert "ends too early" in bench.refuses("if allof (" * 30_000)
-    assert "deep" in bench.refuses("if " + "allof (" * 20_000 + "true" + ")" * 20_000 + " { }")
+    refused = bench.refuses(nots(effort(10_000, 50_000)))
+    assert refused.split(" ", 1)[1] == "tests or blocks are nested more than 64 deep"
+    assert "deep" in bench.refuses(blocks(effort(10_000, 30_000)))
+    assert "out of place" in bench.refuses("(" * effort(10_000, 50_000))
+    assert "ends too early" in bench.refuses("if allof (" * effort(10_000, 30_000))
+    depth = effort(5_000, 20_000)
+    assert "deep" in bench.refuses("if " + "allof (" * depth + "true" + ")" * depth + " { }")
 
 
 def test_a_long_script_is_compiled_and_run(bench: Bench) -> None:
-    rules = 5_000
+    rules = effort(1_000, 5_000)
     script = '$n = "x";\n' + 'if ec_test "${n}" "y" { ec_log "never"; }\n' * rules
     script += 'if ec_test "${n}" "z" { stop; }\n' + 'elsif ec_test "${n}" "z" { stop; }\n' * rules
     assert bench.verdict(script + 'else { ec_action 250 "the end"; }').text == "the end"
