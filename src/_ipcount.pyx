@@ -44,6 +44,7 @@ cimport inbound_audit._core.series_change as series_change
 cimport inbound_audit._core.walk as walk
 cimport inbound_audit._core.verify as verify
 cimport inbound_audit._core.ranges as ranges
+cimport inbound_audit._core.limits as limits
 from inbound_audit._core.bits cimport u8, u16, u32, u64
 
 import array
@@ -81,4 +82,5 @@ include "inbound_audit/_ext/windows.pxi"
 include "inbound_audit/_ext/shared.pxi"
 include "inbound_audit/_ext/counter.pxi"
 include "inbound_audit/_ext/networks.pxi"
+include "inbound_audit/_ext/limits.pxi"
 include "inbound_audit/_ext/lua.pxi"

@@ -226,7 +226,13 @@ class NetworkMap:
 @disjoint_base
 class LimitTables:
     def _configure(
-        self, tables: list[list[tuple[int, int, int]]], networks: NetworkMap, default: int, accept: object
+        self,
+        tables: list[list[tuple[str, str, int, int, int]]],
+        prefixes: list[tuple[str, int]],
+        default: int,
+        accept: object,
+        refuse: object,
     ) -> None: ...
-    def _passed(self, table: int, row: int, count: int, prefix: str) -> Any: ...
+    @property
+    def _passed(self) -> list[tuple[str, int]]: ...
     def validate_connect(self, ac: Session) -> Any: ...

@@ -6,7 +6,39 @@ that code which already guards a parse with ``except ValueError`` keeps working.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: ``; did you mean 'limits'?``, or nothing if no known one is near."""
+    # difflib is imported when an error is made, never on the way of a count.
+    from difflib import get_close_matches
+
+    folded = {one.lower(): one for one in known}
+    near = get_close_matches(name.lower(), list(folded), n=1) if isinstance(name, str) else []
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
+
+
+def named_keywords(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A decorator of functions without ``**keywords``: the TypeError for an unknown keyword names the nearest one."""
+    code = function.__code__
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+    @wraps(function)
+    def call(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
+        for keyword in keywords:
+            if keyword not in known:
+                called = function.__qualname__.removesuffix(".__init__")
+                near = did_you_mean(keyword, known)
+                raise TypeError(f"{called}() got an unexpected keyword argument {keyword!r}{near}")
+        return function(*arguments, **keywords)
+
+    return call
 
 
 class InboundAuditError(Exception):
@@ -31,15 +63,9 @@ class UnknownServiceType(InboundAuditError, ValueError):
         super().__init__(name, self.known, why)
 
     def __str__(self) -> str:
-        # difflib is imported where an error is being told, never on the way of a count.
-        from difflib import get_close_matches
-
         text = f"{self.name!r}: {self.why}"
-        if isinstance(self.name, str) and self.name not in self.known:
-            folded = {known.lower(): known for known in self.known}
-            near = get_close_matches(self.name.lower(), list(folded), n=1)
-            if near:
-                text += f"; did you mean {folded[near[0]]!r}?"
+        if self.name not in self.known:
+            text += did_you_mean(self.name, self.known)
         return f"{text} (known: {', '.join(self.known)})"
 
 

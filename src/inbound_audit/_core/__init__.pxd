@@ -30,5 +30,6 @@
 #   walk           long walks: rows of the compressed tree, the largest prefixes
 #   verify         the checker: each block in one place, each count the sum below it
 #   ranges         longest-prefix match over a list of networks that never changes
+#   limits         limits that are checked at accept, and which sessions count in which
 #
 # Everything here is `noexcept nogil`: it returns codes, uses no Python object and can't raise.

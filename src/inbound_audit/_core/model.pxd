@@ -133,6 +133,14 @@ cdef struct Owner:
     int own_fd
     u32 own_sections
 
+# A prefix whose count is added to a sum (sign 1) or subtracted from it (sign -1).
+cdef struct Term:
+    u64 hi
+    u64 lo
+    int version
+    int length
+    int sign
+
 # What a policy asks: the connecting IP and its listener. Copied by value into Lua, so it owns nothing; `tree` stays
 # good as long as the owner, which every holder of a copy keeps alive.
 cdef struct ia_ac:

@@ -5,29 +5,43 @@ Lock rule: none; each tree is read by the protocol of `seqlock`.
 
 from libc.stdint cimport int64_t
 
-from inbound_audit._core.bits cimport u32, u64, load64, pause, store64
-from inbound_audit._core.layout cimport header
-from inbound_audit._core.model cimport Tree
+from inbound_audit._core.address cimport Address
+from inbound_audit._core.bits cimport u64, load64, pause, store64
+from inbound_audit._core.layout cimport Arena, header
+from inbound_audit._core.model cimport Term, Tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
 from inbound_audit._core.trees cimport trees_of
 from inbound_audit._core.trie cimport trie_count
 
 
-cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
-    """Sessions below a prefix in one tree, exact as of one moment.
+cdef inline int64_t sum_terms(const Arena *a, const Term *term, size_t terms) noexcept nogil:
+    """The signed sum of the counts of some prefixes, in one walk each."""
+    cdef Address address
+    cdef int64_t total = 0
+    cdef size_t i
+    for i in range(terms):
+        address.hi, address.lo, address.version = term[i].hi, term[i].lo, term[i].version
+        total += term[i].sign * <int64_t>trie_count(a, &address, term[i].length)
+    return total
 
-    `seqlock` says what a stopped writer costs. A writer that overtakes every try without a rest gets its last walk as an
-    answer, as that of no moment; it would have to change the tree a thousand times in the time of one walk each.
+
+cdef inline int64_t tree_sum(Tree *t, const Prefix *p, const Term *term, size_t terms) noexcept nogil:
+    """Sessions below a prefix (NULL: none) and the signed sum of some terms in one tree, exact as of one moment.
+
+    `seqlock` says what a stopped writer costs. If a writer overtakes every try without a rest, the last walk is returned,
+    which belongs to no moment; it would have to change the tree a thousand times in the time of one walk each.
     """
     cdef u64 *seq = &header(&t.arena).seq
     cdef u64 began
-    cdef u32 seen = 0, sound = 0
+    cdef int64_t seen = 0, sound = 0
     cdef bint stood = False
     cdef int attempt
     for attempt in range(READ_TRIES):
         began = read_begin(seq)
-        seen = trie_count(&t.arena, &p.address, p.length)
+        seen = trie_count(&t.arena, &p.address, p.length) if p != NULL else 0
+        if terms:
+            seen += sum_terms(&t.arena, term, terms)
         if read_stood(seq, began):
             if not began & 1 or began == load64(&t.stalled):
                 return seen
@@ -38,6 +52,11 @@ cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
             stood = True
         pause()
     return sound if stood else seen  # a writer that never rests: what stood beside an update, if anything did
+
+
+cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
+    """Sessions below a prefix in one tree, exact as of one moment."""
+    return tree_sum(t, p, NULL, 0)
 
 
 cdef inline int64_t sum_trees(Tree *t, const Prefix *p) noexcept nogil:

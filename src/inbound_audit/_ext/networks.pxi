@@ -1,7 +1,13 @@
-# Networks by longest match, and the limits that are checked at accept.
+# Networks by longest match.
 
 
 cdef object ONE = 1  # a Python number: the ends of ranges have up to 129 bits
+
+
+cdef tuple range_of_prefix(const prefix.Prefix *p):
+    """Its first and last address, left-aligned in 128 bits."""
+    first = (<object>p.address.hi << 64) | <object>p.address.lo
+    return first, first | ((ONE << (128 - p.length)) - 1)
 
 
 @cython.wraparound(True)
@@ -46,9 +52,7 @@ cdef class NetworkMap:
             read_prefix(cidr, NULL, &p)
             if not 0 <= value <= 0x7FFFFFFF:
                 raise ValueError(f"{cidr!r}: its value {value!r} is not between 0 and 2147483647")
-            first = (<object>p.address.hi << 64) | <object>p.address.lo
-            last = first | ((ONE << (128 - p.length)) - 1)
-            both[p.address.version == 6].append((first, last, value))
+            both[p.address.version == 6].append((*range_of_prefix(&p), value))
             self.size += 1
         for version in range(2):
             self.fill(&self.family[version], flatten(sorted(both[version], key=lambda item: (item[0], -item[1]))))
@@ -86,79 +90,3 @@ cdef class NetworkMap:
 
     cdef int find(self, const model.ia_ac *ac) noexcept:
         return ranges.lookup(&self.family[ac.version == 6], ac.hi, ac.lo)
-
-
-cdef struct Limit:
-    int length[2]   # IPv4, IPv6; negative: does not speak of the family
-    int64_t most
-
-
-cdef class LimitTables:
-    """Tables of limits, and which one is for whom: the native part of `inbound_audit.Limits`.
-
-    Until `_configure` is called there are no limits.
-    """
-
-    cdef Limit *limit
-    cdef Py_ssize_t *start      # of table i: limit[start[i]] up to limit[start[i + 1]]
-    cdef Py_ssize_t tables
-    cdef NetworkMap networks
-    cdef int default
-    cdef object accept
-
-    def __cinit__(self, *args, **kwargs):
-        self.networks = NetworkMap()
-
-    def __dealloc__(self):
-        free(self.limit)
-        free(self.start)
-
-    def _configure(self, list tables not None, NetworkMap networks not None, int default, accept):
-        """`tables[i]` is a list of `(ipv4 length or -1, ipv6 length or -1, most)`, and an empty one is no limit at all;
-        `networks` maps an address to the number of its table; who is in none of them has table `default`. `accept` is
-        the answer for a session within its limits. Called once."""
-        cdef Py_ssize_t i
-        rows = [row for table in tables for row in table]
-        if self.start != NULL or not 0 <= default < len(tables):
-            raise ValueError(f"{self!r}: configured twice, or table {default} of {len(tables)}")
-        self.limit = <Limit *>malloc((len(rows) + 1) * sizeof(Limit))
-        self.start = <Py_ssize_t *>malloc((len(tables) + 1) * sizeof(Py_ssize_t))
-        if self.limit == NULL or self.start == NULL:
-            raise MemoryError
-        self.start[0] = 0
-        for i, table in enumerate(tables):
-            self.start[i + 1] = self.start[i] + len(table)
-        for i, row in enumerate(rows):
-            self.limit[i].length[0], self.limit[i].length[1], self.limit[i].most = row
-        self.networks, self.default, self.accept, self.tables = networks, default, accept, len(tables)
-
-    def _passed(self, table, row, count, prefix):
-        """The answer for a session that passes limit `row` of a table: `count` are open from `prefix`."""
-        raise NotImplementedError
-
-    def validate_connect(self, Session ac not None):
-        """Lets the session in, or refuses it: a `Verdict`. O(limits x prefix length x listeners); takes no lock.
-
-        Counts are those of the session's own service, the asking session included.
-        """
-        cdef model.Tree *first = trees.trees_of(ac.ac.tree.owner, ac.ac.tree.service)
-        cdef prefix.Prefix peer, p
-        cdef int64_t count
-        cdef Py_ssize_t i
-        cdef int table, length
-        if self.tables == 0:
-            return self.accept
-        table = self.networks.find(&ac.ac)
-        if not 0 <= table < self.tables:
-            table = self.default
-        query.peer_of(&ac.ac, &peer)
-        for i in range(self.start[table], self.start[table + 1]):
-            length = self.limit[i].length[ac.ac.version == 6]
-            if length < 0:
-                continue
-            p.address, p.length = peer.address, length
-            ip.mask(&p.address, length)
-            count = sums.sum_trees(first, &p)
-            if count > self.limit[i].most:
-                return self._passed(table, i - self.start[table], count, prefix_text(&p))
-        return self.accept

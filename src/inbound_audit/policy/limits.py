@@ -1,136 +1,174 @@
-"""`Limits`: the policy that most people need, without Lua.
+"""`Limits`: the policy that most people need, without a script.
 
 A limit is a prefix length and how many sessions may be open from the connecting IP's prefix of that length, the one
-that asks included. Everything is checked when the policy is built; asking it (`validate_connect`) is one native call,
-and comes back here only for a session that passes a limit.
+that asks included. Everything is checked when the policy is built; `validate_connect` is one native call, whether it
+lets in or refuses.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from inbound_audit._ipcount import LimitTables, NetworkMap
-from inbound_audit.errors import CidrError, PolicyError
+from inbound_audit._ipcount import LimitTables, parse_pair, parse_prefix
+from inbound_audit.errors import CidrError, PolicyError, did_you_mean, named_keywords
 from inbound_audit.policy.base import Policy
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Verdict
 
 LimitTable = Mapping[str, int]
+Row = tuple[str, str, int, int, int]
+"""A limit as the native part takes it: name, kind, IPv4 length, IPv6 length (-1: not for this family), maximum."""
 
 # The reference's stock policy, with IPv6 lengths of our own: a /64 is what one IPv6 customer link has (RFC 4291), so
 # it takes the part of an IPv4 host; a /48 is what one site is given at most (RFC 6177), the part of an IPv4 /24.
 STOCK_LIMITS: LimitTable = {"/32,/64": 10, "/24,/48": 100, "/0": 20000}
 
 _EXEMPT, _DEFAULT = 0, 1
+_NETWORK_KEYS = ("prefixes", "limits", "total")
+_WHOLE = (0, 0)
 
 
-def _length(key: str, text: str, longest: int) -> int:
-    digits = text[1:]
-    if not (text[:1] == "/" and len(digits) <= 3 and digits.isascii() and digits.isdigit() and int(digits) <= longest):
-        raise PolicyError(f"limit {key!r}: {text!r} is no prefix length from /0 to /{longest}")
-    return int(digits)
+def _maximum(value: object, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise PolicyError(f"{where}: {value!r} is not a number of sessions")
+    return value
 
 
-def _lengths(key: object) -> tuple[int, int]:
-    """The lengths of a limit for IPv4 and IPv6; -1 where it does not speak of the family.
-
-    As in a count, ``"/32"`` is exactly the connecting IP in both families, and ``"/24,/56"`` has one for each. Another
-    length up to 32 is that of both, and a longer one can only mean IPv6.
-    """
-    if not isinstance(key, str):
-        raise PolicyError(f"limit {key!r}: is not a text such as '/24'")
-    first, comma, second = key.partition(",")
-    if comma:
-        return _length(key, first, 32), _length(key, second, 128)
-    length = _length(key, first, 128)
-    return (length if length <= 32 else -1), (128 if length == 32 else length)
-
-
-def _table(limits: object, where: str) -> list[tuple[int, int, int]]:
+def _rows(limits: object, network: str, where: str) -> list[Row]:
+    """One table of limits. Raises PolicyError."""
     if not isinstance(limits, Mapping):
-        raise PolicyError(f"{where}: {limits!r} is no mapping from a prefix length to a number")
-    rows = []
-    for key, most in limits.items():
-        if isinstance(most, bool) or not isinstance(most, int) or not 0 <= most < 2**63:
-            raise PolicyError(f"{where}: limit {key!r}: {most!r} is no number of sessions")
+        raise PolicyError(f"{where}: {limits!r} is not a mapping from a prefix length to a number of sessions")
+    rows: list[Row] = []
+    for key, maximum in limits.items():
         try:
-            rows.append((*_lengths(key), most))
-        except PolicyError as error:
-            raise PolicyError(f"{where}: {error}") from None
+            four, six = parse_pair(key)
+        except CidrError as error:
+            raise PolicyError(f"{where}: limit {error}") from None
+        name = f"{network} {key}"
+        rows.append((name, "prefix", -1 if four is None else four, six, _maximum(maximum, f"{where}: limit {key!r}")))
     return rows
 
 
 def _prefixes(prefixes: object, where: str) -> list[str]:
+    """Raises PolicyError."""
     if isinstance(prefixes, str) or not isinstance(prefixes, Iterable):
-        raise PolicyError(f"{where}: {prefixes!r} is no list of prefixes")
-    return list(prefixes)
+        raise PolicyError(f"{where}: {prefixes!r} is not a list of prefixes")
+    listed = list(prefixes)
+    try:
+        for prefix in listed:
+            parse_prefix(prefix)
+    except CidrError as error:
+        raise PolicyError(f"{where}: {error}") from None
+    return listed
+
+
+def _option(row: Row) -> str:
+    """A limit as the command line's ``--limit`` has it: ``/24=100``, ``partner:/24=100``, ``partner:total=500``."""
+    network, _, key = row[0].rpartition(" ")
+    return f"{key}={row[4]}" if row[1] == "listener" or network == "default" else f"{network}:{key}={row[4]}"
+
+
+class _Network(NamedTuple):
+    prefixes: list[str]
+    rows: list[Row]
+
+
+def _network(name: object, given: object) -> _Network:
+    """A named network as it was configured. Raises PolicyError."""
+    where = f"network {name!r}"
+    if not isinstance(given, Mapping):
+        raise PolicyError(f"{where}: {given!r} is not a mapping with 'prefixes' and 'limits' or 'total'")
+    for key in given:
+        if key not in _NETWORK_KEYS:
+            known = ", ".join(_NETWORK_KEYS)
+            raise PolicyError(f"{where}: unknown key {key!r}{did_you_mean(key, _NETWORK_KEYS)} (known: {known})")
+    if "prefixes" not in given or not ("limits" in given or "total" in given):
+        raise PolicyError(f"{where}: {given!r} needs 'prefixes', and 'limits' or 'total'")
+    prefixes = _prefixes(given["prefixes"], where)
+    if not prefixes:
+        raise PolicyError(f"{where}: has no prefixes")
+    rows = _rows(given.get("limits", {}), str(name), where)
+    if given.get("total") is not None:
+        rows.append((f"{name} total", "network", *_WHOLE, _maximum(given["total"], f"{where}: total")))
+    return _Network(prefixes, rows)
 
 
 class Limits(LimitTables, Policy):
-    """At most so many open sessions from a prefix, of the session's own service type.
+    """A maximum of open sessions per prefix, of the session's own service type.
 
-    `limits` maps a prefix length to the most sessions: ``{"/32": 10, "/24,/56": 100, "/0": 20000}``; without it the
+    `limits` maps a prefix length to the maximum: ``{"/32": 10, "/24,/56": 100, "/0": 20000}``; without it the
     reference's stock policy holds. `exempt` lists prefixes that are not limited at all. `networks` gives named
-    networks limits of their own in place of `limits`:
-    ``{"partner": {"prefixes": ["192.0.2.0/24"], "limits": {"/32": 50}}}``; the longest match decides, and an exempt
-    prefix counts as one. With `dry_run` nobody is refused, but it is counted who would have been.
+    networks limits of their own in place of `limits`, a maximum for all their sessions together (`total`), or both:
+    ``{"partner": {"prefixes": ["192.0.2.0/24", "2001:db8::/32"], "limits": {"/32": 50}, "total": 500}}``.
+    `listener_total` is the maximum of all sessions of one listener, whatever network they belong to.
 
-    `refused` and `would_refuse` count verdicts by ``"name /length"`` of the limit that was passed.
+    The longest listed prefix decides which network an address belongs to; an exempt prefix is listed too. A limit
+    counts the sessions of its own network: those of a named network and the exempt ones use up nothing of the default
+    limits. Only `listener_total` counts every session; an exempt session is not refused by it.
 
-    Raises PolicyError when an entry makes no sense, and names it.
+    With `dry_run` no session is refused, and `would_refuse` counts those that would have been. `code` and `text` are
+    the reply of a refusal.
+
+    Raises PolicyError, which names the entry, for an entry that is malformed or unknown, and for limits that limit
+    nothing.
 
     >>> Limits({"/32": 10, "/24,/56": 100}, exempt=["127.0.0.0/8", "::1"])
     Limits({'/32': 10, '/24,/56': 100})
     """
 
+    @named_keywords
     def __init__(
         self,
         limits: LimitTable | None = None,
         *,
         exempt: Iterable[str] = (),
         networks: Mapping[str, Mapping[str, object]] | None = None,
+        listener_total: int | None = None,
         dry_run: bool = False,
         code: int = REFUSAL_CODE,
         text: str = REFUSAL_TEXT,
     ) -> None:
         self.limits = STOCK_LIMITS if limits is None else limits
         self.dry_run = dry_run
-        self.refused: Counter[str] = Counter()
-        self.would_refuse: Counter[str] = Counter()
-        self._refusal = Verdict(accepted=False, code=code, text=text, disconnect=True)
-        # Of each table, how its limits are called in the counters; the exempt have an empty table.
-        tables: list[list[tuple[int, int, int]]] = [[], _table(self.limits, "limits")]
-        self._names: list[list[str]] = [[], [f"default {key}" for key in self.limits]]
-        members = [(prefix, _EXEMPT) for prefix in _prefixes(exempt, "exempt")]
         if networks is not None and not isinstance(networks, Mapping):
-            raise PolicyError(f"networks: {networks!r} is no mapping from a name to a network")
-        for name, network in (networks or {}).items():
-            where = f"network {name!r}"
-            if not isinstance(network, Mapping) or set(network) != {"prefixes", "limits"}:
-                raise PolicyError(f"{where}: {network!r} is no mapping with 'prefixes' and 'limits'")
-            members += [(prefix, len(tables)) for prefix in _prefixes(network["prefixes"], where)]
-            tables.append(_table(network["limits"], where))
-            self._names.append([f"{name} {key}" for key in network["limits"]])  # type: ignore[attr-defined]
-        self._configure(tables, self._network_map(members), _DEFAULT, ACCEPT)
+            raise PolicyError(f"networks: {networks!r} is not a mapping from a name to a network")
+        everywhere: list[Row] = []
+        if listener_total is not None:
+            everywhere.append(("listener total", "listener", *_WHOLE, _maximum(listener_total, "listener_total")))
+        default = _Network([], _rows(self.limits, "default", "limits"))
+        listed = [_Network(_prefixes(exempt, "exempt"), []), default]
+        listed += [_network(name, given) for name, given in (networks or {}).items()]
+        tables = [network.rows + everywhere * (number != _EXEMPT) for number, network in enumerate(listed)]
+        if not any(tables):
+            raise PolicyError("limits: nothing is limited; give a limit such as {'/32': 10}, a total or listener_total")
+        prefixes = [(prefix, number) for number, network in enumerate(listed) for prefix in network.prefixes]
+        refusal = Verdict(accepted=False, code=code, text=text, disconnect=True)
+        self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal)
+        self._options = [_option(row) for network in listed for row in network.rows] + [
+            _option(row) for row in everywhere
+        ]
 
-    @staticmethod
-    def _network_map(members: list[tuple[str, int]]) -> NetworkMap:
-        try:
-            return NetworkMap(members)
-        except CidrError as error:
-            raise PolicyError(f"exempt and networks: {error}") from None
+    @property
+    def refused(self) -> Counter[str]:
+        """How many sessions were refused, by the limit that they were over: ``"default /24"``, ``"partner total"``."""
+        return Counter() if self.dry_run else self._counts()
+
+    @property
+    def would_refuse(self) -> Counter[str]:
+        """How many sessions a dry run would have refused, by the same names."""
+        return self._counts() if self.dry_run else Counter()
+
+    def _counts(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for name, number in self._passed:
+            if number:
+                counts[name] += number
+        return counts
 
     def __repr__(self) -> str:
         return f"Limits({self.limits!r}{', dry_run=True' if self.dry_run else ''})"
 
     def describe(self) -> str:
-        """The default limits in the form of the command line's options."""
-        return " ".join(f"{lengths}={most}" for lengths, most in self.limits.items())
-
-    def _passed(self, table: int, row: int, count: int, prefix: str) -> Verdict:
-        name = self._names[table][row]
-        if self.dry_run:
-            self.would_refuse[name] += 1
-            return ACCEPT
-        self.refused[name] += 1
-        return self._refusal
+        """The limits in the form of the command line's ``--limit``."""
+        return " ".join(self._options)

@@ -11,7 +11,7 @@ from tests.support.gold import unmapped
 from tests.support.strategies import addresses, length_for
 
 from inbound_audit import InboundAudit
-from inbound_audit._ipcount import LimitTables, NetworkMap
+from inbound_audit._ipcount import NetworkMap
 from inbound_audit.errors import AddressError, CidrError
 
 prefixes = addresses.map(unmapped).flatmap(
@@ -52,19 +52,3 @@ def test_what_is_no_address():
     with pytest.raises(AddressError):
         NetworkMap().lookup("192.0.2.0/24")
     assert NetworkMap().lookup("192.0.2.0") is None
-
-
-def test_tables_that_are_configured_wrongly():
-    tables = LimitTables()
-    with pytest.raises(ValueError, match="table 1 of 1"):
-        tables._configure([[]], NetworkMap(), 1, True)
-    with InboundAudit() as audit, audit.listener().session("192.0.2.7") as ac:
-        assert tables.validate_connect(ac) is None  # not configured: no limits, and no answer to give
-        tables._configure([[]], NetworkMap(), 0, True)
-        assert tables.validate_connect(ac) is True
-        with pytest.raises(ValueError, match="twice"):
-            tables._configure([[]], NetworkMap(), 0, True)
-        broken = LimitTables()
-        broken._configure([[(0, 0, 0)]], NetworkMap(), 0, True)
-        with pytest.raises(NotImplementedError):
-            broken.validate_connect(ac)

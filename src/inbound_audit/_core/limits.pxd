@@ -1,0 +1,154 @@
+"""Limits that are checked at accept, and which sessions count in which.
+
+Prefixes are listed for networks; an address belongs to the network of its longest listed prefix, and to the default
+network where no prefix is listed. So the networks are a partition of the addresses. Each has a table of limits of its own.
+A limit counts the sessions of its own network only: those of other networks use up nothing of it.
+
+    0.0.0.0/0        default          the default's sessions in 0.0.0.0/0 are
+      10.0.0.0/8     partner            + count(0.0.0.0/0) - count(10.0.0.0/8) + count(10.1.0.0/16)
+        10.1.0.0/16  default          and the partner's are
+                                        + count(10.0.0.0/8) - count(10.1.0.0/16)
+
+These signed terms are found once; each tree is read once for all of them (`tree_sum`), so that the sum over a tree is
+exact as of one moment.
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free
+
+from inbound_audit._core.address cimport mask
+from inbound_audit._core.bits cimport u64, high_bits
+from inbound_audit._core.model cimport Term, Tree, ia_ac
+from inbound_audit._core.prefix cimport Prefix
+from inbound_audit._core.query cimport peer_of
+from inbound_audit._core.sums cimport listener_total, sum_trees, tree_sum
+from inbound_audit._core.trees cimport trees_of
+from inbound_audit._core.trie cimport compare
+
+cdef enum:
+    NO_NODE = -1            # the parent of a prefix that lies in no other one: the default network
+    WITHIN_LIMITS = -1
+
+# What a limit counts.
+cdef enum LimitKind:
+    PREFIX_LIMIT = 0        # sessions of the network from the connecting IP's prefix
+    NETWORK_LIMIT = 1       # all sessions of the network
+    LISTENER_LIMIT = 2      # all sessions of the listener, whatever network they belong to
+
+cdef struct Limit:
+    int kind
+    int length[2]           # IPv4, IPv6; negative: the limit does not apply to the family
+    int64_t maximum
+    u64 passed              # how many sessions were over the limit
+
+# A listed prefix.
+cdef struct Node:
+    int table               # the number of its network
+    int parent              # the longest listed prefix around it, or NO_NODE
+    int length
+
+cdef struct Table:
+    size_t first            # its limits: limit[first] up to limit[end]
+    size_t end
+    Term *term[2]           # IPv4, IPv6, in address order, a prefix before what it holds
+    size_t terms[2]
+
+cdef struct LimitSet:
+    Limit *limit
+    Node *node
+    size_t nodes
+    Table *table
+    size_t tables
+    int default_table
+
+
+cdef inline void free_limits(LimitSet *s) noexcept nogil:
+    cdef size_t i
+    for i in range(s.tables):
+        free(s.table[i].term[0])
+        free(s.table[i].term[1])
+    free(s.table)
+    free(s.node)
+    free(s.limit)
+    s.table = NULL
+    s.node = NULL
+    s.limit = NULL
+    s.tables = 0
+
+
+cdef inline int table_of(const LimitSet *s, int node) noexcept nogil:
+    return s.default_table if node == NO_NODE else s.node[node].table
+
+
+cdef inline size_t first_term(const Table *t, bint v6, u64 hi, u64 lo, int length) noexcept nogil:
+    """The first term that is not before an address and length. O(log terms)."""
+    cdef size_t low = 0, high = t.terms[v6], middle
+    cdef int side
+    while low < high:
+        middle = (low + high) // 2
+        side = compare(t.term[v6][middle].hi, t.term[v6][middle].lo, hi, lo, 128)
+        if side < 0 or (side == 0 and t.term[v6][middle].length < length):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline int64_t count_in_network(const LimitSet *s, int table, int node, Tree *first, const Prefix *p) noexcept nogil:
+    """Sessions of a network below a prefix around an address; `node` is the longest listed prefix of that address.
+
+    O(prefix length x trees x (1 + terms below the prefix)).
+    """
+    cdef const Table *t = &s.table[table]
+    cdef bint v6 = p.address.version == 6
+    cdef size_t begin, end
+    cdef int64_t total = 0
+    while node != NO_NODE and s.node[node].length > p.length:
+        node = s.node[node].parent
+    # What lies below the prefix stands together: behind the prefix itself, up to the last address that it holds.
+    begin = first_term(t, v6, p.address.hi, p.address.lo, p.length + 1)
+    end = first_term(t, v6, p.address.hi | ~high_bits(p.length), p.address.lo | ~high_bits(p.length - 64), 129)
+    while first != NULL:
+        total += tree_sum(first, p if table_of(s, node) == table else NULL, t.term[v6] + begin, end - begin)
+        first = first.next
+    return total
+
+
+cdef inline int64_t network_total(const LimitSet *s, int table, Tree *first) noexcept nogil:
+    """All sessions of a network that is not the default, both families."""
+    cdef const Table *t = &s.table[table]
+    cdef int64_t total = 0
+    while first != NULL:
+        total += tree_sum(first, NULL, t.term[0], t.terms[0]) + tree_sum(first, NULL, t.term[1], t.terms[1])
+        first = first.next
+    return total
+
+
+cdef inline bint passes(const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac) noexcept nogil:
+    """Whether more sessions are open than a limit allows, the one that asks included."""
+    cdef Tree *first = trees_of(ac.tree.owner, ac.tree.service)
+    cdef bint v6 = ac.version == 6
+    cdef Prefix p
+    if limit.kind == LISTENER_LIMIT:
+        return listener_total(ac.tree) > limit.maximum
+    if limit.kind == NETWORK_LIMIT:
+        return network_total(s, table, first) > limit.maximum
+    if limit.length[v6] < 0:
+        return False
+    peer_of(ac, &p)
+    p.length = limit.length[v6]
+    mask(&p.address, p.length)
+    # With the sessions of other networks it is not less: most sessions are within a limit by this count already.
+    if sum_trees(first, &p) <= limit.maximum:
+        return False
+    return s.nodes == 0 or count_in_network(s, table, node, first, &p) > limit.maximum
+
+
+cdef inline int passed_limit(const LimitSet *s, const ia_ac *ac, int node) noexcept nogil:
+    """The number of the first limit that a session is over, or WITHIN_LIMITS. `node`: its longest listed prefix."""
+    cdef int table = table_of(s, node)
+    cdef size_t i
+    for i in range(s.table[table].first, s.table[table].end):
+        if passes(s, &s.limit[i], table, node, ac):
+            return <int>i
+    return WITHIN_LIMITS

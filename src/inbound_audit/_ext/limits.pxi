@@ -1,0 +1,128 @@
+# The limits that are checked at accept: the native part of `inbound_audit.Limits`.
+
+
+cdef class LimitTables:
+    """Tables of limits, one per network, and which addresses belong to which network.
+
+    Until `_configure` is called there are no limits. Lock rule: `_configure` is called once, before any other thread has
+    the object; afterwards only the counters change, atomically.
+    """
+
+    cdef limits.LimitSet set
+    cdef NetworkMap networks    # to the numbers of listed prefixes
+    cdef list names             # of the limits, in order
+    cdef object accept
+    cdef object refuse
+
+    def __dealloc__(self):
+        limits.free_limits(&self.set)
+
+    def _configure(self, list tables not None, list prefixes not None, int default, accept, refuse):
+        """Sets everything. Called once.
+
+        `tables[i]` lists the limits of network i as `(name, kind, IPv4 length or -1, IPv6 length or -1, maximum)`; `kind` is
+        "prefix", "network" or "listener". `prefixes` lists `(text, network)`; of two equal prefixes the later one counts.
+        An address without a prefix belongs to network `default`. `accept` and `refuse` are what `validate_connect` returns.
+
+        Raises CidrError, MemoryError, and ValueError if it was called before or a number is out of range.
+        """
+        if self.networks is not None or not 0 <= default < len(tables):
+            raise ValueError(f"{self!r}: configured twice, or network {default} of {len(tables)}")
+        for cidr, number in prefixes:
+            if not 0 <= number < len(tables):
+                raise ValueError(f"{cidr!r}: network {number} of {len(tables)}")
+        self.set.default_table = default
+        self.make_limits(tables)
+        self.make_nodes(prefixes)
+        self.accept, self.refuse = accept, refuse
+
+    cdef int make_limits(self, list tables) except -1:
+        cdef Py_ssize_t i = 0, network
+        cdef limits.Limit *limit
+        rows = [row for table in tables for row in table]
+        self.names = [row[0] for row in rows]
+        self.set.limit = <limits.Limit *>calloc(len(rows) + 1, sizeof(limits.Limit))
+        self.set.table = <limits.Table *>calloc(len(tables), sizeof(limits.Table))
+        if self.set.limit == NULL or self.set.table == NULL:
+            raise MemoryError
+        self.set.tables = len(tables)
+        for network, table in enumerate(tables):
+            self.set.table[network].first = i
+            for _, kind, four, six, maximum in table:
+                limit = &self.set.limit[i]
+                limit.kind = LIMIT_KINDS.index(kind)
+                limit.length[0], limit.length[1], limit.maximum = four, six, maximum
+                i += 1
+            self.set.table[network].end = i
+        return 0
+
+    @cython.wraparound(True)
+    cdef int make_nodes(self, list prefixes) except -1:
+        """Numbers the listed prefixes in address order, finds what lies in what, and the terms of each network."""
+        cdef prefix.Prefix p
+        cdef limits.Node *node
+        cdef int version, parent
+        listed = {}
+        for cidr, network in prefixes:
+            read_prefix(cidr, NULL, &p)
+            first, last = range_of_prefix(&p)
+            listed[p.address.version == 6, first, -last] = p.length, network, cidr
+        self.set.node = <limits.Node *>calloc(len(listed) + 1, sizeof(limits.Node))
+        if self.set.node == NULL:
+            raise MemoryError
+        terms = [([], []) for _ in range(self.set.tables)]
+        around = []     # numbers of the prefixes around the one that is visited, and their last addresses
+        for (v6, first, minus_last), (length, network, _) in sorted(listed.items()):
+            while around and around[-1][1:] < (v6, first):
+                around.pop()
+            parent = around[-1][0] if around else limits.NO_NODE
+            node = &self.set.node[self.set.nodes]
+            node.table, node.parent, node.length = network, parent, length
+            outer = limits.table_of(&self.set, parent)
+            if outer != network:
+                terms[network][v6].append((first, length, 1))
+                terms[outer][v6].append((first, length, -1))
+            around.append((self.set.nodes, v6, -minus_last))
+            self.set.nodes += 1
+        for network, families in enumerate(terms):
+            for version in range(2):
+                self.fill_terms(&self.set.table[network], version, families[version])
+        self.networks = NetworkMap([(listed[key][2], number) for number, key in enumerate(sorted(listed))])
+        return 0
+
+    cdef int fill_terms(self, limits.Table *table, int v6, list terms) except -1:
+        cdef model.Term *term
+        table.term[v6] = <model.Term *>calloc(len(terms) + 1, sizeof(model.Term))
+        if table.term[v6] == NULL:
+            raise MemoryError
+        for first, length, sign in terms:
+            term = &table.term[v6][table.terms[v6]]
+            term.hi, term.lo = first >> 64, first & ((ONE << 64) - 1)
+            term.version, term.length, term.sign = 6 if v6 else 4, length, sign
+            table.terms[v6] += 1
+        return 0
+
+    @property
+    def _passed(self):
+        """How often each limit was passed, as a list of `(name, number)`. A name may be there more than once."""
+        cdef Py_ssize_t i
+        names = self.names or ()
+        return [(names[i], <object>bits.load64(&self.set.limit[i].passed)) for i in range(len(names))]
+
+    def validate_connect(self, Session ac not None):
+        """Lets the session in, or refuses it: a `Verdict`. Takes no lock.
+
+        O(limits x prefix length x listeners); where a limit is passed by the sessions of all networks together, the listed
+        prefixes below the limit's prefix are counted as well.
+        """
+        cdef int row
+        if self.networks is None:
+            return self.accept
+        row = limits.passed_limit(&self.set, &ac.ac, self.networks.find(&ac.ac))
+        if row == limits.WITHIN_LIMITS:
+            return self.accept
+        bits.fetch_add64(&self.set.limit[row].passed, 1)
+        return self.refuse
+
+
+cdef tuple LIMIT_KINDS = ("prefix", "network", "listener")  # by `limits.LimitKind`
