@@ -22,7 +22,7 @@ LAYERS = (
     {"errors"},
     {"_ipcount"},
     {"services", "log_limiter"},
-    {"shared"},
+    {"shared", "address_lists"},
     {"persist"},
     {"policy", "audit", "series"},
     {"lua"},

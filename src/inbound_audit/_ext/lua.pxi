@@ -1,10 +1,21 @@
-# What LuaJIT calls by address: no GIL, no lock, no Python object.
+# The core for Lua: functions that LuaJIT calls by address (no GIL, no lock, no Python object), and the same functions for a
+# Lua without FFI, in which an accept construct is the bytes of an `ia_ac`.
+
+CODES = MappingProxyType({
+    "OK": codes.OK,
+    "NO_SERVICE": codes.NO_SERVICE,
+    "NO_MONITOR": codes.NO_MONITOR,
+    "NO_SERIES": codes.NO_SERIES,
+    "NEED_NEGATIVE_TREE": codes.NEED_NEGATIVE_TREE,
+    "NEED_PYTHON": codes.NEED_PYTHON,
+    "BAD_WINDOW": codes.BAD_WINDOW,
+    "BAD_AMOUNT": codes.BAD_AMOUNT,
+    "OTHER_FAMILY": codes.OTHER_FAMILY,
+})
 
 
-cdef int64_t lua_session_count(
-    const model.ia_ac *ac, const char *cidr, size_t cidr_size, const char *service, size_t service_size
-) noexcept nogil:
-    return query.query_sessions(ac, cidr, cidr_size, service, service_size)
+cdef enum:
+    MAX_ADDRESS_TEXT = 64  # bytes of an address with its port
 
 
 cdef const char *lua_reason(int64_t code) noexcept nogil:
@@ -82,12 +93,13 @@ typedef int64_t (*ia_series_remove_fn)(const ia_ac *, const char *name, size_t n
 
 
 def lua_abi():
-    """Addresses of the functions whose types `LUA_CDEF` declares, by name; `sizeof_ac` in bytes.
+    """Addresses of the functions whose types `LUA_CDEF` declares, by name; `sizeof_ac` and `sizeof_text` in bytes.
 
-    A copy of an `ia_ac` may be handed to them as long as the audit that made the session is referenced.
+    A copy of an `ia_ac` may be handed to them as long as the audit that made the session is referenced. `sizeof_text`
+    is the size of the buffer that `ia_remote_addr` and `ia_remote_ip` write to.
     """
     return {
-        "ia_session_count": <uintptr_t>&lua_session_count,
+        "ia_session_count": <uintptr_t>&query.query_sessions,
         "ia_reason": <uintptr_t>&lua_reason,
         "ia_remote_addr": <uintptr_t>&lua_remote_addr,
         "ia_remote_ip": <uintptr_t>&lua_remote_ip,
@@ -96,4 +108,88 @@ def lua_abi():
         "ia_series_count": <uintptr_t>&lua_series_count,
         "ia_series_remove": <uintptr_t>&lua_series_remove,
         "sizeof_ac": sizeof(model.ia_ac),
+        "sizeof_text": MAX_ADDRESS_TEXT,
     }
+
+
+# ---- the same for a Lua without FFI. The GIL is kept: to release and take it costs more than a count.
+
+cdef const model.ia_ac *accept_of(bytes accept) except NULL:
+    if len(accept) != sizeof(model.ia_ac):
+        raise ValueError(f"an accept construct has {sizeof(model.ia_ac)} bytes, not {len(accept)}")
+    return <const model.ia_ac *>PyBytes_AS_STRING(accept)
+
+
+cdef const char *text_of(bytes text, size_t *size) noexcept:
+    size[0] = len(text) if text is not None else 0
+    return PyBytes_AS_STRING(text) if text is not None else NULL
+
+
+def accept_bytes(uintptr_t handle):
+    """The bytes of the `ia_ac` at an address, which must belong to a session that is referenced.
+
+    They may be handed to the functions below as long as the audit that made the session is referenced.
+    """
+    return PyBytes_FromStringAndSize(<const char *>handle, sizeof(model.ia_ac))
+
+
+def accept_within(bytes accept not None, bytes other not None):
+    """The address of `accept` in the audit of `other`, as the bytes of an `ia_ac`."""
+    cdef model.ia_ac made = accept_of(accept)[0]
+    made.tree = accept_of(other).tree
+    return PyBytes_FromStringAndSize(<const char *>&made, sizeof(model.ia_ac))
+
+
+def accept_field(bytes accept not None, str name not None):
+    """`remote_addr` and `remote_ip` as bytes; `remote_port`, `version`, `conn_id` and `tree` as numbers."""
+    cdef const model.ia_ac *ac = accept_of(accept)
+    cdef char text[MAX_ADDRESS_TEXT]
+    if name == "remote_addr":
+        return PyBytes_FromStringAndSize(text, <Py_ssize_t>lua_remote_addr(ac, text))
+    if name == "remote_ip":
+        return PyBytes_FromStringAndSize(text, <Py_ssize_t>lua_remote_ip(ac, text))
+    return {
+        "remote_port": ac.remote_port, "version": ac.version, "conn_id": ac.conn_id, "tree": <uintptr_t>ac.tree,
+    }[name]
+
+
+def accept_session_count(bytes accept not None, bytes cidr, bytes service):
+    """Open sessions, or a negative code."""
+    cdef size_t cidr_size = 0, service_size = 0
+    cdef const char *c = text_of(cidr, &cidr_size)
+    cdef const char *s = text_of(service, &service_size)
+    return query.query_sessions(accept_of(accept), c, cidr_size, s, service_size)
+
+
+def accept_event_count(bytes accept not None, int kind, bytes monitor not None, bytes cidr, int64_t first, int64_t last):
+    """A code, and what a monitor counted in those windows."""
+    cdef size_t monitor_size = 0, cidr_size = 0
+    cdef const char *m = text_of(monitor, &monitor_size)
+    cdef const char *c = text_of(cidr, &cidr_size)
+    cdef int64_t out = 0
+    return lua_event_count(accept_of(accept), kind, m, monitor_size, 0, c, cidr_size, first, last, &out), out
+
+
+def accept_series_add(bytes accept not None, bytes name not None, bytes key, int64_t amount):
+    """A code."""
+    cdef size_t name_size = 0, key_size = 0
+    cdef const char *n = text_of(name, &name_size)
+    cdef const char *k = text_of(key, &key_size)
+    return lua_series_add(accept_of(accept), n, name_size, k, key_size, amount)
+
+
+def accept_series_count(bytes accept not None, bytes name not None, bytes key, int64_t first, int64_t last):
+    """A code, and what a named series counted in those windows."""
+    cdef size_t name_size = 0, key_size = 0
+    cdef const char *n = text_of(name, &name_size)
+    cdef const char *k = text_of(key, &key_size)
+    cdef int64_t out = 0
+    return lua_series_count(accept_of(accept), n, name_size, k, key_size, first, last, &out), out
+
+
+def accept_series_remove(bytes accept not None, bytes name not None, bytes key):
+    """A code."""
+    cdef size_t name_size = 0, key_size = 0
+    cdef const char *n = text_of(name, &name_size)
+    cdef const char *k = text_of(key, &key_size)
+    return lua_series_remove(accept_of(accept), n, name_size, k, key_size)

@@ -1,18 +1,18 @@
 -- The accept construct that hooks are handed: `ac:inbound_session_count(cidr, service)` and what is known of a session.
-local room, _, options = ...
-local ask, sessions = room("ask"), room("sessions")
-local memory = room(options.ffi and "ac_ffi" or "ac_portable")
+local room, _, settings = ...
+local host, sessions = room("host"), room("sessions")
+local memory = room(settings.ffi and "ac_ffi" or "ac_portable")
 local error, find, pairs, tostring, type = error, string.find, pairs, tostring, type
 local is, count = memory.is, memory.count
 
-local NO_SERVICE = -19 -- the core's code, for what is no string and so can't be handed to it
+local NO_SERVICE = settings.codes.NO_SERVICE -- for a service that is not a string, which the core can't be handed
 
 local function explain(ac, code, cidr, service)
-  local why, words = ask.explain(memory.bytes(ac), code, cidr, service)
-  return why or words
+  local why, message = host.count_message(memory.bytes(ac), code, cidr, service)
+  return why or message
 end
 
--- How many sessions are open, or nil and the reason. Numbers are no texts here: "/24" is meant, not 24.
+-- How many sessions are open, or nil and the reason. A number is not taken for a text: "/24" is meant, not 24.
 local function counted(ac, cidr, service)
   if cidr ~= nil and type(cidr) ~= "string" then
     return nil, tostring(cidr) .. ": is not a text"
@@ -29,52 +29,45 @@ end
 
 local methods = {}
 
-function methods.inbound_session_count(ac, cidr, service)
-  if not is(ac) then
-    error("the accept construct is missing: call it as ac:inbound_session_count(cidr, service)", 2)
+-- A method of `ac`: an error has the place of the caller. `call` returns a result, or nil and a reason.
+local function method(usage, call)
+  return function(ac, a, b)
+    if not is(ac) then
+      error("the accept construct is missing: call it as ac:" .. usage, 2)
+    end
+    local result, why = call(ac, a, b)
+    if why then
+      error(why, 2)
+    end
+    return result
   end
-  local n, why = counted(ac, cidr, service)
-  if not n then
-    error(why, 2)
-  end
-  return n
 end
 
-function methods.pbp_inbound_session_count_service(ac, service, cidr)
-  if not is(ac) then
-    error("the accept construct is missing: call it as ac:pbp_inbound_session_count_service(service, cidr)", 2)
-  end
-  local n, why = counted(ac, cidr, service)
-  if not n then
-    error(why, 2)
-  end
-  return n
-end
+methods.inbound_session_count = method("inbound_session_count(cidr, service)", counted)
+methods.pbp_inbound_session_count_service = method("pbp_inbound_session_count_service(service, cidr)",
+  function(ac, service, cidr)
+    return counted(ac, cidr, service)
+  end)
 
 -- A capability is one line of the EHLO reply; a control character would make it several.
-local function note(list, ac, name)
-  if not is(ac) then
-    return "the accept construct is missing: call it as ac:esmtp_capability_" .. list .. "(name)"
+local function note(list)
+  return function(ac, name)
+    if type(name) ~= "string" or name == "" or find(name, "%c") then
+      return nil, tostring(name) .. ": is not the name of an ESMTP capability"
+    end
+    local why, service = nil, "SMTP"
+    if not sessions.now.smtp then
+      why, service = host.describe(memory.bytes(ac), "service_type")
+    end
+    if service ~= "SMTP" then
+      return nil, why or name .. ": the session is not an SMTP session (its service is " .. service .. ")"
+    end
+    return nil, sessions.capability(memory.conn_id(ac), list, name)
   end
-  if type(name) ~= "string" or name == "" or find(name, "%c") then
-    return tostring(name) .. ": is no name of an ESMTP capability"
-  end
-  return sessions.capability(memory.conn_id(ac), list, name)
 end
 
-function methods.esmtp_capability_add(ac, name)
-  local why = note("add", ac, name)
-  if why then
-    error(why, 2)
-  end
-end
-
-function methods.esmtp_capability_remove(ac, name)
-  local why = note("remove", ac, name)
-  if why then
-    error(why, 2)
-  end
-end
+methods.esmtp_capability_add = method("esmtp_capability_add(name)", note("add"))
+methods.esmtp_capability_remove = method("esmtp_capability_remove(name)", note("remove"))
 
 local fields = {
   remote_addr = memory.remote_addr,
@@ -85,7 +78,7 @@ local fields = {
 }
 for _, name in pairs({ "local_addr", "service_type", "listener_name" }) do
   fields[name] = function(ac)
-    local why, value = ask.describe(memory.bytes(ac), name)
+    local why, value = host.describe(memory.bytes(ac), name)
     if why then
       error(why, 3)
     end
@@ -93,7 +86,7 @@ for _, name in pairs({ "local_addr", "service_type", "listener_name" }) do
   end
 end
 
-memory.dress({
+memory.set_metatable({
   __index = function(ac, key)
     local method = methods[key]
     if method then

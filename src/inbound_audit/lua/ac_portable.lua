@@ -1,9 +1,8 @@
 -- The memory of an accept construct for a Lua without FFI: a userdata that stands for the bytes of the core's struct,
--- which Python takes apart and hands to the core's functions.
+-- which Python hands to the core's functions.
 local room = ...
-local ask = room("ask")
+local host = room("host")
 local error, getmetatable, newproxy, pairs, setmetatable = error, getmetatable, newproxy, pairs, setmetatable
-local sub = string.sub
 
 local bytes_of = setmetatable({}, { __mode = "k" })
 local template = newproxy(true)
@@ -21,7 +20,7 @@ function memory.is(ac)
   return bytes_of[ac] ~= nil
 end
 
-local function answer(question, ...)
+local function value_of(question, ...)
   local why, value, second = question(...)
   if why then
     error(why, 0)
@@ -30,37 +29,36 @@ local function answer(question, ...)
 end
 
 function memory.count(ac, cidr, service)
-  return answer(ask.count, bytes_of[ac], cidr, service)
+  return value_of(host.session_count, bytes_of[ac], cidr, service)
 end
 
 -- As in ac_ffi.
 function memory.event_count(ac, kind, monitor, cidr, first, last)
-  return answer(ask.event_count, bytes_of[ac], kind, monitor, cidr, first, last)
+  return value_of(host.event_count, bytes_of[ac], kind, monitor, cidr, first, last)
 end
 
 function memory.series_add(ac, name, key, amount)
-  return answer(ask.series_add, bytes_of[ac], name, key, amount)
+  return value_of(host.series_add, bytes_of[ac], name, key, amount)
 end
 
 function memory.series_count(ac, name, key, first, last)
-  return answer(ask.series_count, bytes_of[ac], name, key, first, last)
+  return value_of(host.series_count, bytes_of[ac], name, key, first, last)
 end
 
 function memory.series_remove(ac, name, key)
-  return answer(ask.series_remove, bytes_of[ac], name, key)
+  return value_of(host.series_remove, bytes_of[ac], name, key)
 end
 
--- Bytes 9 to 16 are the pointer to the tree, through which the core finds the audit.
+-- The address of `ac` in the audit of `other`.
 function memory.within(ac, other)
-  local bytes = bytes_of[ac]
-  return memory.open(sub(bytes, 1, 8) .. sub(bytes_of[other], 9, 16) .. sub(bytes, 17))
+  return memory.open(value_of(host.within, bytes_of[ac], bytes_of[other]))
 end
 
 function memory.bytes(ac)
   return bytes_of[ac]
 end
 
-function memory.dress(metatable)
+function memory.set_metatable(metatable)
   local own = getmetatable(template)
   for event, handler in pairs(metatable) do
     own[event] = handler
@@ -69,7 +67,7 @@ end
 
 for _, name in pairs({ "remote_addr", "remote_ip", "conn_id", "remote_port", "version" }) do
   memory[name] = function(ac)
-    return answer(ask.read, bytes_of[ac], name)
+    return value_of(host.field, bytes_of[ac], name)
   end
 end
 

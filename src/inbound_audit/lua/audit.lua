@@ -1,11 +1,11 @@
--- msys.audit: counts for the session being validated, of open sessions and of what the monitors have seen.
-local room = ...
-local ac, ask, sessions, windows = room("ac"), room("ask"), room("sessions"), room("windows")
+-- msys.audit: counts for the session being validated, of open sessions and of what the monitors have recorded.
+local room, _, settings = ...
+local ac, host, options, sessions, windows = room("ac"), room("host"), room("options"), room("sessions"), room("windows")
 local error, pairs, tostring, type = error, pairs, tostring, type
-local event_count = ac.memory.event_count
-local now, range, words = sessions.now, windows.range, windows.words
+local event_count, codes = ac.memory.event_count, windows.codes
+local now, message, plain, range = sessions.now, windows.message, options.plain, windows.range
 
-local KINDS = { connections = 0, connection = 0, receptions = 1, rejections = 2 }
+local OPTIONS = { cidr = true, startv = true, endv = true, cluster = true }
 
 local audit = {}
 
@@ -21,23 +21,27 @@ function audit.inbound_session_count(cidr, service)
 end
 
 local function what_of(code, monitor, cidr, startv, endv)
-  if code == windows.NO_MONITOR then
+  if code == codes.NO_MONITOR then
     return monitor
   end
-  return code == windows.BAD_WINDOW and windows.asked(startv, endv) or cidr
+  return code == codes.BAD_WINDOW and windows.asked(startv, endv) or cidr
 end
 
--- What a monitor counted, or nil and the reason. Options that are no table are the cidr.
-local function counted(kind, monitor, options)
-  local cidr, startv, endv = options, nil, nil
-  if type(options) == "table" then
-    cidr, startv, endv = options.cidr, options.startv, options.endv
+-- What a monitor counted, or nil and the reason. Anything but a table of options is the cidr.
+local function counted(name, kind, monitor, given)
+  local cidr, startv, endv = given, nil, nil
+  if type(given) == "table" then
+    cidr, startv, endv = given.cidr, given.startv, given.endv
+    local why = options.unknown("msys.audit." .. name, given, OPTIONS)
+    if why then
+      return nil, why
+    end
   end
   if type(monitor) ~= "string" then
-    return nil, words(windows.NO_MONITOR, monitor)
+    return nil, message(codes.NO_MONITOR, monitor)
   end
   if cidr ~= nil and type(cidr) ~= "string" then
-    return nil, tostring(windows.plain(cidr)) .. ": is not a text"
+    return nil, tostring(plain(cidr)) .. ": is not a text"
   end
   local first, last = range(startv, endv)
   if not first then
@@ -45,23 +49,31 @@ local function counted(kind, monitor, options)
   end
   local accept = now.state.ac
   if not accept then
-    local why, n = ask.absolute_events(kind, monitor, cidr, first, last)
+    local why, n = host.absolute_events(kind, monitor, cidr, first, last)
     return n, why
   end
   local code, n = event_count(accept, kind, monitor, cidr, first, last)
   if code ~= 0 then
-    return nil, words(code, what_of(code, monitor, cidr, startv, endv), monitor)
+    return nil, message(code, what_of(code, monitor, cidr, startv, endv), monitor)
   end
   return n
 end
 
-for name, kind in pairs(KINDS) do
-  audit[name] = function(monitor, options)
-    local n, why = counted(kind, monitor, options)
+for name, kind in pairs(settings.kinds) do
+  audit[name] = function(monitor, given)
+    local n, why = counted(name, kind, monitor, given)
     if not n then
       error(why, 2)
     end
     return n
+  end
+end
+
+-- The policy needs this monitor: `serve` makes it, and any other audit that lacks it is refused when the policy is loaded.
+function audit.define_monitor(monitor)
+  local why = host.define_monitor(plain(monitor))
+  if why then
+    error(why, 2)
   end
 end
 

@@ -1,6 +1,8 @@
 -- Builds the Lua world of one policy out of the rooms beside this file, then empties the globals under it.
 --
---     ask        the Python functions that Lua may call, guarded
+--     host       the Python functions that Lua may call, guarded
+--     options    tables of options that a script hands over
+--     absent     names of the reference that are not available
 --     ac         the accept construct; its memory is in ac_ffi or ac_portable
 --     vctx       the validation context and the reply that a hook sets
 --     message    the message of the running transaction
@@ -10,15 +12,15 @@
 --     guards     library functions that could bring the process down
 --     sandbox    the globals that a script sees
 --     modules    `require` and `module`
---     msys       the names that policies use, in audit, series, cidr, pbp and macro
+--     msys       the names that policies use, in audit, series, cidr, dumper, pbp, pcre and macro
 --     registry   the modules that the policy has registered
 --     windows    what monitors and named series have in common
 --     sessions   what the hooks keep from one command of a session to the next
---     hooks      the doors that Python calls
+--     hooks      the entry points that Python calls
 --
--- A room is one chunk that gets (room, host, options) and answers what it makes; it names the rooms that it uses, once
--- and at its start. It also takes every global that it needs into a local: after the boot there are none left.
-local source, host, options = ...
+-- A room is one chunk that gets (room, functions, settings) and returns what it makes; it names the rooms that it uses,
+-- once and at its start. It also takes every global that it needs into a local: after the boot no global is left.
+local source, functions, settings = ...
 local assert, loadstring, next, rawset = assert, loadstring, next, rawset
 
 local rooms = {}
@@ -26,13 +28,13 @@ local rooms = {}
 local function room(name)
   local made = rooms[name]
   if made == nil then
-    made = assert(loadstring(source(name), "=inbound_audit/lua/" .. name .. ".lua"))(room, host, options)
+    made = assert(loadstring(source(name), "=inbound_audit/lua/" .. name .. ".lua"))(room, functions, settings)
     rooms[name] = made
   end
   return made
 end
 
-local doors = room("hooks")
+local entry_points = room("hooks")
 
 local function empty(t)
   for key in next, t do
@@ -48,4 +50,4 @@ empty(globals)
 -- lupa looks for debug.traceback in this table before each call and outside of any pcall: no allocation, no metatable.
 globals.debug = false
 
-return doors
+return entry_points

@@ -1,6 +1,6 @@
 -- From a script's text to a function in the script's own environment.
 local room = ...
-local ask, bits, steps = room("ask"), room("bits"), room("steps")
+local host, bits, steps = room("host"), room("bits"), room("steps")
 local loadstring, setfenv = loadstring, setfenv
 
 local compile = { globals = {} } -- the sandbox fills it
@@ -8,7 +8,7 @@ local compile = { globals = {} } -- the sandbox fills it
 -- The function, or nil and the compiler's message. The plain form is compiled first, because its messages are those of
 -- the script as it was written; bytecode is refused by the translation.
 function compile.chunk(text, name)
-  local why, plain, counted = ask.translate(text, name)
+  local why, plain, counted = host.translate(text, name)
   if why then
     return nil, why
   end

@@ -1,8 +1,9 @@
--- The doors that Python calls, one a hook. Each takes a token of the accept construct and texts, runs the hook of every
--- module until one answers VALIDATE_DONE, and answers nothing (all is well) or (accepted, code, text, tarpit, leave).
+-- The entry points that Python calls, one per hook. Each takes a token of the accept construct and texts, runs the hook of
+-- every module until one returns VALIDATE_DONE, and returns nothing (all is well) or (accepted, code, text, tarpit, leave).
 --
--- Nothing here catches an error: it ends the hook and lupa's own pcall hands it to Python. The fast path makes three
--- small tables and no closure, and has no loop over the modules, so that LuaJIT compiles it together with the script.
+-- Nothing here catches an error: it ends the hook and lupa's own pcall hands it to Python. The next question finds what
+-- the hook had written (room sessions). The fast path makes three small tables and no closure, and has no loop over the
+-- modules, so that LuaJIT compiles it together with the script.
 local room = ...
 local ac, compile, context, message = room("ac"), room("compile"), room("vctx"), room("message")
 local registry, sessions, steps = room("registry"), room("sessions"), room("steps")
@@ -10,13 +11,17 @@ room("sandbox")
 room("msys")
 local concat, error, gmatch, tostring = table.concat, error, string.gmatch, tostring
 
-local CONT, DONE, VCTX_CONN = context.VALIDATE_CONT, context.VALIDATE_DONE, context.VCTX_CONN
+local CONT, DONE, AGAIN = context.VALIDATE_CONT, context.VALIDATE_DONE, context.VALIDATE_AGAIN
+local VCTX_CONN, VCTX_MESS = context.VCTX_CONN, context.VCTX_MESS
 local modules, now = registry.modules, sessions.now
-local self_of, verdict = sessions.self, context.verdict
+local plain, self_of, verdict = room("options").plain, sessions.self, context.verdict
 
-local function nonsense(module, hook, answer)
-  error(hook .. " of module '" .. module.name .. "' answered " .. tostring(answer)
-    .. ", which is neither msys.core.VALIDATE_CONT nor VALIDATE_DONE", 0)
+local function fail(module, hook, answer)
+  local name = hook .. " of module '" .. module.name .. "' returned "
+  if answer == AGAIN then
+    error(name .. "msys.core.VALIDATE_AGAIN, which is not part of inbound_audit: no hook is asked again", 0)
+  end
+  error(name .. tostring(plain(answer)) .. ", which is neither msys.core.VALIDATE_CONT nor VALIDATE_DONE", 0)
 end
 
 -- Asks module `i` and those after it. No answer at all means VALIDATE_CONT: many a script forgets its last line.
@@ -31,22 +36,29 @@ local function each(i, hook, state, a, b, c, d)
     if answer == DONE then
       return
     elseif answer ~= nil and answer ~= CONT then
-      nonsense(module, hook, answer)
+      fail(module, hook, answer)
     end
   end
   return each(i + 1, hook, state, a, b, c, d)
 end
 
-local function enter(token, about)
+local function enter(token, message)
   local accept = ac.open(token)
   steps.refill()
-  return accept, sessions.enter(ac.conn_id(accept), accept, about)
+  return accept, sessions.enter(ac.conn_id(accept), accept, message)
 end
 
-local doors = {}
+-- The same for an SMTP command.
+local function command(token)
+  local accept, state = enter(token, nil)
+  now.smtp = true
+  return accept, state, state.vctx
+end
 
--- core_validate_accept, then validate_connect unless the first has already said that the client shall go.
-function doors.validate_connect(token)
+local entry_points = {}
+
+-- core_validate_accept, then validate_connect unless the first has already disconnected the client.
+function entry_points.validate_connect(token)
   local accept, state = enter(token, nil)
   local vctx = state.vctx
   each(1, "core_validate_accept", state, accept, vctx)
@@ -57,74 +69,97 @@ function doors.validate_connect(token)
   return verdict(vctx)
 end
 
-function doors.validate_ehlo(token, text)
-  local accept, state = enter(token, nil)
-  context.set(state.vctx, VCTX_CONN, "ehlo_domain", text)
-  context.set(state.vctx, VCTX_CONN, "ehlo_string", text)
-  each(1, "validate_ehlo", state, text, accept, state.vctx)
+-- TLS has begun; no hook runs. `cipher` is "" where it is not known.
+function entry_points.validate_tls(token, cipher)
+  local _, state, vctx = command(token)
+  context.set(vctx, VCTX_CONN, "tls", "true")
+  context.set(vctx, VCTX_CONN, "tls_cipher", cipher)
   sessions.leave(state)
-  return verdict(state.vctx)
+end
+
+function entry_points.validate_ehlo(token, text)
+  local accept, state, vctx = command(token)
+  context.set(vctx, VCTX_CONN, "ehlo_domain", text)
+  context.set(vctx, VCTX_CONN, "ehlo_string", text)
+  each(1, "validate_ehlo", state, text, accept, vctx)
+  sessions.leave(state)
+  return verdict(vctx)
 end
 
 -- A new message begins: what was set for the one before is forgotten.
-function doors.validate_mailfrom(token, text)
-  local accept, state = enter(token, message(0, text, ""))
-  state.vctx._mess = nil
-  each(1, "validate_mailfrom", state, text, accept, state.vctx)
+function entry_points.validate_mailfrom(token, text)
+  local accept, state, vctx = command(token)
+  state.message = message(vctx, 0, text, "")
+  context.begin_message(vctx, text)
+  each(1, "validate_mailfrom", state, text, accept, vctx)
   sessions.leave(state)
-  return verdict(state.vctx)
+  return verdict(vctx)
 end
 
-function doors.validate_rcptto(token, text, size, mailfrom)
-  local about = message(size, mailfrom, text)
-  local accept, state = enter(token, about)
-  each(1, "validate_rcptto", state, about, text, accept, state.vctx)
+function entry_points.validate_rcptto(token, text, size, mailfrom)
+  local accept, state, vctx = command(token)
+  local about = message(vctx, size, mailfrom, text)
+  state.message = about
+  context.begin_recipient(vctx, text)
+  each(1, "validate_rcptto", state, about, text, accept, vctx)
   sessions.leave(state)
-  return verdict(state.vctx)
+  return verdict(vctx)
 end
 
-function doors.validate_data(token, size, mailfrom, last)
-  local about = message(size, mailfrom, last)
-  local accept, state = enter(token, about)
-  each(1, "validate_data", state, about, accept, state.vctx)
+function entry_points.validate_data(token, size, mailfrom, last)
+  local accept, state, vctx = command(token)
+  local about = message(vctx, size, mailfrom, last)
+  state.message = about
+  each(1, "validate_data", state, about, accept, vctx)
   sessions.leave(state)
-  return verdict(state.vctx)
+  return verdict(vctx)
 end
 
--- validate_data_spool, then validate_data_spool_each_rcpt for each of `recipients` (one a line) while none is refused:
+-- validate_data_spool, then validate_data_spool_each_rcpt for each of `recipients` (one per line) while none is refused:
 -- SMTP has one reply for all of them.
-function doors.validate_data_spool(token, size, mailfrom, last, recipients)
-  local about = message(size, mailfrom, last)
-  local accept, state = enter(token, about)
-  local vctx = state.vctx
+function entry_points.validate_data_spool(token, size, mailfrom, last, recipients)
+  local accept, state, vctx = command(token)
+  local about = message(vctx, size, mailfrom, last)
+  state.message = about
   each(1, "validate_data_spool", state, about, accept, vctx)
   for recipient in gmatch(recipients, "[^\n]+") do
     if verdict(vctx) == false then
       break
     end
-    about = message(size, mailfrom, recipient)
-    now.state.message = about
+    about = message(vctx, size, mailfrom, recipient)
+    state.message = about
+    context.set_address(vctx, "rcptto", recipient)
     each(1, "validate_data_spool_each_rcpt", state, about, accept, vctx)
   end
   sessions.leave(state)
   return verdict(vctx)
 end
 
--- The session is over: validate_dealloc of every module, then its tables are forgotten, whatever the hooks do.
-function doors.end_session(token)
-  local _, state = enter(token, nil)
-  sessions.forget(state.id)
-  each(1, "validate_dealloc", state)
+-- The session is over: validate_dealloc of each module that it has met. Its tables are forgotten, whatever the hooks do.
+function entry_points.end_session(token)
+  local accept = ac.open(token)
+  steps.refill()
+  local state = sessions.finish(ac.conn_id(accept), accept)
+  for i = 1, state and state.most or 0 do
+    local module = modules[i]
+    local ask = module.hooks.validate_dealloc
+    if state[i] and ask then
+      local answer = ask(state[i])
+      if answer ~= nil and answer ~= CONT and answer ~= DONE then
+        fail(module, "validate_dealloc", answer)
+      end
+    end
+  end
 end
 
--- The ESMTP capabilities that hooks of the session asked for, one a line: to be added, to be removed.
-function doors.capabilities(token)
+-- The ESMTP capabilities that hooks of the session asked for, one per line: to be added, to be removed.
+function entry_points.capabilities(token)
   local id = ac.conn_id(ac.open(token))
   return concat(sessions.capabilities(id, "add") or {}, "\n"), concat(sessions.capabilities(id, "remove") or {}, "\n")
 end
 
--- Runs the policy's own file, then the init of its modules; answers their number.
-function doors.load(text, name)
+-- Runs the policy's own file, then the init of its modules; returns their number.
+function entry_points.load(text, name)
   sessions.none()
   steps.refill()
   local chunk, why = compile.chunk(text, name)
@@ -135,7 +170,7 @@ function doors.load(text, name)
   return registry.start()
 end
 
-doors.stop = registry.stop
-doors.sessions = sessions.count
+entry_points.stop = registry.stop
+entry_points.sessions = sessions.count
 
-return doors
+return entry_points

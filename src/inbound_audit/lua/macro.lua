@@ -1,21 +1,110 @@
--- msys.expandMacro: %{i} and %{spfv1:i} are the connecting IP, %{vctx_conn:KEY} and %{vctx_mess:KEY} context values.
--- A key that is not set expands to nothing; a macro that is not known stays as it is.
+-- msys.expandMacro: %{i} is the connecting IP, %{vctx_conn:KEY} and %{vctx_mess:KEY} are context values, %{spfv1:...} the
+-- macros of RFC 7208, section 7. A key that is not set expands to nothing; an unknown macro stays as it is.
 local room = ...
 local ac, context, sessions = room("ac"), room("vctx"), room("sessions")
-local error, gsub, match, type = error, string.gsub, string.match, type
+local byte, find, format, gmatch, gsub = string.byte, string.find, string.format, string.gmatch, string.gsub
+local lower, match, sub = string.lower, string.match, string.sub
+local concat, error, tonumber, type = table.concat, error, tonumber, type
 local now = sessions.now
 
 local CONTEXTS = { vctx_conn = context.VCTX_CONN, vctx_mess = context.VCTX_MESS }
 
+local function value(ctx, key)
+  return context.get(now.state.vctx, ctx, key) or ""
+end
+
+-- The hexadecimal digits of an IPv6 address with dots between them: "2.0.0.1.0.d.b.8...".
+local function dotted(ip)
+  local front, back = match(ip, "^(.-)::(.*)$")
+  local groups = {}
+  for group in gmatch(front or ip, "%x+") do
+    groups[#groups + 1] = group
+  end
+  local tail = {}
+  for group in gmatch(back or "", "%x+") do
+    tail[#tail + 1] = group
+  end
+  for _ = #groups + #tail + 1, 8 do
+    groups[#groups + 1] = "0"
+  end
+  for i = 1, #tail do
+    groups[#groups + 1] = tail[i]
+  end
+  for i = 1, #groups do
+    groups[i] = format("%04x", tonumber(groups[i], 16))
+  end
+  return sub(gsub(concat(groups), ".", "%0."), 1, -2)
+end
+
+local function helo()
+  return value(context.VCTX_CONN, "ehlo_domain")
+end
+
+-- The sender; without one the postmaster of the name in EHLO, as in RFC 7208, section 2.4.
+local function sender(part)
+  local localpart, domain = match(value(context.VCTX_MESS, "mailfrom_string"), "^(.*)@([^@]*)$")
+  localpart, domain = localpart or "postmaster", domain or helo()
+  return part == "s" and localpart .. "@" .. domain or part == "l" and localpart or domain
+end
+
+local function connecting_ip(transformed)
+  local ip = ac.remote_ip(now.state.ac)
+  return transformed and find(ip, ":", 1, true) and dotted(ip) or ip
+end
+
+local LETTERS = {
+  s = sender, l = sender, o = sender, d = sender,
+  h = helo,
+  i = function(_, transformed)
+    return connecting_ip(transformed)
+  end,
+  v = function()
+    return find(connecting_ip(false), ":", 1, true) and "ip6" or "in-addr"
+  end,
+}
+
+-- Splits at the delimiters, reverses, keeps the last parts, and joins with dots.
+local function transform(text, digits, reversed, delimiters)
+  local parts = {}
+  local class = "[" .. gsub(delimiters == "" and "." or delimiters, ".", "%%%0") .. "]"
+  for part in gmatch(gsub(text, class, "\0") .. "\0", "([^%z]*)%z") do
+    parts[#parts + 1] = part
+  end
+  if reversed then
+    for i = 1, #parts / 2 do
+      parts[i], parts[#parts + 1 - i] = parts[#parts + 1 - i], parts[i]
+    end
+  end
+  local count = tonumber(digits) or #parts
+  return concat(parts, ".", count < #parts and #parts - count + 1 or 1)
+end
+
+local function spf(macro)
+  local letter, digits, reversed, delimiters = match(macro, "^(%a)(%d*)([rR]?)([-.+,/_=]*)$")
+  local read = letter and LETTERS[lower(letter)]
+  if not read or tonumber(digits) == 0 then
+    return nil
+  end
+  local transformed = digits ~= "" or reversed ~= "" or delimiters ~= ""
+  local text = read(lower(letter), transformed)
+  text = transformed and transform(text, digits, reversed ~= "", delimiters) or text
+  if letter ~= lower(letter) then -- an upper-case letter asks for the form of a URL
+    text = gsub(text, "[^%w%-._~]", function(character)
+      return format("%%%02X", byte(character))
+    end)
+  end
+  return text
+end
+
 local function expand(macro)
-  if macro == "i" or macro == "spfv1:i" then
-    return ac.remote_ip(now.state.ac)
+  if macro == "i" then
+    return connecting_ip(false)
   end
   local kind, key = match(macro, "^([%w_]+):(.*)$")
-  local ctx = CONTEXTS[kind]
-  if ctx then
-    return context.get(now.state.vctx, ctx, key) or ""
+  if kind == "spfv1" then
+    return spf(key)
   end
+  return CONTEXTS[kind] and value(CONTEXTS[kind], key)
 end
 
 return function(text)

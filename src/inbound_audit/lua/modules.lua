@@ -1,6 +1,6 @@
 -- `require`, `module` and `package` of a script. What they find is Lua source, and gets the treatment of the policy.
 local room, _, options = ...
-local ask, compile = room("ask"), room("compile")
+local host, compile = room("host"), room("compile")
 local error, getfenv, gmatch, ipairs, match = error, getfenv, string.gmatch, ipairs, string.match
 local rawget, rawset, setfenv, setmetatable, tostring, type = rawget, rawset, setfenv, setmetatable, tostring, type
 
@@ -13,6 +13,10 @@ for _, name in ipairs({ "string", "table", "math", "coroutine", "os", "debug", "
   package.loaded[name] = globals[name]
 end
 
+-- Modules of the reference that a script may require and that are not available, by name: functions that return a table.
+-- A file of that name comes first.
+local absent = {}
+
 -- Stands in package.loaded while a module loads: two that require one another are an error and no endless recursion.
 local function loading() end
 
@@ -21,9 +25,9 @@ local function loader_of(name)
   if preloaded then
     return preloaded
   end
-  local why, text, chunkname = ask.find(name, tostring(package.path))
+  local why, text, chunkname = host.find(name, tostring(package.path))
   if why then
-    return nil, why
+    return absent[name], why
   end
   return compile.chunk(text, chunkname)
 end
@@ -94,4 +98,4 @@ function globals.module(name, ...)
   end
 end
 
-return package
+return { loaded = package.loaded, absent = absent }

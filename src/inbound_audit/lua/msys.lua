@@ -1,19 +1,39 @@
 -- The `msys` table: what policies of the reference call, also without a `require`.
 local room = ...
-local ac, context, modules, sandbox, sessions = room("ac"), room("vctx"), room("modules"), room("sandbox"), room("sessions")
-local error, find, pairs, tostring, type = error, string.find, pairs, tostring, type
+local absent, ac, context, modules, sandbox = room("absent"), room("ac"), room("vctx"), room("modules"), room("sandbox")
+local options, sessions = room("options"), room("sessions")
+local error, find, getmetatable, gmatch, pairs = error, string.find, getmetatable, string.gmatch, pairs
+local rawget, tostring, type = rawget, tostring, type
 local now = sessions.now
 
-local core = {
+local ANSWERS = {
   VALIDATE_CONT = context.VALIDATE_CONT,
   VALIDATE_DONE = context.VALIDATE_DONE,
+  VALIDATE_AGAIN = context.VALIDATE_AGAIN,
+}
+
+local core = absent.rest({
   VCTX_CONN = context.VCTX_CONN,
   VCTX_MESS = context.VCTX_MESS,
   ECMESS_CTX_CONN = context.VCTX_CONN,
   ECMESS_CTX_MESS = context.VCTX_MESS,
   AF_INET = 2,
   AF_INET6 = 10,
-}
+}, "msys.core")
+for name, answer in pairs(ANSWERS) do
+  core[name] = answer
+end
+
+-- A misspelt answer would be nil, and nil lets the client in.
+local rest = getmetatable(core)
+local function_of = rest.__index
+function rest.__index(t, key)
+  if type(key) == "string" and find(key, "^VALIDATE_") then
+    error("msys.core." .. key .. ": no such answer of a hook" .. options.hint(key, ANSWERS), 2)
+  end
+  return function_of(t, key)
+end
+rest.__metatable = false
 
 -- The family of `ac.remote_addr`: "1.2.3.4:port" is IPv4, "address.port" IPv6. nil for anything else.
 function core.ec_sockaddr_family(sockaddr)
@@ -31,12 +51,23 @@ function core.accept_construct_get_message_construct(accept)
   return { message = now.state.message, ctx = now.state.vctx }
 end
 
+-- One thread at a time runs Lua, and a hook that an error ends must not leave a lock behind: a lock is always free.
+local function always()
+  return true
+end
+local thread = absent.rest({ MUTEX_NORMAL = 0, MUTEX_RECURSIVE = 1, MUTEX_ERRORCHECK = 2 }, "thread")
+function thread.mutex()
+  return { lock = always, unlock = always, trylock = always }
+end
+
 local msys = {
   core = core,
   audit = room("audit"),
   audit_series = room("series"),
   cidr = room("cidr"),
+  dumper = room("dumper"),
   pbp = room("pbp"),
+  pcre = room("pcre"),
   policyeditor = {},
   extended = { ac = {}, vctx = {}, message = {} },
   expandMacro = room("macro"),
@@ -46,7 +77,7 @@ local registered = room("registry")
 
 function msys.registerModule(name, hooks)
   if type(name) ~= "string" or type(hooks) ~= "table" then
-    error("msys.registerModule: wants a name and a table of hooks, not " .. type(name) .. " and " .. type(hooks), 2)
+    error("msys.registerModule: expected a name and a table of hooks, not " .. type(name) .. " and " .. type(hooks), 2)
   end
   local why = registered.add(name, hooks)
   if why then
@@ -54,13 +85,42 @@ function msys.registerModule(name, hooks)
   end
 end
 
-sandbox.msys = msys
-modules.loaded.msys = msys
-for _, name in pairs({ "core", "audit", "audit_series", "cidr", "pbp", "policyeditor", "extended" }) do
-  modules.loaded["msys." .. name] = msys[name]
+-- The table under a dotted name, made where it is missing: each call of a function that it does not have is an error.
+local function absent_module(path)
+  local t, so_far = sandbox, ""
+  for name in gmatch(path, "[^.]+") do
+    so_far = so_far == "" and name or so_far .. "." .. name
+    local inner = rawget(t, name)
+    if inner == nil then
+      inner = absent.rest({}, so_far)
+      t[name] = inner
+    end
+    t = inner
+  end
+  return t
+end
+
+sandbox.msys, sandbox.thread = msys, thread
+modules.loaded.msys, modules.loaded.thread = msys, thread
+for name, part in pairs(msys) do
+  if type(part) == "table" then
+    modules.loaded["msys." .. name] = part
+  end
 end
 for name, part in pairs(msys.extended) do
   modules.loaded["msys.extended." .. name] = part
+end
+for _, name in absent.names("msys") do
+  msys[name] = absent.method("msys." .. name)
+end
+-- Those of msys are there without a require, too.
+for _, path in absent.names("modules") do
+  modules.absent[path] = function()
+    return absent_module(path)
+  end
+  if find(path, "^msys%.") then
+    absent_module(path)
+  end
 end
 
 return msys

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from inbound_audit._ipcount import accept_bytes
 from inbound_audit.errors import InboundAuditError, PolicyError
-from inbound_audit.lua.counting import snapshot
-from inbound_audit.lua.host import Host, logger
+from inbound_audit.lua.script_host import ScriptHost, logger
 from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import World, raw, text
 from inbound_audit.policy.base import Choice, ScriptPolicy
@@ -61,26 +61,28 @@ class LuaPolicy(ScriptPolicy):
         _check_bounds(max_steps=max_steps, max_memory=max_memory, max_sessions=max_sessions)
         sources = Sources(path, search)
         super().__init__(sources.path, on_error, logger)
-        self._host = Host(sources, audit)
+        self._host = ScriptHost(sources, audit)
         self._asked = self._host.asked
-        self._met: set[Listener] = set()
+        self._known: set[Listener] = set()
         self._world = World(lua, ffi, max_memory)
         self._world.build(
             self._host.functions(),
             {"path": raw(sources.templates), "max_steps": max_steps, "max_sessions": max_sessions},
         )
-        self._doors = self._world.doors
+        self._entry_points = self._world.entry_points
         self.implementation = self._world.implementation
         self._closed = False
         self._load(sources)
-        self._connect: Callable[[int], Any] = self._doors["validate_connect"] if self.ffi else self._connect_portable
+        self._connect: Callable[[int], Any] = (
+            self._entry_points["validate_connect"] if self.ffi else self._connect_portable
+        )
 
     def _load(self, sources: Sources) -> None:
         source = sources.main()
         try:
-            modules = self._doors["load"](source.text, source.chunkname)
+            modules = self._entry_points["load"](source.text, source.chunkname)
         except self._world.error as error:
-            raise PolicyError(f"{self.path}: {_words(error)}") from None
+            raise PolicyError(f"{self.path}: {_message(error)}") from None
         if not modules:
             raise PolicyError(f"{self.path}: registers no module; a policy ends with msys.registerModule(name, table)")
 
@@ -92,12 +94,12 @@ class LuaPolicy(ScriptPolicy):
     @property
     def sessions(self) -> int:
         """For how many sessions something is kept, until `end_session`."""
-        return 0 if self._closed else int(self._doors["sessions"]())
+        return 0 if self._closed else int(self._entry_points["sessions"]())
 
     def validate_connect(self, ac: Session) -> Verdict:
         """`core_validate_accept`, then `validate_connect` of every module: may the connection stay?"""
         # `_ask` once more, without what only texts and other Luas need: this is asked for every connection.
-        if ac.listener not in self._met and (failed := self._meet("validate_connect", ac)) is not None:
+        if ac.listener not in self._known and (failed := self._add_listener("validate_connect", ac)) is not None:
             return failed
         handle = ac._handle
         self._asked[handle] = ac
@@ -115,16 +117,21 @@ class LuaPolicy(ScriptPolicy):
     def validate_mailfrom(self, ac: Session, text: str) -> Verdict:
         return self._ask("validate_mailfrom", ac, raw(text))
 
+    def validate_tls(self, ac: Session, cipher: str) -> Verdict:
+        """Sets the context variables of TLS; no hook of a script runs."""
+        return self._ask("validate_tls", ac, raw(cipher))
+
     def validate_rcptto(self, ac: Session, text: str, message: Message) -> Verdict:
-        return self._ask("validate_rcptto", ac, raw(text), message.size, raw(message.mailfrom))
+        return self._ask("validate_rcptto", ac, raw(text), message.size, raw(message.mailfrom), message=message)
 
     def validate_data(self, ac: Session, message: Message) -> Verdict:
         """The message has been received; `message.size` is its size in bytes."""
-        return self._ask("validate_data", ac, *_about(message))
+        return self._ask("validate_data", ac, *_about(message), message=message)
 
     def validate_data_spool(self, ac: Session, message: Message) -> Verdict:
         """The message is about to be kept; then `validate_data_spool_each_rcpt` is asked for each recipient."""
-        return self._ask("validate_data_spool", ac, *_about(message), raw("\n".join(message.rcptto)))
+        recipients = raw("\n".join(message.rcptto))
+        return self._ask("validate_data_spool", ac, *_about(message), recipients, message=message)
 
     def end_session(self, ac: Session) -> None:
         """Runs `validate_dealloc` and forgets what was kept for the session, which may be closed by now."""
@@ -146,21 +153,24 @@ class LuaPolicy(ScriptPolicy):
             self._closed = True
         self._connect = self._refuse_to_ask
         try:
-            self._doors["stop"]()
+            self._entry_points["stop"]()
         except self._world.error as error:
             self._hook_failed("deinit", error)
 
-    def _ask(self, hook: str, ac: Session, *arguments: object) -> Verdict:
-        if ac.listener not in self._met and (failed := self._meet(hook, ac)) is not None:
+    def _ask(self, hook: str, ac: Session, *arguments: object, message: Message | None = None) -> Verdict:
+        if ac.listener not in self._known and (failed := self._add_listener(hook, ac)) is not None:
             return failed
         handle = ac._handle
         self._asked[handle] = ac
+        if message is not None:
+            self._host.messages[handle] = message
         try:
             answer = self._enter(hook, handle, arguments)
         except (self._world.error, PolicyError) as error:
             return self._hook_failed(hook, error)
         finally:
             self._asked.pop(handle, None)
+            self._host.messages.pop(handle, None)
         return ACCEPT if answer is None else cached_verdict(*answer)
 
     def _enter(self, hook: str, handle: int, arguments: tuple[object, ...]) -> Any:
@@ -169,36 +179,36 @@ class LuaPolicy(ScriptPolicy):
         texts = sum(len(argument) for argument in arguments if isinstance(argument, bytes))
         if (texts or not self.ffi) and not self._world.make_room_for(texts):
             raise PolicyError("not enough memory")
-        return self._doors[hook](self._token(handle), *arguments)
+        return self._entry_points[hook](self._token(handle), *arguments)
 
     def _connect_portable(self, handle: int) -> Any:
         return self._enter("validate_connect", handle, ())
 
     def _token(self, handle: int) -> int | bytes:
-        return handle if self.ffi else snapshot(handle)
+        return handle if self.ffi else accept_bytes(handle)
 
     def _refuse_to_ask(self, _: int) -> None:
         raise PolicyError("the policy is closed")
 
-    def _meet(self, hook: str, ac: Session) -> Verdict | None:
-        """The first session of a listener. A verdict if its audit can't have the policy's series: no hook is asked."""
+    def _add_listener(self, hook: str, ac: Session) -> Verdict | None:
+        """The first session of a listener. Returns a verdict, and no hook runs, if its audit can't have the series."""
         try:
-            self._host.meet(ac)
+            self._host.add_listener(ac)
         except InboundAuditError as error:
             return self._hook_failed(hook, error)
-        self._met.add(ac.listener)
+        self._known.add(ac.listener)
         return None
 
     def _hook_failed(self, hook: str, error: Exception) -> Verdict:
         if isinstance(error, MemoryError):
             self._world.collect()
-        return self._failed(hook, _words(error))
+        return self._failed(hook, _message(error))
 
 
 def _check_bounds(**bounds: object) -> None:
     for name, value in bounds.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise PolicyError(f"{name} {value!r}: is no number from 1")
+            raise PolicyError(f"{name} {value!r}: expected a whole number from 1")
 
 
 def _about(message: Message) -> tuple[int, bytes, bytes]:
@@ -206,8 +216,8 @@ def _about(message: Message) -> tuple[int, bytes, bytes]:
     return message.size, raw(message.mailfrom), raw(last)
 
 
-def _words(error: Exception) -> str:
-    """An error as Lua told it. lupa has made its bytes characters, one each, and leaves out what is no string."""
+def _message(error: Exception) -> str:
+    """An error's message. lupa has made its bytes characters, one each; an error that is not a string has none."""
     if isinstance(error, InboundAuditError):
         return str(error)
     if isinstance(error, MemoryError):

@@ -1,41 +1,105 @@
 -- The modules that a policy has registered, in order.
-local room = ...
-local ask, sessions, steps = room("ask"), room("sessions"), room("steps")
-local error, find, pairs, setmetatable, tostring, type = error, string.find, pairs, setmetatable, tostring, type
+local room, _, settings = ...
+local host, options, sessions, steps = room("host"), room("options"), room("sessions"), room("steps")
+local concat, error, gmatch, pairs, sort, tostring, type = table.concat, error, string.gmatch, pairs, table.sort, tostring, type
 
-local HOOKS = {
-  init = true, deinit = true, core_validate_accept = true, validate_connect = true, validate_ehlo = true,
-  validate_mailfrom = true, validate_rcptto = true, validate_data = true, validate_data_spool = true,
-  validate_data_spool_each_rcpt = true, validate_dealloc = true,
-}
+local function set_of(names)
+  local set = {}
+  for name in gmatch(names, "%S+") do
+    set[name] = true
+  end
+  return set
+end
+
+local HOOKS = set_of(settings.hooks) -- those that this package calls
+local OTHER_HOOKS = set_of(settings.other_hooks) -- the reference's others
 
 local registry = { modules = {} }
 local modules, started = registry.modules, false
 
-local function warn_of_misspelt(module)
-  for name in pairs(module.hooks) do
-    if type(name) == "string" and find(name, "validate_") and not HOOKS[name] then
-      ask.warn("module '" .. module.name .. "' has a function " .. name .. ", which is no hook and is never called")
+-- The functions of a module's table by what they are. A hook may also come from a metatable of the table.
+local function sort_functions(module)
+  local others, unknown = {}, {}
+  for name, value in pairs(module.hooks) do
+    if type(name) == "string" and type(value) == "function" and not HOOKS[name] then
+      local kind = OTHER_HOOKS[name] and others or unknown
+      kind[#kind + 1] = name
+    end
+  end
+  sort(others)
+  sort(unknown)
+  return others, unknown
+end
+
+-- Whether the module has a hook, and a reason why one can't be called.
+local function usable(module)
+  local found = false
+  for name in pairs(HOOKS) do
+    local hook = module.hooks[name]
+    if hook ~= nil and type(hook) ~= "function" then
+      return false, name .. " of module '" .. module.name .. "' is a " .. type(hook) .. ", not a function"
+    end
+    found = found or hook ~= nil
+  end
+  return found
+end
+
+local function warn_of_misspelt(module, unknown)
+  for i = 1, #unknown do
+    local _, nearest = host.nearest_hook(unknown[i])
+    if nearest then
+      host.warn("module '" .. module.name .. "' has a function " .. unknown[i]
+        .. ", which is not a hook and is never called; did you mean " .. nearest .. "?")
     end
   end
 end
 
-local function start(module)
-  warn_of_misspelt(module)
-  local init = module.hooks.init
-  if init and init(module.hooks) == false then
-    return "init of module '" .. module.name .. "' answered false"
+-- Returns a reason why the module can't be used.
+local function check(module)
+  local found, why = usable(module)
+  if why then
+    return why
+  end
+  local others, unknown = sort_functions(module)
+  if not found and #others == 0 then
+    local none = "module '" .. module.name .. "' has no hook"
+    if #unknown == 0 then
+      return none .. " such as validate_connect"
+    end
+    return none .. ": " .. unknown[1] .. " is not a hook" .. options.hint(unknown[1], HOOKS)
+  end
+  if #others > 0 then
+    host.warn("module '" .. module.name .. "' has hooks of the reference that inbound_audit does not call: "
+      .. concat(others, ", "))
+  end
+  warn_of_misspelt(module, unknown)
+end
+
+-- init and deinit return true; nothing at all means the same.
+local function fail(module, hook, answer)
+  if answer ~= nil and answer ~= true then
+    return hook .. " of module '" .. module.name .. "' returned " .. tostring(options.plain(answer)) .. ", not true"
   end
 end
 
--- `session` is the metatable of the tables that this module's hooks are called with, one a session.
+local function start(module)
+  local why = check(module)
+  if why then
+    return why
+  end
+  sessions.ends[module.number] = module.hooks.validate_dealloc ~= nil
+  local init = module.hooks.init
+  return init and fail(module, "init", init(module.hooks))
+end
+
+-- `session` is the metatable of the tables that this module's hooks are called with, one per session.
 function registry.add(name, hooks)
-  local module = { name = name, hooks = hooks, session = { __index = hooks } }
-  modules[#modules + 1] = module
+  local module = { name = name, hooks = hooks, session = { __index = hooks }, number = #modules + 1 }
+  modules[module.number] = module
   return started and start(module) or nil
 end
 
--- Runs the init of every module. What is registered later is started at once.
+-- Runs the init of every module. A module that is registered later is started at once.
 function registry.start()
   sessions.none()
   steps.refill()
@@ -54,8 +118,9 @@ function registry.stop()
   steps.refill()
   for i = 1, #modules do
     local deinit = modules[i].hooks.deinit
-    if deinit then
-      deinit(modules[i].hooks)
+    local why = deinit and fail(modules[i], "deinit", deinit(modules[i].hooks))
+    if why then
+      error(why, 0)
     end
   end
 end

@@ -1,6 +1,6 @@
 -- The globals that a script sees: Lua 5.1 without files, processes, bytecode, metatables of its host, and Python.
 local room = ...
-local ask, compile, guards = room("ask"), room("compile"), room("guards")
+local host, compile, guards = room("host"), room("compile"), room("guards")
 local collectgarbage, concat, date, debug, error = collectgarbage, table.concat, os.date, debug, error
 local getfenv, getmetatable, os, pairs, rawtype = getfenv, getmetatable, os, pairs, type
 local select, setfenv, tostring = select, setfenv, tostring
@@ -50,7 +50,7 @@ function globals.print(...)
   for i = 1, select("#", ...) do
     words[i] = tostring((select(i, ...)))
   end
-  ask.log(concat(words, "\t"))
+  host.log(concat(words, "\t"))
 end
 
 -- A script may look at the memory in use and tidy up; that the collector runs at all is not its choice.

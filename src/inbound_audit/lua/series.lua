@@ -1,40 +1,56 @@
 -- msys.audit_series: named series of windows, by address or by text.
 local room = ...
-local ac, ask, sessions, windows = room("ac"), room("ask"), room("sessions"), room("windows")
+local ac, host, options, sessions, windows = room("ac"), room("host"), room("options"), room("sessions"), room("windows")
 local error, rawequal, tostring, type = error, rawequal, tostring, type
-local memory = ac.memory
+local memory, codes = ac.memory, windows.codes
 local series_add, series_count, series_remove = memory.series_add, memory.series_count, memory.series_remove
-local is, now, plain, words = ac.is, sessions.now, windows.plain, windows.words
+local is, now, plain, message = ac.is, sessions.now, options.plain, windows.message
 
-local NEED_NEGATIVE_TREE, NEED_PYTHON, OTHER_FAMILY = -27, -28, -35 -- what Python does, then all goes on as before
+local DEFINE = { serialize = true, replicate = true, persist = true, max_hosts = true, max_bytes = true }
+local ADD = { key = true, count = true }
+local COUNT = { key = true, startv = true, endv = true }
 
 local series = {}
 
-local function on(option)
-  return (option and option ~= 0) and true or false
+local function define(name, kind, interval, num_windows, given)
+  local where = "msys.audit_series.define"
+  given = given == nil and {} or given
+  if type(name) ~= "string" or type(given) ~= "table" then
+    return where .. ": expected a name, a type, two numbers, and perhaps a table of options"
+  end
+  local why = options.unknown(where, given, DEFINE)
+  if why then
+    return why
+  end
+  local serialize, persist
+  serialize, why = options.switch(where, "serialize", given.serialize)
+  if serialize == nil then
+    return why
+  end
+  persist, why = options.switch(where, "persist", given.persist)
+  if persist == nil then
+    return why
+  end
+  return (host.series_define(
+    name, plain(kind), plain(interval), plain(num_windows),
+    serialize, plain(given.replicate), persist, plain(given.max_hosts), plain(given.max_bytes)
+  ))
 end
 
--- What is wrong is an error here, also where no audit is known yet.
-function series.define(name, kind, interval, num_windows, options)
-  options = options == nil and {} or options
-  if type(name) ~= "string" or type(options) ~= "table" then
-    error("msys.audit_series.define: wants a name, a type, two numbers, and perhaps a table of options", 2)
-  end
-  local why = ask.series_define(
-    name, plain(kind), plain(interval), plain(num_windows),
-    on(options.serialize), plain(options.replicate), on(options.persist), plain(options.max_hosts), plain(options.max_bytes)
-  )
+-- A wrong definition is an error here, also where no audit is known yet.
+function series.define(name, kind, interval, num_windows, given)
+  local why = define(name, kind, interval, num_windows, given)
   if why then
     error(why, 2)
   end
 end
 
--- The accept construct in whose audit a key is looked for (nil while no session is being validated), the key as the
--- core takes it (nil: that construct's address), and a reason when it is none.
+-- The accept construct in whose audit a key is looked up (nil while no session is being validated), the key as the core
+-- takes it (nil: that construct's address), and a reason if it is not a key.
 local function whose(name, key)
   local current = now.state.ac
   if type(name) ~= "string" then
-    return nil, nil, words(windows.NO_SERIES, nil, name)
+    return nil, nil, message(codes.NO_SERIES, nil, name)
   elseif key == nil or type(key) == "string" then
     return current, key
   elseif not is(key) then
@@ -45,20 +61,25 @@ local function whose(name, key)
   return key
 end
 
-local function made_room(accept, name, key, amount)
-  local why = ask.series_make_room(memory.bytes(accept), name)
+-- The first amount below zero of a series: Python makes the windows that hold such amounts.
+local function add_negative(accept, name, key, amount)
+  local why = host.series_make_room(memory.bytes(accept), name)
   if why then
     return why
   end
   local code = series_add(accept, name, key, amount)
-  return code ~= 0 and words(code, key, name) or nil
+  return code ~= 0 and message(code, key, name) or nil
 end
 
--- Answers nothing, or the reason.
-local function add(name, options)
-  local key, count = options, nil
-  if type(options) == "table" then
-    key, count = options.key, options.count
+-- Returns nothing, or the reason.
+local function add(name, given)
+  local key, count = given, nil
+  if type(given) == "table" then
+    key, count = given.key, given.count
+    local why = options.unknown("msys.audit_series.add", given, ADD)
+    if why then
+      return why
+    end
   end
   local accept, text, why = whose(name, key)
   if why then
@@ -66,32 +87,36 @@ local function add(name, options)
   end
   local amount = count == nil and 1 or windows.amount(count)
   if not amount then
-    return words(windows.BAD_AMOUNT, count, name)
+    return message(codes.BAD_AMOUNT, count, name)
   elseif not accept then
-    return (ask.absolute_add(name, text, amount))
+    return (host.absolute_add(name, text, amount))
   end
   local code = series_add(accept, name, text, amount)
-  if code == NEED_NEGATIVE_TREE then
-    return made_room(accept, name, text, amount)
-  elseif code == OTHER_FAMILY then
-    return (ask.series_other_family(memory.bytes(accept), name))
+  if code == codes.NEED_NEGATIVE_TREE then
+    return add_negative(accept, name, text, amount)
+  elseif code == codes.OTHER_FAMILY then
+    return (host.series_other_family(memory.bytes(accept), name))
   elseif code ~= 0 then
-    return words(code, code == windows.BAD_AMOUNT and amount or text, name)
+    return message(code, code == codes.BAD_AMOUNT and amount or text, name)
   end
 end
 
-function series.add(name, options)
-  local why = add(name, options)
+function series.add(name, given)
+  local why = add(name, given)
   if why then
     error(why, 2)
   end
 end
 
 -- A count, or nil and the reason.
-local function count(name, options)
-  local key, startv, endv = options, nil, nil
-  if type(options) == "table" then
-    key, startv, endv = options.key, options.startv, options.endv
+local function count(name, given)
+  local key, startv, endv = given, nil, nil
+  if type(given) == "table" then
+    key, startv, endv = given.key, given.startv, given.endv
+    local why = options.unknown("msys.audit_series.count", given, COUNT)
+    if why then
+      return nil, why
+    end
   end
   local accept, text, why = whose(name, key)
   if why then
@@ -102,21 +127,21 @@ local function count(name, options)
     return nil, last
   end
   if not accept then
-    local reason, n = ask.absolute_count(name, text, first, last)
+    local reason, n = host.absolute_count(name, text, first, last)
     return n, reason
   end
   local code, n = series_count(accept, name, text, first, last)
-  if code == OTHER_FAMILY then
-    local why = ask.series_other_family(memory.bytes(accept), name)
+  if code == codes.OTHER_FAMILY then
+    why = host.series_other_family(memory.bytes(accept), name)
     return not why and 0 or nil, why
   elseif code ~= 0 then
-    return nil, words(code, code == windows.BAD_WINDOW and windows.asked(startv, endv) or text, name)
+    return nil, message(code, code == codes.BAD_WINDOW and windows.asked(startv, endv) or text, name)
   end
   return n
 end
 
-function series.count(name, options)
-  local n, why = count(name, options)
+function series.count(name, given)
+  local n, why = count(name, given)
   if not n then
     error(why, 2)
   end
@@ -128,13 +153,13 @@ local function remove_item(name, key)
   if why then
     return why
   elseif not accept then
-    return (ask.series_remove_item(nil, name, text))
+    return (host.series_remove_item(nil, name, text))
   end
   local code = series_remove(accept, name, text)
-  if code == NEED_PYTHON then
-    return (ask.series_remove_item(memory.bytes(accept), name, text))
+  if code == codes.NEED_PYTHON then
+    return (host.series_remove_item(memory.bytes(accept), name, text))
   end
-  return code ~= 0 and words(code, text, name) or nil
+  return code ~= 0 and message(code, text, name) or nil
 end
 
 function series.remove_item(name, key)

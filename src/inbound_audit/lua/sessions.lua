@@ -2,28 +2,38 @@
 -- called with, and the capabilities that it asked for.
 --
 -- Only what a hook has written is kept, so a policy that just counts at accept leaves nothing behind. It is forgotten
--- when the session ends. A listener that never says so can't make it grow without bound: beyond MOST the oldest go.
+-- when the session ends. A listener that never reports the end can't make it grow without bound: beyond MAX_SESSIONS the
+-- oldest are forgotten. How a hook ends (it returns, raises, runs out of steps or of memory) makes no difference: what was
+-- written before is there afterwards.
 local room, _, options = ...
-local context, ask = room("vctx"), room("ask")
+local context, host = room("vctx"), room("host")
 local next, setmetatable = next, setmetatable
 
-local MOST = options.max_sessions
+local MAX_SESSIONS = options.max_sessions
 
 local kept, live = {}, 0
 local order, first, last = {}, 1, 0 -- connection ids in the order in which they were kept, with those that have ended
 
-local NOBODY = {} -- while init or deinit runs no session is being validated
+local NO_SESSION = {} -- while init or deinit runs no session is being validated
 
 -- `now.state` is the session whose hook runs (or ran last): its id, accept construct, validation context, message.
-local now = { state = NOBODY }
+-- `now.smtp`: whether that hook belongs to an SMTP command.
+local now = { state = NO_SESSION, smtp = false }
 
-local sessions = { now = now }
+-- `ends` has the numbers of the modules that have a validate_dealloc: it is owed to each session that they have seen.
+local sessions = { now = now, ends = {} }
+
+-- The state of the running question. It is still set when the next question comes if an error ended the last one.
+local running
 
 -- The state of a session that left nothing behind; it is used again, since no script ever sees it. What scripts do
 -- see (accept construct, context, self) is always new: they may keep it.
 local spare
 
 function sessions.enter(id, ac, message)
+  if running then
+    sessions.leave(running)
+  end
   local state = kept[id]
   if state then
     context.reset(state.vctx)
@@ -33,12 +43,13 @@ function sessions.enter(id, ac, message)
     state.id, state.vctx = id, context.new()
   end
   state.ac, state.message = ac, message
-  now.state = state
+  now.state, now.smtp = state, false
+  running = state
   return state
 end
 
 function sessions.none()
-  now.state = NOBODY
+  now.state = NO_SESSION
 end
 
 -- The table that hooks of module number `i` are called with.
@@ -60,7 +71,7 @@ local function written(state)
   end
   for i = 1, state.most do
     local self = state[i]
-    if self and next(self) ~= nil then
+    if self and (sessions.ends[i] or next(self) ~= nil) then
       return true
     end
   end
@@ -88,15 +99,16 @@ local function forget_oldest()
   until kept[id]
   kept[id] = nil
   live = live - 1
-  ask.dropped()
+  host.dropped()
 end
 
+-- Where memory runs out, here too, the next question tries again: `running` is not cleared before all is done.
 local function keep(id, state)
+  order[last + 1] = id
   kept[id] = state
   live = live + 1
   last = last + 1
-  order[last] = id
-  if live > MOST then
+  if live > MAX_SESSIONS then
     forget_oldest()
   end
   if last - first > 2 * live + 100 then
@@ -106,6 +118,7 @@ end
 
 function sessions.leave(state)
   if kept[state.id] then
+    running = nil
     return
   elseif written(state) then
     keep(state.id, state)
@@ -116,16 +129,41 @@ function sessions.leave(state)
     state.most = 0
     spare = state
   end
+  running = nil
 end
 
-function sessions.forget(id)
+-- The state of a session of which something is kept, or will be.
+local function state_kept(id)
+  if running and running.id == id and (kept[id] or written(running)) then
+    return running
+  end
+  return kept[id]
+end
+
+-- Forgets a session, and returns its state for the hooks that run at its end; nil if nothing was kept.
+function sessions.finish(id, ac)
+  local state = state_kept(id)
   if kept[id] then
     kept[id] = nil
     live = live - 1
   end
+  if running and running.id == id then
+    running = nil
+  elseif running then
+    sessions.leave(running)
+  end
+  if state then
+    context.reset(state.vctx)
+    state.ac, state.message = ac, nil
+    now.state, now.smtp = state, false
+  end
+  return state
 end
 
 function sessions.count()
+  if running and not kept[running.id] and written(running) then
+    return live + 1
+  end
   return live
 end
 
@@ -133,7 +171,7 @@ local function state_of(id)
   return id == now.state.id and now.state or kept[id]
 end
 
--- Notes an ESMTP capability; answers a reason when the session is over.
+-- Notes an ESMTP capability; returns a reason if the session is over.
 function sessions.capability(id, list, name)
   local state = state_of(id)
   if not state then
@@ -150,7 +188,7 @@ function sessions.capability(id, list, name)
 end
 
 function sessions.capabilities(id, list)
-  local state = kept[id]
+  local state = state_kept(id)
   return state and state[list]
 end
 

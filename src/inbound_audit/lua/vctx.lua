@@ -3,10 +3,10 @@
 local error, gsub, ipairs, match = error, string.gsub, ipairs, string.match
 local rawset, setmetatable, tonumber, tostring, type = rawset, setmetatable, tonumber, tostring, type
 
-local VALIDATE_CONT, VALIDATE_DONE = 0, 1
+local VALIDATE_CONT, VALIDATE_DONE, VALIDATE_AGAIN = 0, 1, 2
 local VCTX_CONN, VCTX_MESS = 1, 2
-local REFUSED, CODE_LEAST, CODE_MOST = 421, 200, 599
-local TARPIT_MOST = 86400 -- seconds; a day is beyond any client's patience and still a number that can be slept
+local REFUSED, MIN_CODE, MAX_CODE = 421, 200, 599
+local MAX_TARPIT_S = 86400 -- a day is beyond any client's patience and still a number that can be slept
 
 local REPLY = { "_code", "_text", "_tarpit", "_refused", "_disconnect" }
 local STORES = { [VCTX_CONN] = "_conn", [VCTX_MESS] = "_mess" }
@@ -24,7 +24,7 @@ local function store_of(ctx, key)
   return store
 end
 
--- A value is text, as in the reference: who needs the number writes tonumber(vctx:get(...)).
+-- A value is text, as in the reference; for a number write tonumber(vctx:get(...)).
 local function set(vctx, ctx, key, value)
   local store, why = store_of(ctx, key)
   if not store then
@@ -52,32 +52,41 @@ local function get(vctx, ctx, key)
   return values and values[key]
 end
 
-function methods.get(vctx, ctx, key)
+-- nil and the value, or a reason.
+local function read(vctx, ctx, key)
   local store, why = store_of(ctx, key)
   if not store then
-    error(why, 2)
+    return why
   end
-  return get(vctx, ctx, key)
+  return nil, get(vctx, ctx, key)
 end
 
--- 1 or 0, as the reference's C function answers, and not a boolean.
-function methods.exists(vctx, ctx, key)
-  local store, why = store_of(ctx, key)
-  if not store then
+function methods.get(vctx, ctx, key)
+  local why, value = read(vctx, ctx, key)
+  if why then
     error(why, 2)
   end
-  return get(vctx, ctx, key) ~= nil and 1 or 0
+  return value
+end
+
+-- 1 or 0, as the reference's C function returns, and not a boolean.
+function methods.exists(vctx, ctx, key)
+  local why, value = read(vctx, ctx, key)
+  if why then
+    error(why, 2)
+  end
+  return value ~= nil and 1 or 0
 end
 
 -- The code may be a number, its digits, or the start of the text: 421, "421", "421 come back later".
 local function split(code, text)
   local digits, rest = match(tostring(code), "^(%d%d%d)[%s-]*(.*)$")
   if not digits then
-    return nil, tostring(code) .. ": is no SMTP reply code"
+    return nil, tostring(code) .. ": is not an SMTP reply code"
   end
   local number = tonumber(digits)
-  if number < CODE_LEAST or number > CODE_MOST then
-    return nil, digits .. ": is no SMTP reply code between " .. CODE_LEAST .. " and " .. CODE_MOST
+  if number < MIN_CODE or number > MAX_CODE then
+    return nil, digits .. ": is not an SMTP reply code between " .. MIN_CODE .. " and " .. MAX_CODE
   end
   text = text ~= nil and tostring(text) or ""
   if rest ~= "" then
@@ -103,7 +112,16 @@ function methods.set_code(vctx, code, text)
   end
 end
 
--- `disconnect` answers VALIDATE_DONE, so that a hook may end with `return vctx:disconnect(...)`.
+-- Sets the reply and ends the hook: `return vctx:pbp_action(...)`.
+function methods.pbp_action(vctx, code, text)
+  local why = reply(vctx, code, text)
+  if why then
+    error(why, 2)
+  end
+  return VALIDATE_DONE
+end
+
+-- `disconnect` returns VALIDATE_DONE, so that a hook may end with `return vctx:disconnect(...)`.
 local function disconnect(vctx, code, text)
   if code ~= nil and not match(tostring(code), "^%d") then
     code, text = REFUSED, tostring(code) .. (text ~= nil and " " .. tostring(text) or "")
@@ -130,8 +148,8 @@ methods.pbp_disconnect = methods.disconnect
 -- Several modules may slow a session down: the longest time asked for is waited.
 function methods.tarpit(vctx, seconds)
   local time = tonumber(seconds)
-  if not time or not (time >= 0 and time <= TARPIT_MOST) then
-    error(tostring(seconds) .. ": is no number of seconds between 0 and " .. TARPIT_MOST, 2)
+  if not time or not (time >= 0 and time <= MAX_TARPIT_S) then
+    error(tostring(seconds) .. ": is not a number of seconds between 0 and " .. MAX_TARPIT_S, 2)
   end
   if time > (vctx._tarpit or 0) then
     rawset(vctx, "_tarpit", time)
@@ -159,14 +177,44 @@ local metatable = {
 local context = {
   VALIDATE_CONT = VALIDATE_CONT,
   VALIDATE_DONE = VALIDATE_DONE,
+  VALIDATE_AGAIN = VALIDATE_AGAIN,
   VCTX_CONN = VCTX_CONN,
   VCTX_MESS = VCTX_MESS,
   get = get,
   set = set,
+  read = read,
+  methods = methods,
 }
 
 function context.new()
   return setmetatable({}, metatable)
+end
+
+local function count(vctx, key)
+  set(vctx, VCTX_CONN, key, (tonumber(get(vctx, VCTX_CONN, key)) or 0) + 1)
+end
+
+-- The context variables of an address: the whole of it, and what is before and behind the last "@".
+function context.set_address(vctx, name, address)
+  local localpart, domain = match(address, "^(.*)@([^@]*)$")
+  set(vctx, VCTX_MESS, name .. "_string", address)
+  set(vctx, VCTX_MESS, name .. "_localpart", localpart or address)
+  set(vctx, VCTX_MESS, name .. "_domain", domain or "")
+end
+
+-- MAIL FROM: what was set for the message before is forgotten.
+function context.begin_message(vctx, mailfrom)
+  rawset(vctx, "_mess", nil)
+  context.set_address(vctx, "mailfrom", mailfrom)
+  count(vctx, "connection_message_count")
+  set(vctx, VCTX_CONN, "message_rcpt_count", 0)
+end
+
+-- RCPT TO.
+function context.begin_recipient(vctx, rcptto)
+  context.set_address(vctx, "rcptto", rcptto)
+  count(vctx, "connection_rcpt_count")
+  count(vctx, "message_rcpt_count")
 end
 
 -- Forgets the reply of the last hook.

@@ -12,12 +12,13 @@ from typing import Any
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, PolicyError
 from inbound_audit.lua.dialect import DialectError, translate
+from inbound_audit.lua.reference import ABSENT, HOOKS, OTHER_HOOKS
 
 # Scripts are written in Lua 5.1; `module` and `setfenv` are missing from all later ones. "lua" is what lupa is called
 # where it was built against a system's Lua.
 _LUAS = ("luajit21", "luajit20", "lua51", "lua")
-_WANTED_VERSION = (5, 1)
-_UNBOUNDED = "luajit20"  # takes no allocator but its own where pointers have 64 bits
+_VERSION = (5, 1)
+_UNBOUNDED = "luajit20"  # has only its own allocator where pointers have 64 bits
 
 # Strings that Python hands over are allocated outside of any pcall, where running out of memory ends the process: at
 # this distance from the limit nothing is handed over any more.
@@ -27,12 +28,12 @@ HostFunction = Callable[..., "tuple[object, ...]"]
 
 
 def text(raw: bytes) -> str:
-    """Lua's bytes as text; what is no UTF-8 becomes visible escapes."""
+    """Lua's bytes as text; bytes that are not UTF-8 become visible escapes."""
     return raw.decode("utf-8", "backslashreplace")
 
 
 def raw(value: str) -> bytes:
-    """Text as Lua's bytes; what was no UTF-8 on the wire becomes the same bytes again."""
+    """Text as Lua's bytes; bytes that were not UTF-8 on the wire become the same bytes again."""
     try:
         return value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -78,9 +79,9 @@ def _deny(*_: object) -> object:
 
 
 class World:
-    """A Lua state in which the rooms of this directory have been built; `doors` are the functions of hooks.lua.
+    """A Lua state in which the rooms of this directory have been built; `entry_points` are the functions of hooks.lua.
 
-    lupa's lock makes one thread at a time run Lua; each call of a door is one such turn. `max_memory` is in bytes;
+    lupa's lock makes one thread at a time run Lua; each call of an entry point holds it once. `max_memory` is in bytes;
     LuaJIT 2.0 has no such limit.
     """
 
@@ -90,10 +91,10 @@ class World:
         self._limit = max_memory
         self._state = self._make(lua, max_memory)
         self.implementation = text(self._state.lua_implementation)
-        if self._state.lua_version != _WANTED_VERSION:
+        if self._state.lua_version != _VERSION:
             raise PolicyError(f"{self.implementation}: policies are written in Lua 5.1")
         self.ffi = self._choose_memory(ffi)
-        self.doors: dict[str, Callable[..., Any]] = {}
+        self.entry_points: dict[str, Callable[..., Any]] = {}
 
     def _make(self, lua: ModuleType, max_memory: int) -> Any:
         options = {
@@ -123,23 +124,19 @@ class World:
             "ffi": self.ffi,
             "ceiling": (self._limit - _RESERVE) / 1024 if self._limit else float("inf"),
             "cdef": raw(_ipcount.LUA_CDEF),
-            "sizeof_ac": abi["sizeof_ac"],
-            "count": abi["ia_session_count"],
-            "remote_addr": abi["ia_remote_addr"],
-            "remote_ip": abi["ia_remote_ip"],
-            "event_count": abi["ia_event_count"],
-            "series_add": abi["ia_series_add"],
-            "series_count": abi["ia_series_count"],
-            "series_remove": abi["ia_series_remove"],
+            **{name.removeprefix("ia_"): value for name, value in abi.items()},
+            "codes": self._table(dict(_ipcount.CODES)),
+            "kinds": self._table({"connection": 0, **{kind: n for n, kind in enumerate(_ipcount.MONITOR_KINDS)}}),
+            "max_amount": _ipcount.LIMITS["count"],
+            "hooks": raw(HOOKS),
+            "other_hooks": raw(OTHER_HOOKS),
+            **{f"absent_{kind}": raw(names) for kind, names in ABSENT.items()},
         }
-        functions = {
-            name: host_function(function, self.make_room_for)
-            for name, function in {**host, "translate": translation}.items()
-        }
-        doors = self._state.execute(
+        functions = {name: host_function(function, self.make_room_for) for name, function in host.items()}
+        entry_points = self._state.execute(
             room("boot"), lambda name: room(text(name)), self._table(functions), self._table(settings), name="=boot.lua"
         )
-        self.doors = {text(name): door for name, door in doors.items()}
+        self.entry_points = {text(name): function for name, function in entry_points.items()}
 
     def _table(self, mapping: dict[str, Any]) -> Any:
         return self._state.table_from({raw(key): value for key, value in mapping.items()})

@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inbound_audit.address_lists.lists import NetworkLists
 from inbound_audit.errors import PolicyError
 from inbound_audit.log_limiter import LogLimiter
-from inbound_audit.lua.networks import NetworkLists
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict, cached_verdict
 from inbound_audit.sieve.faults import At, nearest
 from inbound_audit.sieve.values import Value

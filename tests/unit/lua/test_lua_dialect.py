@@ -152,7 +152,7 @@ def test_where_steps_are_counted() -> None:
 
 def test_a_first_line_for_the_shell_and_a_byte_order_mark(bench: Bench) -> None:
     path = bench.directory / "shell.lua"
-    path.write_bytes(b"\xef\xbb\xbf#!/usr/bin/lua\nmsys.registerModule('m', {})\nerror('here')")
+    path.write_bytes(b"\xef\xbb\xbf#!/usr/bin/lua\nmsys.registerModule('m', {init = function() end})\nerror('here')")
     assert "shell.lua:3: here" in load_error(bench, path)
 
 

@@ -78,13 +78,13 @@ def test_values_of_the_context(bench: Bench) -> None:
         ("vctx:set(1, 'k', {})", "policy.lua:3: the value of k must be a text or a number, not a table"),
         ("vctx:set(1, 'k', print)", "not a function"),
         ("msys.expandMacro(5)", "policy.lua:3: msys.expandMacro: the text must be a string"),
-        ("msys.pbp.size_in_bytes('big')", "policy.lua:3: big: is no size such as '30m'"),
-        ("msys.pbp.set_whitelist({}, 1)", "policy.lua:3: msys.pbp.set_whitelist: wants"),
+        ("msys.pbp.size_in_bytes('big')", "policy.lua:3: big: is not a size such as '30m'"),
+        ("msys.pbp.set_whitelist({}, 1)", "policy.lua:3: msys.pbp.set_whitelist: expected"),
         ("msys.pbp.set_whitelist(vctx, 9, 'x', true)", "policy.lua:3: 9: is neither"),
-        ("msys.pbp.check_whitelist('x')", "policy.lua:3: msys.pbp.check_whitelist: wants"),
+        ("msys.pbp.check_whitelist('x')", "policy.lua:3: msys.pbp.check_whitelist: expected"),
         ("msys.core.accept_construct_get_message_construct(1)", "policy.lua:3: accept_construct_get_message_construct"),
-        ("ac:esmtp_capability_add()", "policy.lua:3: nil: is no name of an ESMTP capability"),
-        ("ac:esmtp_capability_remove('')", "policy.lua:3: : is no name of an ESMTP capability"),
+        ("ac:esmtp_capability_add()", "policy.lua:3: nil: is not the name of an ESMTP capability"),
+        ("ac:esmtp_capability_remove('')", "policy.lua:3: : is not the name of an ESMTP capability"),
         ("require(5)", "policy.lua:3: require: the name of a module must be a string"),
         ("loadstring(5)", "policy.lua:3: loadstring: the chunk must be a string"),
     ],
@@ -235,26 +235,24 @@ def test_address_lists(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ("define('l')", "wants a name and a table of options"),
-        ("define('l', {type = 'datasource'})", "type datasource of 'l' is not available, only rbldnsd"),
-        ("define('l', {type = 'rbldnsd'})", "'l' wants a source"),
-        ("define('l', {type = 'rbldnsd', source = 'x', refresh = -1})", "wants a source (a file) and a refresh"),
+        ("define('l')", "expected a name and a table of options"),
+        ("define('l', {type = 'datasource'})", "type datasource of 'l' is not part of inbound_audit"),
+        ("define('l', {type = 'rbldnsd'})", "'l' needs a source"),
+        ("define('l', {type = 'rbldnsd', source = 'x', refresh = -1})", "needs a source (a file) and a refresh"),
         (
             "define('l', {type = 'rbldnsd', source = 'x', record_type = 'MX'})",
             "record_type mx of 'l' is neither A nor TXT",
         ),
         ("define('l', {type = 'rbldnsd', source = 'missing'})", "missing: No such file"),
-        ("define('l', {type = 'rbldnsd', source = 'bad.txt'})", "bad.txt:2: "),
         ("query('nosuch')", "policy.lua:3: nosuch: no such list"),
         ("query(nil)", "nil: no such list"),
         ("reload('nosuch')", "nosuch: no such list"),
         ("define('l', {type = 'rbldnsd', source = 'good.txt'}) msys.cidr.query('l', 'nonsense')", "'nonsense'"),
-        ("define('l', {type = 'rbldnsd', source = 'good.txt'}) msys.cidr.query('l', 5)", "5 is no address"),
+        ("define('l', {type = 'rbldnsd', source = 'good.txt'}) msys.cidr.query('l', 5)", "5 is not an address"),
     ],
 )
 def test_address_lists_that_are_wrong(bench: Bench, call: str, message: str) -> None:
     bench.write("good.txt", "192.0.2.0/24\n")
-    bench.write("bad.txt", "192.0.2.0/24\n192.0.2.0/64\n")
     error = bench.fails(f"msys.cidr.{call}")
     assert error.startswith("policy.lua:3: ")
     assert message in error
@@ -278,9 +276,9 @@ def test_a_list_is_reloaded_when_told(bench: Bench) -> None:
     path.write_text("192.0.2.0/24\n")
     assert policy.validate_ehlo(ac, "x").text == "nil"
     assert policy.validate_ehlo(ac, "reload").text == "127.0.0.2"
-    path.write_text("nonsense\n")
+    path.unlink()
     policy.validate_ehlo(ac, "reload")
-    assert "list.txt:1: " in str(policy.last_error)
+    assert "list.txt: No such file" in str(policy.last_error)
     assert policy.validate_ehlo(ac, "x").text == "127.0.0.2"
 
 

@@ -209,18 +209,18 @@ BROKEN = [
     ("error({})", "the error is not a string"),
     ("local x = nil + 1", "policy.lua:3: attempt to perform arithmetic on a nil value"),
     ("vctx:nosuch()", "policy.lua:3: attempt to call method 'nosuch' (a nil value)"),
-    ("return true", "validate_connect of module 'm' answered true, which is neither"),
-    ("return 7", "answered 7"),
-    ("return {}", "answered table: 0x"),
-    ("vctx:set_code(99, 'x')", "policy.lua:3: 99: is no SMTP reply code"),
-    ("vctx:set_code(600, 'x')", "policy.lua:3: 600: is no SMTP reply code between 200 and 599"),
-    ("vctx:set_code('x', 'y')", "policy.lua:3: x: is no SMTP reply code"),
-    ("vctx:set_code()", "policy.lua:3: nil: is no SMTP reply code"),
-    ("vctx:disconnect(7)", "policy.lua:3: 7: is no SMTP reply code"),
-    ("vctx:tarpit(-1)", "policy.lua:3: -1: is no number of seconds"),
-    ("vctx:tarpit(0/0)", "is no number of seconds"),
-    ("vctx:tarpit(math.huge)", "is no number of seconds"),
-    ("vctx:tarpit('soon')", "policy.lua:3: soon: is no number of seconds"),
+    ("return true", "validate_connect of module 'm' returned true, which is neither"),
+    ("return 7", "returned 7"),
+    ("return {}", "returned table: 0x"),
+    ("vctx:set_code(99, 'x')", "policy.lua:3: 99: is not an SMTP reply code"),
+    ("vctx:set_code(600, 'x')", "policy.lua:3: 600: is not an SMTP reply code between 200 and 599"),
+    ("vctx:set_code('x', 'y')", "policy.lua:3: x: is not an SMTP reply code"),
+    ("vctx:set_code()", "policy.lua:3: nil: is not an SMTP reply code"),
+    ("vctx:disconnect(7)", "policy.lua:3: 7: is not an SMTP reply code"),
+    ("vctx:tarpit(-1)", "policy.lua:3: -1: is not a number of seconds"),
+    ("vctx:tarpit(0/0)", "is not a number of seconds"),
+    ("vctx:tarpit(math.huge)", "is not a number of seconds"),
+    ("vctx:tarpit('soon')", "policy.lua:3: soon: is not a number of seconds"),
     ("vctx.set = 1", "policy.lua:3: vctx:set is a method"),
     ("coroutine.yield()", "attempt to yield"),
     ("error('caf\\195\\169 \\255')", "policy.lua:3: café \\xff"),
@@ -408,7 +408,7 @@ def test_capabilities(bench: Bench) -> None:
     policy.validate_ehlo(ac, "HELLO")
     assert policy.capabilities(ac) == (("SIZE 100", "X-HELLO"), ("8BITMIME",))
     assert policy.validate_ehlo(ac, "a\r\n250 b") is ACCEPT
-    assert policy.last_error == "policy.lua:9: X-a\r\n250 b: is no name of an ESMTP capability"
+    assert policy.last_error == "policy.lua:9: X-a\r\n250 b: is not the name of an ESMTP capability"
     policy.end_session(ac)
     assert policy.capabilities(ac) == ((), ())
 
@@ -488,10 +488,10 @@ def test_a_kept_accept_construct_still_counts_others(bench: Bench) -> None:
         ("x.y.z = 1", "policy.lua:1: attempt to index global 'x' (a nil value)"),
         ("error({})", "the error is not a string"),
         ("", "registers no module"),
-        ("msys.registerModule('m')", "policy.lua:1: msys.registerModule: wants a name and a table of hooks"),
-        ("msys.registerModule({}, 'm')", "wants a name and a table"),
+        ("msys.registerModule('m')", "policy.lua:1: msys.registerModule: expected a name and a table of hooks"),
+        ("msys.registerModule({}, 'm')", "expected a name and a table"),
         ("msys.registerModule('m', {init = function() error('in init') end})", "policy.lua:1: in init"),
-        ("msys.registerModule('m', {init = function() return false end})", "init of module 'm' answered false"),
+        ("msys.registerModule('m', {init = function() return false end})", "init of module 'm' returned false"),
         ("while true do end", "steps"),
         ("msys.registerModule('m', {init = function() while true do end end})", "steps"),
         ("\x1bLJ", "is Lua bytecode; a policy must be source"),
@@ -523,7 +523,7 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"Lua 5\.4: policies are written in Lua 5\.1"):
         LuaPolicy(path, lua="lua54")
     for option in ("max_steps", "max_memory", "max_sessions"):
-        with pytest.raises(PolicyError, match=f"{option} -1: is no number from 1"):
+        with pytest.raises(PolicyError, match=f"{option} -1: expected a whole number from 1"):
             LuaPolicy(path, **{option: -1})  # type: ignore[arg-type]
     policy = LuaPolicy(path)
     assert policy.ffi
@@ -550,7 +550,7 @@ def test_a_misspelt_hook_is_warned_of(bench: Bench, caplog: pytest.LogCaptureFix
     bench.policy("msys.registerModule('m', {validate_conect = print, helper = print, validate_ehlo = print})")
     assert caplog.messages == [
         f"{bench.directory / 'policy.lua'}: module 'm' has a function validate_conect, "
-        "which is no hook and is never called"
+        "which is not a hook and is never called; did you mean validate_connect?"
     ]
 
 

@@ -156,7 +156,7 @@ def test_all_that_a_definition_says(bench: Timed) -> None:
         define("a", "cidr", 60, 6)
         define("b", "cidr_ipv6", 300, 12, {replicate = "manager", max_hosts = 1000, max_bytes = 1048576})
         define("c", "string", 3600, 1, {replicate = "none", serialize = false, persist = 0})
-        msys.registerModule("m", {})
+        msys.registerModule("m", {init = function() end})
         """,
         audit=bench.audit,
     )
@@ -209,9 +209,9 @@ def test_a_reload_changes_no_count(bench: Timed) -> None:
 
 
 WRONG = [
-    ("", "msys.audit_series.define: wants a name"),
-    ("5, 'cidr', 60, 6", "msys.audit_series.define: wants a name"),
-    ("{}, 'cidr', 60, 6", "msys.audit_series.define: wants a name"),
+    ("", "msys.audit_series.define: expected a name"),
+    ("5, 'cidr', 60, 6", "msys.audit_series.define: expected a name"),
+    ("{}, 'cidr', 60, 6", "msys.audit_series.define: expected a name"),
     ("'', 'cidr', 60, 6", "'': the name of a series is 1 to 64 bytes of printable text"),
     ("'a\\0', 'cidr', 60, 6", "the name of a series is 1 to 64 bytes of printable text"),
     ("'a\\n', 'cidr', 60, 6", "the name of a series is 1 to 64 bytes of printable text"),

@@ -232,10 +232,10 @@ BROKEN = [
     ("audit.connections('300,6', {startv = 2, endv = 1})", "windows 2 to 1 of '300,6': no such window"),
     ("audit.connections('300,6', {endv = 1e308})", "windows 0 to 1e+308 of '300,6': no such window"),
     ("audit.connections('300,6', {endv = 1/0})", "windows 0 to inf of '300,6': no such window"),
-    ("audit.connections('300,6', {startv = 0.5})", "0.5: is no number of a window"),
-    ("audit.connections('300,6', {startv = 0/0})", "nan: is no number of a window"),
-    ("audit.connections('300,6', {endv = 'soon'})", "soon: is no number of a window"),
-    ("audit.connections('300,6', {endv = {}})", "is no number of a window"),
+    ("audit.connections('300,6', {startv = 0.5})", "0.5: is not the number of a window"),
+    ("audit.connections('300,6', {startv = 0/0})", "nan: is not the number of a window"),
+    ("audit.connections('300,6', {endv = 'soon'})", "soon: is not the number of a window"),
+    ("audit.connections('300,6', {endv = {}})", "is not the number of a window"),
     ("audit.connections('300,6', 24)", "24: is not a text"),
     ("audit.connections('300,6', {cidr = true})", "true: is not a text"),
     ("audit.connections('300,6', 'mx')", "'mx': is no address"),
@@ -256,9 +256,9 @@ BROKEN = [
     ("audit_series.count('s', print)", ": is neither a text nor an accept construct"),
     ("audit_series.remove_item('s', {})", ": is neither a text nor an accept construct"),
     ("audit_series.count('s', {startv = 6})", "windows 6 of 's': no such window"),
-    ("audit_series.count('s', {endv = 0/0})", "nan: is no number of a window"),
+    ("audit_series.count('s', {endv = 0/0})", "nan: is not the number of a window"),
     ("audit_series.add('t', ('x'):rep(4097))", "'t': has a key of more than 4096 bytes"),
-    ("audit_series.define('u', 'cidr', 60, 6, 5)", "msys.audit_series.define: wants a name, a type, two numbers"),
+    ("audit_series.define('u', 'cidr', 60, 6, 5)", "msys.audit_series.define: expected a name, a type, two numbers"),
 ]
 
 
