@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import click
 
-from inbound_audit import Limits
 from inbound_audit._ipcount import parse_duration, parse_monitor, parse_pair, parse_prefix
 from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.errors import InboundAuditError
@@ -38,12 +37,28 @@ endpoint = checked(Endpoint.parse)
 
 @checked
 def limit(text: str) -> tuple[str, int]:
-    """``/24,/56=100`` as ``("/24,/56", 100)``. Raises ValueError or PolicyError."""
-    lengths, equals, most = text.partition("=")
-    if not (equals and most.isascii() and most.isdigit()):
+    """``/24,/56=100`` as ``("/24,/56", 100)``; the key may also be ``total``, ``NETWORK:/24`` or ``NETWORK:total``.
+
+    Raises ValueError or CidrError.
+    """
+    key, equals, maximum = text.rpartition("=")
+    if not (equals and maximum.isascii() and maximum.isdigit() and len(maximum) < 20):
         raise ValueError(f"{text!r}: write a prefix length and how many sessions it may have, such as /24=100")
-    Limits({lengths: int(most)})
-    return lengths, int(most)
+    length = key.rpartition(":")[2]
+    if length != "total":
+        parse_pair(length)
+    return key, int(maximum)
+
+
+@checked
+def named_network(text: str) -> tuple[str, tuple[str, ...]]:
+    """``partner=192.0.2.0/24,2001:db8::/32`` as the name and the prefixes. Raises ValueError or CidrError."""
+    name, equals, prefixes = text.partition("=")
+    if not (name and equals) or ":" in name:
+        raise ValueError(
+            f"{text!r}: write a name without a colon and its prefixes, such as partner=192.0.2.0/24,2001:db8::/32"
+        )
+    return name, tuple(map(network, prefixes.split(",")))
 
 
 @checked

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from inbound_audit.policy.base import ScriptPolicy
 
 
+def limits_of(settings: Settings) -> Limits:
+    """Raises PolicyError."""
+    return Limits.from_options(
+        settings.limits, dict(settings.network), exempt=settings.exempt, dry_run=settings.dry_run
+    )
+
+
 class Policies:
     """Makes the policy that the settings name, again at each reload; keeps figures over all that it has made."""
 
@@ -43,7 +50,7 @@ class Policies:
         """Raises Failure, which names the file, if the policy can't be loaded or does not fit `audit`."""
         settings = self._settings
         if settings.policy is None:
-            self._policy = limits = Limits(settings.limits, exempt=settings.exempt, dry_run=settings.dry_run)
+            self._policy = limits = limits_of(settings)
             return limits
         try:
             policy = load_policy(settings.policy, on_error=settings.on_error, audit=audit)

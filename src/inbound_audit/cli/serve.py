@@ -9,7 +9,7 @@ import click
 
 from inbound_audit.cli import params
 from inbound_audit.cli.settings import Settings
-from inbound_audit.errors import CapacityError, MonitorError
+from inbound_audit.errors import CapacityError, MonitorError, PolicyError
 
 CHOICE = click.Choice(["accept", "refuse"])
 
@@ -51,8 +51,15 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     type=params.limit,
     multiple=True,
     metavar="/LENGTH=N",
-    help="At most N sessions from a prefix of this length; repeatable. /24,/56=N has one for each family."
-    "  [default: /32,/64=10 /24,/48=100 /0=20000]",
+    help="At most N sessions from a prefix of this length; repeatable. /24,/56=N has one for each family, total=N is "
+    "for all sessions, NAME:/LENGTH=N and NAME:total=N for a --network.  [default: /32,/64=10 /24,/48=100 /0=20000]",
+)
+@click.option(
+    "--network",
+    type=params.named_network,
+    multiple=True,
+    metavar="NAME=NET,...",
+    help="A network with limits of its own, whose sessions use up none of the others; repeatable.",
 )
 @click.option("--exempt", type=params.network, multiple=True, metavar="NET", help="Not limited at all; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Refuse nobody, and count who would have been.")
@@ -163,8 +170,10 @@ def _limits(given: tuple[tuple[str, int], ...]) -> dict[str, int] | None:
 
 
 def _check(settings: Settings) -> None:
-    if settings.policy is not None and (settings.limits is not None or settings.exempt):
-        raise click.UsageError("--policy decides alone: --limit and --exempt cannot be added to it")
+    if settings.policy is not None and (settings.limits is not None or settings.exempt or settings.network):
+        raise click.UsageError("--policy decides alone: --limit, --exempt and --network cannot be added to it")
+    if settings.policy is None:
+        _check_limits(settings)
     if settings.tls_key is not None and settings.tls_cert is None:
         raise click.UsageError("--tls-key needs --tls-cert")
     if settings.workers > 1 and settings.shared is None:
@@ -174,6 +183,18 @@ def _check(settings: Settings) -> None:
     if settings.group is not None and settings.shared is None:
         raise click.UsageError("--group needs --shared")
     _check_monitors(settings)
+
+
+def _check_limits(settings: Settings) -> None:
+    """What no option can tell by itself: a limit of a network that is not there, a network without a limit."""
+    from inbound_audit.cli.policies import limits_of
+
+    if len(dict(settings.network)) < len(settings.network):
+        raise click.UsageError("--network has the same name twice")
+    try:
+        limits_of(settings)
+    except PolicyError as error:
+        raise click.UsageError(f"--limit: {error}") from None
 
 
 def _check_monitors(settings: Settings) -> None:

@@ -13,7 +13,7 @@ Choice = Literal["accept", "refuse"]
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `serve`, under their own names; `limits` is None for the stock policy. `grace` is in seconds."""
+    """The options of `serve`. `limits` is what `Limits.from_options` takes, `grace` is in seconds."""
 
     listen: tuple[Endpoint, ...]
     policy: str | None
@@ -39,3 +39,4 @@ class Settings:
     json: bool
     quiet: bool
     verbose: bool
+    network: tuple[tuple[str, tuple[str, ...]], ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from inbound_audit._ipcount import LimitTables, parse_pair, parse_prefix
 from inbound_audit.errors import CidrError, PolicyError, did_you_mean, named_keywords
@@ -148,6 +148,39 @@ class Limits(LimitTables, Policy):
         self._options = [_option(row) for network in listed for row in network.rows] + [
             _option(row) for row in everywhere
         ]
+
+    @classmethod
+    def from_options(
+        cls,
+        limits: LimitTable | None,
+        networks: Mapping[str, Iterable[str]],
+        *,
+        exempt: Iterable[str] = (),
+        dry_run: bool = False,
+    ) -> Limits:
+        """Limits from flat options, as the command line has them.
+
+        The keys of `limits` are ``"/24"`` (a default limit; without any the stock policy holds), ``"total"`` (of each
+        listener), ``"partner:/24"`` and ``"partner:total"`` (of a named network); `networks` maps a name to its
+        prefixes. Raises PolicyError.
+        """
+        default: dict[str, int] = {}
+        named: dict[str, dict[str, Any]] = {name: {"prefixes": list(prefixes)} for name, prefixes in networks.items()}
+        listener_total = None
+        for key, maximum in (limits or {}).items():
+            network, colon, length = key.rpartition(":")
+            if colon and network not in named:
+                near = did_you_mean(network, named)
+                raise PolicyError(f"limit {key!r}: no network is named {network!r}{near}; give it by --network")
+            if colon and length == "total":
+                named[network]["total"] = maximum
+            elif colon:
+                named[network].setdefault("limits", {})[length] = maximum
+            elif length == "total":
+                listener_total = maximum
+            else:
+                default[length] = maximum
+        return cls(default or None, networks=named, listener_total=listener_total, exempt=exempt, dry_run=dry_run)
 
     @property
     def refused(self) -> Counter[str]:

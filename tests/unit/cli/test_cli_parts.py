@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import logging
@@ -73,6 +74,10 @@ def test_sizes_and_lengths() -> None:
     ]
     assert [params.prefix_lengths(text) for text in ("24,56", "/0,/0", "32,128")] == [(24, 56), (0, 0), (32, 128)]
     assert params.limit("/24,/56=100") == ("/24,/56", 100)
+    assert [params.limit(text) for text in ("total=5", "a:/24=5", "a b:total=0")] == [
+        ("total", 5), ("a:/24", 5), ("a b:total", 0)
+    ]  # fmt: skip
+    assert params.named_network("a=192.0.2.0/24,::1") == ("a", ("192.0.2.0/24", "::1"))
 
 
 # ---- sockets
@@ -159,6 +164,21 @@ def test_a_policy_that_contradicts_what_is_counted_is_not_taken(tmp_path: Path) 
         script.write_text(SCRIPT + 'msys.audit_series.define("s", "cidr", 61, 6)')
         with pytest.raises(Failure, match=r"--policy: .*policy.lua:5: 's': is defined already, and its interval is 60"):
             policies.make(audit)
+    policies.close()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_named_networks_of_the_command_line(dry_run: bool) -> None:
+    given = {"limits": {"/0": 1, "a:total": 2, "total": 3}, "network": (("a", ("10.0.0.0/8",)),), "dry_run": dry_run}
+    policies = Policies(settings(**given))
+    policy = policies.make()
+    with InboundAudit(capacity=1 << 22) as audit, contextlib.ExitStack() as opened:
+        listener = audit.listener("SMTP")
+        remotes = ["10.0.0.1", "10.0.0.2", "192.0.2.1", "10.0.0.3", "192.0.2.1"]
+        verdicts = [bool(policy.validate_connect(opened.enter_context(listener.session(one)))) for one in remotes]
+    assert verdicts == ([True] * 5 if dry_run else [True, True, True, False, False])
+    assert sum(policies.would_refuse.values()) == 2 * dry_run
+    assert policies.describe() == "/0=1 a:total=2 total=3" + ", as a dry run" * dry_run
     policies.close()
 
 

@@ -237,6 +237,32 @@ def test_sessions_that_come_and_go_elsewhere_never_open_a_gap():
         assert not any(verdicts)
 
 
+# ---- the options of the command line
+
+
+def test_options_say_the_same(bench):
+    limits = Limits.from_options(
+        {"/32": 1, "total": 5, "partner:/24": 2, "partner:total": 3},
+        {"partner": ["10.0.0.0/16", "10.1.0.0/16"]},
+        exempt=["127.0.0.1"],
+        dry_run=True,
+    )
+    assert limits.describe() == "/32=1 partner:/24=2 partner:total=3 total=5"
+    remotes = ["192.0.2.1", "10.0.0.1", "10.0.0.2", "10.1.0.1", "127.0.0.1"]
+    assert all(map(limits.validate_connect, bench.fill(remotes)))
+    assert not limits.would_refuse
+    bench.open("192.0.2.1")
+    over = bench.fill(["192.0.2.1", "10.0.0.3", "10.1.0.2", "198.51.100.1", "127.0.0.1"])
+    assert all(map(limits.validate_connect, over))
+    assert limits.would_refuse == {"default /32": 1, "partner /24": 1, "partner total": 1, "listener total": 1}
+
+
+def test_options_without_a_default_keep_the_stock_policy():
+    limits = Limits.from_options({"a:total": 3}, {"a": ["10.0.0.0/8"]})
+    assert limits.describe() == "/32,/64=10 /24,/48=100 /0=20000 a:total=3"
+    assert Limits.from_options(None, {}).describe() == Limits().describe() == "/32,/64=10 /24,/48=100 /0=20000"
+
+
 # ---- mistakes
 
 
