@@ -209,9 +209,20 @@ cdef inline int walk_hosts(Tree *t, int version, Rows *rows) noexcept nogil:
 
 # ---- the largest prefixes: best first, from a heap of prefixes that are still to be opened
 
+cdef inline bint comes_first(const Row *a, const Row *b) noexcept nogil:
+    """The larger count, and of equal counts the lower address, IPv4 first."""
+    if a.count != b.count:
+        return a.count > b.count
+    if a.prefix.address.version != b.prefix.address.version:
+        return a.prefix.address.version < b.prefix.address.version
+    if a.prefix.address.hi != b.prefix.address.hi:
+        return a.prefix.address.hi < b.prefix.address.hi
+    return a.prefix.address.lo < b.prefix.address.lo
+
+
 cdef inline void sift_up(Rows *heap, size_t at) noexcept nogil:
     cdef Row row = heap.row[at]
-    while at and heap.row[(at - 1) // 2].count < row.count:
+    while at and comes_first(&row, &heap.row[(at - 1) // 2]):
         heap.row[at] = heap.row[(at - 1) // 2]
         at = (at - 1) // 2
     heap.row[at] = row
@@ -226,9 +237,9 @@ cdef inline Row pop(Rows *heap) noexcept nogil:
     row = heap.row[heap.size]
     while 2 * at + 1 < heap.size:
         child = 2 * at + 1
-        if child + 1 < heap.size and heap.row[child + 1].count > heap.row[child].count:
+        if child + 1 < heap.size and comes_first(&heap.row[child + 1], &heap.row[child]):
             child += 1
-        if heap.row[child].count <= row.count:
+        if not comes_first(&heap.row[child], &row):
             break
         heap.row[at] = heap.row[child]
         at = child
@@ -261,8 +272,8 @@ cdef inline int push(Tree *t, Prefix p, const int *length, Rows *heap) noexcept 
 cdef inline int walk_top(Tree *t, size_t n, const int *length, Rows *heap, Rows *rows) noexcept nogil:
     """The `n` largest prefixes of length[0] (IPv4) and length[1] (IPv6) bits; a negative length skips the family.
 
-    A prefix is opened only while it is the largest one left, so whatever is smaller than the n-th answer is never
-    looked into. OK, or FULL or DAMAGED.
+    A prefix is opened only while it is the largest one left, so a prefix that is smaller than the n-th row is never
+    opened. Of equal counts the lower address comes first: an unopened prefix is compared by its first address. OK, or FULL or DAMAGED.
     """
     cdef Prefix p
     cdef Row row

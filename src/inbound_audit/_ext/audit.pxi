@@ -256,7 +256,8 @@ cdef class Audit(Windows):
         return sums.total_trees(trees.trees_of(self.owner, self.number_of(service_type)))
 
     def top(self, n=10, *, service_type="SMTP", prefixlen=(32, 128)):
-        """The `n` largest prefixes of those two lengths (IPv4, IPv6) as `(count, "prefix/length")`, best first.
+        """The `n` largest prefixes of those two lengths (IPv4, IPv6) as `(count, "prefix/length")`, the largest first,
+        and of equal counts the lower address.
 
         Opens only prefixes that are larger than the n-th answer; frees the GIL and stops no writer: each row was true
         at some moment of the walk. Raises CidrError or UnknownServiceType.

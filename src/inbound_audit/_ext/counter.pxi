@@ -127,7 +127,8 @@ cdef class PrefixCounter:
         forget(&self.t, model.READY)
 
     def top(self, n=10, *, prefixlen=(32, 128)):
-        """The `n` largest prefixes of those lengths (IPv4, IPv6) as `(count, "prefix/length")`, best first."""
+        """The `n` largest prefixes of those lengths (IPv4, IPv6) as `(count, "prefix/length")`, the largest first,
+        and of equal counts the lower address."""
         return top_of(&self.t, n, prefixlen)
 
     def tree(self):

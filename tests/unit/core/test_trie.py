@@ -77,10 +77,7 @@ class TrieMachine(RuleBasedStateMachine):
 
     @rule(n=st.integers(0, 6), four=st.integers(0, 32), six=st.integers(0, 128))
     def ask_top(self, n, four, six):
-        mine, golden = (c.top(n, prefixlen=(four, six)) for c in (self.counter, self.gold))
-        assert [count for count, _ in mine] == [count for count, _ in golden]
-        assert all(self.gold.count(prefix) == count for count, prefix in mine)
-        assert len({prefix for _, prefix in mine}) == len(mine)
+        assert self.counter.top(n, prefixlen=(four, six)) == self.gold.top(n, prefixlen=(four, six))
 
     @rule()
     def ask_tree(self):
