@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-EXTRAS = {"click": "cli", "rich": "cli", "prompt_toolkit": "cli", "aiosmtpd": "smtp"}
+EXTRAS = {
+    **dict.fromkeys(("click", "rich", "prompt_toolkit", "lark", "dateparser", "backports"), "cli"),
+    "aiosmtpd": "smtp",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,15 +26,22 @@ class LogLimiter:
         self._quiet_until: float | None = None
         self._held_back = 0
 
-    def report(self, level: int, message: str, *args: object) -> None:
-        """Logs `message % args`, or counts it. `level` is one of `logging`'s."""
+    def admit(self) -> int | None:
+        """How many messages were held back before this one, which is to be logged; None if it is held back, too."""
         now = self._clock()
         with self._lock:
             if self._quiet_until is not None and now < self._quiet_until:
                 self._held_back += 1
-                return
+                return None
             self._quiet_until = now + self._interval
             held_back, self._held_back = self._held_back, 0
+            return held_back
+
+    def report(self, level: int, message: str, *args: object) -> None:
+        """Logs `message % args`, or counts it. `level` is one of `logging`'s."""
+        held_back = self.admit()
+        if held_back is None:
+            return
         if held_back:
             message, args = message + " (and %d more like it since the last such line)", (*args, held_back)
         self._logger.log(level, message, *args)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import ipaddress
 import json
 import os
@@ -15,25 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.support.command_line import COMMAND, environment, lines, run
 from tests.support.listening import PATIENCE, eventually
 
-from inbound_audit import PrefixCounter
 from inbound_audit.__main__ import main
-from inbound_audit.cli import reading
-from inbound_audit.cli.reading import LONGEST, SHOWN, Tally
+from inbound_audit.cli.address_input import MAX_COMPLAINTS
 
 FOUR = lines(["192.0.2.7", "192.0.2.9", "2001:db8::7", "198.51.100.1", "192.0.2.7"])
 GAP = " " * 25
-
-
-def tally(data: bytes) -> Tally:
-    read = Tally(PrefixCounter(capacity=1 << 24))
-    read.read(io.BytesIO(data), lambda size, lines: None)
-    read.counter._check()
-    return read
 
 
 def test_without_options_a_summary_and_the_largest_hosts_are_printed() -> None:
@@ -47,7 +35,7 @@ def test_without_options_a_summary_and_the_largest_hosts_are_printed() -> None:
 
 def test_the_tree_is_printed_as_the_reference_prints_it() -> None:
     hosts = ["10.0.0.103"] * 4 + ["10.0.0.180"] * 14 + ["10.0.0.176"] * 13 + ["2001:db8::7"]
-    done = run("count", "--tree", given=lines(hosts))
+    done = run("count", "--tree", "--reference", given=lines(hosts))
     assert done.returncode == 0, done.stderr
     rows = done.stdout.decode().splitlines()
     assert f"     31{GAP}10.0.0.0/24" in rows
@@ -55,6 +43,8 @@ def test_the_tree_is_printed_as_the_reference_prints_it() -> None:
     assert f"     27{GAP}10.0.0.176/29" in rows
     assert f"     14{GAP}10.0.0.180/32" in rows
     assert f"      1{GAP}2001:db8::7/128" in rows
+    rows = run("count", "--tree", given=lines(hosts)).stdout.decode().splitlines()
+    assert rows[:3] == ["     31  10.0.0.0/24", "      4    10.0.0.103/32", "     27    10.0.0.176/29"]
 
 
 def test_counts_top_and_tree_come_in_that_order() -> None:
@@ -93,12 +83,12 @@ def test_bad_lines_are_told_with_their_numbers_and_the_others_are_counted() -> N
 
 
 def test_many_bad_lines_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    done = run("count", "--json", given=b"nonsense\n" * (SHOWN + 500) + b"::1\n")
+    done = run("count", "--json", given=b"nonsense\n" * (MAX_COMPLAINTS + 500) + b"::1\n")
     told = done.stderr.decode().splitlines()
-    assert len(told) == SHOWN + 1
+    assert len(told) == MAX_COMPLAINTS + 1
     assert "500 more" in told[-1]
     assert done.returncode == 1
-    assert json.loads(done.stdout)["bad"] == SHOWN + 500
+    assert json.loads(done.stdout)["bad"] == MAX_COMPLAINTS + 500
 
 
 def test_skip_bad_is_no_failure() -> None:
@@ -106,57 +96,6 @@ def test_skip_bad_is_no_failure() -> None:
     assert done.returncode == 0
     assert b"line 1" in done.stderr
     assert json.loads(done.stdout)["sessions"] == 1
-
-
-ENTRIES = st.one_of(
-    st.ip_addresses(v=4, network="192.0.2.0/28").map(str),
-    st.ip_addresses(v=6, network="2001:db8::/124").map(str),
-)
-LINES = st.tuples(
-    st.sampled_from(["", "", "-", "- ", " ", "\t-"]),
-    ENTRIES,
-    st.sampled_from(["", "", " ", "# c", " # -", "\r"]),
-)
-
-
-@given(st.lists(LINES, max_size=60), st.integers(1, 40), st.booleans())
-def test_reading_is_the_same_whatever_the_chunks_are(
-    rows: list[tuple[str, str, str]], chunk: int, last_line_ends: bool
-) -> None:
-    truth: Counter[str] = Counter()
-    bad = 0
-    for before, address, _ in rows:
-        bad += "-" in before and not truth[address]
-        truth[address] += 1 if "-" not in before else -(truth[address] > 0)
-    data = lines("".join(row) for row in rows)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "CHUNK", chunk)
-        found = tally(data if last_line_ends else data.removesuffix(b"\n"))
-    assert dict(found.counter.items()) == {address: count for address, count in truth.items() if count}
-    assert (found.lines, found.bad) == (len(rows), bad)
-
-
-@given(st.binary(max_size=300))
-def test_no_bytes_break_it(data: bytes) -> None:
-    assert tally(data).lines == data.count(b"\n") + (data[-1:] not in (b"", b"\n"))
-
-
-def test_a_line_without_end_takes_no_memory() -> None:
-    class Endless(io.RawIOBase):
-        """A gigabyte of one letter, then a newline and an address."""
-
-        chunks = 4096
-
-        def read1(self, size: int) -> bytes:
-            self.chunks -= 1
-            if self.chunks < 0:
-                return b""
-            return b"x" * size if self.chunks else b"\n2001:db8::7\n"
-
-    found = Tally(PrefixCounter(capacity=1 << 24))
-    found.read(Endless(), lambda size, lines: None)  # type: ignore[arg-type]
-    assert (found.lines, found.bad, found.counter.total) == (2, 1, 1)
-    assert len(found.complaints[0]) < 2 * LONGEST
 
 
 def test_a_million_lines() -> None:

@@ -32,8 +32,8 @@ from tests.support.strategies import addresses
 
 from inbound_audit import PrefixCounter
 from inbound_audit.__main__ import main
+from inbound_audit.cli.prefixes import network_of, within
 from inbound_audit.cli.ps import _age, _date
-from inbound_audit.cli.show import network_of, within
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
 
@@ -144,7 +144,7 @@ def answer(*arguments: str) -> str:
 
 def rows(*arguments: str) -> list[tuple[int, str]]:
     """The rows of `show`."""
-    heading, *lines = answer("show", *arguments).splitlines()
+    heading, *lines = answer("show", "--reference", *arguments).splitlines()
     assert heading.startswith("lazy, snapped cidrtree ")
     return [(int(count), prefix) for count, prefix in map(str.split, lines)]
 
@@ -153,7 +153,7 @@ def rows(*arguments: str) -> list[tuple[int, str]]:
 
 
 def test_the_tree_of_all_processes_is_printed_as_the_reference_prints_it(owners: tuple[Owner, Owner]) -> None:
-    assert answer("show", NAME) == (
+    assert answer("show", NAME, "--reference") == (
         "lazy, snapped cidrtree 'SMTP', view 'global'\n"
         f"     31{GAP}10.0.0.0/24\n"
         f"      4{GAP}10.0.0.103/32\n"
@@ -164,9 +164,28 @@ def test_the_tree_of_all_processes_is_printed_as_the_reference_prints_it(owners:
     )
 
 
+def test_the_tree_is_indented_for_people(owners: tuple[Owner, Owner]) -> None:
+    first, _ = owners
+    assert answer("show", NAME).splitlines() == [
+        "mail: 33 open SMTP sessions in 2 processes",
+        "     31  10.0.0.0/24",
+        "      4    10.0.0.103/32",
+        "     27    10.0.0.176/29",
+        "     13      10.0.0.176/32",
+        "     14      10.0.0.180/32",
+        "      2  2001:db8::7/128",
+    ]
+    assert answer("show", NAME, "10.0.0.128/25", "--from", str(first.pid)).splitlines() == [
+        f"mail: 19 open SMTP sessions in process {first.pid}",
+        "     14  10.0.0.128/25",
+        "     14    10.0.0.180/32",
+    ]
+    assert answer("show", NAME, "--service", "Control") == "mail: 0 open Control sessions in 2 processes\n"
+
+
 def test_from_is_the_view_of_one_process(owners: tuple[Owner, Owner]) -> None:
     first, second = owners
-    assert answer("show", NAME, "--from", str(second.pid)) == (
+    assert answer("show", NAME, "--reference", "--from", str(second.pid)) == (
         f"lazy, snapped cidrtree 'SMTP', view '{second.pid}'\n     13{GAP}10.0.0.176/32\n      1{GAP}2001:db8::7/128\n"
     )
     assert rows(NAME, "10.0.0.0/8", "--from", str(first.pid))[0] == (18, "10.0.0.0/8")
@@ -386,13 +405,14 @@ def test_dates_and_ages() -> None:
 def test_no_process_counts(owners: tuple[Owner, Owner]) -> None:
     for owner in owners:
         owner.kill()
-    assert answer("ps", NAME) == "nobody counts in 'mail' now\n"
+    assert answer("ps", NAME) == "no process counts in 'mail' now\n"
     assert json.loads(answer("ps", NAME, "--json")) == {"audit": NAME, "total": 0, "owners": []}
     assert "0 open  0 processes" in answer("top", NAME)
     done = run("show", NAME, "10.0.0.0/8")
     assert done.returncode == 0
-    assert done.stdout.decode().splitlines()[1:] == [f"      0{GAP}10.0.0.0/8"]
-    assert done.stderr == b"nobody counts in 'mail' now\n"
+    assert done.stdout.decode().splitlines() == ["mail: 0 open SMTP sessions in 0 processes", "      0  10.0.0.0/8"]
+    assert done.stderr == b"no process counts in 'mail' now\n"
+    assert run("show", NAME).stdout == b"mail: 0 open SMTP sessions in 0 processes\n"
 
 
 # ---- processes in every state
@@ -634,7 +654,7 @@ class Terminal:
     """A command on a terminal of its own; `shown` is all that it has written there."""
 
     def __init__(self, *arguments: str, extra: dict[str, str] | None = None, rows: int = 24) -> None:
-        self._leader, follower = pty.openpty()
+        self.leader, follower = pty.openpty()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 80, 0, 0))
         self.process = subprocess.Popen(
             [sys.executable, "-c", ON_A_TERMINAL, *COMMAND, *arguments],
@@ -646,9 +666,9 @@ class Terminal:
 
     def read(self) -> bool:
         """Takes what has come; False at the end."""
-        while select.select([self._leader], [], [], 0)[0]:
+        while select.select([self.leader], [], [], 0)[0]:
             try:
-                data = os.read(self._leader, 65536)
+                data = os.read(self.leader, 65536)
             except OSError:  # Linux tells the end of a terminal as an error
                 return False
             self.shown += data.decode()
@@ -662,7 +682,7 @@ class Terminal:
         eventually(there, f"{words!r} on the terminal")
 
     def type(self, keys: bytes) -> None:
-        os.write(self._leader, keys)
+        os.write(self.leader, keys)
 
     def end(self) -> int:
         eventually(lambda: not self.read(), "the end of what it shows")
@@ -674,7 +694,7 @@ class Terminal:
     def __exit__(self, *exc: object) -> None:
         self.process.kill()
         self.process.wait(PATIENCE)
-        os.close(self._leader)
+        os.close(self.leader)
 
 
 def test_on_a_terminal_the_table_is_live(owners: tuple[Owner, Owner]) -> None:
@@ -695,6 +715,20 @@ def test_on_a_terminal_the_table_is_live(owners: tuple[Owner, Owner]) -> None:
         assert "Traceback" not in terminal.shown
 
 
+@pytest.mark.parametrize("key", [b"q", b"Q", b"\x1b"])
+def test_a_key_ends_a_live_table(owners: tuple[Owner, Owner], key: bytes) -> None:
+    with Terminal("top", NAME, "--watch") as terminal:
+        before = termios.tcgetattr(terminal.leader)
+        terminal.shows("SMTP 33 open  2 processes")
+        terminal.type(b"x\x1b[A")  # an arrow key begins with an Escape
+        owners[0].open("198.51.100.1")
+        terminal.shows("SMTP 34 open  2 processes")
+        terminal.type(key)
+        assert terminal.end() == 0
+        assert termios.tcgetattr(terminal.leader) == before
+        assert "\x1b[?25h" in terminal.shown.rpartition("\x1b[?25l")[2]
+
+
 def prefixes(shown: str) -> set[str]:
     return set(re.findall(r"10\.0\.\d+\.0/24", shown))
 
@@ -704,10 +738,10 @@ def test_a_live_table_is_no_longer_than_the_terminal() -> None:
         owner.open(*(f"10.0.{third}.1" for third in range(200)))
         with Terminal("top", NAME, "--watch", "-n", "100", rows=10) as terminal:
             terminal.shows("SMTP 200 open")
-            eventually(lambda: terminal.read() and len(prefixes(terminal.shown)) == 7, "as many as there is room for")
+            terminal.shows("... and 94 more")
             os.kill(terminal.process.pid, signal.SIGTERM)
             assert terminal.end() == 0
-            assert len(prefixes(terminal.shown)) == 7
+            assert prefixes(terminal.shown) == {f"10.0.{third}.0/24" for third in range(6)}  # ties, by address
             assert terminal.shown.rstrip().endswith("\x1b[?25h")
 
 
@@ -740,6 +774,8 @@ def test_a_name_that_nobody_counts_under_is_one_line(
 ) -> None:
     (shm / "inbound_audit-mail").mkdir(mode=0o700)
     (shm / "inbound_audit-\x1b[2J").mkdir(mode=0o700)
+    (shm / "inbound_audit-ended").mkdir(mode=0o700)  # empty: no process counts there any more
+    (shm / "inbound_audit-mail" / "0123456789abcdef.owner").touch()
     assert main([*command.split(), name]) == 1
     output = capsys.readouterr()
     assert output.out == ""
@@ -749,7 +785,7 @@ def test_a_name_that_nobody_counts_under_is_one_line(
         assert "(there is: mail)" in output.err
     else:
         assert repr(name) in output.err or "\\n" in output.err
-    assert sorted(os.listdir(shm)) == ["inbound_audit-\x1b[2J", "inbound_audit-mail"]
+    assert sorted(os.listdir(shm)) == ["inbound_audit-\x1b[2J", "inbound_audit-ended", "inbound_audit-mail"]
 
 
 def test_a_place_that_is_not_ours_alone_is_refused(shm: Path, capsys: pytest.CaptureFixture[str]) -> None:

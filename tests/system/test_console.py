@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 import socket
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from tests.support.command_line import COMMAND, Serve, environment, run
 from tests.support.sharing import NAME, Worker
 
-from inbound_audit.cli.console import asking
-from inbound_audit.cli.console.desk import Desk, Windows
 from inbound_audit.shared import View
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
@@ -141,6 +140,8 @@ def test_count_cidr(crew):
 # ---- the query
 
 
+ONE_DAY = (datetime.now() - timedelta(seconds=LONG)).strftime("%Y%m%d")  # of the window before this one
+
 QUERIES = [
     ("192.0.2.0/24 in failures", "6 192.0.2.7/32, 3 192.0.2.200/32, 2 192.0.2.8/32"),
     ("192.0.2.0/24 in failures order by cidr", "6 192.0.2.7/32, 2 192.0.2.8/32, 3 192.0.2.200/32"),
@@ -157,17 +158,65 @@ QUERIES = [
     ("0.0.0.0/0 in failures since 2022-01-01T09:30:00Z", "6 192.0.2.7/32"),
     ("0.0.0.0/0 in failures since 10 minutes ago", "6 192.0.2.7/32"),
     ("0.0.0.0/0 in failures since 6000 days ago limit 1", "9 198.51.100.1/32"),
+    ("0.0.0.0/0 in failures since yesterday limit 1", "6 192.0.2.7/32"),
+    (f"0.0.0.0/0 in failures on {ONE_DAY}", "9 198.51.100.1/32, 2 192.0.2.8/32"),
+    (
+        f"0.0.0.0/0 in failures from {ONE_DAY}T000000 to now order by cidr",
+        "6 192.0.2.7/32, 2 192.0.2.8/32, 9 198.51.100.1/32",
+    ),
+    ("0.0.0.0/0 in failures threshold 6", "9 198.51.100.1/32, 6 192.0.2.7/32"),
+    (
+        "192.0.2.0/24 in failures cidrsize 24 to 26",
+        "11 192.0.2.0/24, 8 192.0.2.0/25, 8 192.0.2.0/26, 3 192.0.2.128/25, 3 192.0.2.192/26",
+    ),
+    ("192.0.2.0/24 in failures aggregate limit 1", "6 192.0.2.7/32"),
+    ("192.0.2.0/24 in union(failures, manual)", "7 192.0.2.7/32, 3 192.0.2.200/32, 2 192.0.2.8/32"),
+    ("192.0.2.0/24 in union( failures,manual ) threshold 7", "7 192.0.2.7/32"),
+    ("192.0.2.0/24 in failures, manual", "[6, 1] 192.0.2.7/32, [3, 0] 192.0.2.200/32, [2, 0] 192.0.2.8/32"),
+    (f"192.0.2.0/24 in manual,failures {SIZE} limit 2 order by cidr", "[1, 6] 192.0.2.7/32, [0, 2] 192.0.2.8/32"),
     (f"0.0.0.0/0 in connections {SIZE}", "3 10.0.0.1/32, 1 10.0.0.2/32"),
     (f'0.0.0.0/0 in rejections "{LONG}, 3" since 1 hour ago', "2 10.0.0.2/32"),
 ]
 
 
 def test_show_count(crew):
+    crew[0].do(f"audit.series.define('manual', 'cidr', {LONG}, 3); audit.series.add('manual', '192.0.2.7', 1)")
     done = piped(*(f"show count for {words}" for words, _ in QUERIES), options=("--json",))
     assert (done.returncode, done.stderr) == (0, b"")
     answers = [json.loads(line)["rows"] for line in done.stdout.splitlines()]
     for (words, expected), rows in zip(QUERIES, answers, strict=True):
-        assert (words, ", ".join(f"{row['count']} {row['prefix']}" for row in rows)) == (words, expected)
+        found = ", ".join(f"{row.get('count', row.get('counts'))} {row['prefix']}" for row in rows)
+        assert (words, found) == (words, expected)
+
+
+def test_aggregate_daily_has_a_row_per_day(crew):
+    words = ("show", "count", "for", "192.0.2.0/24", "in", "failures", "cidrsize", "24", "aggregate", "daily")
+    rows = json.loads(console("--json", *words))["rows"]
+    assert [row["count"] for row in rows] == [3, 2, 6]
+    assert [row["day"] for row in rows] == sorted(row["day"] for row in rows)
+    begin = datetime.fromtimestamp(time.time() // LONG * LONG)
+    assert rows[-1]["day"] == f"{begin:%Y-%m-%d}"
+    assert console(*words).splitlines()[-1] == f"{begin:%Y-%m-%d}        6{GAP}192.0.2.0/24"
+
+
+def test_show_available(crew):
+    lines = console("show", "available").splitlines()
+    assert [line.partition(" :")[0] for line in lines][-2:] == [f"failures {SIZE}", f"texts {LONG},2"]
+    end = datetime.fromtimestamp(time.time() // LONG * LONG + LONG)
+    begin = end - timedelta(seconds=3 * LONG)
+    assert any(line.endswith(f"=> {end:%Y%m%dT%H%M%S}") for line in lines)
+    row = next(r for r in json.loads(console("--json", "show", "available"))["rows"] if r["series"] == "failures")
+    assert datetime.fromisoformat(row["from"]).timestamp() == max(begin.timestamp(), 0)
+
+
+def test_the_form_with_an_instance(crew, place):
+    for name in (NAME, "inbound_audit1"):
+        assert console(f"inbound_audit:{name}", "show", "ip", "10.0.0.1") == console("show", "ip", "10.0.0.1")
+    other = place / f"inbound_audit-{NAME}2"
+    other.mkdir(mode=0o700)
+    (other / "0123456789abcdef.owner").touch()
+    said = failing(f"inbound_audit:{NAME}2", "add", "failures", SIZE, "192.0.2.7", "1")
+    assert f"start one for '{NAME}2'" in said
 
 
 def test_a_row_is_as_in_a_tree(crew):
@@ -179,25 +228,6 @@ def test_since_longer_ago_than_there_are_windows_is_told(crew):
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 3
     assert "goes back 3 windows" in done.stderr.decode()
-
-
-@pytest.mark.parametrize(
-    ("now", "since", "windows"),
-    [
-        (3000, 3000, 0),
-        (3000, 2999, 1),
-        (3299, 3000, 0),
-        (3299, 2999, 1),
-        (3299, 2700, 1),
-        (3299, 2699, 2),
-        (3299, 0, 5),
-    ],
-)
-def test_since_begins_with_the_window_in_which_it_lies(monkeypatch, now, since, windows):
-    monkeypatch.setattr(time, "time", lambda: float(now))
-    desk = Desk(NAME, None, lambda text: None)  # type: ignore[arg-type]
-    then = datetime.fromtimestamp(since, timezone.utc)
-    assert asking._windows_since(desk, Windows("series", "x", "ip", 300, 6), then) == windows
 
 
 # ---- what changes counts
@@ -219,6 +249,10 @@ def test_delete_ip(crew):
     assert sorted(answer.splitlines()) == sorted(f"removed from failures {SIZE} of process {w.pid}" for w in crew)
     assert console("count_cidr", "192.0.2.0/24", "failures", SIZE, "0", "2") == "5\n"
     assert crew[0].do("audit.series.count('failures', '192.0.2.7', 0, 2)") == 0
+    assert "nothing is counted for it" in failing("delete_ip", "192.0.2.7", "failures", SIZE)
+    assert "nothing is counted for it" in failing("delete_ip", "nothing", "texts", f"{LONG},2")
+    console("add", "texts", f"{LONG},2", "a b", "2")
+    assert console("delete_ip", "a b", "texts", f"{LONG},2").startswith("removed from texts")
 
 
 def test_one_that_stands_still(crew):
@@ -251,7 +285,7 @@ def test_one_that_was_killed(crew):
     assert str(one.pid) in failing("cluster", "shared", "show", "inbound_cidr", "from", str(one.pid))
     other.kill()
     other.await_end()
-    assert "nobody counts" in failing("add", "failures", SIZE, "192.0.2.7", "1")
+    assert "no process counts" in failing("add", "failures", SIZE, "192.0.2.7", "1")
     assert console("cluster", "shared", "list") == "lazy, snapped cidrtree 'inbound_cidr', 0 processes\n"
 
 
@@ -295,7 +329,7 @@ def test_cluster_shared_list(crew):
 WRONG = [
     (["shw", "ip"], "'shw' is no command; did you mean 'show'?"),
     (["show", "ipp", "192.0.2.1"], "did you mean 'ip'?"),
-    (["show", "ip"], "ADDRESS[/MASK] (192.0.2.7 or 192.0.2.0/24) is missing after 'ip' (usage: inbound_audit show ip"),
+    (["show", "ip"], "ADDRESS (192.0.2.7 or 192.0.2.0/24) is missing after 'ip' (usage: inbound_audit show ip"),
     (["show", "ip", "192.0.2.1/33"], "usage: inbound_audit show ip ADDRESS[/MASK]"),
     (["show", "ip", "/24"], "usage: inbound_audit show ip ADDRESS[/MASK]"),
     (["show", "ip", "192.0.2.1", "now"], "'now' is one word too many"),
@@ -309,10 +343,14 @@ WRONG = [
     (["show", "count", "for", "::/0", "of", "failures"], "'of': 'in' is expected after '::/0'"),
     (["show", "count", "for", "::/0", "in", "failures", "ordr", "by", "cidr"], "did you mean 'order'?"),
     (["show", "count", "for", "::/0", "in", "failures", "order", "by", "size"], "order by count or cidr"),
-    (["show", "count", "for", "::/0", "in", "failures", "limit", "1", "limit", "2"], "'limit'"),
+    (["show", "count", "for", "::/0", "in", "failures", "limit", "1", "limit", "2"], "limit is given twice"),
     (["show", "count", "for", "::/0", "in", "failures", "since", "yore"], "write a date such as"),
-    (["show", "count", "for", "::/0", "in", "failures", "since", "10", "fortnights", "ago"], "seconds, minutes"),
+    (["show", "count", "for", "::/0", "in", "failures", "since", "10", "moons", "ago"], "10 minutes ago"),
     (["inbound_audit"], "is missing"),
+    (["show", "count", "for", "::/0", "in", "failures", "since", "yesterday", "limt", "5"], "did you mean 'limit'?"),
+    (["show", "count", "for", "::/0", "in", "failures", "since", "yesterday", "on", "monday"], "time is given twice"),
+    (["show", "count", "for", "::/0", "in", "union(failures"], "is missing after 'failures'"),
+    (["show", "count", "for", "::/0", "in", "failures,"], "NAME (the name of a series) is missing after ','"),
     (['show ip "192.0.2.1'], "quotation mark"),
     (["help", "shw"], "did you mean 'show'?"),
 ]  # fmt: skip
@@ -338,8 +376,13 @@ FAILING = [
     (["add", "failures", "300,6", "192.0.2.1", "1"], "not 300,6"),
     (["add", "failures", SIZE, "192.0.2.0/24", "1"], "192.0.2.0/24"),
     (["add", "huge", "300,99999", "192.0.2.1", "1"], "99999"),
-    (["delete_ip", "192.0.2.1", "nothing", SIZE], "nobody counts that"),
+    (["delete_ip", "192.0.2.1", "nothing", SIZE], "no process of 'mail' counts that"),
     (["load", "failures", "/does/not/exist"], "cannot read /does/not/exist: no such file"),
+    (["load", "nothere"], f"no process counts a series 'nothere' (there is: failures {SIZE}, texts {LONG},2)"),
+    (["load", "failures"], "load failures FILE"),
+    (["show", "count", "for", "::/0", "in", "failures,", "nothere"], "nothere: no process"),
+    (["show", "count", "for", "::/0", "in", "failures", "from", "now", "to", "2026-01-01"], "the earlier date first"),
+    (["show", "count", "for", "::/0", "in", "failures", "on", "1971-01-01"], "goes back 3 windows"),
 ]
 
 
@@ -470,9 +513,12 @@ def test_every_line_has_its_line_in_json(crew):
 
 def test_help(crew):
     lines = console("help").splitlines()
-    assert "inbound_audit count_cidr CIDR SERIES PARAMETERS START END" in lines
-    assert "cluster shared show inbound_cidr [from NODE]" in lines
-    assert len(lines) == 13
+    assert len(lines) == 14
+    for line in lines:
+        assert re.fullmatch(r"[a-z].*  [A-Z].*\.", line), line  # the form, then what it does
+    assert any(line.startswith("inbound_audit count_cidr CIDR SERIES PARAMETERS START END  ") for line in lines)
+    assert console("?").splitlines() == lines
+    assert console("inbound_audit", "count_cidr", "?") == console("help", "count_cidr")
     for words in (["help", "count_cidr"], ["help", "inbound_audit", "count_cidr"]):
         usage, about = console(*words).splitlines()
         assert usage == "inbound_audit count_cidr CIDR SERIES PARAMETERS START END"

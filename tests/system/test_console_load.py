@@ -129,10 +129,10 @@ def test_a_removal_is_about_the_lines_before_it(join, tmp_path):
 
 
 def test_a_long_log_goes_in_pieces(join, tmp_path, monkeypatch):
-    from inbound_audit.cli.console import loading
+    from inbound_audit.cli.console import replay
 
     worker = join()
-    hosts = [f"10.{i >> 8}.{i & 255}.1" for i in range(3 * loading.ROWS_MOST + 7)]
+    hosts = [f"10.{i >> 8}.{i & 255}.1" for i in range(3 * replay.MAX_ROWS + 7)]
     path = log(tmp_path / "x.log", *((7, number, 1, host) for number, host in enumerate(hosts, 1)))
     assert load("failures", path)[0]["added"] == len(hosts)
     assert count(worker) == len(hosts)
@@ -163,7 +163,7 @@ def test_two_do_not_load_a_log_at_once(join, tmp_path):
     path = log(tmp_path / "x.log", (7, 1, 5, "192.0.2.1"))
     with open(path) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert "somebody else is loading it" in load("failures", path, status=1)[1]
+        assert "another process is loading it" in load("failures", path, status=1)[1]
     assert count(worker) == 0
 
 

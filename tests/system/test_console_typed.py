@@ -1,4 +1,4 @@
-"""The console's prompt: what is typed at a terminal, remembered and completed; and its grammar, whatever is typed."""
+"""The console's prompt: what is typed at a terminal, kept in a history and completed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,14 @@ import sys
 import termios
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 from tests.support.command_line import COMMAND, environment
 from tests.support.sharing import NAME, Worker
 
-from inbound_audit.cli.console import grammar, session, values
-from inbound_audit.cli.console.commands import COMMANDS, SYNTAXES
+from inbound_audit.cli.console import session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
 
@@ -223,92 +219,3 @@ def test_the_place_of_the_history(monkeypatch):
     assert session.history_path() == "/home/x/.local/state/inbound-audit/console_history"
     monkeypatch.setenv("XDG_STATE_HOME", "/elsewhere")
     assert session.history_path() == "/elsewhere/inbound-audit/console_history"
-
-
-# ---- the grammar
-
-
-SAMPLES = {
-    "ADDRESS[/MASK]": "192.0.2.0/24", "CIDR": "::/0", "SERIES": "failures", "PARAMETERS": "300,6", "START": "0",
-    "END": "5", "IP": "192.0.2.7", "INCREMENT": "3", "FILE": "x.log", "NODE": "4711", "COMMAND": "show ip",
-    "DATE": "10 minutes ago", "ORDER": "cidr", "LENGTH": "24", "ROWS": "10",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda one: one.usage)
-def test_each_usage_line_is_read_as_it_stands(syntax):
-    """With all its optional parts, with none, and without the prefix; and each value has a name in the code."""
-    command = COMMANDS[SYNTAXES.index(syntax)]
-    items = " ".join(SAMPLES.get(item, item) for item in syntax.items)
-    groups = [" ".join(SAMPLES.get(item, item) for item in group) for group in syntax.groups]
-    for line in (items, " ".join([items, *groups]), " ".join([items, *groups[:1], *reversed(groups[1:])])):
-        for words in (line.split(), list(grammar.bare(line.split())), line.upper().split()[:1] + line.split()[1:]):
-            found, read = grammar.parse(words, SYNTAXES)
-            assert found is syntax
-            assert set(read) <= set(command.values)
-    assert set(read) == set(command.values)
-
-
-@given(st.lists(st.sampled_from([*SAMPLES.values(), *" ".join(SAMPLES).split()]) | st.text(max_size=9), max_size=9))
-@example([])
-@example(["inbound_audit"])
-def test_any_words_are_a_command_or_wrong(words):
-    with contextlib.suppress(grammar.WrongSyntax):
-        assert grammar.parse(words, SYNTAXES)[0] in SYNTAXES
-    grammar.expected(words, SYNTAXES)
-
-
-@given(st.text())
-def test_any_line_is_words_or_wrong(line):
-    with contextlib.suppress(grammar.WrongSyntax):
-        assert all(isinstance(word, str) for word in grammar.split(line))
-
-
-@pytest.mark.parametrize(
-    ("line", "following"),
-    [
-        ("", {"inbound_audit", "show", "cluster", "help", "quit", "exit", "add", "subtract", "count_cidr", "delete_ip",
-              "load"}),
-        ("inbound_audit show", {"ip", "all"}),
-        ("show", {"ip", "all", "count"}),
-        ("cluster shared", {"list", "show"}),
-        ("show count for ::/0", {"in"}),
-        ("show count for ::/0 in failures", {"PARAMETERS", "since", "order", "cidrsize", "limit"}),
-        ("show count for ::/0 in failures limit 3 order", {"by"}),
-        ("show count for ::/0 in failures limit 3 order by", {"ORDER"}),
-        ("show count for ::/0 in failures limit 3 order by count", {"PARAMETERS", "since", "cidrsize"}),
-        ("add failures", {"PARAMETERS"}),
-        ("show ip nonsense", set()),
-        ("quit", set()),
-    ],
-)  # fmt: skip
-def test_what_can_follow(line, following):
-    assert {item for _, item, _ in grammar.expected(line.split(), SYNTAXES)} == following
-
-
-def test_dates():
-    local = datetime(2026, 3, 1, 9, 30).astimezone()
-    assert values.date("2026-03-01 09:30") == local
-    assert values.date("2026-03-01T09:30:00+02:00") == datetime(2026, 3, 1, 7, 30, tzinfo=timezone.utc)
-    assert values.date("2026-03-01T09:30:00Z") == datetime(2026, 3, 1, 9, 30, tzinfo=timezone.utc)
-    for words, seconds in (
-        ("90 seconds ago", 90),
-        ("1 minute ago", 60),
-        ("2 HOURS ago", 7200),
-        ("3 weeks ago", 1814400),
-    ):
-        then = values.date(words)
-        past = datetime.now(timezone.utc) - then
-        assert timedelta(seconds=seconds) <= past < timedelta(seconds=seconds + 60)
-    for wrong in (
-        "",
-        "ago",
-        "10 minutes",
-        "ten minutes ago",
-        "-1 days ago",
-        "10 moons ago",
-        "2026-13-01",
-        "9" * 9 + " weeks ago",
-    ):
-        with pytest.raises(ValueError, match=r"write|that long ago"):
-            values.date(wrong)

@@ -2,18 +2,20 @@
 
     params    values of options: text in, checked value or a usage error out
     failure   what ends a command with exit status 1
-    count     `inbound-audit count`; reading, rows: its input and its output
+    output    rows, JSON and progress bars; prefixes: prefixes and trees; logs: lines on standard error
+    count     `inbound-audit count`; address_input: its input
     serve     `inbound-audit serve`; server: what runs behind it; settings, sockets, policies, tls, maildir,
-              report, logs: what that is made of; workers, worker: several of them, and one of these
+              report: its parts; workers, worker: several of them, and one of these
     console   `inbound-audit console`, a package: the reference's console
     show, top, ps
-              `inbound-audit show`, `top`, `ps`: looks at a shared audit from outside; looking: what they have in common
+              `inbound-audit show`, `top`, `ps`: a shared audit from outside; view_options: what they have in common
 
 A command's own libraries (aiosmtpd, lupa, rich, prompt_toolkit) are imported when that command runs.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -23,6 +25,7 @@ import click
 from inbound_audit.cli.console import console
 from inbound_audit.cli.count import count
 from inbound_audit.cli.failure import abandon_output, reason
+from inbound_audit.cli.logs import say, to_standard_error
 from inbound_audit.cli.ps import ps
 from inbound_audit.cli.serve import serve
 from inbound_audit.cli.show import show
@@ -43,7 +46,7 @@ Examples:
   inbound-audit top mail --watch
   inbound-audit console mail
 \b
-Exit status: 0 done, 1 failed while running, 2 the command line makes no sense.""",
+Exit status: 0 done, 1 failed while running, 2 usage.""",
 )
 @click.version_option(version(NAME), prog_name=NAME)
 def main() -> None:
@@ -58,28 +61,52 @@ main.add_command(ps)
 main.add_command(console)
 
 
+@main.command("help", context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1)
+@click.pass_context
+def help_(context: click.Context, command: tuple[str, ...]) -> None:
+    """Print the help of a command, or of all."""
+    found: click.Command = main
+    for name in command:
+        inner = main.get_command(context, name) if found is main else None
+        if inner is None:
+            raise click.UsageError(f"No such command {name!r}; inbound-audit help lists all")
+        found = inner
+    with click.Context(found, info_name=" ".join(command) or None, parent=context.parent) as about:
+        click.echo(found.get_help(about))
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status. What a user did wrong is one line on standard error."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Runs a command and returns its exit status. A mistake of the user is one line on standard error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with to_standard_error(as_json="--json" in arguments):
+        status, complaint = _run(arguments or ["--help"])
+        if complaint and arguments[:1] == ["serve"]:  # in JSON, if its report is
+            say(complaint, logging.ERROR)
+        elif complaint:
+            print(complaint, file=sys.stderr)
+        return status
+
+
+def _run(arguments: list[str]) -> tuple[int, str]:
+    """The exit status, and what went wrong."""
     try:
-        status = main.main(list(arguments) or ["--help"], prog_name=NAME, standalone_mode=False)
+        status = main.main(arguments, prog_name=NAME, standalone_mode=False)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else NAME
-        return _complain(f"{command}: {_one_line(error)} (see {command} --help)", error.exit_code)
+        return error.exit_code, f"{command}: {_one_line(error)} (see {command} --help)"
     except click.ClickException as error:
-        return _complain(f"{NAME}: {_one_line(error)}", error.exit_code)
+        return error.exit_code, f"{NAME}: {_one_line(error)}"
     except OSError as error:
         abandon_output()
-        return _complain(f"{NAME}: {reason(error)}{f': {error.filename}' if error.filename else ''}", 1)
+        return 1, f"{NAME}: {reason(error)}{f': {error.filename}' if error.filename else ''}"
     except (click.Abort, KeyboardInterrupt):
-        return _complain(f"{NAME}: interrupted", 1)
-    return status if isinstance(status, int) else 0
+        return 1, f"{NAME}: interrupted"
+    return status if isinstance(status, int) else 0, ""
 
 
 def _one_line(error: click.ClickException) -> str:
-    return " ".join(error.format_message().split()).rstrip(".")
-
-
-def _complain(text: str, status: int) -> int:
-    print(text, file=sys.stderr)
-    return status
+    text = " ".join(error.format_message().split()).rstrip(".")
+    if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.info_name == "serve":
+        text += "; write --listen :2525" * (error.option_name in ("-p", "--port"))
+    return text

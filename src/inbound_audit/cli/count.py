@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, cast
 
 import click
 
 from inbound_audit import PrefixCounter
 from inbound_audit.cli import params
+from inbound_audit.cli.address_input import Find, InputStats, UnpackedStream, field, pattern
 from inbound_audit.cli.failure import Failure, reason
-from inbound_audit.cli.reading import Tally
+from inbound_audit.cli.logs import say
+from inbound_audit.cli.output import Output, as_objects, progress
+from inbound_audit.cli.prefixes import Row
 from inbound_audit.errors import CapacityError
-
-if TYPE_CHECKING:
-    from rich.progress import ProgressColumn
 
 DEFAULT_TOP = 10
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CountOptions:
     """What is to be printed, and how."""
 
     cidr: tuple[str, ...]
     top: int | None
     prefixlen: tuple[int, int]
     tree: bool
+    reference: bool
     json: bool
 
     @property
-    def nothing_special(self) -> bool:
+    def only_summary(self) -> bool:
         return not (self.cidr or self.tree or self.top is not None)
 
 
 @click.command(
     epilog="""\b
 Examples:
-  inbound-audit count addresses.txt
-  cut -d' ' -f1 access.log | inbound-audit count --top 20 --prefixlen 24,56
+  inbound-audit count access.log
+  inbound-audit count access.log.gz --top 20 --prefixlen 24,56
+  journalctl -u postfix | inbound-audit count --regex 'connect from .*\\[(.*)\\]'
   printf '192.0.2.7\\n192.0.2.9\\n-192.0.2.7\\n' | inbound-audit count --cidr 192.0.2.0/24 --tree
 \b
 Exit status: 0 done, 1 a line made no sense (the others are counted) or the input could not be read, 2 usage."""
@@ -62,9 +66,19 @@ Exit status: 0 done, 1 a line made no sense (the others are counted) or the inpu
     show_default=True,
     help="The lengths of the prefixes that --top ranks.",
 )
-@click.option("--tree", is_flag=True, help="Print the compressed prefix tree, a node a row.")
+@click.option("--tree", is_flag=True, help="Print the compressed prefix tree, one row per node.")
+@click.option("--reference", is_flag=True, help="With --tree, print the rows of the reference's console.")
+@click.option(
+    "--field", "number", type=click.IntRange(min=1), metavar="N", help="The address is the field N, between blanks."
+)
+@click.option(
+    "--regex",
+    type=params.regex,
+    metavar="PATTERN",
+    help="The address is the first group of this regular expression, or all that it matches. Other lines are left out.",
+)
 @click.option("--json", is_flag=True, help="Print one JSON object instead.")
-@click.option("--skip-bad", is_flag=True, help="Lines that make no sense are no failure.")
+@click.option("--skip-bad", is_flag=True, help="A line that makes no sense is no failure.")
 @click.option(
     "--capacity",
     type=params.size,
@@ -73,118 +87,111 @@ Exit status: 0 done, 1 a line made no sense (the others are counted) or the inpu
     metavar="SIZE",
     help="Address space to reserve; memory is used as hosts come.",
 )
-def count(file: str, skip_bad: bool, capacity: int, **wanted: Any) -> int:
+def count(
+    file: str, number: int | None, regex: re.Pattern[str] | None, skip_bad: bool, capacity: int, **options: Any
+) -> int:
     """Count addresses by prefix.
 
-    FILE (standard input if it is missing or "-") has an IPv4 or IPv6 address a line. A "-" before an address closes
-    one that was open; "#" begins a comment. Without options a summary and the largest hosts are printed.
+    FILE (standard input if it is missing or "-") has one IPv4 or IPv6 address per line: at its beginning, or behind a
+    time stamp. A port is taken off, and what follows is not read, so that most logs can be counted as they are. Files
+    of gzip, bzip2, xz and zstd are unpacked. A "-" before an address closes one that was open; "#" begins a comment.
+    Without options a summary and the largest hosts are printed.
     """
+    if number is not None and regex is not None:
+        raise click.UsageError("--field and --regex: write one of them")
     try:
-        tally = Tally(PrefixCounter(capacity=capacity))
+        stats = InputStats(PrefixCounter(capacity=capacity), _find(number, regex))
     except CapacityError as error:
         raise Failure(f"{error}; choose another --capacity") from None
-    _read(file, tally)
-    _print(tally, Wanted(**wanted))
-    _tell_bad_lines(tally)
-    return 1 if tally.bad and not skip_bad else 0
+    _read(file, stats)
+    _print(stats, CountOptions(**options))
+    _report_bad_lines(stats)
+    return 1 if stats.bad and not skip_bad else 0
 
 
-def _read(file: str, tally: Tally) -> None:
+def _find(number: int | None, regex: re.Pattern[str] | None) -> Find | None:
+    if regex is not None:
+        return pattern(regex)
+    return None if number is None else field(number)
+
+
+def _read(file: str, stats: InputStats) -> None:
     try:
-        with _opened(file) as stream, _progress(stream) as progress:
-            tally.read(stream, progress)
+        with _opened(file) as stream, progress("reading", total=_size_left(stream), shown=not stream.isatty()) as step:
+            stats.read(UnpackedStream(stream), lambda lines: step(completed=_position(stream), lines=lines))
     except OSError as error:
         raise Failure(f"cannot read {click.format_filename(file)}: {reason(error)}") from None
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[BinaryIO]:
+def _opened(file: str) -> Iterator[io.BufferedReader]:
     if file != "-":
         with open(file, "rb") as stream:
             yield stream
         return
+    if sys.stdin is None:
+        raise Failure("there is no standard input to read addresses from")
     if sys.stdin.isatty():
-        click.echo("reading addresses from the terminal, one a line; Ctrl-D ends", err=True)
-    yield sys.stdin.buffer
+        click.echo("reading addresses from the terminal, one per line; Ctrl-D ends", err=True)
+    yield cast("io.BufferedReader", sys.stdin.buffer)
 
 
-@contextmanager
-def _progress(stream: BinaryIO) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error if that is a terminal and the input is none; else nobody is told."""
-    if not sys.stderr.isatty() or stream.isatty():
-        yield lambda advance, lines: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    size = _size_left(stream)
-    with Progress(*_columns(size), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=size, lines=0)
-        yield lambda advance, lines: bar.update(task, advance=advance, lines=lines)
-
-
-def _columns(size: int | None) -> list[ProgressColumn]:
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[lines]:,} lines")]
-    return [*columns, DownloadColumn(), TimeRemainingColumn()] if size else [*columns, TransferSpeedColumn()]
-
-
-def _size_left(stream: BinaryIO) -> int | None:
+def _size_left(stream: io.BufferedReader) -> int | None:
     """Bytes to come, None where that cannot be known (a pipe, a device)."""
     status = os.fstat(stream.fileno())
-    return status.st_size - stream.tell() if stat.S_ISREG(status.st_mode) else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _print(tally: Tally, wanted: Wanted) -> None:
-    if wanted.json:
-        click.echo(json.dumps(_summary(tally, wanted)))
+def _position(stream: io.BufferedReader) -> int:
+    return stream.tell() if stream.seekable() else 0
+
+
+def _print(stats: InputStats, options: CountOptions) -> None:
+    output = Output()
+    if options.json:
+        output.write([json.dumps(_summary(stats, options)) + "\n"])
         return
-    from rich.console import Console
-
-    from inbound_audit.cli.rows import Rows
-
-    rows = Rows(Console())
-    for at, section in enumerate(_sections(tally, wanted)):
-        sys.stdout.write("\n" if at else "")
-        sys.stdout.writelines(rows.format(section))
-    sys.stdout.flush()
+    for at, section in enumerate(_sections(stats, options, output)):
+        output.write("\n" if at else "")
+        output.write(section)
 
 
-def _sections(tally: Tally, wanted: Wanted) -> Iterator[list[tuple[int, str]]]:
-    counter = tally.counter
-    if wanted.nothing_special:
-        yield [(counter.total, "sessions"), (len(counter), "hosts")]
-        yield counter.top(DEFAULT_TOP, prefixlen=wanted.prefixlen)
-    if wanted.cidr:
-        yield [(counter.count(cidr), cidr) for cidr in wanted.cidr]
-    if wanted.top is not None:
-        yield counter.top(wanted.top, prefixlen=wanted.prefixlen)
-    if wanted.tree:
-        yield counter.tree()
+def _sections(stats: InputStats, options: CountOptions, output: Output) -> Iterator[Iterator[str]]:
+    counter, rows = stats.counter, output.reference_rows
+    if options.only_summary:
+        yield rows([(counter.total, "sessions"), (len(counter), "hosts")])
+        yield rows(counter.top(DEFAULT_TOP, prefixlen=options.prefixlen))
+    if options.cidr:
+        yield rows((counter.count(cidr), cidr) for cidr in options.cidr)
+    if options.top is not None:
+        yield rows(counter.top(options.top, prefixlen=options.prefixlen))
+    if options.tree:
+        yield (output.reference_rows if options.reference else output.tree_rows)(counter.tree())
 
 
-def _summary(tally: Tally, wanted: Wanted) -> dict[str, object]:
-    from inbound_audit.cli.rows import as_objects
-
-    counter = tally.counter
+def _summary(stats: InputStats, options: CountOptions) -> dict[str, object]:
+    counter = stats.counter
     summary: dict[str, object] = {
         "sessions": counter.total,
         "hosts": len(counter),
-        "lines": tally.lines,
-        "bad": tally.bad,
+        "lines": stats.lines,
+        "bad": stats.bad,
     }
-    if wanted.cidr:
-        summary["counts"] = {cidr: counter.count(cidr) for cidr in wanted.cidr}
-    if wanted.top is not None or wanted.nothing_special:
-        summary["top"] = as_objects(counter.top(wanted.top or DEFAULT_TOP, prefixlen=wanted.prefixlen))
-    if wanted.tree:
-        summary["tree"] = as_objects(counter.tree())
+    if options.cidr:
+        summary["counts"] = {cidr: counter.count(cidr) for cidr in options.cidr}
+    if options.top is not None or options.only_summary:
+        summary["top"] = _objects(counter.top(options.top or DEFAULT_TOP, prefixlen=options.prefixlen))
+    if options.tree:
+        summary["tree"] = _objects(counter.tree())
     return summary
 
 
-def _tell_bad_lines(tally: Tally) -> None:
-    for complaint in tally.complaints:
-        click.echo(complaint, err=True)
-    if tally.bad > len(tally.complaints):
-        click.echo(f"and {tally.bad - len(tally.complaints)} more lines that make no sense", err=True)
+def _objects(rows: list[Row]) -> list[dict[str, object]]:
+    return list(as_objects(rows))
+
+
+def _report_bad_lines(stats: InputStats) -> None:
+    for complaint in stats.complaints:
+        say(complaint)
+    if stats.bad > len(stats.complaints):
+        say(f"and {stats.bad - len(stats.complaints)} more lines that make no sense")

@@ -1,46 +1,87 @@
-"""What goes wrong while `serve` runs, on standard error: one line a burst, whatever a peer can provoke."""
+"""Lines on standard error: warnings of the package and of its libraries, and what a command says beside its output.
+
+With `as_json` each line is a JSON object with the members time, level and message.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from time import monotonic
 
-INTERVAL = 10.0
-"""Seconds for which a line of code that has logged something keeps quiet."""
+from inbound_audit.log_limiter import LogLimiter
+
+logger = logging.getLogger("inbound_audit.cli")
 
 
 class LogLimitFilter(logging.Filter):
-    """Lets the first record of each place in the code through, then none for `INTERVAL` seconds, and tells how many
-    it held back. The places are few, so this needs no bound."""
+    """Limits each place in the code to one line per interval of a `LogLimiter`. The places are few, so this has no
+    bound."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._quiet_until: dict[tuple[str, int], float] = {}
-        self._held_back: dict[tuple[str, int], int] = {}
+        self._limiters: dict[tuple[str, int], LogLimiter] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        place, now = (record.pathname, record.lineno), self._clock()
-        if now < self._quiet_until.get(place, now):
-            self._held_back[place] = self._held_back.get(place, 0) + 1
-            return False
-        self._quiet_until[place] = now + INTERVAL
-        held_back = self._held_back.pop(place, 0)
+        place = record.pathname, record.lineno
+        limiter = self._limiters.setdefault(place, LogLimiter(logger, clock=self._clock))
+        held_back = limiter.admit()
         if held_back:
             record.msg, record.args = f"{record.getMessage()} (and {held_back} more like it)", None
-        return True
+        return held_back is not None
+
+
+class _StandardError(logging.Handler):
+    """Writes each record as a line to the standard error of this moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        message = super().format(record)  # with the traceback, if there is one
+        return json.dumps({"time": time, "level": record.levelname.lower(), "message": message})
+
+
+@contextlib.contextmanager
+def to_standard_error(as_json: bool) -> Iterator[None]:
+    """Sends warnings and errors to standard error while the block runs."""
+    handler = _StandardError(logging.WARNING)
+    handler.setFormatter(_Json() if as_json else logging.Formatter())
+    # The package's own loggers limit themselves, each kind of message for itself.
+    foreign = LogLimitFilter()
+    handler.addFilter(lambda record: record.name.startswith("inbound_audit") or foreign.filter(record))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 def set_up(verbose: bool) -> None:
-    """Warnings and errors go to standard error; with `verbose` refusals too, a line a burst."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    # This package's own loggers keep to one line a burst by themselves, each kind of message for itself.
-    foreign = LogLimitFilter()
-    handler.addFilter(lambda record: record.name.startswith("inbound_audit") or foreign.filter(record))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    """For `serve`: lines begin with the time of day and the level; with `verbose` refusals are logged, too."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _StandardError):
+            handler.setLevel(logging.INFO if verbose else logging.WARNING)
+            if not isinstance(handler.formatter, _Json):
+                handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     if verbose:
         logging.getLogger("inbound_audit").setLevel(logging.INFO)
-    # aiosmtpd warns of everything that a peer gets wrong.
+    # aiosmtpd logs a warning for every mistake of a peer.
     logging.getLogger("mail.log").setLevel(logging.ERROR)
+
+
+def say(text: str, level: int = logging.WARNING) -> None:
+    """A line to the user on standard error, beside the output of a command."""
+    logger.log(level, "%s", text)

@@ -88,6 +88,15 @@ duration = checked(parse_duration)
 
 
 @checked
+def regex(text: str) -> re.Pattern[str]:
+    """Raises ValueError."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r}: {error}") from None
+
+
+@checked
 def size(text: str) -> int:
     """``64M`` as bytes; K, M and G are powers of 1024. Raises ValueError or CapacityError."""
     found = re.fullmatch(r"(\d{1,18})([KMG]?)", text.upper(), re.ASCII)

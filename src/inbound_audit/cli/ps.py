@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from inbound_audit.cli import looking
+from inbound_audit.cli import view_options
+from inbound_audit.cli.output import Output, plain, plural
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from inbound_audit.shared import OwnerInfo
 
 UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
-"""Seconds, and the letter for so many."""
+"""Seconds, and the letter of the unit."""
 
 
 @click.command(
@@ -30,34 +31,32 @@ Examples:
   inbound-audit ps mail
   inbound-audit ps mail --json | jq '.owners[] | {pid, sessions}'
 \b
-Exit status: 0 done (also when there are none, or damaged ones), 1 there is no such audit or it can't
-  be seen, 2 usage."""
+Exit status: 0 done (also without processes, or with damaged ones), 1 there is no such audit or it
+  can't be seen, 2 usage."""
 )
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help=looking.AS_JSON)
+@click.option("--json", "as_json", is_flag=True, help=view_options.AS_JSON)
 def ps(name: str, as_json: bool) -> None:
     """List the processes that count in a shared audit, each with its listeners and open sessions.
 
-    NAME is what they share under. Process id and start are what each says of itself. A process whose bytes can't be
-    counted is listed with the reason.
+    NAME is what they share under. Process id and start are what each process reports of itself. A process whose file
+    is damaged is listed with the reason.
 
-    It only reads, and nobody waits for it.
+    It only reads, and no process waits for it.
     """
-    with _told_in_its_row(), looking.looking(name) as view:
+    with _without_warnings(), view_options.open_view(name) as view:
         owners = sorted(view.owners, key=lambda owner: (owner.damaged is not None, owner.started, owner.pid))
     if as_json:
         click.echo(json.dumps(_summary(name, owners)))
     elif not owners:
-        click.echo(f"nobody counts in {name!r} now")
+        click.echo(view_options.no_process(name))
     else:
-        from rich.console import Console
-
-        looking.tell(Console(), _table(owners, time.time()))
+        Output().write_text(_table(owners, time.time()))
 
 
 @contextlib.contextmanager
-def _told_in_its_row() -> Iterator[None]:
-    """A process that can't be counted is told of where it is listed; the package's warning of it would be one more."""
+def _without_warnings() -> Iterator[None]:
+    """Drops the package's warnings of damaged files, which the table shows."""
     logger = logging.getLogger("inbound_audit.shared")
     logger.addFilter(_nothing)
     try:
@@ -111,15 +110,14 @@ def _table(owners: list[OwnerInfo], now: float) -> Text:
             continue
         for listener in owner.listeners:
             services[listener.service_type] += listener.total
-        listeners = ", ".join(f"{each.service_type} {_plain(each.name)} {each.total}" for each in owner.listeners)
+        listeners = ", ".join(f"{each.service_type} {plain(each.name)} {each.total}" for each in owner.listeners)
         text.append(
             _line(str(owner.pid), _date(owner.started), _age(now - owner.started), str(_sessions(owner)), listeners)
         )
     damaged = sum(owner.damaged is not None for owner in owners)
-    number = f"{len(owners)} process{'' if len(owners) == 1 else 'es'}"
     text.append("\n")
     sums = ", ".join(f"{service_type} {total}" for service_type, total in services.items())
-    text.append(_line("total", number, "", str(services.total()), sums), "bold")
+    text.append(_line("total", plural(len(owners), "process"), "", str(services.total()), sums), "bold")
     if damaged:
         text.append(f"  {damaged} damaged", "red")
     return text
@@ -129,15 +127,10 @@ def _line(pid: str, since: str, age: str, sessions: str, listeners: str) -> str:
     return f"{pid:>10}  {since:19}  {age:>6}  {sessions:>10}  {listeners}"
 
 
-def _plain(name: str) -> str:
-    """A name that another process has chosen, without what a terminal would obey."""
-    return name if name.isprintable() else ascii(name)[1:-1]
-
-
 def _date(seconds: float) -> str:
     try:
         return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}"
-    except (ValueError, OverflowError, OSError):  # it may be any number
+    except (ValueError, OverflowError, OSError):  # the process wrote it: it may be any number
         return "?"
 
 

@@ -1,26 +1,18 @@
-"""`inbound-audit show`: the tree of a shared audit, as the reference's console prints one."""
+"""`inbound-audit show`: the tree of a shared audit."""
 
 from __future__ import annotations
 
-import json
-import sys
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
 
-from inbound_audit._ipcount import parse_prefix
-from inbound_audit.cli import looking, params
+from inbound_audit.cli import params, view_options
+from inbound_audit.cli.output import Output, as_objects, json_pieces, plain, plural
+from inbound_audit.cli.prefixes import Network, Row, network_of, within
 
 if TYPE_CHECKING:
     from inbound_audit.shared import View
-
-Row = tuple[int, str]
-Network = IPv4Network | IPv6Network
-Place = tuple[int, int, int]
-"""Where a row stands: IPv4 first, then in address order, a prefix before what it holds."""
 
 
 @click.command(
@@ -28,28 +20,32 @@ Place = tuple[int, int, int]
 Examples:
   inbound-audit show mail
   inbound-audit show mail 192.0.2.0/24 --from 4711
+  inbound-audit show mail --reference
   inbound-audit show mail 2001:db8::/32 --json | jq .count
 \b
 Exit status: 0 done, 1 there is no such audit, process or service or it can't be seen, 2 usage."""
 )
 @click.argument("name")
 @click.argument("cidr", required=False, type=params.network)
-@looking.service_option
+@view_options.service_option
 @click.option("--from", "pid", type=click.IntRange(min=1), metavar="PID", help="Count this process alone.")
-@click.option("--json", "as_json", is_flag=True, help=looking.AS_JSON)
-def show(name: str, cidr: str | None, service: str, pid: int | None, as_json: bool) -> None:
+@click.option("--reference", is_flag=True, help="Print rows as the reference's console does.")
+@click.option("--json", "as_json", is_flag=True, help=view_options.AS_JSON)
+def show(name: str, cidr: str | None, service: str, pid: int | None, reference: bool, as_json: bool) -> None:
     """Print the open sessions of a shared audit as a tree.
 
     NAME is what the processes share under. A row is a count and a prefix: each prefix at which addresses branch, and
-    each host. With CIDR, an address or a prefix, the first row is that prefix, 0 included, and the others are those
-    within it.
+    each host, below the prefix that holds it. With CIDR, an address or a prefix, the first row is that prefix, 0
+    included, and the others are those within it.
 
-    It only reads, and nobody waits for it: each row was true at some moment while it ran.
+    It only reads, and no process waits for it: each row was true at some moment while it ran.
     """
     network = None if cidr is None else network_of(cidr)
-    with looking.looking(name, pid) as view:
-        count, rows = seen(view, service, network)
-        looking.say_if_nobody_counts(name, view)
+    with view_options.open_view(name, pid) as view:
+        count, rows = rows_of(view, service, network)
+        total, processes = view.total(service), sum(owner.damaged is None for owner in view.owners)
+        view_options.say_if_no_process(name, view)
+    output = Output()
     if as_json:
         about: dict[str, object] = {
             "audit": name,
@@ -58,54 +54,25 @@ def show(name: str, cidr: str | None, service: str, pid: int | None, as_json: bo
             "cidr": None if network is None else str(network),
             "count": count,
         }
-        sys.stdout.writelines(_as_json(about, rows))
+        output.write(json_pieces(about, "tree", as_objects(rows)))
+    elif reference:
+        output.write([f"{heading(service, None if pid is None else str(pid))}\n"])
+        output.write(output.reference_rows(rows))
     else:
-        from rich.console import Console
-
-        from inbound_audit.cli.rows import Rows
-
-        sys.stdout.write(f"{heading(service, None if pid is None else str(pid))}\n")
-        sys.stdout.writelines(Rows(Console()).format(rows))
-    sys.stdout.flush()
-
-
-def network_of(cidr: str) -> Network:
-    """The prefix that a text means. Raises CidrError."""
-    _, packed, length = parse_prefix(cidr)
-    return ip_network((packed, length))
-
-
-def within(rows: list[Row], network: Network) -> list[Row]:
-    """The rows of a tree that lie inside a prefix, itself not among them. O(log rows) and a copy."""
-    first: Place = (network.version, int(network.network_address), network.prefixlen)
-    last: Place = (network.version, int(network.broadcast_address), network.max_prefixlen)
-    return rows[bisect_right(rows, first, key=_place) : bisect_right(rows, last, key=_place)]
-
-
-def _place(row: Row) -> Place:
-    network = ip_network(row[1])
-    return network.version, int(network.network_address), network.prefixlen
+        where = f"process {pid}" if pid is not None else plural(processes, "process")
+        output.write([f"{plain(name)}: {plural(total, f'open {plain(service)} session')} in {where}\n"])
+        output.write(output.tree_rows(rows))
 
 
 def heading(service: str, node: str | None) -> str:
-    """The reference's own words, for who reads its output by program. `node`: whose view it is; None: that of all."""
+    """The reference's own words, for programs that read its output. `node` is the process; None means all."""
     return f"lazy, snapped cidrtree '{service}', view '{'global' if node is None else node}'"
 
 
-def seen(view: View, service: str, network: Network | None) -> tuple[int, Iterable[Row]]:
-    """The count of the prefix (None: everything), and the rows."""
+def rows_of(view: View, service: str, network: Network | None) -> tuple[int, Iterable[Row]]:
+    """The count of the prefix (None: of everything), and its rows."""
     if network is None:
         return view.total(service), view.tree(service)
     count = view.inbound_session_count(str(network), service)
     alone = count == 0 or network.prefixlen == network.max_prefixlen
     return count, [(count, str(network)), *([] if alone else within(view.tree(service), network))]
-
-
-def _as_json(about: dict[str, object], rows: Iterable[Row]) -> Iterator[str]:
-    """One object in pieces: a tree may have a million rows."""
-    yield json.dumps(about).removesuffix("}") + ', "tree": ['
-    between = ""
-    for count, prefix in rows:
-        yield f'{between}{{"prefix": "{prefix}", "count": {count}}}'
-        between = ", "
-    yield "]}\n"

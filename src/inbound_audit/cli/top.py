@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
-from inbound_audit.cli import looking, params
+from inbound_audit.cli import params, view_options
 from inbound_audit.cli.failure import abandon_output
+from inbound_audit.cli.output import Output, as_objects, plural
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.text import Text
 
     from inbound_audit.shared import View
 
-INTERVAL = 1.0
-"""Seconds between two looks."""
+INTERVAL_S = 1.0
 
-ABOVE = 3
+LINES_ABOVE = 3
 """Lines of a terminal that are not for rows: the heading, the titles, and the one with the cursor."""
 
 
-class Wanted(NamedTuple):
-    """What is to be looked at."""
+class TopOptions(NamedTuple):
+    """What is to be shown."""
 
     name: str
     n: int
@@ -38,8 +39,8 @@ class Wanted(NamedTuple):
     prefixlen: tuple[int, int]
 
 
-class Look(NamedTuple):
-    """What was seen at a moment. `damaged` are processes whose bytes can't be counted; `processes` are the others."""
+class TopCounts(NamedTuple):
+    """The counts of a moment. `damaged` processes have a file that can't be read; `processes` are the others."""
 
     when: datetime
     total: int
@@ -55,12 +56,12 @@ Examples:
   inbound-audit top mail -n 5 --prefixlen 32,64 --service ECStream
   inbound-audit top mail --watch --json | jq -c .total
 \b
-Exit status: 0 done, or the watch was ended (Ctrl-C, TERM, nobody reads any more), 1 there is no such
-  audit or service or it can't be seen, 2 usage."""
+Exit status: 0 done, or the watch was ended (q, Escape, Ctrl-C, TERM, the reader of the output left),
+  1 there is no such audit or service or it can't be seen, 2 usage."""
 )
 @click.argument("name")
 @click.option(
-    "-n", "n", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="So many prefixes."
+    "-n", "n", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="At most N prefixes."
 )
 @click.option(
     "--prefixlen",
@@ -70,33 +71,31 @@ Exit status: 0 done, or the watch was ended (Ctrl-C, TERM, nobody reads any more
     show_default=True,
     help="The lengths of the prefixes.",
 )
-@looking.service_option
-@click.option("--watch", is_flag=True, help="Look again every second, until Ctrl-C: a live table on a terminal.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead; with --watch one a second.")
+@view_options.service_option
+@click.option("--watch", is_flag=True, help="Count again every second, until q or Ctrl-C: a live table on a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead; with --watch one per second.")
 def top(name: str, n: int, prefixlen: tuple[int, int], service: str, watch: bool, as_json: bool) -> None:
     """Print the prefixes with the most open sessions of a shared audit.
 
     NAME is what the processes share under. The heading has all open sessions of the service, and how many processes
     count. With --watch and no terminal, what is printed once is printed every second.
 
-    It only reads, and nobody waits for it.
+    It only reads, and no process waits for it.
     """
-    about = Wanted(name, n, service, prefixlen)
+    options = TopOptions(name, n, service, prefixlen)
     if watch:
-        with _until_it_is_ended(), looking.failures_told(about.name):
-            _watch(about, as_json)
+        with _until_it_is_ended(), view_options.failures(name):
+            _watch(options, as_json)
         return
-    with looking.looking(about.name) as view:
-        look = _look(view, about)
+    with view_options.open_view(name) as view:
+        counts = _count(view, options)
     if as_json:
-        click.echo(_as_json(about, look))
+        click.echo(_as_json(options, counts))
     else:
-        from rich.console import Console
-
-        looking.tell(Console(), _as_text(about, look, about.n))
+        Output().write_text(_as_text(options, counts, n))
 
 
-# ---- again and again
+# ---- every second
 
 
 @contextlib.contextmanager
@@ -117,81 +116,109 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _watch(about: Wanted, as_json: bool) -> None:
-    if as_json:
-        for look in _looks(about):
-            click.echo(_as_json(about, look))
-        return
-    from rich.console import Console
-
-    console = Console()
-    if sys.stdout.isatty() and console.is_interactive:
-        _watch_live(console, about)
+def _watch(options: TopOptions, as_json: bool) -> None:
+    output = Output()
+    if not as_json and sys.stdout.isatty() and output.console.is_interactive:
+        _watch_live(output, options)
         return
     between = ""
-    for look in _looks(about):
-        sys.stdout.write(between)
-        looking.tell(console, _as_text(about, look, about.n))
-        between = "\n"
+    for counts in _every_second(options, lambda: time.sleep(INTERVAL_S)):
+        if as_json:
+            click.echo(_as_json(options, counts))
+        else:
+            output.write([between])
+            output.write_text(_as_text(options, counts, options.n))
+            between = "\n"
 
 
-def _watch_live(console: Console, about: Wanted) -> None:
+def _watch_live(output: Output, options: TopOptions) -> None:
     from rich.live import Live
 
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        for look in _looks(about):
-            live.update(_as_text(about, look, min(about.n, max(1, console.height - ABOVE))), refresh=True)
+    live = Live(console=output.console, auto_refresh=False, vertical_overflow="crop")
+    with _keys() as wait, live:
+        for counts in _every_second(options, wait):
+            rows = min(options.n, max(1, output.console.height - LINES_ABOVE))
+            live.update(_as_text(options, counts, rows), refresh=True)
 
 
-def _looks(about: Wanted) -> Iterator[Look]:
-    """Looks every `INTERVAL`, without end. Raises SharedStateError and UnknownServiceType."""
+def _every_second(options: TopOptions, wait: Callable[[], None]) -> Iterator[TopCounts]:
+    """Counts again and again, without end. Raises SharedStateError and UnknownServiceType."""
     from inbound_audit.shared import View
 
-    with View(about.name) as view:
+    with View(options.name) as view:
         while True:
-            yield _look(view, about)
-            time.sleep(INTERVAL)
+            yield _count(view, options)
+            wait()
             view.refresh()
 
 
-# ---- a look, and how it is told
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[], None]]:
+    """A function that waits for the next second, and raises KeyboardInterrupt when q or Escape is pressed."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield lambda: time.sleep(INTERVAL_S)
+        return
+    import termios
+    import tty
+
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    tty.setcbreak(fd, termios.TCSANOW)
+    try:
+        yield lambda: _wait(fd)
+    finally:
+        termios.tcsetattr(fd, termios.TCSANOW, before)
 
 
-def _look(view: View, about: Wanted) -> Look:
+def _wait(fd: int) -> None:
+    end = time.monotonic() + INTERVAL_S
+    while (left := end - time.monotonic()) > 0:
+        if select.select([fd], [], [], left)[0]:
+            keys = os.read(fd, 1024)
+            # Escape is a byte of its own; an arrow key begins with it. No bytes: the terminal has gone.
+            if keys in (b"", b"\x1b") or b"q" in keys.lower():
+                raise KeyboardInterrupt
+
+
+# ---- counts, and how they are printed
+
+
+def _count(view: View, options: TopOptions) -> TopCounts:
     owners = view.owners
     damaged = sum(owner.damaged is not None for owner in owners)
-    rows = view.top(about.n, service_type=about.service, prefixlen=about.prefixlen)
-    return Look(datetime.now(timezone.utc), view.total(about.service), len(owners) - damaged, damaged, rows)
+    rows = view.top(options.n, service_type=options.service, prefixlen=options.prefixlen)
+    return TopCounts(datetime.now(timezone.utc), view.total(options.service), len(owners) - damaged, damaged, rows)
 
 
-def _as_text(about: Wanted, look: Look, most: int) -> Text:
-    """A heading, titles, and at most so many rows: count, share of all, prefix."""
+def _as_text(options: TopOptions, counts: TopCounts, most: int) -> Text:
+    """A heading, titles, and at most `most` rows: count, share of all, prefix."""
     from rich.text import Text
 
-    words = f"{look.when.astimezone():%H:%M:%S}  {about.name}  {about.service} {look.total} open"
-    words += f"  {look.processes} process{'' if look.processes == 1 else 'es'}"
-    words += f"  {look.damaged} damaged (see ps)" if look.damaged else ""
+    words = f"{counts.when.astimezone():%H:%M:%S}  {options.name}  {options.service} {counts.total} open"
+    words += f"  {plural(counts.processes, 'process')}"
+    words += f"  {counts.damaged} damaged (see ps)" if counts.damaged else ""
     text = Text(no_wrap=True, overflow="crop")
     text.append(f"{words}\n", "bold")
     text.append("  count   share  prefix", "dim")
-    for count, prefix in look.rows[:most]:
+    shown = most if len(counts.rows) <= most else max(1, most - 1)
+    for count, prefix in counts.rows[:shown]:
         text.append(f"\n{count:7d}", "cyan")
-        # Both were true, but not at the same moment.
-        text.append(f"  {100 * count / max(count, look.total):5.1f}%  {prefix}")
+        # The two numbers were read one after the other.
+        text.append(f"  {100 * count / max(count, counts.total):5.1f}%  {prefix}")
+    if len(counts.rows) > shown:
+        text.append(f"\n... and {len(counts.rows) - shown} more", "dim")
     return text
 
 
-def _as_json(about: Wanted, look: Look) -> str:
-    from inbound_audit.cli.rows import as_objects
-
-    seen = {
-        "time": look.when.isoformat(timespec="milliseconds"),
-        "audit": about.name,
-        "service_type": about.service,
-        "total": look.total,
-        "processes": look.processes,
-        "damaged": look.damaged,
-        "prefixlen": about.prefixlen,
-        "top": as_objects(look.rows),
+def _as_json(options: TopOptions, counts: TopCounts) -> str:
+    about = {
+        "time": counts.when.isoformat(timespec="milliseconds"),
+        "audit": options.name,
+        "service_type": options.service,
+        "total": counts.total,
+        "processes": counts.processes,
+        "damaged": counts.damaged,
+        "prefixlen": options.prefixlen,
+        "top": list(as_objects(counts.rows)),
     }
-    return json.dumps(seen)
+    return json.dumps(about)

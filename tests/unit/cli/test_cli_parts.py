@@ -16,7 +16,7 @@ import pytest
 from inbound_audit import InboundAudit, LuaPolicy, Verdict
 from inbound_audit.cli import params, sockets
 from inbound_audit.cli.failure import Failure
-from inbound_audit.cli.logs import INTERVAL, LogLimitFilter
+from inbound_audit.cli.logs import LogLimitFilter
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Figures, in_words
 from inbound_audit.cli.settings import Settings
@@ -231,11 +231,11 @@ def test_what_a_peer_provokes_is_logged_once_a_burst() -> None:
 
     assert [gate.filter(record(1)) for _ in range(3)] == [True, False, False]
     assert gate.filter(record(2))
-    now[0] = INTERVAL
+    now[0] = 10.0
     later = record(1)
     assert gate.filter(later)
     assert later.getMessage() == "it is broken (and 2 more like it)"
-    now[0] = 2 * INTERVAL
+    now[0] = 20.0
     last = record(1)
     assert gate.filter(last)
     assert last.getMessage() == "it is broken"

@@ -1,127 +1,117 @@
-"""The commands of a console: the form of each, what carries it out, and what `help` says of it."""
+"""The commands of a console: the function behind each rule of the grammar, and its help."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from inbound_audit.cli.console import asking, changing, grammar, loading
-from inbound_audit.cli.console.desk import Desk
-from inbound_audit.cli.console.grammar import Syntax, WrongSyntax
-from inbound_audit.cli.console.output import Answer
+from inbound_audit.cli.console import grammar, mutations, queries, replay
+from inbound_audit.cli.console.context import ConsoleContext
+from inbound_audit.cli.console.grammar import USAGE, WrongSyntax
+from inbound_audit.cli.console.result import Result
+from inbound_audit.cli.failure import Failure
+
+USAGE_WIDTH = 63
 
 
 class Quit(Exception):
     """The console is left."""
 
 
-class Command(NamedTuple):
-    """`carry_out` gets the values by the names in `values`, which say how the syntax calls them."""
+class _Entry(NamedTuple):
+    """`summary` stands behind the form in the list of all; `details` follow it where one is asked for."""
 
-    syntax: Syntax
-    carry_out: Callable[..., Answer]
-    values: dict[str, str]
-    help: str
-
-
-def _command(usage: str, carry_out: Callable[..., Answer], values: str, help: str) -> Command:
-    pairs = dict(pair.split("=") for pair in values.split())
-    return Command(grammar.syntax(usage), carry_out, {name: own for own, name in pairs.items()}, help)
+    run: Callable[..., Result]
+    summary: str
+    details: str = ""
 
 
-def _quit(desk: Desk) -> Answer:
+def _quit(context: ConsoleContext) -> Result:
     raise Quit
 
 
-def help_on(desk: Desk, words: str = "") -> Answer:
-    """The forms of all commands; or of those that begin with these words, with what they do. Raises WrongSyntax."""
-    wanted = COMMANDS
+def help_on(context: ConsoleContext, *words: str) -> Result:
+    """All commands, a line each; or those that begin with these words, with all that is known. Raises WrongSyntax."""
+    rules = grammar.rules_for(words)
+    if not rules:
+        grammar.parse(words)  # raises with what there is
+        raise WrongSyntax(f"{' '.join(words)!r} is no command; help lists all")
+    rows = [(USAGE[rule], " ".join(filter(None, COMMANDS[rule][1:]))) for rule in rules]
     if words:
-        given = [word.lower() for word in grammar.bare(words.split())]
-        wanted = tuple(one for one in COMMANDS if list(grammar.bare(one.syntax.words))[: len(given)] == given)
-        if given and not wanted:
-            grammar.choose(given, SYNTAXES)  # says what there is
-            raise WrongSyntax(f"{words!r} is no command; help lists all")
-    rows = [(one.syntax.usage, one.help) for one in wanted]
-    if not words:
-        return Answer({"command": "help"}, ("usage", "help"), rows, lambda row, paint: str(row[0]))
-    return Answer({"command": "help"}, ("usage", "help"), rows, lambda row, paint: f"{row[0]}\n    {row[1]}")
+        return Result({"command": "help"}, ("usage", "help"), rows, lambda row, paint: f"{row[0]}\n    {row[1]}")
+    rows = [(USAGE[rule], COMMANDS[rule].summary) for rule in rules]
+    return Result({"command": "help"}, ("usage", "help"), rows, lambda row, paint: f"{row[0]:{USAGE_WIDTH}}  {row[1]}")
 
 
-COMMANDS: tuple[Command, ...] = (
-    _command(
-        "inbound_audit show ip ADDRESS[/MASK]",
-        asking.show_ip,
-        "cidr=ADDRESS[/MASK]",
-        "What the monitors have counted of it: a row for each window of each monitor, and each of the three kinds.",
+COMMANDS: dict[str, _Entry] = {
+    "show_ip": _Entry(
+        queries.show_ip,
+        "Connections, receptions and rejections per window of each monitor.",
+        "Window 0 is the current one.",
     ),
-    _command(
-        "inbound_audit show all",
-        asking.show_all,
-        "",
-        "All hosts in all windows of all monitors and series, as CSV with a heading. Window 0 is the current one.",
+    "show_all": _Entry(
+        queries.show_all,
+        "All hosts in all windows of all monitors and series, as CSV.",
+        "Window 0 is the current one.",
     ),
-    _command(
-        "inbound_audit count_cidr CIDR SERIES PARAMETERS START END",
-        asking.count_cidr,
-        "cidr=CIDR series=SERIES parameters=PARAMETERS start=START end=END",
-        "The count of a prefix in windows START to END of a series, or of connections, receptions or rejections.",
+    "count_cidr": _Entry(
+        queries.count_cidr,
+        "The count of a prefix in windows START to END.",
+        "SERIES is the name of a series; or connections, receptions or rejections with the PARAMETERS of a monitor.",
     ),
-    _command(
-        "inbound_audit add SERIES PARAMETERS IP INCREMENT",
-        changing.add,
-        "series=SERIES parameters=PARAMETERS ip=IP increment=INCREMENT",
-        "Adds to the current window of a series, which is defined if it is not there. Says what the window has now.",
+    "add": _Entry(
+        mutations.add,
+        "Adds to the current window of a series.",
+        "Defines the series if there is none. Prints what the window has then.",
     ),
-    _command(
-        "inbound_audit subtract SERIES PARAMETERS IP INCREMENT",
-        changing.subtract,
-        "series=SERIES parameters=PARAMETERS ip=IP increment=INCREMENT",
-        "Takes away from the current window of a series. Says what the window has now.",
+    "subtract": _Entry(
+        mutations.subtract,
+        "Subtracts from the current window of a series.",
+        "Prints what the window has then.",
     ),
-    _command(
-        "inbound_audit delete_ip IP SERIES PARAMETERS",
-        changing.delete_ip,
-        "ip=IP series=SERIES parameters=PARAMETERS",
-        "Forgets an address in all windows of a series, in all processes.",
+    "delete_ip": _Entry(mutations.delete_ip, "Removes an address from all windows of a series, in all processes."),
+    "load": _Entry(
+        replay.load,
+        "Counts the change log of a series again.",
+        "FILE is the one in the state directory by default. Lines that are counted already are left out.",
     ),
-    _command(
-        "inbound_audit load SERIES [FILE]",
-        loading.load,
-        "series=SERIES file=FILE",
-        "Counts what a log says (default: the one in the state directory). What is counted already is left out.",
+    "shared_list": _Entry(queries.shared_list, "The tree of open sessions, the series and the monitors."),
+    "shared_show": _Entry(
+        queries.shared_show,
+        "The tree of the open SMTP sessions.",
+        "Of all processes, or of NODE: a process id, or an owner's id.",
     ),
-    _command(
-        "cluster shared list",
-        asking.shared_list,
-        "",
-        "What the processes share: the tree of open sessions, the series and the monitors.",
+    "show_available": _Entry(
+        queries.show_available,
+        "The time that the windows of each series and monitor cover.",
     ),
-    _command(
-        "cluster shared show inbound_cidr [from NODE]",
-        asking.shared_show,
-        "node=NODE",
-        "The tree of the open SMTP sessions, of all processes or of one (its process id, or owner's id).",
+    "show_count": _Entry(
+        queries.show_count,
+        "Counts within a prefix, the largest first.",
+        "A row per host, or per prefix of the length after cidrsize (of each length, with two). Several series have a "
+        "count each, those of a union one for all. SERIES may be connections, receptions or rejections. DATE is such "
+        "as 2026-03-01, '2026-03-01 09:30', 20260301T093000, yesterday or 10 minutes ago. "
+        "threshold leaves out rows with a smaller count; aggregate daily counts each day for itself.",
     ),
-    _command(
-        "show count for CIDR in SERIES [PARAMETERS] [since DATE] [order by ORDER] [cidrsize LENGTH] [limit ROWS]",
-        asking.query,
-        "cidr=CIDR series=SERIES parameters=PARAMETERS since=DATE order=ORDER length=LENGTH limit=ROWS",
-        "Counts within a prefix, by host or by prefixes of a length, the largest first. SERIES may be connections, "
-        "receptions or rejections, then with the PARAMETERS of a monitor. DATE is a date, with or without a time, or "
-        "such as 10 minutes ago; ORDER is count or cidr.",
-    ),
-    _command("help [COMMAND]", help_on, "words=COMMAND", "The commands, or what one of them does."),
-    _command("quit", _quit, "", "Leaves the console."),
-    _command("exit", _quit, "", "Leaves the console."),
-)
-
-SYNTAXES = tuple(one.syntax for one in COMMANDS)
+    "help": _Entry(help_on, "The commands, or all about one; so does ? at the end of a line."),
+    "quit": _Entry(_quit, "Leaves the console."),
+    "exit": _Entry(_quit, "Leaves the console."),
+}
 
 
-def carry_out(desk: Desk, words: Sequence[str]) -> Answer:
+def run(context: ConsoleContext, words: Sequence[str]) -> Result:
     """Does what a line says. Raises WrongSyntax, Failure, Quit, and what the package raises."""
-    syntax, values = grammar.parse(words, SYNTAXES)
-    command = COMMANDS[SYNTAXES.index(syntax)]
-    arguments: dict[str, Any] = {command.values[name]: value for name, value in values.items()}
-    return command.carry_out(desk, **arguments)
+    if words and words[-1] == "?":
+        return help_on(context, *words[:-1])
+    command = grammar.parse(words)
+    if command.instance:
+        _check_instance(context, command.instance)
+    return COMMANDS[command.rule].run(context, *command.values, **command.parts)
+
+
+def _check_instance(context: ConsoleContext, name: str) -> None:
+    """``inbound_audit:NAME`` may have any NAME, as at the reference, but not that of another audit. Raises Failure."""
+    from inbound_audit.cli.view_options import has_owners
+
+    if name != context.name and has_owners(name):
+        raise Failure(f"inbound_audit:{name}: this console is that of {context.name!r}; start one for {name!r}")

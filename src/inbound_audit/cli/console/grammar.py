@@ -1,8 +1,7 @@
-"""The grammar of a console's commands: each command's usage line is its syntax.
+"""The grammar of a console's commands, which lark parses word by word: a word is a keyword or a value (`values`).
 
-Words in lower case stand for themselves, words in capitals for values (`values`), and what is in brackets may be left
-out; such parts stand at the end of a line, in any order. ``inbound_audit`` may be left out before the commands that
-begin with it: no two commands are the same without it.
+Words are split as a shell splits them; in a list of series also at commas and parentheses. The parser tells after each
+word what can follow: that is what errors say and what completion offers.
 """
 
 from __future__ import annotations
@@ -10,18 +9,73 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
-from inbound_audit.cli.console.values import VALUES
+from lark import Lark, Token, Transformer
+from lark.exceptions import VisitError
+from lark.lexer import PatternStr
 
-PREFIX = "inbound_audit"
+from inbound_audit.cli.console.values import VALUES, Span, date
 
-_ITEM = re.compile(r"\[([^\[\]]+)\]|(\S+)")
+GRAMMAR = """
+start: PREFIX? _command
+_command: show_ip | show_all | count_cidr | add | subtract | delete_ip | load | shared_list | shared_show
+        | show_available | show_count | help | quit | exit
+show_ip: "show" "ip" ADDRESS
+show_all: "show" "all"
+count_cidr: "count_cidr" CIDR SERIES PARAMETERS START END
+add: "add" SERIES PARAMETERS KEY INCREMENT
+subtract: "subtract" SERIES PARAMETERS KEY INCREMENT
+delete_ip: "delete_ip" KEY SERIES PARAMETERS
+load: "load" SERIES FILE?
+shared_list: "cluster" "shared" "list"
+shared_show: "cluster" "shared" "show" "inbound_cidr" ("from" NODE)?
+show_available: "show" "available"
+show_count: "show" "count" "for" CIDR "in" (names | union) PARAMETERS? _part*
+names: NAME ("," NAME)*
+union: "union" "(" NAME ("," NAME)* ")"
+_part: since | on | from_to | order | cidrsize | threshold | limit | aggregate
+since: "since" date
+on: "on" date
+from_to: "from" date "to" date
+order: "order" "by" COLUMN
+cidrsize: "cidrsize" LENGTH ("to" LENGTH)?
+threshold: "threshold" ROWS
+limit: "limit" ROWS
+aggregate: "aggregate" [daily]
+daily: "daily"
+date: DATE+
+help: "help" COMMAND*
+quit: "quit"
+exit: "exit"
+"""
+
+USAGE = {
+    "show_ip": "inbound_audit show ip ADDRESS[/MASK]",
+    "show_all": "inbound_audit show all",
+    "count_cidr": "inbound_audit count_cidr CIDR SERIES PARAMETERS START END",
+    "add": "inbound_audit add SERIES PARAMETERS KEY INCREMENT",
+    "subtract": "inbound_audit subtract SERIES PARAMETERS KEY INCREMENT",
+    "delete_ip": "inbound_audit delete_ip KEY SERIES PARAMETERS",
+    "load": "inbound_audit load SERIES [FILE]",
+    "shared_list": "cluster shared list",
+    "shared_show": "cluster shared show inbound_cidr [from NODE]",
+    "show_available": "show available",
+    "show_count": "show count for CIDR in SERIES[, SERIES ...]|union(SERIES, ...) [PARAMETERS] [since DATE|on DATE|"
+    "from DATE to DATE] [order by count|cidr] [cidrsize LENGTH [to LENGTH]] [threshold ROWS] [limit ROWS] "
+    "[aggregate [daily]]",
+    "help": "help [COMMAND]",
+    "quit": "quit",
+    "exit": "exit",
+}
+"""The form of each command, by its rule in the grammar."""
+
+END = "$END"
 
 
 class WrongSyntax(ValueError):
-    """A line that is no command. `usage`: the lines that it could have been meant as."""
+    """A line that is no command. `usage`: the forms that it could have been meant as."""
 
     def __init__(self, text: str, usage: Sequence[str] = ()) -> None:
         super().__init__(text)
@@ -32,197 +86,209 @@ class WrongSyntax(ValueError):
         return super().__str__() + (f" (usage: {' | '.join(self.usage)})" if self.usage else "")
 
 
-class Syntax(NamedTuple):
-    """The form of a command: items that must be there, then groups of which each may be."""
+class Command(NamedTuple):
+    """A parsed line: the rule of the grammar, the NAME of ``inbound_audit:NAME`` or "", the values in their order, and
+    the optional parts by name."""
 
-    usage: str
-    items: tuple[str, ...]
-    groups: tuple[tuple[str, ...], ...]
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """What it begins with."""
-        values = [at for at, item in enumerate(self.items) if is_value(item)]
-        return self.items[: values[0]] if values else self.items
+    rule: str
+    instance: str
+    values: tuple[Any, ...]
+    parts: dict[str, Any]
 
 
-class Read(NamedTuple):
-    """How far a line was read as a command: its values, and what could come next (words and names of values)."""
+class Names(NamedTuple):
+    """The series of a query, each counted for itself or all together."""
 
-    values: dict[str, Any]
-    expected: tuple[str, ...]
-    complete: bool
-
-
-def syntax(usage: str) -> Syntax:
-    """The syntax that a usage line says."""
-    items: list[str] = []
-    groups: list[tuple[str, ...]] = []
-    for group, item in _ITEM.findall(usage.replace("[/MASK]", "<MASK>")):
-        if group:
-            groups.append(tuple(group.split()))
-        else:
-            items.append(item.replace("<MASK>", "[/MASK]"))
-    return Syntax(usage, tuple(items), tuple(groups))
+    names: tuple[str, ...]
+    union: bool
 
 
-def is_value(item: str) -> bool:
-    return item in VALUES
+PARSER = Lark(GRAMMAR + "%declare " + " ".join(VALUES), parser="lalr")
+KEYWORDS = {
+    one.name: one.pattern.value.replace("\\", "") for one in PARSER.terminals if isinstance(one.pattern, PatternStr)
+}
 
 
 def split(line: str) -> list[str]:
-    """The words of a line, as a shell would see them. Raises WrongSyntax."""
+    """The words of a line, as a shell splits them. Raises WrongSyntax."""
     try:
         return shlex.split(line)
     except ValueError:
         raise WrongSyntax("a quotation mark has no other") from None
 
 
-def bare(words: Sequence[str]) -> Sequence[str]:
-    """Without the prefix that may be left out."""
-    return words[1:] if words and words[0].lower() == PREFIX else words
-
-
-# ---- which command it is
-
-
-def choose(words: Sequence[str], syntaxes: Iterable[Syntax]) -> Syntax:
-    """The syntax that begins as the words do. Raises WrongSyntax with what was expected in the place of the first word
-    that no command has there."""
-    left = [(bare(one.words), one) for one in syntaxes]
-    words = bare(words)
-    for at in range(max(len(start) for start, _ in left) + 1):
-        whole = [one for start, one in left if len(start) == at]
-        if len(left) == 1 and whole:
-            return whole[0]
-        known = sorted({start[at] for start, _ in left if len(start) > at})
-        if at == len(words):
-            if whole:
-                return whole[0]
-            raise WrongSyntax(_missing(words, known), usage_of(one for _, one in left) if at else ())
-        matching = [(start, one) for start, one in left if len(start) > at and start[at] == words[at].lower()]
-        if not matching:
-            if whole:
-                return whole[0]
-            raise WrongSyntax(_unknown(words, at, known), usage_of(one for _, one in left) if at else ())
-        left = matching
-    raise AssertionError(words)
-
-
-def usage_of(syntaxes: Iterable[Syntax]) -> list[str]:
-    return [one.usage for one in syntaxes]
-
-
-def _missing(words: Sequence[str], known: Sequence[str]) -> str:
-    after = f" after {words[-1]!r}" if words else ""
-    return f"{_one_of(known)} is missing{after}"
-
-
-def _unknown(words: Sequence[str], at: int, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(words[at].lower(), known, 1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    if at == 0:
-        return f"{words[0]!r} is no command{hint or '; help lists all'}"
-    return f"{words[at]!r}: {_one_of(known)} is expected after {words[at - 1]!r}{hint}"
-
-
-def _one_of(known: Sequence[str]) -> str:
-    quoted = [repr(word) for word in known]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-
-
-# ---- its values
-
-
-def read(one: Syntax, words: Sequence[str]) -> Read:
-    """Reads the words of a line as that command. Raises WrongSyntax where they can't be."""
-    start = bare(one.words)
-    words = list(bare(words))
-    at = len(start)
-    values: dict[str, Any] = {}
-    for item in one.items[len(one.words) :]:
-        if at >= len(words):
-            return Read(values, (item,), False)
-        at = _read_item(one, item, words, at, values)
-    left = list(one.groups)
-    while at < len(words):
-        group = _group(one, left, words, at)
-        left.remove(group)
-        for item in group:
-            if at >= len(words):
-                return Read(values, (item,), False)
-            at = _read_item(one, item, words, at, values)
-    return Read(values, tuple(group[0] for group in left), True)
-
-
-def _read_item(one: Syntax, item: str, words: Sequence[str], at: int, values: dict[str, Any]) -> int:
-    """Where the next item begins."""
-    if not is_value(item):
-        if words[at].lower() != item:
-            raise WrongSyntax(f"{words[at]!r}: {item!r} is expected after {words[at - 1]!r}", [one.usage])
-        return at + 1
-    value = VALUES[item]
-    # As many words as make sense together: a date may have three.
-    reasons: dict[str, str] = {}
-    for size in range(min(value.words, len(words) - at), 0, -1):
-        text = " ".join(words[at : at + size])
-        try:
-            values[item] = value.read(text)
-            return at + size
-        except ValueError as error:
-            reasons.setdefault(str(error), text)
-    why, text = next(iter(reasons.items())) if len(reasons) > 1 else (next(iter(reasons)), words[at])
-    why = why if why.startswith(repr(text)) else f"{text!r}: {why}"
-    raise WrongSyntax(f"{item}: {why}", [one.usage])
-
-
-def _group(one: Syntax, left: Sequence[tuple[str, ...]], words: Sequence[str], at: int) -> tuple[str, ...]:
-    """The group that begins with the next word."""
-    for group in left:
-        if group[0] == words[at].lower():
-            return group
-    known = [group[0] for group in left]
-    for group in left:
-        if is_value(group[0]) and (len(left) == 1 or _is_one(group[0], words[at])):
-            return group
-    if not known:
-        raise WrongSyntax(f"{words[at]!r} is one word too many", [one.usage])
-    nearest = difflib.get_close_matches(words[at].lower(), known, 1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise WrongSyntax(f"{words[at]!r}: {_one_of(known)} could follow {words[at - 1]!r}{hint}", [one.usage])
-
-
-def _is_one(item: str, word: str) -> bool:
+def parse(words: Sequence[str]) -> Command:
+    """The command in a line. Raises WrongSyntax with what was expected instead."""
+    line = _Line(words)
+    if END not in line.expected:
+        raise line.incomplete()
     try:
-        VALUES[item].read(word)
-    except ValueError:
-        return False
-    return True
-
-
-def parse(words: Sequence[str], syntaxes: Iterable[Syntax]) -> tuple[Syntax, dict[str, Any]]:
-    """The command that a line is, and its values. Raises WrongSyntax with what was expected."""
-    one = choose(words, syntaxes)
-    found = read(one, words)
-    if not found.complete:
-        item = found.expected[0]
-        what = f"{item} ({VALUES[item].example})" if is_value(item) else repr(item)
-        raise WrongSyntax(f"{what} is missing after {words[-1]!r}", [one.usage])
-    return one, found.values
-
-
-def expected(words: Sequence[str], syntaxes: Iterable[Syntax]) -> list[tuple[Syntax, str, dict[str, Any]]]:
-    """What could follow these words: a word or the name of a value, for each command, and the values so far."""
-    found: list[tuple[Syntax, str, dict[str, Any]]] = []
-    for one in syntaxes:
-        for start in dict.fromkeys((one.words, tuple(bare(one.words)))):
-            lower = tuple(word.lower() for word in words[: len(start)])
-            if len(words) < len(start) and start[: len(words)] == lower:
-                found.append((one, start[len(words)], {}))
-            elif len(words) >= len(start) and lower == start:
-                try:
-                    so_far = read(one, words)
-                except WrongSyntax:
-                    continue
-                found += [(one, item, so_far.values) for item in so_far.expected]
+        found: Command = _Values().transform(line.tree())
+    except VisitError as error:
+        raise WrongSyntax(str(error.orig_exc), line.usage()) from None
+    except ValueError as error:
+        raise WrongSyntax(str(error), line.usage()) from None
     return found
+
+
+def expected(words: Sequence[str]) -> tuple[list[str], list[str], str]:
+    """What can follow these words: keywords and the names of values; and the last series that the words name."""
+    try:
+        line = _Line(words)
+    except WrongSyntax:
+        return [], [], ""
+    keywords = [KEYWORDS[name] for name in line.expected if name in KEYWORDS]
+    keywords = [word for word in keywords if word.isidentifier() and word not in line.keywords_of_parts]
+    return sorted(keywords), [name for name in line.expected if name in VALUES], line.series
+
+
+class _Line:
+    """The words of a line, fed to the parser. `expected` are the terminals that can follow them."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._parser = PARSER.parse_interactive()
+        self.series = ""
+        self.keywords_of_parts: set[str] = set()
+        self._done: list[str] = []
+        self._expect()
+        for word in words:
+            if not self._feed(word):
+                for piece in _pieces(word, self.expected):
+                    if not self._feed(piece):
+                        raise self._unexpected(piece)
+
+    def _expect(self) -> None:
+        self.expected: list[str] = sorted(self._parser.accepts())  # type: ignore[no-untyped-call]
+
+    def _feed(self, word: str) -> bool:
+        """Takes the word as a keyword or a value. False if it is neither here."""
+        found = next((name for name in self.expected if KEYWORDS.get(name) == word.lower()), None)
+        found = found or next((name for name in self.expected if name in VALUES and _why_not(name, word) is None), None)
+        if found is None:
+            return False
+        if found in ("SERIES", "NAME"):
+            self.series = word
+        if END in self.expected and found in KEYWORDS:
+            self.keywords_of_parts.add(KEYWORDS[found])
+        self._parser.feed_token(Token(found, word))
+        self._done.append(word)
+        self._expect()
+        return True
+
+    def tree(self) -> Any:
+        return self._parser.feed_eof()  # type: ignore[no-untyped-call]
+
+    def incomplete(self) -> WrongSyntax:
+        after = f" after {self._done[-1]!r}" if self._done else ""
+        return WrongSyntax(f"{self._choices(examples=True)} is missing{after}", self.usage())
+
+    def _unexpected(self, word: str) -> WrongSyntax:
+        values = [name for name in self.expected if name in VALUES and name != "PREFIX"]
+        keywords = [KEYWORDS[name] for name in self.expected if name in KEYWORDS]
+        if len(values) == 1 and not keywords:
+            why = _why_not(values[0], word) or ""
+            why = why if why.startswith(repr(word)) else f"{word!r}: {why}"
+            return WrongSyntax(f"{values[0]}: {why}", self.usage())
+        near = difflib.get_close_matches(word.lower(), keywords, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        if not self._done or (len(self._done) == 1 and _is_prefix(self._done[0])):
+            return WrongSyntax(f"{word!r} is no command{hint or '; help lists all'}")
+        if self.expected == [END]:
+            return WrongSyntax(f"{word!r} is one word too many", self.usage())
+        verb = "can follow" if END in self.expected else "is expected after"
+        return WrongSyntax(f"{word!r}: {self._choices()} {verb} {self._done[-1]!r}{hint}", self.usage())
+
+    def _choices(self, *, examples: bool = False) -> str:
+        """``'a', 'b' or VALUE``."""
+        names = [name for name in self.expected if name not in (END, "PREFIX")]
+        texts = sorted(repr(KEYWORDS[name]) for name in names if name in KEYWORDS)
+        texts += [f"{name} ({VALUES[name].example})" if examples else name for name in names if name in VALUES]
+        return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
+
+    def usage(self) -> list[str]:
+        """The forms that begin with the most words of this line."""
+        return [USAGE[rule] for rule in rules_for(self._done, whole=False)] if self._done else []
+
+
+def rules_for(words: Iterable[str], *, whole: bool = True) -> list[str]:
+    """The commands that begin with these words, all of them, or with as many of them as any does (at least one)."""
+    given = [word.lower() for word in words]
+    given = given[1:] if given and _is_prefix(given[0]) else given
+    common = {rule: _common(given, usage.removeprefix("inbound_audit ").split()) for rule, usage in USAGE.items()}
+    least = len(given) if whole else max(1, *common.values())
+    return [rule for rule, number in common.items() if number >= least]
+
+
+def _common(given: Sequence[str], usage: Sequence[str]) -> int:
+    """The number of words that both begin with."""
+    pairs = list(zip(given, usage, strict=False))
+    return next((at for at, (one, other) in enumerate(pairs) if one != other), len(pairs))
+
+
+def _pieces(word: str, expected: Iterable[str]) -> Iterator[str]:
+    """The parts of a word in a list of series; elsewhere the word itself."""
+    lists = {"NAME", "COMMA", "LPAR", "RPAR"} & set(expected)
+    return iter(re.findall(r"[(),]|[^(),]+", word) if lists and word else [word])
+
+
+def _is_prefix(word: str) -> bool:
+    return _why_not("PREFIX", word) is None
+
+
+def _why_not(name: str, word: str) -> str | None:
+    """Why the word is no such value; None if it is one."""
+    try:
+        VALUES[name].read(word)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+_PARTS: dict[str, Callable[[list[Any]], dict[str, Any]]] = {
+    "since": lambda spans: {"time": (spans[0].start, None)},
+    "on": lambda spans: {"time": (spans[0].start, spans[0].end)},
+    "from_to": lambda spans: {"time": (spans[0].start, spans[1].end)},
+    "order": lambda columns: {"order": columns[0]},
+    "cidrsize": lambda lengths: {"cidrsize": (lengths[0], lengths[-1])},
+    "threshold": lambda rows: {"threshold": rows[0]},
+    "limit": lambda rows: {"limit": rows[0]},
+    "aggregate": lambda daily: {"daily": daily != [None]},
+}
+"""The optional parts of `show count`, each as an argument of the function behind it."""
+
+
+class _Values(Transformer[Token, Any]):
+    """The parser's tree to a `Command`."""
+
+    def __default_token__(self, token: Token) -> Any:
+        return VALUES[token.type].read(str(token))
+
+    def __default__(self, rule: Any, children: list[Any], meta: Any) -> Any:
+        if rule in _PARTS:
+            return _PARTS[rule](children)
+        parts: dict[str, Any] = {}
+        for name, value in (item for part in children if isinstance(part, dict) for item in part.items()):
+            if name in parts:
+                raise ValueError(f"{name} is given twice")
+            parts[name] = value
+        return Command(str(rule), "", tuple(one for one in children if not isinstance(one, dict)), parts)
+
+    def start(self, children: list[Any]) -> Command:
+        *instance, command = children
+        return cast("Command", command._replace(instance=instance[0] if instance else ""))
+
+    def names(self, names: list[str]) -> Names:
+        return Names(tuple(names), union=False)
+
+    def union(self, names: list[str]) -> Names:
+        return Names(tuple(names), union=True)
+
+    def date(self, words: list[str]) -> Span:
+        text = " ".join(words)
+        try:
+            return date(text)
+        except ValueError as error:
+            keywords = [word for word in KEYWORDS.values() if len(word) > 2]
+            near = [near for word in words for near in difflib.get_close_matches(word, keywords, 1, 0.8)]
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"DATE: {text!r}: {error}{hint}") from None

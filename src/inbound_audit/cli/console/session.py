@@ -1,7 +1,7 @@
-"""Lines that are typed, piped or given as arguments: one after the other carried out, whatever became of those before.
+"""Runs commands that are typed, piped or given as arguments, one after the other; one that fails does not end the rest.
 
-Exit status: 0, or that of what went wrong: 2 for a command given as arguments that makes no sense, 1 otherwise. Who
-types sees it, and leaves with 0.
+Exit status: 0; 2 for a command in the arguments that makes no sense; 1 for any other failure. A prompt always ends
+with 0.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 import click
 
 from inbound_audit.cli.console import grammar
-from inbound_audit.cli.console.commands import Quit, carry_out
-from inbound_audit.cli.console.desk import Desk
+from inbound_audit.cli.console.commands import Quit, run
+from inbound_audit.cli.console.context import ConsoleContext
 from inbound_audit.cli.console.grammar import WrongSyntax
-from inbound_audit.cli.console.output import Writer
+from inbound_audit.cli.console.result import ResultWriter
 from inbound_audit.cli.failure import Failure, reason
+from inbound_audit.cli.logs import say
+from inbound_audit.cli.output import plural
 from inbound_audit.errors import InboundAuditError
 
 if TYPE_CHECKING:
@@ -30,10 +32,10 @@ if TYPE_CHECKING:
 STATE_VARIABLE = "XDG_STATE_HOME"
 
 
-def run_once(desk: Desk, writer: Writer, words: Sequence[str]) -> None:
+def run_once(context: ConsoleContext, writer: ResultWriter, words: Sequence[str]) -> None:
     """One command. Raises Failure, or a usage error of click."""
     try:
-        writer.write(carry_out(desk, words))
+        writer.write(run(context, words))
     except WrongSyntax as error:
         raise click.UsageError(str(error)) from None
     except InboundAuditError as error:
@@ -42,38 +44,39 @@ def run_once(desk: Desk, writer: Writer, words: Sequence[str]) -> None:
         pass
 
 
-def run_lines(desk: Desk, writer: Writer) -> int:
-    """A command a line from standard input; empty lines and those that begin with # are none."""
+def run_lines(context: ConsoleContext, writer: ResultWriter) -> int:
+    """One command per line of standard input, without empty lines and those that begin with #."""
     status = 0
     try:
         for number, line in enumerate(sys.stdin, 1):
+            line = line.removeprefix("\ufeff") if number == 1 else line
             if line.strip() and not line.lstrip().startswith("#"):
-                why = _try(desk, writer, line)
+                why = _try(context, writer, line)
                 if why is not None:
-                    click.echo(f"line {number}: {why}", err=True)
+                    say(f"line {number}: {why}")
                     writer.write_error(line.strip(), why)
                     status = 1
     except UnicodeDecodeError:
-        raise Failure("standard input is no text") from None
+        raise Failure("standard input is not text") from None
     except Quit:
         pass
     return status
 
 
-def _try(desk: Desk, writer: Writer, line: str) -> str | None:
-    """Carries out a line; what went wrong. Raises OSError when nobody reads the output any more, and Quit."""
+def _try(context: ConsoleContext, writer: ResultWriter, line: str) -> str | None:
+    """Runs a line. Returns why it failed, or None. Raises Quit, and OSError if the output can't be written."""
     try:
         words = grammar.split(line)
-        desk.view.refresh()
-        answer = carry_out(desk, words)
+        context.view.refresh()
+        result = run(context, words)
     except (WrongSyntax, InboundAuditError) as error:
         return str(error)
     except Failure as error:
         return error.format_message()
-    except OSError as error:  # no descriptor is left, for instance
+    except OSError as error:  # such as no descriptor left
         return reason(error)
     try:
-        writer.write(answer)
+        writer.write(result)
     except InboundAuditError as error:  # rows are read while they are written
         return str(error)
     except Failure as error:
@@ -81,21 +84,20 @@ def _try(desk: Desk, writer: Writer, line: str) -> str | None:
     return None
 
 
-# ---- somebody types
+# ---- at a prompt
 
 
-def run_typed(desk: Desk, writer: Writer) -> int:
-    """A prompt, until it is left with `quit`, `exit` or Ctrl-D. Ctrl-C gives up a line, or the command that runs."""
-    prompt = _Prompt(_session(desk), f"{desk.name}> ")
-    number = len(desk.owners)
-    words = f"{number} process{'' if number == 1 else 'es'}; help lists the commands, quit leaves"
-    click.echo(f"{desk.name}: {words}", err=True)
+def run_typed(context: ConsoleContext, writer: ResultWriter) -> int:
+    """A prompt until `quit`, `exit` or Ctrl-D. Ctrl-C drops the line, or stops the command that runs."""
+    prompt = _Prompt(_session(context), f"{context.name}> ")
+    processes = plural(len(context.owners), "process")
+    click.echo(f"{context.name}: {processes}; help lists the commands, quit leaves", err=True)
     before = signal.signal(signal.SIGTERM, prompt.leave)
     try:
         while True:
             try:
                 line = prompt.ask()
-                why = _try(desk, writer, line) if line.strip() else None
+                why = _try(context, writer, line) if line.strip() else None
             except KeyboardInterrupt:
                 continue
             if why is not None:
@@ -139,13 +141,16 @@ class _Prompt:
             app.exit(exception=EOFError)
 
 
-def _session(desk: Desk) -> PromptSession[str]:
+def _session(context: ConsoleContext) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
 
     from inbound_audit.cli.console.completion import Completions
 
     return PromptSession(
-        history=_history(desk), completer=Completions(desk), complete_while_typing=False, enable_history_search=True
+        history=_history(context),
+        completer=Completions(context),
+        complete_while_typing=False,
+        enable_history_search=True,
     )
 
 
@@ -156,7 +161,7 @@ def history_path() -> str:
     return os.path.join(base, "inbound-audit", "console_history")
 
 
-def _history(desk: Desk) -> History:
+def _history(context: ConsoleContext) -> History:
     """In a file that is nobody else's; where there can be none, as long as the console runs."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
@@ -165,7 +170,7 @@ def _history(desk: Desk) -> History:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
         _make_ours(path)
     except OSError as error:
-        desk.note(f"{path}: what is typed is not kept: {reason(error)}")
+        context.note(f"{path}: what is typed is not kept: {reason(error)}")
         return InMemoryHistory()
     return FileHistory(path)
 

@@ -1,106 +1,106 @@
-"""`load`: counts again what the log of a series says was counted, by processes that are gone or were elsewhere.
+"""`load`: counts again what the change log of a series holds, from processes that have ended or ran elsewhere.
 
-Nothing is counted twice. Each line has the id of the log that it belongs to and a number; every process is asked up to
-which number the lines of each id are counted somewhere, and only what lies beyond is sent, all of it to one process,
-which notes the new numbers together with the counts. Where one does not answer, nothing is loaded. A lock on the file
-keeps two from loading it at once.
+No line is counted twice. Each line has the id of its log and a number. Every process says up to which number it has
+counted the lines of each log. Only the lines beyond are sent, all to one process, which notes the new numbers together
+with the counts. If a process does not answer, nothing is loaded. A lock on the file keeps a second `load` out.
 
-What a line ``remove`` takes away is not sent at all; if it was counted before, it is taken away again, in one request
-with the number of that line.
+A line that a later ``remove`` takes away is not sent. If it was counted before, it is subtracted again, in the request
+that has the number of the ``remove``.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import click
 
-from inbound_audit.cli.console.desk import Desk, Windows
-from inbound_audit.cli.console.output import Answer, Row, plain
+from inbound_audit.cli.console.context import ConsoleContext, SeriesInfo, titles
+from inbound_audit.cli.console.result import Paint, Result, Row
 from inbound_audit.cli.failure import Failure, reason
+from inbound_audit.cli.output import plain, progress
 from inbound_audit.persist import Entry, default_directory, names, read_log
 from inbound_audit.shared import OwnerInfo
 
-ROWS_MOST, BYTES_MOST = 5000, 1 << 18
-"""Of one request. A process that carries it out answers nobody else meanwhile."""
+MAX_ROWS, MAX_BYTES = 5000, 1 << 18
+"""Of one request. A process that handles it answers no other request meanwhile."""
 
-PATIENCE = 20.0
+LOAD_TIMEOUT_S = 20.0
 """Seconds for a process to add the rows of one request."""
 
-COMPLAINTS = 10
-"""Lines that can't be read and are told of one by one."""
-
-Step = Callable[[int], None]
+MAX_COMPLAINTS = 10
+"""Lines that can't be read and are reported one by one."""
 
 
 class _Known(NamedTuple):
-    """What the processes said: the series, the process that is to count, and up to where lines are counted."""
+    """What the processes answered: the series, the process that is to count, and the last number counted per log."""
 
-    one: Windows
+    one: SeriesInfo
     owner: OwnerInfo
     marks: dict[int, int]
 
 
-def load(desk: Desk, series: str, file: str | None = None) -> Answer:
+def load(context: ConsoleContext, series: str, file: str | None = None) -> Result:
     path = os.path.join(default_directory(), names.log(series)) if file is None else file
     try:
         with open(path, "rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            known = _ask_all(desk, series)
-            loaded = _Load(desk, known, path)
+            known = _ask_all(context, series)
+            loaded = _Load(context, known, path)
             loaded.run()
     except BlockingIOError:
-        raise Failure(f"{path}: somebody else is loading it") from None
+        raise Failure(f"{path}: another process is loading it") from None
     except OSError as error:
-        raise Failure(f"cannot read {click.format_filename(path)}: {reason(error)}") from None
+        hint = f"; {_no_log(context, series)}" if file is None else ""
+        raise Failure(f"cannot read {click.format_filename(path)}: {reason(error)}{hint}") from None
     about: dict[str, object] = {"command": "load", "series": series, "file": path, "pid": known.owner.pid}
-    return Answer(about, ("lines", "added", "known", "out_of_view", "failed", "bad"), [loaded.sums], _text(series))
+    columns = ("lines", "added", "known", "out_of_view", "failed", "bad")
+    return Result(about, columns, [loaded.sums], lambda row, paint: _text(series, row, paint))
 
 
-def _text(series: str) -> Callable[[Row, Callable[[str], str]], str]:
-    def text(row: Row, paint: Callable[[str], str]) -> str:
-        lines, added, known, out_of_view, failed, bad = row
-        words = f"{plain(series)}: {lines} lines, {paint(str(added))} counted, {known} known, {out_of_view} too old"
-        return words + (f", {failed} that can't be counted" if failed else "") + (f", {bad} bad" if bad else "")
+def _no_log(context: ConsoleContext, series: str) -> str:
+    """What to write instead of a series without a change log."""
+    there = [one for one in context.all_series if one.scope == "series"]
+    if any(one.name == series for one in there):
+        return f"write the path of its change log: load {plain(series)} FILE"
+    return f"no process counts a series {plain(series)!r} (there is: {titles(there)})"
 
-    return text
+
+def _text(series: str, row: Row, paint: Paint) -> str:
+    lines, added, known, out_of_view, failed, bad = row
+    words = f"{plain(series)}: {lines} lines, {paint(str(added))} counted, {known} known, {out_of_view} too old"
+    return words + (f", {failed} that can't be counted" if failed else "") + (f", {bad} bad" if bad else "")
 
 
-def _ask_all(desk: Desk, series: str) -> _Known:
-    owners = desk.somebody()
-    answers, wrong = desk.ask(owners, {"do": "known", "series": series})
-    if wrong:
-        raise Failure(f"nothing is loaded, since it might be counted twice: {'; '.join(wrong)}")
+def _ask_all(context: ConsoleContext, series: str) -> _Known:
+    owners = context.some_owners()
+    answers, failures = context.request(owners, {"do": "known", "series": series})
+    if failures:
+        raise Failure(f"nothing is loaded, since it might be counted twice: {'; '.join(failures)}")
     marks: dict[int, int] = {}
-    having: list[tuple[OwnerInfo, Windows]] = []
+    having: list[tuple[OwnerInfo, SeriesInfo]] = []
     for owner in owners:
         found: Any = answers[owner.id]
         for log, sequence in found["marks"].items():
             marks[int(log, 16)] = max(sequence, marks.get(int(log, 16), 0))
         if found["defined"] is not None:
             of = found["defined"]
-            having.append((owner, Windows("series", series, of["type"], of["interval"], of["num_windows"])))
+            having.append((owner, SeriesInfo("series", series, of["type"], of["interval"], of["num_windows"])))
     if not having:
         raise Failure(f"{series!r}: no process has defined that series")
     if len({one[2:] for _, one in having}) > 1:
-        raise Failure(
-            f"{series!r}: is not the same in all processes: {', '.join(sorted({o.title for _, o in having}))}"
-        )
+        raise Failure(f"{series!r}: the processes define it differently: {titles([one for _, one in having])}")
     return _Known(having[0][1], having[0][0], marks)
 
 
 class _Load:
     """One reading of a log. A row of a request is microseconds, key, count."""
 
-    def __init__(self, desk: Desk, known: _Known, path: str) -> None:
-        self._desk = desk
+    def __init__(self, context: ConsoleContext, known: _Known, path: str) -> None:
+        self._context = context
         self._known = known
         self._path = path
         self._removed: dict[str, int] = {}  # key: the last line, of those that are not known, that removes it
@@ -117,29 +117,29 @@ class _Load:
         return (self._lines, self._added, self._known_lines, self._out_of_view, self._failed, self._bad)
 
     def run(self) -> None:
-        """Reads the log twice: a line that removes something is about those before it."""
-        with _progress() as (total, step):
+        """Reads the log twice: a ``remove`` is about the lines before it."""
+        with progress("loading") as step:
             for entry in read_log(self._path, broken=self._complain):
                 self._lines += 1
                 if entry.by is None and not self._is_known(entry):
                     self._removed[entry.key] = entry.line
-            total(self._lines)
+            step(total=self._lines)
             for at, entry in enumerate(read_log(self._path, broken=lambda line, why: None)):
-                if at == self._lines:  # what was written meanwhile is for another time
+                if at == self._lines:  # a process has written more lines meanwhile
                     break
                 self._take(entry)
-                if len(self._rows) >= ROWS_MOST or self._bytes >= BYTES_MOST:
+                if len(self._rows) >= MAX_ROWS or self._bytes >= MAX_BYTES:
                     self._send()
-                    step(at + 1)
+                    step(completed=at + 1, lines=at + 1)
             self._send()
-        if self._complaints > COMPLAINTS:
-            self._desk.note(f"and {self._complaints - COMPLAINTS} more lines that can't be read")
+        if self._complaints > MAX_COMPLAINTS:
+            self._context.note(f"and {self._complaints - MAX_COMPLAINTS} more lines that can't be read")
 
     def _complain(self, line: int, why: str) -> None:
         self._bad += 1
         self._complaints += 1
-        if self._complaints <= COMPLAINTS:
-            self._desk.note(f"{self._path}:{line}: {why}")
+        if self._complaints <= MAX_COMPLAINTS:
+            self._context.note(f"{self._path}:{line}: {why}")
 
     def _is_known(self, entry: Entry) -> bool:
         return entry.sequence <= self._known.marks.get(entry.log, 0)
@@ -174,28 +174,14 @@ class _Load:
             return
         one, owner = self._known.one, self._known.owner
         series = {"series": one.name, "type": one.type, "interval": one.interval, "num_windows": one.num_windows}
-        answers, wrong = self._desk.ask([owner], {"do": "load", **series, "rows": self._rows, "marks": new}, PATIENCE)
-        if wrong:
-            raise Failure(f"{self._added} lines were counted, then {wrong[0]}; load again, and it goes on from there")
+        request = {"do": "load", **series, "rows": self._rows, "marks": new}
+        answers, failures = self._context.request([owner], request, LOAD_TIMEOUT_S)
+        if failures:
+            raise Failure(f"{self._added} lines were counted, then {failures[0]}; load again to count the rest")
         answer: Any = answers[owner.id]
         self._added += answer["added"]
         self._out_of_view += answer["out_of_view"]
         self._failed += answer["failed"]
         if answer["why"]:
-            self._desk.note(plain(str(answer["why"])))
+            self._context.note(plain(str(answer["why"])))
         self._rows, self._bytes = [], 0
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[tuple[Step, Step]]:
-    """A bar on standard error if that is a terminal: told how much there is, and how far it has come."""
-    if not sys.stderr.isatty():
-        yield (lambda total: None), (lambda done: None)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("loading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("loading", total=None)
-        yield (lambda total: bar.update(task, total=total)), (lambda done: bar.update(task, completed=done))

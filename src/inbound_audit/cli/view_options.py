@@ -1,0 +1,85 @@
+"""What `show`, `top`, `ps` and `console` have in common: the view of a shared audit, its options and its failures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from inbound_audit.cli.failure import Failure
+from inbound_audit.cli.logs import say
+from inbound_audit.cli.output import listing
+from inbound_audit.errors import SharedStateError, UnknownServiceType
+from inbound_audit.services import DEFAULT_SERVICE_TYPE
+
+if TYPE_CHECKING:
+    from inbound_audit.shared import View
+
+AS_JSON = "Print one JSON object instead."
+
+service_option = click.option(
+    "--service",
+    default=DEFAULT_SERVICE_TYPE,
+    show_default=True,
+    metavar="TYPE",
+    help="Sessions of this service type; inbound_cidr means those of SMTP.",
+)
+
+
+@contextlib.contextmanager
+def open_view(name: str, pid: int | None = None) -> Iterator[View]:
+    """A view of the audit with that name. Raises Failure for what can't be seen, here and in the block."""
+    from inbound_audit.shared import View
+
+    with failures(name), View(name, pid=pid) as view:
+        yield view
+
+
+@contextlib.contextmanager
+def failures(name: str) -> Iterator[None]:
+    """Raises Failure for an audit that can't be seen, and for a service type that no process has."""
+    try:
+        yield
+    except UnknownServiceType as error:
+        raise Failure(f"--service: {error}") from None
+    except SharedStateError as error:
+        raise Failure(f"{error}{_known_names(name)}") from None
+
+
+def no_process(name: str) -> str:
+    return f"no process counts in {name!r} now"
+
+
+def say_if_no_process(name: str, view: View) -> None:
+    """On standard error: without this line, no rows could mean no sessions."""
+    if not view.owners:
+        say(no_process(name))
+
+
+def _known_names(name: str) -> str:
+    """Where no directory has that name: the names of the audits that there are."""
+    from inbound_audit.shared import directory_of
+
+    with contextlib.suppress(SharedStateError, OSError):
+        root, directory = os.path.split(directory_of(name))
+        before = directory.removesuffix(name)
+        entries = [entry.removeprefix(before) for entry in os.listdir(root) if entry.startswith(before)]
+        known = sorted(entry for entry in entries if has_owners(entry))
+        if known and name not in entries:
+            return f" (there is: {listing(known)})"
+    return ""
+
+
+def has_owners(name: str) -> bool:
+    """Whether an audit of that name has files, or a directory that cannot be read. False for a wrong name."""
+    from inbound_audit.shared import directory_of
+
+    try:
+        return any(entry.endswith(".owner") for entry in os.listdir(directory_of(name)))
+    except PermissionError:
+        return True
+    except (SharedStateError, OSError):
+        return False
