@@ -22,7 +22,7 @@ HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve test test-system test-readers test-tooling test-all test-one test-changed faults \
-  bench bench-instructions debug sanitize lint format wheel dist clean
+  bench bench-instructions debug sanitize lint format docs docs-serve changelog dist wheels clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -89,6 +89,20 @@ format: $(HAVE)-dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(HAVE)-docs ## the documentation site into build/site; a broken link is an error
+	$(SAY) 'the documentation site'
+	@$(MKDOCS) build --quiet --strict --clean
+	@echo 'built build/site/index.html'
+
+docs-serve: $(HAVE)-docs ## the documentation site on http://127.0.0.1:8000, made anew when a page changes
+	$(MKDOCS) serve
+
+changelog: $(HAVE)-changelog ## what changes/ says; VERSION=0.2.0 folds it into CHANGELOG.md
+	$(BIN)/towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version Unreleased)
+
+# The reference documents the package that is built in src; its theme's authors advertise in the output of builds.
+MKDOCS := NO_MKDOCS_2_WARNING=1 PYTHONPATH=tools $(BIN)/mkdocs
+
 # ---- the environment
 
 $(HAVE)-pip: tools/venv.sh
@@ -108,6 +122,11 @@ $(HAVE)-core: $(HAVE)-pip pyproject.toml $(NATIVE)
 $(HAVE)-dev: $(HAVE)-core
 	$(SAY) 'the tools of the tests'
 	@$(PIP) --group dev
+	@touch $@
+
+$(HAVE)-docs $(HAVE)-changelog $(HAVE)-wheels: $(HAVE)-%: $(HAVE)-core
+	$(SAY) 'the tools of $*'
+	@$(PIP) --group $*
 	@touch $@
 
 $(HAVE)-bench: $(HAVE)-dev
@@ -142,10 +161,12 @@ build/%/.have: $(HAVE)-dev $(NATIVE) $(PACKAGE)
 
 # ---- what is published
 
-wheel: dist
 dist: $(HAVE)-dev ## the sdist, and the wheel built from that sdist, into dist/
 	rm -rf dist
 	$(PY) -m build --no-isolation
+
+wheels: $(HAVE)-wheels ## a wheel per Python and C library for this machine, each tested, into dist/ (needs Docker)
+	$(BIN)/cibuildwheel --output-dir dist
 
 clean: ## remove all that this file made
 	rm -rf $(VENV) build dist .bench src/*.egg-info src/inbound_audit/*.so
