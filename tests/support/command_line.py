@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tests.support.listening import PATIENCE, eventually
+from tests.support.listening import PATIENCE, Peer, eventually
 
 COMMAND = (sys.executable, "-m", "inbound_audit")
+SHUTDOWN = b"421 4.3.2 service is shutting down\r\n"
 
 
 def environment() -> dict[str, str]:
@@ -109,7 +110,7 @@ class Serve:
         return status
 
     def stopped(self) -> dict[str, int]:
-        """Stops it, and answers its totals. Who is still connected is cut off or not, as `--grace` says."""
+        """Stops it and returns its totals. Open mail transactions are cut off or not, as `--grace` says."""
         self.tell(signal.SIGTERM)
         assert self.end() == 0
         total: dict[str, int] = self.event("stopped")["total"]
@@ -127,6 +128,15 @@ class Serve:
 def address_of(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def begun(address: tuple[str, int]) -> Peer:
+    """A peer inside of a mail transaction."""
+    peer = Peer(*address)
+    assert peer.line().startswith(b"220")
+    for line in (b"HELO client", b"MAIL FROM:<a@example.net>", b"RCPT TO:<b@example.com>"):
+        assert peer.ask(line).startswith(b"250")
+    return peer
 
 
 def lines(rows: Iterable[str]) -> bytes:

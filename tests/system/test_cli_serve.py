@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from tests.support.command_line import COMMAND, Serve, address_of, environment, run
+from tests.support.command_line import COMMAND, SHUTDOWN, Serve, address_of, begun, environment, run
 from tests.support.listening import PATIENCE, Peer, eventually
 
 MESSAGE = b"Subject: greetings\r\n\r\nhello\r\n.a line with a dot\r\n"
@@ -93,6 +93,18 @@ def test_without_a_maildir_mail_is_discarded(family: int) -> None:
         assert client.sendmail("sender@example.net", ["one@example.com"], MESSAGE) == {}
         assert client.ehlo()[0] == 250
         assert not client.has_extn("starttls")
+        assert [event["event"] for event in server.events][:3] == ["listening", "discarding", "policy"]
+
+
+def test_the_report_counts_messages(tmp_path: Path) -> None:
+    with Serve("--maildir", str(tmp_path / "box")) as server:
+        with smtplib.SMTP(*server.addresses[0], timeout=PATIENCE) as client:
+            for _ in range(3):
+                client.sendmail("sender@example.net", ["one@example.com", "two@example.com"], MESSAGE)
+            with pytest.raises(smtplib.SMTPRecipientsRefused):
+                client.sendmail("sender@example.net", ["not an address@"], MESSAGE)
+        assert server.stopped()["messages"] == 3
+        assert "discarding" not in {event["event"] for event in server.events}
 
 
 def test_a_maildir_that_breaks_is_no_lost_message(tmp_path: Path) -> None:
@@ -367,20 +379,23 @@ def test_limits_of_the_command_line_have_nothing_to_reload() -> None:
 
 
 @pytest.mark.parametrize(("number", "family"), [(signal.SIGTERM, 0), (signal.SIGINT, 1)], ids=["term", "int"])
-def test_a_stop_accepts_no_more_and_lets_open_sessions_end(number: signal.Signals, family: int, tmp_path: Path) -> None:
-    with Serve("--maildir", str(tmp_path / "box"), "--grace", "60") as server:
+def test_a_stop_accepts_no_more_and_lets_transactions_end(number: signal.Signals, family: int, tmp_path: Path) -> None:
+    with Serve("--maildir", str(tmp_path / "box"), "--grace", "1h") as server:
         address = server.addresses[family]
-        with smtplib.SMTP(*address, timeout=PATIENCE) as client:
-            client.helo()
+        with begun(address) as client, Peer(*address) as idle:
+            assert idle.line().startswith(b"220")
             server.tell(number)
             assert server.event("stopping")["open"] == 1
+            assert idle.rest() == SHUTDOWN
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(address, timeout=PATIENCE)
-            client.sendmail("sender@example.net", ["one@example.com"], MESSAGE)
-            assert server.running
+            assert client.ask(b"DATA").startswith(b"354")
+            client.send(b"Subject: the last one\r\n\r\nhello\r\n.\r\nMAIL FROM:<late@example.net>\r\n")
+            assert client.line().startswith(b"250")
+            assert client.rest() == SHUTDOWN
         assert server.end() == 0
-        assert server.event("stopped")["total"]["accepted"] == 1
-        assert server.event("stopped")["cut"] == 0
+        total = server.event("stopped")["total"]
+        assert (total["accepted"], total["messages"], server.event("stopped")["cut"]) == (2, 1, 0)
         assert len(mailbox.Maildir(tmp_path / "box", create=False)) == 1
         assert server.complaints == []
 
@@ -389,25 +404,46 @@ def test_an_idle_server_stops_at_once_and_says_little() -> None:
     with Serve() as server:
         server.tell(signal.SIGTERM)
         assert server.end() == 0
-        assert [event["event"] for event in server.events] == ["listening", "policy", "stopped"]
+        assert [event["event"] for event in server.events] == ["listening", "discarding", "policy", "stopped"]
         assert server.complaints == []
 
 
-def test_after_the_grace_sessions_are_told_and_cut(authority: trustme.CA, certificate: Path, family: int) -> None:
+def test_idle_sessions_get_421_whatever_the_grace_is(authority: trustme.CA, certificate: Path, family: int) -> None:
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    with Serve("--grace", "0", "--tls-cert", str(certificate)) as server:
-        with Peer(*server.addresses[family]) as clear:
+    arguments = ("--grace", "1h", "--tls-cert", str(certificate), "--proxy-from", "127.0.0.2")
+    with Serve(*arguments) as server:
+        address = server.addresses[family]
+        with Peer(*address) as clear, Peer(*address) as in_handshake:
             assert clear.line().startswith(b"220")
-            secret = smtplib.SMTP(*server.addresses[family], timeout=PATIENCE)
+            assert in_handshake.line().startswith(b"220")
+            assert in_handshake.ask(b"STARTTLS").startswith(b"220")
+            secret = smtplib.SMTP(*address, timeout=PATIENCE)
             secret.starttls(context=context)
             server.tell(signal.SIGTERM)
-            assert clear.rest() == b"421 4.3.2 service is shutting down\r\n"
+            assert clear.rest() == SHUTDOWN
             assert secret.getreply() == (421, b"4.3.2 service is shutting down")
+            assert server.end() == 0  # while the peer of `secret` has not closed its end of TLS
             secret.close()
-        assert server.end() == 0
-        assert server.event("stopped")["cut"] == 2
+        assert server.event("stopped")["cut"] == 0
         assert server.complaints == []
+
+
+def test_after_the_grace_transactions_are_cut(family: int) -> None:
+    with Serve("--grace", "0") as server, begun(server.addresses[family]) as client:
+        server.tell(signal.SIGTERM)
+        assert client.rest() == SHUTDOWN
+        assert server.end() == 0
+        assert server.event("stopped")["cut"] == 1
+        assert server.complaints == []
+
+
+def test_a_balancer_that_has_sent_no_header_holds_up_no_stop() -> None:
+    with Serve("--grace", "1h", "--proxy-from", "127.0.0.1") as server, Peer(*server.addresses[0]) as peer:
+        eventually(lambda: server.event("second")["opened"] == 1, "the connection")
+        server.tell(signal.SIGTERM)
+        assert peer.rest() == SHUTDOWN
+        assert server.end() == 0
 
 
 def test_a_peer_that_is_made_to_wait_holds_up_no_stop(tmp_path: Path) -> None:
@@ -415,22 +451,21 @@ def test_a_peer_that_is_made_to_wait_holds_up_no_stop(tmp_path: Path) -> None:
         tmp_path / "policy.lua",
         "function policy:validate_connect(ac, vctx) vctx:tarpit(3600) return msys.core.VALIDATE_CONT end",
     )
-    with Serve("--policy", str(policy), "--grace", "0") as server, Peer(*server.addresses[0]) as peer:
+    with Serve("--policy", str(policy), "--grace", "1h") as server, Peer(*server.addresses[0]) as peer:
         second = server.event("second")
         assert (second["open"], second["accepted"], second["refused"]) == (1, 1, 0)
         assert second["busiest"] == {"prefix": "127.0.0.0/24", "count": 1}
-        assert server.stopped() == second["total"]
-        assert peer.rest() == b""
+        assert server.stopped() == {**second["total"], "open": 0}
+        assert peer.rest() == SHUTDOWN
         assert server.complaints == []
 
 
 def test_a_second_signal_cuts_at_once() -> None:
-    with Serve("--grace", "3600") as server, Peer(*server.addresses[1]) as peer:
-        assert peer.line().startswith(b"220")
+    with Serve("--grace", "1h") as server, begun(server.addresses[1]) as client:
         server.tell(signal.SIGINT)
         server.event("stopping")
         server.tell(signal.SIGINT)
-        assert peer.rest().startswith(b"421 4.3.2")
+        assert client.rest() == SHUTDOWN
         assert server.end() == 0
         assert server.event("stopped")["cut"] == 1
 
@@ -459,6 +494,7 @@ def test_a_report_that_nobody_reads_stops_no_server() -> None:
         assert process.stdout
         assert process.stderr
         address = address_of(process.stdout.readline().split()[-1])
+        assert "discarded" in process.stdout.readline()
         assert "policy" in process.stdout.readline()
         process.stdout.close()
         with Peer(*address) as peer:
@@ -478,6 +514,7 @@ def test_in_words_a_second_is_a_line() -> None:
         assert process.stdout
         assert process.stderr
         address = address_of(process.stdout.readline().split()[-1])
+        assert "messages are accepted and discarded; --maildir DIR keeps them" in process.stdout.readline()
         assert process.stdout.readline().split()[1:] == ["policy", "/32,/64=1"]
         with Peer(*address) as peer, Peer(*address) as refused:
             assert peer.line().startswith(b"220")
@@ -486,5 +523,5 @@ def test_in_words_a_second_is_a_line() -> None:
             assert re.fullmatch(r"\d\d:\d\d:\d\d  open 1  accepted \+1  refused \+1  busiest ::/56 1\n", line)
         process.send_signal(signal.SIGTERM)
         *_, last = process.stdout.read().splitlines()
-        assert last[10:] == "stopped: 1 accepted, 1 refused, 0 cut off"
+        assert last[10:] == "stopped: 1 accepted, 1 refused, 0 messages, 0 cut off"
         assert process.wait(PATIENCE) == 0

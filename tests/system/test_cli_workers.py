@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.support.command_line import COMMAND, Serve, address_of, environment, run
+from tests.support.command_line import COMMAND, SHUTDOWN, Serve, address_of, begun, environment, run
 from tests.support.listening import PATIENCE, Peer, eventually
 from tests.support.sharing import open_sockets
 
@@ -43,7 +43,7 @@ msys.registerModule("policy", policy)
 """
 NO_LUA = "local a = 1\nlocal = 2\n"
 FREE = ("--limit", "/0=100000")
-FIELDS = ("opened", "accepted", "refused", "would_refuse", "uncounted", "failures")
+FIELDS = ("opened", "accepted", "refused", "messages", "would_refuse", "uncounted", "failures")
 
 
 def several(number: int, *arguments: str, **more: Any) -> Serve:
@@ -139,7 +139,7 @@ def test_all_workers_answer_on_one_port(listen: list[str], hosts: list[str]) -> 
         close(peers)
         total = server.stopped()
         assert total == {**dict.fromkeys(FIELDS, 0), "open": 0, "opened": 60, "accepted": 60}
-        assert names(server)[:2] == ["listening", "policy"]
+        assert names(server)[:3] == ["listening", "discarding", "policy"]
         assert names(server)[-1] == "stopped"
         assert server.complaints == []
 
@@ -284,7 +284,7 @@ def open_told(server: Serve) -> int:
 
 
 def test_each_worker_that_dies_early_is_waited_for_twice_as_long() -> None:
-    with several(2) as server:
+    with several(2, command=patched("workers.STABLE_AFTER_S = 3600.0")) as server:
         victim = server.workers[1]
         for number, delay in enumerate((0.1, 0.2, 0.4)):
             kill(victim)
@@ -298,7 +298,7 @@ def test_each_worker_that_dies_early_is_waited_for_twice_as_long() -> None:
 
 
 def test_a_worker_that_has_settled_is_replaced_at_once_again() -> None:
-    with several(2, command=patched("workers.SETTLED = 0.0")) as server:
+    with several(2, command=patched("workers.STABLE_AFTER_S = 0.0")) as server:
         victim = server.workers[1]
         for number in range(3):
             kill(victim)
@@ -307,7 +307,7 @@ def test_a_worker_that_has_settled_is_replaced_at_once_again() -> None:
 
 
 def test_the_pause_has_a_bound() -> None:
-    with several(2, command=patched("workers.LONGEST = 0.2")) as server:
+    with several(2, command=patched("workers.MAX_PAUSE_S = 0.2", "workers.STABLE_AFTER_S = 3600.0")) as server:
         victim = server.workers[1]
         for number, delay in enumerate((0.1, 0.2, 0.2)):
             kill(victim)
@@ -360,7 +360,7 @@ os.fork = sometimes
 
 
 def test_a_worker_that_fails_is_told_with_a_traceback() -> None:
-    with several(2, command=patched("worker.Worker._obey = lambda *_: None", FAILS)) as server:
+    with several(2, command=patched("worker.Worker._receive_orders = lambda *_: None", FAILS)) as server:
         # Both fail when their first second is over.
         event = server.event("worker")
         assert (event["status"], event["signal"]) == (1, None)
@@ -373,7 +373,7 @@ async def beat(self):
     import asyncio
     await asyncio.sleep(1)
     raise RuntimeError("it broke")
-worker.Worker._beat = beat
+worker.Worker._report_each_second = beat
 """
 
 
@@ -395,14 +395,14 @@ def test_a_worker_inherits_nothing_of_its_supervisor() -> None:
 
 def test_without_its_supervisor_a_worker_accepts_no_more_and_ends() -> None:
     with several(3, "--grace", "60") as server:
-        with Peer(*server.addresses[0]) as peer:
-            assert peer.line().startswith(b"220")
+        with begun(server.addresses[0]) as peer:
             workers = server.workers
             server.tell(signal.SIGKILL)
             eventually(lambda: sum(map(gone, workers)) == 2, "the end of the two that have no session")
             eventually(lambda: refuses(server.addresses[0]), "the end of accepting")
-            assert peer.ask(b"NOOP").startswith(b"250")
-            assert peer.ask(b"QUIT").startswith(b"221")
+            assert peer.ask(b"DATA").startswith(b"354")
+            assert peer.ask(b".").startswith(b"250")
+            assert peer.rest() == SHUTDOWN
         eventually(lambda: all(map(gone, workers)), "the end of all")
 
 
@@ -410,27 +410,29 @@ def test_without_its_supervisor_a_worker_accepts_no_more_and_ends() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_lets_open_sessions_end(number: signal.Signals) -> None:
-    with several(3, "--grace", "60") as server:
+def test_a_stop_ends_idle_sessions_and_lets_transactions_end(number: signal.Signals) -> None:
+    with several(3, "--grace", "1h") as server:
         address = server.addresses[1]
-        with smtplib.SMTP(*address, timeout=PATIENCE) as client:
-            client.helo()
+        with begun(address) as client:
+            idle = connect(server, 9, 1)
             server.tell(number)
             assert server.event("stopping")["open"] == 1
+            assert {peer.rest() for peer in idle} == {SHUTDOWN}
             assert refuses(address)
-            client.sendmail("sender@example.net", ["one@example.com"], b"Subject: x\r\n\r\nx\r\n")
-            assert server.running
+            assert client.ask(b"DATA").startswith(b"354")
+            assert client.ask(b"Subject: x\r\n\r\nx\r\n.").startswith(b"250")
+            assert client.rest() == SHUTDOWN
         assert server.end() == 0
+        close(idle)
         assert all(map(gone, server.workers))
-        assert server.event("stopped")["total"]["accepted"] == 1
-        assert server.event("stopped")["cut"] == 0
-        assert names(server) == ["listening", "policy", "stopping", "stopped"]
+        total = server.event("stopped")["total"]
+        assert (total["accepted"], total["messages"], server.event("stopped")["cut"]) == (10, 1, 0)
+        assert names(server) == ["listening", "discarding", "policy", "stopping", "stopped"]
         assert server.complaints == []
 
 
 def test_signals_that_reach_workers_too_change_nothing() -> None:
-    with several(2, "--grace", "3600") as server, Peer(*server.addresses[0]) as peer:
-        assert peer.line().startswith(b"220")
+    with several(2, "--grace", "1h") as server, begun(server.addresses[0]) as peer:
         for _ in range(2):
             # As a terminal and a service manager do: all processes get them, in whatever order.
             for pid in server.workers:
@@ -452,27 +454,27 @@ def test_signals_that_reach_workers_too_change_nothing() -> None:
 
 def test_after_the_grace_sessions_of_all_workers_are_cut() -> None:
     with several(3, "--grace", "0", *FREE) as server:
-        peers = connect(server, 30)
+        peers = [begun(server.addresses[0]) for _ in range(30)]
         server.tell(signal.SIGTERM)
-        assert {peer.rest() for peer in peers} == {b"421 4.3.2 service is shutting down\r\n"}
+        assert {peer.rest() for peer in peers} == {SHUTDOWN}
         assert server.end() == 0
         assert server.event("stopping")["open"] == server.event("stopped")["cut"] == 30
         close(peers)
 
 
 def test_a_worker_that_does_not_end_is_killed() -> None:
-    with several(2, "--grace", "0", command=patched("workers.PATIENCE = 0.1", "workers.LAST_WORDS = 0.1")) as server:
+    with several(2, "--grace", "0", command=patched("workers.KILL_TIMEOUT_S = 3.0")) as server:
         kill(server.workers[0], signal.SIGSTOP)
         server.tell(signal.SIGTERM)
         assert server.end() == 0
-        server.complaint(f"worker {server.workers[0]} does not end, and is killed")
+        server.complaint(f"worker {server.workers[0]} does not end and is killed")
         death = server.event("worker")
         assert (death["pid"], death["signal"], death["delay"]) == (server.workers[0], "SIGKILL", None)
         assert names(server)[-1] == "stopped"
 
 
 def test_a_stop_while_a_worker_is_to_be_replaced_replaces_it_no_more() -> None:
-    with several(2, command=patched("workers.SHORTEST = workers.LONGEST = 3600.0")) as server:
+    with several(2, command=patched("workers.MIN_PAUSE_S = workers.MAX_PAUSE_S = 3600.0")) as server:
         for pid in server.workers:
             kill(pid)
         server.event("worker", 1)
@@ -669,7 +671,11 @@ def test_a_quiet_server_tells_its_totals_all_the_same() -> None:
     with several(2, "--quiet", *FREE) as server:
         close(connect(server, 10))
         assert server.stopped()["accepted"] == 10
-        assert names(server) == [event["event"] for event in server.events] == ["listening", "policy", "stopped"]
+        assert (
+            names(server)
+            == [event["event"] for event in server.events]
+            == ["listening", "discarding", "policy", "stopped"]
+        )
 
 
 def test_in_words() -> None:
@@ -682,6 +688,7 @@ def test_in_words() -> None:
         line = process.stdout.readline()
         assert re.fullmatch(r"\d\d:\d\d:\d\d  listening on \[::1\]:\d+ with 2 workers\n", line)
         address = address_of(line.split()[3])
+        assert "discarded" in process.stdout.readline()
         assert process.stdout.readline()[10:] == "policy /32,/64=1\n"
         with Peer(*address) as peer:
             assert peer.line().startswith(b"220")
@@ -689,13 +696,13 @@ def test_in_words() -> None:
         victim, _ = children(process.pid)
         kill(victim)
         lines = [process.stdout.readline()[10:]]
-        while "in place of" not in lines[-1]:
+        while "replaces" not in lines[-1]:
             lines.append(process.stdout.readline()[10:])
         assert f"worker {victim} was killed by SIGKILL, another in 0.1 s\n" in lines
-        assert re.fullmatch(rf"worker \d+ is there in place of {victim}\n", lines[-1])
+        assert re.fullmatch(rf"worker \d+ replaces {victim}\n", lines[-1])
         process.send_signal(signal.SIGTERM)
         *_, last = process.stdout.read().splitlines()
-        assert last[10:] == "stopped: 1 accepted, 0 refused, 0 cut off"
+        assert last[10:] == "stopped: 1 accepted, 0 refused, 0 messages, 0 cut off"
         assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == ""
 
@@ -712,6 +719,7 @@ def test_a_report_that_nobody_reads_stops_no_worker() -> None:
         assert process.stdout
         assert process.stderr
         address = address_of(process.stdout.readline().split()[3])
+        assert "discarded" in process.stdout.readline()
         assert "policy" in process.stdout.readline()
         process.stdout.close()
         with Peer(*address) as peer:

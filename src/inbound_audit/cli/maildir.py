@@ -1,4 +1,4 @@
-"""What becomes of a message that `serve` takes: kept in a Maildir, or thrown away."""
+"""The handlers of `serve`: messages are kept in a Maildir, or discarded."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ logger = logging.getLogger("inbound_audit.serve")
 
 
 class Discard:
-    """An aiosmtpd handler that takes every message and keeps none."""
+    """An aiosmtpd handler that accepts every message and keeps none."""
 
     def __init__(self) -> None:
         self._errors = LogLimiter(logger)
 
     async def handle_exception(self, error: Exception) -> str:
-        """A peer learns that it may come again, not what broke."""
+        """The reply tells the peer to try again later, not what broke."""
         self._errors.report(logging.ERROR, "an SMTP command failed: %s: %s", type(error).__name__, error)
         return "451 4.3.0 local error, try again later"
 
     def close(self) -> None:
-        """Finishes what is being written."""
+        """Waits until all messages are written."""
 
 
 class Maildir(Discard):
-    """An aiosmtpd handler that writes each message into a Maildir, and says so to the peer only when it lies there.
+    """An aiosmtpd handler that writes each message into a Maildir, and replies 250 when it is written.
 
-    Raises Failure when the directory cannot be made.
+    Raises Failure if the directory can't be made.
 
-    One thread writes: a slow disk holds up no session but those that wait for it, and the standard library's Maildir
-    names its files by a counter that two threads would share.
+    One thread writes: a slow disk delays only the sessions that wait for it, and the standard library's Maildir names
+    its files by a counter that is not safe in two threads.
     """
 
     def __init__(self, directory: str) -> None:
@@ -68,7 +68,7 @@ class Maildir(Discard):
 
 
 def trace(server: SMTP, session: Session, envelope: Envelope) -> bytes:
-    """The header lines that the last hop adds (RFC 5321, 4.4), with the client behind a balancer as the peer."""
+    """The header lines that the last hop adds (RFC 5321, 4.4); behind a balancer they name the real client."""
     counted = getattr(server, "inbound_session", None)
     peer = counted.remote_ip if counted is not None else "unknown"
     literal = f"[IPv6:{peer}]" if ":" in peer else f"[{peer}]"
@@ -83,5 +83,5 @@ def trace(server: SMTP, session: Session, envelope: Envelope) -> bytes:
 
 
 def _printable(line: str) -> str:
-    """The line without the control characters that a peer may have put into a name."""
+    """Replaces the control characters that a peer may have put into a name."""
     return "".join(character if character.isprintable() else "?" for character in line)

@@ -1,6 +1,6 @@
-"""What `serve` tells on standard output: where it listens, a line for each second in which something happened.
+"""The report of `serve` on standard output: where it listens, and a line per second in which something happened.
 
-With `as_json` every line is a JSON object whose "event" says what it is.
+With `as_json` every line is a JSON object; its "event" says what the line is about.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ logger = logging.getLogger("inbound_audit.serve")
 
 
 class Figures(NamedTuple):
-    """Totals since the start, except `open`, the connections that are there now."""
+    """Totals since the start, except `open`, the connections that are open now. `messages` are accepted messages."""
 
     open: int
     opened: int
     accepted: int
     refused: int
+    messages: int
     would_refuse: int
     uncounted: int
     failures: int
@@ -31,7 +32,7 @@ class Figures(NamedTuple):
         return Figures(self.open, *(now - then for now, then in zip(self[1:], before[1:], strict=True)))
 
 
-NOTHING = Figures(0, 0, 0, 0, 0, 0, 0)
+NOTHING = Figures(*[0] * len(Figures._fields))
 
 
 def total(figures: Iterable[Figures]) -> Figures:
@@ -40,11 +41,11 @@ def total(figures: Iterable[Figures]) -> Figures:
 
 
 class Report:
-    """Writes lines to standard output; when nobody reads them any more it falls silent, and the server goes on."""
+    """Writes lines to standard output. If that fails it writes no more, and the server goes on."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
-        self._deaf = False
+        self._broken = False
 
     def event(self, event: str, text: str, **details: object) -> None:
         """One line: `text` after the time of day, or `details` as JSON."""
@@ -56,27 +57,34 @@ class Report:
 
     def listening(self, names: Sequence[str], workers: Sequence[int] = ()) -> None:
         """Where it listens, and the process ids of workers if there are any."""
-        words = f"listening on {' '.join(names)}" + (f" with {len(workers)} workers" if workers else "")
-        self.event("listening", words, addresses=list(names), **({"workers": list(workers)} if workers else {}))
+        text = f"listening on {' '.join(names)}" + (f" with {len(workers)} workers" if workers else "")
+        self.event("listening", text, addresses=list(names), **({"workers": list(workers)} if workers else {}))
 
-    def policy(self, event: str, words: str) -> None:
+    def discarding(self) -> None:
+        """Messages are accepted and not kept: there is no Maildir."""
+        self.event("discarding", "messages are accepted and discarded; --maildir DIR keeps them")
+
+    def policy(self, event: str, description: str) -> None:
         """`event` is "policy" at the start, "reloaded" afterwards."""
-        self.event(event, f"{event} {words}", policy=words)
+        self.event(event, f"{event} {description}", policy=description)
 
     def stopping(self, count: int, grace: float) -> None:
-        self.event("stopping", f"stopping: {count} open, {grace:g} s for them to end", open=count, grace=grace)
+        """`count` mail transactions are open; idle sessions have been closed."""
+        text = f"stopping: {count} in a mail transaction, {grace:g} s for them to end"
+        self.event("stopping", text, open=count, grace=grace)
 
     def stopped(self, total: Figures, cut: int) -> None:
-        words = f"stopped: {total.accepted} accepted, {total.refused} refused, {cut} cut off"
-        self.event("stopped", words, cut=cut, total=total._asdict())
+        """`cut` sessions were closed inside a mail transaction."""
+        text = f"stopped: {total.accepted} accepted, {total.refused} refused, {total.messages} messages, {cut} cut off"
+        self.event("stopped", text, cut=cut, total=total._asdict())
 
     def _write(self, line: str) -> None:
-        if self._deaf:
+        if self._broken:
             return
         try:
             print(line, flush=True)
         except OSError as error:
-            self._deaf = True
+            self._broken = True
             abandon_output()
             logger.warning("serving goes on without a report: standard output: %s", reason(error))
 
@@ -85,8 +93,8 @@ Busiest = tuple[int, str] | None
 """The busiest prefix: its count, and the prefix as text."""
 
 
-class Pulse:
-    """The line of a second. `beat` writes it if something has happened since the last one."""
+class PeriodicReport:
+    """The line per second. `write` writes it if something has happened since the last one."""
 
     def __init__(self, report: Report, figures: Callable[[], Figures], busiest: Callable[[], Busiest]) -> None:
         self._report = report
@@ -94,7 +102,7 @@ class Pulse:
         self._busiest = busiest
         self._last = figures()
 
-    def beat(self) -> None:
+    def write(self) -> None:
         now, before = self._figures(), self._last
         if now == before:
             return
@@ -102,18 +110,23 @@ class Pulse:
         busiest = self._busiest()
         self._report.event(
             "second",
-            in_words(now.since(before), busiest),
+            as_text(now.since(before), busiest),
             **now.since(before)._asdict(),
             busiest=busiest and {"prefix": busiest[1], "count": busiest[0]},
             total=now._asdict(),
         )
 
 
-def in_words(second: Figures, busiest: Busiest) -> str:
-    """``open 12  accepted +40  refused +3  busiest 192.0.2.0/24 9``; what is rare is told when it happens."""
-    words = [f"open {second.open}", f"accepted +{second.accepted}", f"refused +{second.refused}"]
-    rare = {"would refuse": second.would_refuse, "uncounted": second.uncounted, "policy errors": second.failures}
-    words += [f"{name} +{number}" for name, number in rare.items() if number]
+def as_text(second: Figures, busiest: Busiest) -> str:
+    """``open 12  accepted +40  refused +3  messages +38  busiest 192.0.2.0/24 9``; rare figures only if not 0."""
+    parts = [f"open {second.open}", f"accepted +{second.accepted}", f"refused +{second.refused}"]
+    rare = {
+        "messages": second.messages,
+        "would refuse": second.would_refuse,
+        "uncounted": second.uncounted,
+        "policy errors": second.failures,
+    }
+    parts += [f"{name} +{number}" for name, number in rare.items() if number]
     if busiest is not None:
-        words.append(f"busiest {busiest[1]} {busiest[0]}")
-    return "  ".join(words)
+        parts.append(f"busiest {busiest[1]} {busiest[0]}")
+    return "  ".join(parts)

@@ -1,8 +1,9 @@
-"""`inbound-audit serve`: its options. `server` is what they start, or `workers` where there are several."""
+"""`inbound-audit serve`: its options. They start `server`, or `workers` for several processes."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import click
@@ -23,6 +24,14 @@ def shared_name(text: str) -> str:
     return text
 
 
+@params.checked
+def banner_name(text: str) -> str:
+    """A host name or an address literal such as ``[192.0.2.1]``. Raises ValueError."""
+    if re.fullmatch(r"[\w.:-]+|\[[\w.:]+\]", text, re.ASCII) is None:
+        raise ValueError(f"{text!r}: write a host name such as mx.example.com")
+    return text
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -32,8 +41,8 @@ Examples:
   inbound-audit serve --listen :25 --workers 4 --shared mail
   inbound-audit serve --listen 10.0.0.5:25 --proxy-from 10.0.0.0/24 --dry-run --json
 \b
-Signals: TERM and INT stop accepting and let open sessions end (a second one cuts them);
-  HUP loads the policy file and the certificate again. With --workers they are for the first process alone.
+Signals: TERM and INT close idle sessions and let open mail transactions end (a second one cuts them off);
+  HUP loads the policy file and the certificate again. With --workers send them to the first process.
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
@@ -42,16 +51,16 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     type=params.endpoint,
     multiple=True,
     metavar="ADDRESS:PORT",
-    help="Listen here; repeatable. [::1]:25 is IPv6, :25 is every address of both families, port 0 is any "
-    "free one.  [default: 127.0.0.1:2525 and [::1]:2525]",
+    help="Listen here; repeatable. [::1]:25 is IPv6, :25 is every address of both families, port 0 is a free "
+    "port.  [default: 127.0.0.1:2525 and [::1]:2525]",
 )
-@click.option("--policy", metavar="FILE.lua", help="A Lua policy; FILE.sieve or FILE.siv is one in Sieve.")
+@click.option("--policy", metavar="FILE.lua", help="A policy in Lua; FILE.sieve and FILE.siv are Sieve.")
 @click.option(
     "--limit",
     type=params.limit,
     multiple=True,
     metavar="/LENGTH=N",
-    help="At most N sessions from a prefix of this length; repeatable. /24,/56=N has one for each family, total=N is "
+    help="At most N sessions from a prefix of this length; repeatable. /24,/56=N has a length per family, total=N is "
     "for all sessions, NAME:/LENGTH=N and NAME:total=N for a --network.  [default: /32,/64=10 /24,/48=100 /0=20000]",
 )
 @click.option(
@@ -61,9 +70,11 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     metavar="NAME=NET,...",
     help="A network with limits of its own, whose sessions use up none of the others; repeatable.",
 )
-@click.option("--exempt", type=params.network, multiple=True, metavar="NET", help="Not limited at all; repeatable.")
-@click.option("--dry-run", is_flag=True, help="Refuse nobody, and count who would have been.")
-@click.option("--maildir", metavar="DIR", help="Keep messages here; without it they are discarded.")
+@click.option(
+    "--exempt", type=params.network, multiple=True, metavar="NET", help="Do not limit this network; repeatable."
+)
+@click.option("--dry-run", is_flag=True, help="Refuse no session; count those that the policy would refuse.")
+@click.option("--maildir", metavar="DIR", help="Keep messages here. Without it messages are accepted and discarded.")
 @click.option("--tls-cert", metavar="PEM", help="Offer STARTTLS with this certificate chain.")
 @click.option("--tls-key", metavar="PEM", help="The key, if it is not in the same file.")
 @click.option(
@@ -73,24 +84,57 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     metavar="NET",
     help="Connections from here begin with a PROXY header, which is believed; repeatable.",
 )
-@click.option("--hostname", metavar="NAME", help="The name in the banner.  [default: this machine's]")
+@click.option(
+    "--hostname",
+    type=banner_name,
+    metavar="NAME",
+    help="The name in the banner.  [default: this machine's own name, which is not looked up]",
+)
+@click.option(
+    "--max-recipients",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="The most recipients of a message; a further one gets 452.",
+)
+@click.option(
+    "--max-size",
+    type=params.size,
+    default="10000K",
+    show_default=True,
+    metavar="SIZE",
+    help="The largest message; a larger one gets 552.",
+)
+@click.option(
+    "--max-commands",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="The most commands other than MAIL, RCPT and DATA between two messages; then the session ends with 421.",
+)
 @click.option(
     "--when-full",
     type=CHOICE,
     default="accept",
     show_default=True,
-    help="Sessions for which there is no room to count them.",
+    help="What happens to sessions for which there is no room to count them.",
 )
 @click.option(
-    "--on-error", type=CHOICE, default="accept", show_default=True, help="Sessions on which the policy fails."
+    "--on-error",
+    type=CHOICE,
+    default="accept",
+    show_default=True,
+    help="What happens to sessions on which the policy fails.",
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
-    default=30.0,
+    type=params.duration,
+    default="30s",
     show_default=True,
-    metavar="SECONDS",
-    help="How long open sessions may last after a stop.",
+    metavar="DURATION",
+    help="How long open mail transactions may last after a stop.",
 )
 @click.option(
     "--prefixlen",
@@ -98,7 +142,7 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     default="24,56",
     metavar="V4,V6",
     show_default=True,
-    help="The lengths by which the busiest prefix is found.",
+    help="The prefix lengths of the busiest prefix in the report.",
 )
 @click.option(
     "--capacity",
@@ -106,7 +150,7 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     default="1G",
     show_default=True,
     metavar="SIZE",
-    help="Address space to reserve for counts; memory is used as hosts come.",
+    help="Address space to reserve for counts; memory is used as hosts connect.",
 )
 @click.option(
     "--workers",
@@ -114,13 +158,13 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     default=1,
     show_default=True,
     metavar="N",
-    help="Serve in N processes, which count together: needs --shared.",
+    help="Serve in N processes that count together; needs --shared.",
 )
 @click.option(
     "--shared",
     type=shared_name,
     metavar="NAME",
-    help="Count together with every process of this machine that shares under this name.",
+    help="Count together with every process of this machine that uses the same name.",
 )
 @click.option("--group", metavar="GROUP", help="With --shared: members of this Unix group may read the counts.")
 @click.option(
@@ -128,8 +172,8 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     type=params.monitor,
     multiple=True,
     metavar="INTERVAL,NUMBER",
-    help="Count connections, receptions and rejections by address in so many windows of so many seconds; repeatable. "
-    "300,6 is the last half hour in steps of five minutes.",
+    help="Record connections, receptions and rejections by address in NUMBER windows of INTERVAL; repeatable. "
+    "5m,6 is the last half hour in steps of five minutes.",
 )
 @click.option(
     "--monitor-bytes",
@@ -137,21 +181,22 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     default="256M",
     show_default=True,
     metavar="SIZE",
-    help="The most memory for the windows of all monitors, in each worker; beyond it, detail is given up.",
+    help="The most memory for the windows of all monitors, per worker; beyond it, hosts are folded into prefixes.",
 )
 @click.option(
     "--state",
     metavar="DIR",
-    help="Keep here what policies persist or log.  [default: $INBOUND_AUDIT_STATE, or a place of the user's]",
+    help="Where series that policies persist or log are kept.  [default: $INBOUND_AUDIT_STATE, or a directory of "
+    "the user]",
 )
-@click.option("--json", is_flag=True, help="Report in JSON, one object a line.")
-@click.option("--quiet", "-q", is_flag=True, help="No line a second.")
-@click.option("--verbose", "-v", is_flag=True, help="Tell of refusals, a line a burst.")
+@click.option("--json", is_flag=True, help="Report in JSON, one object per line.")
+@click.option("--quiet", "-q", is_flag=True, help="Do not report each second.")
+@click.option("--verbose", "-v", is_flag=True, help="Log refusals, at most one line per 10 seconds.")
 def serve(limit: tuple[tuple[str, int], ...], **options: Any) -> None:
-    """Serve SMTP, and let a policy decide who may stay.
+    """Serve SMTP, and let a policy decide which sessions may stay.
 
-    Counts the open sessions by prefix and asks the policy before the banner. Mail to any recipient is taken, and kept
-    or discarded: nothing is ever relayed. While something happens, a line a second says what.
+    Counts the open sessions by prefix and asks the policy before the banner. Mail to any recipient is accepted, and
+    kept or discarded; nothing is ever relayed. Reports one line per second in which something happens.
     """
     settings = Settings(limits=_limits(limit), **options)
     _check(settings)
@@ -171,14 +216,14 @@ def _limits(given: tuple[tuple[str, int], ...]) -> dict[str, int] | None:
 
 def _check(settings: Settings) -> None:
     if settings.policy is not None and (settings.limits is not None or settings.exempt or settings.network):
-        raise click.UsageError("--policy decides alone: --limit, --exempt and --network cannot be added to it")
+        raise click.UsageError("--policy excludes --limit, --exempt and --network: write the limits in the policy")
     if settings.policy is None:
         _check_limits(settings)
     if settings.tls_key is not None and settings.tls_cert is None:
         raise click.UsageError("--tls-key needs --tls-cert")
     if settings.workers > 1 and settings.shared is None:
         raise click.UsageError(
-            f"--workers {settings.workers} needs --shared NAME, or each would allow as much as all together"
+            f"--workers {settings.workers} needs --shared NAME, or each worker would count for itself"
         )
     if settings.group is not None and settings.shared is None:
         raise click.UsageError("--group needs --shared")
@@ -186,7 +231,7 @@ def _check(settings: Settings) -> None:
 
 
 def _check_limits(settings: Settings) -> None:
-    """What no option can tell by itself: a limit of a network that is not there, a network without a limit."""
+    """Checks the limits together: each network of a limit must be given, and each network needs a limit."""
     from inbound_audit.cli.policies import limits_of
 
     if len(dict(settings.network)) < len(settings.network):
@@ -198,11 +243,11 @@ def _check_limits(settings: Settings) -> None:
 
 
 def _check_monitors(settings: Settings) -> None:
-    """What no monitor can tell by itself: one that is there twice, too little memory for all."""
+    """Checks the monitors together: each may be given once, and all must fit into --monitor-bytes."""
     from inbound_audit import InboundAudit
 
     try:
-        with contextlib.suppress(CapacityError):  # no mistake of the command line: the start will tell
+        with contextlib.suppress(CapacityError):  # not a mistake in the command line: the start reports it
             InboundAudit(monitors=settings.monitor, monitor_bytes=settings.monitor_bytes).close()
     except MonitorError as error:
         raise click.UsageError(f"--monitor: {error}") from None

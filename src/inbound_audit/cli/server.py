@@ -1,4 +1,4 @@
-"""What runs behind `inbound-audit serve`: the listening sockets, the signals, and the end of it."""
+"""The server of `inbound-audit serve`: listening sockets, signals, reload and stop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import resource
 import signal
 import socket
 import traceback
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,28 +17,25 @@ from inbound_audit.cli import logs, sockets
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.maildir import Discard, Maildir
 from inbound_audit.cli.policies import Policies
-from inbound_audit.cli.report import Busiest, Figures, Pulse, Report
+from inbound_audit.cli.report import Busiest, Figures, PeriodicReport, Report
 from inbound_audit.cli.settings import Settings
 from inbound_audit.cli.tls import Certificate
 from inbound_audit.errors import CapacityError, SharedStateError
 from inbound_audit.listeners import Guard
-from inbound_audit.listeners.smtp import SMTP, protocol_factory
+from inbound_audit.listeners.smtp import SMTPFactory, protocol_factory
 
 logger = logging.getLogger("inbound_audit.serve")
 
 BACKLOG = 512
-LAST_WORDS = 1.0
-"""Seconds that a peer whose session is cut has to read why."""
 
 Problem = tuple[int, str]
-"""What kept a reload from being one: a level of `logging`'s, and words."""
+"""Why a reload failed: a level of `logging`, and a message."""
 
-_NOT_RELOADED = "not reloaded, what was loaded before stays"
-_SHUTDOWN = b"421 4.3.2 service is shutting down\r\n"  # RFC 5321, 3.8
+_NOT_RELOADED = "not reloaded, the old policy and certificate stay in use"
 
 
 def run(settings: Settings) -> None:
-    """Serves until a signal stops it. Raises Failure when it cannot start."""
+    """Serves until a signal stops it. Raises Failure if it can't start."""
     logs.set_up(settings.verbose)
     allow_many_connections()
     with parts(settings) as (audit, policies), contextlib.ExitStack() as held:
@@ -50,7 +46,7 @@ def run(settings: Settings) -> None:
 
 @contextlib.contextmanager
 def parts(settings: Settings) -> Iterator[tuple[InboundAudit, Policies]]:
-    """What a server counts in and what it asks, both closed in the end. Raises Failure."""
+    """The audit and the policies of a server, both closed at the end. Raises Failure."""
     try:
         audit = InboundAudit(
             shared=settings.shared,
@@ -64,7 +60,7 @@ def parts(settings: Settings) -> Iterator[tuple[InboundAudit, Policies]]:
             audit.listener("SMTP")
             yield audit, policies
     except CapacityError as error:
-        # Of shared counts it may also be the file system that is full.
+        # With shared counts the file system may be full.
         other = "another --capacity" + (" or --monitor-bytes" if settings.monitor else "")
         hint = f"choose {other}" if settings.shared is None else f"make room there, or {other}"
         raise Failure(f"{error}; {hint}") from None
@@ -73,14 +69,14 @@ def parts(settings: Settings) -> Iterator[tuple[InboundAudit, Policies]]:
 
 
 def allow_many_connections() -> None:
-    """Every connection is an open file, and the usual soft limit of 1,024 is far below what one process can serve."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS calls it unlimited and refuses to set that
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Raises the soft limit of open files: each connection is one, and the usual 1,024 are too few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS reports "unlimited" and refuses to set it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Server:
-    """One run of `serve`. Raises Failure when the policy, the certificate or the Maildir cannot be used."""
+    """One run of `serve`. Raises Failure if the policy, the certificate or the Maildir can't be used."""
 
     def __init__(self, settings: Settings, audit: InboundAudit, policies: Policies, report: Report) -> None:
         self._settings = settings
@@ -92,10 +88,7 @@ class Server:
         self._certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._handler = Maildir(settings.maildir) if settings.maildir else Discard()
         self._report = report
-        self._pulse = Pulse(report, self.figures, self.busiest)
-        # aiosmtpd's servers that are there now, for the last word to each.
-        self._sessions: weakref.WeakSet[SMTP] = weakref.WeakSet()
-
+        self._periodic = PeriodicReport(report, self.figures, self.busiest)
         self._stop, self._cut, self._reload_wanted = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def figures(self) -> Figures:
@@ -105,6 +98,7 @@ class Server:
             opened=guard.opened,
             accepted=guard.accepted,
             refused=guard.refused,
+            messages=guard.received,
             would_refuse=sum(policies.would_refuse.values()),
             uncounted=guard.uncounted,
             failures=guard.failures + policies.errors,
@@ -114,47 +108,45 @@ class Server:
         return next(iter(self._audit.top(1, prefixlen=self._settings.prefixlen)), None)
 
     def close(self) -> None:
-        """Ends what the event loop has left open, and finishes the messages that are being written."""
+        """Ends the sessions that the event loop has left open, and waits until all messages are written."""
         self._guard.close_all()
         self._handler.close()
 
     async def serve(self, listening: list[socket.socket]) -> None:
-        """Accepts until it is told to stop, then lets open sessions end."""
+        """Accepts until `_stop` is set, then lets open mail transactions end."""
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(_tell_unless_reset)
-        self._obey(loop)
+        loop.set_exception_handler(_log_unless_reset)
+        self._receive_orders(loop)
         factory = self._factory()
         servers = [await loop.create_server(factory, sock=bound, backlog=BACKLOG) for bound in listening]
         self._report.listening([sockets.name_of(bound) for bound in listening])
+        if self._settings.maildir is None:
+            self._report.discarding()
         self._report.policy("policy", self._policies.describe())
-        beside = [asyncio.ensure_future(work) for work in (self._beat(), self._reload_when_told())]
-        await _first(asyncio.ensure_future(self._stop.wait()), *beside)
+        background = [asyncio.ensure_future(work) for work in (self._report_each_second(), self._reload_on_order())]
+        await _first(asyncio.ensure_future(self._stop.wait()), *background)
         for server in servers:
             server.close()
-        await self._finish()
-        for task in beside:
+        await self._finish(factory)
+        for task in background:
             task.cancel()
 
-    def _factory(self) -> Any:
+    def _factory(self) -> SMTPFactory:
         settings = self._settings
-        more: dict[str, Any] = {"hostname": settings.hostname} if settings.hostname else {}
         return protocol_factory(
             self._handler,
             self._guard,
             proxy_from=settings.proxy_from,
-            smtp_class=self._make,
+            hostname=settings.hostname,
+            max_recipients=settings.max_recipients,
+            max_idle_commands=settings.max_commands,
+            data_size_limit=settings.max_size,
             ident="ESMTP",
             tls_context=self._certificate.context if self._certificate else None,
-            **more,
         )
 
-    def _make(self, *args: Any, **kwargs: Any) -> SMTP:
-        session = SMTP(*args, **kwargs)
-        self._sessions.add(session)
-        return session
-
-    def _obey(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Orders come from now on; here they are signals."""
+    def _receive_orders(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts to receive orders; here they are signals."""
         loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
@@ -162,31 +154,31 @@ class Server:
     def _signalled(self) -> None:
         (self._cut if self._stop.is_set() else self._stop).set()
 
-    async def _beat(self) -> None:
+    async def _report_each_second(self) -> None:
         while not self._settings.quiet:
             await asyncio.sleep(1)
-            self._pulse.beat()
+            self._periodic.write()
         await asyncio.Event().wait()
 
     # ---- reload
 
-    async def _reload_when_told(self) -> None:
+    async def _reload_on_order(self) -> None:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             self._reloaded(await self._reload())
 
     async def _reload(self) -> Problem | None:
-        """Puts a new policy in force for sessions to come; those that are open end with the one that let them in."""
+        """Loads the policy and the certificate again. Open sessions keep the policy that accepted them."""
         try:
             if self._certificate:
                 self._certificate.renew()
             if self._policies.reloadable:
-                # In a thread: sessions go on while Lua compiles, and while its `init` runs.
+                # In a thread: sessions go on while the script compiles and its `init` runs.
                 self._guard.policy = await asyncio.to_thread(self._policies.make, self._audit)
         except Failure as failure:
             return logging.ERROR, f"{_NOT_RELOADED}: {failure.format_message()}"
-        except Exception:  # whatever a file may hold: a reload ends no service
+        except Exception:  # whatever the file contains, the server goes on
             return logging.ERROR, f"{_NOT_RELOADED}\n{traceback.format_exc().rstrip()}"
         if not (self._policies.reloadable or self._certificate):
             return logging.WARNING, "nothing to reload: limits given by --limit stay until a restart"
@@ -200,43 +192,26 @@ class Server:
 
     # ---- the end
 
-    async def _finish(self) -> None:
-        """Waits for open sessions; when the grace is over, or at a second signal, each is told and closed."""
-        settings, count = self._settings, self._guard.open
-        if count:
-            self._report.stopping(count, settings.grace)
-        await self._until_nobody_is_left(settings.grace, self._cut)
-        cut = self._guard.open
-        for session in list(self._sessions):
-            _dismiss(session)
-        await self._until_nobody_is_left(LAST_WORDS, asyncio.Event())
+    async def _finish(self, factory: SMTPFactory) -> None:
+        """Closes idle sessions, and waits for open mail transactions until the grace is over or `_cut` is set."""
+        settings = self._settings
+        open_transactions = factory.stop()
+        if open_transactions:
+            self._report.stopping(open_transactions, settings.grace)
+        cut = await factory.shut_down(settings.grace, self._cut)
         if not settings.quiet:
-            self._pulse.beat()
+            self._periodic.write()
         self._report.stopped(self.figures(), cut)
 
-    async def _until_nobody_is_left(self, seconds: float, cut: asyncio.Event) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while self._guard.open and loop.time() < deadline and not cut.is_set():
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(cut.wait(), 0.02)
 
-
-def _tell_unless_reset(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A peer that resets is no fault of ours, wherever in asyncio or aiosmtpd nobody was left to be told of it."""
+def _log_unless_reset(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Logs an exception of the event loop, unless a peer has reset its connection: that is not an error here."""
     if not isinstance(context.get("exception"), ConnectionError):
         loop.default_exception_handler(context)
 
 
 async def _first(*tasks: asyncio.Future[Any]) -> None:
-    """Waits until one of them is done; what it raised is raised here."""
+    """Waits until one of the tasks has ended; raises what that task raised."""
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in done:
         task.result()
-
-
-def _dismiss(session: SMTP) -> None:
-    transport = session.transport
-    if isinstance(transport, asyncio.WriteTransport):
-        transport.write(_SHUTDOWN)
-        transport.close()

@@ -1,4 +1,4 @@
-"""What `inbound-audit serve` was told, checked and typed."""
+"""The options of `inbound-audit serve`, checked and typed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Choice = Literal["accept", "refuse"]
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of `serve`. `limits` is what `Limits.from_options` takes, `grace` is in seconds."""
+    """The options of `serve` by name.
+
+    `limits` is for `Limits.from_options`; `grace` is in seconds, `max_size` in bytes.
+    """
 
     listen: tuple[Endpoint, ...]
     policy: str | None
@@ -25,6 +28,9 @@ class Settings:
     tls_key: str | None
     proxy_from: tuple[str, ...]
     hostname: str | None
+    max_recipients: int
+    max_size: int
+    max_commands: int
     when_full: Choice
     on_error: Choice
     grace: float

@@ -1,4 +1,4 @@
-"""Where `serve` listens: the text of an address, and the sockets that are bound for it."""
+"""Where `serve` listens: parses an address, and binds sockets for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from inbound_audit.cli.failure import Failure, reason
 DEFAULT_PORT = 2525
 
 Create = Callable[..., socket.socket]
-"""`socket.create_server`, or what takes the same arguments."""
+"""`socket.create_server`, or a function with the same arguments."""
 
 # Errors that mean "this machine has no such family", as in a container without IPv6.
 _NO_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
@@ -39,10 +39,12 @@ class Endpoint(NamedTuple):
         """
         host, colon, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
+        if text.isdecimal():
+            raise ValueError(f"{text!r}: write :{text} for every address of this machine, or ADDRESS:{text}")
         if not colon or (text.count(":") > 1 and not bracketed):
             raise ValueError(f"{text!r}: write ADDRESS:PORT, with an IPv6 address in brackets, such as [::1]:2525")
         if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-            raise ValueError(f"{text!r}: {port!r} is no port between 0 and 65535")
+            raise ValueError(f"{text!r}: {port!r} is not a port from 0 to 65535")
         host = host[1:-1] if bracketed else host
         return cls(None if host in ("", "*") and not bracketed else host, int(port))
 
@@ -65,26 +67,27 @@ def name_of(listening: socket.socket) -> str:
 
 
 def bind(endpoints: Iterable[Endpoint]) -> list[socket.socket]:
-    """Bound sockets for the endpoints, or for `LOCAL` without any. Raises Failure, and then none is left bound."""
+    """Binds sockets for the endpoints, or for `LOCAL` if there are none. Raises Failure and leaves none bound."""
     return _bind(endpoints, socket.create_server)
 
 
 def hold(endpoints: Iterable[Endpoint]) -> list[socket.socket]:
-    """As `bind`, but nobody is answered there: the sockets keep the addresses, ports and all, for those of `beside`."""
+    """Like `bind`, but the sockets do not listen: they keep the addresses and ports for the sockets of `beside`."""
     return _bind(endpoints, _hold)
 
 
 def beside(held: Iterable[socket.socket]) -> list[socket.socket]:
-    """A socket of one's own at the address of each that is held, next to those of others: a connection comes to one
-    of all that listen. Raises Failure, and then none is left bound.
+    """Binds one more socket at the address of each held one; a connection goes to one of the sockets that listen.
+
+    Raises Failure and leaves none bound.
     """
     with ExitStack() as undo:
         bound = []
-        for place in held:
+        for address in held:
             try:
-                bound.append(undo.enter_context(_share(place)))
+                bound.append(undo.enter_context(_share(address)))
             except OSError as error:
-                raise Failure(f"cannot listen on {name_of(place)}: {reason(error)}") from None
+                raise Failure(f"cannot listen on {name_of(address)}: {reason(error)}") from None
         undo.pop_all()
         return bound
 
@@ -113,12 +116,12 @@ def _sockets(endpoint: Endpoint, create: Create) -> Iterator[socket.socket]:
         return
     found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-        # Without dualstack_ipv6 an IPv6 socket takes IPv6 alone, so that 0.0.0.0 and [::] can stand side by side.
+        # Without dualstack_ipv6 an IPv6 socket accepts IPv6 only, so that 0.0.0.0 and [::] can both be bound.
         yield create(address[:2] if family == socket.AF_INET else address, family=family)
 
 
 def _both_families(port: int, create: Create) -> socket.socket:
-    """One socket for both, so that port 0 is one port."""
+    """One socket for both families, so that port 0 is one port."""
     if socket.has_dualstack_ipv6():
         try:
             return create(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
@@ -129,25 +132,25 @@ def _both_families(port: int, create: Create) -> socket.socket:
 
 
 def _hold(address: Any, *, family: int = socket.AF_INET, dualstack_ipv6: bool = False) -> socket.socket:
-    """`socket.create_server` without `listen`, to be shared from now on."""
-    held = _bound(address, family, six_alone=not dualstack_ipv6, shared=False)
-    # Not before `bind`: a server of the same user that shares its port as well would not be in the way then, and the
-    # two would divide the connections between them.
+    """`socket.create_server` without `listen`; later sockets may share the address."""
+    held = _bound(address, family, six_only=not dualstack_ipv6, shared=False)
+    # After `bind`: before it, another server of the same user with the same option would not be noticed, and the two
+    # would divide the connections between them.
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return held
 
 
 def _share(held: socket.socket) -> socket.socket:
-    six_alone = held.family == socket.AF_INET6 and held.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) != 0
-    return _bound(held.getsockname(), held.family, six_alone=six_alone, shared=True)
+    six_only = held.family == socket.AF_INET6 and held.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) != 0
+    return _bound(held.getsockname(), held.family, six_only=six_only, shared=True)
 
 
-def _bound(address: Any, family: int, *, six_alone: bool, shared: bool) -> socket.socket:
+def _bound(address: Any, family: int, *, six_only: bool, shared: bool) -> socket.socket:
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, six_alone)
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, six_only)
         if shared:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(address)

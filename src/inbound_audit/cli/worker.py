@@ -1,8 +1,8 @@
-"""One worker of `serve --workers`: a server in a process of its own, which hears and tells its supervisor alone.
+"""One worker of `serve --workers`: a server in its own process, which talks to its supervisor only.
 
-The two ends of a socket are all that they have in common. An order is a packet with its name. What a worker tells is a
-packet with a JSON object: the events that `Report` makes, and two more: "failed", why it could not start, and
-"answered", what became of a reload.
+A socket connects the two. The supervisor sends orders, one packet each, which is the order's name. The worker sends
+events, one packet each, which is a JSON object: the events of `Report`, and "failed" (why it could not start) and
+"answered" (the result of a reload).
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ logger = logging.getLogger("inbound_audit.serve")
 
 STOP, CUT, RELOAD = b"stop", b"cut", b"reload"
 
-_MOST = 10_000
-"""Characters of a text that is told: a packet has to fit into the socket's buffer."""
+_MAX_TEXT = 10_000
+"""Characters of a message to the supervisor: a packet must fit into the socket's buffer."""
 
 
 def serve(settings: Settings, held: Sequence[socket.socket], supervisor: socket.socket) -> int:
-    """Serves at the addresses of `held` until the supervisor says stop, or is gone.
+    """Serves at the addresses of `held` until the supervisor orders a stop, or ends.
 
     Returns the exit status of the process; raises nothing.
     """
-    told = Told(supervisor)
+    report = SupervisorReport(supervisor)
     try:
         with parts(settings) as (audit, policies), contextlib.ExitStack() as own:
-            worker = own.enter_context(contextlib.closing(Worker(settings, audit, policies, told, supervisor)))
+            worker = own.enter_context(contextlib.closing(Worker(settings, audit, policies, report, supervisor)))
             listening = [own.enter_context(bound) for bound in sockets.beside(held)]
-            for place in held:
-                place.close()
+            for address in held:
+                address.close()
             asyncio.run(worker.serve(listening))
     except Failure as failure:
-        told.event("failed", "", why=failure.format_message()[:_MOST])
+        report.event("failed", "", why=failure.format_message()[:_MAX_TEXT])
     except BaseException:
         logger.exception("a worker failed")
     else:
@@ -53,22 +53,22 @@ def serve(settings: Settings, held: Sequence[socket.socket], supervisor: socket.
     return 1
 
 
-class Told(Report):
-    """What a report would print goes to the supervisor, as it is. When that is gone nobody is told any more."""
+class SupervisorReport(Report):
+    """Sends the lines of a report to the supervisor as JSON; discards them once the supervisor has ended."""
 
     def __init__(self, supervisor: socket.socket) -> None:
         super().__init__(as_json=True)
         self._supervisor = supervisor
 
     def event(self, event: str, text: str, **details: object) -> None:
-        # A supervisor that reads nothing holds up no session: of the figures the next will do as well.
+        # Figures may be lost: a supervisor that does not read must not delay sessions, and the next figures follow.
         flags = socket.MSG_DONTWAIT if event == "second" else 0
         with contextlib.suppress(BlockingIOError, ConnectionError):
             self._supervisor.send(json.dumps({"event": event, **details}).encode(), flags)
 
 
 class Worker(Server):
-    """A Server whose orders come from a supervisor; when that is gone, so is the reason to accept."""
+    """A Server whose orders come from a supervisor; it stops when the supervisor has ended."""
 
     def __init__(
         self, settings: Settings, audit: InboundAudit, policies: Policies, report: Report, supervisor: socket.socket
@@ -77,17 +77,17 @@ class Worker(Server):
         self._supervisor = supervisor
 
     def busiest(self) -> Busiest:
-        """Left to the supervisor: one answer is enough for all, and no session waits for it there."""
+        """None: the supervisor finds it, once for all workers and without delaying a session."""
         return None
 
-    def _obey(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.add_reader(self._supervisor, self._ordered, loop)
+    def _receive_orders(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_reader(self._supervisor, self._receive_order, loop)
 
-    def _ordered(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _receive_order(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             order = self._supervisor.recv(16)
         except ConnectionResetError:
-            return  # it ended without having read all: what it said before is still to come
+            return  # the supervisor ended with unread packets; what it sent before is still to come
         if order == RELOAD:
             self._reload_wanted.set()
             return
@@ -97,12 +97,12 @@ class Worker(Server):
         elif not order:
             loop.remove_reader(self._supervisor)
 
-    async def _beat(self) -> None:
-        """At the full seconds of a clock that all processes share: the sums are then of one moment."""
+    async def _report_each_second(self) -> None:
+        """At the full seconds of a clock that all processes share, so that the sums are of one moment."""
         while True:
             await asyncio.sleep(1 - time.monotonic() % 1)
-            self._pulse.beat()
+            self._periodic.write()
 
     def _reloaded(self, problem: Problem | None) -> None:
-        told = problem and (problem[0], problem[1][:_MOST])
-        self._report.event("answered", "", policy=self._policies.describe(), problem=told)
+        short = problem and (problem[0], problem[1][:_MAX_TEXT])
+        self._report.event("answered", "", policy=self._policies.describe(), problem=short)

@@ -1,9 +1,9 @@
-"""The supervisor of `serve --workers`: starts workers, replaces those that die, stops all, and tells of them as of one.
+"""The supervisor of `serve --workers`: starts workers, replaces those that die, stops them, and sums their reports.
 
-It has one thread, no event loop and no counts: a worker is a fork of it, at any time, and inherits nothing but what it
-is to do. The supervisor holds the addresses without listening there. Each worker listens on sockets of its own beside
-those of the others (SO_REUSEPORT), so that the system spreads connections over the workers that are alive. Signals are
-for the supervisor: workers ignore them, and take its orders (`worker`).
+It has one thread, no event loop and no counts, so it can fork a worker at any time; the worker inherits only its
+settings and addresses. The supervisor binds the addresses without listening there. Each worker listens on its own
+sockets at the same addresses (SO_REUSEPORT), and the system spreads connections over the live workers. Signals are for
+the supervisor: workers ignore them, and receive its orders (`worker`).
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from typing import Any, NamedTuple, NoReturn
 
 from inbound_audit.cli import logs, sockets, worker
 from inbound_audit.cli.failure import Failure, reason
-from inbound_audit.cli.report import NOTHING, Busiest, Figures, Pulse, Report, total
-from inbound_audit.cli.server import LAST_WORDS, allow_many_connections
+from inbound_audit.cli.report import NOTHING, Busiest, Figures, PeriodicReport, Report, total
+from inbound_audit.cli.server import allow_many_connections
 from inbound_audit.cli.settings import Settings
 from inbound_audit.errors import SharedStateError
+from inbound_audit.listeners.smtp import STOP_TIMEOUT_S
 from inbound_audit.shared import View
 
 logger = logging.getLogger("inbound_audit.serve")
 
-SHORTEST, LONGEST = 0.1, 10.0
-"""Seconds until a worker that died is replaced: doubled, up to the longest, for each that dies before it settles."""
+MIN_PAUSE_S, MAX_PAUSE_S = 0.1, 10.0
+"""Seconds until a dead worker is replaced: doubled, up to the maximum, for each that dies before it is stable."""
 
-SETTLED = 10.0
-"""Seconds after which a worker that is ready counts as one that works."""
+STABLE_AFTER_S = 10.0
+"""Seconds after which a worker that is ready counts as stable."""
 
-PATIENCE = 10.0
-"""Seconds that a worker has to end when its sessions must be over; it is killed then."""
+KILL_TIMEOUT_S = 10.0
+"""Seconds that a worker has to end after its sessions must have ended; then it is killed."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -48,9 +49,9 @@ _PACKET = 1 << 18
 
 
 def run(settings: Settings) -> None:
-    """Serves with `settings.workers` processes until a signal stops them. Raises Failure when one cannot start."""
+    """Serves with `settings.workers` processes until a signal stops them. Raises Failure if one can't start."""
     if sys.platform != "linux":
-        raise Failure("--workers: counts are shared on Linux alone")
+        raise Failure("--workers: counts are shared on Linux only")
     logs.set_up(settings.verbose)
     allow_many_connections()
     with contextlib.closing(Supervisor(settings)) as supervisor:
@@ -59,26 +60,26 @@ def run(settings: Settings) -> None:
 
 @dataclass(eq=False)
 class Child:
-    """A worker as its supervisor knows it."""
+    """The supervisor's state of a worker."""
 
     pid: int
     channel: socket.socket
     replaces: int | None
-    """The worker that was there before."""
+    """The process id of the worker that it replaces."""
     pause: float
-    """Seconds until the next one, unless this one settles."""
+    """Seconds until its replacement starts, unless this worker becomes stable."""
     ready_at: float = math.inf
     figures: Figures = NOTHING
     why: str | None = None
-    """What it said kept it from starting."""
+    """Why it could not start, in its own words."""
 
     def order(self, order: bytes) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionError):  # it is stuck, or gone
+        with contextlib.suppress(BlockingIOError, ConnectionError):  # the worker hangs, or has ended
             self.channel.send(order, socket.MSG_DONTWAIT)
 
 
-class Due(NamedTuple):
-    """A worker that is to be started at a time of the monotonic clock."""
+class PendingStart(NamedTuple):
+    """A worker that is started at a time of the monotonic clock."""
 
     at: float
     pause: float
@@ -86,14 +87,14 @@ class Due(NamedTuple):
 
 
 @dataclass
-class Round:
-    """A question to all workers: `then` is called with the answers when each has answered or is gone."""
+class Broadcast:
+    """An order to all workers: `then` is called with their answers when each has answered or ended."""
 
     silent: set[Child]
     then: Callable[[list[dict[str, Any]]], None]
     answers: list[dict[str, Any]] = field(default_factory=list)
 
-    def heard(self, child: Child, *answer: dict[str, Any]) -> None:
+    def answered(self, child: Child, *answer: dict[str, Any]) -> None:
         if child in self.silent:
             self.silent.remove(child)
             self.answers += answer
@@ -102,33 +103,33 @@ class Round:
 
 
 class Supervisor:
-    """One run of `serve --workers`. Raises Failure when it cannot have the addresses."""
+    """One run of `serve --workers`. Raises Failure if the addresses can't be bound."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._report = Report(settings.json)
         self._view: View | None = None
-        # Not the default one: that is a descriptor of its own, which a fork would share with its supervisor.
+        # Not the default selector: its descriptor would be shared between a fork and its supervisor.
         self._selector = selectors.PollSelector()
         self._wake, self._waker = socket.socketpair()
         self._held = sockets.hold(settings.listen)
 
         self._children: set[Child] = set()
-        self._due: list[Due] = []
-        self._serving = False  # all were ready, once
+        self._pending_starts: list[PendingStart] = []
+        self._serving = False  # all workers have been ready once
         self._failure: str | None = None
-        self._stopping: Round | None = None
+        self._stopping: Broadcast | None = None
         self._stop_by = math.inf
-        self._reloading: Round | None = None
+        self._reloading: Broadcast | None = None
         self._reload_again = False
 
-        self._next_beat = 0.0
-        self._past = NOTHING  # of workers that are gone
+        self._next_report = 0.0
+        self._past = NOTHING  # figures of workers that have ended
         self._cut = 0
-        self._pulse = Pulse(self._report, self._figures, self._busiest)
+        self._periodic = PeriodicReport(self._report, self._figures, self._busiest)
 
     def close(self) -> None:
-        """Lets go of all that it holds. A worker that is still there stops then."""
+        """Closes all descriptors. A worker that still runs then stops."""
         self._selector.close()
         for child in self._children:
             child.channel.close()
@@ -137,37 +138,37 @@ class Supervisor:
         self._close_view()
 
     def run(self) -> None:
-        """Returns when all workers have ended. Raises Failure when one of the first could not start."""
+        """Returns when all workers have ended. Raises Failure if one of the first could not start."""
         with self._listening_to_signals():
             while self._failure is None and len(self._children) < self._settings.workers:
-                self._start(SHORTEST)
-            while self._children or self._due:
+                self._start(MIN_PAUSE_S)
+            while self._children or self._pending_starts:
                 for key, _ in self._selector.select(max(0.0, self._next() - time.monotonic())):
                     key.data()
                 self._keep_time(time.monotonic())
         if self._failure is not None:
             raise Failure(self._failure)
         if not self._settings.quiet:
-            self._pulse.beat()
+            self._periodic.write()
         self._report.stopped(self._figures(), self._cut)
 
     # ---- time and signals
 
     def _next(self) -> float:
-        return min(self._next_beat, self._stop_by, *(due.at for due in self._due))
+        return min(self._next_report, self._stop_by, *(due.at for due in self._pending_starts))
 
     def _keep_time(self, now: float) -> None:
-        for due in [due for due in self._due if due.at <= now]:
-            self._due.remove(due)
+        for due in [due for due in self._pending_starts if due.at <= now]:
+            self._pending_starts.remove(due)
             self._start(due.pause, due.replaces)
-        if self._next_beat <= now:
-            self._next_beat = math.floor(now) + 1.1  # workers tell their figures at the full second
+        if self._next_report <= now:
+            self._next_report = math.floor(now) + 1.1  # workers send their figures at the full second
             if self._serving and not self._settings.quiet:
-                self._pulse.beat()
+                self._periodic.write()
         if self._stop_by <= now:
             self._stop_by = math.inf
             for child in self._children:
-                logger.error("worker %d does not end, and is killed", child.pid)
+                logger.error("worker %d does not end and is killed", child.pid)
                 os.kill(child.pid, signal.SIGKILL)
 
     @contextlib.contextmanager
@@ -176,7 +177,7 @@ class Supervisor:
         self._waker.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ, self._signalled)
         wakeup_before = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        before = [(number, signal.signal(number, _noted)) for number in SIGNALS]
+        before = [(number, signal.signal(number, _ignored)) for number in SIGNALS]
         try:
             yield
         finally:
@@ -207,10 +208,10 @@ class Supervisor:
             return
         child = Child(pid, ours, replaces, pause)
         self._children.add(child)
-        self._selector.register(ours, selectors.EVENT_READ, lambda: self._hear(child))
+        self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(child))
 
     def _fork(self, ours: socket.socket, theirs: socket.socket) -> int:
-        """The process id of a new worker. Signals wait meanwhile: the fork would note them for the supervisor."""
+        """Returns the process id of a new worker. Signals are blocked meanwhile: the fork would swallow them."""
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             pid = os.fork()
@@ -222,12 +223,12 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _be_a_worker(self, supervisor: socket.socket, mask: Collection[int]) -> NoReturn:
-        """In the fork: forgets the supervisor that it was, and never comes back to it."""
+        """Turns the fork into a worker; never returns."""
         status = 1
         try:
             signal.set_wakeup_fd(-1)
             for number in SIGNALS:
-                # A terminal and a service manager send them to every process; what they mean the supervisor decides.
+                # A terminal and a service manager send them to every process; only the supervisor acts on them.
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             held, self._held = self._held, []
@@ -240,15 +241,15 @@ class Supervisor:
         self._selector.unregister(child.channel)
         child.channel.close()
         self._children.remove(child)
-        os.kill(child.pid, signal.SIGKILL)  # as a rule it is dead; if it lives on, nobody can tell it anything any more
+        os.kill(child.pid, signal.SIGKILL)  # usually it is dead; if not, it can no longer receive orders
         status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
         self._past = total([self._past, child.figures._replace(open=0)])
         for waiting in (self._stopping, self._reloading):
             if waiting is not None:
-                waiting.heard(child)
+                waiting.answered(child)
         if self._stopping is not None:
             if status != 0 and self._failure is None:
-                self._tell_of_death(child, status, None)
+                self._report_death(child, status, None)
         elif self._serving:
             self._replace(child, status)
         else:
@@ -256,97 +257,99 @@ class Supervisor:
 
     def _replace(self, child: Child, status: int) -> None:
         now = time.monotonic()
-        pause = SHORTEST if now - child.ready_at >= SETTLED else child.pause
-        self._tell_of_death(child, status, pause)
+        pause = MIN_PAUSE_S if now - child.ready_at >= STABLE_AFTER_S else child.pause
+        self._report_death(child, status, pause)
         if child.why is not None:
             logger.error("worker %d could not start: %s", child.pid, child.why)
-        self._due.append(Due(now + pause, min(2 * pause, LONGEST), child.pid))
+        self._pending_starts.append(PendingStart(now + pause, min(2 * pause, MAX_PAUSE_S), child.pid))
 
     def _not_started(self, why: str, pause: float, replaces: int | None) -> None:
         if replaces is None:
             self._fail(why)
             return
         logger.error("%s; another attempt in %g s", why, pause)
-        self._due.append(Due(time.monotonic() + pause, min(2 * pause, LONGEST), replaces))
+        self._pending_starts.append(PendingStart(time.monotonic() + pause, min(2 * pause, MAX_PAUSE_S), replaces))
 
     def _fail(self, why: str) -> None:
         if self._failure is None:
             self._failure = why
             self._stop(cut=True)
 
-    # ---- what workers say
+    # ---- what workers send
 
-    def _hear(self, child: Child) -> None:
+    def _receive(self, child: Child) -> None:
         try:
             packet = child.channel.recv(_PACKET)
         except ConnectionResetError:
-            return  # it ended without having read all its orders: what it said before is still to come
+            return  # it ended with unread orders; what it sent before is still to come
         if not packet:
             self._ended(child)
             return
-        said = json.loads(packet)
-        if "total" in said:
-            child.figures = Figures(**said["total"])
-        match said["event"]:
+        event = json.loads(packet)
+        if "total" in event:
+            child.figures = Figures(**event["total"])
+        match event["event"]:
             case "policy":
-                self._ready(child, said["policy"])
+                self._ready(child, event["policy"])
             case "failed":
-                child.why = said["why"]
+                child.why = event["why"]
             case "answered" if self._reloading is not None:
-                self._reloading.heard(child, said)
+                self._reloading.answered(child, event)
             case "stopping" | "stopped" if self._stopping is not None:
-                self._cut += said.get("cut", 0)
-                self._stopping.heard(child, said)
+                self._cut += event.get("cut", 0)
+                self._stopping.answered(child, event)
 
     def _ready(self, child: Child, policy: str) -> None:
         child.ready_at = time.monotonic()
         if self._stopping is not None:
             return
         if self._serving:
-            words = f"worker {child.pid} is there in place of {child.replaces}"
-            self._report.event("restarted", words, pid=child.pid, replaces=child.replaces)
+            text = f"worker {child.pid} replaces {child.replaces}"
+            self._report.event("restarted", text, pid=child.pid, replaces=child.replaces)
         elif len(self._children) == self._settings.workers and all(map(_is_ready, self._children)):
             self._serving = True
             names = [sockets.name_of(held) for held in self._held]
             self._report.listening(names, sorted(child.pid for child in self._children))
+            if self._settings.maildir is None:
+                self._report.discarding()
             self._report.policy("policy", policy)
 
     # ---- orders
 
     def _stop(self, cut: bool) -> None:
-        """Lets open sessions end within the grace, or cuts them off."""
-        self._due.clear()
+        """Orders all workers to let open mail transactions end within the grace, or to cut them off."""
+        self._pending_starts.clear()
         if self._stopping is None:
-            self._stopping = Round({*self._children}, self._tell_stopping)
-        self._stop_by = time.monotonic() + LAST_WORDS + PATIENCE + (0 if cut else self._settings.grace)
+            self._stopping = Broadcast({*self._children}, self._report_stopping)
+        self._stop_by = time.monotonic() + STOP_TIMEOUT_S + KILL_TIMEOUT_S + (0 if cut else self._settings.grace)
         for child in self._children:
             child.order(worker.CUT if cut else worker.STOP)
 
-    def _tell_stopping(self, answers: list[dict[str, Any]]) -> None:
+    def _report_stopping(self, answers: list[dict[str, Any]]) -> None:
         count = sum(answer.get("open", 0) for answer in answers)
         if count and self._failure is None:
             self._report.stopping(count, self._settings.grace)
 
     def _reload(self) -> None:
-        """One at a time: of signals that come meanwhile, one more is made."""
+        """Orders a reload. Signals that come during a reload cause one more."""
         self._reload_again = self._reloading is not None
         if self._children and self._reloading is None and self._stopping is None:
-            self._reloading = Round({*self._children}, self._reloaded)
+            self._reloading = Broadcast({*self._children}, self._reloaded)
             for child in self._children:
                 child.order(worker.RELOAD)
 
     def _reloaded(self, answers: list[dict[str, Any]]) -> None:
         self._reloading = None
         problems = Counter((*answer["problem"],) for answer in answers if answer["problem"])
-        for (level, words), number in problems.items():
-            those = f" (in {number} of {len(answers)} workers)" if number < len(answers) else ""
-            logger.log(level, "%s%s", words, those)
+        for (level, message), number in problems.items():
+            share = f" (in {number} of {len(answers)} workers)" if number < len(answers) else ""
+            logger.log(level, "%s%s", message, share)
         if answers and not problems and self._settings.policy is not None:
             self._report.policy("reloaded", answers[0]["policy"])
         if self._reload_again:
             self._reload()
 
-    # ---- what it tells
+    # ---- the report
 
     def _figures(self) -> Figures:
         return total([self._past, *(child.figures for child in self._children)])
@@ -361,7 +364,7 @@ class Supervisor:
         except SharedStateError:
             busiest = None
         if busiest is None:
-            self._close_view()  # whoever removes the directory makes the workers count in another
+            self._close_view()  # if the directory was removed, the workers count in another one
         return busiest
 
     def _close_view(self) -> None:
@@ -369,11 +372,11 @@ class Supervisor:
         if view is not None:
             view.close()
 
-    def _tell_of_death(self, child: Child, status: int, delay: float | None) -> None:
-        words = f"worker {child.pid} {_how(status)}" + (f", another in {delay:g} s" if delay is not None else "")
+    def _report_death(self, child: Child, status: int, delay: float | None) -> None:
+        text = f"worker {child.pid} {_how(status)}" + (f", another in {delay:g} s" if delay is not None else "")
         self._report.event(
             "worker",
-            words,
+            text,
             pid=child.pid,
             status=status if status >= 0 else None,
             signal=_name_of(-status) if status < 0 else None,
@@ -381,8 +384,8 @@ class Supervisor:
         )
 
 
-def _noted(number: int, frame: object) -> None:
-    """Does nothing: the number of a signal that has a handler comes through the wakeup descriptor."""
+def _ignored(number: int, frame: object) -> None:
+    """Does nothing: a signal with a Python handler is written to the wakeup descriptor."""
 
 
 def _is_ready(child: Child) -> bool:

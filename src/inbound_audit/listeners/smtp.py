@@ -33,8 +33,11 @@ from inbound_audit.listeners.smtp_session import MAX_IDLE_COMMANDS, MAX_RECIPIEN
 
 __all__ = ["MAX_IDLE_COMMANDS", "MAX_RECIPIENTS", "SMTP", "Controller", "SMTPFactory", "protocol_factory"]
 
-DELIVERY_TIMEOUT_S = 10.0
-"""Seconds that a message which is being stored has when a server stops."""
+DELIVERY_TIMEOUT_S = 5.0
+"""Seconds that a stop waits for messages that are being stored."""
+
+STOP_TIMEOUT_S = DELIVERY_TIMEOUT_S + 2 * CLOSE_TIMEOUT_S
+"""The most seconds that a stop takes after its grace."""
 
 _POLL_S = 0.01
 
@@ -90,7 +93,7 @@ class SMTPFactory(GatedFactory):
         await self._until(lambda: cut.is_set() or not self._in_transaction(), grace)
         number = self.cut()
         await self._until(lambda: not self._deliveries, DELIVERY_TIMEOUT_S)
-        await self._until(lambda: not any(session.transport for session in self._sessions), 2 * CLOSE_TIMEOUT_S)
+        await self._until(lambda: not self.guard.open, 2 * CLOSE_TIMEOUT_S)
         return number
 
     def _in_transaction(self) -> int:
