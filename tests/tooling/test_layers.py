@@ -25,8 +25,7 @@ LAYERS = (
     {"shared", "address_lists"},
     {"persist"},
     {"policy", "audit", "series"},
-    {"lua"},
-    {"sieve", "listeners", "readers"},
+    {"lua", "sieve", "listeners", "readers"},
     {"policy.load"},  # a policy by its suffix, in any language
     {"__init__"},  # the front door: lower rooms that imported from it would import themselves
     {"cli"},

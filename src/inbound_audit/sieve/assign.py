@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+from inbound_audit.errors import did_you_mean
 from inbound_audit.sieve import tree
 from inbound_audit.sieve.calls import FUNCTIONS, call
 from inbound_audit.sieve.expressions import expression
-from inbound_audit.sieve.faults import ScriptError, nearest
+from inbound_audit.sieve.faults import ScriptError
 from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.values import UNSET, Value
 
@@ -51,7 +52,7 @@ def _assigned(node: tree.Value | tree.Call) -> Callable[[Run], Value]:
     function = FUNCTIONS.get(node.name)
     if function is None:
         with_value = [name for name, known in FUNCTIONS.items() if known.has_value]
-        raise ScriptError(node.at, f"unknown function {node.name!r}{nearest(node.name, with_value)}")
+        raise ScriptError(node.at, f"unknown function {node.name!r}{did_you_mean(node.name, with_value)}")
     if not function.has_value:
         raise ScriptError(node.at, f"{node.name} has no value")
     return call(node, function)  # type: ignore[return-value]  # it answers

@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from inbound_audit.errors import PolicyError
+from inbound_audit.errors import PolicyError, did_you_mean
 from inbound_audit.policy import patterns
-from inbound_audit.sieve.faults import nearest
 from inbound_audit.sieve.values import Scalar, text
 
 INFINITE = float("inf")
@@ -88,7 +87,7 @@ def _operator(name: str, comparator: str) -> Callable[[Any, Any], bool]:
         return _common_bits
     if name not in _OPERATORS:
         known = (*_OPERATORS, "bitwise-and")
-        raise PolicyError(f"no operator {name!r} (there are {', '.join(known)}){nearest(name, known)}")
+        raise PolicyError(f"no operator {name!r} (there are {', '.join(known)}){did_you_mean(name, known)}")
     return _OPERATORS[name]
 
 

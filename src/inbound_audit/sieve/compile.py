@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from inbound_audit.errors import did_you_mean
 from inbound_audit.sieve import tree
 from inbound_audit.sieve.assign import assignment
 from inbound_audit.sieve.calls import FUNCTIONS, call
 from inbound_audit.sieve.conditions import TESTS, Condition, condition
-from inbound_audit.sieve.faults import At, ScriptError, failed_at, nearest
+from inbound_audit.sieve.faults import At, ScriptError, failed_at
 from inbound_audit.sieve.require import without_require
 from inbound_audit.sieve.run import Run
 
@@ -104,7 +105,7 @@ def _plain(command: tree.Command) -> Step | None:
     if node.name in TESTS:
         raise ScriptError(node.at, f"{node.name} is a test; it stands behind an if")
     if node.name not in _COMMANDS:
-        raise ScriptError(node.at, f"unknown command {node.name!r}{nearest(node.name, _COMMANDS)}")
+        raise ScriptError(node.at, f"unknown command {node.name!r}{did_you_mean(node.name, _COMMANDS)}")
     if command.block is not None:
         raise ScriptError(node.at, f"{node.name} has no block; it ends with a ';'")
     if node.name in _ENDS:

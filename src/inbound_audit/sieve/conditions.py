@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from inbound_audit.errors import PolicyError
+from inbound_audit.errors import PolicyError, did_you_mean
 from inbound_audit.sieve import tree
 from inbound_audit.sieve.calls import FUNCTIONS, call
 from inbound_audit.sieve.compare import MATCH_TYPES, Relation, numeric, relation
 from inbound_audit.sieve.expressions import Expression, constant, expression
-from inbound_audit.sieve.faults import ScriptError, nearest
+from inbound_audit.sieve.faults import ScriptError
 from inbound_audit.sieve.networks import CHECK_CIDR
 from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.values import Value, count, members, number, text
@@ -26,7 +26,7 @@ def condition(node: tree.Call) -> Condition:
     if make is None:
         if node.name in FUNCTIONS:
             raise ScriptError(node.at, f"{node.name} is not a test; is a ';' missing before it?")
-        raise ScriptError(node.at, f"unknown test {node.name!r}{nearest(node.name, TESTS)}")
+        raise ScriptError(node.at, f"unknown test {node.name!r}{did_you_mean(node.name, TESTS)}")
     return make(node)
 
 
@@ -184,7 +184,7 @@ def _tags(node: tree.Call) -> tuple[str, str | None, str | None, list[tree.Value
             if match in _WITH_OPERATOR:
                 operator = _name_behind(argument, next(arguments, None)).lower()
         else:
-            hint = nearest(argument.name, (*MATCH_TYPES, "comparator"))
+            hint = did_you_mean(argument.name, (*MATCH_TYPES, "comparator"))
             raise ScriptError(argument.at, f"{node.name} knows no tag :{argument.name}{hint}")
     return match or "is", operator, comparator, values
 

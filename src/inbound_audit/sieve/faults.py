@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from inbound_audit.errors import PolicyError
@@ -30,11 +29,3 @@ def failed_at(at: At, error: Exception) -> ScriptError:
     # The text of our own errors and of ValueError is enough; of others the class is the most important part.
     kind = "" if isinstance(error, (PolicyError, ValueError)) else f"{type(error).__name__}: "
     return ScriptError(at, f"{kind}{error}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'name'?`` for a misspelt name, or nothing."""
-    from difflib import get_close_matches  # imported when an error is reported, never while a script runs
-
-    near = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""

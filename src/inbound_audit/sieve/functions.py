@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from inbound_audit.errors import InboundAuditError, PolicyError
-from inbound_audit.sieve.faults import nearest
+from inbound_audit.errors import InboundAuditError, PolicyError, did_you_mean
 from inbound_audit.sieve.values import Hash, Value
 
 Reader: TypeAlias = Callable[[Value], Any]
@@ -49,7 +48,7 @@ def options(given: Hash, known: Mapping[str, Reader]) -> dict[str, Any]:
     found = {}
     for name, value in given.items():
         if name not in known:
-            raise PolicyError(f"no option {name!r} (there are {', '.join(known)}){nearest(name, known)}")
+            raise PolicyError(f"no option {name!r} (there are {', '.join(known)}){did_you_mean(name, known)}")
         try:
             found[name] = known[name](value)
         except InboundAuditError as error:

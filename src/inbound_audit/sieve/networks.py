@@ -67,7 +67,8 @@ def define_by_hash(run: Run, given: Hash) -> None:
 def query_cidr(run: Run, name: str, *, ip: str | None = None) -> Value:
     """The value of a match, or the default value; of a boolean list ``true`` or ``false``."""
     chosen = run.host.list_options(name)
-    found = run.host.lists.query(name, run.ac.remote_ip if ip is None else ip)
+    expand = chosen.get("interpolate") != FALSE
+    found = run.host.lists.query(name, run.ac.remote_ip if ip is None else ip, expand)
     if chosen.get("type") != "value":
         return FALSE if found is None else TRUE
     if found is None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from inbound_audit.errors import did_you_mean
 from inbound_audit.sieve import tree
 from inbound_audit.sieve.compare import COMPARATORS
 from inbound_audit.sieve.expressions import constant
-from inbound_audit.sieve.faults import ScriptError, nearest
+from inbound_audit.sieve.faults import ScriptError
 
 EXTENSIONS = ("variables", "relational", "regex", *(f"comparator-{comparator}" for comparator in COMPARATORS))
 
@@ -30,4 +31,4 @@ def _check(command: tree.Command, known: set[str]) -> None:
         if wanted is None or not isinstance(name, str):
             raise ScriptError(node.at, "require takes a text or a list of texts")
         if name.lower() not in known:
-            raise ScriptError(wanted.at, f"{name!r} is not available{nearest(name, sorted(known))}")
+            raise ScriptError(wanted.at, f"{name!r} is not available{did_you_mean(name, sorted(known))}")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit.address_lists.lists import NetworkLists
-from inbound_audit.errors import PolicyError
+from inbound_audit.errors import PolicyError, did_you_mean
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict, cached_verdict
-from inbound_audit.sieve.faults import At, nearest
+from inbound_audit.sieve.faults import At
 from inbound_audit.sieve.values import Value
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ class Host:
     def list_options(self, name: str) -> dict[str, Any]:
         """Raises PolicyError for a list that was not defined."""
         if name not in self._list_options:
-            raise PolicyError(f"no address list {name!r}; define_cidr makes one{nearest(name, self._list_options)}")
+            raise PolicyError(
+                f"no address list {name!r}; define_cidr makes one{did_you_mean(name, self._list_options)}"
+            )
         return self._list_options[name]
 
     def hit(self, at: At, counter: str | None) -> None:

@@ -137,7 +137,7 @@ def audit_series_add(
 
 
 def _define(series: Series, name: str, of: Monitor, serialize: bool = False, replicate: str = "none") -> None:
-    """Sees to it that there is such a series, and that it is logged from now on if that is wanted."""
+    """Defines the series if it is unknown, and begins its change log if `serialize` asks for one."""
     type = "ip"
     if name in series.names:
         known = series.defined(name)

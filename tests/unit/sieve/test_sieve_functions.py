@@ -216,6 +216,14 @@ def test_an_address_list_of_values(bench: Bench) -> None:
     assert bench.say('query_cidr "bad" :ip "198.51.100.7"', worded) == "worse"
 
 
+def test_a_dollar_sign_in_the_text_of_a_list_is_the_address(bench: Bench) -> None:
+    path = bench.write("192.0.2.0/24 :2:see http://bl.example/?ip=$\n", "list")
+    setup = defined(path, type="value", query=f"{path}?want=txt")
+    assert bench.say('query_cidr "bad"', setup + "define_cidr $c;") == "see http://bl.example/?ip=192.0.2.7"
+    plain = setup + 'hash_set $c "interpolate" "false"; define_cidr $c;'
+    assert bench.say('query_cidr "bad"', plain) == "see http://bl.example/?ip=$"
+
+
 def test_a_list_is_read_once_and_again_when_it_is_reloaded(bench: Bench) -> None:
     path = bench.write(LIST, "list")
     script = defined(path, refresh="0") + 'define_cidr $c; if check_cidr "bad" { ec_action 550 "listed"; }'
