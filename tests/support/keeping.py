@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import shutil
 import signal
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from inbound_audit import InboundAudit
 from inbound_audit.persist import StateStore, format, names
@@ -26,6 +30,19 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture
+def state() -> Iterator[Path]:
+    """An empty state directory, in memory."""
+    path = Path(tempfile.mkdtemp(prefix="state-", dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 class Counting:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.lua_support import Bench, Kind
+from tests.support.lua_support import KINDS, Bench, Kind
 from tests.support.timing import Clock
 
 from inbound_audit import LuaPolicy, Session
@@ -53,6 +53,16 @@ ECHO = (
     msys.registerModule("echo", mod)
 """
 )
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Timed]:
+    yield from timed(tmp_path, request.param)
+
+
+@pytest.fixture
+def echo(bench: Timed) -> LuaPolicy:
+    return bench.policy(ECHO)
 
 
 def ask(policy: LuaPolicy, ac: Session, expression: str) -> int | str | None:

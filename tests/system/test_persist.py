@@ -14,7 +14,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support import keeping
 from tests.support.keeping import (
     ALL4,
     ALL6,
@@ -65,17 +65,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def state() -> Iterator[Path]:
-    """An empty state directory, in memory."""
-    path = Path(tempfile.mkdtemp(prefix="state-", dir="/dev/shm"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+state, clock = keeping.state, keeping.clock  # fixtures
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,19 +7,17 @@ import mmap
 import os
 import random
 import resource
-import shutil
 import signal
 import struct
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support import keeping
 from tests.support.keeping import (
     ALL6,
     BEGIN,
@@ -44,17 +42,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def state() -> Iterator[Path]:
-    """An empty state directory, in memory."""
-    path = Path(tempfile.mkdtemp(prefix="state-", dir="/dev/shm"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+state, clock = keeping.state, keeping.clock  # fixtures
 
 
 @pytest.fixture

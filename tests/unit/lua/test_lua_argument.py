@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.grammar import CASES, populate
-from tests.support.lua_support import KINDS, Bench, bench_of
+from tests.support.lua_support import KINDS, Bench
 
 from inbound_audit import LuaPolicy, Session
 from inbound_audit.errors import CidrError, UnknownServiceType
@@ -23,11 +22,6 @@ ECHO = """
     end
     msys.registerModule("echo", mod)
 """
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    yield from bench_of(tmp_path, request.param)
 
 
 @pytest.fixture

@@ -10,15 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.lua_support import KINDS, Bench, bench_of
+from tests.support.lua_support import KINDS, Bench
 
 from inbound_audit.lua.dialect import BINARY, UNARY, DialectError, tokenize, translate
 from inbound_audit.lua.operators import operations
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    yield from bench_of(tmp_path, request.param)
 
 
 def plain(source: str) -> str:

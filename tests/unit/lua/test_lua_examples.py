@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.lua_support import KINDS, Bench, bench_of
+from tests.support.lua_support import KINDS, Bench
 from tests.support.lua_windows import Timed, timed
 
 from inbound_audit import LuaPolicy
@@ -16,11 +16,6 @@ from inbound_audit.policy.verdict import ACCEPT, Verdict
 
 POLICIES = Path(__file__).parents[3] / "examples" / "policies"
 DOCS = Path(__file__).parents[3] / "docs" / "policies.md"
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    yield from bench_of(tmp_path, request.param)
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS.keys())

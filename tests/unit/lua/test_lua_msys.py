@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.support.lua_support import KINDS, Bench, bench_of
+from tests.support.lua_support import Bench
 
 from inbound_audit import LuaPolicy
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    yield from bench_of(tmp_path, request.param)
-
 
 MODULES = [
     "msys", "msys.core", "msys.audit", "msys.audit_series", "msys.cidr", "msys.pbp", "msys.policyeditor",

@@ -6,22 +6,15 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.lua_support import KINDS, Bench, bench_of
+from tests.support.lua_support import Bench
 
 from inbound_audit import InboundAudit, LuaPolicy
 from inbound_audit.errors import PolicyError
 from inbound_audit.policy.message import Message
 from inbound_audit.policy.verdict import ACCEPT, Verdict
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    yield from bench_of(tmp_path, request.param)
-
 
 LIMIT = """
     require("msys.core")

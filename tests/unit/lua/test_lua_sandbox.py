@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -12,11 +11,6 @@ from tests.support.lua_support import KINDS, Bench, Kind, bench_of
 from inbound_audit.lua import world
 
 ROOMS = sorted((Path(world.__file__).parent).glob("*.lua"))
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    yield from bench_of(tmp_path, request.param)
 
 
 @pytest.mark.parametrize(

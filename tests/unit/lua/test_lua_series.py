@@ -5,32 +5,20 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.support.lua_support import KINDS
+from tests.support import lua_windows
 from tests.support.lua_windows import (
     DEFINE,
-    ECHO,
     Timed,
     ask,
-    timed,
 )
 
 from inbound_audit import InboundAudit, LuaPolicy
 from inbound_audit.errors import PolicyError
 from inbound_audit.policy.verdict import ACCEPT
 
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Timed]:
-    yield from timed(tmp_path, request.param)
-
-
-@pytest.fixture
-def echo(bench: Timed) -> LuaPolicy:
-    return bench.policy(ECHO)
+bench, echo = lua_windows.bench, lua_windows.echo  # fixtures
 
 
 # ---- accept constructs as keys

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from tests.support.lua_support import KINDS
+from tests.support import lua_windows
 from tests.support.lua_windows import (
     CIDRS,
     DEFINE,
-    ECHO,
     MONITORS,
     MOST,
     TEXTS,
@@ -21,20 +17,11 @@ from tests.support.lua_windows import (
     literal,
     of_python,
     table,
-    timed,
 )
 
 from inbound_audit import InboundAudit, LuaPolicy, Session
 
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Timed]:
-    yield from timed(tmp_path, request.param)
-
-
-@pytest.fixture
-def echo(bench: Timed) -> LuaPolicy:
-    return bench.policy(ECHO)
+bench, echo = lua_windows.bench, lua_windows.echo  # fixtures
 
 
 # ---- monitors

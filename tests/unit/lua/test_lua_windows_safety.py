@@ -6,11 +6,11 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support import lua_windows
 from tests.support.lua_support import KINDS, Bench
 from tests.support.lua_windows import (
     DEFINE,
@@ -19,16 +19,12 @@ from tests.support.lua_windows import (
     Timed,
     ask,
     literal,
-    timed,
 )
 
 from inbound_audit import LuaPolicy, Session
 from inbound_audit.policy.verdict import ACCEPT, Verdict
 
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Timed]:
-    yield from timed(tmp_path, request.param)
+bench = lua_windows.bench  # fixture
 
 
 # ---- speed, and what it may not change

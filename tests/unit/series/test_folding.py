@@ -140,12 +140,6 @@ TestFolding = FoldingMachine.TestCase
 TestFolding.settings = settings(stateful_step_count=30)
 
 
-@pytest.fixture
-def audit(clock):
-    with InboundAudit(clock=clock, capacity=1 << 20) as audit:
-        yield audit
-
-
 def bounded(audit: InboundAudit, **bounds: int) -> Callable[[object, int], None]:
     """Defines "s" with these bounds; adds to it."""
     audit.series.define("s", interval=INTERVAL, num_windows=SLOTS, **bounds)

@@ -176,12 +176,6 @@ TestSeries.settings = settings(stateful_step_count=40)
 
 
 @pytest.fixture
-def audit(clock):
-    with InboundAudit(clock=clock, capacity=1 << 20) as audit:
-        yield audit
-
-
-@pytest.fixture
 def series(audit):
     """The series of an audit in which "s" counts by prefix, and "t" by text."""
     audit.series.define("s", interval=10, num_windows=3)

@@ -6,14 +6,7 @@ import ipaddress
 
 import pytest
 
-from inbound_audit import InboundAudit
 from inbound_audit.errors import AddressError, CapacityError, CidrError, SeriesError
-
-
-@pytest.fixture
-def audit(clock):
-    with InboundAudit(clock=clock, capacity=1 << 20) as audit:
-        yield audit
 
 
 @pytest.fixture
