@@ -20,6 +20,7 @@ from libc.string cimport memcpy, memset, strpbrk
 cimport inbound_audit._core.bits as bits
 cimport inbound_audit._core.codes as codes
 cimport inbound_audit._core.address as ip
+cimport inbound_audit._core.address_text as ip_text
 cimport inbound_audit._core.prefix as prefix
 cimport inbound_audit._core.monitor as monitor
 cimport inbound_audit._core.clock as clock
@@ -30,6 +31,7 @@ cimport inbound_audit._core.watch as watch
 cimport inbound_audit._core.layout as layout
 cimport inbound_audit._core.backing as backing
 cimport inbound_audit._core.arena as arena
+cimport inbound_audit._core.path as path
 cimport inbound_audit._core.trie as trie
 cimport inbound_audit._core.model as model
 cimport inbound_audit._core.trees as trees

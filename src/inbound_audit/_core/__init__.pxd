@@ -2,7 +2,8 @@
 #
 #   bits           atomic words, bit counting, the sixteen-byte match
 #   codes          what a core function returns when it fails: one number and one sentence each
-#   address        an address as left-aligned bits, from text and to text
+#   address        an address as left-aligned bits
+#   address_text   addresses from text and to text
 #   prefix         the grammar of the `cidr` argument
 #   monitor        the grammar of durations and monitors
 #   clock          the time, and the numbers of windows
@@ -15,7 +16,9 @@
 #   arena          blocks of an arena: size classes, free lists
 #   coalesce       merges free blocks that lie side by side
 #   node           the layout of a node, and how to search one
-#   trie           counts of prefixes: add, remove, move, count, seek
+#   path           the path to a host
+#   trie           counts of prefixes: add, remove, move, count
+#   seek           hosts in address order
 #   model          the structures: owner, service, tree, series, ring, session
 #   trees          the lists of trees: services, their listeners' trees
 #   sums           sums over trees

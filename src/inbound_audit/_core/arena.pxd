@@ -1,9 +1,9 @@
 """Blocks of an arena: size classes, and a list of free blocks for each.
 
-`alloc` takes a block from the list of its size class, then from the units that were never handed out, then splits a
-larger free block. A released block goes to the list of its class; the lists are linked by the word at the start of each
-free block. The room `coalesce` merges free blocks that lie side by side when no block of the needed size is left. A tree
-that becomes empty is reset whole, and its pages go back to the system.
+`alloc` takes a block from the list of its size class, or from the units that were never handed out, or splits a larger
+free block. A released block goes to the list of its class; the word at the start of a free block is the next of its
+list. The room `coalesce` merges free blocks that lie side by side. A tree that becomes empty is reset whole, and its
+pages go back to the system.
 
 Lock rule: the caller holds the tree's writer lock.
 """
@@ -25,7 +25,7 @@ cdef inline void keep_free(Arena *a, int size_class, u32 unit) noexcept nogil:
 
 
 cdef inline void carve(Arena *a, u32 unit, u32 units) noexcept nogil:
-    """Makes free blocks of a run of units, the largest first. A leaf is one unit, so nothing is left over."""
+    """Makes free blocks of a run of units, the largest first. A leaf is one unit, so no unit is left over."""
     cdef int i = CLASSES - 1
     while units:
         while UNITS[BY_SIZE[i]] > units:
@@ -36,14 +36,14 @@ cdef inline void carve(Arena *a, u32 unit, u32 units) noexcept nogil:
 
 
 cdef inline u32 split(Arena *a, u32 units) noexcept nogil:
-    """Takes so many units from the smallest free block that is larger; 0 when there is none. O(classes)."""
+    """Takes `units` units from the smallest free block that is larger. Returns 0 if no block is larger. O(classes)."""
     cdef u32 unit
     cdef int i
     for i in range(CLASSES):
         unit = a.free[BY_SIZE[i]]
         if UNITS[BY_SIZE[i]] > units and unit:
             a.free[BY_SIZE[i]] = load32(<u32 *>block(a, unit))
-            if a.free[BY_SIZE[i]] >= a.bump:  # somebody else wrote there
+            if a.free[BY_SIZE[i]] >= a.bump:  # another process wrote there
                 a.free[BY_SIZE[i]] = 0
             carve(a, unit + units, UNITS[BY_SIZE[i]] - units)
             return unit
@@ -51,11 +51,11 @@ cdef inline u32 split(Arena *a, u32 units) noexcept nogil:
 
 
 cdef inline u32 alloc(Arena *a, int size_class) noexcept nogil:
-    """A block of that class, contents undefined; 0 when the arena is full."""
+    """A block of that class, its contents undefined; 0 if the arena is full."""
     cdef u32 unit = a.free[size_class]
     if unit:
         a.free[size_class] = load32(<u32 *>block(a, unit))
-        if a.free[size_class] >= a.bump:  # somebody else wrote there
+        if a.free[size_class] >= a.bump:  # another process wrote there
             a.free[size_class] = 0
         a.live += UNITS[size_class]
         return unit
@@ -70,14 +70,14 @@ cdef inline u32 alloc(Arena *a, int size_class) noexcept nogil:
 
 
 cdef inline void release(Arena *a, int size_class, u32 unit) noexcept nogil:
-    """Gives a block back. Only outside a write window: a reader may still stand in it (see seqlock)."""
+    """Frees a block. Call it outside of a write window: until then a reader may stand in the block (room `seqlock`)."""
     keep_free(a, size_class, unit)
     a.live -= UNITS[size_class]
     a.freed += UNITS[size_class]
 
 
 cdef inline void empty(Arena *a, int64_t number) noexcept nogil:
-    """No block and no count is left, and what is there belongs to window `number`. O(1)."""
+    """Removes all blocks and counts, and labels the tree with window `number`. O(1)."""
     cdef Header *h = header(a)
     cdef int i
     write_open(&h.seq)
@@ -94,14 +94,14 @@ cdef inline void empty(Arena *a, int64_t number) noexcept nogil:
 
 
 cdef inline void arena_reset(Arena *a) noexcept nogil:
-    """Forgets every block, and every count. O(1), and a system call when there are pages to give back."""
+    """Removes all blocks and counts, and gives the pages back. O(1), and one system call if there are pages."""
     cdef u64 used = <u64>a.bump * UNIT
     empty(a, header(a).number)
     return_pages(a, used)
 
 
 cdef inline void arena_renew(Arena *a, int64_t number) noexcept nogil:
-    """The same, for the content of another window; the pages stay, and `arena_trim` gives back what nobody needs."""
+    """Empties the tree for window `number`. The pages stay; `arena_trim` gives back those that are not used again."""
     cdef u64 used = <u64>a.bump * UNIT
     empty(a, number)
     if used > a.touched:
@@ -109,15 +109,15 @@ cdef inline void arena_renew(Arena *a, int64_t number) noexcept nogil:
 
 
 cdef inline bint arena_trim(Arena *a, u64 keep) noexcept nogil:
-    """Gives back one slice of what an earlier content has left behind the first `keep` bytes; False when nothing is.
+    """Gives back one slice of the pages that earlier contents left after the first `keep` bytes.
 
-    One system call over a bounded range, so nobody waits long for it.
+    Returns False if no page is left. One system call over at most TRIM_SLICE bytes, so no caller waits long.
     """
     cdef u64 used = <u64>(a.bump + LARGEST_UNITS) * UNIT, first
     used = keep if keep > used else used
     used += (GRAIN - used % GRAIN) % GRAIN
     if a.in_file:
-        a.touched = a.held  # what a file has been given is in memory
+        a.touched = a.held  # all memory of a file is in use
     if a.touched <= used:
         return False
     first = a.touched - TRIM_SLICE if a.touched > used + TRIM_SLICE else used
@@ -134,5 +134,5 @@ cdef inline bint arena_trim(Arena *a, u64 keep) noexcept nogil:
 
 
 cdef inline u64 arena_used(const Arena *a) noexcept nogil:
-    """Bytes from the start to the highest block that was ever handed out since the last reset."""
+    """Bytes from the start to the highest block that was handed out since the last reset."""
     return <u64>a.bump * UNIT

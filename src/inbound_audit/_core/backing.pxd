@@ -1,8 +1,7 @@
 """Where the memory of an arena comes from: the system, or a file that grows.
 
-An arena begins in private memory. `arena_share` moves it into a file of the owner at the same addresses. Growth asks the
-file system first (`posix_fallocate`), and nothing is handed out beyond what the file system gave: a full file system is
-a code, and never a signal.
+An arena begins in private memory. `arena_share` moves it into a file of the owner at the same addresses. Growth asks
+the file system for memory first (`posix_fallocate`), so a full file system is a code and never a signal.
 
 Lock rule: the caller holds the tree's writer lock, or no other thread knows the arena.
 """
@@ -22,7 +21,7 @@ from inbound_audit._core.sigbus cimport UNGUARDED, guard, unguard
 
 
 cdef inline void set_backed(Arena *a, u64 bytes) noexcept nogil:
-    """The first `bytes` of the range have memory. A whole largest block fits behind the last unit that is handed out."""
+    """Notes that the first `bytes` of the range have memory. A largest block fits after the last unit in reach."""
     cdef u64 units = bytes // UNIT - LARGEST_UNITS
     a.held = bytes
     a.backed = a.limit if units > a.limit else <u32>units
@@ -30,7 +29,7 @@ cdef inline void set_backed(Arena *a, u64 bytes) noexcept nogil:
 
 
 cdef inline void arena_format(Arena *a) noexcept nogil:
-    """An empty arena, in memory of its own. Its header is that of nobody."""
+    """Makes an empty arena in private memory. Its header has no label."""
     cdef int i
     memset(header(a), 0, sizeof(Header))
     header(a).magic = MAGIC
@@ -47,7 +46,7 @@ cdef inline void arena_format(Arena *a) noexcept nogil:
 
 
 cdef inline int arena_open(Arena *a, u64 capacity) noexcept nogil:
-    """Reserves `capacity` bytes (rounded up, at most 8 GiB). FULL when the system has no room for them."""
+    """Reserves `capacity` bytes (rounded up, at most 8 GiB). Returns FULL if the system refuses."""
     cdef u64 units = capacity // UNIT
     a.limit = <u32>(MAX_UNITS if units > MAX_UNITS else units)
     a.size = range_of(capacity)
@@ -64,7 +63,7 @@ cdef inline int arena_open(Arena *a, u64 capacity) noexcept nogil:
 
 
 cdef inline void arena_close(Arena *a) noexcept nogil:
-    """Only when nobody can read any more."""
+    """Unmaps the arena. No thread may read it any more."""
     if a.base != NULL:
         unguard(a.guarded)
         unmap_range(a.base, <size_t>a.size)
@@ -72,19 +71,21 @@ cdef inline void arena_close(Arena *a) noexcept nogil:
 
 
 cdef inline u64 first_grain(const Arena *a, u64 bytes) noexcept nogil:
-    """Bytes up to the grain that ends at or behind `bytes`, within the range."""
+    """`bytes` rounded up to a multiple of GRAIN, at most the range."""
     bytes += (GRAIN - bytes % GRAIN) % GRAIN
     return a.size if bytes > a.size else bytes
 
 
 cdef inline u64 share_needs(const Arena *a) noexcept nogil:
-    """Bytes that `arena_share` asks of the file system."""
+    """The number of bytes that `arena_share` needs from the file system."""
     return first_grain(a, <u64>(a.bump + LARGEST_UNITS) * UNIT)
 
 
 cdef inline int arena_share(Arena *a, int fd, u64 offset) noexcept nogil:
-    """Moves the arena into a file, at the same addresses: readers see the same bytes before and after. OK, or FULL and
-    everything is as it was."""
+    """Moves the arena into a file, at the same addresses: readers see the same bytes before and after.
+
+    Returns OK; or FULL, and the arena is unchanged.
+    """
     cdef u64 used = <u64>a.bump * UNIT
     cdef u64 bytes = share_needs(a)
     cdef int slot
@@ -104,8 +105,10 @@ cdef inline int arena_share(Arena *a, int fd, u64 offset) noexcept nogil:
 
 
 cdef inline bint arena_leave(Arena *a) noexcept nogil:
-    """Leaves the file, and every count, behind: the arena is empty memory again. False when that failed; then nothing
-    may be written to it any more."""
+    """Leaves the file with all counts in it: the arena becomes empty private memory.
+
+    Returns False if that failed; then the arena must not be written to any more.
+    """
     if cover_failed(a.base, <size_t>a.size, True):
         return False
     a.in_file = False
@@ -115,11 +118,11 @@ cdef inline bint arena_leave(Arena *a) noexcept nogil:
 
 
 cdef inline bint hold(Arena *a, u64 upto) noexcept nogil:
-    """Asks for the bytes of the range from where they end now. False when there is no room for them."""
+    """Asks the file system for the bytes from `held` up to `upto`. Returns False if it has no room for them."""
     cdef u64 at = a.held
     if back_file(a.fd, a.offset + at, upto - at) != 0:
         return False
-    # A reader that was overtaken may have met nothing there, and an empty page been put in its place.
+    # An overtaken reader may have read there before, and the SIGBUS handler put an empty page in the file's place.
     if map_file(a.base + at, <size_t>(upto - at), a.fd, a.offset + at, True) == NULL:
         return False
     set_backed(a, upto)
@@ -127,7 +130,7 @@ cdef inline bint hold(Arena *a, u64 upto) noexcept nogil:
 
 
 cdef inline bint arena_grow(Arena *a, u32 units) noexcept nogil:
-    """Asks the system for memory up to `units`, and some more while it is at it. False when there is none."""
+    """Asks the file system for memory up to `units`, and for more if there is more. Returns False if it has none."""
     cdef u64 need = first_grain(a, <u64>(units + LARGEST_UNITS) * UNIT)
     cdef u64 more = first_grain(a, a.held + (MAX_GROWTH if a.held // 2 > MAX_GROWTH else a.held // 2))
     if a.fd < 0 or units > a.limit:
@@ -136,7 +139,7 @@ cdef inline bint arena_grow(Arena *a, u32 units) noexcept nogil:
 
 
 cdef inline void return_pages(Arena *a, u64 used) noexcept nogil:
-    """What an arena that is empty again has used goes back to the system, but for the first grain of a file."""
+    """Gives the pages of an empty arena back to the system, except the first grain of a file."""
     cdef u64 held = a.held
     if used < MIN_GIVE_BACK:
         return

@@ -1,7 +1,7 @@
-"""The machine: words that are read and written whole, bit counting, and a match of sixteen bytes at once.
+"""Atomic words, fences, bit counting, and a match of sixteen bytes at once.
 
-Readers run beside a writer without a lock, so every word that both touch goes through `load*` and `store*`: one
-access each, never torn, never repeated by the compiler. On x86-64 and arm64 they are plain moves.
+Readers run beside a writer without a lock, so each word that both touch goes through `load*` and `store*`: the access
+is never torn, and the compiler never repeats it. On x86-64 and arm64 these are plain moves.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -33,7 +33,7 @@ cdef extern from "inbound_audit/_core/bits.h":
 
 
 cdef inline u64 high_bits(int n) noexcept nogil:
-    """A word whose `n` high bits are set; any `n`, also below 0 and over 64."""
+    """A word whose `n` high bits are set. `n` below 0 is 0, over 64 is 64."""
     if n <= 0:
         return 0
     if n >= 64:

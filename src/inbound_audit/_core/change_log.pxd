@@ -1,17 +1,18 @@
-"""The log of a series: a line for each change, written by who makes it.
+"""The change log of a series: one line for each change, written by the process that makes the change.
 
     1f0c44d29b07aa13 42 1795572000123456 1 192.0.2.7
     log              no. microseconds   by key
 
-A line is one write to a file that is opened to append, so lines of several processes never mix. The key of a series of
-strings is percent-encoded. A line that can't be written is counted, and the change stands.
+A line is one `write` to a file that is open for appending, so lines of several processes never mix. The key of a series
+of strings is percent-encoded. `log_failures` counts the lines that could not be written; their changes stay.
 
-Lock rule: for the holder of the series' lock, so that numbers go up in the order of the lines.
+Lock rule: the caller holds `Series.lock`, so that the numbers grow in the order of the lines.
 """
 
 from libc.stdint cimport int64_t
 
-from inbound_audit._core.address cimport TEXT_MAX, Address, format_address
+from inbound_audit._core.address cimport Address
+from inbound_audit._core.address_text cimport TEXT_MAX, format_address
 from inbound_audit._core.bits cimport u64
 from inbound_audit._core.model cimport Series
 
@@ -25,7 +26,7 @@ cdef extern from "inbound_audit/_core/change_log.h":
 cdef inline void log_change(
     Series *s, const Address *a, const char *key, size_t size, int64_t by, bint removed, int64_t now
 ) noexcept nogil:
-    """Writes a line, if the series has a log. `key` is the text of a series of strings; NULL: the address is the key."""
+    """Writes a line if the series has a log. `key`: the text, in a series of strings; NULL: the address is the key."""
     cdef char text[TEXT_MAX]
     cdef const char *shown = key
     if s.log_fd < 0:

@@ -1,7 +1,6 @@
-"""The time: microseconds since 1970, read without a system call, and the number of a window of time.
+"""The time in microseconds since 1970, read without a system call, and the numbers of windows.
 
-The system keeps a coarse clock, good to some milliseconds, in memory that every process can read. That is enough for
-windows of seconds.
+The system's coarse clock is exact to some milliseconds, which is enough for windows of seconds.
 """
 
 from libc.stdint cimport int64_t
@@ -17,7 +16,7 @@ cdef enum:
 
 
 cdef inline int64_t window_number(int64_t microseconds, u32 interval) noexcept nogil:
-    """The number of the window that a time lies in; before 1970 they are negative."""
+    """The number of the window that a time lies in. It is negative before 1970. `interval`: seconds."""
     cdef int64_t width = <int64_t>interval * SECOND_US
     cdef int64_t number = microseconds // width
     return number - 1 if number * width > microseconds else number

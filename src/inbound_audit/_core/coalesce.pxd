@@ -1,10 +1,10 @@
-"""Putting free blocks together: an arena that is full of blocks of the wrong size is not full.
+"""Merges free blocks: an arena whose free blocks have the wrong sizes has room again.
 
-Blocks of a class come back as blocks of that class, so what many leaves have left is of no use to a large node. When an
-arena finds no block although many units are free, those that lie side by side become runs again, and what lies at the
-end is as if it had never been handed out. Live blocks stay where they are, so readers notice nothing.
+A released block keeps its size class, so the blocks of many leaves are too small for a large node. `coalesce` merges
+free blocks that lie side by side into runs, and carves the runs into the largest blocks. A run at the end counts as
+never handed out. Live blocks stay where they are, so readers are not affected.
 
-Lock rule: for the holder of the tree's writer lock, outside of a write window.
+Lock rule: the caller holds the tree's writer lock, outside of a write window.
 """
 
 from libc.stdlib cimport calloc, free
@@ -15,7 +15,7 @@ from inbound_audit._core.layout cimport CLASSES, HEADER_UNITS, UNIT, UNITS, Aren
 
 
 cdef inline void mark_free(const Arena *a, u8 *is_free) noexcept nogil:
-    """Marks the units of all free blocks. A list that somebody else has written to ends where it makes no sense."""
+    """Marks the units of all free blocks. A list that another process damaged ends at the first wrong link."""
     cdef u32 unit, i
     cdef int size_class
     for size_class in range(CLASSES):
@@ -34,7 +34,7 @@ cdef inline u32 run_length(const u8 *is_free, u32 unit, u32 end) noexcept nogil:
 
 
 cdef inline void coalesce(Arena *a) noexcept nogil:
-    """Makes the largest blocks that there can be of what is free. O(units handed out)."""
+    """Makes the largest possible blocks of the free units. O(units handed out)."""
     cdef u8 *is_free = <u8 *>calloc(a.bump, 1)
     cdef u32 unit = HEADER_UNITS, end = a.bump, run
     cdef int size_class
@@ -47,7 +47,7 @@ cdef inline void coalesce(Arena *a) noexcept nogil:
         run = run_length(is_free, unit, end)
         if unit + run == end and run:
             if <u64>end * UNIT > a.touched:
-                a.touched = <u64>end * UNIT  # or nobody would give it back
+                a.touched = <u64>end * UNIT  # else `arena_trim` would not give it back
             a.bump = unit
         elif run:
             carve(a, unit, run)

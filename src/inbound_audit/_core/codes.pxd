@@ -1,7 +1,7 @@
-"""What a core function answers when it cannot: a negative number, and the sentence that says why.
+"""What a core function returns when it fails: a negative number, and a sentence with the reason.
 
-The door turns a code into an exception with the offending text before the sentence; the Lua bridge turns the same
-code into the same words. So a reason stands in one place.
+The extension turns a code into an exception: the offending text, a colon, the sentence. The Lua bridge turns the same
+code into the same message. So each reason stands in one place.
 """
 
 cdef enum Code:
@@ -32,8 +32,8 @@ cdef enum Code:
     DAMAGED = -24
     NO_SERIES = -25
     NO_MONITOR = -26
-    NEED_NEGATIVE_TREE = -27     # Python makes room for what is taken away, then it is tried again
-    NEED_PYTHON = -28      # only Python can: it reaches the other processes
+    NEED_NEGATIVE_TREE = -27     # Python makes the trees for subtracted counts; then the call is repeated
+    NEED_PYTHON = -28            # only Python can reach the other processes
     BAD_WINDOW = -29
     NO_KEY = -30
     BAD_AMOUNT = -31
@@ -52,7 +52,7 @@ cdef inline const char *reason(long code) noexcept nogil:
     if code == BAD_ASCII:
         return "has a NUL or a non-ASCII character"
     if code == BAD_NAME:
-        return "is no address, and a name is never resolved here"
+        return "is no address; a name is never resolved"
     if code == BAD_PARTS:
         return "has too few or too many parts"
     if code == BAD_OCTET:
@@ -66,9 +66,9 @@ cdef inline const char *reason(long code) noexcept nogil:
     if code == BAD_BRACKET:
         return "has brackets that do not enclose one IPv6 address"
     if code == BAD_ZONE:
-        return "has a zone id that is empty or can be none"
+        return "has an empty or malformed zone id"
     if code == BAD_PORT:
-        return "has no port between 0 and 65535 behind the colon"
+        return "has no port between 0 and 65535 after the colon"
     if code == BAD_LENGTH:
         return "has a prefix length that is missing, no number, or beyond the address family"
     if code == BAD_SIGN:
@@ -92,25 +92,31 @@ cdef inline const char *reason(long code) noexcept nogil:
     if code == CLOSED:
         return "the audit is closed"
     if code == DAMAGED:
-        return "the tree is damaged: somebody has written into the file of a process"
+        return "the tree is damaged: another process has written into its file"
     if code == NO_SERIES:
         return "no such series"
     if code == NO_MONITOR:
         return "no such monitor"
     if code == NEED_NEGATIVE_TREE or code == NEED_PYTHON:
-        return "has to be done by Python"
+        return "needs Python"
     if code == BAD_WINDOW:
         return "no such window"
     if code == NO_KEY:
-        return "needs a key, and there is none"
+        return "needs a key"
     if code == BAD_AMOUNT:
         return "a change is by a whole number other than 0, of at most 4294967295"
     if code == LONG_KEY:
         return "has a key of more than 4096 bytes"
     if code == BAD_DURATION:
-        return "is not a duration: write seconds or a number with a unit, such as 90, 30s, 5m, 1h or 1d; at most 2^30 seconds"
+        return (
+            "is not a duration: write seconds or a number with a unit, such as 90, 30s, 5m, 1h or 1d; "
+            "at most 2^30 seconds"
+        )
     if code == BAD_MONITOR:
-        return "is not a monitor: write the length of a window and the number of windows (at most 1024), such as 300,6 or 5m,6"
+        return (
+            "is not a monitor: write the length of a window and the number of windows (at most 1024), "
+            "such as 300,6 or 5m,6"
+        )
     if code == OTHER_FAMILY:
         return "the series does not count addresses of that family"
     return "unknown error"

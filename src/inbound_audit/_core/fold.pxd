@@ -1,53 +1,56 @@
-"""Giving up detail: what a window does when it may not grow any more.
+"""Folding: a window that may not grow any more gives up detail.
 
-A host's count moves to the first address of its prefix of a shorter length, so that every prefix of that length and
-shorter stays exact at every moment. The finest detail goes first, and of the family that has more hosts:
+To *fold* a host is to move its count to the first address of a shorter prefix. Every prefix of that length and shorter
+stays exact at every moment. The finest length goes first, in the family that has more hosts:
 
     IPv6   /128 -> /64 -> /56 -> /48 -> /32 -> /16 -> /0          strings (hashes)  /128 -> /0
     IPv4    /32 -> /24 -> /16 -> /8 -> /0
 
-From the moment a length is given up, what is added counts at that length. What is there already is folded on the way,
-`STEPS` hosts for each that is added, in address order, so nobody waits for it; hosts that share a prefix become one, and
-their memory is free for others. Meanwhile there may be a quarter more hosts, and eight, than the bound says: a walk over
-all of them takes one add for each `STEPS`, and there are six walks at most. A window begins with all detail.
+From the moment a length is given up, a record counts at the shorter length. A walk folds the hosts that are there:
+STEPS hosts per record, in address order, so no caller waits long. Hosts that share a prefix become one, and their
+blocks are free. During a walk there may be a quarter more hosts than the bound, and eight: a walk over all hosts
+takes one record per STEPS hosts, and there are at most six walks. A window begins with full detail.
 
-Bytes alone give up no more than /48 and /24 as long as an eighth of the memory is free: what is left is worth more than
-that. Only a fuller window, or too many hosts, goes further. So a window never fails for want of room, as long as there is
-room for one host. An arena whose free blocks are of the wrong sizes is tidied first. One that is of no use even then, as
-when all its nodes want to grow at once, would have to be folded whole before the next host finds its block; so after
-`ROUNDS` of `STEPS` hosts one beside the new one is folded to a length that both share, and the new one counts there.
+A shortage of bytes alone folds to /48 and /24 at most, as long as an eighth of the memory is free. A fuller window,
+or too many hosts, folds further. So a record never fails for want of room while there is room for one host. If the
+free blocks have the wrong sizes, they are merged first (room `coalesce`). If that does not help, because all nodes
+need to grow at once, the whole window would have to be folded before the next host finds a block. So after ROUNDS of
+STEPS hosts one neighbour of the new host is folded to a length that both share, and the new host counts there.
 
-Lock rule: all of it is for the holder of the series' lock.
+Lock rule: the caller holds the series' lock.
 """
 
 from libc.stdint cimport int64_t
 
-from inbound_audit._core.address cimport Address, mask, next_address, width
+from inbound_audit._core.address cimport Address, compare, mask, next_address, width
 from inbound_audit._core.bits cimport u8, u32, u64, load64
 from inbound_audit._core.coalesce cimport coalesce
 from inbound_audit._core.codes cimport FULL, OK, OVERFLOW, UNMATCHED
 from inbound_audit._core.layout cimport header
-from inbound_audit._core.model cimport Series, Slot, Tree
-from inbound_audit._core.trie cimport compare, seek_host, trie_add, trie_count, trie_move, trie_remove
+from inbound_audit._core.model cimport STRINGS, Series, Slot, Tree
+from inbound_audit._core.seek cimport seek_host
+from inbound_audit._core.trie cimport trie_add, trie_count, trie_move, trie_remove
 from inbound_audit._core.window cimport slot_of, store_level
 
 cdef extern from *:
     """
     /* Lengths of IPv4, of IPv6, and of the hashes of strings; the last of each row is 0. */
-    static const int ia_levels[3][7] = {{32, 24, 16, 8, 0, 0, 0}, {128, 64, 56, 48, 32, 16, 0}, {128, 0, 0, 0, 0, 0, 0}};
-    /* Rows that a shortage of bytes alone does not go beyond. */
+    static const int ia_levels[3][7] = {
+        {32, 24, 16, 8, 0, 0, 0}, {128, 64, 56, 48, 32, 16, 0}, {128, 0, 0, 0, 0, 0, 0}
+    };
+    /* The last level to which a shortage of bytes alone folds. */
     static const unsigned char ia_soft[3] = {1, 3, 1};
     """
     const int LEVELS "ia_levels"[3][7]
     const u8 SOFT "ia_soft"[3]
 
 cdef enum:
-    STRINGS = 4         # the scope of a series whose addresses are hashes
-    STEPS = 32          # hosts that are folded for one that is added
-    ROUNDS = 32         # times that many, for one that finds no room
+    STEPS = 32          # hosts that one record folds
+    ROUNDS = 32         # times STEPS: what a record folds that finds no block
 
 
 cdef inline int row_of(const Series *s, int family) noexcept nogil:
+    """The row of LEVELS."""
     return 2 if s.scope == STRINGS else family
 
 
@@ -57,12 +60,12 @@ cdef inline int length_of(const Series *s, const Slot *slot, int family) noexcep
 
 
 cdef inline void coarsen(const Series *s, const Slot *slot, Address *a) noexcept nogil:
-    """The address at which a host counts now."""
+    """Makes it the address at which a host counts now."""
     mask(a, length_of(s, slot, a.version == 6))
 
 
 cdef inline void publish_levels(const Series *s, u32 at) noexcept nogil:
-    """Says in the bytes to which lengths hosts of a slot are folded."""
+    """Writes into the header, for readers, to which lengths hosts of a slot are folded."""
     cdef const Slot *slot = &s.slot[at]
     cdef int lengths[2]
     lengths[0], lengths[1] = length_of(s, slot, 0), length_of(s, slot, 1)
@@ -70,6 +73,7 @@ cdef inline void publish_levels(const Series *s, u32 at) noexcept nogil:
 
 
 cdef inline u64 hosts_in(const Series *s, u32 at, int family, int64_t number) noexcept nogil:
+    """Hosts of a family in both trees of a window."""
     cdef u64 hosts = 0
     cdef Tree *t
     cdef int sign
@@ -85,6 +89,7 @@ cdef inline bint too_many(const Series *s, u32 at, int64_t number) noexcept nogi
 
 
 cdef inline u64 live_units(const Series *s, u32 at, int64_t number) noexcept nogil:
+    """Units in use in both trees of a window."""
     cdef u64 live = 0
     cdef Tree *t
     cdef int sign
@@ -96,7 +101,7 @@ cdef inline u64 live_units(const Series *s, u32 at, int64_t number) noexcept nog
 
 
 cdef inline bint gives_more(const Series *s, u32 at, int family, int64_t number, bint hard) noexcept nogil:
-    """The family has hosts, and a length that may still be given up."""
+    """The family has hosts, and a length that may be given up."""
     cdef Slot *slot = &s.slot[at]
     if length_of(s, slot, family) == 0 or hosts_in(s, at, family, number) == 0:
         return False
@@ -104,7 +109,7 @@ cdef inline bint gives_more(const Series *s, u32 at, int family, int64_t number,
 
 
 cdef inline void begin_walk(Series *s, u32 at, int level) noexcept nogil:
-    """From now on the hosts of the slot's family count at that level; those that are there follow."""
+    """Sets the level of the slot's family, and begins the walk that folds its hosts."""
     cdef Slot *slot = &s.slot[at]
     slot.level[slot.family] = <u8>level
     slot.folding = True
@@ -115,7 +120,7 @@ cdef inline void begin_walk(Series *s, u32 at, int level) noexcept nogil:
 
 
 cdef inline bint begin_fold(Series *s, u32 at, int64_t number, bint hard) noexcept nogil:
-    """Gives up the next length of one family; False when nothing is left to give."""
+    """Gives up the next length of one family. Returns False if no length is left."""
     cdef Slot *slot = &s.slot[at]
     cdef bint four = gives_more(s, at, 0, number, hard), six = gives_more(s, at, 1, number, hard)
     if not four and not six:
@@ -126,7 +131,7 @@ cdef inline bint begin_fold(Series *s, u32 at, int64_t number, bint hard) noexce
 
 
 cdef inline bint step_past(Slot *slot, const Address *host) noexcept nogil:
-    """The walk goes on behind a host; False behind the last address."""
+    """Moves the walk to the address after a host. Returns False after the last address."""
     cdef Address a = host[0]
     cdef bint more = next_address(&a)
     slot.hi, slot.lo = a.hi, a.lo
@@ -134,10 +139,10 @@ cdef inline bint step_past(Slot *slot, const Address *host) noexcept nogil:
 
 
 cdef inline int fold_host(Tree *t, const Address *host, const Address *target) noexcept nogil:
-    """Moves the count of a host to its prefix, at one moment for every reader if that can be."""
+    """Moves the count of a host to its prefix, in one step for readers if a block is free. Returns OK or a code."""
     cdef u32 n = trie_count(&t.arena, host, width(host.version))
     cdef int code = trie_move(&t.arena, host, target, n)
-    if code == FULL or code == OVERFLOW:  # no block for both, or their sum would pass the bound, for that moment
+    if code == FULL or code == OVERFLOW:  # no block for both, or their sum is too large, while both are there
         trie_remove(&t.arena, host, n)
         code = trie_add(&t.arena, target, n)
         if code != OK:
@@ -146,13 +151,13 @@ cdef inline int fold_host(Tree *t, const Address *host, const Address *target) n
 
 
 cdef inline bint fold_next(Series *s, u32 at, int64_t number) noexcept nogil:
-    """Folds the next host of the walk; False when the walk is over."""
+    """Folds the next host of the walk. Returns False if the walk is over."""
     cdef Slot *slot = &s.slot[at]
     cdef Tree *t = s.own.tree[2 * at + slot.sign]
     cdef bint v6 = slot.family == 1
     cdef Address start, host, target
     start.hi, start.lo, start.version = slot.hi, slot.lo, 6 if v6 else 4
-    # Damaged bytes may lead backwards, and a walk that went there would not end.
+    # Damaged bytes may lead backwards, and the walk would not end.
     if t != NULL and slot.number[slot.sign] == number and seek_host(&t.arena, v6, &start, 1, &host) and (
         compare(host.hi, host.lo, start.hi, start.lo, 128) >= 0
     ):
@@ -169,12 +174,12 @@ cdef inline bint fold_next(Series *s, u32 at, int64_t number) noexcept nogil:
 
 
 cdef inline bint fold_some(Series *s, u32 at, int64_t number, bint hard) noexcept nogil:
-    """Up to `STEPS` hosts; False when there is nothing to fold any more."""
+    """Folds up to STEPS hosts. Returns False if no length is left to give up."""
     cdef Slot *slot = &s.slot[at]
-    cdef int i
+    cdef int _i
     if not slot.folding and not begin_fold(s, at, number, hard):
         return False
-    for i in range(STEPS):
+    for _i in range(STEPS):
         if not fold_next(s, at, number):
             slot.folding = False
             break
@@ -183,13 +188,15 @@ cdef inline bint fold_some(Series *s, u32 at, int64_t number, bint hard) noexcep
 
 
 cdef inline bint fold_one_of(Tree *t, const Address *place, int length) noexcept nogil:
-    """Moves one host of a prefix to its first address, `place`. False when none of some hosts could be moved."""
+    """Moves one host of a prefix to its first address, `place`. Returns False if none of STEPS hosts could be moved."""
     cdef Address start = place[0], host
-    cdef int i
-    for i in range(STEPS):
-        if not seek_host(&t.arena, place.version == 6, &start, 1, &host) or (
-            compare(host.hi, host.lo, start.hi, start.lo, 128) < 0 or compare(host.hi, host.lo, place.hi, place.lo, length) != 0
-        ):
+    cdef int _i
+    for _i in range(STEPS):
+        if not seek_host(&t.arena, place.version == 6, &start, 1, &host):
+            return False
+        if compare(host.hi, host.lo, start.hi, start.lo, 128) < 0:
+            return False
+        if compare(host.hi, host.lo, place.hi, place.lo, length) != 0:
             return False
         if fold_host(t, &host, place) == OK:
             return True
@@ -200,8 +207,10 @@ cdef inline bint fold_one_of(Tree *t, const Address *place, int length) noexcept
 
 
 cdef inline bint fold_beside(Series *s, Tree *t, u32 at, const Address *host) noexcept nogil:
-    """Makes a place for a host by folding another one, at the longest length that it shares with any. False when that
-    can't be, or the other family is being folded."""
+    """Folds another host to the longest length that it shares with `host`, so that `host` can count there.
+
+    Returns False if that is not possible, or if a walk folds the other family.
+    """
     cdef Slot *slot = &s.slot[at]
     cdef int family = host.version == 6, row = row_of(s, family), level = slot.level[family]
     cdef Address place
@@ -222,7 +231,7 @@ cdef inline bint fold_beside(Series *s, Tree *t, u32 at, const Address *host) no
 
 
 cdef inline void make_room(Series *s, u32 at, int64_t number) noexcept nogil:
-    """What a window gives up for one change that may add a host."""
+    """Folds what one record that may add a host has to fold."""
     cdef u64 live
     if too_many(s, at, number):
         fold_some(s, at, number, True)
@@ -233,7 +242,7 @@ cdef inline void make_room(Series *s, u32 at, int64_t number) noexcept nogil:
 
 
 cdef inline bint coalesced(Tree *t, u32 least) noexcept nogil:
-    """Puts free blocks together, if so many units were given back since the last time."""
+    """Merges free blocks if at least `least` units were released since the last time."""
     if t.arena.freed < least:
         return False
     coalesce(&t.arena)
@@ -241,13 +250,14 @@ cdef inline bint coalesced(Tree *t, u32 least) noexcept nogil:
 
 
 cdef inline int add_coarse(Series *s, Tree *t, int64_t number, const Address *host, u32 n) noexcept nogil:
+    """Adds at the length to which the window is folded."""
     cdef Address a = host[0]
     coarsen(s, &s.slot[slot_of(number, s.slots)], &a)
     return trie_add(&t.arena, &a, n)
 
 
 cdef inline int add_bounded(Series *s, Tree *t, int64_t number, const Address *host, u32 n) noexcept nogil:
-    """Adds to a tree of a window, at the length that the window has room for. OK; or FULL or OVERFLOW."""
+    """Adds to a tree of a window, and folds hosts if it has no room. Returns OK, FULL or OVERFLOW."""
     cdef u32 at = slot_of(number, s.slots)
     cdef int code, rounds = 0
     make_room(s, at, number)
@@ -266,7 +276,7 @@ cdef inline int add_bounded(Series *s, Tree *t, int64_t number, const Address *h
 cdef inline int move_bounded(
     Series *s, Tree *t, int64_t number, const Address *source, const Address *target
 ) noexcept nogil:
-    """One of what is counted at `source`, at whatever length it is by now, goes to `target`. OK; or UNMATCHED or FULL."""
+    """Moves one count of `source`, at whatever length it counts now, to `target`. Returns OK, UNMATCHED or FULL."""
     cdef u32 at = slot_of(number, s.slots)
     cdef Slot *slot = &s.slot[at]
     cdef int family = source.version == 6, row, code = UNMATCHED

@@ -3,12 +3,12 @@
     unit 0                 HEADER_UNITS                bump            limit
     | Header               | blocks, used and free ... | never touched | slack |
 
-A tree lies in one reserved range of address space that never moves; the range is reserved, and a page costs memory from
-its first touch on. A *unit* is sixteen bytes. A *block* is named by its first unit, a number that means the same in each
-process that maps the bytes. A largest block fits into the slack, so a reader bounds a block by its first unit alone.
+A tree lies in one reserved range of address space that never moves. A page of the range costs memory from its first
+touch on. A *unit* is sixteen bytes. A *block* is named by its first unit, a number that means the same in each process
+that maps the bytes. The largest block fits into the slack, so a reader checks the first unit of a block alone.
 
-`reach` tells readers of a file where its memory ends: a reader that was overtaken in mid-walk may read a unit out of a
-block that was used again, and must not go where the file has no memory.
+`reach` is where the memory of a file ends. A reader that a writer overtook may read a unit number out of a block that
+was used again; it goes no further than `reach`, because a page without memory raises SIGBUS.
 
 The struct `Arena` is what the owner, or a reader, knows of such a range; it is private memory of the process.
 """
@@ -30,51 +30,51 @@ cdef extern from *:
     const u8 BY_SIZE "ia_by_size"[15]
 
 cdef enum:
-    UNIT = 16
+    UNIT = 16                            # bytes
     CLASSES = 15
     LEAF_CLASS = 0
     LARGEST_UNITS = 134
     PAGE = 4096
     HEADER_UNITS = PAGE // UNIT
-    MAX_UNITS = (1 << 29) - 4096        # what 29 bits of a handle can name, and the slack: just under 8 GiB
+    MAX_UNITS = (1 << 29) - 4096         # 29 bits of a handle can name them and the slack: just under 8 GiB
     MIN_CAPACITY = 2 * PAGE
-    MIN_GIVE_BACK = 16 * PAGE          # below that a reset is not worth a system call
-    MAX_GROWTH = 1 << 20                  # bytes that a file grows by at once: zeroing them is a pause
-    TRIM_SLICE = 1 << 17                 # bytes that are given back at once: some ten microseconds
+    MIN_GIVE_BACK = 16 * PAGE            # a reset that frees less makes no system call
+    MAX_GROWTH = 1 << 20                 # bytes by which a file grows at once: to zero them takes time
+    TRIM_SLICE = 1 << 17                 # bytes that one trim gives back: some ten microseconds
     MAGIC = 0x7464756169                 # "iaudt"
     LAYOUT = 2
     BYTE_ORDER_MARK = 0x01020304
-    MAX_NAME = 64
+    MAX_NAME = 64                        # bytes
 
 cdef struct Header:
-    # One cache line for readers: what a query touches first.
+    # A query reads this cache line first.
     u64 seq
-    u64 root[2]          # an entry a family, IPv4 first: count << 32 | child
+    u64 root[2]          # one entry per family, IPv4 first: count << 32 | child
     u64 hosts[2]         # distinct addresses
     u64 magic
     u32 layout
     u32 byte_order
     u32 limit            # units
-    u32 reach            # units that have memory for sure: readers go no further; at most `limit`
-    # whose tree it is, in a file; written before the tree is published
+    u32 reach            # units that have memory; at most `limit`
+    # the label, in a file; written before the tree is published
     u32 service_size
     u32 listener_size
     char service[MAX_NAME]
     char listener[MAX_NAME]
-    u32 names_sum        # `sum_of_label`: a damaged name would be counted as somebody else's
-    u32 kind             # SESSIONS of a listener, or a WINDOW of time
-    # of a window: which one it is now (room `window`)
-    int64_t number       # changes with the content
-    int64_t newest       # of the ring; in its head alone
+    u32 names_sum        # `sum_of_label`: a reader rejects a damaged name
+    u32 kind             # SESSIONS of a listener, or a WINDOW
+    # of a window (room `window`)
+    int64_t number       # of the window that the tree holds now
+    int64_t newest       # of the ring; only in the ring's first tree
     int64_t base
     u32 interval         # seconds
     u32 slots
     u32 slot
-    u32 sign             # 0: what was added, 1: what was taken away
+    u32 sign             # 0: what was added, 1: what was subtracted
     u32 level[2]         # prefix lengths to which hosts were folded, IPv4 first
-    u64 folded           # hosts that were
+    u64 folded           # number of hosts that were folded
 
-# Whose tree it is, as its owner knows it: what stands in a file is for others.
+# The name of a tree, in private memory: the owner never reads it back from the file.
 cdef struct Label:
     u32 service_size
     u32 listener_size
@@ -88,22 +88,22 @@ cdef struct Label:
 
 cdef struct Arena:
     u8 *base
-    u32 limit            # units that may be handed out; a reader's bound, kept out of the shared bytes
-    u32 lock             # writers of this tree, one at a time
+    u32 limit            # units that may be handed out; in private memory, so that a reader can trust it
+    u32 lock             # the writer lock of the tree
     u64 size             # bytes of the reserved range, slack included; a multiple of GRAIN
-    u64 waiting          # of the writers, those who found the lock taken: a batch lets them go first
-    # the allocator's own: it trusts nothing that another process could have written
+    u64 waiting          # writers that wait for the lock: a batch yields to them
+    # the allocator's state: private, because another process could write to shared bytes
     u32 bump             # first unit that was never handed out
-    u32 backed           # what stands in `reach`; all of them where there is no file
+    u32 backed           # the value of `reach`; equal to `limit` without a file
     u32 free[CLASSES]    # first block of each list; 0: none
     u32 live             # units in blocks that are in use
-    u32 freed            # units given back since the free ones were last put together (room `coalesce`)
-    u64 touched          # bytes from the start that an earlier content has left in memory
-    int fd               # of the file, to ask for more; -1: none
-    bint in_file         # what is mapped is a file's
-    int guarded          # for good, once it has been in a file
+    u32 freed            # units released since the last `coalesce`
+    u64 touched          # bytes from the start that earlier contents have left in memory
+    int fd               # of the file that may grow; -1: no file
+    bint in_file         # the mapped bytes are those of a file
+    int guarded          # slot of the guard, kept once the arena was in a file; else UNGUARDED
     u64 offset           # of the range in the file
-    u64 held             # bytes of the range that were asked of the system
+    u64 held             # bytes of the range that the file system has given
 
 
 cdef inline Header *header(const Arena *a) noexcept nogil:
@@ -111,7 +111,7 @@ cdef inline Header *header(const Arena *a) noexcept nogil:
 
 
 cdef inline u32 sum_of_label(const Header *h) noexcept nogil:
-    """FNV-1a over the bytes of both names and their sizes, and over what never changes of a window. The sizes fit."""
+    """FNV-1a over both names, their sizes, and the constant fields of a window. The caller checked the sizes."""
     cdef u32 s = 2166136261, i
     for i in range(h.service_size):
         s = (s ^ <u8>h.service[i]) * 16777619
@@ -127,7 +127,7 @@ cdef inline u32 sum_of_label(const Header *h) noexcept nogil:
 
 
 cdef inline void write_label(Arena *a, const Label *label) noexcept nogil:
-    """Says in the bytes whose tree it is. Before others can find it."""
+    """Writes the label into the header, before other processes can find the tree."""
     cdef Header *h = header(a)
     h.service_size, h.listener_size = label.service_size, label.listener_size
     memcpy(h.service, label.service, MAX_NAME)
@@ -141,14 +141,14 @@ cdef inline u8 *block(const Arena *a, u32 unit) noexcept nogil:
 
 
 cdef inline u32 reach_of(const Arena *a) noexcept nogil:
-    """The bound of a reader's handles. It stands in shared bytes, so it is believed only as far as the mapping goes."""
+    """The bound of unit numbers for a reader. `reach` lies in shared bytes, so `limit` bounds it."""
     cdef u32 units = load32(&header(a).reach)
     return units if units < a.limit else a.limit
 
 
 cdef inline u64 range_of(u64 capacity) noexcept nogil:
     """Bytes of address space for an arena of that capacity."""
-    # The slack lets a reader bound a handle by its first unit alone: a whole largest block fits behind the limit.
+    # The slack: a largest block fits after the limit.
     cdef u64 size = capacity // UNIT
     size = ((MAX_UNITS if size > MAX_UNITS else size) + 2 * LARGEST_UNITS) * UNIT
     return size + (GRAIN - size % GRAIN) % GRAIN

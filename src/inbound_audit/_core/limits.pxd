@@ -1,8 +1,8 @@
 """Limits that are checked at accept, and which sessions count in which.
 
 Prefixes are listed for networks; an address belongs to the network of its longest listed prefix, and to the default
-network where no prefix is listed. So the networks are a partition of the addresses. Each has a table of limits of its own.
-A limit counts the sessions of its own network only: those of other networks use up nothing of it.
+network where no prefix is listed. So the networks are a partition of the addresses. Each has a table of limits of its
+own. A limit counts the sessions of its own network only: those of other networks use up nothing of it.
 
     0.0.0.0/0        default          the default's sessions in 0.0.0.0/0 are
       10.0.0.0/8     partner            + count(0.0.0.0/0) - count(10.0.0.0/8) + count(10.1.0.0/16)
@@ -16,14 +16,13 @@ exact as of one moment.
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 
-from inbound_audit._core.address cimport mask
+from inbound_audit._core.address cimport compare, mask
 from inbound_audit._core.bits cimport u64, high_bits
-from inbound_audit._core.model cimport Term, Tree, ia_ac
+from inbound_audit._core.model cimport Term, Tree, ia_ac, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.query cimport peer_of
 from inbound_audit._core.sums cimport listener_total, sum_trees, tree_sum
 from inbound_audit._core.trees cimport trees_of
-from inbound_audit._core.trie cimport compare
 
 cdef enum:
     NO_NODE = -1            # the parent of a prefix that lies in no other one: the default network
@@ -94,7 +93,9 @@ cdef inline size_t first_term(const Table *t, bint v6, u64 hi, u64 lo, int lengt
     return low
 
 
-cdef inline int64_t count_in_network(const LimitSet *s, int table, int node, Tree *first, const Prefix *p) noexcept nogil:
+cdef inline int64_t count_in_network(
+    const LimitSet *s, int table, int node, Tree *first, const Prefix *p
+) noexcept nogil:
     """Sessions of a network below a prefix around an address; `node` is the longest listed prefix of that address.
 
     O(prefix length x trees x (1 + terms below the prefix)).
@@ -110,7 +111,7 @@ cdef inline int64_t count_in_network(const LimitSet *s, int table, int node, Tre
     end = first_term(t, v6, p.address.hi | ~high_bits(p.length), p.address.lo | ~high_bits(p.length - 64), 129)
     while first != NULL:
         total += tree_sum(first, p if table_of(s, node) == table else NULL, t.term[v6] + begin, end - begin)
-        first = first.next
+        first = load_tree(&first.next)
     return total
 
 
@@ -120,7 +121,7 @@ cdef inline int64_t network_total(const LimitSet *s, int table, Tree *first) noe
     cdef int64_t total = 0
     while first != NULL:
         total += tree_sum(first, NULL, t.term[0], t.terms[0]) + tree_sum(first, NULL, t.term[1], t.terms[1])
-        first = first.next
+        first = load_tree(&first.next)
     return total
 
 

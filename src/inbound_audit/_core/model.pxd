@@ -9,7 +9,7 @@ rings, one for each owner that records in it; a ring has one tree for each windo
 own: it is the view of all SMTP sessions of the cluster, and a host without a cluster is a cluster of one.
 
 Readers follow these pointers without a lock, so each is published by one store (`publish_tree`, `publish_ring`) after
-the structure behind it is complete. A `Tree` and its address range live as long as the audit.
+the structure is complete. A `Tree` and its address range live as long as the audit.
 """
 
 from libc.stdint cimport int64_t
@@ -26,63 +26,71 @@ cdef extern from "inbound_audit/_core/bits.h":
 cdef enum:
     MAX_SERVICES = 64
     MAX_SERVICE_NAME = 63
-    MAX_TREES = 4096       # listeners and windows of one owner: bounds a sum, and the address space reserved
+    MAX_TREES = 4096        # listeners and windows of one owner: bounds a sum, and the reserved address space
     MAX_SERIES = 1024
     MAX_MONITORS = 16
-    MAX_SLOTS = 1024       # windows of one series
-    SMTP = 0                # the service of a count that names none
-    INBOUND_CIDR = 1                # inbound_cidr
+    MAX_SLOTS = 1024        # windows of one series
+    SMTP = 0                # the default service
+    INBOUND_CIDR = 1        # the view inbound_cidr
 
 # What a tree counts.
 cdef enum Kind:
     SESSIONS = 0            # of a listener
     WINDOW = 1              # of a series
 
-# What a tree is ready for.
+# What a series counts.
+cdef enum Scope:
+    CONNECTIONS = 0         # of a monitor
+    RECEPTIONS = 1
+    REJECTIONS = 2
+    ADDRESSES = 3           # of a named series
+    STRINGS = 4             # of a named series; the addresses are hashes
+
+# May a session be opened in a tree?
 cdef enum State:
     READY = 0
-    NO_FILE = 1            # a fork's child: before it counts, it needs a file of its own
-    ENDED = 2               # the audit is closed
+    NO_FILE = 1             # not yet: the process needs a file of its own first (the child of a fork, shared mode)
+    ENDED = 2               # no more: the audit is closed
 
 cdef struct Tree:
-    # What a sum reads stands first.
+    # A sum reads the first fields.
     Tree *next              # of the same service
-    u64 stalled             # a `seq` in mid-update that a reader has waited for in vain
+    u64 stalled             # a `seq` in mid-update for which a reader has waited without success
     Arena arena
     Owner *owner
-    Tree *older             # made before this one: all of an audit
-    Tree *sibling           # foreign: of the same file, or waiting to be used again
-    u64 max_units           # foreign: more hosts than this can't be in the memory that the file has
-    u64 dropped             # foreign: when it left, in nanoseconds of a clock that only grows
-    int service             # of a window: MAX_SERVICES and the number of its series
-    u32 listener_id                 # listeners of the same service and name, in all processes, have the same number
-    u32 epoch               # grows when the tree is forgotten; written under the arena's lock
-    u32 state               # written under the arena's lock
+    Tree *older             # the tree of this audit that was made before
+    Tree *sibling           # of another owner: the next tree of the file, or the next that may be used again
+    u64 max_units           # of another owner: the units for which its file has memory; 0: a tree of our own
+    u64 dropped             # of another owner: when it was detached, in nanoseconds of a monotonic clock
+    int service             # of a window: MAX_SERVICES plus the number of its series
+    u32 listener_id         # equal for listeners of the same service and name in all processes
+    u32 epoch               # grows when the tree is emptied; written under the arena's lock
+    u32 state               # State; written under the arena's lock
     Label label
     Ring *ring              # of a window
 
-# One process's windows of one series. Window `number` of the ring lies in slot `number` mod `slots`; of each slot there
-# is a tree for what was added, and one for what was taken away as soon as something was. The head is the tree of slot 0.
+# One process's windows of one series. Window `number` lies in slot `number` mod `slots`. A slot has a tree for what was
+# added; it gets a second tree when something is subtracted. The head of a ring is the first tree of slot 0.
 cdef struct Ring:
     Ring *next              # of the same series, in another process
-    Ring *same_file         # foreign: of the same file; of those that have left, the next
+    Ring *same_file         # of another owner: the next ring of the file, or the next that may be used again
     Series *series
-    Tree **tree             # of slot and sign: [2 * slot + sign]; NULL where there is none
-    u64 dropped             # foreign: when it left
+    Tree **tree             # [2 * slot + sign]; NULL: no tree
+    u64 dropped             # of another owner: when it was detached, as in `Tree`
 
 # What the owner of a ring knows of a slot.
 cdef struct Slot:
-    int64_t number[2]       # of the window that each of its trees holds
-    u8 level[2]             # rows of the table of lengths to which hosts were folded, IPv4 first
-    u8 family               # being folded
-    u8 sign                 # where the walk of the folding is
-    bint folding
-    u64 hi                  # and at which address
+    int64_t number[2]       # of the window that each of the two trees holds
+    u8 level[2]             # index in the table of lengths (room `fold`), IPv4 first
+    bint folding            # a walk that folds hosts is under way:
+    u8 family               # in this family (0: IPv4, 1: IPv6),
+    u8 sign                 # in this tree,
+    u64 hi                  # from this address on
     u64 lo
-    u64 folded
+    u64 folded              # number of hosts that were folded
 
 cdef struct Series:
-    u32 scope               # connections, receptions, rejections, addresses or strings
+    u32 scope               # Scope
     u32 family              # 4 or 6: only addresses of that version are recorded and counted here; 0: both
     u32 family_reported     # 1: a query or change with the other version was reported
     u32 name_size
@@ -90,23 +98,23 @@ cdef struct Series:
     u32 interval            # seconds
     u32 slots
     Owner *owner
-    Ring *first             # of all processes; published
-    Ring *spare             # of those that have gone
-    # our own part
-    Ring *own               # NULL: we don't count there
-    u32 lock                # writers of our ring, one at a time
-    u32 state
-    u32 ready               # published when our ring is complete
-    u64 waiting
+    Ring *first             # of the rings of all owners; published
+    Ring *spare             # of the rings that may be used again
+    # the ring of this process
+    Ring *own               # NULL: this process does not record in the series
+    u32 lock                # the writer lock of the ring
+    u32 state               # State; written under the lock
+    u32 ready               # published when the ring is complete
+    u64 waiting             # writers that wait for the lock
     int64_t newest          # number of the current window
-    int64_t base            # that number less the clock's
+    int64_t base            # `newest` minus the number that the clock gives
     Slot *slot
-    u32 max_units          # of a window: beyond three quarters of it detail is given up
-    u32 max_hosts          # of a window; 0: no bound
-    u64 keep                # bytes that a window may leave in memory
-    bint trims
-    u64 uncounted           # for which there was no room
-    int log_fd              # -1: none
+    u32 max_units           # of a window; it folds hosts from three quarters of this on
+    u32 max_hosts           # of a window; 0: no bound
+    u64 keep                # bytes of a window's pages that stay when it is emptied
+    bint trims              # some windows still have pages beyond that
+    u64 uncounted           # events that found no room
+    int log_fd              # of the change log; -1: no log
     u64 log_id
     u64 log_sequence
     u64 log_failures
@@ -119,17 +127,17 @@ cdef struct Service:
 cdef struct Owner:
     Service service[MAX_SERVICES]
     u32 services            # published after the service is complete
-    u32 trees               # own ones
-    bint shared
-    Tree *newest            # of all that were ever made
-    Tree *spare             # foreign ones that were dropped
+    u32 trees               # of this process
+    bint shared             # other owners may be attached
+    Tree *newest            # the last tree that was made: `older` leads to all of them
+    Tree *spare             # the trees of other owners that may be used again
     Series *series[MAX_SERIES]
     u32 series_known        # published after the series is complete
-    u32 monitors            # series[3 * m + kind] is that of monitor m
+    u32 monitors            # series[3 * m + kind] belongs to monitor m
     int64_t (*now)(Owner *) noexcept nogil   # microseconds since 1970; NULL: the system's clock
-    void *clock             # the door's
-    int64_t last_now
-    # our own file, in shared mode
+    void *clock             # the extension's: a Python callable
+    int64_t last_now        # the last valid time of that clock
+    # the file of this process, in shared mode
     int own_fd
     u32 own_sections
 
@@ -141,22 +149,15 @@ cdef struct Term:
     int length
     int sign
 
-# What a policy asks: the connecting IP and its listener. Copied by value into Lua, so it owns nothing; `tree` stays
-# good as long as the owner, which every holder of a copy keeps alive.
+# The accept construct: the connecting IP and its listener. Lua gets a copy, so the struct owns nothing; `tree` is valid
+# as long as the owner, and each holder of a copy keeps the audit alive.
 cdef struct ia_ac:
-    # What a count of an IPv4 session reads stands first: a session is met cold, and one cache line is cheaper than two.
+    # A count of an IPv4 session reads the first fields, which lie in one cache line.
     u64 hi
     Tree *tree
     u16 remote_port
     u8 version
     u8 open                 # 1 while the session is counted
-    u32 epoch               # of the tree when the session was opened: another one counts it no more
+    u32 epoch               # of the tree when the session was opened; if it differs, the session is not counted
     u64 lo
     u64 conn_id
-
-cdef enum Scope:
-    CONNECTIONS = 0
-    RECEPTIONS = 1
-    REJECTIONS = 2
-    ADDRESSES = 3       # a named series
-    # STRINGS = 4, of `fold`

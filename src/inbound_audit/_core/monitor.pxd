@@ -9,7 +9,7 @@
 
 from libc.stdint cimport int64_t
 
-from inbound_audit._core.address cimport digit, parse_number
+from inbound_audit._core.address_text cimport digit, parse_number
 from inbound_audit._core.codes cimport BAD_DURATION, BAD_MONITOR, OK
 
 cdef enum:

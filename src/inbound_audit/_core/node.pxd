@@ -1,7 +1,7 @@
-"""The layout of a node, and what can be asked of one.
+"""The layout of a node, and how to search one.
 
-A node tells apart up to 256 children by one byte of the address, the byte at its `depth`; `path` holds the bytes
-before it, so a chain of single children is one node (path compression). Two shapes:
+A node has up to 256 children, by one byte of the address: the byte at its `depth`. `path` holds the bytes before it, so
+a chain of single children is one node (path compression). Two shapes:
 
     small (3, 5, 8, 16, 32 or 64 slots)              full (256 slots)
     +-----------------------------------------+      +---------------------------------+
@@ -19,15 +19,15 @@ An *entry* is one word: the count of all sessions below it, and the child.
     63           32 31 29 28                   0
     |    count     | tag |   unit, or suffix    |
 
-    NONE    nothing there
-    SUFFIX  a host: the last three bytes of its address are here, the rest is the way that led here
+    NONE    no child
+    SUFFIX  a host: the last three bytes of its address; the path has the other bytes
     LEAF    a host: its whole address is in a block
     SMALL, FULL   a node
 
-A small node's slot exists when its bit in `used` is set: that bit is stored last, so a slot appears and disappears
-whole. Sums of sixteen make a prefix that ends inside a full node at most eight loads.
+A slot of a small node exists if its bit in `used` is set. That bit is stored last, so a slot appears and disappears
+whole. With the sums of sixteen slots a prefix that ends inside a full node takes at most eight loads.
 
-Nothing here trusts what it reads further than the arena's slack reaches: a grade is a table index of three bits, a
+A reader may see damaged bytes, so each access stays within the arena's slack: a grade is a table index of three bits, a
 slot number is below 64 or below 256.
 """
 
@@ -41,10 +41,10 @@ from inbound_audit._core.layout cimport LEAF_CLASS, Arena, block
 
 cdef extern from *:
     """
-    /* Indexed by grade; the eighth row answers a grade that no writer stores. */
+    /* Indexed by grade; the eighth value is for a grade that no writer stores. */
     static const unsigned short ia_slots[8] = {3, 5, 8, 16, 32, 64, 256, 0};
     static const unsigned char ia_key_bytes[8] = {8, 8, 8, 16, 32, 64, 64, 0};
-    /* A node that shrinks to the grade must have at most so many children, so that it does not grow back at once. */
+    /* A node shrinks to a grade if it has at most this many children, so that it does not grow again at once. */
     static const unsigned char ia_shrink_to[8] = {2, 3, 6, 12, 24, 48, 0, 0};
     """
     const u16 SLOTS "ia_slots"[8]
@@ -65,9 +65,9 @@ cdef enum:
 cdef struct Node:
     u8 grade
     u8 depth
-    u16 live       # children; the writer's, and the long walks'
+    u16 live       # number of children
     u32 path4      # the first four bytes of the path
-    u64 used
+    u64 used       # one bit per slot
 
 cdef struct Key:
     u64 hi
@@ -111,7 +111,7 @@ cdef inline u8 byte_at(u64 hi, u64 lo, int depth) noexcept nogil:
 
 
 cdef inline bint differ(u64 hi1, u64 lo1, u64 hi2, u64 lo2, int bits) noexcept nogil:
-    """The two differ somewhere in the first `bits` bits."""
+    """The two addresses differ in the first `bits` bits."""
     return ((hi1 ^ hi2) & high_bits(bits)) != 0 or ((lo1 ^ lo2) & high_bits(bits - 64)) != 0
 
 
@@ -145,7 +145,7 @@ cdef inline int size_class(int grade, bint v6) noexcept nogil:
 
 
 cdef inline u64 matches(Node *n, bint v6, u8 byte, u8 care) noexcept nogil:
-    """Slots of a small node whose key equals `byte` in the bits of `care`, as a bit map."""
+    """A bit map of the slots of a small node whose key equals `byte` in the bits of `care`."""
     cdef u8 *keys = keys_of(n, v6)
     cdef u64 used = acquire64(&n.used)  # first: a slot's key and entry are stored before its bit
     cdef u64 hits = match16(keys, byte, care)
@@ -157,10 +157,10 @@ cdef inline u64 matches(Node *n, bint v6, u8 byte, u8 care) noexcept nogil:
     return hits & used
 
 
-# ---- questions
+# ---- queries
 
 cdef inline u64 *find(Node *n, bint v6, bint full, u8 byte) noexcept nogil:
-    """Where the entry of that byte stands; NULL when a small node has none (a full one's may be empty)."""
+    """The place of the entry of that byte; NULL if a small node has none (a full node's entry may be empty)."""
     cdef u64 hits
     if full:
         return entries_of(n, v6, True) + byte
@@ -190,7 +190,7 @@ cdef inline u32 sum_below(Node *n, bint v6, bint full, u8 byte, int bits) noexce
 
 
 cdef inline int next_key(Node *n, bint v6, bint full, int after, int step) noexcept nogil:
-    """The nearest key above (`step` 1) or below (-1) `after`; -1 when there is none. O(slots)."""
+    """The nearest key above (`step` 1) or below (-1) `after`, or -1. O(slots)."""
     cdef u64 used
     cdef int key, best = -1
     if full:
@@ -209,10 +209,10 @@ cdef inline int next_key(Node *n, bint v6, bint full, int after, int step) noexc
     return best
 
 
-# ---- changes (the holder of the writer lock)
+# ---- changes (the caller holds the writer lock)
 
 cdef inline Node *new_node(Arena *a, bint v6, int grade, int depth, u64 hi, u64 lo) noexcept nogil:
-    """An empty node that nobody can reach yet; NULL when the arena is full."""
+    """An empty node that is not published yet; NULL if the arena is full."""
     cdef u32 unit = alloc(a, size_class(grade, v6))
     cdef Node *n
     if unit == 0:
@@ -228,7 +228,7 @@ cdef inline Node *new_node(Arena *a, bint v6, int grade, int depth, u64 hi, u64 
     if v6:
         store64(<u64 *>(<u8 *>n + 16), hi)
         store64(<u64 *>(<u8 *>n + 24), lo)
-    # A full node needs its entries cleared; a small one its keys, which a sixteen-byte match reads whole.
+    # Clears the sums and entries of a full node; the keys of a small node, because a match reads sixteen at once.
     memset(keys_of(n, v6), 0, 64 + 256 * 8 if grade == GRADE_FULL else KEY_BYTES[grade])
     return n
 
@@ -239,7 +239,7 @@ cdef inline u32 handle(Arena *a, Node *n) noexcept nogil:
 
 
 cdef inline void put(Node *n, bint v6, u8 byte, u64 e) noexcept nogil:
-    """A new slot, published by its last store. The node has room, and no slot for that byte."""
+    """Adds a slot, published by the last store. The node has room, and no slot for that byte."""
     cdef u64 used = n.used
     cdef int slot
     n.live += 1
@@ -247,14 +247,14 @@ cdef inline void put(Node *n, bint v6, u8 byte, u64 e) noexcept nogil:
         store32(sums_of(n, v6) + (byte >> 4), sums_of(n, v6)[byte >> 4] + count_of(e))
         publish64(entries_of(n, v6, True) + byte, e)
         return
-    slot = ctz64(~used) if ~used else 63  # a node without room is one that somebody else wrote to
+    slot = ctz64(~used) if ~used else 63  # another process wrote to a node without room
     keys_of(n, v6)[slot] = byte
     store64(entries_of(n, v6, False) + slot, e)
     publish64(&n.used, used | (<u64>1 << slot))
 
 
 cdef inline void erase(Node *n, bint v6, u8 byte, u64 *at) noexcept nogil:
-    """Takes the slot at `at` away, with what it counts."""
+    """Removes the slot at `at` with its count."""
     n.live -= 1
     if n.grade == GRADE_FULL:
         store32(sums_of(n, v6) + (byte >> 4), sums_of(n, v6)[byte >> 4] - count_of(at[0]))
@@ -264,7 +264,7 @@ cdef inline void erase(Node *n, bint v6, u8 byte, u64 *at) noexcept nogil:
 
 
 cdef inline void copy_slots(Node *source, Node *target, bint v6, u64 *leave) noexcept nogil:
-    """All slots of `source` but the one at `leave` into a fresh node with room for them."""
+    """Copies all slots of `source` except the one at `leave` into a new node that has room for them."""
     cdef bint full = source.grade == GRADE_FULL
     cdef u64 *entries = entries_of(source, v6, full)
     cdef u8 *keys = keys_of(source, v6)

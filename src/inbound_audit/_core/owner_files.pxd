@@ -1,21 +1,20 @@
-"""The files of other processes: their trees among ours, and what is no longer there.
+"""Files of other owners: attached, refreshed, detached.
 
-A process that counts in shared mode is an *owner*: it has one file, and nobody else writes to it.
+A process in shared mode is an *owner*: it has one file, and no other process writes to that file.
 
     0                  65536                 65536 + stride
     | OwnerHeader      | section 0           | section 1           | ...
-                         one tree: an arena as it is in memory, blocks from byte 4096 on
+                         one tree: the bytes of an arena (room `layout`)
 
-Others map a section as soon as it is in use, read only, and hang it in the list of its service, or in the owner's ring of
-its series, as one tree more. What stands in the file is believed only as far as the mapping reaches: a tree's bound is
-the size of our own mapping, and how many rows a walk may find is bounded by the memory that the file system says the file
-has.
+Other owners map a section read-only as soon as it is in use, and attach it: as one more tree in the list of its
+service, or in the owner's ring of its series. The contents of the file are not trusted: the size of the mapping
+bounds a tree, and the memory that the file system reports for the file bounds the rows of a walk.
 
-A tree that is dropped is covered with empty pages (a reader who stands in it counts nothing from there on) and taken
-out of its list. Address range and `Tree` are used again after `REUSE_DELAY_NS` at the earliest, and freed with the audit. (A reader
-that lost its processor for longer, on just that tree, may count some trees twice, once.)
+A detached tree is covered with empty pages, so a reader that stands in it counts 0 from there on, and is taken out of
+its list. Its address range and `Tree` are used again after REUSE_DELAY_NS at the earliest, and freed with the audit.
+(A reader that loses its processor for longer, on just that tree, may count some trees twice in that one query.)
 
-Lock rule: every function here is called by one thread at a time (the door's); readers go on meanwhile.
+Lock rule: one thread at a time calls these functions for an audit, as in the room `trees`. Readers run beside it.
 """
 
 from inbound_audit._core.bits cimport u8, u32, u64, load32, load64
@@ -33,16 +32,16 @@ cdef extern from *:
     const u64 OWNER_MAGIC "IA_OWNER_MAGIC"
     u64 swapped "__builtin_bswap64"(u64) noexcept nogil
 
-# Why a file can't be read; the door has the words.
+# Why a file can't be read; the extension has the messages.
 cdef enum Fault:
     SOUND = 0
-    NOT_READY = 1        # shorter than a header: its owner is still at it
+    NOT_READY = 1        # shorter than a header: its owner still writes it
     OTHER_MAGIC = 2
     OTHER_ORDER = 3
     OTHER_LAYOUT = 4
     NONSENSE = 5         # a number that no owner writes
     CUT_SHORT = 6
-    NO_ROOM = 7          # ours: no memory, or no address space
+    NO_ROOM = 7          # this process has no memory or address space for it
 
 cdef struct OwnerHeader:
     u64 magic
@@ -50,22 +49,23 @@ cdef struct OwnerHeader:
     u32 byte_order
     u64 stride           # bytes from section to section
     u32 trees            # sections in use; published after the section is complete
-    u32 pid              # what the owner says of itself: a label
+    u32 pid              # as the owner states it; not verified
     u64 started          # microseconds since 1970
-    u64 scan_count           # odd while the owner looks for others
+    u64 scan_count       # grows when a scan for other owners begins and ends: odd during a scan
 
 cdef struct MappedOwner:
     OwnerHeader *head    # mapped, read only
     int fd
     int guarded
     u64 stride
-    u64 size             # bytes of the file, the largest we have seen
-    u32 trees            # of which we have looked at so many
+    u64 size             # bytes of the file, the largest that was seen
+    u32 trees            # sections that were attached or rejected
     Tree *first
     Ring *rings
 
 
 cdef inline int header_fault(u64 magic, u32 layout, u32 byte_order, u64 expected) noexcept nogil:
+    """SOUND, or why the first fields of a header are not those of this version."""
     if magic == swapped(expected):
         return OTHER_ORDER
     if magic != expected:
@@ -76,7 +76,7 @@ cdef inline int header_fault(u64 magic, u32 layout, u32 byte_order, u64 expected
 
 
 cdef inline int owner_open(MappedOwner *f, int fd, u64 size) noexcept nogil:
-    """Maps the header of another owner's file of `size` bytes. A Fault; then nothing is held."""
+    """Maps the header of another owner's file of `size` bytes. Returns SOUND; or a Fault, and nothing is mapped."""
     cdef int fault
     f.head = NULL
     if size < GRAIN:
@@ -103,7 +103,7 @@ cdef inline int owner_open(MappedOwner *f, int fd, u64 size) noexcept nogil:
 
 
 cdef inline void owner_close(MappedOwner *f) noexcept nogil:
-    """Lets the header go. The trees were dropped."""
+    """Unmaps the header. The trees were detached before."""
     if f.head != NULL:
         unguard(f.guarded)
         unmap_range(f.head, PAGE)
@@ -111,7 +111,7 @@ cdef inline void owner_close(MappedOwner *f) noexcept nogil:
 
 
 cdef inline Tree *spare_tree(Owner *o, int service, u64 size, u64 now) noexcept nogil:
-    """A tree of that service with an address range of that size, that has rested; NULL when there is none."""
+    """A detached tree of that service and size whose reuse delay is over, or NULL."""
     cdef Tree **at = &o.spare
     cdef Tree *t
     while at[0] != NULL:
@@ -124,12 +124,12 @@ cdef inline Tree *spare_tree(Owner *o, int service, u64 size, u64 now) noexcept 
 
 
 cdef inline Header *open_section(const MappedOwner *f, u32 number) noexcept nogil:
-    """The header of a section, mapped by itself, to see whose tree it is. NULL when there is no address space."""
+    """Maps the header of a section alone, to read its label. NULL if there is no address space."""
     return <Header *>map_file(NULL, PAGE, f.fd, GRAIN + number * f.stride, False)
 
 
-cdef inline void rest_tree(Tree *t, Owner *o, u64 now) noexcept nogil:
-    """Nobody counts there any more, and a reader who still does counts nothing. It stays guarded."""
+cdef inline void retire_tree(Tree *t, Owner *o, u64 now) noexcept nogil:
+    """Covers a tree with empty pages and keeps it for later use. The range stays guarded."""
     if t.arena.base != NULL:
         cover_failed(t.arena.base, t.arena.size, False)
     t.dropped = now
@@ -138,7 +138,7 @@ cdef inline void rest_tree(Tree *t, Owner *o, u64 now) noexcept nogil:
 
 
 cdef inline int map_tree(MappedOwner *f, Owner *o, u32 number, int service, u64 now, Tree **out) noexcept nogil:
-    """Maps section `number` as a tree of our own process, not yet in a list. A Fault; then nothing is changed."""
+    """Maps section `number` as a tree that is not yet in a list. Returns SOUND; or a Fault, and nothing is changed."""
     cdef Tree *t = spare_tree(o, service, f.stride, now)
     cdef void *base
     if t == NULL:
@@ -153,9 +153,9 @@ cdef inline int map_tree(MappedOwner *f, Owner *o, u32 number, int service, u64 
         if t.arena.guarded == UNGUARDED:
             t.arena.guarded = guard(base, f.stride, False)
     if base == NULL or t.arena.guarded == UNGUARDED:
-        rest_tree(t, o, now)
+        retire_tree(t, o, now)
         return NO_ROOM
-    was_lost(t.arena.guarded)  # of who had it before
+    was_lost(t.arena.guarded)  # clears the note of an earlier use
     t.arena.limit = <u32>(f.stride // UNIT - 2 * LARGEST_UNITS)
     t.stalled = 0
     t.max_units = f.size // UNIT
@@ -165,8 +165,10 @@ cdef inline int map_tree(MappedOwner *f, Owner *o, u32 number, int service, u64 
     return SOUND
 
 
-cdef inline int attach_listener_tree(MappedOwner *f, Owner *o, u32 number, int service, u32 listener_id, u64 now) noexcept nogil:
-    """Hangs section `number` in the list of its service. A Fault; then nothing is changed."""
+cdef inline int attach_listener_tree(
+    MappedOwner *f, Owner *o, u32 number, int service, u32 listener_id, u64 now
+) noexcept nogil:
+    """Attaches section `number` to its service. Returns SOUND; or a Fault, and nothing is changed."""
     cdef Tree *t
     cdef int fault = map_tree(f, o, number, service, now, &t)
     if fault == SOUND:
@@ -176,8 +178,10 @@ cdef inline int attach_listener_tree(MappedOwner *f, Owner *o, u32 number, int s
     return fault
 
 
-cdef inline int attach_window_tree(MappedOwner *f, Series *s, u32 number, u32 slot, u32 sign, u64 now) noexcept nogil:
-    """Hangs section `number` in this file's ring of a series. A Fault; then nothing is counted that was not before."""
+cdef inline int attach_window_tree(
+    MappedOwner *f, Series *s, u32 number, u32 slot, u32 sign, u64 now
+) noexcept nogil:
+    """Attaches section `number` to the file's ring of a series. Returns SOUND; or a Fault, and no count is changed."""
     cdef Ring *r = f.rings
     cdef Tree *t
     cdef int fault
@@ -200,13 +204,13 @@ cdef inline int attach_window_tree(MappedOwner *f, Series *s, u32 number, u32 sl
 
 
 cdef inline int owner_refresh(MappedOwner *f, u64 size, u64 memory) noexcept nogil:
-    """What the file system says of the file now: its size and the memory it has, in bytes. A Fault."""
+    """Notes the size and the memory (both in bytes) that the file system reports for the file. Returns a Fault."""
     cdef Tree *t = f.first
     if size < f.size:
         return CUT_SHORT
     while t != NULL:
         t.max_units = 2 * memory // UNIT
-        # An overtaken or damaged walk has gone where nothing was; something may be there later.
+        # A reader hit a page without memory, and the SIGBUS handler covered it; the page may have memory by now.
         if was_lost(t.arena.guarded) and map_file(t.arena.base, f.stride, f.fd, t.arena.offset, False) == NULL:
             return NO_ROOM
         t = t.sibling
@@ -217,7 +221,7 @@ cdef inline int owner_refresh(MappedOwner *f, u64 size, u64 memory) noexcept nog
 
 
 cdef inline void owner_detach(MappedOwner *f, Owner *o, u64 now) noexcept nogil:
-    """Counts its trees no more."""
+    """Detaches all trees of the file."""
     cdef Tree *t = f.first
     cdef Ring *r = f.rings
     while r != NULL:
@@ -228,6 +232,6 @@ cdef inline void owner_detach(MappedOwner *f, Owner *o, u64 now) noexcept nogil:
         f.first = t.sibling
         if t.ring == NULL:
             unlink_tree(o, t)
-        rest_tree(t, o, now)
+        retire_tree(t, o, now)
         t = f.first
     f.trees = 0

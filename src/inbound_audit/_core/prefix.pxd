@@ -12,34 +12,33 @@ Nothing is ever resolved. A text means the same in Python and in Lua because bot
 
 from libc.string cimport memchr, memcmp
 
-from inbound_audit._core.address cimport (
-    Address, explain, from_ipv4, is_mapped, mask, parse_ipv4, parse_number, parse_raw, scan_ipv4, unmap, width,
-)
+from inbound_audit._core.address cimport Address, from_ipv4, is_mapped, mask, unmap, width
+from inbound_audit._core.address_text cimport explain, parse_ipv4, parse_number, parse_raw, scan_ipv4
 from inbound_audit._core.bits cimport u32, u64
 from inbound_audit._core.codes cimport (
     BAD_BRACKET, BAD_CHAR, BAD_EMPTY, BAD_LENGTH, BAD_MASK, BAD_SIGN, BAD_SLASH, NO_PEER, OK,
 )
 
 cdef struct Prefix:
-    Address address  # bits behind `length` are zero
+    Address address  # the bits after `length` are zero
     int length
 
 
 cdef inline int length_fault(const char *s, const char *end) noexcept nogil:
-    """Why what stands behind a slash is no length."""
+    """Why the text after a slash is no length."""
     if s < end and (s[0] == b'-' or s[0] == b'+'):
         return BAD_SIGN
     return BAD_SLASH if s < end and memchr(s, b'/', <size_t>(end - s)) != NULL else BAD_LENGTH
 
 
 cdef inline int parse_length(const char *s, const char *end, int most) noexcept nogil:
-    """The digits behind a slash; a code when they are none."""
+    """The length after a slash; or a code."""
     cdef int length = parse_number(s, end, most)
     return length if length >= 0 else length_fault(s, end)
 
 
 cdef inline int mask_length(u32 bits) noexcept nogil:
-    """The length of a netmask; BAD_MASK when it has a hole or is inverted."""
+    """The length of a netmask; BAD_MASK if it has a hole or is inverted."""
     cdef int length = 0
     while length < 32 and bits >> 31:
         bits <<= 1
@@ -48,7 +47,7 @@ cdef inline int mask_length(u32 bits) noexcept nogil:
 
 
 cdef inline int pair_length(const char *s, const char *end, int version) noexcept nogil:
-    """A `pair` (s points behind the first slash): its length in that family. Both are read, whichever is meant."""
+    """The length of a `pair` in that family; `s` points after the first slash. Both lengths are checked."""
     cdef const char *comma = <const char *>memchr(s, b',', <size_t>(end - s)) if s < end else NULL
     cdef int first, second
     if comma == NULL:
@@ -63,7 +62,7 @@ cdef inline int pair_length(const char *s, const char *end, int version) noexcep
 
 
 cdef inline int relative_length(const char *s, const char *end, int version) noexcept nogil:
-    """A `length` or `pair` (s points behind the first slash) as a length in that family."""
+    """The length of a `length` or `pair` in that family; `s` points after the first slash."""
     cdef int length = parse_number(s, end, 128)
     if length < 0:
         return pair_length(s, end, version)
@@ -73,7 +72,7 @@ cdef inline int relative_length(const char *s, const char *end, int version) noe
 
 
 cdef inline int parse_localhost(const char *s, const char *end, Prefix *out) noexcept nogil:
-    """`s` points behind the name."""
+    """``localhost`` with an optional length; `s` points after the name."""
     cdef int length = 32
     if s < end:
         if s[0] != b'/':
@@ -90,7 +89,7 @@ cdef inline int parse_localhost(const char *s, const char *end, Prefix *out) noe
 
 
 cdef inline int tail_length(const char *tail, const char *end, int version) noexcept nogil:
-    """The length that [tail, end) says: digits, or an IPv4 mask."""
+    """The length of [tail, end): digits, or an IPv4 mask."""
     cdef int length = parse_number(tail, end, width(version)), code
     cdef u32 bits = 0
     if length >= 0 or version == 6 or tail == end or memchr(tail, b'.', <size_t>(end - tail)) == NULL:
@@ -102,7 +101,7 @@ cdef inline int tail_length(const char *tail, const char *end, int version) noex
 
 
 cdef inline int finish(Prefix *out, const char *tail, const char *end) noexcept nogil:
-    """Reads the length in [tail, end), or takes the whole address where tail is NULL; unmaps; clears host bits."""
+    """Reads the length in [tail, end), or takes the whole address if `tail` is NULL; unmaps; clears host bits."""
     cdef Address *a = &out.address
     out.length = width(a.version) if tail == NULL else tail_length(tail, end, a.version)
     if out.length < 0:
@@ -115,7 +114,7 @@ cdef inline int finish(Prefix *out, const char *tail, const char *end) noexcept 
 
 
 cdef inline int parse_bracketed(const char *s, const char *end, Prefix *out) noexcept nogil:
-    """``[ipv6]``, ``[ipv6]/length`` or ``[ipv6/length]``; `s` points behind the first bracket."""
+    """``[ipv6]``, ``[ipv6]/length`` or ``[ipv6/length]``; `s` points after the first bracket."""
     cdef const char *stop = <const char *>memchr(s, b']', <size_t>(end - s))
     cdef const char *slash
     cdef int code
@@ -157,7 +156,7 @@ cdef inline int parse_absolute(const char *s, const char *end, Prefix *out) noex
 
 
 cdef inline int parse_cidr(const char *s, const char *end, const Address *peer, Prefix *out) noexcept nogil:
-    """What the text means for that connecting IP (NULL: there is none). OK, or why not."""
+    """The prefix that a text means for a connecting IP (`peer`, may be NULL). Returns OK or a code."""
     cdef int code
     if s == end:
         return BAD_EMPTY

@@ -1,4 +1,4 @@
-"""What a session, a listener or an audit asks about open sessions: the arguments of `inbound_session_count`.
+"""Counts of open sessions by the arguments of `inbound_session_count`: of a session, a listener or an audit.
 
 Lock rule: none, and no GIL: Lua calls these functions by address.
 """
@@ -14,7 +14,7 @@ from inbound_audit._core.trees cimport find_service, trees_of
 
 
 cdef inline void peer_of(const ia_ac *ac, Prefix *out) noexcept nogil:
-    """The connecting IP, as a prefix of its own."""
+    """The connecting IP as a prefix."""
     out.address.hi = ac.hi
     out.address.lo = ac.lo if ac.version == 6 else 0
     out.address.version = ac.version
@@ -24,7 +24,7 @@ cdef inline void peer_of(const ia_ac *ac, Prefix *out) noexcept nogil:
 cdef inline int64_t query_sessions(
     const ia_ac *ac, const char *cidr, size_t cidr_size, const char *service, size_t service_size
 ) noexcept nogil:
-    """`ac:inbound_session_count(cidr, service)`; NULL is nil. The count, or a code."""
+    """`ac:inbound_session_count(cidr, service)`; NULL is nil. Returns the count, or a code."""
     cdef Prefix peer, p
     cdef int number = SMTP, code
     peer_of(ac, &peer)
@@ -39,7 +39,7 @@ cdef inline int64_t query_sessions(
 
 
 cdef inline int64_t query_listener(Tree *mine, const Address *peer, const char *cidr, size_t cidr_size) noexcept nogil:
-    """The sessions of one listener below a prefix; `peer` NULL: a length alone is an error. The count, or a code."""
+    """`Listener.inbound_session_count(cidr)`. `peer` NULL: a length alone is an error. Returns the count, or a code."""
     cdef Prefix p
     cdef int code = parse_cidr(cidr, cidr + cidr_size, peer, &p)
     return listener_count(mine, &p) if code == OK else code
@@ -48,7 +48,7 @@ cdef inline int64_t query_listener(Tree *mine, const Address *peer, const char *
 cdef inline int64_t query_absolute(
     Owner *o, const char *cidr, size_t cidr_size, const char *service, size_t service_size
 ) noexcept nogil:
-    """The same without a connecting IP."""
+    """`audit.inbound_session_count(cidr, service)`, without a connecting IP. Returns the count, or a code."""
     cdef Prefix p
     cdef int number = find_service(o, service, service_size)
     cdef int code = parse_cidr(cidr, cidr + cidr_size, NULL, &p)

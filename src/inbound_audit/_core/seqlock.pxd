@@ -1,25 +1,26 @@
-"""One writer, and readers that take no lock: the protocol, and why each answer is right.
+"""One writer, and readers that take no lock: the protocol, and why each result is right.
 
     writer                                    reader
     ------                                    ------
-    build new blocks (nobody can reach them)  s = seq
+    build new blocks (not reachable yet)      s = seq
     seq += 1                (odd)             walk the tree, bounds checked
     publish: stores of single words           seq == s and even?  exact, as of one moment
     seq += 1                (even)            otherwise try again
-    give retired blocks back
+    free retired blocks
 
-What stays true at every instant, also between two stores of a writer that was stopped there:
-  * everything that can be reached from the roots is a complete node; a new one is published by one word;
+The time between the two increments is a *write window*. At every instant, also between two stores of a writer that was
+stopped there:
+  * each node that can be reached from the roots is complete; a new one is published by one word;
   * a block that was reachable in this window is not written again before the window closes.
-So a reader that finds the same *odd* number before and after its walk stood beside a writer that stands still in
-mid-update, and has walked a sound tree: its answer lacks at most that one update (of a move, which adds before it
-takes away, it may have seen the first half: one more, never one less). It waits a little for a writer that runs
-(`READ_SPINS` turns, some microseconds), then takes such an answer, and remembers the number: who meets the same update
-again need not wait. It never offers its processor to anybody: where others want it too, that costs milliseconds.
-A reader whose walk was overtaken sees another number, drops what it saw, and tries again, `READ_TRIES` times at most.
+So a reader that finds the same *odd* number before and after its walk stood beside a writer that stands still, and
+walked a sound tree: its result lacks at most that one update. (A move adds before it removes, so a reader may see one
+session more, never one less.) The reader waits a little for a writer that runs (READ_SPINS tries, some microseconds),
+then takes that result and remembers the number, so that the next reader of the same update need not wait. It never
+yields its processor, because on a busy machine that costs milliseconds. A reader that was overtaken sees another
+number and tries again, at most READ_TRIES times.
 
-Writers of one tree exclude one another with `Arena.lock`, a word that only threads of the owning process see. Lock
-rule: whoever changes a tree holds it; whoever reads does not need it; nothing that can run Python runs under it.
+Lock rule: writers of one tree exclude one another with `Arena.lock`, which only threads of the owning process see. A
+writer holds it, a reader does not need it, and no Python code runs under it.
 """
 
 from inbound_audit._core.bits cimport (
@@ -31,45 +32,51 @@ cdef extern from "<sched.h>" nogil:
     int sched_yield() noexcept
 
 cdef enum:
-    READ_SPINS = 128
+    READ_SPINS = 128    # tries before a writer counts as stopped
     READ_TRIES = 1024
-    REST_PAUSES = 8
-    REST_YIELDS = 64
+    REST_PAUSES = 8     # between two blocks of a batch
+    REST_YIELDS = 64    # at most, while other writers wait
 
 
 cdef inline u64 read_begin(u64 *seq) noexcept nogil:
+    """The number before a walk."""
     return acquire64(seq)
 
 
 cdef inline bint read_stood(u64 *seq, u64 began) noexcept nogil:
-    """Nothing was published since `began`; what was read is sound."""
+    """No write window began or ended since `began`, so the walk was sound."""
     fence_acquire()
     return load64(seq) == began
 
 
 cdef inline bint read_waited(int attempt) noexcept nogil:
-    """A writer that has not moved until now has lost its processor, or worse."""
+    """The writer has not moved for READ_SPINS tries: it lost its processor, or was stopped."""
     return attempt >= READ_SPINS
 
 
 cdef inline void write_open(u64 *seq) noexcept nogil:
-    """Opens the window, unless it is open: two changes in one window are one for a reader."""
+    """Opens the write window, unless it is open: for a reader, two changes in one window are one."""
     if not load64(seq) & 1:
-        publish64(seq, load64(seq) + 1)  # how far readers may go was said before
+        publish64(seq, load64(seq) + 1)  # `reach` was stored before
         fence_release()
 
 
 cdef inline void write_close(u64 *seq) noexcept nogil:
+    """Closes the write window."""
     publish64(seq, load64(seq) + 1)
-    fence_release()  # what is written next, into blocks that were given back, is not seen before this
+    fence_release()  # before any store into the blocks that are freed next
 
 
 cdef inline bint try_lock(u32 *lock) noexcept nogil:
+    """Acquires the lock if it is free. Returns False if it is not."""
     return load32(lock) == 0 and exchange32(lock, 1) == 0
 
 
 cdef inline void lock_wait(u32 *lock, u64 *waiting) noexcept nogil:
-    """Takes the lock; only without the GIL, for whose holder somebody who has the lock may be waiting."""
+    """Acquires the lock. Call it without the GIL: the lock's holder may be waiting for the GIL.
+
+    `waiting` counts the writers that wait.
+    """
     cdef int spins = 0
     if try_lock(lock):
         return
@@ -84,11 +91,11 @@ cdef inline void lock_wait(u32 *lock, u64 *waiting) noexcept nogil:
 
 
 cdef inline void yield_to_waiting(u64 *waiting) noexcept nogil:
-    """Between two blocks of a batch: a moment in which nothing changes, and a longer one for who waits. Bounded."""
-    cdef int i
-    for i in range(REST_PAUSES):
+    """A short rest between two blocks of a batch, and a longer one while other writers wait. Bounded."""
+    cdef int _i
+    for _i in range(REST_PAUSES):
         pause()
-    for i in range(REST_YIELDS):
+    for _i in range(REST_YIELDS):
         if load64(waiting) == 0:
             return
         sched_yield()

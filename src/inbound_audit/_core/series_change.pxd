@@ -1,22 +1,23 @@
 """Records in a series: adds and subtracts counts, moves them, removes a key.
 
-A count may be subtracted: it cancels what was added for the same host, and the rest stands in a second tree of the
-window, so a count may be negative.
+To subtract cancels what was added for the same host first. The rest stands in a second tree of the window, so a count
+may be negative.
 
-Lock rule: a change takes `Series.lock`. Call these functions with or without the GIL, and never with that lock held. The
-time is read before the lock is taken, because a clock may be Python's.
+Lock rule: a change takes `Series.lock`. A caller may hold the GIL or not, and holds no lock. The time is read before
+the lock is taken, because a clock may be Python's.
 """
 
 from libc.stdint cimport int64_t
 
-from inbound_audit._core.address cimport Address, parse_address, width
+from inbound_audit._core.address cimport Address, width
+from inbound_audit._core.address_text cimport parse_address
 from inbound_audit._core.bits cimport u32, fetch_add64
 from inbound_audit._core.change_log cimport MAX_KEY, log_change
 from inbound_audit._core.clock cimport SECOND_US, window_number
 from inbound_audit._core.codes cimport BAD_AMOUNT, CLOSED, LONG_KEY, NEED_NEGATIVE_TREE, NO_KEY, OK, UNMATCHED
-from inbound_audit._core.fold cimport STRINGS, add_bounded, coarsen, move_bounded
+from inbound_audit._core.fold cimport add_bounded, coarsen, move_bounded
 from inbound_audit._core.layout cimport header
-from inbound_audit._core.model cimport CONNECTIONS, ENDED, Owner, Series, Tree, ia_ac
+from inbound_audit._core.model cimport CONNECTIONS, ENDED, STRINGS, Owner, Series, Tree, ia_ac
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.query cimport peer_of
 from inbound_audit._core.series_query cimport counts_family, report_family
@@ -26,14 +27,14 @@ from inbound_audit._core.trie cimport trie_add, trie_count, trie_remove
 from inbound_audit._core.window cimport NO_WINDOW, advance, in_view, lies_back, now_of, slot_of, tree_for, trim
 
 cdef enum:
-    MAX_CLOCK_READS = 8     # times that one change reads the clock
+    MAX_CLOCK_READS = 8     # per change
 
 cdef enum:
     MAX_AMOUNT = 0xFFFFFFFF
 
 
 cdef inline Tree *other_tree(Series *s, int64_t number, int sign) noexcept nogil:
-    """Our tree of that window and sign if it counts anything; NULL otherwise."""
+    """This process's tree of that window and sign if it has hosts; else NULL."""
     cdef u32 at = slot_of(number, s.slots)
     cdef Tree *t = s.own.tree[2 * at + sign]
     if t == NULL or s.slot[at].number[sign] != number:
@@ -42,7 +43,7 @@ cdef inline Tree *other_tree(Series *s, int64_t number, int sign) noexcept nogil
 
 
 cdef inline int add_signed(Series *s, int64_t number, const Address *host, int64_t by) noexcept nogil:
-    """Adds to a window in view. What the same host has on the other side is cancelled first. OK, or a code."""
+    """Adds to a window in view, and cancels what the host has in the opposite tree first. Returns OK or a code."""
     cdef int sign = by < 0, code
     cdef u32 n = <u32>(-by if by < 0 else by), cancelled = 0
     cdef Tree *head = tree_for(s, number, 0)
@@ -67,15 +68,15 @@ cdef inline int add_signed(Series *s, int64_t number, const Address *host, int64
 
 
 cdef inline int64_t lock_at(Series *s, int64_t now) noexcept nogil:
-    """Takes the lock. The time for `advance`: `now`, unless it lies so far back that it has to be asked for once more.
+    """Acquires the lock, and returns the time for `advance`: `now`, or a newer one if `now` is too old.
 
-    Between the question and the lock any time may pass. An old answer must not be taken for a clock that was set back,
-    so that is believed only of an answer to a question that was put when the current window had begun already.
+    Any time may pass between the read of the clock and the lock. An old time looks like a clock that was set back. So a
+    time before the current window is believed only if it was read after the current window had begun.
     """
     cdef int64_t newest
-    cdef int i
+    cdef int _i
     lock_wait(&s.lock, &s.waiting)
-    for i in range(MAX_CLOCK_READS):
+    for _i in range(MAX_CLOCK_READS):
         if not lies_back(s, now):
             return now
         newest = s.newest
@@ -84,16 +85,15 @@ cdef inline int64_t lock_at(Series *s, int64_t now) noexcept nogil:
         lock_wait(&s.lock, &s.waiting)
         if s.newest == newest:
             return now
-    return (s.newest - s.base) * s.interval * SECOND_US  # others turn faster than we can ask: theirs is the time
+    return (s.newest - s.base) * s.interval * SECOND_US  # other threads rotate faster: take their time
 
 
 cdef inline int change(
     Series *s, const Address *host, int64_t by, int64_t now, const char *key, size_t size, int64_t *number
 ) noexcept nogil:
-    """Adds to the current window of our ring, and says which one that is (`number`). OK, or a code and nothing has
-    changed. `key`: as in `log_change`.
+    """Adds to the current window of this process's ring, and stores its number in `number`.
 
-    O(bytes of the address), whatever the windows hold.
+    Returns OK; or a code, and nothing is changed. `key`: as in `log_change`. O(bytes of the address).
     """
     cdef int code = CLOSED
     now = lock_at(s, now)
@@ -109,13 +109,13 @@ cdef inline int change(
 
 
 cdef inline int64_t past_window(const Series *s, int64_t past) noexcept nogil:
-    """The number of the window of a past time, in our timeline."""
+    """The number of the window of a past time, in the ring's timeline."""
     cdef int64_t number = window_number(past, s.interval) + s.base
     return s.newest if number > s.newest else number
 
 
 cdef inline int record_past(Series *s, const Address *host, int64_t by, int64_t now, int64_t past) noexcept nogil:
-    """Adds to the window of a time that has gone. UNMATCHED when that is out of view."""
+    """Adds to the window of a past time. Returns OK, UNMATCHED if that window is out of view, or another code."""
     cdef int code = CLOSED
     cdef int64_t number
     now = lock_at(s, now)
@@ -128,9 +128,9 @@ cdef inline int record_past(Series *s, const Address *host, int64_t by, int64_t 
 
 
 cdef inline void move_event(Series *s, const Address *source, const Address *target, int64_t number) noexcept nogil:
-    """One event turns out to be another address's: it moves within the window in which it was counted, while that is kept.
+    """Moves one event to another address, within the window in which it was recorded, if that is in view.
 
-    Time does not move on: a window that the clock has left behind, and that may come into view again, is not emptied.
+    The ring does not advance: if the clock is set back, a window may come into view again, so it is not emptied here.
     """
     cdef Tree *t
     lock_wait(&s.lock, &s.waiting)
@@ -142,6 +142,7 @@ cdef inline void move_event(Series *s, const Address *source, const Address *tar
 
 
 cdef inline void remove_host(Tree *t, const Address *host) noexcept nogil:
+    """Removes a host with its whole count; `t` may be NULL."""
     cdef u32 n
     if t != NULL:
         n = trie_count(&t.arena, host, width(host.version))
@@ -150,14 +151,16 @@ cdef inline void remove_host(Tree *t, const Address *host) noexcept nogil:
 
 
 cdef inline bint was_folded(const Series *s, int64_t number, const Address *host) noexcept nogil:
+    """Hosts of that family are folded in that window."""
     cdef u32 at = slot_of(number, s.slots)
     return s.slot[at].number[0] == number and s.slot[at].level[host.version == 6] != 0
 
 
 cdef inline int remove_key(Series *s, const Address *host, int64_t now, const char *key, size_t size) noexcept nogil:
-    """Forgets a host in all windows of our ring. What was folded is no host any more, and stays. O(slots x bytes).
+    """Removes a host from all windows of this process's ring. O(slots x bytes of the address).
 
-    Time does not move on, as in `move_event`.
+    Windows that were folded keep their counts, because the host's own count is not known there. The ring does not
+    advance, as in `move_event`.
     """
     cdef int64_t number
     cdef int code = CLOSED
@@ -176,7 +179,7 @@ cdef inline int remove_key(Series *s, const Address *host, int64_t now, const ch
 
 
 cdef inline int read_key(const ia_ac *ac, Series *s, const char *key, size_t size, Address *out) noexcept nogil:
-    """The address that a key of a change stands for. OK or a code. `key` NULL: the connecting IP."""
+    """Stores the address of a key in `out`. `key` NULL: the connecting IP. Returns OK or a code."""
     cdef Prefix peer
     if s.scope == STRINGS:
         if key == NULL:
@@ -197,7 +200,7 @@ cdef inline int read_key(const ia_ac *ac, Series *s, const char *key, size_t siz
 cdef inline int series_add(
     Series *s, const ia_ac *ac, const char *key, size_t size, int64_t by
 ) noexcept nogil:
-    """`add` of a named series. OK or a code."""
+    """`series.add(name, key, by)`. Returns OK or a code."""
     cdef Address a
     cdef int64_t number
     cdef int code = read_key(ac, s, key, size, &a)
@@ -211,7 +214,7 @@ cdef inline int series_add(
 
 
 cdef inline int series_remove(Series *s, const ia_ac *ac, const char *key, size_t size) noexcept nogil:
-    """`remove_item` of a named series, in our own ring. OK or a code."""
+    """`series.remove_item(name, key)`, in this process's ring alone. Returns OK or a code."""
     cdef Address a
     cdef int code = read_key(ac, s, key, size, &a)
     if code != OK or not counts_family(s, a.version):
@@ -219,10 +222,13 @@ cdef inline int series_remove(Series *s, const ia_ac *ac, const char *key, size_
     return remove_key(s, &a, now_of(s.owner), key if s.scope == STRINGS else NULL, size)
 
 
-cdef inline void record_event(Owner *o, int kind, const Address *host, u32 n, int64_t now, int64_t *numbers) noexcept nogil:
-    """Counts for every monitor. What finds no room is counted as such: no session fails for it.
+cdef inline void record_event(
+    Owner *o, int kind, const Address *host, u32 n, int64_t now, int64_t *numbers
+) noexcept nogil:
+    """Records `n` events in every monitor. Events that find no room are added to `uncounted`; no session fails.
 
-    `numbers`, if it is not NULL, has a place for each monitor, and is told in which window that was; NO_WINDOW: in none.
+    `numbers`, if it is not NULL, has a place for each monitor and gets the number of the window, or NO_WINDOW if the
+    event found no room.
     """
     cdef Series *s
     cdef int64_t number
@@ -239,7 +245,7 @@ cdef inline void record_event(Owner *o, int kind, const Address *host, u32 n, in
 cdef inline void move_connection(
     Owner *o, const Address *source, const Address *target, const int64_t *numbers
 ) noexcept nogil:
-    """A connection was another address's. `numbers`: as `record_event` has told."""
+    """Moves a connection to another address. `numbers`: from `record_event`."""
     cdef u32 m
     for m in range(o.monitors):
         move_event(o.series[3 * m + CONNECTIONS], source, target, numbers[m])

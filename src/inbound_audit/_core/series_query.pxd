@@ -13,9 +13,8 @@ from inbound_audit._core.bits cimport u32, u64, acquire32, exchange32, load32, l
 from inbound_audit._core.change_log cimport MAX_KEY
 from inbound_audit._core.clock cimport SECOND_US, window_number
 from inbound_audit._core.codes cimport BAD_WINDOW, LONG_KEY, NO_KEY, OK, OTHER_FAMILY
-from inbound_audit._core.fold cimport STRINGS
 from inbound_audit._core.layout cimport header
-from inbound_audit._core.model cimport ADDRESSES, Owner, Ring, Series, ia_ac, load_ring, load_tree
+from inbound_audit._core.model cimport ADDRESSES, STRINGS, Owner, Ring, Series, Tree, ia_ac, load_ring, load_tree
 from inbound_audit._core.monitor cimport parse_monitor
 from inbound_audit._core.prefix cimport Prefix, parse_cidr
 from inbound_audit._core.query cimport peer_of
@@ -24,7 +23,7 @@ from inbound_audit._core.window cimport now_of, range_count, ring_now, window_co
 
 
 cdef inline Series *find_series(Owner *o, const char *name, size_t size) noexcept nogil:
-    """The named series in which we count ourselves. O(series)."""
+    """The named series of that name in which this process records, or NULL. O(series)."""
     cdef Series *s
     cdef u32 i
     for i in range(acquire32(&o.series_known)):
@@ -35,7 +34,7 @@ cdef inline Series *find_series(Owner *o, const char *name, size_t size) noexcep
 
 
 cdef inline Series *find_monitor(Owner *o, int kind, const char *text, size_t size, int64_t position) noexcept nogil:
-    """The series of a monitor, named by its text or (`text` NULL) by its position. O(monitors)."""
+    """The series of a monitor, by its text or (`text` NULL) its position, or NULL. O(monitors)."""
     cdef int interval, slots
     cdef u32 i
     if text == NULL:
@@ -49,6 +48,7 @@ cdef inline Series *find_monitor(Owner *o, int kind, const char *text, size_t si
 
 
 cdef inline int range_of_windows(const Series *s, int64_t first, int64_t last) noexcept nogil:
+    """OK, or BAD_WINDOW if the range is empty or out of view."""
     return OK if 0 <= first <= last < s.slots else BAD_WINDOW
 
 
@@ -64,7 +64,10 @@ cdef inline int report_family(Series *s) noexcept nogil:
 cdef inline int query_events(
     const ia_ac *ac, Series *s, const char *cidr, size_t size, int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
-    """What a monitor counted below a prefix, in a range of windows. OK or a code. `cidr` NULL: exactly the peer."""
+    """Counts a series of addresses below a prefix, over a range of windows. Returns OK or a code.
+
+    `cidr` NULL: exactly the connecting IP of `ac`. O(owners x windows x prefix length).
+    """
     cdef Prefix peer, p
     cdef int code = range_of_windows(s, first, last)
     if code != OK:
@@ -87,7 +90,7 @@ cdef inline int query_events(
 cdef inline int query_key(
     const ia_ac *ac, Series *s, const char *key, size_t size, int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
-    """The same of a named series: the key of one of strings is a text."""
+    """As `query_events`, for any series: in a series of strings the key is a text."""
     cdef Prefix p
     cdef int code = range_of_windows(s, first, last)
     if s.scope != STRINGS:
@@ -102,21 +105,23 @@ cdef inline int query_key(
 
 
 cdef inline double sliding_average(Series *s, const Prefix *p) noexcept nogil:
-    """The current window, and the one before as far as a window that ends now still covers it; of each ring."""
+    """The sum over all rings: the current window, and the share of the one before that a window ending now covers."""
     cdef int64_t now = now_of(s.owner)
     cdef int64_t number = window_number(now, s.interval), current = 0
     cdef int64_t width_us = <int64_t>s.interval * SECOND_US
     cdef double gone = <double>(now - number * width_us) / <double>width_us, total = 0
     cdef double covered
     cdef Ring *r = load_ring(&s.first)
+    cdef Tree *head
     cdef u64 base
     while r != NULL:
-        if ring_now(r, number, &current):
-            base = load64(<u64 *>&header(&load_tree(&r.tree[0]).arena).base)
-            # A timeline that waits for the clock has its newest window before it.
+        head = load_tree(&r.tree[0])
+        if head != NULL and ring_now(r, number, &current):
+            base = load64(<u64 *>&header(&head.arena).base)
+            # If the clock was set back, the newest window is ahead of the clock and began long ago.
             covered = 1.0 - gone if current == <int64_t>(<u64>number + base) else 1.0
             total += window_count(r, current, p)
-            if s.slots > 1:  # else the one before is out of view, also while nobody has put another in its place
+            if s.slots > 1:  # else the window before is out of view, although its tree may still hold it
                 total += covered * window_count(r, current - 1, p)
         r = load_ring(&r.next)
     return total

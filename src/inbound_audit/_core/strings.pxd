@@ -1,7 +1,7 @@
 """A text as an address: its 128-bit hash, so that series of texts count in the same trie.
 
-SipHash-2-4 with 128 bits of output (Aumasson and Bernstein, 2012). The key is fixed, for processes and restarts have to
-agree on it: two texts that somebody finds to be the same would count as one, which harms nobody but himself.
+The hash is SipHash-2-4. Its key is fixed, because processes and restarts have to agree on it. Two texts with the same
+hash would count as one text.
 """
 
 from inbound_audit._core.address cimport Address
@@ -12,7 +12,7 @@ cdef extern from "inbound_audit/_core/siphash.h":
 
 
 cdef inline void address_of_text(const char *text, size_t size, Address *out) noexcept nogil:
-    """The address that stands for a text. O(size)."""
+    """The address of a text: its hash, as IPv6. O(size)."""
     cdef u64 hash[2]
     sip128(<const u8 *>text, size, 0x0706050403020100, 0x0f0e0d0c0b0a0908, hash)
     out.hi, out.lo, out.version = hash[0], hash[1], 6

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 from inbound_audit._core.address cimport Address
 from inbound_audit._core.bits cimport u64, load64, pause, store64
 from inbound_audit._core.layout cimport Arena, header
-from inbound_audit._core.model cimport Term, Tree
+from inbound_audit._core.model cimport Term, Tree, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
 from inbound_audit._core.trees cimport trees_of
@@ -27,10 +27,10 @@ cdef inline int64_t sum_terms(const Arena *a, const Term *term, size_t terms) no
 
 
 cdef inline int64_t tree_sum(Tree *t, const Prefix *p, const Term *term, size_t terms) noexcept nogil:
-    """Sessions below a prefix (NULL: none) and the signed sum of some terms in one tree, exact as of one moment.
+    """Sessions below a prefix (`p` may be NULL) and the signed sum of some terms in one tree, exact as of one moment.
 
-    `seqlock` says what a stopped writer costs. If a writer overtakes every try without a rest, the last walk is returned,
-    which belongs to no moment; it would have to change the tree a thousand times in the time of one walk each.
+    The room `seqlock` says what a stopped writer costs. If a writer overtakes all READ_TRIES walks, the result is that
+    of the last walk, and of no one moment.
     """
     cdef u64 *seq = &header(&t.arena).seq
     cdef u64 began
@@ -51,7 +51,7 @@ cdef inline int64_t tree_sum(Tree *t, const Prefix *p, const Term *term, size_t 
             sound = seen
             stood = True
         pause()
-    return sound if stood else seen  # a writer that never rests: what stood beside an update, if anything did
+    return sound if stood else seen  # `sound`: a walk of a sound tree, beside an update
 
 
 cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
@@ -60,16 +60,16 @@ cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
 
 
 cdef inline int64_t sum_trees(Tree *t, const Prefix *p) noexcept nogil:
-    """The sum over `t` and the trees behind it."""
+    """The sum over `t` and the trees after it in the list."""
     cdef int64_t total = 0
     while t != NULL:
         total += tree_count(t, p)
-        t = t.next
+        t = load_tree(&t.next)
     return total
 
 
 cdef inline int64_t listener_count(Tree *mine, const Prefix *p) noexcept nogil:
-    """The sum over a listener: one tree, and in shared mode its trees in other processes."""
+    """The sum over a listener: its tree, and in shared mode its trees in other processes."""
     cdef int64_t total = 0
     cdef Tree *t
     if not mine.owner.shared:
@@ -78,11 +78,12 @@ cdef inline int64_t listener_count(Tree *mine, const Prefix *p) noexcept nogil:
     while t != NULL:
         if t.listener_id == mine.listener_id:
             total += tree_count(t, p)
-        t = t.next
+        t = load_tree(&t.next)
     return total
 
 
 cdef inline void whole_family(int version, Prefix *out) noexcept nogil:
+    """The prefix of length 0."""
     out.address.hi = 0
     out.address.lo = 0
     out.address.version = version
@@ -90,7 +91,7 @@ cdef inline void whole_family(int version, Prefix *out) noexcept nogil:
 
 
 cdef inline int64_t tree_total(Tree *t) noexcept nogil:
-    """Both families of one tree."""
+    """Sessions of one tree, both families."""
     cdef Prefix p4, p6
     whole_family(4, &p4)
     whole_family(6, &p6)
@@ -98,7 +99,7 @@ cdef inline int64_t tree_total(Tree *t) noexcept nogil:
 
 
 cdef inline int64_t listener_total(Tree *mine) noexcept nogil:
-    """Both families of a listener."""
+    """Sessions of a listener, both families; in shared mode of all processes."""
     cdef Prefix p4, p6
     whole_family(4, &p4)
     whole_family(6, &p6)
@@ -106,8 +107,9 @@ cdef inline int64_t listener_total(Tree *mine) noexcept nogil:
 
 
 cdef inline int64_t total_trees(Tree *t) noexcept nogil:
+    """Sessions of `t` and the trees after it in the list, both families."""
     cdef int64_t total = 0
     while t != NULL:
         total += tree_total(t)
-        t = t.next
+        t = load_tree(&t.next)
     return total

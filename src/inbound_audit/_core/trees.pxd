@@ -1,10 +1,10 @@
 """The lists of trees: services and their listeners' trees.
 
 A list grows at its head by one published pointer. `unlink_tree` takes a tree out of its list by one store into the tree
-before it; the tree keeps its own `next`, so a reader that stands on it goes on. Readers take no lock.
+before it. The tree keeps its own `next`, so a reader that stands on it goes on.
 
-Lock rule: one thread at a time changes the lists (the extension holds the GIL, or a lock of the audit); `find_service`
-and `trees_of` may run beside it.
+Lock rule: one thread at a time changes the lists of an audit; the extension sees to that. `find_service`, `trees_of`
+and readers of the lists run beside it without a lock.
 """
 
 from libc.stdlib cimport calloc, free
@@ -20,7 +20,7 @@ from inbound_audit._core.model cimport (
 
 
 cdef inline int add_service(Owner *o, const char *name, size_t size) noexcept nogil:
-    """The number of a new service, or FULL. The name is new and fits."""
+    """Adds a service and returns its number, or FULL. The name is new and fits."""
     cdef Service *s = &o.service[o.services]
     if o.services == MAX_SERVICES:
         return FULL
@@ -36,7 +36,7 @@ cdef inline void link_tree(Owner *o, Tree *t) noexcept nogil:
 
 
 cdef inline void unlink_tree(Owner *o, Tree *t) noexcept nogil:
-    """Takes a tree out of its list, if it is there. A reader on it goes on to those behind it."""
+    """Takes a tree out of its list, if it is there. A reader on the tree goes on to the next one."""
     cdef Tree **at = &o.service[t.service].first
     while at[0] != NULL and at[0] != t:
         at = &at[0].next
@@ -45,7 +45,7 @@ cdef inline void unlink_tree(Owner *o, Tree *t) noexcept nogil:
 
 
 cdef inline Tree *new_tree(Owner *o, int service) noexcept nogil:
-    """A tree without an arena, not yet in a list; NULL when there is no memory."""
+    """A tree without an arena, not yet in a list; NULL if there is no memory."""
     cdef Tree *t = <Tree *>calloc(1, sizeof(Tree))
     if t == NULL:
         return NULL
@@ -60,7 +60,7 @@ cdef inline Tree *new_tree(Owner *o, int service) noexcept nogil:
 
 
 cdef inline Tree *add_tree(Owner *o, int service, u32 listener_id, u64 capacity) noexcept nogil:
-    """A new tree of our own, not yet published; NULL when there is no memory or address space for it."""
+    """A new tree of this process, not yet published; NULL if there is no memory or address space."""
     cdef Arena arena
     cdef Tree *t
     if o.trees == MAX_TREES or arena_open(&arena, capacity) != OK:
@@ -91,14 +91,14 @@ cdef inline void free_series(Series *s) noexcept nogil:
         s.spare = r.same_file
         free_ring(r)
         r = s.spare
-    if s.own != NULL and not s.ready:  # for want of room it never came into the list
+    if s.own != NULL and not s.ready:  # it was never complete, so it is in no list
         free_ring(s.own)
     free(s.slot)
     free(s)
 
 
 cdef inline void free_trees(Owner *o) noexcept nogil:
-    """Only when nobody can read any more."""
+    """Frees all trees and series. No thread may read them any more."""
     cdef Tree *t = o.newest
     cdef u32 i
     while t != NULL:

@@ -1,49 +1,51 @@
-"""Long walks over the sum of trees: the rows of the compressed tree, and the largest prefixes.
+"""Long walks over a sum of trees: the rows of the compressed tree, and the largest prefixes.
 
-A walk never stops a writer. It is made of short reads, each exact as of its moment: "the first host at or behind
-this address" and "how many below this prefix". So it is weakly consistent: every row was true at some moment of the
-walk, a host that is there all the time is met exactly once, and rows need not add up while sessions come and go.
+A walk never stops a writer. It is made of short reads, each exact as of its moment: "the first host at or after this
+address" and "the count of this prefix". So a walk is weakly consistent: each row was true at some moment of the walk, a
+host that is there all the time is found exactly once, and rows need not add up while sessions open and close.
 
-Both walks need to know where the tree branches inside a prefix. The first and the last host in it tell: their common
-bits are the next row of the (binary) compressed tree, and it branches behind them.
+A walk needs to know where the tree branches inside a prefix: the common bits of the first and the last host in the
+prefix are the next row of the (binary) compressed tree, and it branches after them.
 
-Damaged bytes of another process's file could lead round in circles. A walk that finds more rows than fit into the memory
-that all its trees have ends with DAMAGED.
+Damaged bytes of another owner's file could lead in a circle. A walk that finds more rows than the memory of all its
+trees can hold ends with DAMAGED.
+
+Lock rule: none.
 """
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 
-from inbound_audit._core.address cimport Address, mask, next_address, width
+from inbound_audit._core.address cimport Address, compare, first_difference, mask, next_address, width
 from inbound_audit._core.bits cimport u64, high_bits, load64, pause, store64
 from inbound_audit._core.codes cimport DAMAGED, FULL, OK
 from inbound_audit._core.layout cimport header
-from inbound_audit._core.model cimport Tree
+from inbound_audit._core.model cimport Tree, load_tree
 from inbound_audit._core.prefix cimport Prefix
+from inbound_audit._core.seek cimport seek_host
 from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
 from inbound_audit._core.sums cimport sum_trees, tree_count, whole_family
-from inbound_audit._core.trie cimport compare, first_difference, seek_host
 
 cdef enum:
-    MAX_OPEN = 130     # prefixes that wait in a walk: one a bit of the address, and one
-    ROWS_FREE = 65536   # rows that a walk may find before it is asked how many there can be
+    MAX_OPEN = 130      # prefixes that wait in a walk: one per bit of the address, and one
+    ROWS_FREE = 65536   # rows before the first check of the budget
 
 cdef struct Row:
     Prefix prefix
     int64_t count
-    bint whole          # top: has the length asked for
+    bint whole          # top: the prefix has the requested length
 
 cdef struct Rows:
     Row *row
     size_t size
     size_t room
-    u64 met             # by the whole walk
-    u64 checked         # so many when it was last asked whether that can be
-    u64 most            # the most that could be there, whenever that was asked
+    u64 found           # rows of the whole walk
+    u64 checked         # the value of `found` at the last check of the budget
+    u64 budget          # the largest number of rows that was possible at any check
 
 
 cdef inline int append(Rows *rows, const Row *row) noexcept nogil:
-    """OK, or FULL when the system has no memory. Amortized O(1)."""
+    """Returns OK, or FULL if there is no memory. Amortized O(1)."""
     cdef size_t room = rows.room
     cdef Row *more
     if rows.size == room:
@@ -59,28 +61,25 @@ cdef inline int append(Rows *rows, const Row *row) noexcept nogil:
 
 
 cdef inline bint within_row_budget(Tree *t, Rows *rows) noexcept nogil:
-    """Counts a row; False when there are more of them than the trees can hold. Asked seldom: amortized O(1).
-
-    A window's tree has no `next`, so it is asked about by itself.
-    """
-    cdef u64 most = 0
-    rows.met += 1
-    if rows.met < 2 * rows.checked + ROWS_FREE:
+    """Counts a row. Returns False if there are more rows than the memory of the trees can hold. Amortized O(1)."""
+    cdef u64 budget = 0
+    rows.found += 1
+    if rows.found < 2 * rows.checked + ROWS_FREE:
         return True
-    rows.checked = rows.met
+    rows.checked = rows.found
     while t != NULL:
-        # Two hosts a unit at most, and as many branches as hosts; twice that, as it may grow meanwhile.
-        most += 8 * (t.max_units if t.max_units else t.arena.bump)
-        t = t.next
-    if most > rows.most:
-        rows.most = most
-    return rows.met <= rows.most + ROWS_FREE
+        # At most two hosts per unit, and as many branches as hosts; twice that, because the tree may grow meanwhile.
+        budget += 8 * (t.max_units if t.max_units else t.arena.bump)
+        t = load_tree(&t.next)
+    if budget > rows.budget:
+        rows.budget = budget
+    return rows.found <= rows.budget + ROWS_FREE
 
 
 # ---- where a prefix branches
 
 cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Address *out) noexcept nogil:
-    """`seek_host`, checked: the nearest host of one tree."""
+    """The nearest host of one tree: `seek_host` under the protocol of `seqlock`."""
     cdef u64 *seq = &header(&t.arena).seq
     cdef u64 began
     cdef bint found = False
@@ -95,12 +94,12 @@ cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Addre
                 store64(&t.stalled, began)
                 break
         pause()
-    # Damaged bytes may lead backwards, and a walk that went there would not end.
+    # Damaged bytes may lead backwards, and the walk would not end.
     return found and compare(out.hi, out.lo, start.hi, start.lo, 128) * up >= 0
 
 
 cdef inline bint seek_trees(Tree *t, bint v6, const Address *start, int up, Address *out) noexcept nogil:
-    """The nearest host at or beyond `start` in any of the trees."""
+    """The nearest host at or beyond `start` in any of the trees from `t` on."""
     cdef Address host
     cdef bint found = False
     while t != NULL:
@@ -108,7 +107,7 @@ cdef inline bint seek_trees(Tree *t, bint v6, const Address *start, int up, Addr
             if not found or compare(host.hi, host.lo, out.hi, out.lo, 128) * up < 0:
                 out[0] = host
             found = True
-        t = t.next
+        t = load_tree(&t.next)
     return found
 
 
@@ -123,18 +122,18 @@ cdef inline Address last_of(const Prefix *p) noexcept nogil:
 
 
 cdef inline bint narrow(Tree *t, Prefix *p) noexcept nogil:
-    """Makes `p` the longest prefix that holds the same hosts; False when it holds none."""
+    """Makes `p` the longest prefix that holds the same hosts. Returns False if it holds no host."""
     cdef Address first = p.address, end = last_of(p)
     cdef Address last = first
     cdef bint v6 = p.address.version == 6
     cdef int length = p.length, common
     if not seek_trees(t, v6, &p.address, 1, &first):
         return False
-    if compare(first.hi, first.lo, p.address.hi, p.address.lo, length) != 0:  # behind it; or what is read is damaged
-        return False
+    if compare(first.hi, first.lo, p.address.hi, p.address.lo, length) != 0:
+        return False  # the host lies after the prefix, or the bytes are damaged
     if not seek_trees(t, v6, &end, -1, &last):
         return False
-    # The last host may have been closed meanwhile, and one before the prefix found: then only the first is known.
+    # The last host may have gone meanwhile, and a host before the prefix was found: then only the first is known.
     if compare(last.hi, last.lo, first.hi, first.lo, 128) <= 0:
         common = width(p.address.version)
     else:
@@ -159,7 +158,10 @@ cdef inline Prefix half(const Prefix *p, bint upper) noexcept nogil:
 # ---- the rows of the compressed tree
 
 cdef inline int walk_tree(Tree *t, int version, Rows *rows) noexcept nogil:
-    """Branching prefixes and hosts, in address order, a prefix before what it holds. O(hosts x bytes); OK, FULL or DAMAGED."""
+    """Branching prefixes and hosts in address order, a prefix before its hosts. Returns OK, FULL or DAMAGED.
+
+    O(hosts x bytes of the address).
+    """
     cdef Prefix open[MAX_OPEN]
     cdef Row row
     cdef int waiting = 1
@@ -187,7 +189,10 @@ cdef inline int walk_tree(Tree *t, int version, Rows *rows) noexcept nogil:
 # ---- the hosts of one tree
 
 cdef inline int walk_hosts(Tree *t, int version, Rows *rows) noexcept nogil:
-    """Every host of a family with its count, in address order. O(hosts x bytes); OK, FULL or DAMAGED."""
+    """Every host of a family with its count, in address order. Returns OK, FULL or DAMAGED.
+
+    O(hosts x bytes of the address).
+    """
     cdef Address start
     cdef Prefix all
     cdef Row row
@@ -207,7 +212,7 @@ cdef inline int walk_hosts(Tree *t, int version, Rows *rows) noexcept nogil:
     return OK
 
 
-# ---- the largest prefixes: best first, from a heap of prefixes that are still to be opened
+# ---- the largest prefixes: best first, from a heap of prefixes that may be opened
 
 cdef inline bint comes_first(const Row *a, const Row *b) noexcept nogil:
     """The larger count, and of equal counts the lower address, IPv4 first."""
@@ -229,7 +234,7 @@ cdef inline void sift_up(Rows *heap, size_t at) noexcept nogil:
 
 
 cdef inline Row pop(Rows *heap) noexcept nogil:
-    """Takes the largest of a heap that is not empty."""
+    """Removes the largest row of a heap that is not empty."""
     cdef Row top = heap.row[0]
     cdef Row row
     cdef size_t at = 0, child
@@ -248,7 +253,7 @@ cdef inline Row pop(Rows *heap) noexcept nogil:
 
 
 cdef inline int push(Tree *t, Prefix p, const int *length, Rows *heap) noexcept nogil:
-    """Narrows a prefix and puts it on the heap, at most as long as is asked for, unless it is empty. OK or a code."""
+    """Narrows a prefix, at most to the requested length, and puts it on the heap unless it is empty. OK or a code."""
     cdef Row row
     cdef int want = length[p.address.version == 6]
     row.prefix = p
@@ -273,7 +278,8 @@ cdef inline int walk_top(Tree *t, size_t n, const int *length, Rows *heap, Rows 
     """The `n` largest prefixes of length[0] (IPv4) and length[1] (IPv6) bits; a negative length skips the family.
 
     A prefix is opened only while it is the largest one left, so a prefix that is smaller than the n-th row is never
-    opened. Of equal counts the lower address comes first: an unopened prefix is compared by its first address. OK, or FULL or DAMAGED.
+    opened. Of equal counts the lower address comes first: an unopened prefix is compared by its first address.
+    Returns OK, FULL or DAMAGED.
     """
     cdef Prefix p
     cdef Row row

@@ -1,23 +1,23 @@
-"""Windows of time: a ring of trees, one a window, and the timeline of the ring.
+"""Windows of time: a ring of trees, one per window, and the timeline of the ring.
 
     slot        0        1        2        3          interval 300 s, 4 slots
              +--------+--------+--------+--------+
-    number   |   8    |   5    |   6    |   7    |    newest = 8: window 0 of a question is 8, window 3 is 5
+    number   |   8    |   5    |   6    |   7    |    newest = 8: window 0 of a query is 8, window 3 is 5
              +--------+--------+--------+--------+
                  |
-                 +-- when the clock says 9, the first that adds empties slot 1 and calls it 9: that is all
+                 +-- when the clock reaches 9, the first record empties slot 1 and labels it 9
 
-A window is looked for by its number in slot `number` mod `slots`, so whatever an old slot still holds is not met. The
-turn empties one tree, whatever was in it, without a look at its hosts; its pages stay for the next content, and what
-turns out to be too much is given back a slice at a time by those who add later.
+A query looks for window `number` in slot `number` mod `slots` and compares the label, so it never counts an older
+window. To rotate empties one tree in O(1), whatever it holds. Its pages stay for the next window; later records give
+back the pages that are not used again, one slice at a time.
 
-The timeline of a ring: `number = clock's number + base`, and it never runs backwards. Where the clock stands before the
-newest window, that one goes on; when it was set back by more than a window, `base` takes up the difference, so that
-windows go on from there. So a step backwards changes no answer, and a step forwards by k windows makes window v window
-v + k. Each process of a shared audit keeps the timelines of its own rings, and writes newest and base into the header of
-the ring's head. While nobody sets the clock they are all the same.
+The timeline of a ring is `number = clock's number + base`, and it never runs backwards. While the clock is before the
+newest window, that window goes on. When the clock was set back by more than a window, `base` takes up the difference.
+So a step backwards changes no count, and a step forwards by k windows makes window v window v + k. Each process keeps
+the timeline of its own rings, and publishes `newest` and `base` in the header of the ring's head. The timelines of all
+processes are equal until a clock is set.
 
-Lock rule: `Series.lock` for whoever changes a ring of our own or its trees. Readers take none.
+Lock rule: a change of a ring of this process, or of its trees, holds `Series.lock`. Readers take no lock.
 """
 
 from libc.stdint cimport int64_t
@@ -38,19 +38,19 @@ cdef extern from *:
     #define IA_REUSE_DELAY_NS ((uint64_t)1000000000)
     #define IA_NO_WINDOW (-((int64_t)1 << 62))
     """
-    const u64 REUSE_DELAY_NS "IA_REUSE_DELAY_NS"               # nanoseconds that a reader may stand on what has left
-    const int64_t NO_WINDOW "IA_NO_WINDOW" # a number that no window has
+    const u64 REUSE_DELAY_NS "IA_REUSE_DELAY_NS"    # a reader may stand on a detached tree for that long
+    const int64_t NO_WINDOW "IA_NO_WINDOW"          # a number that no window has
 
 
 cdef inline int64_t now_of(Owner *o) noexcept nogil:
-    """Microseconds since 1970, by the audit's clock. Not under a lock: the clock may be Python's."""
+    """Microseconds since 1970, by the audit's clock. The caller holds no lock, because the clock may be Python's."""
     return o.now(o) if o.now != NULL else system_clock()
 
 
-# ---- rings in their lists (the door's, one thread at a time)
+# ---- rings in their lists (one thread at a time, as in the room `trees`)
 
 cdef inline int series_place(const Series *s) noexcept nogil:
-    """What a tree of this series has as its `service`: windows of different series never take each other's trees."""
+    """The `service` of the trees of this series: a detached tree is used again only for the same series."""
     cdef int i = 0
     while s.owner.series[i] != s:
         i += 1
@@ -58,7 +58,7 @@ cdef inline int series_place(const Series *s) noexcept nogil:
 
 
 cdef inline Ring *new_ring(Series *s, u64 now) noexcept nogil:
-    """A ring without trees, not yet in the list; NULL when there is no memory. `now`: nanoseconds, as in `dropped`."""
+    """A ring without trees, not yet in the list; NULL if there is no memory. `now`: nanoseconds, as in `dropped`."""
     cdef Ring **at = &s.spare
     cdef Ring *r
     while at[0] != NULL:
@@ -84,7 +84,7 @@ cdef inline void link_ring(Series *s, Ring *r) noexcept nogil:
 
 
 cdef inline void drop_ring(Ring *r, u64 now) noexcept nogil:
-    """Takes a ring out of its list and its trees out of it. A reader on it goes on to those behind it."""
+    """Takes a ring out of its list, and its trees out of the ring. A reader on the ring goes on to the next one."""
     cdef Series *s = r.series
     cdef Ring **at = &s.first
     cdef u32 i
@@ -99,15 +99,16 @@ cdef inline void drop_ring(Ring *r, u64 now) noexcept nogil:
     s.spare = r
 
 
-# ---- questions
+# ---- queries
 
 cdef inline u32 slot_of(int64_t number, u32 slots) noexcept nogil:
+    """The slot of a window; the number may be negative."""
     cdef int64_t slot = number % <int64_t>slots
     return <u32>(slot + slots if slot < 0 else slot)
 
 
 cdef inline bint ring_now(Ring *r, int64_t clock_number, int64_t *now) noexcept nogil:
-    """The number of the ring's window 0 when the clock is in window `clock_number`. False: nothing can be read yet."""
+    """The number of the ring's window 0 if the clock is in window `clock_number`. False: the ring has no head."""
     cdef Tree *head = load_tree(&r.tree[0])
     cdef int64_t newest
     if head == NULL:
@@ -119,8 +120,8 @@ cdef inline bint ring_now(Ring *r, int64_t clock_number, int64_t *now) noexcept 
     return True
 
 
-cdef inline int64_t holds(Tree *t, int64_t number, const Prefix *p) noexcept nogil:
-    """What a tree counts below a prefix, if it holds that window before and after; else nothing."""
+cdef inline int64_t count_in_window(Tree *t, int64_t number, const Prefix *p) noexcept nogil:
+    """The count of a tree below a prefix if it held window `number` before and after the walk; else 0."""
     cdef u64 *held
     cdef int64_t count
     if t == NULL:
@@ -134,15 +135,15 @@ cdef inline int64_t holds(Tree *t, int64_t number, const Prefix *p) noexcept nog
 
 
 cdef inline int64_t window_count(Ring *r, int64_t number, const Prefix *p) noexcept nogil:
-    """What was added below a prefix in one window less what was taken away. O(prefix length)."""
+    """What was added below a prefix in one window minus what was subtracted. O(prefix length)."""
     cdef u32 at = 2 * slot_of(number, r.series.slots)
     cdef Tree *added = load_tree(&r.tree[at])
     cdef Tree *taken = load_tree(&r.tree[at + 1])
-    cdef int64_t count = holds(added, number, p)
+    cdef int64_t count = count_in_window(added, number, p)
     if taken == NULL:
         return count
-    count -= holds(taken, number, p)
-    # A turn empties the first alone, so it is asked once more: what was taken away counts only beside what was added.
+    count -= count_in_window(taken, number, p)
+    # To rotate empties the first tree alone, so its label is read again: the second tree may be an older window's.
     return count if added != NULL and load64(<u64 *>&header(&added.arena).number) == <u64>number else 0
 
 
@@ -161,23 +162,24 @@ cdef inline int64_t range_count(Series *s, int64_t now, int64_t first, int64_t l
     return total
 
 
-# ---- changes (the holder of the series' lock)
+# ---- changes (the caller holds the series' lock)
 
 cdef inline void store_level(Tree *t, const Slot *slot, const int *lengths) noexcept nogil:
+    """Writes into the header to which lengths hosts are folded, for readers."""
     store32(&header(&t.arena).level[0], lengths[0])
     store32(&header(&t.arena).level[1], lengths[1])
     store64(&header(&t.arena).folded, slot.folded)
 
 
 cdef inline Tree *tree_for(Series *s, int64_t number, int sign) noexcept nogil:
-    """Our tree of that window, emptied of the one before; NULL where there is none. The window is in view."""
+    """This process's tree of a window in view, emptied if it held another window; NULL if there is no tree."""
     cdef u32 at = slot_of(number, s.slots)
     cdef Tree *t = s.own.tree[2 * at + sign]
     cdef Slot *slot = &s.slot[at]
     cdef int full[2]
     if t == NULL or slot.number[sign] == number:
         return t
-    if sign == 0:  # always asked for first
+    if sign == 0:  # a caller gets this tree before the other one
         slot.level[0] = slot.level[1] = 0
         slot.folding = False
         slot.folded = 0
@@ -193,12 +195,13 @@ cdef inline bint in_view(const Series *s, int64_t number) noexcept nogil:
 
 
 cdef inline void publish_timeline(Series *s) noexcept nogil:
+    """Writes the timeline into the header of the head, for readers."""
     publish64(<u64 *>&header(&s.own.tree[0].arena).base, <u64>s.base)
     publish64(<u64 *>&header(&s.own.tree[0].arena).newest, <u64>s.newest)
 
 
 cdef inline void rotate(Series *s, int64_t number) noexcept nogil:
-    """Window `number` is the current one from now on. O(slots), whatever they hold."""
+    """Makes window `number` the current one. O(slots), whatever they hold."""
     cdef u64 most = 0, used
     cdef u32 i
     tree_for(s, number, 0)
@@ -213,12 +216,12 @@ cdef inline void rotate(Series *s, int64_t number) noexcept nogil:
 
 
 cdef inline bint lies_back(const Series *s, int64_t now) noexcept nogil:
-    """A time that lies before the current window by more than a window: of a clock that was set back, or an old one."""
+    """The time is over one window before the current one: the clock was set back, or the time was read long ago."""
     return window_number(now, s.interval) + s.base < s.newest - 1
 
 
 cdef inline int64_t advance(Series *s, int64_t now) noexcept nogil:
-    """Brings our ring to the time `now` (microseconds); the number of its current window. O(1), at a turn O(slots)."""
+    """Moves the ring to the time `now` (microseconds); returns its current window. O(1), and O(slots) to rotate."""
     cdef int64_t clock_number = window_number(now, s.interval)
     cdef int64_t number = clock_number + s.base
     if number > s.newest:
@@ -230,7 +233,7 @@ cdef inline int64_t advance(Series *s, int64_t now) noexcept nogil:
 
 
 cdef inline void trim(Series *s) noexcept nogil:
-    """One slice of memory that no window in view needs goes back. At most one system call."""
+    """Gives back one slice of the pages that no window needs. At most one system call."""
     cdef u32 i
     for i in range(2 * s.slots):
         if s.own.tree[i] != NULL and arena_trim(&s.own.tree[i].arena, s.keep):

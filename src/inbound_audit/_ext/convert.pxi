@@ -38,7 +38,7 @@ cdef int read_text(object given, bint with_port, ip.Address *out, int *port) exc
     cdef int code
     if s == NULL:
         raise address_error(given, "has a NUL or a non-ASCII character" if isinstance(given, str) else "is not a text")
-    code = ip.parse_remote(s, s + size, out, port) if with_port else ip.parse_address(s, s + size, out)
+    code = ip_text.parse_remote(s, s + size, out, port) if with_port else ip_text.parse_address(s, s + size, out)
     if code != codes.OK:
         raise address_error(given, reason_of(code))
     return 0
@@ -60,13 +60,13 @@ cdef int read_address(object given, bint with_port, ip.Address *out, int *port) 
 
 
 cdef str address_text(const ip.Address *a):
-    cdef char text[ip.TEXT_MAX]
-    return PyUnicode_DecodeASCII(text, ip.format_address(a, text), NULL)
+    cdef char text[ip_text.TEXT_MAX]
+    return PyUnicode_DecodeASCII(text, ip_text.format_address(a, text), NULL)
 
 
 cdef str prefix_text(const prefix.Prefix *p):
-    cdef char text[ip.TEXT_MAX]
-    return PyUnicode_DecodeASCII(text, ip.format_prefix(&p.address, p.length, text), NULL)
+    cdef char text[ip_text.TEXT_MAX]
+    return PyUnicode_DecodeASCII(text, ip_text.format_prefix(&p.address, p.length, text), NULL)
 
 
 cdef list take_rows(walk.Rows *rows, int code):

@@ -25,13 +25,13 @@ cdef const char *lua_reason(int64_t code) noexcept nogil:
 cdef size_t lua_remote_addr(const model.ia_ac *ac, char *out) noexcept nogil:
     cdef prefix.Prefix p
     query.peer_of(ac, &p)
-    return <size_t>ip.format_remote(&p.address, ac.remote_port, out)
+    return <size_t>ip_text.format_remote(&p.address, ac.remote_port, out)
 
 
 cdef size_t lua_remote_ip(const model.ia_ac *ac, char *out) noexcept nogil:
     cdef prefix.Prefix p
     query.peer_of(ac, &p)
-    return <size_t>ip.format_address(&p.address, out)
+    return <size_t>ip_text.format_address(&p.address, out)
 
 
 cdef model.Series *own_series(const model.ia_ac *ac, const char *name, size_t size) noexcept nogil:

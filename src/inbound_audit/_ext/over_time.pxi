@@ -195,7 +195,7 @@ cdef class Windows:
             number = now - v
             slot = &s.slot[window.slot_of(number, s.slots)]
             if slot.number[0] == number and (slot.level[0] or slot.level[1]):
-                four = 32 if s.scope == fold.STRINGS else fold.length_of(s, slot, 0)
+                four = 32 if s.scope == model.STRINGS else fold.length_of(s, slot, 0)
                 rows.append((v, four, fold.length_of(s, slot, 1), slot.folded))
         return rows
 

@@ -268,7 +268,7 @@ cdef int read_series_key(model.Series *s, object key, Session ac, Key *out, bint
     out.text = NULL
     out.size = 0
     out.ac = &ac.ac if ac is not None else NULL
-    if isinstance(key, Session) and s.scope != fold.STRINGS:
+    if isinstance(key, Session) and s.scope != model.STRINGS:
         out.ac = &(<Session>key).ac
     elif isinstance(key, str):
         try:
@@ -276,16 +276,16 @@ cdef int read_series_key(model.Series *s, object key, Session ac, Key *out, bint
         except UnicodeEncodeError:
             raise SeriesError(f"{key!r}: is no text that has an encoding") from None
         out.size = <size_t>size
-        if s.scope != fold.STRINGS and not PyUnicode_IS_ASCII(key):
+        if s.scope != model.STRINGS and not PyUnicode_IS_ASCII(key):
             raise not_ascii(key) if prefix else address_error(key, "has a NUL or a non-ASCII character")
     elif key is not None:
-        if s.scope == fold.STRINGS:
+        if s.scope == model.STRINGS:
             raise SeriesError(f"{name_of(s)!r}: its keys are texts, and {key!r} is none")
         read_address(key, False, &a, &port)
         memset(&out.own, 0, sizeof(model.ia_ac))
         out.own.hi, out.own.lo, out.own.version = a.hi, a.lo, <u8>a.version
         out.ac = &out.own
-    elif s.scope == fold.STRINGS or ac is None:
+    elif s.scope == model.STRINGS or ac is None:
         raise SeriesError(f"{name_of(s)!r}: {reason_of(codes.NO_KEY)}")
     return 0
 

@@ -135,9 +135,9 @@ cdef class Session:
     def remote_addr(self):
         """``"192.0.2.7:port"``, or ``"2001:db8::7.port"`` for IPv6: the form that policies split. Port 0: unknown."""
         cdef prefix.Prefix p
-        cdef char text[ip.TEXT_MAX]
+        cdef char text[ip_text.TEXT_MAX]
         query.peer_of(&self.ac, &p)
-        return PyUnicode_DecodeASCII(text, ip.format_remote(&p.address, self.ac.remote_port, text), NULL)
+        return PyUnicode_DecodeASCII(text, ip_text.format_remote(&p.address, self.ac.remote_port, text), NULL)
 
     @property
     def remote_ip(self):
@@ -160,12 +160,12 @@ cdef class Session:
     def local_addr(self):
         """The listener's own address in the form of `remote_addr`, or None."""
         cdef ip.Address a
-        cdef char text[ip.TEXT_MAX]
+        cdef char text[ip_text.TEXT_MAX]
         cdef int port
         if self.local is None:
             return None
         read_address(self.local, True, &a, &port)
-        return PyUnicode_DecodeASCII(text, ip.format_remote(&a, port, text), NULL)
+        return PyUnicode_DecodeASCII(text, ip_text.format_remote(&a, port, text), NULL)
 
     @property
     def service_type(self):

@@ -17,7 +17,7 @@ cdef str public_scope(model.Series *s):
 
 cdef str type_of(model.Series *s):
     """The type of a series; for a series that only other processes count in, ``"string"`` or ``"ip"``."""
-    if s.scope == fold.STRINGS:
+    if s.scope == model.STRINGS:
         return "string"
     return "cidr" if s.family == 4 else "cidr_ipv6" if s.family == 6 else "ip"
 
@@ -136,7 +136,7 @@ cdef int walk_windows(model.Series *s, Dump *d) noexcept nogil:
 
 cdef object packed_window(model.Series *s, int64_t number, int64_t base, bytes added, bytes taken):
     cdef model.Slot *slot = &s.slot[window.slot_of(number, s.slots)]
-    level4 = fold.length_of(s, slot, 0) if s.scope != fold.STRINGS else 32
+    level4 = fold.length_of(s, slot, 0) if s.scope != model.STRINGS else 32
     return number - base, level4, fold.length_of(s, slot, 1), slot.folded, added, taken
 
 
@@ -181,7 +181,7 @@ cdef int restore_levels(model.Series *s, int64_t number, object level4, object l
     cdef int lengths[2]
     cdef int family
     # Texts have no IPv4, whose 32 bits would look folded among lengths of hashes.
-    lengths[0], lengths[1] = 128 if s.scope == fold.STRINGS else level4, level6
+    lengths[0], lengths[1] = 128 if s.scope == model.STRINGS else level4, level6
     if window.tree_for(s, number, 0) == NULL:
         return 0
     for family in range(2):
