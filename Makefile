@@ -21,7 +21,7 @@ PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.lua')
 HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test test-system test-readers test-tooling test-all test-one test-changed faults \
+.PHONY: help build serve test test-system test-readers test-tooling test-all test-core test-one test-changed faults \
   bench bench-instructions debug sanitize lint format docs docs-serve changelog dist wheels clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -59,6 +59,9 @@ test-tooling: $(HAVE)-dev ## layers, compiled code, packaging, types, and the ex
 test-all: $(HAVE)-dev ## everything
 	$(SAY) 'every tier'
 	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),thorough) $(PYTEST) tests $(BY_FILE) -q $(ARGS)
+
+test-core: $(HAVE)-dev ## trees, windows and threads alone: for a Python on which not every library exists
+	$(PYTEST) tests/unit/core tests/unit/series tests/unit/test_audit.py -q $(ARGS)
 
 test-one: $(HAVE)-dev ## the tests of one room: make test-one ROOM=trie
 	$(if $(ROOM),,$(error which room? make test-one ROOM=trie))

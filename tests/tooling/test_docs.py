@@ -87,3 +87,12 @@ def test_every_page_is_in_the_site():
     """`make docs` fails for a page that no menu has; here without the tools of the site."""
     menu = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text("utf-8").partition("nav:")[2]))
     assert {str(page.relative_to(ROOT / "docs")) for page in PAGES} == menu
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=name_of)
+def test_workflows_run_make_targets(workflow):
+    """What a forge runs can be run anywhere."""
+    steps = re.findall(r"^ *- run: (.*?)(?:  #.*)?$", workflow.read_text("utf-8"), re.MULTILINE)
+    assert steps
+    targets = [step.removeprefix("make ").replace("${{ matrix.build }}", "debug") for step in steps]
+    assert [target for target in targets if target not in TARGETS] == []
