@@ -38,7 +38,9 @@ class LogLimiter:
             return held_back
 
     def report(self, level: int, message: str, *args: object) -> None:
-        """Logs `message % args`, or counts it. `level` is one of `logging`'s."""
+        """Logs `message % args`, or counts it. `level` is one of `logging`'s; a disabled one costs next to nothing."""
+        if not self._logger.isEnabledFor(level):
+            return
         held_back = self.admit()
         if held_back is None:
             return

@@ -39,10 +39,12 @@ class Serve:
         *arguments: str,
         listen: Sequence[str] = ("127.0.0.1:0", "[::1]:0"),
         command: Sequence[str] = COMMAND,
+        hostname: str | None = "mx.example",
     ) -> None:
+        name = ["--hostname", hostname] if hostname else []
         addresses = [word for address in listen for word in ("--listen", address)]
         self._process = subprocess.Popen(
-            [*command, "serve", "--json", "--hostname", "mx.example", *addresses, *arguments],
+            [*command, "serve", "--json", *name, *addresses, *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []

@@ -9,6 +9,7 @@ import smtplib
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -280,6 +281,46 @@ def test_a_header_from_elsewhere_is_not_believed(family: int) -> None:
     with Serve("--proxy-from", "192.0.2.0/24") as server, Peer(*server.addresses[family]) as peer:
         assert peer.line().startswith(b"220")
         assert peer.ask(b"PROXY TCP4 192.0.2.7 127.0.0.1 4002 25").startswith(b"554")
+
+
+NO_RESOLVER = """
+import socket, sys, time
+socket.getfqdn = socket.gethostbyaddr = socket.gethostbyname = lambda *_: time.sleep(3600)
+from inbound_audit.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("hostname", "banner"), [("mx.example", "mx.example"), (None, socket.gethostname())])
+def test_a_resolver_that_does_not_answer_delays_nothing(hostname: str | None, banner: str) -> None:
+    with Serve(command=(sys.executable, "-c", NO_RESOLVER), hostname=hostname) as server:
+        with Peer(*server.addresses[0]) as peer:
+            assert peer.line() == f"220 {banner} ESMTP\r\n".encode()
+        assert server.stopped()["accepted"] == 1
+
+
+def test_what_a_half_closed_peer_has_sent_is_stored_and_answered(tmp_path: Path, family: int) -> None:
+    commands = [b"EHLO c", b"MAIL FROM:<a@example.net>", b"RCPT TO:<b@example.com>", b"DATA", b"hello", b".", b"QUIT"]
+    with Serve("--maildir", str(tmp_path / "box")) as server:
+        for _ in range(10):
+            with Peer(*server.addresses[family]) as peer:
+                peer.send(b"".join(line + b"\r\n" for line in commands))
+                peer.socket.shutdown(socket.SHUT_WR)
+                assert peer.rest().endswith(b"\r\n250 2.0.0 OK\r\n221 Bye\r\n")
+        assert len(mailbox.Maildir(tmp_path / "box", create=False)) == 10
+        assert server.stopped()["messages"] == 10
+
+
+def test_a_session_has_limits() -> None:
+    options = ("--max-recipients", "2", "--max-size", "1000", "--max-commands", "5")
+    with Serve(*options) as server, smtplib.SMTP(*server.addresses[0], timeout=PATIENCE) as client:
+        client.ehlo()
+        assert client.esmtp_features["size"] == "1000"
+        assert "auth" not in client.esmtp_features
+        assert client.mail("a@example.net", ["SIZE=1001"])[0] == 552
+        assert client.mail("a@example.net")[0] == 250
+        assert [client.rcpt(f"{number}@example.com")[0] for number in range(3)] == [250, 250, 452]
+        assert [client.noop()[0] for _ in range(5)] == [250] * 4 + [421]
 
 
 # ---- listening

@@ -21,9 +21,9 @@ from typing import Any
 
 try:
     import aiosmtpd.controller
-except ModuleNotFoundError as error:
-    words = "inbound_audit.listeners.smtp needs aiosmtpd: pip install 'inbound-audit[smtp]'"
-    raise ModuleNotFoundError(words, name=error.name) from None
+except ModuleNotFoundError:
+    message = "inbound_audit.listeners.smtp needs aiosmtpd: pip install 'inbound-audit[smtp]'"
+    raise ModuleNotFoundError(message, name="aiosmtpd") from None
 
 from inbound_audit.listeners.guard import Admission, Guard
 from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, GatedFactory

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib
 import inspect
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,15 @@ def test_a_tls_transport_has_what_bounds_its_close() -> None:
     if "ssl_shutdown_timeout" in parameters:
         source = inspect.getsource(asyncio.sslproto.SSLProtocol)  # type: ignore[attr-defined]
         assert "self._loop.call_later(\n                self._ssl_shutdown_timeout" in source
+
+
+def test_without_aiosmtpd_the_import_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiosmtpd", None)
+    for name in [name for name in sys.modules if name.startswith(("aiosmtpd.", "inbound_audit.listeners.smtp"))]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'inbound-audit[smtp]'")) as raised:
+        importlib.import_module("inbound_audit.listeners.smtp")
+    assert raised.value.name == "aiosmtpd"
 
 
 def _private_names(path: Path) -> set[str]:
