@@ -60,7 +60,16 @@ def test_the_sdist_holds_all_that_a_build_and_its_tests_need(dist: Path) -> None
         for folder in ("src", "tests", "examples", "benchmarks")
         for suffix in ("py", "pyi", "pyx", "pxd", "pxi", "lua", "h", "typed")
         for path in (ROOT / folder).rglob(f"*.{suffix}")
-    } | {"setup.py", "pyproject.toml", "Makefile", "README.md", "LICENSE", "CHANGELOG.md", "tools/venv.sh"}
+    } | {
+        "setup.py",
+        "pyproject.toml",
+        "Makefile",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "mkdocs.yml",
+        "tools/venv.sh",
+    }
     assert wanted <= held
     made = {name for name in held if name.endswith((".c", ".so", ".pyc"))}
     assert {name for name in made if not name.startswith(("examples/", "benchmarks/"))} == set()
