@@ -47,7 +47,7 @@ from inbound_audit.shared import View, directory_of
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux"),
-    pytest.mark.timeout(600 if FULL else 120),
+    pytest.mark.timeout(600 if FULL else 300),
 ]
 
 JOIN = "from inbound_audit import InboundAudit, Limits\naudit = InboundAudit(shared=NAME, capacity=1 << 28)\n"

@@ -61,7 +61,7 @@ from inbound_audit.shared import owner_file
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="keeping series needs Linux"),
-    pytest.mark.timeout(600 if FULL else 120),
+    pytest.mark.timeout(600 if FULL else 300),
 ]
 
 

@@ -38,7 +38,7 @@ from inbound_audit.persist.format import Mark
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="logs of series need Linux"),
-    pytest.mark.timeout(600 if FULL else 120),
+    pytest.mark.timeout(600 if FULL else 300),
 ]
 
 
@@ -84,7 +84,7 @@ def test_each_change_is_a_line(state, clock, path):
         assert path.stat().st_mode & 0o777 == 0o600
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=50), max_size=5))
 def test_texts_and_back(state, clock, keys):
     with counting(state, clock, type="string", keep=False, log=True) as kept:
