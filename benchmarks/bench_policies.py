@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -14,6 +15,7 @@ from benchmarks.bench_counts import FLOOR, RANDOM, open_sessions
 from benchmarks.measure import Batch, Race, timed
 from benchmarks.scale import ROUNDS
 from inbound_audit import Limits, Session
+from inbound_audit.listeners import Guard
 
 THREE_LIMITS = """
 require("msys.core")
@@ -128,6 +130,62 @@ def test_sieve_policy(lua_policy: Callable[[str], Any], tmp_path: Path, hold: Ca
         }
         hold("sieve", Race(subjects), "SievePolicy", "LuaPolicy", ROUNDS)
         assert sieve.errors == lua.errors == 0
+
+
+# Under attack a refusal is the hot path. The last of three limits is over, so that both outcomes count three times.
+
+
+@contextmanager
+def outcomes(accepts: Any, refuses: Any) -> Iterator[Race]:
+    with open_sessions(RANDOM.texts(1_000)) as (_, _, sessions):
+        assert all(map(accepts.validate_connect, sessions))
+        assert not any(map(refuses.validate_connect, sessions))
+        asked = a_thousand(sessions)
+        policies = {"accepts": accepts, "refuses": refuses}
+        yield Race({name: timed("policy.validate_connect(x)", asked, policy=one) for name, one in policies.items()})
+
+
+def over(script: str) -> str:
+    """The script with a last limit that every session is over."""
+    assert "20000" in script
+    return script.replace("20000", "0")
+
+
+def test_limits_refused(hold: Callable[..., None]) -> None:
+    limits = [Limits({"/32": 10, "/24": 100, "/0": maximum}) for maximum in (20_000, 0)]
+    with outcomes(*limits) as race:
+        hold("limits-refused", race, "refuses", "accepts", ROUNDS)
+
+
+def test_lua_refused(lua_policy: Callable[[str], Any], hold: Callable[..., None]) -> None:
+    policies = [lua_policy(script) for script in (THREE_LIMITS, over(THREE_LIMITS))]
+    with outcomes(*policies) as race:
+        hold("lua-refused", race, "refuses", "accepts", ROUNDS)
+    assert not any(policy.errors for policy in policies)
+
+
+def test_sieve_refused(tmp_path: Path, hold: Callable[..., None]) -> None:
+    policies = pytest.importorskip("inbound_audit.sieve.policy")
+    made = []
+    for script in (THREE_LIMITS_IN_SIEVE, over(THREE_LIMITS_IN_SIEVE)):
+        path = tmp_path / f"{len(made)}.sieve"
+        path.write_text(script)
+        made.append(policies.SievePolicy(path, on_error="accept" if made else "refuse"))
+    with outcomes(*made) as race:
+        hold("sieve-refused", race, "refuses", "accepts", ROUNDS)
+    assert not any(policy.errors for policy in made)
+
+
+def test_guard_refused(hold: Callable[..., None]) -> None:
+    with open_sessions(RANDOM.texts(1_000)) as (_, listener, _):
+        guards = [Guard(listener, Limits({"/32": 10, "/24": 100, "/0": maximum})) for maximum in (20_000, 0)]
+        clients = RANDOM.texts(5_000)
+        subjects = {
+            name: timed("guard.admit(x).close()", clients, guard=guard)
+            for name, guard in zip(("accepts", "refuses"), guards, strict=True)
+        }
+        hold("guard-refused", Race(subjects), "refuses", "accepts", ROUNDS)
+        assert guards[0].refused == guards[1].accepted == 0
 
 
 def test_count_from_lua(lua_policy: Callable[[str], Any], hold: Callable[..., None]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from inbound_audit import _ipcount
 from inbound_audit.address_lists.lists import NetworkLists
-from inbound_audit.errors import PolicyError
+from inbound_audit.errors import PolicyError, nearest
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.lua import pcre
 from inbound_audit.lua.needs import monitors_of
@@ -136,9 +135,8 @@ def _tree(accept: bytes) -> int:
 
 def _nearest(name: object, known: Iterable[str]) -> bytes | None:
     """The known name that is nearest to a wrong one, None if none is near."""
-    wrong = text(name) if isinstance(name, bytes) else str(name)
-    found = difflib.get_close_matches(wrong.lower(), list(known), n=1)
-    return raw(found[0]) if found else None
+    found = nearest(text(name) if isinstance(name, bytes) else str(name), known)
+    return None if found is None else raw(found)
 
 
 def _pattern(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,6 @@
 -- The validation context: values that live as long as the connection or its message, and the reply of the hook that
 -- runs. A field with an underscore is ours; `_conn` and `_mess` exist once something was set in them.
-local error, gsub, ipairs, match = error, string.gsub, ipairs, string.match
+local error, floor, gsub, ipairs, match = error, math.floor, string.gsub, ipairs, string.match
 local rawset, setmetatable, tonumber, tostring, type = rawset, setmetatable, tonumber, tostring, type
 
 local VALIDATE_CONT, VALIDATE_DONE, VALIDATE_AGAIN = 0, 1, 2
@@ -78,8 +78,16 @@ function methods.exists(vctx, ctx, key)
   return value ~= nil and 1 or 0
 end
 
+-- Whether a code needs no reading. Patterns are avoided where they can be: LuaJIT does not compile a hook that uses one.
+local function is_code(code)
+  return type(code) == "number" and code >= MIN_CODE and code <= MAX_CODE and floor(code) == code
+end
+
 -- The code may be a number, its digits, or the start of the text: 421, "421", "421 come back later".
 local function split(code, text)
+  if is_code(code) then
+    return code, text ~= nil and tostring(text) or ""
+  end
   local digits, rest = match(tostring(code), "^(%d%d%d)[%s-]*(.*)$")
   if not digits then
     return nil, tostring(code) .. ": is not an SMTP reply code"
@@ -95,14 +103,28 @@ local function split(code, text)
   return number, text
 end
 
+-- A text without control characters, which would let a client that chose part of it write replies of its own. A script
+-- has few texts, so the last ones are remembered.
+local clean, cleaned, MAX_CLEAN = {}, 0, 256
+local function without_controls(text)
+  local known = clean[text]
+  if known == nil then
+    if cleaned == MAX_CLEAN then
+      clean, cleaned = {}, 0
+    end
+    known = gsub(text, "%c+", " ")
+    clean[text], cleaned = known, cleaned + 1
+  end
+  return known
+end
+
 local function reply(vctx, code, text)
   local number, words = split(code, text)
   if not number then
     return words
   end
-  -- Control characters would let a client that chose part of the text write replies of its own.
   rawset(vctx, "_code", number)
-  rawset(vctx, "_text", (gsub(words, "%c+", " ")))
+  rawset(vctx, "_text", without_controls(words))
 end
 
 function methods.set_code(vctx, code, text)
@@ -123,7 +145,7 @@ end
 
 -- `disconnect` returns VALIDATE_DONE, so that a hook may end with `return vctx:disconnect(...)`.
 local function disconnect(vctx, code, text)
-  if code ~= nil and not match(tostring(code), "^%d") then
+  if code ~= nil and not is_code(code) and not match(tostring(code), "^%d") then
     code, text = REFUSED, tostring(code) .. (text ~= nil and " " .. tostring(text) or "")
   end
   local why = reply(vctx, code == nil and REFUSED or code, text)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from inbound_audit import _ipcount
-from inbound_audit.errors import MonitorError, SeriesError
+from inbound_audit.errors import MonitorError, SeriesError, did_you_mean
 
 FAMILIES = {"ip": 0, "cidr": 4, "cidr_ipv6": 6}
 """The types whose keys are addresses, and the IP version that each counts; 0: both."""
@@ -65,10 +65,7 @@ def check(definition: Definition) -> None:
 
 def _check_choice(name: str, what: str, value: object, known: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in known:
-        from difflib import get_close_matches  # only for the message
-
-        near = get_close_matches(value.lower(), known, n=1) if isinstance(value, str) else []
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(value, known)
         raise SeriesError(f"{name!r}: unknown {what} {value!r}{hint} (known: {', '.join(known)})")
 
 

@@ -43,13 +43,12 @@ def call(node: tree.Call, function: Function) -> Called:
         raise ScriptError(first.at, f"{node.name} takes no test; is a ';' missing before {first.name!r}?")
     given, tagged = _arguments(node, function)
     run = _tagged(function.run, tagged)
-    if function.placed:
-        run = _placed(run, node)
     if function.by_hash is not None and len(given) == 1 and constant(given[0]) is None:
         return _by_hash(node, run, function, expression(given[0]))
     if len(given) not in function.takes:
         raise ScriptError(node.at, f"{node.name} takes {_taken(function)}, and not {len(given)}")
-    return _applied(run, [_argument(*pair) for pair in zip(given, function.parameters, strict=False)])
+    arguments = [_argument(*pair) for pair in zip(given, function.parameters, strict=False)]
+    return _applied(run, [node.at, *arguments] if function.placed else arguments)
 
 
 def _arguments(node: tree.Call, function: Function) -> tuple[list[tree.Value], dict[str, Any]]:
@@ -76,10 +75,6 @@ def _tagged(run: Callable[..., Value | None], tagged: dict[str, Any]) -> Callabl
         return run
     readers = {name: value if callable(value) else partial(_known, value) for name, value in tagged.items()}
     return lambda state, *given: run(state, *given, **{name: reader(state) for name, reader in readers.items()})
-
-
-def _placed(run: Callable[..., Value | None], node: tree.Call) -> Callable[..., Value | None]:
-    return lambda state, *arguments: run(state, node.at, *arguments)
 
 
 def _taken(function: Function) -> str:
@@ -129,13 +124,16 @@ def _known(value: Any, run: Run) -> Any:
 
 
 def _with_constants(run: Callable[..., Value | None], arguments: list[Any]) -> Called:
-    # Spelt out for the numbers of arguments that counts have: an unpacked list costs as much as a count.
+    # Spelt out for the numbers of arguments that counts and refusals have: an unpacked list costs as much as a count.
     if len(arguments) == 1:
         (first,) = arguments
         return lambda state: run(state, first)
     if len(arguments) == 2:
         first, second = arguments
         return lambda state: run(state, first, second)
+    if len(arguments) == 3:
+        first, second, third = arguments
+        return lambda state: run(state, first, second, third)
     return lambda state: run(state, *arguments)
 
 

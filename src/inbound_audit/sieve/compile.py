@@ -113,6 +113,8 @@ def _plain(command: tree.Command) -> Step | None:
             raise ScriptError([*node.arguments, *node.tests][0].at, f"{node.name} takes nothing; is a ';' missing?")
         return None
     called = call(node, FUNCTIONS[node.name])
+    if not FUNCTIONS[node.name].has_value:
+        return called
 
     def plain(run: Run) -> None:
         called(run)

@@ -54,9 +54,10 @@ def ec_action(run: Run, at: At, code: int, reason: str, counter: str | None = No
 
 def ec_disconnect(run: Run, at: At, code: int | None = None, reason: str = "", counter: str | None = None) -> None:
     """Without arguments the connection ends after the reply that is set elsewhere."""
+    reply = run.reply
     if code is not None:
-        run.reply.set(code, reason, refused=True)
-    run.reply.leave = True
+        reply.set(code, reason, refused=True)
+    reply.leave = True
     run.host.hit(at, counter)
 
 

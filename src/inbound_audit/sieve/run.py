@@ -35,6 +35,7 @@ class Host:
         self.path = path
         self.hits: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._places: dict[int, str] = {}
         self.lists = NetworkLists(path.parent, burst=LogLimiter(logger))
         self._list_options: dict[str, dict[str, Any]] = {}
 
@@ -55,9 +56,12 @@ class Host:
 
     def hit(self, at: At, counter: str | None) -> None:
         """Counts an action, by its place when it has no counter of its own."""
-        name = f"{self.path.name}:{at.line}" if counter is None else counter
+        name = counter or self._places.get(at.line) or self._places.setdefault(at.line, f"{self.path.name}:{at.line}")
+        hits = self.hits
         with self._lock:
-            self.hits[name if name in self.hits or len(self.hits) < MAX_COUNTERS else OTHERS] += 1
+            if name not in hits and len(hits) >= MAX_COUNTERS:
+                name = OTHERS
+            hits[name] += 1
 
     def log(self, at: At, words: str) -> None:
         logger.info("%s:%d: %s", self.path, at.line, words)

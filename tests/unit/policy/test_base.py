@@ -242,3 +242,47 @@ def test_the_package_shows_its_names():
         assert getattr(inbound_audit, name) is not None
     with pytest.raises(AttributeError, match="nonesuch"):
         getattr(inbound_audit, "nonesuch")  # noqa: B009
+
+
+# ---- refusals of scripts
+
+
+@pytest.mark.parametrize("ffi", [True, False])
+def test_many_texts_of_refusals(script, ac, ffi):
+    """More than are remembered, each of them twice; no control character reaches the reply."""
+    body = """
+    local n = 0
+    function mod:validate_connect(ac, vctx)
+      n = n + 1
+      vctx:disconnect(400 + n % 100, "text " .. n % 700 .. "\\r\\n250 ok")
+    end"""
+    policy = LuaPolicy(script(body), ffi=ffi, on_error="accept")
+    for n in range(1, 1_401):
+        assert policy.validate_connect(ac) == Verdict(False, 400 + n % 100, f"text {n % 700} 250 ok", 0.0, True)
+    policy.close()
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("421, 'x'", (421, "x")),
+        ("'421', 'x'", (421, "x")),
+        ("'421 x'", (421, "x")),
+        ("421", (421, "refused by policy")),
+        ("421, 7", (421, "7")),
+        ("'go away'", (421, "go away")),
+        ("-5", (421, "-5")),
+        ("200, 'x'", (200, "x")),
+        ("599, 'x'", (599, "x")),
+        ("199, 'x'", None),
+        ("600, 'x'", None),
+    ],
+)
+def test_codes_of_refusals(script, ac, call, expected):
+    policy = LuaPolicy(script(f"function mod:validate_connect(ac, vctx) return vctx:disconnect({call}) end"))
+    verdict = policy.validate_connect(ac)
+    if expected is None:
+        assert policy.errors == 1
+    else:
+        assert verdict == Verdict(False, *expected, 0.0, True)
+    policy.close()
