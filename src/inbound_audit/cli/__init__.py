@@ -72,7 +72,8 @@ def help_(context: click.Context, command: tuple[str, ...]) -> None:
         if inner is None:
             raise click.UsageError(f"No such command {name!r}; inbound-audit help lists all")
         found = inner
-    with click.Context(found, info_name=" ".join(command) or None, parent=context.parent) as about:
+    parent = context.parent if command else None
+    with click.Context(found, info_name=" ".join(command) or NAME, parent=parent) as about:
         click.echo(found.get_help(about))
 
 
@@ -81,7 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with to_standard_error(as_json="--json" in arguments):
         status, complaint = _run(arguments or ["--help"])
-        if complaint and arguments[:1] == ["serve"]:  # in JSON, if its report is
+        if complaint and arguments[:1] == ["serve"] and "--json" in arguments:  # a log of JSON lines to its end
             say(complaint, logging.ERROR)
         elif complaint:
             print(complaint, file=sys.stderr)

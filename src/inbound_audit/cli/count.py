@@ -57,7 +57,7 @@ Exit status: 0 done, 1 a line made no sense (the others are counted) or the inpu
 @click.option(
     "--cidr", type=params.network, multiple=True, help="Print the count of this address or prefix; repeatable."
 )
-@click.option("--top", type=click.IntRange(min=1), metavar="N", help="Print the N largest prefixes.")
+@click.option("--top", type=params.whole_number(1), metavar="N", help="Print the N largest prefixes.")
 @click.option(
     "--prefixlen",
     type=params.prefix_lengths,
@@ -69,7 +69,7 @@ Exit status: 0 done, 1 a line made no sense (the others are counted) or the inpu
 @click.option("--tree", is_flag=True, help="Print the compressed prefix tree, one row per node.")
 @click.option("--reference", is_flag=True, help="With --tree, print the rows of the reference's console.")
 @click.option(
-    "--field", "number", type=click.IntRange(min=1), metavar="N", help="The address is the field N, between blanks."
+    "--field", "number", type=params.whole_number(1), metavar="N", help="The address is the field N, between blanks."
 )
 @click.option(
     "--regex",
@@ -102,7 +102,7 @@ def count(
     try:
         stats = InputStats(PrefixCounter(capacity=capacity), _find(number, regex))
     except CapacityError as error:
-        raise Failure(f"{error}; choose another --capacity") from None
+        raise Failure(f"--capacity {error}; write a size such as 64M") from None
     _read(file, stats)
     _print(stats, CountOptions(**options))
     _report_bad_lines(stats)

@@ -35,6 +35,18 @@ def checked(parse: Callable[[str], Value]) -> Callable[[str], Value]:
 endpoint = checked(Endpoint.parse)
 
 
+def whole_number(least: int) -> Callable[[str], int]:
+    """A click type for whole numbers from `least` on."""
+
+    @checked
+    def convert(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) >= least):
+            raise ValueError(f"{text!r}: write a whole number from {least} on")
+        return int(text)
+
+    return convert
+
+
 @checked
 def limit(text: str) -> tuple[str, int]:
     """``/24,/56=100`` as ``("/24,/56", 100)``; the key may also be ``total``, ``NETWORK:/24`` or ``NETWORK:total``.
@@ -64,6 +76,8 @@ def named_network(text: str) -> tuple[str, tuple[str, ...]]:
 @checked
 def network(text: str) -> str:
     """An address or a prefix, as it was. Raises CidrError."""
+    if "," in text:
+        raise ValueError(f"{text!r}: write one address or prefix, and the option once for each")
     parse_prefix(text)
     return text
 

@@ -28,7 +28,7 @@ Exit status: 0 done, 1 there is no such audit, process or service or it can't be
 @click.argument("name")
 @click.argument("cidr", required=False, type=params.network)
 @view_options.service_option
-@click.option("--from", "pid", type=click.IntRange(min=1), metavar="PID", help="Count this process alone.")
+@click.option("--from", "pid", type=params.whole_number(1), metavar="PID", help="Count this process alone.")
 @click.option("--reference", is_flag=True, help="Print rows as the reference's console does.")
 @click.option("--json", "as_json", is_flag=True, help=view_options.AS_JSON)
 def show(name: str, cidr: str | None, service: str, pid: int | None, reference: bool, as_json: bool) -> None:

@@ -40,7 +40,7 @@ class Endpoint(NamedTuple):
         host, colon, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         if text.isdecimal():
-            raise ValueError(f"{text!r}: write :{text} for every address of this machine, or ADDRESS:{text}")
+            raise ValueError(f"{text!r}: write --listen :{text} for every address of this machine, or ADDRESS:{text}")
         if not colon or (text.count(":") > 1 and not bracketed):
             raise ValueError(f"{text!r}: write ADDRESS:PORT, with an IPv6 address in brackets, such as [::1]:2525")
         if not (port.isascii() and port.isdigit() and int(port) <= 65535):

@@ -61,7 +61,7 @@ Exit status: 0 done, or the watch was ended (q, Escape, Ctrl-C, TERM, the reader
 )
 @click.argument("name")
 @click.option(
-    "-n", "n", type=click.IntRange(min=1), default=20, show_default=True, metavar="N", help="At most N prefixes."
+    "-n", "n", type=params.whole_number(1), default="20", show_default=True, metavar="N", help="At most N prefixes."
 )
 @click.option(
     "--prefixlen",

@@ -30,7 +30,7 @@ Examples:
   inbound-audit console mail inbound_audit show ip 192.0.2.7
   inbound-audit console mail show count for 192.0.2.0/24 in failures since yesterday limit 5
   inbound-audit console mail --json cluster shared list | jq -c '.rows[]'
-  printf 'add failures 300,6 192.0.2.%d 1\\\\n' 7 8 9 | inbound-audit console mail
+  printf 'add failures 300,6 192.0.2.%d 1\\n' 7 8 9 | inbound-audit console mail
 \b
 Exit status: 0 done, 1 there is no such audit or it can't be seen, or a command failed (of several from
   standard input: any), 2 usage, or the command makes no sense.""",

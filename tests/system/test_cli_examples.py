@@ -1,0 +1,151 @@
+"""Every example in the help of a command is run; so is the start line of the systemd unit."""
+
+from __future__ import annotations
+
+import configparser
+import gzip
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from tests.support.command_line import environment
+from tests.support.sharing import Worker
+
+import inbound_audit.cli
+from inbound_audit.cli import main
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
+
+ROOT = Path(__file__).parents[2]
+UNIT = Path(inbound_audit.cli.__file__).with_name("inbound-audit.service")
+
+COUNTS = """
+from inbound_audit import InboundAudit
+audit = InboundAudit(shared=NAME, capacity=1 << 24, monitors=("300,6",))
+audit.series.define("failures", "ip", 300, 6)
+audit.series.add("failures", "192.0.2.7", 3)
+kept = [audit.listener(service).session("192.0.2.7") for service in ("SMTP", "ECStream")]
+kept.append(audit.listener("SMTP").session("2001:db8::7"))
+"""
+
+
+def examples() -> Iterator[str]:
+    for command in (main, *main.commands.values()):
+        lines = (command.epilog or "").partition("Examples:")[2].partition("Exit status")[0].splitlines()
+        found = [line.strip() for line in lines if re.match(r"  [a-z]", line) and "inbound-audit" in line]
+        assert found or command.name == "help"
+        yield from found
+
+
+EXAMPLES = sorted(set(examples()))
+
+
+# By command, what its examples write.
+EXPECTED = {
+    "count": r"192\.0\.2\.",
+    "show": r"192\.0\.2\.|^1$",
+    "top": r"192\.0\.2\.|^2$",
+    "ps": r"SMTP default 2|.sessions.: ?3",
+    "console": r"192\.0\.2\.7/32|Connections 300/0: 2|inbound_cidr|failures 300/0: \d|^$",
+}
+
+
+def script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def worker(hire) -> Worker:
+    return hire(COUNTS)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with what the examples read, and with the programs that they call."""
+    (tmp_path / "access.log").write_text('192.0.2.7 - - [01/Nov/2026:00:00:00 +0000] "GET / HTTP/1.1" 200 7\n' * 3)
+    (tmp_path / "access.log.gz").write_bytes(gzip.compress((tmp_path / "access.log").read_bytes()))
+    shutil.copytree(ROOT / "examples" / "policies", tmp_path, dirs_exist_ok=True)
+    certificate = trustme.CA().issue_cert("mx.example")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(tmp_path / "chain.pem", append=True)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    script(programs / "inbound-audit", f'exec {shlex.quote(sys.executable)} -m inbound_audit "$@"')
+    script(programs / "journalctl", "echo 'Nov  1 00:00:00 mx smtpd[7]: connect from unknown[192.0.2.7]'")
+    if shutil.which("jq") is None:
+        script(programs / "jq", "cat")
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def run(command: str, directory: Path) -> str:
+    """The first output of an example; one that does not end by itself is ended as by Ctrl-C."""
+    with subprocess.Popen(
+        ["bash", "-o", "pipefail", "-c", command], cwd=directory, env=environment(), text=True, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        assert process.stderr
+        try:
+            output = process.stdout.readline()
+            if re.search(r" serve\b|--watch", command):
+                if "serve" in command:  # the second line says that it is ready
+                    output += process.stdout.readline()
+                os.killpg(process.pid, signal.SIGINT)
+            output += process.stdout.read()
+            errors = process.stderr.read()
+            status = process.wait(60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert "Traceback" not in errors
+    assert status in (0, 130) if "|" in command and "--watch" in command else status == 0, errors
+    return output
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example(example: str, worker: Worker, shell: Path) -> None:
+    command = example.replace("4711", str(worker.pid))
+    if " serve" in command:
+        command = re.sub(r" --listen \S+", "", command) + " --listen 127.0.0.1:0 --hostname mx.example"
+        assert "listening" in run(command, shell)
+        return
+    if "--watch" in command:  # into a pipe jq writes a line only when its buffer is full
+        command = command.replace("jq ", "jq --unbuffered ")
+    output = run(command, shell)
+    assert re.search(EXPECTED[example.split("inbound-audit ")[1].split()[0]], output)
+
+
+def test_there_are_examples_of_every_command() -> None:
+    for name in main.commands.keys() - {"help"}:
+        assert any(f"inbound-audit {name}" in example for example in EXAMPLES)
+
+
+def test_the_units_start_line_is_a_command(worker: Worker, shell: Path) -> None:
+    unit = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(UNIT)
+    start = unit["Service"]["ExecStart"].replace("/usr/local/bin/", "").replace("%S", str(shell))
+    (shell / unit["Service"]["StateDirectory"]).mkdir()
+    assert "listening" in run(start.replace(":25", "127.0.0.1:0") + " --hostname mx.example", shell)
+    assert (shell / "inbound-audit" / "maildir").is_dir()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_takes_the_unit(shell: Path) -> None:
+    program = shell / "bin" / "inbound-audit"
+    (shell / UNIT.name).write_text(UNIT.read_text().replace("/usr/local/bin/inbound-audit", str(program)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", shell / UNIT.name], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
