@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from inbound_audit import _ipcount
-from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType
+from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType, named_keywords
 from inbound_audit.series import DEFAULT_BYTES, SeriesSet, read_monitors
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
 
@@ -51,6 +51,7 @@ class InboundAudit(_ipcount.Audit):
     1
     """
 
+    @named_keywords
     def __init__(
         self,
         *,

@@ -76,7 +76,7 @@ class UnknownServiceType(InboundAuditError, ValueError):
 
 
 class MonitorError(InboundAuditError, ValueError):
-    """No such monitor, or a window that it does not have; or a text that is none."""
+    """No such monitor, or a window that it does not have; or a malformed monitor text."""
 
 
 class SeriesError(InboundAuditError, ValueError):

@@ -7,8 +7,9 @@ import pickle
 
 import pytest
 
-from inbound_audit import errors
+from inbound_audit import InboundAudit, Limits, LuaPolicy, errors, load_policy
 from inbound_audit.errors import InboundAuditError, UnknownServiceType
+from inbound_audit.listeners import Guard
 
 KNOWN = ("SMTP", "ECStream", "Control")
 
@@ -45,3 +46,21 @@ def test_it_can_be_copied_and_pickled():
     error = UnknownServiceType("smtp", KNOWN)
     for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert str(twin) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("call", "keyword", "near"),
+    [
+        (lambda **k: InboundAudit(**k), "monitor", "monitors"),
+        (lambda **k: InboundAudit(**k), "capacty", "capacity"),
+        (lambda **k: InboundAudit().series.define("s", "ip", 60, 5, **k), "persit", "persist"),
+        (lambda **k: LuaPolicy("nothere.lua", **k), "max_step", "max_steps"),
+        (lambda **k: load_policy("nothere.lua", **k), "serch", "search"),
+        (lambda **k: load_policy("nothere.sieve", **k), "onerror", "on_error"),
+        (lambda **k: Guard(None, **k), "when_ful", "when_full"),
+        (lambda **k: Limits(**k), "exmpt", "exempt"),
+    ],
+)
+def test_an_unknown_keyword_names_the_nearest(call, keyword, near):
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{keyword}'; did you mean '{near}'\?"):
+        call(**{keyword: 1})

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from inbound_audit.errors import AddressError, InboundAuditError
+from inbound_audit.errors import AddressError, InboundAuditError, named_keywords
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.base import Choice, ConnectPolicy, evaluate
 from inbound_audit.policy.verdict import ACCEPT, UNAVAILABLE, Verdict
@@ -190,6 +190,7 @@ class Guard:
     Raises ValueError for another choice than "accept" and "refuse".
     """
 
+    @named_keywords
     def __init__(
         self,
         listener: Listener,

@@ -7,7 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit._ipcount import accept_bytes
-from inbound_audit.errors import InboundAuditError, PolicyError
+from inbound_audit.errors import InboundAuditError, PolicyError, named_keywords
 from inbound_audit.lua.script_host import ScriptHost, logger
 from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import World, raw, text
@@ -45,6 +45,7 @@ class LuaPolicy(ScriptPolicy):
     an accept construct that a script has kept may be asked for ever.
     """
 
+    @named_keywords
     def __init__(
         self,
         path: str | PathLike[str],

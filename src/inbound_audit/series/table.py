@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from inbound_audit import _ipcount
-from inbound_audit.errors import SeriesError
+from inbound_audit.errors import SeriesError, named_keywords
 from inbound_audit.series.definition import DEFAULT_BYTES, FAMILIES, Definition, check, contradiction
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class SeriesSet(_ipcount.SeriesTable):
 
     # ---- definitions
 
+    @named_keywords
     def define(
         self,
         name: str,

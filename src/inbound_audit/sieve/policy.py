@@ -6,7 +6,7 @@ from collections import Counter
 from os import PathLike
 from typing import TYPE_CHECKING
 
-from inbound_audit.errors import PolicyError
+from inbound_audit.errors import PolicyError, named_keywords
 from inbound_audit.policy.base import Choice, ScriptPolicy
 from inbound_audit.sieve.compile import script
 from inbound_audit.sieve.faults import ScriptError
@@ -36,6 +36,7 @@ class SievePolicy(ScriptPolicy):
 
     implementation = "Sieve"
 
+    @named_keywords
     def __init__(self, path: str | PathLike[str], *, on_error: Choice = "accept") -> None:
         super().__init__(path, on_error, logger)
         self._host = Host(self.path)
