@@ -50,6 +50,7 @@ directives = {
     "embedsignature.format": "clinic",  # so that inspect.signature, help() and stubtest see the signatures
     "auto_pickle": False,  # a tree is an address range of this process; stubtest also trips over the helpers
     "autotestdict": False,
+    "freethreading_compatible": True,  # each class says in its lock rule what protects it
 }
 
 build_ext = {"cython_directives": directives, "cython_include_dirs": "src", "cython_c_in_temp": True}

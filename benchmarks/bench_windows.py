@@ -32,7 +32,7 @@ def filled(windows: int, hosts: int = HOSTS) -> Iterator[InboundAudit]:
         now = int(time())
         for v in range(windows):
             for address in packed(f"window {v}", hosts):
-                audit._series_add_at("s", address, 1, (now - v * LONG) * 1_000_000)
+                audit.series.add_at("s", address, 1, (now - v * LONG) * 1_000_000)
         assert all(audit.series.count("s", "0.0.0.0/0", v) == hosts for v in range(windows))
         yield audit
 

@@ -15,7 +15,7 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset, strpbrk
+from libc.string cimport memcmp, memcpy, memset, strlen, strpbrk
 
 cimport inbound_audit._core.bits as bits
 cimport inbound_audit._core.codes as codes
@@ -54,7 +54,6 @@ import logging
 import warnings
 from operator import index
 from types import MappingProxyType
-from weakref import WeakSet
 
 from inbound_audit.errors import (
     AddressError, CapacityError, CidrError, InboundAuditError, MonitorError, OtherVersionError, SeriesError,
@@ -63,6 +62,7 @@ from inbound_audit.errors import (
 
 cdef extern from "Python.h":
     object PyErr_SetFromErrno(object)
+    unsigned long PyThread_get_thread_ident() noexcept
     bint PyUnicode_IS_ASCII(object) noexcept
     const char *PyUnicode_DATA(object) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(object) noexcept
@@ -76,11 +76,12 @@ cdef u64 conn_ids = 1
 include "inbound_audit/_ext/convert.pxi"
 include "inbound_audit/_ext/parse.pxi"
 include "inbound_audit/_ext/session.pxi"
-include "inbound_audit/_ext/over_time.pxi"
 include "inbound_audit/_ext/audit.pxi"
+include "inbound_audit/_ext/own_file.pxi"
 include "inbound_audit/_ext/rings.pxi"
 include "inbound_audit/_ext/series.pxi"
-include "inbound_audit/_ext/windows.pxi"
+include "inbound_audit/_ext/packed_rows.pxi"
+include "inbound_audit/_ext/store.pxi"
 include "inbound_audit/_ext/shared.pxi"
 include "inbound_audit/_ext/counter.pxi"
 include "inbound_audit/_ext/networks.pxi"

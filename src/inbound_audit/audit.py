@@ -67,22 +67,16 @@ class InboundAudit(_ipcount.Audit):
     ) -> None:
         if group is not None and shared is None:
             raise SharedStateError(f"{group!r}: a group can share only what has a name; give `shared` too")
-        super().__init__()
+        if isinstance(services, str):
+            raise UnknownServiceType(services, SERVICE_TYPES, "is a text, not a list of service types")
+        super().__init__(services=(*SERVICE_TYPES, *services), capacity=capacity, clock=clock)
         self._shared = shared
         self._membership: Membership | None = None
         self._seen: set[_ipcount.Listener] = set()  # by all processes that were there when they were made
         self._state = state
-        if clock is not None:
-            if not callable(clock):
-                raise TypeError(f"clock {clock!r}: is nothing that can be called for the time")
-            self._set_clock(clock)
-        self._reserve(capacity)
-        if isinstance(services, str):
-            raise UnknownServiceType(services, SERVICE_TYPES, "is a text, not a list of service types")
-        for name in (*SERVICE_TYPES, *services):
-            self._add_service(name)
+        store = _ipcount.SeriesStore(self)
         for monitor in read_monitors(monitors, monitor_hosts, monitor_bytes):
-            self._monitor(f"{monitor.interval},{monitor.num_windows}", *monitor)
+            store.define_monitor(f"{monitor.interval},{monitor.num_windows}", *monitor)
         _alive.add(self)
         if shared is not None:
             from inbound_audit.shared.membership import Membership  # threads and descriptors: not for who counts alone
@@ -115,7 +109,6 @@ class InboundAudit(_ipcount.Audit):
         """
         if self.closed:
             raise InboundAuditError("the audit is closed")
-        self._add_service(service_type)
         made, membership = self._listener(service_type, name), self._membership
         if membership and made not in self._seen:
             membership.wait_until_scanned()
@@ -133,7 +126,7 @@ class InboundAudit(_ipcount.Audit):
         """
         series = self.series
         series.save_before_close()
-        self._forget(close=True)
+        super().close()
         if self._membership:
             self._membership.close()
             self._membership = None
@@ -144,7 +137,7 @@ class InboundAudit(_ipcount.Audit):
         if self._membership:
             self._membership.ensure_file()
 
-    def _look_around(self) -> None:
+    def _drop_dead_owners(self) -> None:
         """Drops the counts of processes that have ended. Raises OSError."""
         if self._membership:
             self._membership.scan()
@@ -192,7 +185,7 @@ def _after_fork_in_child() -> None:
     _fork.__dict__.clear()
     # First of all nobody's file is ours any more; what may fail comes later.
     for audit in list(_alive):
-        audit._forget(forked=True)
+        _ipcount.OwnFile(audit).forget(forked=True)
     members = _memberships()
     for member in members:
         member.in_child()

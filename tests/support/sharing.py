@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from inbound_audit import InboundAudit, Session
-from inbound_audit._ipcount import Audit
+from inbound_audit._ipcount import Audit, SeriesStore  # noqa: F401  the code that tests send uses it
 from inbound_audit.shared import directory_of
 
 FULL = os.environ.get("INBOUND_AUDIT_FAULTS") == "full"

@@ -846,15 +846,15 @@ def test_a_series_that_finds_no_room_at_first(hire):
         victim.do(limit.format(sections << 28))
         with pytest.raises(Exception, match="CapacityError"):
             victim.do(define)
-        other.do("audit._look_around()")
+        other.do("audit._drop_dead_owners()")
     victim.do(limit.format("resource.RLIM_INFINITY"))
     victim.do(define)
     other.do(define)
     victim.do("audit.series.add('s', '192.0.2.7', 3)")
-    other.do("audit._look_around()")
+    other.do("audit._drop_dead_owners()")
     assert other.do("audit.series.count('s', '192.0.2.7')") == 3
     assert other.do("audit.total()") == victim.do("audit.total()") == 1
-    victim.do("audit._check_windows()")
+    victim.do("SeriesStore(audit).check()")
     assert victim.do("complaints") == other.do("complaints") == []
 
 

@@ -15,6 +15,7 @@ from tests.support.threads import lua_adder, running
 from tests.support.timing import shown
 
 from inbound_audit import InboundAudit, PrefixCounter
+from inbound_audit._ipcount import SeriesStore
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 ADDERS = 3
@@ -80,18 +81,18 @@ def test_forked_in_the_middle_of_a_change():
                     with contextlib.suppress(BaseException):
                         signal.alarm(100)
                         assert audit.series.count("s", "0.0.0.0/0", 0, 1) == 0
-                        audit._check_windows()
+                        SeriesStore(audit).check()
                         for i in range(300):
                             audit.series.add("s", bytes((10, 0, i >> 8, i & 255)), 2)
                         audit.series.add("s", "192.0.2.8", -2)
                         audit.listener().session("192.0.2.9").close()
-                        audit._check_windows()
+                        SeriesStore(audit).check()
                         assert audit.series.count("s", "0.0.0.0/0") == 598
                         assert audit.connections(0, "0.0.0.0/0") == 1
                         status = 0
                     os._exit(status)
                 assert os.waitpid(pid, 0)[1] == 0
-        audit._check_windows()
+        SeriesStore(audit).check()
         assert audit.series.count("s", "0.0.0.0/0") == 256 * len(calls) - 1
 
 
@@ -110,7 +111,7 @@ def test_a_forked_child_starts_with_empty_windows(audit, clock):
             seen.append(shown(audit))
             clock.step(10)
             seen.append(shown(audit))
-            audit._check_windows()
+            SeriesStore(audit).check()
             os.write(write, repr(seen).encode())
             status = 0
         finally:
@@ -136,7 +137,7 @@ def test_a_forked_child_starts_with_empty_series(audit, series, clock):
             clock.step(10)
             series.add("s", "192.0.2.8")
             seen += [series.count("s", "192.0.2.0/24", v) for v in range(3)]
-            audit._check_windows()
+            SeriesStore(audit).check()
             os.write(write, repr(seen).encode())
             status = 0
         finally:

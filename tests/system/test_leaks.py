@@ -9,6 +9,7 @@ import pytest
 
 PROLOGUE = """
 import gc, os, random, tracemalloc
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit import InboundAudit, Limits, PrefixCounter
 
 def resident():
@@ -85,13 +86,13 @@ def work():
             audit.sliding_average("receptions", 1, ac=ac)
         if i % 500 == 0:
             seconds[0] += 5
-    audit._window_rows("series", "s", 10, 3, 0, 2)
+    SeriesStore(audit).rows("series", "s", 10, 3, 0, 2)
     try:
         audit.series.count("s", "nonsense")
     except ValueError:
         pass
 life(work, 12, 2 << 20)
-audit._check_windows()
+SeriesStore(audit).check()
 """,
     "more hosts than a window may have": """
 audit = InboundAudit(monitors=["1000000000,1"], monitor_bytes=1 << 20)
@@ -108,7 +109,7 @@ def work():
 work()
 life(work, 10, 2 << 20)
 assert audit.uncounted == 0
-audit._check_windows()
+SeriesStore(audit).check()
 """,
     "series without end": """
 def work():
@@ -120,7 +121,7 @@ def work():
             audit.series.add("s", "192.0.2.7", n)
             audit.series.add("t", "text", n)
         audit.series.remove_item("s", "192.0.2.7")
-        audit.series.folded("s"), audit.series.names, audit._windows
+        audit.series.folded("s"), audit.series.names, SeriesStore(audit).known
         audit.close()
 life(work, 20, 2 << 20)
 """,

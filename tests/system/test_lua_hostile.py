@@ -27,6 +27,7 @@ def test_an_interpreter_that_exits_with_policies_alive(tmp_path: Path) -> None:
         import warnings
         warnings.simplefilter("ignore")
         from inbound_audit import InboundAudit, LuaPolicy
+        from inbound_audit._ipcount import SeriesStore
         audit = InboundAudit()
         keep = []
         for kind in {[tuple(kind) for kind in KINDS.values()]!r}:
@@ -99,6 +100,7 @@ def test_a_harsh_script_ends_in_an_answer(bench: Bench, tmp_path: Path) -> None:
         logging.disable()
         threading.stack_size(1 << 20)
         from inbound_audit import InboundAudit, LuaPolicy
+        from inbound_audit._ipcount import SeriesStore
         def work():
             audit = InboundAudit()
             for number in range(1, {len(HARSH) + 1}):
@@ -182,6 +184,7 @@ def hostile(directory: Path, kind: Kind) -> list[str]:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
         threading.stack_size(1 << 20)
         from inbound_audit import InboundAudit, LuaPolicy
+        from inbound_audit._ipcount import SeriesStore
         def work():
             with InboundAudit(monitors=["300,6"], clock=lambda: 1e9) as audit:
                 policy = LuaPolicy({str(script)!r}, lua={kind.lua!r}, ffi={kind.ffi})
@@ -189,7 +192,7 @@ def hostile(directory: Path, kind: Kind) -> list[str]:
                     policy.validate_ehlo(old, "x")
                 policy.validate_connect(audit.listener().session("192.0.2.7"))
                 assert policy.errors == 0, policy.last_error
-                audit._check_windows()
+                SeriesStore(audit).check()
                 print("survived")
         thread = threading.Thread(target=work)
         thread.start()
@@ -245,6 +248,7 @@ def test_a_text_that_leaves_no_room_for_its_error(tmp_path: Path, name: str) -> 
         import logging
         logging.disable()
         from inbound_audit import InboundAudit, LuaPolicy
+        from inbound_audit._ipcount import SeriesStore
         with InboundAudit() as audit, audit.listener().session("192.0.2.7") as ac:
             policy = LuaPolicy({str(script)!r}, lua={KINDS[name].lua!r}, ffi={KINDS[name].ffi}, max_memory=1 << 24)
             for number in range({len(HUGE)}):

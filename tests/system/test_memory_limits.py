@@ -12,6 +12,7 @@ pytestmark = pytest.mark.memory
 
 GREEDY = """
 import resource
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit import InboundAudit
 from inbound_audit.errors import CapacityError
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
@@ -25,7 +26,7 @@ for _ in range(5):
 audit.series.define("s", "cidr", 10, 1000, max_bytes=1000 << 15)
 audit.series.add("s", "192.0.2.7")
 assert audit.series.count("s", "192.0.2.7") == 1
-audit._check_windows()
+SeriesStore(audit).check()
 """
 
 
@@ -37,6 +38,7 @@ def test_a_capacity_that_the_system_has_not():
     """RLIMIT_AS stands for a container's limit: asking for more is an error that says so, and smaller ones work."""
     script = """
 import resource
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit import InboundAudit
 from inbound_audit.errors import CapacityError
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))

@@ -44,6 +44,7 @@ from tests.support.sharing import FULL, eventually, owner_files, rounds
 from tests.support.sharing import NAME as SHARED
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import SharedStateError
 from inbound_audit.persist import (
     StateDirectory,
@@ -288,7 +289,7 @@ def test_a_series_is_there_again(state, clock):
         assert second.count("192.0.2.7") == 3
         second.add("192.0.2.7", -10)
         second.add("2001:db8::7", 2)
-        second.audit._check_windows()
+        SeriesStore(second.audit).check()
     with counting(state, clock) as third:
         assert (third.count(ALL4), third.count(ALL6)) == (-2, 0)
 
@@ -960,7 +961,7 @@ def test_killed_in_the_middle_of_persisting(tmp_path, clock, capsys):
             n = kept.count()
             assert n in (saved, begun)
             assert list(map(kept.count, reference(n + 1))) == [1] * n + [0]
-            kept.audit._check_windows()
+            SeriesStore(kept.audit).check()
             befores, afters = befores + (n < begun), afters + (n == begun > saved)
         shared[:] = struct.pack("=QQ", n, n)
     if FULL:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,7 +34,8 @@ from tests.support.keeping import (
 )
 from tests.support.sharing import FULL, rounds
 
-from inbound_audit.persist import Entry, change_log, marks, read_log
+from inbound_audit._ipcount import SeriesStore
+from inbound_audit.persist import Entry, change_log, marks, persisted_series, read_log
 from inbound_audit.persist.format import Mark
 
 pytestmark = [
@@ -237,7 +239,7 @@ def test_no_line_is_lost_or_written_twice_while_a_log_is_rotated(state, clock, p
             kept.store.run_once()
         end.set()
         churner.join()
-        written = kept.audit._series_logged(NAME)[0]
+        written = SeriesStore(kept.audit).logged(NAME)[0]
     files = [*(Path(f"{path}.{n}") for n in range(turns)), path]
     assert [entry.sequence for file in files for entry in read_log(file)] == list(range(1, written + 1))
 
@@ -393,22 +395,23 @@ def test_a_child_knows_nothing_of_what_its_parent_has_loaded(state, clock, path)
         assert (again.count(), load(again, path), again.count()) == (40, 1, 41)
 
 
-def test_the_mark_of_a_snapshot_taken_beside_threads_that_add(state, clock, path):
+def test_the_mark_of_a_snapshot_taken_beside_threads_that_add(state, clock, path, monkeypatch):
     """One that no line came into is taken if there is any; else the mark is behind all that may be in it."""
     with counting(state, clock, log=True) as kept:
         kept.add("192.0.2.7", 3)
-        newest, windows, before, after = kept.audit._series_dump_logged(NAME)
+        newest, windows, before, after = SeriesStore(kept.audit).dump_logged(NAME)
         assert (before, after) == (1, 1)
         answers = [(newest, [], 5, 9), (newest, windows, 9, 9), (newest, [], 9, 12)]
-        kept.audit._series_dump_logged = lambda name: answers.pop(0)
+        fake = SimpleNamespace(dump_logged=lambda name: answers.pop(0))
+        monkeypatch.setattr(persisted_series, "SeriesStore", lambda audit: fake)
         kept.store.save()
         snapshot = read(snapshots_of(state)[0])
         assert [mark.sequence for mark in snapshot.marks] == [9]
         assert len(snapshot.windows) == 1
-        kept.audit._series_dump_logged = lambda name: (newest, windows, 12, 15)
+        fake.dump_logged = lambda name: (newest, windows, 12, 15)
         kept.store.save()
         assert [mark.sequence for mark in read(snapshots_of(state)[0]).marks] == [15]
-        del kept.audit._series_dump_logged
+        monkeypatch.undo()
         assert kept.store.known(NAME)
 
 

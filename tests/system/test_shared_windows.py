@@ -9,6 +9,7 @@ from tests.support.sharing import NAME, UNDER_ASAN, Worker, WorkerError, eventua
 from tests.support.timing import START, Clock
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.shared import View
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")
@@ -127,7 +128,7 @@ def test_series_of_one_name_that_differ_are_told_apart(audit, hire):
     audit.series.add("mine", "192.0.2.7")
     assert audit.series.count("mine", "192.0.2.7") == 1
     assert other.do("audit.series.count('mine', '192.0.2.7')") == 5
-    assert sorted(of for _, name, _, *of in audit._windows if name == "mine") == [[10, 3], [60, 3]]
+    assert sorted(of for _, name, _, *of in SeriesStore(audit).known if name == "mine") == [[10, 3], [60, 3]]
 
 
 def test_a_series_that_is_defined_late_counts_what_the_others_have(audit, hire):
@@ -150,7 +151,7 @@ for i in range(3000):
     assert audit.series.count("large", "10.0.0.0/8") == 6000
     assert audit.series.count("large", "10.0.3.0/24") == 512
     assert audit.total() == 0
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 # ---- who is gone, and who is new
@@ -171,7 +172,7 @@ def test_the_windows_of_the_dead_go_with_them(audit, hire):
     others[1].do("audit.close()")
     eventually(lambda: audit.series.count("s", "192.0.2.0/24") == 1, "the end of the other")
     assert audit.connections("10,3", "192.0.2.7") == 0
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 def test_processes_come_and_go_and_windows_turn(audit, clock, hire):
@@ -185,7 +186,7 @@ def test_processes_come_and_go_and_windows_turn(audit, clock, hire):
         assert audit.series.count("s", "192.0.2.0/24", 0, 2) == min(turn + 1, 3)
         other.kill()
         eventually(lambda: audit.series.count("s", "10.0.0.0/8", 0, 2) == 0, "the end of it")
-        audit._check_windows()
+        SeriesStore(audit).check()
 
 
 @forks_beside_threads
@@ -197,7 +198,7 @@ def test_a_forked_child_counts_in_windows_of_its_own(audit, hire):
     child.do("audit.series.add('s', '192.0.2.7', 10); mx.session('192.0.2.7').close()")
     for who in (parent, child):
         assert who.do("(audit.series.count('s', '192.0.2.7'), audit.connections('10,3', '192.0.2.7'))") == (15, 2)
-        who.do("audit._check_windows()")
+        who.do("SeriesStore(audit).check()")
     assert audit.series.count("s", "192.0.2.7") == 15
     child.kill()
     eventually(lambda: audit.series.count("s", "192.0.2.7") == 5, "the end of the child")
@@ -246,26 +247,26 @@ def test_a_view_sees_everybody_s_windows(audit, hire):
     audit.series.add("here", "2001:db8::1", -2)
     audit.series.add("here", "192.0.2.1", 3)
     with View(NAME) as view:
-        seen = {(scope, name, *of) for scope, name, _, *of in view._windows}
+        seen = {(scope, name, *of) for scope, name, _, *of in SeriesStore(view).known}
         kinds = ("connections", "receptions", "rejections")
         expected = {(kind, text, *map(int, text.split(","))) for kind in kinds for text in MONITORS}
         expected |= {("series", name, 10, 3) for name in "st"}
         expected |= {("series", "only there", 1 << 30, 4), ("series", "here", 1 << 30, 2)}
         assert seen == expected
-        types = {name: kind for scope, name, kind, *_ in view._windows if scope == "series"}
+        types = {name: kind for scope, name, kind, *_ in SeriesStore(view).known if scope == "series"}
         assert types == {"s": "ip", "t": "string", "only there": "ip", "here": "ip"}
-        assert view._window_count("series", "only there", 1 << 30, 4, "192.0.2.0/24", 0, 3) == 4
-        assert view._window_count("series", "here", 1 << 30, 2, "::/0", 0, 1) == -2
-        assert view._window_rows("series", "here", 1 << 30, 2, 0, 1) == [(3, "192.0.2.1"), (-2, "2001:db8::1")]
+        assert SeriesStore(view).count("series", "only there", 1 << 30, 4, "192.0.2.0/24", 0, 3) == 4
+        assert SeriesStore(view).count("series", "here", 1 << 30, 2, "::/0", 0, 1) == -2
+        assert SeriesStore(view).rows("series", "here", 1 << 30, 2, 0, 1) == [(3, "192.0.2.1"), (-2, "2001:db8::1")]
         other.kill()
         eventually(lambda: view.refresh() or len(view.owners) == 1, "its end")
-        assert view._window_count("series", "only there", 1 << 30, 4, "192.0.2.0/24", 0, 3) == 0
+        assert SeriesStore(view).count("series", "only there", 1 << 30, 4, "192.0.2.0/24", 0, 3) == 0
 
 
 @pytest.mark.parametrize("asked", [("series", "nope", 10, 3), ("series", "s", 10, 4), ("sessions", "s", 10, 3)])
 def test_what_nobody_has_is_an_error(audit, asked):
     with pytest.raises(ValueError, match=asked[1]):
-        audit._window_rows(*asked, 0, 0)
+        SeriesStore(audit).rows(*asked, 0, 0)
 
 
 def test_rows_are_sums_too(audit, clock, hire):
@@ -273,11 +274,11 @@ def test_rows_are_sums_too(audit, clock, hire):
     other.do("[audit.series.add('s', key, n) for key, n in [('192.0.2.9', 2), ('192.0.2.7', 5), ('2001:db8::7', -1)]]")
     for key, n in [("192.0.2.7", -5), ("10.0.0.1", 1), ("2001:db8::7", -1), ("::1", 4)]:
         audit.series.add("s", key, n)
-    rows = audit._window_rows("series", "s", 10, 3, 0, 0)
+    rows = SeriesStore(audit).rows("series", "s", 10, 3, 0, 0)
     assert [row for row in rows if row[0]] == [(1, "10.0.0.1"), (2, "192.0.2.9"), (4, "::1"), (-2, "2001:db8::7")]
     at(clock, [other], START + 10)
-    assert audit._window_rows("series", "s", 10, 3, 0, 0) == []
-    assert len(audit._window_rows("series", "s", 10, 3, 0, 2)) >= 4
+    assert SeriesStore(audit).rows("series", "s", 10, 3, 0, 0) == []
+    assert len(SeriesStore(audit).rows("series", "s", 10, 3, 0, 2)) >= 4
 
 
 # ---- readers beside writers
@@ -317,7 +318,7 @@ def test_what_stands_still_in_other_windows_is_always_there(audit, clock, hire):
         busy = sum(not other._connection.poll(0) for other in others)
     for other in others:
         other.result()
-        other.do("audit._check_windows()")
+        other.do("SeriesStore(audit).check()")
     assert asked > 1000
 
 

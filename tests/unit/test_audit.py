@@ -238,10 +238,10 @@ def test_what_can_be_no_service_type(audit, name):
 
 def test_there_is_room_for_so_many_service_types(audit):
     for i in range(64 - len(audit.service_types)):
-        audit._add_service(f"service{i}")
+        audit.listener(f"service{i}")
     with pytest.raises(CapacityError, match="64 service types"):
-        audit._add_service("one more")
-    audit._add_service("service0")  # is known
+        audit.listener("one more")
+    audit.listener("service0")  # is known
 
 
 def test_no_listener_belongs_to_the_view(audit):

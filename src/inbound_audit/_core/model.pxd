@@ -59,7 +59,8 @@ cdef struct Tree:
     Arena arena
     Owner *owner
     Tree *older             # the tree of this audit that was made before
-    Tree *sibling           # of another owner: the next tree of the file, or the next that may be used again
+    Tree *sibling           # the next listener's of this process; of another owner: the next tree of the file, or the next
+                            # that may be used again
     u64 max_units           # of another owner: the units for which its file has memory; 0: a tree of our own
     u64 dropped             # of another owner: when it was detached, in nanoseconds of a monotonic clock
     int service             # of a window: MAX_SERVICES plus the number of its series
@@ -128,6 +129,10 @@ cdef struct Owner:
     Service service[MAX_SERVICES]
     u32 services            # published after the service is complete
     u32 trees               # of this process
+    u32 lock                # of a change to services, trees, series, rings or the file of this process
+    u32 listener_ids        # how many were given out
+    u64 waiting
+    Tree *listeners         # the listeners' trees of this process in the order in which they were made, by `sibling`
     bint shared             # other owners may be attached
     Tree *newest            # the last tree that was made: `older` leads to all of them
     Tree *spare             # the trees of other owners that may be used again

@@ -3,8 +3,7 @@
 A list grows at its head by one published pointer. `unlink_tree` takes a tree out of its list by one store into the tree
 before it. The tree keeps its own `next`, so a reader that stands on it goes on.
 
-Lock rule: one thread at a time changes the lists of an audit; the extension sees to that. `find_service`, `trees_of`
-and readers of the lists run beside it without a lock.
+Lock rule: `Owner.lock` is held to change the lists. `find_service`, `trees_of` and readers of the lists take no lock.
 """
 
 from libc.stdlib cimport calloc, free
@@ -15,7 +14,7 @@ from inbound_audit._core.bits cimport u32, u64, acquire32, publish32
 from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
 from inbound_audit._core.layout cimport Arena
 from inbound_audit._core.model cimport (
-    INBOUND_CIDR, MAX_SERVICES, MAX_TREES, READY, SMTP, Owner, Ring, Series, Service, Tree, load_tree, publish_tree,
+    INBOUND_CIDR, MAX_SERVICES, MAX_TREES, READY, SESSIONS, SMTP, Owner, Ring, Series, Service, Tree, load_tree, publish_tree,
 )
 
 
@@ -28,6 +27,31 @@ cdef inline int add_service(Owner *o, const char *name, size_t size) noexcept no
     s.size = <u32>size
     publish32(&o.services, o.services + 1)
     return <int>o.services - 1
+
+
+cdef inline int ensure_service(Owner *o, const char *name, size_t size) noexcept nogil:
+    """The number of a service, which becomes known; or FULL."""
+    cdef int number = find_service(o, name, size)
+    return number if number >= 0 else add_service(o, name, size)
+
+
+cdef inline u32 listener_id_of(Owner *o, int service, const char *name, u32 size) noexcept nogil:
+    """The number that all trees of a service and listener name share, own or not. O(trees)."""
+    cdef Tree *t = o.newest
+    while t != NULL:
+        if t.service == service and t.label.kind == SESSIONS and t.label.listener_size == size:
+            if memcmp(t.label.listener, name, size) == 0:
+                return t.listener_id
+        t = t.older
+    o.listener_ids += 1
+    return o.listener_ids
+
+
+cdef inline void append_listener(Owner *o, Tree *t) noexcept nogil:
+    cdef Tree **at = &o.listeners
+    while at[0] != NULL:
+        at = &at[0].sibling
+    at[0] = t
 
 
 cdef inline void link_tree(Owner *o, Tree *t) noexcept nogil:

@@ -1,12 +1,22 @@
-# Services, listeners, and sums over their trees.
+# Services, listeners, monitors, and sums over their trees.
 
 
-cdef class Audit(Windows):
-    """The native part of `inbound_audit.InboundAudit`: services, listeners, and sums over their trees."""
+cdef class Audit:
+    """The native part of `inbound_audit.InboundAudit` and of `inbound_audit.shared.View`: services, listeners, monitors,
+    and sums over their trees. `services` are the service types, `capacity` and `clock` are those of `InboundAudit`.
 
-    cdef dict listeners
-    cdef dict listener_ids          # numbers of (service number, listener name in UTF-8)
-    cdef object capacity
+    Raises UnknownServiceType, CapacityError, TypeError for a clock that can't be called.
+
+    Lock rule: `Owner.lock` is held to change what the audit consists of: its services, trees, series, rings and its
+    file. Under it runs no Python code, and no Python object that takes part in garbage collection is made: a finalizer
+    may use the audit. Counts take no lock. The lock of a tree or of a series is taken after it, never before it.
+    """
+
+    cdef model.Owner *owner
+    cdef object clock               # a callable that returns seconds; None: the system's clock
+    cdef SeriesTable made_series    # what `series` returns
+    cdef dict listeners             # by service type and name; changed under the lock
+    cdef u64 capacity
     cdef bint is_closed
     cdef owner_files.OwnerHeader *own   # of our file, in shared mode
     cdef int own_guard
@@ -16,7 +26,6 @@ cdef class Audit(Windows):
         if self.owner == NULL:
             raise MemoryError
         self.listeners = {}
-        self.listener_ids = {}
         self.own_guard = sigbus.UNGUARDED
         self.owner.own_fd = -1
         self.capacity = DEFAULT_CAPACITY
@@ -24,13 +33,23 @@ cdef class Audit(Windows):
         trees.add_service(self.owner, b"SMTP", 4)
         trees.add_service(self.owner, b"inbound_cidr", 12)
 
-    def _reserve(self, capacity):
-        """Bytes of address space for each listener made from now on. Raises CapacityError."""
+    def __init__(self, services=(), capacity=DEFAULT_CAPACITY, clock=None):
+        if clock is not None:
+            if not callable(clock):
+                raise TypeError(f"clock {clock!r}: expected a callable that returns seconds since 1970")
+            self.clock = clock
+            self.owner.clock = <void *>clock
+            self.owner.last_now = time_of_system()
+            self.owner.now = python_clock
         check_capacity(capacity)
         self.capacity = capacity
+        if isinstance(services, str):
+            raise UnknownServiceType(services, self.service_types, "is a text, not a list of service types")
+        for name in services:
+            self.add_service(name)
 
     def __dealloc__(self):
-        self.leave_file()
+        leave_file(self)
         if self.owner != NULL:
             trees.free_trees(self.owner)
             free(self.owner)
@@ -43,184 +62,140 @@ cdef class Audit(Windows):
             raise UnknownServiceType(service_type, self.service_types)
         return number
 
-    def _add_service(self, str name not None):
-        """Makes a service type known; nothing when it is. Raises UnknownServiceType for a name that can't be one."""
+    cdef int add_service(self, str name) except -1:
+        """The number of a service type, which becomes known. Raises UnknownServiceType for a malformed name."""
         cdef size_t size = 0
         cdef const char *s = ascii(name, &size)
+        cdef int number
         if s == NULL or not 0 < size <= model.MAX_SERVICE_NAME or not name.isprintable():
-            why = f"is no name for a service type: 1 to {model.MAX_SERVICE_NAME} printable ASCII characters"
+            why = f"the name of a service type is 1 to {model.MAX_SERVICE_NAME} printable ASCII characters"
             raise UnknownServiceType(name, self.service_types, why)
-        if trees.find_service(self.owner, s, size) < 0 and trees.add_service(self.owner, s, size) < 0:
+        lock_owner(self.owner)
+        number = trees.ensure_service(self.owner, s, size)
+        unlock_owner(self.owner)
+        if number < 0:
             raise CapacityError(f"{name!r}: an audit has room for {self.owner.services} service types")
+        return number
 
     def _listener(self, str service_type not None, str name not None):
-        """The listener of that service and name; the same object each time. The service is known."""
-        cdef Listener made
-        cdef int number = self.number_of(service_type)
+        """The listener of that service type and name; the same object each time. A new service type becomes known."""
+        cdef tuple key = (service_type, name)
+        cdef Listener made = self.listeners.get(key)
+        cdef layout.Label label
+        cdef int number, code = MADE
+        if made is not None:
+            return made
+        number = self.add_service(service_type)
         if number == model.INBOUND_CIDR:
             raise UnknownServiceType(service_type, self.service_types, "is a view; no listener can belong to it")
-        made = self.listeners.get((service_type, name))
-        if made is None:
-            if self.owner.trees == model.MAX_TREES:
-                raise CapacityError(f"{name!r}: an audit has room for {model.MAX_TREES} listeners")
-            made = Listener.__new__(Listener)
-            made.tree = trees.add_tree(self.owner, number, self.listener_id_of(number, listener_bytes(name, self.owner.shared)), self.capacity)
-            if made.tree == NULL:
-                raise no_room(self.capacity)
-            made.audit, made.service_type, made.name = self, service_type, name
-            label_listener(&made.tree.label, service_type, name)
-            if self.owner.shared:
-                self.attach_new_tree(made)
-            trees.link_tree(self.owner, made.tree)
-            self.listeners[service_type, name] = made
+        label_listener(&label, service_type, name, self.owner.shared)
+        made = Listener.__new__(Listener)
+        made.audit, made.service_type, made.name = self, service_type, name
+        lock_owner(self.owner)
+        try:
+            if key in self.listeners:  # another thread, or a finalizer, was first
+                made = <Listener>self.listeners[key]
+            else:
+                code = make_listener_tree(self, number, &label, &made.tree)
+                if code == MADE:
+                    self.listeners[key] = made
+        finally:
+            unlock_owner(self.owner)
+        if code == NO_TREES:
+            raise CapacityError(f"{name!r}: an audit has room for {model.MAX_TREES} listeners")
+        raise_unmade(code, self.capacity)
         return made
 
-    cdef u32 listener_id_of(self, int service, bytes name):
-        return self.listener_ids.setdefault((service, name), len(self.listener_ids))
+    def _ensure_file(self):
+        """A forked child of a shared audit is about to record: `InboundAudit` makes a file of its own."""
 
-    def _forget(self, close=False, forked=False):
-        """Drops every count: the audit is closed, or its file was cut short, or this is a forked child, to whom the
-        sessions do not belong. The locks of a child are free: their holders are threads that the fork left behind.
+    def _drop_dead_owners(self):
+        """`InboundAudit` drops the counts of processes that have ended, before their saved counts are adopted."""
+
+    def close(self):
+        """Drops every count. Idempotent."""
+        forget_all(self, True, False)
+        with cython.critical_section(self):
+            self.made_series = None  # it refers to this audit
+
+    # ---- events over time
+
+    def connections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
+        """Connections in windows `startv` to `endv` of a monitor (as `startv` if it is None; 0 is the current window).
+
+        `monitor` is its text (``"300,6"``) or its position; `cidr` as in `inbound_session_count`, where ``"/24"``, and
+        None for exactly the connecting IP, speak of the session `ac`. Raises MonitorError, CidrError.
+        O(windows x prefix length x processes); takes no lock.
         """
-        cdef Listener listener
-        cdef u32 state = model.NO_FILE if self.owner.shared else model.READY
-        self.is_closed = self.is_closed or close
-        self.leave_file()
-        if forked:
-            sigbus.free_guard_lock()
-        for listener in self.listeners.values():
-            if forked:
-                seqlock.unlock(&listener.tree.arena.lock)
-            forget(listener.tree, model.ENDED if self.is_closed else state)
-        forget_series(self.owner, self.is_closed, forked)
-        if self.is_closed:
-            with cython.critical_section(self):
-                self.made_series = None  # it refers to this audit
+        return query_kind(self, model.CONNECTIONS, monitor, cidr, startv, endv, ac)
 
-    # ---- shared mode; `shared.pxi` has the rest
+    def receptions(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
+        """Messages that were accepted; otherwise as `connections`."""
+        return query_kind(self, model.RECEPTIONS, monitor, cidr, startv, endv, ac)
 
-    def _share(self, int fd, u32 pid, u64 started):
-        """Moves every listener into a file of our own that nobody else knows yet, open for reading and writing and empty.
+    def rejections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
+        """Rejections; otherwise as `connections`."""
+        return query_kind(self, model.REJECTIONS, monitor, cidr, startv, endv, ac)
 
-        `pid` and `started` (microseconds since 1970) are what `ps` tells of us. The descriptor is in use until the next
-        `_share` or `_forget`. Raises CapacityError, and SharedStateError for a listener's name that doesn't fit.
+    def sliding_average(self, kind, monitor, cidr=None, *, Session ac=None):
+        """A float: the current window, and the one before as far as a window of that width that ends now covers it.
+
+        `kind` is ``"connections"``, ``"receptions"`` or ``"rejections"``. Raises MonitorError, CidrError.
         """
-        cdef owner_files.OwnerHeader *head
-        cdef Listener listener
-        cdef int slot
-        cdef u64 at = mapping.GRAIN
-        # All the memory first: what is refused has changed nothing.
-        if mapping.back_file(fd, 0, layout.PAGE) != 0 or mapping.back_file(fd, mapping.GRAIN - layout.PAGE, layout.PAGE) != 0:
-            raise no_space()
-        for listener in self.listeners.values():
-            if mapping.back_file(fd, at, backing.share_needs(&listener.tree.arena)) != 0:
-                raise no_space()
-            at += layout.range_of(self.capacity)
-        back_series(self, fd, at)
-        head = <owner_files.OwnerHeader *>mapping.map_file(NULL, layout.PAGE, fd, 0, True)
-        if head == NULL:
-            raise no_room(layout.PAGE)
-        slot = sigbus.guard(head, layout.PAGE, True)
-        if slot == sigbus.UNGUARDED:
-            mapping.unmap_range(head, layout.PAGE)
-            raise no_room(layout.PAGE)
-        self.leave_file()
-        self.owner.shared = True
-        self.own, self.own_guard, self.owner.own_fd = head, slot, fd
-        self.owner.own_sections = 0
-        head.magic, head.layout, head.byte_order = owner_files.OWNER_MAGIC, layout.LAYOUT, layout.BYTE_ORDER_MARK
-        head.stride, head.pid, head.started = layout.range_of(self.capacity), pid, started
-        for listener in self.listeners.values():
-            self.attach_tree(listener.tree)
-        attach_series(self)
-
-    def _detach_file(self, int fd):
-        """That descriptor is about to be closed: nothing grows in its file any more."""
-        cdef model.Tree *t = self.owner.newest
-        while t != NULL:  # those of others have no descriptor
-            if t.arena.fd == fd:
-                t.arena.fd = -1
-            t = t.older
-        if self.own != NULL and self.owner.own_fd == fd:
-            self.leave_file()
-
-    def _mark_ready(self):
-        """Our file is complete and others can find it: sessions may be opened."""
-        cdef Listener listener
-        for listener in self.listeners.values():
-            if listener.tree.state == model.NO_FILE:
-                listener.tree.state = model.READY
-
-    cdef int attach_new_tree(self, Listener made) except -1:
-        """The same for one that nobody has seen yet; if it fails, it has never been."""
-        try:
-            return self.attach_tree(made.tree)
-        except CapacityError:
-            self.owner.trees -= 1
-            backing.arena_close(&made.tree.arena)
-            raise
-
-    cdef int attach_tree(self, model.Tree *t) except -1:
-        """Gives a tree the next section of our file; without one it waits, as others of a forked child do."""
-        cdef int code
-        if self.own == NULL:
-            t.state = model.NO_FILE
-            return 0
-        lock_tree(t)
-        code = self.share_tree(t)
-        seqlock.unlock(&t.arena.lock)
+        cdef model.Series *s
+        cdef prefix.Prefix p, peer
+        cdef size_t size = 0
+        cdef const char *c = NULL
+        cdef int code = codes.OK
+        if kind not in MONITOR_KINDS:
+            raise MonitorError(f"{kind!r}: expected one of {', '.join(MONITOR_KINDS)}")
+        s = monitor_of(self, MONITOR_KINDS.index(kind), monitor)
+        if ac is not None:
+            query.peer_of(&ac.ac, &peer)
+            p = peer
+        elif cidr is None:
+            raise CidrError(f"{cidr!r}: {reason_of(codes.NO_KEY)}")
+        if cidr is not None:
+            c = ascii(cidr, &size)
+            if c == NULL:
+                raise not_ascii(cidr)
+            code = prefix.parse_cidr(c, c + size, &peer.address if ac is not None else NULL, &p)
         if code != codes.OK:
-            raise no_space()
-        return 0
-
-    cdef int share_tree(self, model.Tree *t) noexcept:
-        """The same for the holder of the tree's lock, under which nothing may raise. OK or FULL."""
-        cdef int code
-        layout.write_label(&t.arena, &t.label)
-        code = backing.arena_share(&t.arena, self.owner.own_fd, mapping.GRAIN + self.owner.own_sections * layout.range_of(self.capacity))
-        if code == codes.OK:
-            self.owner.own_sections += 1
-            bits.publish32(&self.own.trees, self.owner.own_sections)
-        return code
-
-    cdef void leave_file(self) noexcept:
-        if self.own != NULL:
-            sigbus.unguard(self.own_guard)
-            mapping.unmap_range(self.own, layout.PAGE)
-            self.own = NULL
+            raise window_error(code, cidr, None, self)
+        return series_query.sliding_average(s, &p)
 
     @property
-    def _needed(self):
-        """Bytes that our file has at least, unless somebody has cut it short."""
-        cdef model.Tree *t = self.owner.newest
-        cdef u64 needed = mapping.GRAIN
-        while t != NULL:
-            if t.arena.fd >= 0 and t.arena.offset + t.arena.held > needed:
-                needed = t.arena.offset + t.arena.held
-            t = t.older
-        return needed
-
-    def _scan_mark(self, begins):
-        """Tells others that we begin, or have ended, to look for them."""
-        if self.own != NULL and bool(bits.load64(&self.own.scan_count) & 1) != begins:
-            bits.fence_full()
-            bits.store64(&self.own.scan_count, self.own.scan_count + 1)
-            bits.fence_full()
-
-    def _map_owner(self, int fd, u64 size):
-        """Maps another owner's file of `size` bytes. Raises SharedStateError when it is none that can be read."""
-        cdef OwnerFile met = OwnerFile.__new__(OwnerFile)
-        cdef int fault = owner_files.owner_open(&met.f, fd, size)
-        if fault != owner_files.SOUND:
-            raise fault_error(fault)
-        met.audit, met.names = self, []
-        self.owner.shared = True
-        return met
+    def monitors(self):
+        """The texts of the monitors, as a tuple."""
+        return monitor_names(self)
 
     @property
-    def _listeners(self):
-        """How many there are."""
-        return len(self.listeners)
+    def uncounted(self):
+        """Connections, receptions and rejections for which a monitor had no room."""
+        cdef u32 i
+        cdef u64 n = 0
+        for i in range(3 * self.owner.monitors):
+            n += bits.load64(&self.owner.series[i].uncounted)
+        return n
+
+    @property
+    def series(self):
+        """The named series."""
+        cdef SeriesTable made
+        with cython.critical_section(self):
+            made = self.made_series
+        if made is None:
+            made = self._make_series()
+            with cython.critical_section(self):  # another thread, or a finalizer, may have been first
+                if self.made_series is None:
+                    self.made_series = made
+                made = self.made_series
+        return made
+
+    def _make_series(self):
+        return SeriesTable(self)
+
+    # ---- open sessions
 
     @property
     def closed(self):

@@ -131,6 +131,16 @@ cdef inline void lock_tree(model.Tree *t) noexcept:
             seqlock.lock_wait(&t.arena.lock, &t.arena.waiting)
 
 
+cdef inline void lock_owner(model.Owner *o) noexcept:
+    if not seqlock.try_lock(&o.lock):
+        with nogil:
+            seqlock.lock_wait(&o.lock, &o.waiting)
+
+
+cdef inline void unlock_owner(model.Owner *o) noexcept:
+    seqlock.unlock(&o.lock)
+
+
 cdef int raise_change(int code, object given, model.Tree *t) except -1:
     if code == codes.UNMATCHED:
         raise address_error(given, reason_of(code))

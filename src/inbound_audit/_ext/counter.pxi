@@ -1,26 +1,72 @@
 # The trie alone.
 
-# Every counter that is alive, and those whose locks a fork holds: their trees are whole when they are copied.
-cdef object counters = WeakSet()
-cdef list held = []
+# All counters that are alive, linked by `Tree.older` and `Tree.sibling`. A fork holds the lock of this list and of each
+# counter, so that the child's trees are whole. The thread that forks may make and drop counters meanwhile.
+cdef model.Tree *counters = NULL
+cdef u32 counters_lock = 0
+cdef u64 counters_waiting = 0
+cdef u64 forking_thread = 0     # that has the lock of the list; 0: none
+
+
+cdef bint lock_counters() noexcept:
+    """False: this thread has the lock, since it is about to fork."""
+    if bits.load64(&forking_thread) == PyThread_get_thread_ident():
+        return False
+    if not seqlock.try_lock(&counters_lock):
+        with nogil:
+            seqlock.lock_wait(&counters_lock, &counters_waiting)
+    return True
+
+
+cdef void link_counter(model.Tree *t) noexcept:
+    global counters
+    cdef bint locked = lock_counters()
+    t.older, t.sibling = counters, NULL
+    if counters != NULL:
+        counters.sibling = t
+    counters = t
+    if locked:
+        seqlock.unlock(&counters_lock)
+
+
+cdef void unlink_counter(model.Tree *t) noexcept:
+    global counters
+    cdef bint locked = lock_counters()
+    if t.older != NULL:
+        t.older.sibling = t.sibling
+    if t.sibling != NULL:
+        t.sibling.older = t.older
+    elif counters == t:
+        counters = t.older
+    if locked:
+        seqlock.unlock(&counters_lock)
 
 
 def _lock_counters():
     """Before a fork: no other thread is in the middle of a change."""
-    global held
-    cdef PrefixCounter counter
-    held = list(counters)
-    for counter in held:
-        lock_tree(&counter.t)
+    cdef model.Tree *t
+    if not lock_counters():
+        return
+    t = counters
+    while t != NULL:
+        lock_tree(t)
+        t.listener_id = 1  # held
+        t = t.older
+    bits.store64(&forking_thread, PyThread_get_thread_ident())
 
 
 def _release_counters():
     """After a fork, in parent and child."""
-    global held
-    cdef PrefixCounter counter
-    for counter in held:
-        seqlock.unlock(&counter.t.arena.lock)
-    held = []
+    cdef model.Tree *t = counters
+    if bits.load64(&forking_thread) == 0:
+        return
+    while t != NULL:
+        if t.listener_id:  # else it was made meanwhile
+            t.listener_id = 0
+            seqlock.unlock(&t.arena.lock)
+        t = t.older
+    bits.store64(&forking_thread, 0)
+    seqlock.unlock(&counters_lock)
 
 
 @cython.final
@@ -41,15 +87,19 @@ cdef class PrefixCounter:
     """
 
     cdef model.Tree t
+    cdef bint linked
     cdef object __weakref__
 
     def __cinit__(self, *, capacity=DEFAULT_CAPACITY):
         check_capacity(capacity)
         if backing.arena_open(&self.t.arena, capacity) != codes.OK:
             raise no_room(capacity)
-        counters.add(self)
+        link_counter(&self.t)
+        self.linked = True
 
     def __dealloc__(self):
+        if self.linked:
+            unlink_counter(&self.t)
         backing.arena_close(&self.t.arena)
 
     def __len__(self):

@@ -1,11 +1,9 @@
-# Our own rings: made, moved into a file, emptied; and the clock that turns them.
-
-SCOPES = (b"connections", b"receptions", b"rejections", b"series", b"strings")
+# Our own rings: made, moved into a file, emptied; and the clock that rotates them.
 
 # ---- the clock
 
 cdef int64_t python_clock(model.Owner *o) noexcept with gil:
-    """The time by a callable. One that fails, or says nonsense, is told of, and the last good time holds."""
+    """Calls the Python clock. If it raises or returns a value out of range, warns and returns the last valid time."""
     cdef double seconds
     cdef double furthest = <double>clock.MAX_TIME_US
     try:
@@ -13,134 +11,144 @@ cdef int64_t python_clock(model.Owner *o) noexcept with gil:
         if not -furthest < seconds * 1e6 < furthest:
             raise ValueError(f"the clock says {seconds!r}")
         # From the nearest microsecond: 0.3 is a little less than three tenths.
-        o.last_now = <int64_t>(seconds * 1e6 + (0.5 if seconds >= 0 else -0.5))
+        bits.store64(<u64 *>&o.last_now, <u64><int64_t>(seconds * 1e6 + (0.5 if seconds >= 0 else -0.5)))
     except KeyboardInterrupt:
-        PyErr_SetInterrupt()  # it was not the clock's: it comes again as soon as Python goes on
+        PyErr_SetInterrupt()  # it is not the clock's: Python raises it again as soon as it goes on
     except BaseException as error:
         report_clock(error)
-    return o.last_now
+    return <int64_t>bits.load64(<u64 *>&o.last_now)
+
+
+cdef int64_t time_of_system() noexcept:
+    return clock.system_clock()
 
 
 cdef void report_clock(object error) noexcept:
     try:
         warnings.warn(f"the audit's clock failed, and stands still: {error!r}", RuntimeWarning, stacklevel=1)
     except Warning:
-        pass  # a filter makes it an error, and there is nobody here to raise it to
+        pass  # a filter makes it an error, and a clock can't raise
 
 
-# ---- knowing and making series (the GIL is the lock of all that, as in shared.pxi)
+# ---- the series of an audit and our rings: under `Owner.lock`, so nothing here raises
 
-cdef model.Series *know_series(model.Owner *o, u32 scope, bytes name, u32 interval, u32 slots) noexcept:
-    """The series with that identity, made known if it is not. NULL when there is no room for one more."""
+cdef const char *scope_name(u32 scope) noexcept nogil:
+    """The kind of a series, as it stands in an owner's file."""
+    if scope == model.CONNECTIONS:
+        return b"connections"
+    if scope == model.RECEPTIONS:
+        return b"receptions"
+    if scope == model.REJECTIONS:
+        return b"rejections"
+    return b"strings" if scope == model.STRINGS else b"series"
+
+
+cdef int scope_of(const char *name, size_t size) noexcept nogil:
+    """The scope of that name; -1 for an unknown one."""
+    cdef u32 scope
+    for scope in range(model.STRINGS + 1):
+        if strlen(scope_name(scope)) == size and memcmp(scope_name(scope), name, size) == 0:
+            return <int>scope
+    return -1
+
+
+cdef model.Series *know_series(model.Owner *o, u32 scope, const char *name, size_t size, u32 interval, u32 slots) noexcept:
+    """The series with that identity, which becomes known. NULL: there is no room for one more."""
     cdef model.Series *s
     cdef u32 i
     for i in range(o.series_known):
         s = o.series[i]
-        if s.scope == scope and s.interval == interval and s.slots == slots and s.name[:s.name_size] == name:
-            return s
+        if s.scope == scope and s.interval == interval and s.slots == slots and s.name_size == size:
+            if memcmp(s.name, name, size) == 0:
+                return s
     s = <model.Series *>calloc(1, sizeof(model.Series)) if o.series_known < model.MAX_SERIES else NULL
     if s == NULL:
         return NULL
     s.scope, s.interval, s.slots, s.owner = scope, interval, slots, o
-    s.name_size = <u32>len(name)
-    memcpy(s.name, <const char *>name, len(name))
+    s.name_size = <u32>size
+    memcpy(s.name, name, size)
     s.log_fd = -1
     o.series[o.series_known] = s
     bits.publish32(&o.series_known, o.series_known + 1)
     return s
 
 
-cdef model.Tree *window_tree(Audit audit, model.Series *s, u32 slot, u32 sign) except NULL:
-    """A tree of our ring, in our file if we have one, but not yet in the ring."""
-    cdef u64 size = <u64>(s.max_units + layout.HEADER_UNITS) * layout.UNIT
-    cdef bytes scope = SCOPES[s.scope]
-    cdef model.Tree *t
-    t = trees.add_tree(audit.owner, 0, 0, size)
+cdef u64 window_bytes(const model.Series *s) noexcept:
+    return <u64>(s.max_units + layout.HEADER_UNITS) * layout.UNIT
+
+
+cdef int make_window(Audit audit, model.Series *s, u32 slot, u32 sign, model.Tree **out) noexcept:
+    """A tree for our ring, in our file if we have one, but not yet in the ring."""
+    cdef const char *scope = scope_name(s.scope)
+    cdef model.Tree *t = trees.add_tree(audit.owner, 0, 0, window_bytes(s))
+    cdef int code
     if t == NULL:
-        raise no_room(size)
+        return NO_RANGE
     t.ring = s.own
-    t.label.service_size = <u32>len(scope)
-    memcpy(t.label.service, <const char *>scope, t.label.service_size)
+    t.label.service_size = <u32>strlen(scope)
+    memcpy(t.label.service, scope, t.label.service_size)
     t.label.listener_size = s.name_size
     memcpy(t.label.listener, s.name, s.name_size)
     t.label.kind, t.label.interval, t.label.slots, t.label.slot, t.label.sign = model.WINDOW, s.interval, s.slots, slot, sign
     layout.header(&t.arena).number = window.NO_WINDOW
-    return t
+    if audit.own != NULL:
+        code = attach_tree(audit, t)
+        if code != MADE:
+            abandon_tree(audit.owner, t)
+            return code
+    out[0] = t
+    return MADE
 
 
-cdef int need_trees(Audit audit, u32 number) except -1:
-    """Before the first is made: a series that does not fit leaves room for one that does."""
-    if audit.owner.trees + number > model.MAX_TREES:
-        raise CapacityError(f"{number} windows: an audit has room for {model.MAX_TREES} listeners and windows")
-    return 0
-
-
-cdef int attach_window(Audit audit, model.Tree *t) except -1:
-    """Gives a new tree its section, or lets it go."""
-    if audit.own == NULL:
-        return 0
-    try:
-        return audit.attach_tree(t)
-    except CapacityError:
-        # It stays among the audit's trees, empty, and in no ring.
-        audit.owner.trees -= 1
-        backing.arena_close(&t.arena)
-        raise
-
-
-cdef int begin_ring(model.Series *s) except -1:
+cdef int begin_ring(model.Series *s) noexcept:
     """A ring of our own that has no trees yet."""
     cdef u32 i
     s.slot = <model.Slot *>calloc(s.slots, sizeof(model.Slot))
-    if s.slot == NULL:
-        raise MemoryError
-    for i in range(s.slots):
-        s.slot[i].number[0] = s.slot[i].number[1] = window.NO_WINDOW
     s.own = <model.Ring *>calloc(1, sizeof(model.Ring))
     if s.own != NULL:
         s.own.series = s
         s.own.tree = <model.Tree **>calloc(2 * s.slots, sizeof(model.Tree *))
-    if s.own == NULL or s.own.tree == NULL:
+    if s.slot == NULL or s.own == NULL or s.own.tree == NULL:
         free(s.own)
         free(s.slot)
         s.own, s.slot = NULL, NULL
-        raise MemoryError
-    return 0
+        return NO_MEMORY
+    for i in range(s.slots):
+        s.slot[i].number[0] = s.slot[i].number[1] = window.NO_WINDOW
+    return MADE
 
 
-cdef void give_back_trees(Audit audit, model.Series *s) noexcept:
-    """Those of an unfinished ring that nobody else can have seen: a smaller series may have their address space."""
+cdef void give_back_trees(model.Owner *o, model.Series *s) noexcept:
+    """The trees of an unfinished ring that no other owner can have seen: a smaller series may use their address space."""
     cdef model.Tree *t
     cdef u32 i
     for i in range(s.slots):
         t = s.own.tree[2 * i]
         if t != NULL and not t.arena.in_file:
-            backing.arena_close(&t.arena)
+            abandon_tree(o, t)
             s.own.tree[2 * i] = NULL
-            audit.owner.trees -= 1
 
 
-cdef int make_ring(Audit audit, model.Series *s) except -1:
-    """Our own ring of a series. Raises CapacityError, and nobody counts in it; the trees that there are wait for another
-    try: others know of them, and would not believe a second of the same window.
+cdef int make_ring(Audit audit, model.Series *s, int64_t now) noexcept:
+    """Our own ring of a series. If it fails, nothing is recorded in it, and its trees in our file wait for another try:
+    other owners know them, and would not believe a second tree of the same window.
     """
-    cdef model.Tree *t
     cdef u32 i, made = 0
-    cdef int64_t now = window.now_of(audit.owner)  # first of all: a clock may be anybody's code, and ask for this very series
+    cdef int code
     if s.own == NULL:
-        need_trees(audit, s.slots)
-        begin_ring(s)
+        code = NO_TREES if audit.owner.trees + s.slots > model.MAX_TREES else begin_ring(s)
+        if code != MADE:
+            return code
     while made < s.slots and s.own.tree[2 * made] != NULL:
         made += 1
-    need_trees(audit, s.slots - made)
-    try:
-        for i in range(made, s.slots):
-            t = window_tree(audit, s, i, 0)
-            attach_window(audit, t)
-            s.own.tree[2 * i] = t
-    except CapacityError:
-        give_back_trees(audit, s)
-        raise
+    # Before the first is made: a series that does not fit leaves room for one that does.
+    code = NO_TREES if audit.owner.trees + s.slots - made > model.MAX_TREES else MADE
+    for i in range(made, s.slots):
+        if code == MADE:
+            code = make_window(audit, s, i, 0, &s.own.tree[2 * i])
+    if code != MADE:
+        give_back_trees(audit.owner, s)
+        return code
     s.base = 0
     s.newest = clock.window_number(now, s.interval)
     window.tree_for(s, s.newest, 0)
@@ -148,7 +156,23 @@ cdef int make_ring(Audit audit, model.Series *s) except -1:
     s.state = model.ENDED if audit.is_closed else model.READY
     window.link_ring(s, s.own)
     bits.publish32(&s.ready, 1)
-    return 0
+    return MADE
+
+
+cdef int make_negative_trees(Audit audit, model.Series *s, bint *made) noexcept:
+    """The trees for removed counts of our ring. `made`: they were not there before."""
+    cdef model.Tree *t = NULL
+    cdef int code = MADE
+    cdef u32 i
+    made[0] = s.own.tree[2 * s.slots - 1] == NULL  # the last one made
+    if made[0] and audit.owner.trees + s.slots > model.MAX_TREES:
+        return NO_TREES
+    for i in range(s.slots if made[0] else 0):
+        if code == MADE and s.own.tree[2 * i + 1] == NULL:
+            code = make_window(audit, s, i, 1, &t)
+            if code == MADE:
+                model.publish_tree(&s.own.tree[2 * i + 1], t)
+    return code
 
 
 cdef inline void lock_series(model.Series *s) noexcept:
@@ -187,7 +211,7 @@ cdef void forget_series(model.Owner *o, bint closed, bint forked) noexcept:
         seqlock.unlock(&s.lock)
 
 
-cdef int back_series(Audit audit, int fd, u64 at) except -1:
+cdef int back_series(Audit audit, int fd, u64 at) noexcept:
     """Asks for the memory that our rings need in a new file, from that offset on."""
     cdef model.Series *s
     cdef u32 i, k
@@ -196,23 +220,21 @@ cdef int back_series(Audit audit, int fd, u64 at) except -1:
         for k in range(2 * s.slots if s.own != NULL else 0):
             if s.own.tree[k] != NULL:
                 if mapping.back_file(fd, at, backing.share_needs(&s.own.tree[k].arena)) != 0:
-                    raise no_space()
+                    return NO_SPACE
                 at += layout.range_of(audit.capacity)
-    return 0
+    return MADE
 
 
-cdef int attach_series(Audit audit) except -1:
+cdef int attach_series(Audit audit) noexcept:
     """Moves our rings into the file."""
     cdef model.Series *s
     cdef u32 i, k
-    cdef int code
+    cdef int code = MADE
     for i in range(audit.owner.series_known):
         s = audit.owner.series[i]
         for k in range(2 * s.slots if s.own != NULL else 0):
-            if s.own.tree[k] != NULL:
+            if s.own.tree[k] != NULL and code == MADE:
                 lock_series(s)
-                code = audit.share_tree(s.own.tree[k])
+                code = share_tree(audit, s.own.tree[k])
                 seqlock.unlock(&s.lock)
-                if code != codes.OK:
-                    raise no_space()
-    return 0
+    return code

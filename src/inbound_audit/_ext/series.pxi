@@ -23,14 +23,15 @@ def window_error(code, what, name, audit):
     return CidrError(f"{what!r}: {reason_of(code)}")
 
 
-FAMILIES = {4: "IPv4", 6: "IPv6"}
+cdef str family_name(int version):
+    return "IPv4" if version == 4 else "IPv6"
 
 
 cdef int log_other_family(model.Series *s) except -1:
     """Logs, once per series (the core's OTHER_FAMILY), that an address of the other family is not counted."""
     logger.warning(
         "series %s: its type is %s: %s addresses add nothing and count 0; a series of type ip counts both families",
-        name_of(s), type_of(s), FAMILIES[10 - s.family],
+        name_of(s), type_of(s), family_name(10 - s.family),
     )
     return 0
 
@@ -220,7 +221,7 @@ cdef class SeriesTable:
         if code != codes.OK:
             raise key_error(code, key, name, self._audit)
         if not series_query.counts_family(s, a.version):
-            raise SeriesError(f"{name!r}: {key} is an {FAMILIES[a.version]} address, and the type is {type_of(s)}")
+            raise SeriesError(f"{name!r}: {key} is an {family_name(a.version)} address, and the type is {type_of(s)}")
         by = amount_of(name, count)
         if by < 0:
             self.ensure_negative_trees(name)
@@ -232,19 +233,14 @@ cdef class SeriesTable:
 
     def ensure_negative_trees(self, name):
         """Makes the trees for removed counts of a series; False when they are there. Raises CapacityError."""
-        cdef Audit audit = self._audit
-        cdef model.Series *s = series_of(audit, name)
-        cdef model.Tree *t
-        cdef u32 i
-        if s.own.tree[2 * s.slots - 1] != NULL:  # the last one made
-            return False
-        need_trees(audit, s.slots)
-        for i in range(s.slots):
-            if s.own.tree[2 * i + 1] == NULL:
-                t = window_tree(audit, s, i, 1)
-                attach_window(audit, t)
-                model.publish_tree(&s.own.tree[2 * i + 1], t)
-        return True
+        cdef model.Series *s = series_of(self._audit, name)
+        cdef bint made = False
+        cdef int code
+        lock_owner(self._audit.owner)
+        code = make_negative_trees(self._audit, s, &made)
+        unlock_owner(self._audit.owner)
+        raise_unmade(code, window_bytes(s))
+        return made
 
     def log_other_family(self, name):
         """Logs that an address of the other family is not counted: what the core's code OTHER_FAMILY asks for."""

@@ -1,5 +1,4 @@
-# Shared mode: our own file, and those of other processes. Which files there are, and whose, is Python's business
-# (`inbound_audit.shared`); here they become trees. The GIL is the lock of all that: one thread at a time looks around.
+# Shared mode: the files of other owners. `inbound_audit.shared` finds the files; here their sections become trees.
 
 
 def watch_directory(str path not None):
@@ -14,9 +13,9 @@ def watch_directory(str path not None):
 
 
 def watch_faults():
-    """Takes care that a file which is cut short while it is mapped costs its counts and not this process. Raises OSError.
+    """Installs the handler of SIGBUS: a mapped file that is cut short costs its counts, not this process. Raises OSError.
 
-    May be called again: who has set a handler for SIGBUS meanwhile is asked after ours.
+    May be called again: a handler that was set in between is called after ours.
     """
     if sigbus.watch_faults_failed():
         PyErr_SetFromErrno(OSError)
@@ -25,14 +24,6 @@ def watch_faults():
 def shared_mode_possible():
     """This system has what shared mode needs."""
     return bool(mapping.SHARED_POSSIBLE)
-
-
-cdef bytes listener_bytes(str name, bint shared):
-    """A listener's name as it stands in a file."""
-    cdef bytes text = name.encode("utf-8", "surrogatepass")
-    if shared and len(text) > layout.MAX_NAME:
-        raise SharedStateError(f"{name!r}: in shared mode a listener's name has at most {layout.MAX_NAME} bytes")
-    return text
 
 
 cdef str fault_text(int fault):
@@ -45,9 +36,9 @@ cdef str fault_text(int fault):
     if fault == owner_files.OTHER_LAYOUT:
         return f"has another layout than this version's {layout.LAYOUT}: let all processes use the same version"
     if fault == owner_files.CUT_SHORT:
-        return "was cut short by somebody"
+        return "was cut short by another program"
     if fault == owner_files.NO_ROOM:
-        return "finds no room in this process's address space"
+        return "has no room in this process: address space, memory or service types"
     return "holds numbers that no owner writes"
 
 
@@ -55,30 +46,59 @@ cdef object fault_error(int fault):
     return (OtherVersionError if fault in (owner_files.OTHER_LAYOUT, owner_files.OTHER_ORDER) else SharedStateError)(fault_text(fault))
 
 
-# ---- our own file
+# ---- other owners' files
 
-cdef int label_listener(layout.Label *label, str service_type, str name) except -1:
-    """Whose tree it is. A name that is too long for a file can only be that of a listener that has none."""
-    cdef bytes service = service_type.encode("ascii"), listener = name.encode("utf-8", "surrogatepass")[:layout.MAX_NAME]
-    memset(label, 0, sizeof(layout.Label))
-    memcpy(label.service, <const char *>service, len(service))
-    memcpy(label.listener, <const char *>listener, len(listener))
-    label.service_size, label.listener_size = <u32>len(service), <u32>len(listener)
-    label.kind = model.SESSIONS
-    return 0
+cdef bint is_printable(const char *text, size_t size) noexcept nogil:
+    """Printable ASCII, as the name of a service type is."""
+    cdef size_t i
+    for i in range(size):
+        if not b' ' <= text[i] <= b'~':
+            return False
+    return True
 
 
-cdef object no_space():
-    return CapacityError("the file system that holds the shared counts has no room for another process or listener")
+cdef int map_listener(owner_files.MappedOwner *f, model.Owner *o, const layout.Header *seen, u64 now) noexcept:
+    """Hangs the next section of a file in the list of its service. A Fault, or SOUND."""
+    cdef int fault = owner_files.NONSENSE, number
+    if seen.kind != model.SESSIONS or not is_printable(seen.service, seen.service_size):
+        return owner_files.NONSENSE
+    lock_owner(o)
+    number = trees.ensure_service(o, seen.service, seen.service_size)
+    if number < 0:
+        fault = owner_files.NO_ROOM
+    elif number != model.INBOUND_CIDR:
+        listener_id = trees.listener_id_of(o, number, seen.listener, seen.listener_size)
+        fault = owner_files.attach_listener_tree(f, o, f.trees, number, listener_id, now)
+        if fault == owner_files.SOUND:
+            f.first.label.kind, f.first.label.listener_size = model.SESSIONS, seen.listener_size
+            memcpy(f.first.label.listener, seen.listener, seen.listener_size)
+    unlock_owner(o)
+    return fault
 
 
-# ---- others' files
+cdef int map_window(owner_files.MappedOwner *f, model.Owner *o, const layout.Header *seen, u64 now) noexcept:
+    """Hangs the next section of a file in the owner's ring of a series. A Fault, or SOUND."""
+    cdef int scope = scope_of(seen.service, seen.service_size), fault = owner_files.NO_ROOM
+    cdef model.Series *s
+    if scope < 0 or not 0 < seen.interval <= monitor.MAX_INTERVAL_S or not 0 < seen.slots <= model.MAX_SLOTS:
+        return owner_files.NONSENSE
+    if seen.slot >= seen.slots or seen.sign > 1:
+        return owner_files.NONSENSE
+    lock_owner(o)
+    s = know_series(o, <u32>scope, seen.listener, seen.listener_size, seen.interval, seen.slots)
+    if s != NULL:
+        fault = owner_files.attach_window_tree(f, s, f.trees, seen.slot, seen.sign, now)
+    unlock_owner(o)
+    return fault
+
 
 @cython.final
 cdef class OwnerFile:
-    """The file of another owner, whose listeners' trees are among those of an audit. Made by `Audit._map_owner`.
+    """The file of another owner, whose listeners' trees are among those of an audit. Made by `OwnFile.map_owner`.
 
-    It keeps its descriptor, which stays the caller's to close after `drop`.
+    It uses its descriptor, which the caller closes after `detach`.
+
+    Lock rule: one thread at a time calls `refresh` and `detach`; they take `Owner.lock`.
     """
 
     cdef owner_files.MappedOwner f
@@ -86,27 +106,29 @@ cdef class OwnerFile:
     cdef list names
 
     def __dealloc__(self):
-        # With the audit its trees are freed; until then they are counted only if nobody has dropped this.
+        # The trees are freed with the audit.
         owner_files.owner_close(&self.f)
 
     def refresh(self, u64 size, u64 memory, u64 now):
-        """Takes notice of the file's size and of the memory it has (bytes), and of listeners that are new in it.
+        """Takes note of the file's size and of the memory it has (bytes), and maps the trees that are new in it.
 
-        `now` is nanoseconds of a clock that only grows. Raises SharedStateError when it can't be read: then it is to be
-        dropped.
+        `now` is nanoseconds of a clock that only grows. Raises SharedStateError for a file that can't be read: detach it
+        then. O(new trees x all trees).
         """
-        cdef Audit audit = self.audit
+        cdef model.Owner *o = self.audit.owner
         cdef int fault
         if self.f.head == NULL:
-            raise InboundAuditError("nobody's file is open here")
+            raise InboundAuditError("the owner's file is detached")
+        lock_owner(o)
         fault = owner_files.owner_refresh(&self.f, size, memory)
+        unlock_owner(o)
         while fault == owner_files.SOUND and self.f.trees < bits.acquire32(&self.f.head.trees):
-            fault = self.map_section(audit, now)
+            fault = self.map_section(now)
             self.f.trees += 1
         if fault != owner_files.SOUND:
             raise fault_error(fault)
 
-    cdef int map_section(self, Audit audit, u64 now) except -1:
+    cdef int map_section(self, u64 now) except -1:
         """A Fault, or SOUND."""
         cdef layout.Header *h = owner_files.open_section(&self.f, self.f.trees)
         cdef layout.Header seen
@@ -127,36 +149,17 @@ cdef class OwnerFile:
             return owner_files.NONSENSE
         if seen.names_sum != layout.sum_of_label(&seen):
             return owner_files.NONSENSE
-        return self.map_window(audit, &seen, now) if seen.kind == model.WINDOW else self.map_listener(audit, &seen, now)
-
-    cdef int map_listener(self, Audit audit, layout.Header *seen, u64 now) except -1:
-        cdef int fault, number
-        service, name = seen.service[:seen.service_size], seen.listener[:seen.listener_size]
-        if seen.kind != model.SESSIONS or not (service.isascii() and service.decode("latin-1").isprintable()):
-            return owner_files.NONSENSE
-        service_type = service.decode("ascii")
-        audit._add_service(service_type)
-        number = audit.number_of(service_type)
-        if number == model.INBOUND_CIDR:
-            return owner_files.NONSENSE
-        fault = owner_files.attach_listener_tree(&self.f, audit.owner, self.f.trees, number, audit.listener_id_of(number, name), now)
+        if seen.kind == model.WINDOW:
+            return map_window(&self.f, self.audit.owner, &seen, now)
+        fault = map_listener(&self.f, self.audit.owner, &seen, now)
         if fault == owner_files.SOUND:
-            self.names.append((service_type, name.decode("utf-8", "replace")))
+            names = seen.service[:seen.service_size].decode("ascii"), seen.listener[:seen.listener_size].decode("utf-8", "replace")
+            self.names.append(names)
         return fault
-
-    cdef int map_window(self, Audit audit, layout.Header *seen, u64 now) except -1:
-        cdef bytes scope = seen.service[:seen.service_size]
-        cdef model.Series *s
-        if scope not in SCOPES or not 0 < seen.interval <= monitor.MAX_INTERVAL_S or not 0 < seen.slots <= model.MAX_SLOTS:
-            return owner_files.NONSENSE
-        if seen.slot >= seen.slots or seen.sign > 1:
-            return owner_files.NONSENSE
-        s = know_series(audit.owner, SCOPES.index(scope), seen.listener[:seen.listener_size], seen.interval, seen.slots)
-        return owner_files.NO_ROOM if s == NULL else owner_files.attach_window_tree(&self.f, s, self.f.trees, seen.slot, seen.sign, now)
 
     @property
     def needed(self):
-        """Bytes that the file has at least, by what its sections say of themselves, unless somebody has cut it short."""
+        """The bytes that the file has at least, by the numbers in its sections, unless another program has cut it short."""
         cdef model.Tree *t = self.f.first
         cdef u64 needed = mapping.GRAIN, end
         while t != NULL:
@@ -166,26 +169,28 @@ cdef class OwnerFile:
         return needed
 
     def detach(self, u64 now):
-        """Counts its sessions no more. Idempotent; O(its listeners)."""
+        """Takes its trees out of all counts. Idempotent; O(its trees)."""
         if self.f.head == NULL:
             return
+        lock_owner(self.audit.owner)
         owner_files.owner_detach(&self.f, self.audit.owner, now)
+        unlock_owner(self.audit.owner)
         owner_files.owner_close(&self.f)
         self.names.clear()
 
     @property
     def pid(self):
-        """What the owner says of itself: a label, that proves nothing."""
+        """The process id that the owner states; it is a label, and not checked."""
         return bits.load32(&self.f.head.pid) if self.f.head != NULL else 0
 
     @property
     def started(self):
-        """Unix time in seconds, by the owner's word."""
+        """Unix time in seconds, as the owner states it."""
         return bits.load64(&self.f.head.started) / 1e6 if self.f.head != NULL else 0.0
 
     @property
     def scan_count(self):
-        """How often it has begun and ended to look for others: odd while it does."""
+        """How often the owner has begun or ended a scan; odd during one."""
         return bits.load64(&self.f.head.scan_count) if self.f.head != NULL else 0
 
     @property

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
+from inbound_audit._ipcount import Audit, SeriesStore
 from inbound_audit.errors import CapacityError, SeriesError
 from inbound_audit.persist import claims, format, names, snapshots
 from inbound_audit.persist.format import Known, Series, Snapshot, Window, kind_of
@@ -15,20 +15,6 @@ _MAX_TRIES = 4
 
 Rows: TypeAlias = tuple[int, int, int, int, bytes, bytes]
 """A window, as the core tells it."""
-
-
-class Counts(Protocol):
-    """What this package asks of an audit. An `InboundAudit` does it."""
-
-    @property
-    def closed(self) -> bool: ...
-    def _ensure_file(self) -> None: ...
-    def _look_around(self) -> None: ...
-    def _series_dump(self, name: str) -> tuple[int, list[Rows]]: ...
-    def _series_dump_logged(self, name: str) -> tuple[int, list[Rows], int, int]: ...
-    def _series_restore(self, name: str, newest: int, windows: Sequence[Window]) -> int: ...
-    def _series_log(self, name: str, fd: int, log_id: int, sequence: int) -> None: ...
-    def _series_logged(self, name: str) -> tuple[int, int]: ...
 
 
 class PersistedSeries:
@@ -60,7 +46,7 @@ class PersistedSeries:
 
     # ---- writing
 
-    def save(self, audit: Counts, locks: Locks) -> None:
+    def save(self, audit: Audit, locks: Locks) -> None:
         """Writes what has changed, and removes what that makes superfluous. Raises OSError. O(hosts)."""
         newest, windows, marks = self._dump(audit)
         if windows or marks or self.absorbed:
@@ -74,26 +60,26 @@ class PersistedSeries:
             self._written = None
         self._remove_absorbed(locks)
 
-    def _dump(self, audit: Counts) -> tuple[int, list[Window], tuple[format.Mark, ...]]:
+    def _dump(self, audit: Audit) -> tuple[int, list[Window], tuple[format.Mark, ...]]:
         """Windows, and the marks of the lines that are in them.
 
         Beside threads that add, lines come while windows are read. Then the mark is that of the last one: a line that
         is not in the file may count as known and not be loaded again, but none is ever counted twice.
         """
         if self.log_id is None:
-            newest, windows = audit._series_dump(self.series.name)
+            newest, windows = SeriesStore(audit).dump(self.series.name)
         else:
             newest, windows, line = self._dump_logged(audit)
             if line:
                 self.marks.note({self.log_id: line})
         return newest, [Window(*window) for window in windows], self.marks.at(newest, self.series.num_windows)
 
-    def _dump_logged(self, audit: Counts) -> tuple[int, list[Rows], int]:
+    def _dump_logged(self, audit: Audit) -> tuple[int, list[Rows], int]:
         for _ in range(_MAX_TRIES - 1):
-            newest, windows, before, after = audit._series_dump_logged(self.series.name)
+            newest, windows, before, after = SeriesStore(audit).dump_logged(self.series.name)
             if before == after:
                 return newest, windows, after
-        newest, windows, _, after = audit._series_dump_logged(self.series.name)
+        newest, windows, _, after = SeriesStore(audit).dump_logged(self.series.name)
         return newest, windows, after
 
     def _write(self, locks: Locks, snapshot: Snapshot) -> None:
@@ -119,7 +105,7 @@ class PersistedSeries:
 
     # ---- adopting
 
-    def adopt(self, audit: Counts, locks: Locks) -> None:
+    def adopt(self, audit: Audit, locks: Locks) -> None:
         """Makes the counts of processes that have ended ours. Raises OSError, SharedStateError, CapacityError."""
         name, place = self.series.name, locks.place
         found = [id for id in claims.ids_of(place, name) if id not in self._refused and id not in self.absorbed]
@@ -128,7 +114,7 @@ class PersistedSeries:
             return
         superfluous = claims.absorbed(place, name) | self.absorbed
         audit._ensure_file()
-        audit._look_around()  # so that the dead are not counted once more while they are inherited
+        audit._drop_dead_owners()  # so that the dead are not counted once more while they are inherited
         failed: OSError | None = None
         for id in found:
             try:
@@ -143,7 +129,7 @@ class PersistedSeries:
         if failed is not None:
             raise failed
 
-    def _absorb(self, audit: Counts, locks: Locks, id: str) -> None:
+    def _absorb(self, audit: Audit, locks: Locks, id: str) -> None:
         name, place = self.series.name, locks.place
         snapshot = claims.load(place, self.series, id)
         if snapshot is None:
@@ -151,7 +137,7 @@ class PersistedSeries:
             return
         file = names.snapshot(name, id)
         try:
-            audit._series_restore(name, snapshot.newest, snapshot.windows)
+            SeriesStore(audit).restore(name, snapshot.newest, snapshot.windows)
         except SeriesError as error:
             claims.set_aside_and_log(place, file, f"{error}; nothing of it is counted")
             return

@@ -17,13 +17,14 @@ import secrets
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 
+from inbound_audit._ipcount import Audit, SeriesStore
 from inbound_audit.errors import InboundAuditError, SharedStateError
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.persist import claims
 from inbound_audit.persist.change_log import ChangeLog
 from inbound_audit.persist.format import Series
 from inbound_audit.persist.marks import EVERY, Marks
-from inbound_audit.persist.persisted_series import Counts, PersistedSeries
+from inbound_audit.persist.persisted_series import PersistedSeries
 from inbound_audit.persist.process_lock import alive, process_lock
 from inbound_audit.persist.resources import Job, OsResources
 from inbound_audit.persist.state_directory import StateDirectory
@@ -37,11 +38,11 @@ class StateStore:
     All methods may be called from any thread. What can't be written is logged, and tried again every `SAVE_INTERVAL_S`.
     """
 
-    def __init__(self, audit: Counts, directory: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, audit: Audit, directory: str | os.PathLike[str] | None = None) -> None:
         self._audit = weakref.ref(audit)
         self._directory = directory
         self._resources: OsResources | None = None
-        self._finalizer: weakref.finalize[[], Counts] | None = None
+        self._finalizer: weakref.finalize[[], Audit] | None = None
         self._kept: dict[str, PersistedSeries] = {}
         self._logged: list[str] = []
         self._marks: dict[str, Marks] = {}
@@ -173,14 +174,14 @@ class StateStore:
             for kept in self._kept.values():
                 kept.begin_anew(instead_of=before_id)
 
-    def _follow_log(self, audit: Counts, resources: OsResources, name: str) -> None:
+    def _follow_log(self, audit: Audit, resources: OsResources, name: str) -> None:
         """Opens a log, or follows it where it was renamed; tells of lines that could not be written."""
-        log = resources.logs.get(name)
+        log, counts = resources.logs.get(name), SeriesStore(audit)
         if log is None:
             log = resources.logs[name] = ChangeLog(resources.locks.place, name)
-            audit._series_log(name, log.fd, self._log_id, audit._series_logged(name)[0])
+            counts.log(name, log.fd, self._log_id, counts.logged(name)[0])
         log.follow(resources.locks.place)
-        failures = audit._series_logged(name)[1]
+        failures = counts.logged(name)[1]
         lost, log.failures = failures - log.failures, failures
         if lost:
             raise SharedStateError(f"{lost} lines of the log of {name!r} could not be written")
@@ -225,7 +226,7 @@ class StateStore:
                 return
             if audit is not None:
                 for name in resources.logs:
-                    audit._series_log(name, -1, 0, 0)
+                    SeriesStore(audit).log(name, -1, 0, 0)
             self._closed = True
             self._finalizer()
 
@@ -260,7 +261,7 @@ class StateStore:
             kept.marks = self._marks_of(name)
         self._name_logs()
         for name, log in resources.logs.items():
-            audit._series_log(name, log.fd, self._log_id, 0)
+            SeriesStore(audit).log(name, log.fd, self._log_id, 0)
 
 
 class _Failures(list[Exception]):

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("inbound_audit.series")
 
-_ADDRESSES, _STRINGS = 3, 4  # positions in `_ipcount.SCOPES`
-
 
 class Folded(NamedTuple):
     """A window (0 is the current one) in which `hosts` hosts were folded to prefixes of these lengths or shorter ones;
@@ -51,6 +49,7 @@ class SeriesSet(_ipcount.SeriesTable):
         membership: Membership | None = None,
     ) -> None:
         """`state`: the directory of kept series. `membership`: of a shared audit, reaches the other owners."""
+        self._windows = _ipcount.SeriesStore(audit)
         self._state = state
         self._membership = membership
         self._definitions: dict[str, Definition] = {}
@@ -110,8 +109,8 @@ class SeriesSet(_ipcount.SeriesTable):
             return self._keep(known, wanted)
 
     def _make(self, wanted: Definition) -> Definition:
-        self._audit._define(
-            _STRINGS if wanted.type == "string" else _ADDRESSES,
+        self._windows.define(
+            "strings" if wanted.type == "string" else "series",
             wanted.name,
             wanted.interval,
             wanted.num_windows,
@@ -172,15 +171,15 @@ class SeriesSet(_ipcount.SeriesTable):
 
     def folded(self, name: str) -> list[Folded]:
         """The windows of this process that gave up detail, the current one first. Raises SeriesError."""
-        return [Folded(*row) for row in self._audit._series_folded(name)]
+        return [Folded(*row) for row in self._windows.folded(name)]
 
     def hosts(self, name: str) -> int:
         """The distinct hosts of each window of this process, added up. Raises SeriesError."""
-        return self._audit._series_hosts(name)  # type: ignore[no-any-return]
+        return self._windows.hosts(name)
 
     def memory(self, name: str) -> int:
         """The bytes that the windows of this process use. Raises SeriesError."""
-        return self._audit._series_memory(name)  # type: ignore[no-any-return]
+        return self._windows.memory(name)
 
     # ---- files
 

@@ -100,7 +100,7 @@ class Membership:
     """One audit's part in a place. Raises SharedStateError or CapacityError when it can't have one."""
 
     def __init__(self, audit: _ipcount.Audit, name: str, group: str | None) -> None:
-        self._audit = audit
+        self._own_file = _ipcount.OwnFile(audit)
         self._name = name
         self._group = group
         self._complaint = ""
@@ -138,7 +138,7 @@ class Membership:
                     raise SharedStateError(f"{path}: {error.strerror}") from None
         self.wait_until_scanned()
         with _lock:
-            self._audit._mark_ready()
+            self._own_file.mark_ready()
             self._settled = True
             self.start()
 
@@ -158,10 +158,10 @@ class Membership:
         held = self._held
         fd = owner_file.create(held.place)
         try:
-            self._audit._share(fd, os.getpid(), time.time_ns() // 1000)
+            self._own_file.share(fd, os.getpid(), time.time_ns() // 1000)
             name = owner_file.publish(held.place, fd)
         except BaseException:
-            self._audit._detach_file(fd)
+            self._own_file.detach(fd)
             os.close(fd)
             raise
         if held.file is not None:
@@ -217,13 +217,13 @@ class Membership:
         with _lock:
             if not self._finalizer.alive:
                 return
-            self._audit._scan_mark(True)
+            self._own_file.mark_scan(True)
             try:
                 self._scanner.scan(self._held.fd)
             except OSError:
                 if self._finalizer.alive:  # or else a signal's handler has closed it meanwhile
                     raise
-            self._audit._scan_mark(False)
+            self._own_file.mark_scan(False)
 
     def _repair_own_file(self) -> None:
         """Somebody may have removed our file, or cut it short: nobody would count us any more."""
@@ -233,11 +233,11 @@ class Membership:
             return
         path = held.place.path
         if not self._evicted:
-            needed = self._audit._needed  # asked first: the file may grow meanwhile
+            needed = self._own_file.needed  # asked first: the file may grow meanwhile
             found = os.fstat(held.fd)
             if found.st_size < needed:
                 logger.error("%s: our file was cut short: the sessions that were open are counted no more", path)
-                self._audit._forget()
+                self._own_file.forget()
                 self._settled = False
                 self._evicted = True
             elif found.st_nlink == 0 or held.place.gone:
@@ -246,7 +246,7 @@ class Membership:
         if self._evicted:
             self._find_directory()
             self._create_file()
-            self._audit._mark_ready()
+            self._own_file.mark_ready()
             self._settled = True
         self._open_control()
 

@@ -63,7 +63,7 @@ class OwnerScanner:
         pid: int | None = None,
         owner: str | None = None,
     ) -> None:
-        self._audit = audit
+        self._own_file = _ipcount.OwnFile(audit)
         self._place = place
         self._remove_dead = remove_dead
         self._pid = pid
@@ -143,7 +143,7 @@ class OwnerScanner:
         found = os.fstat(file.fd)
         try:
             if file.mapped is None:
-                file.mapped = self._audit._map_owner(file.fd, found.st_size)
+                file.mapped = self._own_file.map_owner(file.fd, found.st_size)
             if self._pid is not None and file.mapped.pid != self._pid:
                 return
             file.mapped.refresh(found.st_size, 512 * found.st_blocks, monotonic_ns())

@@ -22,9 +22,7 @@ class View(_ipcount.Audit):
     """
 
     def __init__(self, name: str, *, pid: int | None = None, owner: str | None = None) -> None:
-        super().__init__()
-        for service_type in SERVICE_TYPES:
-            self._add_service(service_type)
+        super().__init__(services=SERVICE_TYPES)
         self._name = name
         self._place = SharedDirectory(name, read_only=True)
         self._scanner = OwnerScanner(self, self._place, remove_dead=False, pid=pid, owner=owner)
@@ -62,7 +60,7 @@ class View(_ipcount.Audit):
     def close(self) -> None:
         """Lets everything go; counts are 0 from then on. Idempotent."""
         if not self.closed:
-            self._forget(close=True)
+            super().close()
             self._scanner.detach_all()
             self._place.close()
 

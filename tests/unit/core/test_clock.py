@@ -8,6 +8,7 @@ import pytest
 from tests.support.timing import START, Clock, shown
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import InboundAuditError
 
 
@@ -86,7 +87,7 @@ def test_a_clock_at_zero():
         assert shown(audit) == [1, 0, 0]
         clock.step(10)
         assert shown(audit) == [0, 1, 0]
-        audit._check_windows()
+        SeriesStore(audit).check()
 
 
 def test_the_sliding_average(audit, clock):
@@ -141,7 +142,7 @@ def test_a_clock_that_answers_nonsense_is_not_believed(clock, answer):
         told[0] = None
         clock.step(10)
         assert shown(audit) == [0, 4, 1]
-        audit._check_windows()
+        SeriesStore(audit).check()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, StopIteration, MemoryError])
@@ -215,7 +216,7 @@ def test_a_clock_that_asks_the_audit_itself(clock):
         audit.listener().session("192.0.2.7").close()
         assert audit.connections("10,3", "192.0.2.7") == 1
         made.clear()
-        audit._check_windows()
+        SeriesStore(audit).check()
 
 
 @pytest.mark.parametrize("windows", [1, 2, 5])

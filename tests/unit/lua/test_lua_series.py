@@ -15,6 +15,7 @@ from tests.support.lua_windows import (
 )
 
 from inbound_audit import InboundAudit, LuaPolicy
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import PolicyError
 from inbound_audit.policy.verdict import ACCEPT
 
@@ -372,4 +373,4 @@ def test_less_than_nothing_in_every_window(bench: Timed, echo: LuaPolicy) -> Non
         bench.clock.seconds += 300
     assert ask(echo, ac, 'msys.audit_series.count("s", {startv = 1, endv = 5})') == -(8 + 7 + 6 + 5 + 4)
     assert ask(echo, ac, 'msys.audit_series.count("t", {key = "x", startv = 1, endv = 5})') == -30
-    bench.audit._check_windows()
+    SeriesStore(bench.audit).check()

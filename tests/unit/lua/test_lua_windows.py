@@ -20,6 +20,7 @@ from tests.support.lua_windows import (
 )
 
 from inbound_audit import InboundAudit, LuaPolicy, Session
+from inbound_audit._ipcount import SeriesStore
 
 bench, echo = lua_windows.bench, lua_windows.echo  # fixtures
 
@@ -116,7 +117,7 @@ def test_a_series_counts_by_window(bench: Timed, echo: LuaPolicy, peer: str, nea
     ask(echo, ac, 'msys.audit_series.add("s", ac)')
     ask(echo, ac, 'msys.audit_series.remove_item("s", ac)')
     assert ask(echo, ac, 'msys.audit_series.count("s", "/24,/48")') == 1
-    bench.audit._check_windows()
+    SeriesStore(bench.audit).check()
 
 
 def test_a_series_of_texts(bench: Timed, echo: LuaPolicy) -> None:

@@ -22,6 +22,7 @@ from tests.support.lua_windows import (
 )
 
 from inbound_audit import LuaPolicy, Session
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.policy.verdict import ACCEPT, Verdict
 
 bench = lua_windows.bench  # fixture
@@ -106,7 +107,7 @@ def test_threads_count_at_once(bench: Timed) -> None:
     assert [bench.audit.series.count("s", f"192.0.2.{n}") for n in range(5)] == [600] * 5
     assert [bench.audit.series.count("t", f"192.0.2.{n}") for n in range(5)] == [1200] * 5
     assert bench.audit.connections("300,6", "192.0.2.0/24") == 300
-    bench.audit._check_windows()
+    SeriesStore(bench.audit).check()
 
 
 def test_policies_that_define_are_collected(bench: Timed) -> None:

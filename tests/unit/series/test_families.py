@@ -10,6 +10,7 @@ from tests.support.lua_support import bench_of, every_kind
 from tests.support.sieve_support import bench_of as sieve_bench_of
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import AddressError, CidrError, SeriesError
 
 FOUR, SIX = "192.0.2.7", "2001:db8::7"
@@ -45,7 +46,7 @@ def test_each_form_of_a_key_is_recorded_in_the_series_of_its_family(audit, text,
     for form in forms(text):
         assert counts(audit, form) == [n, n * (right == "cidr"), n * (right == "cidr_ipv6")]
     assert [audit.series.hosts(name) for name in ("ip", right)] == [1, 1]
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 def test_a_session_is_recorded_in_the_series_of_its_family(audit):
@@ -136,7 +137,7 @@ def test_rows_of_a_snapshot_of_before_count_where_their_family_does(clock, caplo
             before.series.add("s", text, n)
         after.series.define("s", type, 10, 3)
         with caplog.at_level(logging.WARNING, "inbound_audit.series"):
-            after._series_restore("s", *before._series_dump("s"))
+            SeriesStore(after).restore("s", *SeriesStore(before).dump("s"))
             after.series.add("s", FOUR)
             after.series.add("s", SIX)
         four, six = type != "cidr_ipv6", type != "cidr"
@@ -145,7 +146,7 @@ def test_rows_of_a_snapshot_of_before_count_where_their_family_does(clock, caplo
         assert after.series.count("s", SIX) == (4 if six else 0)
         assert after.series.hosts("s") == 2 * four + 2 * six
         assert len(caplog.records) == (type != "ip")
-        after._check_windows()
+        SeriesStore(after).check()
 
 
 def test_a_line_of_a_change_log_of_before_is_refused_with_the_reason(audit, clock):
@@ -160,7 +161,7 @@ def test_a_line_of_a_change_log_of_before_is_refused_with_the_reason(audit, cloc
 def test_the_type_of_a_series_is_told(clock, type):
     with InboundAudit(clock=clock) as audit:
         audit.series.define("s", type, 10, 3)
-        assert [row[2] for row in audit._windows] == [type]
+        assert [row[2] for row in SeriesStore(audit).known] == [type]
 
 
 @every_kind

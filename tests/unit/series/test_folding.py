@@ -18,6 +18,7 @@ from tests.support.strategies import addresses
 from tests.support.timing import Clock, around, families, steps
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import MonitorError
 
 INTERVAL, SLOTS = 10, 3
@@ -124,11 +125,11 @@ class FoldingMachine(RuleBasedStateMachine):
 
     @invariant()
     def windows_stay_small(self):
-        self.audit._check_windows()
+        SeriesStore(self.audit).check()
         where = [("series", "s"), ("connections", "10,3"), ("receptions", "10,3")]
         for scope, name in where:
             for v in range(SLOTS):
-                assert len(self.audit._window_rows(scope, name, INTERVAL, SLOTS, v, v)) <= most_of(self.most)
+                assert len(SeriesStore(self.audit).rows(scope, name, INTERVAL, SLOTS, v, v)) <= most_of(self.most)
         assert self.audit.uncounted == 0
 
     def teardown(self):
@@ -238,7 +239,7 @@ def test_a_folded_host_counts_at_the_first_address_of_its_prefix(audit):
     add = bounded(audit, max_hosts=2)
     for i in range(1, 40):
         add(v6(i))
-    assert audit._window_rows("series", "s", INTERVAL, SLOTS, 0, 0) == [(39, "2001:db8::")]
+    assert SeriesStore(audit).rows("series", "s", INTERVAL, SLOTS, 0, 0) == [(39, "2001:db8::")]
     add(v6(77))  # what comes later as well
     assert audit.series.count("s", "2001:db8::") == 40
     assert audit.series.count("s", str(v6(77))) == 0
@@ -253,7 +254,7 @@ def test_what_was_taken_away_is_folded_like_what_was_added(audit):
         add(ipaddress.IPv4Address(i << 8), -2)
     assert audit.series.count("s", "::/0") == audit.series.count("s", "2001:db8::/64") == 200
     assert audit.series.count("s", "0.0.0.0/0") == -200
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 def test_the_next_window_begins_with_all_detail(audit, clock):
@@ -280,7 +281,7 @@ def test_a_folded_item_can_be_removed_no_more(audit):
         add(v6(i))
     audit.series.remove_item("s", str(v6(7)))
     assert audit.series.count("s", "::/0") == 49
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 # ---- bounds of memory
@@ -300,7 +301,7 @@ def test_a_window_takes_no_more_than_its_part_of_the_memory(audit, shape):
     level = four if version == 4 else six
     exact(audit, hosts, [length for length in STEPS[version] if length <= min(level, 48)])
     assert audit.series.count("s", str(families()[version == 6])) == hosts.total()
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 def test_windows_after_windows_stay_within_the_memory(audit, clock):
@@ -309,7 +310,7 @@ def test_windows_after_windows_stay_within_the_memory(audit, clock):
     for _ in range(12):
         for _ in range(3000):
             add(rng.randbytes(rng.choice((4, 16))), rng.choice((1, 1, -1)))
-        audit._check_windows()
+        SeriesStore(audit).check()
         # What is added and what is taken away have each an arena of that size; what they use of them has one bound.
         assert audit.series.memory("s") <= 2 * (SLOTS << 16)
         clock.step(INTERVAL)
@@ -326,7 +327,7 @@ def test_monitors_have_bounds_too(clock):
         for kind in ("connections", "receptions"):
             assert getattr(audit, kind)("10,3", "::/0") == getattr(audit, kind)("60,2", "::/0") == 20_000
         assert audit.uncounted == 0
-        audit._check_windows()
+        SeriesStore(audit).check()
 
 
 @pytest.mark.parametrize("name", ["monitor_hosts", "monitor_bytes"])
@@ -344,7 +345,7 @@ def test_the_other_family_finds_room_in_a_full_window(audit):
         for _ in range(5000):
             add((ipaddress.IPv4Address if bits == 32 else ipaddress.IPv6Address)(rng.getrandbits(bits)))
     assert [audit.series.count("s", str(net)) for net in families()] == [10_000, 10_000]
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 @pytest.mark.parametrize("size", [100 << 10, 2 << 20])
@@ -363,7 +364,7 @@ def test_no_host_waits_until_all_others_are_folded(clock, size):
             assert now - folded <= 34 * 32  # of many thousands
             folded = now
         assert folded > 1000
-        audit._check_windows()
+        SeriesStore(audit).check()
         (window,) = audit.series.folded("s")
         for first, n in gold.items():
             assert window.ipv6 < 16 or audit.series.count("s", f"{first:x}::/16") == n
@@ -377,7 +378,7 @@ def test_what_is_taken_away_finds_room_in_a_full_window(audit):
         for _ in range(5000):
             add(rng.randbytes(16), n)
     assert audit.series.count("s", "::/0") == 0
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 def test_texts_have_no_prefix_but_all_of_them(audit):
@@ -392,6 +393,6 @@ def test_texts_have_no_prefix_but_all_of_them(audit):
     ((window, _, six, hosts),) = audit.series.folded("t")
     assert (window, six) == (0, 0)
     assert hosts >= 90
-    rows = audit._window_rows("series", "t", INTERVAL, SLOTS, 0, 0)
+    rows = SeriesStore(audit).rows("series", "t", INTERVAL, SLOTS, 0, 0)
     assert sum(n for n, _ in rows) == 10_080
     assert len(rows) <= most_of(100)

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import CidrError, InboundAuditError, MonitorError
 
 KINDS = ("connections", "receptions", "rejections")
@@ -23,7 +24,7 @@ def test_monitors_are_told_as_they_are_asked_for():
         assert audit.monitors == ("300,6", "1800,4")
         for monitor in ("300,6", " 300,6", "300, 6 ", 0):
             assert audit.connections(monitor, "192.0.2.7") == 0
-        assert [row[:2] + row[3:] for row in audit._windows if row[3] == 300] == [
+        assert [row[:2] + row[3:] for row in SeriesStore(audit).known if row[3] == 300] == [
             (kind, "300,6", 300, 6) for kind in KINDS
         ]
 

@@ -17,6 +17,7 @@ from tests.support.strategies import addresses, length_for
 from tests.support.timing import Clock, around, families, steps
 
 from inbound_audit import InboundAudit, _ipcount
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import CapacityError, InboundAuditError, SeriesError
 from inbound_audit.series import SeriesSet
 
@@ -154,12 +155,12 @@ class SeriesMachine(RuleBasedStateMachine):
         last = first if last is None else last
         gold = ring.rows(self.clock.seconds, first, last)
         ordered = sorted((ip for ip in gold if gold[ip]), key=lambda ip: (ip.version, ip))
-        mine = self.audit._window_rows("series", name, ring.interval, ring.slots, first, last)
+        mine = SeriesStore(self.audit).rows("series", name, ring.interval, ring.slots, first, last)
         assert [(n, ip) for n, ip in mine if n] == [(gold[ip], str(ip)) for ip in ordered]
 
     @invariant()
     def holds(self):
-        self.audit._check_windows()
+        SeriesStore(self.audit).check()
         for name in BY_PREFIX:
             for network in families():
                 for v in range(self.gold[name].slots):
@@ -213,7 +214,7 @@ def test_counts_up_to_their_limit_and_no_further(audit, series):
         with pytest.raises(CapacityError, match=r"4294967295"):
             series.add("s", "198.51.100.1", n)
     assert series.count("s", "0.0.0.0/0") == 0
-    audit._check_windows()
+    SeriesStore(audit).check()
     series.add("s", "192.0.2.7", -most)  # takes back what was added: nothing is below zero
     series.add("s", "192.0.2.8", most)
     assert series.hosts("s") == 1
@@ -225,7 +226,7 @@ def test_a_change_of_both_signs_that_finds_no_room_changes_neither(audit, series
     with pytest.raises(CapacityError):
         series.add("s", "192.0.2.7", -6)  # five to take back, and one too many
     assert [series.count("s", f"192.0.2.{i}") for i in (7, 8)] == [5, -(2**32 - 1)]
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 @pytest.mark.parametrize("n", [2**32, 2**63, 2**70, -(2**32), -(2**63), -(2**70)])
@@ -280,7 +281,7 @@ def test_a_removed_item_is_gone_from_all_windows(audit, series, clock):
     assert [series.count("s", "192.0.2.0/24", v) for v in range(3)] == [4, -2, 1]
     series.remove_item("s", "192.0.2.7")  # is not there: nothing happens
     series.remove_item("s", "2001:db8::7")
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 def test_series_have_windows_of_their_own(audit, clock):
@@ -317,7 +318,7 @@ def test_many_turns_leave_no_memory_behind(audit, series, clock):
         clock.step(10)
     assert max(taken[10:]) <= 1.5 * max(taken[:10])
     assert series.hosts("s") <= 900
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 def test_threads_add_at_once(audit, series, clock):
@@ -337,7 +338,7 @@ def test_threads_add_at_once(audit, series, clock):
         thread.start()
     for thread in threads:
         thread.join()
-    audit._check_windows()
+    SeriesStore(audit).check()
     assert series.count("all", "10.0.0.0/8", 0, 999) == 8000
     assert [series.count("all", f"10.{seed}.0.0/16", 0, 999) for seed in range(8)] == [1000] * 8
     assert sum(series.count("all", "10.0.0.0/8", v) for v in range(1000)) == 8000
@@ -370,7 +371,7 @@ def test_rows_of_a_window_that_turns_meanwhile_are_not_those_of_the_next(audit, 
     def ask() -> None:
         asked.set()
         for _ in range(200):
-            rows.append(audit._window_rows("series", "s", 10, 3, 2, 2))
+            rows.append(SeriesStore(audit).rows("series", "s", 10, 3, 2, 2))
             if not rows[-1]:
                 return
 
@@ -409,6 +410,6 @@ def test_texts_that_were_kept_are_not_folded_when_they_come_back(clock):
         for audit in (before, after):
             audit.series.define("texts", "string", 10, 3)
         before.series.add("texts", "mail.example.com", 2)
-        after._series_restore("texts", *before._series_dump("texts"))
+        SeriesStore(after).restore("texts", *SeriesStore(before).dump("texts"))
         assert after.series.folded("texts") == []
         assert after.series.count("texts", "mail.example.com") == 2

@@ -6,6 +6,7 @@ import ipaddress
 
 import pytest
 
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import AddressError, CapacityError, CidrError, SeriesError
 
 
@@ -28,7 +29,7 @@ def test_a_definition_is_told(audit):
         "name", "type", "interval", "num_windows", "serialize", "replicate", "persist", "max_hosts", "max_bytes",
     )  # fmt: skip
     assert audit.series.names == ("s",)
-    assert [tuple(w) for w in audit._windows] == [("series", "s", "cidr", 300, 6)]
+    assert [tuple(w) for w in SeriesStore(audit).known] == [("series", "s", "cidr", 300, 6)]
 
 
 def test_by_default_a_series_counts_both_families_without_a_bound_of_hosts(audit):

@@ -7,6 +7,7 @@ from tests.support.sharing import rounds
 from tests.support.threads import any_alive, beside, lua_adder
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import SeriesStore
 
 luajit = pytest.importorskip("lupa.luajit21")
 
@@ -36,7 +37,7 @@ def test_who_adds_without_the_gil_loses_nothing(who, max_hosts):
                 turns += 1
                 if turns % 20 == 0 and seconds[0] < 400:
                     seconds[0] += 1
-        audit._check_windows()
+        SeriesStore(audit).check()
         assert audit.series.count("s", "2001:db8::/32", 0, 499) == 3 * turns
         for at in range(ADDERS):
             assert audit.series.count("s", "10.0.0.0/8", 0, 499) == 200 * sum(2 + at for at in range(ADDERS))
@@ -68,4 +69,4 @@ def test_what_stands_still_is_counted_the_same_at_every_moment():
                 if asked % 50 == 0 and seconds[0] < 1100:
                     seconds[0] += 1
         assert asked > 50
-        audit._check_windows()
+        SeriesStore(audit).check()

@@ -15,6 +15,7 @@ from tests.support.strategies import addresses, length_for
 from tests.support.timing import Clock, around, families, shown, steps
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import InboundAuditError, MonitorError
 
 KINDS = ("connections", "receptions", "rejections")
@@ -112,7 +113,7 @@ class MonitorMachine(RuleBasedStateMachine):
 
     @rule(where=where)
     def ask_rows(self, where):
-        ring, rows = self.ring(*where), self.audit._window_rows
+        ring, rows = self.ring(*where), SeriesStore(self.audit).rows
         mine = rows(where[0], where[1], ring.interval, ring.slots, 0, ring.slots - 1)
         gold = ring.rows(self.clock.seconds, 0, ring.slots - 1)
         ordered = sorted((ip for ip in gold if gold[ip]), key=lambda ip: (ip.version, ip))
@@ -120,7 +121,7 @@ class MonitorMachine(RuleBasedStateMachine):
 
     @invariant()
     def holds(self):
-        self.audit._check_windows()
+        SeriesStore(self.audit).check()
         for (kind, monitor), ring in self.gold.items():
             for network in families():
                 for v in range(ring.slots):
@@ -195,7 +196,7 @@ def test_without_monitors_nothing_is_counted_and_nothing_is_asked():
         ac.record_rejection(7)
         ac.rebind("192.0.2.8")
         assert audit.monitors == ()
-        assert audit._windows == []
+        assert SeriesStore(audit).known == []
         for monitor in ("300,6", 0):
             with pytest.raises(MonitorError, match=str(monitor)):
                 audit.connections(monitor, "192.0.2.7")
@@ -215,7 +216,7 @@ def test_a_rebind_moves_the_connection_in_the_window_in_which_it_was_counted(aud
         ac.rebind("192.0.2.10")
         assert shown(audit) == [1, 0, 0]
         assert shown(audit, cidr="198.51.100.1/32") == [1, 0, 0]
-    audit._check_windows()
+    SeriesStore(audit).check()
 
 
 def test_a_rebind_moves_one_of_many(audit):
@@ -243,7 +244,7 @@ def test_sessions_are_opened_in_any_thread(audit):
         thread.start()
     for thread in threads:
         thread.join()
-    audit._check_windows()
+    SeriesStore(audit).check()
     assert audit.connections("10,3", "::/0") == 4000
     assert audit.connections("10,3", "2001:db8:3::/48") == 500
     assert audit.connections("10,3", "0.0.0.0/0") == 0
@@ -263,7 +264,7 @@ def test_a_closed_audit_counts_nothing():
     session.record_reception()
     session.close()
     assert audit.receptions("300,6", "192.0.2.7") == 0
-    assert audit._window_rows("connections", "300,6", 300, 6, 0, 5) == []
+    assert SeriesStore(audit).rows("connections", "300,6", 300, 6, 0, 5) == []
     audit.close()
 
 
@@ -283,4 +284,4 @@ def test_more_than_can_be_counted_is_left_out_and_told(audit):
         ac.record_reception(3)  # never an error: mail goes on
         assert audit.receptions("10,3", ac=ac) == 2**32 - 1
         assert audit.uncounted > 0
-        audit._check_windows()
+        SeriesStore(audit).check()

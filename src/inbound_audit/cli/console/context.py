@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from inbound_audit._ipcount import MONITOR_KINDS
+from inbound_audit._ipcount import MONITOR_KINDS, SeriesStore
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.output import listing, plain
 from inbound_audit.errors import SharedStateError
@@ -53,7 +53,9 @@ class ConsoleContext:
     def all_series(self) -> list[SeriesInfo]:
         """The monitors by kind, then the series."""
         order = (*MONITOR_KINDS, "series")
-        return sorted((SeriesInfo(*row) for row in self.view._windows), key=lambda one: order.index(one.scope))
+        return sorted(
+            (SeriesInfo(*row) for row in SeriesStore(self.view).known), key=lambda one: order.index(one.scope)
+        )
 
     def find(self, name: str, parameters: tuple[int, int] | None) -> SeriesInfo:
         """The series, or the monitor of that kind. Raises Failure when there is no such series, or several."""
@@ -71,7 +73,7 @@ class ConsoleContext:
     def count(self, one: SeriesInfo, cidr: str, start: int, end: int) -> int:
         """Raises Failure for windows that the series does not have."""
         check_windows(one, start, end)
-        return self.view._window_count(one.scope, one.name, one.interval, one.num_windows, cidr, start, end)
+        return SeriesStore(self.view).count(one.scope, one.name, one.interval, one.num_windows, cidr, start, end)
 
     # ---- the processes
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from inbound_audit._ipcount import MONITOR_KINDS
+from inbound_audit._ipcount import MONITOR_KINDS, SeriesStore
 from inbound_audit.cli.console.context import ConsoleContext, SeriesInfo
 from inbound_audit.cli.console.grammar import Names
 from inbound_audit.cli.console.result import Paint, Result, Row
@@ -67,7 +67,7 @@ def _all_rows(context: ConsoleContext) -> Iterator[Row]:
 def _hosts(context: ConsoleContext, one: SeriesInfo, start: int, end: int) -> list[tuple[int, str]]:
     if one.type == "string":
         raise Failure(f"{one.title}: its keys are texts, not addresses, and can't be listed")
-    return context.view._window_rows(one.scope, one.name, one.interval, one.num_windows, start, end)
+    return SeriesStore(context.view).rows(one.scope, one.name, one.interval, one.num_windows, start, end)
 
 
 def _as_csv(row: Row, paint: Paint) -> str:

@@ -1,4 +1,4 @@
-# What other rooms ask of windows: lists of them, their rows, and what is kept of them in files.
+# The rows of windows: sums of them, and their packed form in files.
 
 
 cdef model.Series *identified(Audit audit, object scope, object name, object interval, object num_windows) except NULL:

@@ -1,0 +1,251 @@
+# The series of an audit as its other users have them: definitions, and rows for files, the console and tests.
+
+
+@cython.final
+cdef class SeriesStore:
+    """Defines the series and monitors of an audit, and reads and writes their rows. It has no state beside the audit's.
+
+    Lock rule: `Owner.lock` for definitions, `Series.lock` for the windows of one series; sums take no lock.
+    """
+
+    cdef Audit audit
+
+    def __cinit__(self, Audit audit not None):
+        self.audit = audit
+
+    def define(
+        self, str scope not None, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts, u32 family=0
+    ):
+        """Makes the windows of a series, unless they are there. `scope` is a kind of a monitor, ``"series"`` or
+        ``"strings"``; `family` is 4, 6 or 0 (both).
+
+        Raises CapacityError, and InboundAuditError when the audit is closed. O(windows).
+        """
+        cdef bytes kind = scope.encode("ascii"), text = name.encode("utf-8")
+        cdef const char *c = text
+        cdef size_t size = len(text)
+        cdef int number = scope_of(kind, len(kind)), code = NO_SERIES_LEFT
+        cdef int64_t now = window.now_of(self.audit.owner)  # before the lock: a clock may be Python's, and use the audit
+        cdef model.Series *s
+        if number < 0 or size > layout.MAX_NAME:
+            raise SeriesError(f"{name!r}: unknown scope {scope!r}, or a name of more than {layout.MAX_NAME} bytes")
+        lock_owner(self.audit.owner)
+        s = know_series(self.audit.owner, <u32>number, c, size, interval, slots)
+        if s != NULL:
+            code = AUDIT_CLOSED if self.audit.is_closed else MADE
+            if code == MADE and not s.ready:
+                s.max_units = <u32>(min(window_bytes, self.audit.capacity) // layout.UNIT) - layout.HEADER_UNITS
+                s.max_hosts, s.family = max_hosts, family
+                code = make_ring(self.audit, s, now)
+        unlock_owner(self.audit.owner)
+        if code == NO_SERIES_LEFT:
+            raise CapacityError(f"{name!r}: an audit has room for {model.MAX_SERIES} series")
+        raise_unmade(code, min(window_bytes, self.audit.capacity))
+
+    def define_monitor(self, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts):
+        """One monitor more. Before any series is defined."""
+        for kind in MONITOR_KINDS:
+            self.define(kind, name, interval, slots, window_bytes, max_hosts)
+        self.audit.owner.monitors += 1
+
+    @property
+    def known(self):
+        """Every series and monitor that a process has, as `(scope, name, type, interval, windows)`. The type of a series
+        that only other processes have is ``"ip"`` or ``"string"``."""
+        cdef model.Series *s
+        cdef u32 i
+        rows = []
+        for i in range(self.audit.owner.series_known):
+            s = self.audit.owner.series[i]
+            if s.first != NULL:
+                rows.append((public_scope(s), name_of(s), type_of(s), s.interval, s.slots))
+        return rows
+
+    def count(self, scope, name, interval, num_windows, cidr, startv, endv):
+        """A sum over windows of an entry of `known`; of a series of type string `cidr` is the text.
+
+        Raises SeriesError, CidrError. O(windows x prefix length x processes).
+        """
+        cdef model.Series *s = identified(self.audit, scope, name, interval, num_windows)
+        cdef Key k
+        cdef int64_t count = 0
+        cdef int code
+        read_series_key(s, cidr, None, &k, True)
+        code = series_query.query_key(k.ac, s, k.text, k.size, window_index(startv), window_index(endv), &count)
+        if code == codes.OTHER_FAMILY:
+            log_other_family(s)
+        elif code != codes.OK:
+            raise window_error(code, range_text(startv, endv) if code == codes.BAD_WINDOW else cidr, name, self.audit)
+        return count
+
+    def rows(self, scope, name, interval, num_windows, startv, endv):
+        """Each host and its net count over those windows of an entry of `known`, `(count, address)`, in address order.
+
+        Raises SeriesError. O(hosts).
+        """
+        cdef model.Series *s = identified(self.audit, scope, name, interval, num_windows)
+        cdef ip.Address a
+        if not 0 <= startv <= endv < num_windows:
+            raise window_error(codes.BAD_WINDOW, range_text(startv, endv), name, self.audit)
+        rows = []
+        for (version, hi, lo), count in sorted(sum_of_rows(s, startv, endv).items()):
+            if count:
+                a.hi, a.lo, a.version = hi, lo, version
+                rows.append((count, address_text(&a)))
+        return rows
+
+    def hosts(self, name):
+        """The distinct hosts of each window of this process, added up. Raises SeriesError. O(windows)."""
+        cdef model.Series *s = series_of(self.audit, name)
+        cdef u64 n = 0
+        cdef u32 i
+        for i in range(2 * s.slots):
+            if s.own.tree[i] != NULL and window.in_view(s, s.slot[i // 2].number[i % 2]):
+                n += bits.load64(&layout.header(&s.own.tree[i].arena).hosts[0]) + bits.load64(&layout.header(&s.own.tree[i].arena).hosts[1])
+        return n
+
+    def memory(self, name):
+        """The bytes that the windows of this process use. Raises SeriesError. O(windows)."""
+        cdef model.Series *s = series_of(self.audit, name)
+        cdef u64 n = 0
+        cdef u32 i
+        for i in range(2 * s.slots):
+            if s.own.tree[i] != NULL:
+                n += arena.arena_used(&s.own.tree[i].arena)
+        return n
+
+    def folded(self, name):
+        """The windows of this process that gave up detail: `(window, IPv4 length, IPv6 length, hosts)`. O(windows)."""
+        cdef model.Series *s = series_of(self.audit, name)
+        cdef model.Slot *slot
+        cdef int64_t now = clock.window_number(window.now_of(self.audit.owner), s.interval) + s.base, number
+        cdef u32 v
+        if now < s.newest:
+            now = s.newest
+        rows = []
+        for v in range(s.slots):
+            number = now - v
+            slot = &s.slot[window.slot_of(number, s.slots)]
+            if slot.number[0] == number and (slot.level[0] or slot.level[1]):
+                four = 32 if s.scope == model.STRINGS else fold.length_of(s, slot, 0)
+                rows.append((v, four, fold.length_of(s, slot, 1), slot.folded))
+        return rows
+
+    def dump(self, name):
+        """What the windows of this process hold: `(newest, [(number, level4, level6, folded, added, taken), ...])`.
+
+        Numbers are those of the clock; rows are 24 bytes each (u64 hi, u64 lo, u32 count, u32 version). Releases the GIL;
+        weakly consistent beside threads that add. O(hosts).
+        """
+        cdef model.Series *s = series_of(self.audit, name)
+        cdef int64_t number, newest, base
+        cdef u32 i, at
+        lock_series(s)
+        newest, base = s.newest, s.base
+        seqlock.unlock(&s.lock)
+        windows = []
+        for i in range(s.slots):
+            number = newest - i
+            at = window.slot_of(number, s.slots)
+            if s.slot[at].number[0] == number:
+                added, taken = packed_rows(s.own.tree[2 * at], number), packed_rows(s.own.tree[2 * at + 1], number)
+                if added or taken:
+                    windows.append(packed_window(s, number, base, added, taken))
+        return newest - base, windows
+
+    def dump_logged(self, name):
+        """As `dump`, and the numbers of the last line of the change log before and after. If they are equal, the rows are
+        exactly what the lines up to that one say. Uses more memory meanwhile.
+        """
+        cdef model.Series *s = series_of(self.audit, name)
+        cdef Dump d
+        cdef int code
+        cdef u32 i
+        d.rows = <walk.Rows *>calloc(2 * s.slots, sizeof(walk.Rows))
+        if d.rows == NULL:
+            raise MemoryError
+        try:
+            with nogil:
+                code = walk_windows(s, &d)
+            if code != codes.OK:
+                raise MemoryError
+            windows = [packed_window(s, d.newest - i, d.base, packed(&d.rows[2 * i]), packed(&d.rows[2 * i + 1]))
+                       for i in range(s.slots) if d.rows[2 * i].size or d.rows[2 * i + 1].size]
+            return d.newest - d.base, windows, d.before, d.after
+        finally:
+            for i in range(2 * s.slots):
+                walk.free_rows(&d.rows[i])
+            free(d.rows)
+
+    def restore(self, name, int64_t newest, windows):
+        """Adds what `dump` returned to the windows of those numbers, but those out of view. If `newest` lies ahead of the
+        clock, all move back together. Returns how much was added.
+
+        Rows of a family that the series does not count are left out: a series of type cidr of an earlier version holds
+        both. Raises SeriesError for malformed rows, and nothing is added; CapacityError.
+        """
+        cdef model.Series *s = series_of(self.audit, name)
+        cdef const u8[::1] rows
+        cdef u64 added = 0, left_out = 0
+        cdef int64_t now, number, back
+        cdef int code = codes.OK, sign
+        cdef Py_ssize_t size
+        cdef const PackedRow *first
+        for saved in windows:
+            check_rows(name, saved[4])
+            check_rows(name, saved[5])
+            if not (0 <= saved[1] <= 32 and 0 <= saved[2] <= 128 and 0 <= saved[3] < 1 << 63):
+                raise SeriesError(f"{name!r}: {saved[1:4]}: expected two prefix lengths and a number of hosts")
+            if saved[5]:
+                self.audit.series.ensure_negative_trees(name)
+        now = window.now_of(self.audit.owner)
+        lock_series(s)
+        if s.state != model.ENDED:
+            window.advance(s, now)
+        back = newest + s.base - s.newest
+        back = back if back > 0 else 0
+        seqlock.unlock(&s.lock)
+        for saved in windows:
+            number = <int64_t>saved[0] + s.base - back
+            lock_series(s)
+            if s.state != model.ENDED and window.in_view(s, number):
+                restore_levels(s, number, saved[1], saved[2], saved[3])
+            seqlock.unlock(&s.lock)
+            for sign in range(2):
+                rows = saved[4 + sign]
+                size = rows.shape[0] // <Py_ssize_t>sizeof(PackedRow)
+                first = <const PackedRow *>&rows[0] if size else NULL
+                with nogil:
+                    code = restore_rows(s, number, sign, first, size, &added, &left_out)
+                if code != codes.OK:
+                    raise window_error(code, None, name, self.audit)
+        if left_out and series_query.report_family(s) != codes.OK:
+            log_other_family(s)
+        return added
+
+    def log(self, name, int fd, u64 log_id, u64 sequence):
+        """From now on each change is a line in that file, too; -1: no more. The descriptor stays the caller's."""
+        cdef model.Series *s = series_of(self.audit, name)
+        lock_series(s)
+        s.log_fd, s.log_id, s.log_sequence = fd, log_id, sequence
+        seqlock.unlock(&s.lock)
+
+    def logged(self, name):
+        """The number of the last line, and how many lines could not be written."""
+        cdef model.Series *s = series_of(self.audit, name)
+        return bits.load64(&s.log_sequence), bits.load64(&s.log_failures)
+
+    def check(self):
+        """Raises AssertionError when an invariant does not hold in a window of this process. O(hosts)."""
+        cdef model.Series *s
+        cdef u32 i, k
+        for i in range(self.audit.owner.series_known):
+            s = self.audit.owner.series[i]
+            for k in range(2 * s.slots if s.own != NULL else 0):
+                if s.own.tree[k] != NULL and s.state != model.ENDED:
+                    lock_series(s)
+                    try:
+                        check_tree(s.own.tree[k])
+                        assert bits.load64(<u64 *>&layout.header(&s.own.tree[k].arena).number) == <u64>s.slot[k // 2].number[k % 2]
+                    finally:
+                        seqlock.unlock(&s.lock)
