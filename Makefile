@@ -7,6 +7,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+EXTRAS ?= all
 
 BIN     := $(VENV)/bin
 PY      := $(BIN)/python
@@ -60,7 +61,7 @@ test-all: $(HAVE)-dev ## everything
 	$(SAY) 'every tier'
 	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),thorough) $(PYTEST) tests $(BY_FILE) -q $(ARGS)
 
-test-core: $(HAVE)-dev ## trees, windows and threads alone: for a Python on which not every library exists
+test-core: $(HAVE)-dev ## trees, windows and threads alone (EXTRAS= for a Python on which not every library exists)
 	$(PYTEST) tests/unit/core tests/unit/series tests/unit/test_audit.py -q $(ARGS)
 
 test-one: $(HAVE)-dev ## the tests of one room: make test-one ROOM=trie
@@ -119,7 +120,7 @@ $(HAVE)-core: $(HAVE)-pip pyproject.toml $(NATIVE)
 	$(SAY) 'the build tools'
 	@$(PIP) --group build
 	$(SAY) 'the libraries, and the core from its sources: about a minute'
-	@$(PIP) --no-build-isolation --editable '.[all]'
+	@$(PIP) --no-build-isolation --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
 	@touch $@
 
 $(HAVE)-dev: $(HAVE)-core

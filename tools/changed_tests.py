@@ -26,6 +26,8 @@ def tests_of(path: Path) -> list[str]:
     """The test files for one changed file, relative to the repository."""
     if path.parts[0] == "tests":
         return [str(path)] if path.name.startswith("test_") else ["tests/unit"]
+    if path.suffix == ".md":
+        return ["tests/tooling/test_docs.py", "tests/tooling/test_readme.py"]
     if path.parts[0] != "src":
         return []
     found = sorted((ROOT / "tests").glob(f"**/test_*{path.stem.strip('_')}*.py"))
