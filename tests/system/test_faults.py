@@ -757,7 +757,7 @@ def test_a_window_that_is_damaged_while_it_gives_up_detail_ends_its_walk(hire):
     """Its hosts are written over with others that lie before them: whoever adds is answered, or told, and goes on."""
     victim = hire("import random, struct\n" + MX)
     file = file_of(victim.pid)
-    victim.do("audit.series.define('s', 'cidr', 1000, 1, max_bytes=1 << 14)")
+    victim.do("audit.series.define('s', 'ip', 1000, 1, max_bytes=1 << 14)")
     victim.do("hosts = [bytes([200]) + random.randbytes(15) for _ in range(100)]")
     victim.do("for host in hosts: audit.series.add('s', host)")
     with open(file.path, "r+b") as data:
