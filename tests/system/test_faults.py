@@ -761,9 +761,12 @@ def test_a_window_that_is_damaged_while_it_gives_up_detail_ends_its_walk(hire):
     victim.do("hosts = [bytes([200]) + random.randbytes(15) for _ in range(100)]")
     victim.do("for host in hosts: audit.series.add('s', host)")
     with open(file.path, "r+b") as data:
-        held = data.read()
-        for i, host in enumerate(victim.do("hosts"), 1):
-            data.seek(held.index(struct.pack("=QQ", *struct.unpack(">QQ", host))))
+        hosts = [struct.pack("=QQ", *struct.unpack(">QQ", host)) for host in victim.do("hosts")]
+        whole = data.read()
+        start = whole.index(hosts[0]) & -BLOCKS  # one window is small; the file is large and nearly empty
+        held = whole[start - BLOCKS : start + (1 << 20)]
+        for i, host in enumerate(hosts, 1):
+            data.seek(start - BLOCKS + held.index(host))
             data.write(struct.pack("=QQ", 1, i))
     file.close()
     victim.do(ADD_TO_DAMAGED)
