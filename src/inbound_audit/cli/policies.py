@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from inbound_audit._ipcount import parse_monitor
 from inbound_audit.cli.failure import Failure
 from inbound_audit.errors import PolicyError
 from inbound_audit.policy.dry_run import DryRun
 from inbound_audit.policy.limits import Limits
-from inbound_audit.policy.load import load_policy
+from inbound_audit.policy.load import SIEVE_SUFFIXES, load_policy
 
 if TYPE_CHECKING:
     from inbound_audit import InboundAudit
@@ -45,6 +46,19 @@ class Policies:
     @property
     def would_refuse(self) -> Counter[str]:
         return self._policy.would_refuse if isinstance(self._policy, Limits) else self._would_refuse
+
+    def monitors(self) -> tuple[str, ...]:
+        """The monitors of the settings, and those that a policy in Lua asks for. Raises Failure."""
+        path, present = self._settings.policy, self._settings.monitor
+        if path is None or path.lower().endswith(SIEVE_SUFFIXES):
+            return present
+        from inbound_audit.lua.needs import asked_monitors
+
+        known = {parse_monitor(monitor) for monitor in present}
+        try:
+            return present + tuple(asked for asked in asked_monitors(path) if parse_monitor(asked) not in known)
+        except PolicyError as error:
+            raise Failure(f"--policy: {error}") from None
 
     def make(self, audit: InboundAudit | None = None) -> Limits | ScriptPolicy | DryRun:
         """Raises Failure, which names the file, if the policy can't be loaded or does not fit `audit`."""

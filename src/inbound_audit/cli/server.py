@@ -47,16 +47,17 @@ def run(settings: Settings) -> None:
 @contextlib.contextmanager
 def parts(settings: Settings) -> Iterator[tuple[InboundAudit, Policies]]:
     """The audit and the policies of a server, both closed at the end. Raises Failure."""
+    policies = Policies(settings)
     try:
         audit = InboundAudit(
             shared=settings.shared,
             group=settings.group,
             capacity=settings.capacity,
-            monitors=settings.monitor,
+            monitors=policies.monitors(),
             monitor_bytes=settings.monitor_bytes,
             state=settings.state,
         )
-        with audit, contextlib.closing(Policies(settings)) as policies:
+        with audit, contextlib.closing(policies):
             audit.listener("SMTP")
             yield audit, policies
     except CapacityError as error:

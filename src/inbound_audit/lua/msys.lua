@@ -2,8 +2,8 @@
 local room = ...
 local absent, ac, context, modules, sandbox = room("absent"), room("ac"), room("vctx"), room("modules"), room("sandbox")
 local options, sessions = room("options"), room("sessions")
-local error, find, getmetatable, gmatch, pairs = error, string.find, getmetatable, string.gmatch, pairs
-local rawget, tostring, type = rawget, tostring, type
+local error, find, getmetatable, pairs = error, string.find, getmetatable, pairs
+local gmatch, match, rawget, tostring, type = string.gmatch, string.match, rawget, tostring, type
 local now = sessions.now
 
 local ANSWERS = {
@@ -120,6 +120,12 @@ for _, path in absent.names("modules") do
   end
   if find(path, "^msys%.") then
     absent_module(path)
+  end
+end
+for _, path in absent.names("registrations") do
+  local parent, name = match(path, "^(.*)%.([^.]+)$")
+  absent_module(parent)[name] = function()
+    registered.add_other(path)
   end
 end
 

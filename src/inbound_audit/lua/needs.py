@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os import PathLike
 
 from inbound_audit._ipcount import MONITOR_KINDS, parse_monitor
 from inbound_audit.errors import MonitorError
 from inbound_audit.lua.dialect import tokenize
+from inbound_audit.lua.sources import Sources
 
-FUNCTIONS = {"connection", *MONITOR_KINDS}
+_ASKING = "define_monitor"
+
+FUNCTIONS = {"connection", _ASKING, *MONITOR_KINDS}
 """Of `msys.audit`; `connection` is a name for `connections` that published scripts use."""
 
 
@@ -25,3 +29,12 @@ def monitors_of(source: str) -> Iterator[str]:
             except MonitorError:
                 continue
             yield text
+
+
+def asked_monitors(path: str | PathLike[str]) -> tuple[str, ...]:
+    """The monitors of a script that calls ``msys.audit.define_monitor``, for the program that makes its audit.
+
+    The script is not run. Raises PolicyError if it can't be read. O(length).
+    """
+    source = Sources(path).main().text.decode("latin-1")
+    return tuple(dict.fromkeys(monitors_of(source))) if _ASKING in source else ()

@@ -2,7 +2,8 @@
 -- does not know (it looks around, or refers back) counts as one that can't be compiled: nil, the reason, and a number.
 local room = ...
 local host = room("host")
-local error, gmatch, match, sub, tonumber, tostring, type = error, string.gmatch, string.match, string.sub, tonumber, tostring, type
+local error, tonumber, tostring, type, unpack = error, tonumber, tostring, type, unpack
+local gmatch, match, sub = string.gmatch, string.match, string.sub
 
 local CANT_COMPILE = 1
 
@@ -18,7 +19,7 @@ local function run(name, ask, ...)
     end
     given[i] = tostring(given[i])
   end
-  local why, first, second = ask(given[1], given[2], given[3])
+  local why, first, second = ask(unpack(given))
   if not why then
     return true, first, second
   end

@@ -74,6 +74,8 @@ class LuaPolicy(ScriptPolicy):
         self.implementation = self._world.implementation
         self._closed = False
         self._load(sources)
+        if audit is not None:
+            self.check(audit)
         self._connect: Callable[[int], Any] = (
             self._entry_points["validate_connect"] if self.ffi else self._connect_portable
         )
@@ -84,6 +86,7 @@ class LuaPolicy(ScriptPolicy):
             modules = self._entry_points["load"](source.text, source.chunkname)
         except self._world.error as error:
             raise PolicyError(f"{self.path}: {_message(error)}") from None
+        self.needed_monitors = tuple({**self._host.monitors, **self._host.series.defined_monitors})
         if not modules:
             raise PolicyError(f"{self.path}: registers no module; a policy ends with msys.registerModule(name, table)")
 

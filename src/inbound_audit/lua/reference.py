@@ -60,8 +60,7 @@ ABSENT = {
     msys.validate.dkim msys.validate.openarc msys.validate.opendkim
     """,
     "msys": """
-    asyncOk cast config dnsLookup getClassMetaTable lock parseRFC2822Addresses readfile registerAuth registerControl
-    runInPool sleep snmpTrap type unlock
+    asyncOk cast config dnsLookup getClassMetaTable lock parseRFC2822Addresses readfile runInPool sleep snmpTrap type unlock
     """,
     "msg": """
     address_header binding binding_group body body_match body_replace build code copy discard forward get_code
@@ -69,5 +68,10 @@ ABSENT = {
     raw raw_match raw_replace reception_peer routing_domain set_code text text_match text_replace
     """,
     "vctx": "add_recipient remove_recipient",
+    "registrations": """
+    msys.adaptive.registerRules msys.http_lua.registerModule msys.httpsrv.register msys.registerAuth
+    msys.registerControl
+    """,
 }
-"""Modules that may be required, and functions: each call of them is an error that names it."""
+"""Modules that may be required, and functions: each call of them is an error that names it. The registrations may be
+called: what they register is never called, and a warning says so."""

@@ -15,7 +15,7 @@ local HOOKS = set_of(settings.hooks) -- those that this package calls
 local OTHER_HOOKS = set_of(settings.other_hooks) -- the reference's others
 
 local registry = { modules = {} }
-local modules, started = registry.modules, false
+local modules, others, started = registry.modules, 0, false
 
 -- The functions of a module's table by what they are. A hook may also come from a metatable of the table.
 local function sort_functions(module)
@@ -99,7 +99,13 @@ function registry.add(name, hooks)
   return started and start(module) or nil
 end
 
--- Runs the init of every module. A module that is registered later is started at once.
+-- A registration for something that does not happen here.
+function registry.add_other(name)
+  others = others + 1
+  host.warn(name .. " is not part of inbound_audit: what it registers is never called")
+end
+
+-- Runs the init of every module, and returns how much the policy has registered. A module that is registered later is started at once.
 function registry.start()
   sessions.none()
   steps.refill()
@@ -110,7 +116,7 @@ function registry.start()
       error(why, 0)
     end
   end
-  return #modules
+  return #modules + others
 end
 
 function registry.stop()
