@@ -1,6 +1,9 @@
 # The core for Lua: functions that LuaJIT calls by address (no GIL, no lock, no Python object), and the same functions for a
 # Lua without FFI, in which an accept construct is the bytes of an `ia_ac`.
 
+cdef extern from "inbound_audit/_core/executable.h":
+    int executable_memory_allowed_here "ia_executable_memory_allowed"() nogil
+
 CODES = MappingProxyType({
     "OK": codes.OK,
     "NO_SERVICE": codes.NO_SERVICE,
@@ -16,6 +19,18 @@ CODES = MappingProxyType({
 
 cdef enum:
     MAX_ADDRESS_TEXT = 64  # bytes of an address with its port
+
+
+def executable_memory_allowed():
+    """Whether this process may execute memory that it has written, as LuaJIT's compiler needs.
+
+    False under systemd's MemoryDenyWriteExecute=, PR_SET_MDWE, SELinux without execmem, or such a seccomp filter: LuaJIT
+    would end the process. A short-lived copy of the process tries, so that a filter that kills does not kill this one.
+    """
+    cdef int allowed
+    with nogil:
+        allowed = executable_memory_allowed_here()
+    return allowed != 0
 
 
 cdef const char *lua_reason(int64_t code) noexcept nogil:

@@ -24,8 +24,8 @@ function options.hint(wrong, known)
     names[#names + 1] = name
   end
   sort(names)
-  local _, nearest = host.nearest(plain(wrong), concat(names, "\n"))
-  return nearest and "; did you mean '" .. nearest .. "'?" or " (known: " .. concat(names, ", ") .. ")"
+  local why, hint = host.did_you_mean(plain(wrong), concat(names, " "))
+  return not why and hint ~= "" and hint or " (known: " .. concat(names, ", ") .. ")"
 end
 
 -- Returns nothing if each key of the table is known, otherwise a reason that begins with the function's name.

@@ -60,7 +60,8 @@ ABSENT = {
     msys.validate.dkim msys.validate.openarc msys.validate.opendkim
     """,
     "msys": """
-    asyncOk cast config dnsLookup getClassMetaTable lock parseRFC2822Addresses readfile runInPool sleep snmpTrap type unlock
+    asyncOk cast config dnsLookup getClassMetaTable lock parseRFC2822Addresses readfile runInPool sleep snmpTrap
+    type unlock
     """,
     "msg": """
     address_header binding binding_group body body_match body_replace build code copy discard forward get_code

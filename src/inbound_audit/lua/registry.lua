@@ -46,10 +46,10 @@ end
 
 local function warn_of_misspelt(module, unknown)
   for i = 1, #unknown do
-    local _, nearest = host.nearest_hook(unknown[i])
-    if nearest then
+    local why, hint = host.did_you_mean(unknown[i], settings.hooks)
+    if not why and hint ~= "" then
       host.warn("module '" .. module.name .. "' has a function " .. unknown[i]
-        .. ", which is not a hook and is never called; did you mean " .. nearest .. "?")
+        .. ", which is not a hook and is never called" .. hint)
     end
   end
 end

@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from inbound_audit import _ipcount
 from inbound_audit.address_lists.lists import NetworkLists
-from inbound_audit.errors import PolicyError, nearest
+from inbound_audit.errors import PolicyError, did_you_mean
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.lua import pcre
 from inbound_audit.lua.needs import monitors_of
-from inbound_audit.lua.reference import HOOKS
 from inbound_audit.lua.series_host import SeriesHost
 from inbound_audit.lua.sources import Sources
-from inbound_audit.lua.world import raw, text, translation
+from inbound_audit.lua.world import logger, raw, text, translation
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
     from inbound_audit.audit import InboundAudit
     from inbound_audit.policy.message import Message
-
-logger = logging.getLogger("inbound_audit.lua")
 
 
 class ScriptHost:
@@ -63,8 +60,7 @@ class ScriptHost:
             "define": self._define,
             "query": self._query,
             "reload": lambda name: self._lists.reload(text(name)),
-            "nearest": lambda name, known: _nearest(name, text(known).splitlines()),
-            "nearest_hook": lambda name: _nearest(name, HOOKS.split()),
+            "did_you_mean": lambda name, known: _did_you_mean(name, text(known).split()),
             "session_count": _ipcount.accept_session_count,
             "within": _ipcount.accept_within,
             "field": lambda accept, name: _ipcount.accept_field(accept, text(name)),
@@ -133,10 +129,8 @@ def _tree(accept: bytes) -> int:
     return cast("int", _ipcount.accept_field(accept, "tree"))
 
 
-def _nearest(name: object, known: Iterable[str]) -> bytes | None:
-    """The known name that is nearest to a wrong one, None if none is near."""
-    found = nearest(text(name) if isinstance(name, bytes) else str(name), known)
-    return None if found is None else raw(found)
+def _did_you_mean(name: object, known: Iterable[str]) -> bytes:
+    return raw(did_you_mean(text(name) if isinstance(name, bytes) else str(name), known))
 
 
 def _pattern(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from importlib import resources
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,8 @@ _UNBOUNDED = "luajit20"  # has only its own allocator where pointers have 64 bit
 # Strings that Python hands over are allocated outside of any pcall, where running out of memory ends the process: at
 # this distance from the limit nothing is handed over any more.
 _RESERVE = 1 << 20
+
+logger = logging.getLogger("inbound_audit.lua")
 
 HostFunction = Callable[..., "tuple[object, ...]"]
 
@@ -73,6 +76,18 @@ def import_lua(name: str | None) -> ModuleType:
     raise PolicyError(f"this lupa has no {name or 'Lua 5.1 or LuaJIT'}")
 
 
+@cache
+def _compiler_allowed() -> bool:
+    """Whether LuaJIT may compile: where it can't make its code executable, it ends the process. Found out once."""
+    if _ipcount.executable_memory_allowed():
+        return True
+    logger.warning(
+        "this process may not execute memory that it has written (MemoryDenyWriteExecute= or a seccomp filter), so "
+        "LuaJIT interprets policies and does not compile them"
+    )
+    return False
+
+
 def _deny(*_: object) -> object:
     """No attribute of a Python object is for Lua, should one ever get there."""
     raise AttributeError("not available")
@@ -90,6 +105,8 @@ class World:
         self.error: type[Exception] = lua.LuaError
         self._limit = max_memory
         self._state = self._make(lua, max_memory)
+        if not _compiler_allowed():
+            self._state.execute(b"if jit then jit.off() end")
         self.implementation = text(self._state.lua_implementation)
         if self._state.lua_version != _VERSION:
             raise PolicyError(f"{self.implementation}: policies are written in Lua 5.1")

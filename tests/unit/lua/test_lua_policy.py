@@ -543,7 +543,7 @@ def test_a_misspelt_hook_is_warned_of(bench: Bench, caplog: pytest.LogCaptureFix
     bench.policy("msys.registerModule('m', {validate_conect = print, helper = print, validate_ehlo = print})")
     assert caplog.messages == [
         f"{bench.directory / 'policy.lua'}: module 'm' has a function validate_conect, "
-        "which is not a hook and is never called; did you mean validate_connect?"
+        "which is not a hook and is never called; did you mean 'validate_connect'?"
     ]
 
 

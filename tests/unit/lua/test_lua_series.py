@@ -335,7 +335,7 @@ def test_outside_of_a_session_with_an_audit(bench: Timed) -> None:
         ("msys.audit_series.add(nil, '192.0.2.9')", "None: no such series"),
         ("msys.audit.connections('300,6')", "no session is being validated, so there is no connecting IP"),
         ("msys.audit.connections('300,6', '/24')", "'/24': is a length alone"),
-        ("msys.audit.connections('1,1', '192.0.2.9')", "'1,1': no such monitor"),
+        ("msys.audit.connections('1' .. ',1', '192.0.2.9')", "'1,1': no such monitor"),
         ("msys.audit.connections(nil, '192.0.2.9')", "None: no such monitor"),
     ],
 )
