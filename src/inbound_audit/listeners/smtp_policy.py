@@ -71,6 +71,9 @@ class SMTPPolicy:
     def _hooks(self, command: str, args: Sequence[object]) -> Iterator[tuple[str, tuple[object, ...]]]:
         """The hooks that a command asks, with their arguments after the session."""
         if command in ("EHLO", "HELO"):
+            transport = self._server.transport
+            if transport is not None and (cipher := transport.get_extra_info("cipher")):
+                yield "validate_tls", (cipher[0],)
             yield "validate_ehlo", (args[0],)
         elif command == "MAIL":
             yield "validate_mailfrom", (args[0],)

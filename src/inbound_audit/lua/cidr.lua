@@ -67,7 +67,7 @@ local function define(name, given)
   if why then
     return why
   end
-  lists[name] = { default = given.default_value, interpolate = interpolate }
+  lists[name] = { default = given.default_value, interpolate = interpolate or given.interpolate == nil }
 end
 
 function cidr.define(name, given)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from inbound_audit._ipcount import accept_bytes
 from inbound_audit.errors import InboundAuditError, PolicyError, named_keywords
-from inbound_audit.lua.script_host import ScriptHost, logger
+from inbound_audit.lua.script_host import ScriptHost
 from inbound_audit.lua.sources import Sources
-from inbound_audit.lua.world import World, raw, text
+from inbound_audit.lua.world import World, logger, raw, text
 from inbound_audit.policy.base import Choice, ScriptPolicy
 from inbound_audit.policy.verdict import ACCEPT, Verdict, cached_verdict
 

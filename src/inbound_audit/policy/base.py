@@ -63,6 +63,10 @@ class Policy:
         """May the connection stay?"""
         return ACCEPT
 
+    def validate_tls(self, ac: Session, cipher: str) -> Verdict:
+        """The session uses TLS; `cipher` is its name. Asked before each `validate_ehlo` of such a session."""
+        return ACCEPT
+
     def validate_ehlo(self, ac: Session, text: str) -> Verdict:
         """`text` is the client's name for itself."""
         return ACCEPT

@@ -18,10 +18,12 @@ from aiosmtpd.handlers import Sink
 from tests.support import listening
 from tests.support.listening import LoopThread, Peer, Script, Way, eventually, every_way, serving, warnings_kept
 
-from inbound_audit import InboundAudit, Limits, LuaPolicy, Verdict
+from inbound_audit import InboundAudit, Limits, LuaPolicy, Session, Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.smtp import SMTP, Controller, protocol_factory
+from inbound_audit.policy.base import Policy
 from inbound_audit.policy.message import Message
+from inbound_audit.policy.verdict import ACCEPT
 
 audit, guard = listening.audit, listening.guard  # fixtures
 
@@ -738,6 +740,28 @@ def test_implicit_tls(guard: Guard, audit: InboundAudit, tls: tuple[ssl.SSLConte
         with pytest.raises(smtplib.SMTPConnectError):
             smtplib.SMTP_SSL(host, port, context=tls[1])
         eventually(lambda: audit.total() == 0)
+
+
+@every_way
+def test_a_policy_is_asked_about_tls(
+    guard: Guard, way: Way, tls: tuple[ssl.SSLContext, ssl.SSLContext], mailbox: Mailbox
+) -> None:
+    """Before each EHLO of a session that uses TLS, with the cipher; a refusal is that of the EHLO."""
+    asked: list[str] = []
+
+    class Ciphers(Policy):
+        def validate_tls(self, ac: Session, cipher: str) -> Verdict:
+            asked.append(cipher)
+            return Verdict(False, 554, "weak") if len(asked) > 1 else ACCEPT
+
+    guard.policy = Ciphers()
+    with mx(guard, way, mailbox, tls_context=tls[0]) as (_, address), smtplib.SMTP(*address) as client:
+        assert client.ehlo()[0] == 250
+        assert asked == []
+        client.starttls(context=tls[1])
+        assert client.ehlo()[0] == 250
+        assert asked == [client.sock.cipher()[0]]  # type: ignore[union-attr]
+        assert client.ehlo() == (554, b"weak")
 
 
 class OldGreeting(Sink):

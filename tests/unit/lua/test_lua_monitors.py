@@ -15,6 +15,8 @@ from inbound_audit.errors import PolicyError
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "policies" / "frequency.lua"
 
+SERVER = {"monitor": (), "monitor_bytes": 1 << 24, "capacity": 1 << 24, "on_error": "accept"}
+
 HOOK = "msys.registerModule('m', {{validate_connect = function(self, ac, vctx) {} end}})"
 NEEDS = {
     "direct": (HOOK.format("msys.audit.connections('300,6')"), ("300,6",)),
@@ -57,9 +59,9 @@ def test_a_monitor_that_is_asked_for_is_one(bench_of_first_kind: Bench) -> None:
 
 def test_a_server_is_refused_without_the_monitor() -> None:
     wanted = pytest.raises(Failure, match=r"frequency\.lua: .*start with --monitor 300,6")
-    with wanted, parts(settings(policy=str(EXAMPLE))) as (audit, policies):
+    with wanted, parts(settings(**SERVER, policy=str(EXAMPLE))) as (audit, policies):
         policies.make(audit)
-    with parts(settings(policy=str(EXAMPLE), monitor=("300,6",))) as (audit, policies):
+    with parts(settings(**{**SERVER, "monitor": ("300,6",)}, policy=str(EXAMPLE))) as (audit, policies):
         policies.make(audit)
 
 
@@ -67,11 +69,11 @@ def test_a_server_makes_the_monitors_that_a_script_asks_for(tmp_path: Path) -> N
     path = tmp_path / "policy.lua"
     path.write_text("local M = '300,6' msys.audit.define_monitor(M) " + HOOK.format("msys.audit.connections(M)"))
     for given, made in (((), ("300,6",)), (("60,1",), ("60,1", "300,6")), (("5m,6",), ("300,6",))):
-        with parts(settings(policy=str(path), monitor=given)) as (audit, policies):
+        with parts(settings(**{**SERVER, "monitor": given}, policy=str(path))) as (audit, policies):
             assert audit.monitors == made
             policies.make(audit)
     path.write_text(path.read_text().replace("300,6", "60,2"))
-    with parts(settings(policy=str(path), monitor=("300,6",))) as (audit, policies):
+    with parts(settings(**{**SERVER, "monitor": ("300,6",)}, policy=str(path))) as (audit, policies):
         path.write_text(path.read_text().replace("60,2", "60,3"))
         with pytest.raises(Failure, match="start with --monitor 60,3"):  # at a reload the audit is there already
             policies.make(audit)

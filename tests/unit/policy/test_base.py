@@ -23,7 +23,7 @@ LUA = "function mod:validate_connect(ac, vctx) vctx:disconnect(421, 'no') end"
 
 def arguments_of(hook):
     """What a listener passes: by the names that the base declares."""
-    made = {"ac": None, "text": "x", "message": Message()}
+    made = {"ac": None, "text": "x", "cipher": "x", "message": Message()}
     return [made[name] for name in inspect.signature(getattr(Policy(), hook)).parameters]
 
 
