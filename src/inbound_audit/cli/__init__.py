@@ -73,7 +73,7 @@ def help_(context: click.Context, command: tuple[str, ...]) -> None:
             raise click.UsageError(f"No such command {name!r}; inbound-audit help lists all")
         found = inner
     parent = context.parent if command else None
-    with click.Context(found, info_name=" ".join(command) or NAME, parent=parent) as about:
+    with click.Context(found, info_name=" ".join(command) or NAME, parent=parent, max_content_width=100) as about:
         click.echo(found.get_help(about))
 
 

@@ -62,7 +62,7 @@ def parts(settings: Settings) -> Iterator[tuple[InboundAudit, Policies]]:
             yield audit, policies
     except CapacityError as error:
         # With shared counts the file system may be full.
-        other = "another --capacity" + (" or --monitor-bytes" if settings.monitor else "")
+        other = "another --capacity, such as 1G" + (" or --monitor-bytes" if settings.monitor else "")
         hint = f"choose {other}" if settings.shared is None else f"make room there, or {other}"
         raise Failure(f"{error}; {hint}") from None
     except SharedStateError as error:

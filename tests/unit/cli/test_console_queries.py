@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,34 +17,28 @@ from inbound_audit.cli.failure import Failure
 NOW = 1_000_000_000
 
 
-class MadeUpView:
-    """A view whose hosts per window are given."""
-
-    owners = ()
+class MadeUpContext(ConsoleContext):
+    """A context whose hosts per window are given. Its notes are kept."""
 
     def __init__(self, **series: list[dict[str, int]]) -> None:
+        self.notes: list[str] = []
+        super().__init__("mail", None, self.notes.append)  # type: ignore[arg-type]
         self._series = series
-        self._windows = [("series", name, "ip", 300, len(windows)) for name, windows in series.items()]
 
-    def _window_rows(
-        self, scope: str, name: str, interval: int, num_windows: int, start: int, end: int
-    ) -> list[tuple[int, str]]:
-        found: dict[str, int] = {}
-        for window in self._series[name][start : end + 1]:
-            for host, count in window.items():
-                found[host] = found.get(host, 0) + count
+    @property
+    def all_series(self) -> list[SeriesInfo]:
+        return [SeriesInfo("series", name, "ip", 300, len(windows)) for name, windows in self._series.items()]
+
+    def hosts(self, one: SeriesInfo, start: int, end: int) -> list[tuple[int, str]]:
+        found: Counter[str] = Counter()
+        for window in self._series[one.name][start : end + 1]:
+            found.update(window)
         return [(count, host) for host, count in found.items()]
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: float(NOW))
-
-
-def context(**series: list[dict[str, int]]) -> tuple[ConsoleContext, list[str]]:
-    notes: list[str] = []
-    view: Any = MadeUpView(**series)
-    return ConsoleContext("mail", view, notes.append), notes
 
 
 def at(seconds: float) -> datetime:
@@ -72,9 +67,9 @@ BEGIN = -(NOW % 300)  # of the current window, from now
     ],
 )
 def test_the_windows_of_a_time(begin: float, end: float | None, windows: tuple[int, int]) -> None:
-    desk, notes = context()
-    assert queries._windows_of(desk, SIX, (at(begin), None if end is None else at(end))) == windows
-    assert bool(notes) == (begin < BEGIN - 5 * 300)
+    context = MadeUpContext()
+    assert queries._windows_of(context, SIX, (at(begin), None if end is None else at(end))) == windows
+    assert bool(context.notes) == (begin < BEGIN - 5 * 300)
 
 
 @pytest.mark.parametrize(
@@ -87,44 +82,44 @@ def test_the_windows_of_a_time(begin: float, end: float | None, windows: tuple[i
 )
 def test_a_time_without_windows(begin: float, end: float | None, said: str) -> None:
     with pytest.raises(Failure, match=said):
-        queries._windows_of(context()[0], SIX, (at(begin), None if end is None else at(end)))
+        queries._windows_of(MadeUpContext(), SIX, (at(begin), None if end is None else at(end)))
 
 
-def rows(desk: ConsoleContext, names: str, cidr: str = "0.0.0.0/0", **parts: Any) -> list[Any]:
+def rows(context: ConsoleContext, names: str, cidr: str = "0.0.0.0/0", **parts: Any) -> list[Any]:
     *union, series = names.split(" ")
-    return list(queries.show_count(desk, cidr, Names(tuple(series.split(",")), bool(union)), **parts).rows)
+    return list(queries.show_count(context, cidr, Names(tuple(series.split(",")), bool(union)), **parts).rows)
 
 
 def test_ties_are_by_address_and_what_is_nothing_is_left_out() -> None:
-    desk, _ = context(a=[{"192.0.2.9": 2, "10.0.0.1": 2, "192.0.2.7": 3, "192.0.2.8": 0, "::1": 9}])
-    assert rows(desk, "a") == [("192.0.2.7/32", 3), ("10.0.0.1/32", 2), ("192.0.2.9/32", 2)]
-    assert rows(desk, "a", order="cidr") == [("10.0.0.1/32", 2), ("192.0.2.7/32", 3), ("192.0.2.9/32", 2)]
-    assert rows(desk, "a", cidr="::/0") == [("::1/128", 9)]
+    context = MadeUpContext(a=[{"192.0.2.9": 2, "10.0.0.1": 2, "192.0.2.7": 3, "192.0.2.8": 0, "::1": 9}])
+    assert rows(context, "a") == [("192.0.2.7/32", 3), ("10.0.0.1/32", 2), ("192.0.2.9/32", 2)]
+    assert rows(context, "a", order="cidr") == [("10.0.0.1/32", 2), ("192.0.2.7/32", 3), ("192.0.2.9/32", 2)]
+    assert rows(context, "a", cidr="::/0") == [("::1/128", 9)]
 
 
 def test_several_series_and_their_union() -> None:
-    desk, _ = context(a=[{"192.0.2.7": 3, "192.0.2.8": 1}], b=[{"192.0.2.8": 4, "192.0.2.9": 2}])
-    assert rows(desk, "a,b") == [("192.0.2.7/32", [3, 0]), ("192.0.2.8/32", [1, 4]), ("192.0.2.9/32", [0, 2])]
-    assert rows(desk, "union a,b") == [("192.0.2.8/32", 5), ("192.0.2.7/32", 3), ("192.0.2.9/32", 2)]
-    assert rows(desk, "union a,b", threshold=3, limit=1) == [("192.0.2.8/32", 5)]
-    assert rows(desk, "a,b", threshold=3) == [("192.0.2.7/32", [3, 0]), ("192.0.2.8/32", [1, 4])]
-    lines = [queries._query_text(row, lambda count: count) for row in rows(desk, "a,b", limit=2)]
+    context = MadeUpContext(a=[{"192.0.2.7": 3, "192.0.2.8": 1}], b=[{"192.0.2.8": 4, "192.0.2.9": 2}])
+    assert rows(context, "a,b") == [("192.0.2.7/32", [3, 0]), ("192.0.2.8/32", [1, 4]), ("192.0.2.9/32", [0, 2])]
+    assert rows(context, "union a,b") == [("192.0.2.8/32", 5), ("192.0.2.7/32", 3), ("192.0.2.9/32", 2)]
+    assert rows(context, "union a,b", threshold=3, limit=1) == [("192.0.2.8/32", 5)]
+    assert rows(context, "a,b", threshold=3) == [("192.0.2.7/32", [3, 0]), ("192.0.2.8/32", [1, 4])]
+    lines = [queries._query_text(row, lambda count: count) for row in rows(context, "a,b", limit=2)]
     assert lines == [f"    3,0{' ' * 25}192.0.2.7/32", f"    1,4{' ' * 25}192.0.2.8/32"]
 
 
 def test_each_length_has_its_rows() -> None:
-    desk, _ = context(a=[{"192.0.2.7": 3, "192.0.2.130": 1}])
-    assert rows(desk, "a", cidr="192.0.2.0/24", cidrsize=(24, 25)) == [
+    context = MadeUpContext(a=[{"192.0.2.7": 3, "192.0.2.130": 1}])
+    assert rows(context, "a", cidr="192.0.2.0/24", cidrsize=(24, 25)) == [
         ("192.0.2.0/24", 4), ("192.0.2.0/25", 3), ("192.0.2.128/25", 1),
     ]  # fmt: skip
     for lengths in ((23, 24), (24, 33), (25, 24)):
         with pytest.raises(Failure, match="has prefixes of 24 to 32"):
-            rows(desk, "a", cidr="192.0.2.0/24", cidrsize=lengths)
+            rows(context, "a", cidr="192.0.2.0/24", cidrsize=lengths)
 
 
 def test_each_day_has_its_rows() -> None:
-    desk, _ = context(a=[{"192.0.2.7": 1}] * 600)
-    found = rows(desk, "a", daily=True)
+    context = MadeUpContext(a=[{"192.0.2.7": 1}] * 600)
+    found = rows(context, "a", daily=True)
     days = sorted({f"{datetime.fromtimestamp(NOW - 300 * back):%Y-%m-%d}" for back in range(600)})
     assert [row[0] for row in found] == days
     assert sum(row[2] for row in found) == 600

@@ -53,9 +53,8 @@ class ConsoleContext:
     def all_series(self) -> list[SeriesInfo]:
         """The monitors by kind, then the series."""
         order = (*MONITOR_KINDS, "series")
-        return sorted(
-            (SeriesInfo(*row) for row in SeriesStore(self.view).known), key=lambda one: order.index(one.scope)
-        )
+        known = (SeriesInfo(*row) for row in SeriesStore(self.view).known)
+        return sorted(known, key=lambda one: order.index(one.scope))
 
     def find(self, name: str, parameters: tuple[int, int] | None) -> SeriesInfo:
         """The series, or the monitor of that kind. Raises Failure when there is no such series, or several."""
@@ -74,6 +73,12 @@ class ConsoleContext:
         """Raises Failure for windows that the series does not have."""
         check_windows(one, start, end)
         return SeriesStore(self.view).count(one.scope, one.name, one.interval, one.num_windows, cidr, start, end)
+
+    def hosts(self, one: SeriesInfo, start: int, end: int) -> list[tuple[int, str]]:
+        """The hosts in these windows with their counts. Raises Failure for a series of strings, whose keys are gone."""
+        if one.type == "string":
+            raise Failure(f"{one.title}: its keys are texts, not addresses, and can't be listed")
+        return SeriesStore(self.view).rows(one.scope, one.name, one.interval, one.num_windows, start, end)
 
     # ---- the processes
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from inbound_audit._ipcount import MONITOR_KINDS, SeriesStore
+from inbound_audit._ipcount import MONITOR_KINDS
 from inbound_audit.cli.console.context import ConsoleContext, SeriesInfo
 from inbound_audit.cli.console.grammar import Names
 from inbound_audit.cli.console.result import Paint, Result, Row
@@ -60,14 +60,8 @@ def _all_rows(context: ConsoleContext) -> Iterator[Row]:
     for one in context.all_series:
         for window in range(one.num_windows if one.type != "string" else 0):
             name = one.name if one.scope == "series" else ""
-            for count, address in _hosts(context, one, window, window):
+            for count, address in context.hosts(one, window, window):
                 yield one.scope, name, one.interval, one.num_windows, window, address, count
-
-
-def _hosts(context: ConsoleContext, one: SeriesInfo, start: int, end: int) -> list[tuple[int, str]]:
-    if one.type == "string":
-        raise Failure(f"{one.title}: its keys are texts, not addresses, and can't be listed")
-    return SeriesStore(context.view).rows(one.scope, one.name, one.interval, one.num_windows, start, end)
 
 
 def _as_csv(row: Row, paint: Paint) -> str:
@@ -183,7 +177,7 @@ def _grouped(
     counts: Counter[tuple[str, int, int]] = Counter()
     for start, end in [(at, at) for at in range(span[0], span[1] + 1)] if daily else [span]:
         day = _day_of(one, start) if daily else ""
-        for address, count in _addresses(_hosts(context, one, start, end), network):
+        for address, count in _addresses(context.hosts(one, start, end), network):
             for length in lengths:
                 rest = network.max_prefixlen - length
                 counts[day, address >> rest << rest, length] += count
