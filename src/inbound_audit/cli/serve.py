@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 
 from inbound_audit.cli import params
 from inbound_audit.cli.settings import Settings
-from inbound_audit.errors import CapacityError, MonitorError, PolicyError
+from inbound_audit.errors import PolicyError
 
 CHOICE = click.Choice(["accept", "refuse"])
 
@@ -227,7 +226,6 @@ def _check(settings: Settings) -> None:
         )
     if settings.group is not None and settings.shared is None:
         raise click.UsageError("--group needs --shared")
-    _check_monitors(settings)
 
 
 def _check_limits(settings: Settings) -> None:
@@ -240,14 +238,3 @@ def _check_limits(settings: Settings) -> None:
         limits_of(settings)
     except PolicyError as error:
         raise click.UsageError(f"--limit: {error}") from None
-
-
-def _check_monitors(settings: Settings) -> None:
-    """Checks the monitors together: each may be given once, and all must fit into --monitor-bytes."""
-    from inbound_audit import InboundAudit
-
-    try:
-        with contextlib.suppress(CapacityError):  # not a mistake in the command line: the start reports it
-            InboundAudit(monitors=settings.monitor, monitor_bytes=settings.monitor_bytes).close()
-    except MonitorError as error:
-        raise click.UsageError(f"--monitor: {error}") from None

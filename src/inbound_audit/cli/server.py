@@ -12,6 +12,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import click
+
 from inbound_audit import InboundAudit
 from inbound_audit.cli import logs, sockets
 from inbound_audit.cli.failure import Failure
@@ -20,7 +22,7 @@ from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Busiest, Figures, PeriodicReport, Report
 from inbound_audit.cli.settings import Settings
 from inbound_audit.cli.tls import Certificate
-from inbound_audit.errors import CapacityError, SharedStateError
+from inbound_audit.errors import CapacityError, MonitorError, SharedStateError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.smtp import SMTPFactory, protocol_factory
 
@@ -46,7 +48,7 @@ def run(settings: Settings) -> None:
 
 @contextlib.contextmanager
 def parts(settings: Settings) -> Iterator[tuple[InboundAudit, Policies]]:
-    """The audit and the policies of a server, both closed at the end. Raises Failure."""
+    """The audit and the policies of a server, both closed at the end. Raises Failure or click.UsageError."""
     policies = Policies(settings)
     try:
         audit = InboundAudit(
@@ -65,6 +67,8 @@ def parts(settings: Settings) -> Iterator[tuple[InboundAudit, Policies]]:
         other = "another --capacity, such as 1G" + (" or --monitor-bytes" if settings.monitor else "")
         hint = f"choose {other}" if settings.shared is None else f"make room there, or {other}"
         raise Failure(f"{error}; {hint}") from None
+    except MonitorError as error:
+        raise click.UsageError(f"--monitor: {error}") from None
     except SharedStateError as error:
         raise Failure(f"--shared: {error}") from None
 

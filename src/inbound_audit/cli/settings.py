@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from inbound_audit.cli.sockets import Endpoint
-
-Choice = Literal["accept", "refuse"]
+from inbound_audit.policy.base import Choice
 
 
 @dataclass(frozen=True)

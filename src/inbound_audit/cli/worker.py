@@ -15,9 +15,10 @@ import socket
 import time
 from collections.abc import Sequence
 
+import click
+
 from inbound_audit import InboundAudit
 from inbound_audit.cli import sockets
-from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Busiest, Report
 from inbound_audit.cli.server import Problem, Server, parts
@@ -44,7 +45,7 @@ def serve(settings: Settings, held: Sequence[socket.socket], supervisor: socket.
             for address in held:
                 address.close()
             asyncio.run(worker.serve(listening))
-    except Failure as failure:
+    except click.ClickException as failure:
         report.event("failed", "", why=failure.format_message()[:_MAX_TEXT])
     except BaseException:
         logger.exception("a worker failed")

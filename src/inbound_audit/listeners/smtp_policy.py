@@ -31,6 +31,7 @@ def smtp_reply(verdict: Verdict) -> bytes:
     return reply.encode("ascii", "replace")
 
 
+@functools.lru_cache(maxsize=256)
 def refusal_line(verdict: Verdict) -> bytes:
     """`smtp_reply` with its last CRLF."""
     return smtp_reply(verdict) + b"\r\n"
