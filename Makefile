@@ -83,9 +83,10 @@ bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.m
 bench-instructions: $(HAVE)-bench
 	$(PY) -m benchmarks.instructions
 
-lint: $(HAVE)-dev ## ruff, mypy, and the stub against the built core
+lint: $(HAVE)-dev ## ruff, cython-lint, mypy, and the stub against the built core
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint --max-line-length 120 $(filter %.pyx %.pxd %.pxi,$(NATIVE)) tests/support/inner.pyx
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/stubtest --mypy-config-file pyproject.toml inbound_audit._ipcount
 
@@ -123,7 +124,13 @@ $(HAVE)-core: $(HAVE)-pip pyproject.toml $(NATIVE)
 	@$(PIP) --no-build-isolation --editable '.$(if $(EXTRAS),[$(EXTRAS)])'
 	@touch $@
 
-$(HAVE)-dev: $(HAVE)-core
+# The inner functions of the core, for tests/unit/core: the tests themselves run no compiler.
+$(HAVE)-inner: $(HAVE)-core tests/support/inner.pyx tests/support/build_inner.py
+	$(SAY) 'the inner functions of the core, for their tests'
+	@$(PY) tests/support/build_inner.py
+	@touch $@
+
+$(HAVE)-dev: $(HAVE)-core $(HAVE)-inner
 	$(SAY) 'the tools of the tests'
 	@$(PIP) --group dev
 	@touch $@
@@ -173,5 +180,5 @@ wheels: $(HAVE)-wheels ## a wheel per Python and C library for this machine, eac
 	$(BIN)/cibuildwheel --output-dir dist
 
 clean: ## remove all that this file made
-	rm -rf $(VENV) build dist .bench src/*.egg-info src/inbound_audit/*.so
+	rm -rf $(VENV) build dist .bench src/*.egg-info src/inbound_audit/*.so tests/support/*.so
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +

@@ -105,3 +105,9 @@ def test_the_import_is_light() -> None:
     code = f"import sys, inbound_audit\nprint([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_each_room_of_the_core_has_a_unit_test_of_its_name() -> None:
+    """The room ``model`` holds structures alone."""
+    tests = {path.stem.removeprefix("test_") for path in (Path(__file__).parents[1] / "unit").rglob("test_*.py")}
+    assert {path.stem for path in CORE.glob("*.pxd")} - tests == {"__init__", "model"}

@@ -1,7 +1,8 @@
-"""What the compiler made of the hot functions: no Python call is inside, and what must be inlined is."""
+"""What the compiler made of the hot functions: they call no Python, and the small ones are inlined."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -37,13 +38,56 @@ HOT = {
 PYTHON = re.compile(r"\b(Py[A-Z]\w+|__Pyx_(?!RefNanny)\w+|Py_\w+)")
 
 
+# Room and function: small ones that the hot functions call in each step.
+INLINED = {
+    "bits": ["high_bits"],
+    "address": ["mask", "width", "compare"],
+    "seqlock": ["read_begin", "read_stood", "read_end", "write_open", "write_close", "try_lock", "unlock"],
+    "layout": ["header", "block", "reach_of"],
+    "node": [
+        "entry",
+        "child_of",
+        "count_of",
+        "tag_of",
+        "unit_of",
+        "is_node",
+        "byte_at",
+        "differ",
+        "keys_of",
+        "matches",
+    ],
+    "path": ["fits_suffix", "shift_counts"],
+    "trie": ["trie_count"],
+    "trees": ["trees_of", "find_service"],
+    "query": ["peer_of"],
+    "window": ["slot_of", "in_view", "window_count"],
+    "fold": ["coarsen", "length_of"],
+    "ranges": ["lookup"],
+}
+
+
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory) -> str:
-    out = tmp_path_factory.mktemp("c") / "_ipcount.c"
-    command = ["cython", "-3", "-X", "cdivision=True,boundscheck=False,wraparound=False,initializedcheck=False"]
-    command += ["-I", "src", "--module-name", "inbound_audit._ipcount", "-o", str(out), "src/_ipcount.pyx"]
-    subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], cwd=ROOT, check=True, capture_output=True)
-    return out.read_text()
+def build(tmp_path_factory) -> Path:
+    """A folder with the generated C and the object file of the release build, whose symbols are not stripped."""
+    out = tmp_path_factory.mktemp("build")
+    env = {name: value for name, value in os.environ.items() if not name.startswith("INBOUND_AUDIT_")}
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", out, "--build-temp", out]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def generated(build: Path) -> str:
+    (found,) = build.rglob("_ipcount.c")
+    return found.read_text()
+
+
+@pytest.fixture(scope="module")
+def symbols(build: Path) -> set[str]:
+    """The functions that have code of their own, as ``5_core_4node_find``."""
+    (found,) = build.rglob("_ipcount.o")
+    listed = subprocess.run(["nm", found], check=True, capture_output=True, text=True).stdout
+    return set(re.findall(r" t \w*inbound_audit_(5_core_\w+)", listed))
 
 
 def body(source: str, room: str, name: str) -> str:
@@ -63,10 +107,22 @@ def test_no_python_is_inside(generated, room, name):
     assert not PYTHON.findall(body(generated, room, name))
 
 
+@pytest.mark.parametrize(("room", "name"), [(room, name) for room, names in INLINED.items() for name in names])
+def test_a_small_function_is_inlined(generated, symbols, room, name):
+    assert body(generated, room, name)  # it exists under that name
+    assert f"5_core_{len(room)}{room}_{name}" not in symbols
+
+
+def test_the_symbols_are_those_of_the_build(symbols):
+    """A large function has code of its own, so the test above can fail."""
+    assert "5_core_4trie_trie_add" in symbols
+
+
 def test_the_lock_and_the_fences_are_where_they_are_said_to_be(generated):
-    text = body(generated, "sums", "tree_sum")
-    assert "read_begin" in text
-    assert "read_stood" in text
+    for name in ("tree_count", "tree_sum"):
+        text = body(generated, "sums", name)
+        assert "read_begin" in text
+        assert "read_end" in text
     for name in ("count_prefix", "sum_below"):
         room = "trie" if name == "count_prefix" else "node"
         assert "ia_exchange" not in body(generated, room, name)

@@ -25,7 +25,7 @@ writer holds it, a reader does not need it, and no Python code runs under it.
 
 from inbound_audit._core.bits cimport (
     u32, u64, acquire64, exchange32, fence_acquire, fence_release, fetch_add64, load32, load64, pause, publish32,
-    publish64,
+    publish64, store64,
 )
 
 cdef extern from "<sched.h>" nogil:
@@ -36,6 +36,12 @@ cdef enum:
     READ_TRIES = 1024
     REST_PAUSES = 8     # between two blocks of a batch
     REST_YIELDS = 64    # at most, while other writers wait
+
+# What a walk is worth.
+cdef enum Walk:
+    OVERTAKEN = 0       # nothing: try again
+    BESIDE_UPDATE = 1   # it lacks at most one update: wait for the writer, and try again
+    EXACT = 2           # or the writer is stopped, and it lacks at most that update
 
 
 cdef inline u64 read_begin(u64 *seq) noexcept nogil:
@@ -52,6 +58,18 @@ cdef inline bint read_stood(u64 *seq, u64 began) noexcept nogil:
 cdef inline bint read_waited(int attempt) noexcept nogil:
     """The writer has not moved for READ_SPINS tries: it lost its processor, or was stopped."""
     return attempt >= READ_SPINS
+
+
+cdef inline int read_end(u64 *seq, u64 began, u64 *stalled, int attempt) noexcept nogil:
+    """What a walk that began at the number `began` is worth. `stalled`: the update for which a reader waited before."""
+    if not read_stood(seq, began):
+        return OVERTAKEN
+    if not began & 1 or began == load64(stalled):
+        return EXACT
+    if read_waited(attempt):
+        store64(stalled, began)
+        return EXACT
+    return BESIDE_UPDATE
 
 
 cdef inline void write_open(u64 *seq) noexcept nogil:

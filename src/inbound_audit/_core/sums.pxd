@@ -6,11 +6,11 @@ Lock rule: none; each tree is read by the protocol of `seqlock`.
 from libc.stdint cimport int64_t
 
 from inbound_audit._core.address cimport Address
-from inbound_audit._core.bits cimport u64, load64, pause, store64
+from inbound_audit._core.bits cimport u32, u64, pause
 from inbound_audit._core.layout cimport Arena, header
 from inbound_audit._core.model cimport Term, Tree, load_tree
 from inbound_audit._core.prefix cimport Prefix
-from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
+from inbound_audit._core.seqlock cimport BESIDE_UPDATE, EXACT, READ_TRIES, read_begin, read_end
 from inbound_audit._core.trees cimport trees_of
 from inbound_audit._core.trie cimport trie_count
 
@@ -26,37 +26,50 @@ cdef inline int64_t sum_terms(const Arena *a, const Term *term, size_t terms) no
     return total
 
 
-cdef inline int64_t tree_sum(Tree *t, const Prefix *p, const Term *term, size_t terms) noexcept nogil:
-    """Sessions below a prefix (`p` may be NULL) and the signed sum of some terms in one tree, exact as of one moment.
+cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
+    """Sessions below a prefix in one tree, exact as of one moment.
 
     The room `seqlock` says what a stopped writer costs. If a writer overtakes all READ_TRIES walks, the result is that
     of the last walk, and of no one moment.
     """
     cdef u64 *seq = &header(&t.arena).seq
     cdef u64 began
-    cdef int64_t seen = 0, sound = 0
+    cdef u32 seen = 0, sound = 0
     cdef bint stood = False
-    cdef int attempt
+    cdef int attempt, worth
     for attempt in range(READ_TRIES):
         began = read_begin(seq)
-        seen = trie_count(&t.arena, &p.address, p.length) if p != NULL else 0
-        if terms:
-            seen += sum_terms(&t.arena, term, terms)
-        if read_stood(seq, began):
-            if not began & 1 or began == load64(&t.stalled):
-                return seen
-            if read_waited(attempt):
-                store64(&t.stalled, began)
-                return seen
+        seen = trie_count(&t.arena, &p.address, p.length)
+        worth = read_end(seq, began, &t.stalled, attempt)
+        if worth == EXACT:
+            return seen
+        if worth == BESIDE_UPDATE:
             sound = seen
             stood = True
         pause()
-    return sound if stood else seen  # `sound`: a walk of a sound tree, beside an update
+    return sound if stood else seen
 
 
-cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
-    """Sessions below a prefix in one tree, exact as of one moment."""
-    return tree_sum(t, p, NULL, 0)
+cdef inline int64_t tree_sum(Tree *t, const Prefix *p, const Term *term, size_t terms) noexcept nogil:
+    """As `tree_count`, with the signed sum of some terms added; `p` may be NULL."""
+    cdef u64 *seq = &header(&t.arena).seq
+    cdef u64 began
+    cdef int64_t seen = 0, sound = 0
+    cdef bint stood = False
+    cdef int attempt, worth
+    for attempt in range(READ_TRIES):
+        began = read_begin(seq)
+        seen = sum_terms(&t.arena, term, terms)
+        if p != NULL:
+            seen += trie_count(&t.arena, &p.address, p.length)
+        worth = read_end(seq, began, &t.stalled, attempt)
+        if worth == EXACT:
+            return seen
+        if worth == BESIDE_UPDATE:
+            sound = seen
+            stood = True
+        pause()
+    return sound if stood else seen
 
 
 cdef inline int64_t sum_trees(Tree *t, const Prefix *p) noexcept nogil:

@@ -17,13 +17,13 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 
 from inbound_audit._core.address cimport Address, compare, first_difference, mask, next_address, width
-from inbound_audit._core.bits cimport u64, high_bits, load64, pause, store64
+from inbound_audit._core.bits cimport u64, high_bits, pause
 from inbound_audit._core.codes cimport DAMAGED, FULL, OK
 from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport Tree, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.seek cimport seek_host
-from inbound_audit._core.seqlock cimport READ_TRIES, read_begin, read_stood, read_waited
+from inbound_audit._core.seqlock cimport EXACT, READ_TRIES, read_begin, read_end
 from inbound_audit._core.sums cimport sum_trees, tree_count, whole_family
 
 cdef enum:
@@ -87,12 +87,8 @@ cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Addre
     for attempt in range(READ_TRIES):
         began = read_begin(seq)
         found = seek_host(&t.arena, v6, start, up, out)
-        if read_stood(seq, began):
-            if not began & 1 or began == load64(&t.stalled):
-                break
-            if read_waited(attempt):
-                store64(&t.stalled, began)
-                break
+        if read_end(seq, began, &t.stalled, attempt) == EXACT:
+            break
         pause()
     # Damaged bytes may lead backwards, and the walk would not end.
     return found and compare(out.hi, out.lo, start.hi, start.lo, 128) * up >= 0
