@@ -39,6 +39,20 @@ cdef int read_prefix(object text, const ip.Address *peer, prefix.Prefix *out) ex
     return 0
 
 
+def parse_address(remote):
+    """A `remote` as `Listener.session` takes it, as `(4 or 6, packed address, port)`; port 0: it has none.
+
+    Raises AddressError. O(bytes of the text).
+
+    >>> parse_address("[2001:db8::7]:25")[2]
+    25
+    """
+    cdef ip.Address a
+    cdef int port
+    read_address(remote, True, &a, &port)
+    return a.version, packed_address(&a), port
+
+
 def parse_prefix(text, peer=None):
     """The prefix that a `cidr` argument means, as `(4 or 6, packed first address, length)`.
 

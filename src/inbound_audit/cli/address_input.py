@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from inbound_audit import PrefixCounter
+from inbound_audit._ipcount import parse_address
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.output import plain
 from inbound_audit.errors import AddressError, CapacityError
@@ -173,7 +174,7 @@ def _why(line: str, error: Exception, at_start: bool) -> str:
 
 def _is_address(text: str) -> bool:
     try:
-        PrefixCounter(capacity=1 << 13).add(without_port(text))
+        parse_address(without_port(text))
     except AddressError:
         return False
     return True

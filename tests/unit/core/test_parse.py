@@ -15,7 +15,15 @@ from tests.support.grammar import CASES, PEER4, PEER6, case_id, populate
 from tests.support.strategies import addresses, length_for
 
 from inbound_audit import InboundAudit, _ipcount
-from inbound_audit._ipcount import LIMITS, MONITOR_KINDS, parse_duration, parse_monitor, parse_pair, parse_prefix
+from inbound_audit._ipcount import (
+    LIMITS,
+    MONITOR_KINDS,
+    parse_address,
+    parse_duration,
+    parse_monitor,
+    parse_pair,
+    parse_prefix,
+)
 from inbound_audit.errors import AddressError, CidrError, MonitorError
 
 
@@ -51,6 +59,21 @@ def test_a_prefix_as_ipaddress_has_it(drawn):
     if host.version != address.version and length >= 96:
         expected = ipaddress.ip_network((host, length - 96), strict=False)
     assert network(parse_prefix(given_text)) == expected
+
+
+@pytest.mark.parametrize("remote", ["192.0.2.7:25", ("192.0.2.7", 25), "[2001:db8::7]:25", ("2001:db8::7", 25, 0, 0),
+                                    ("::ffff:192.0.2.7", 25), "192.0.2.7", ipaddress.ip_address("2001:db8::7"),
+                                    b"\xc0\x00\x02\x07"])  # fmt: skip
+def test_an_address_is_what_a_session_takes(remote):
+    version, packed, port = parse_address(remote)
+    with InboundAudit() as audit, audit.listener().session(remote) as ac:
+        assert (version, str(ipaddress.ip_address(packed)), port) == (ac.version, ac.remote_ip, ac.remote_port)
+
+
+@pytest.mark.parametrize("remote", ["", "192.0.2.7/32", "localhost", "192.0.2.7:x", None, 7, ("x", 1), b"123"])
+def test_what_is_no_address(remote):
+    with pytest.raises(AddressError):
+        parse_address(remote)
 
 
 def test_a_peer_in_every_form():
