@@ -167,27 +167,27 @@ def test_lines_are_remembered_in_a_file_of_the_users_own(worker, tmp_path):
 def test_where_nothing_can_be_remembered_it_works_all_the_same(worker, tmp_path):
     (tmp_path / "inbound-audit").write_text("in the way")
     with terminal(tmp_path) as at:
-        at.await_text("what is typed is not kept")
+        at.await_text("the history is not kept")
         at.await_text(f"{NAME}>")
         at.type("help quit\r")
         at.await_text("Leaves the console.")
 
 
-@pytest.mark.parametrize("what", ["no regular file", pytest.param("another user", marks=as_root)])
+@pytest.mark.parametrize("what", ["is not a regular file", pytest.param("belongs to another user", marks=as_root)])
 def test_nothing_is_remembered_in_what_is_not_the_users_own(worker, tmp_path, what):
     path = tmp_path / "inbound-audit" / "console_history"
     path.parent.mkdir()
-    if what == "another user":
+    if what == "belongs to another user":
         path.write_text("\n# 2026-01-01\n+help nothing\n")
         os.chown(path, 65534, 65534)
     else:
         os.mkfifo(path)
     with terminal(tmp_path) as at:
-        at.await_text(f"what is typed is not kept: {'is' if what.startswith('no') else 'belongs to'} {what}")
+        at.await_text(f"the history is not kept: it {what}")
         at.await_text(f"{NAME}>")
         at.type("help quit\r")
         at.await_text("Leaves the console.")
-    if what == "another user":
+    if what == "belongs to another user":
         assert path.read_text().endswith("nothing\n")
 
 

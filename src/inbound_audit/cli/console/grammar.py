@@ -6,7 +6,6 @@ word what can follow: that is what errors say and what completion offers.
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +16,7 @@ from lark.exceptions import VisitError
 from lark.lexer import PatternStr
 
 from inbound_audit.cli.console.values import VALUES, Span, date
+from inbound_audit.errors import did_you_mean
 
 GRAMMAR = """
 start: PREFIX? _command
@@ -124,10 +124,8 @@ def parse(words: Sequence[str]) -> Command:
         raise line.incomplete()
     try:
         found: Command = _Values().transform(line.tree())
-    except VisitError as error:
-        raise WrongSyntax(str(error.orig_exc), line.usage()) from None
-    except ValueError as error:
-        raise WrongSyntax(str(error), line.usage()) from None
+    except (VisitError, ValueError) as error:  # a VisitError has the ValueError of a method
+        raise WrongSyntax(str(getattr(error, "orig_exc", error)), line.usage()) from None
     return found
 
 
@@ -189,8 +187,7 @@ class _Line:
             why = _why_not(values[0], word) or ""
             why = why if why.startswith(repr(word)) else f"{word!r}: {why}"
             return WrongSyntax(f"{values[0]}: {why}", self.usage())
-        near = difflib.get_close_matches(word.lower(), keywords, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(word, keywords)
         if not self._done or (len(self._done) == 1 and _is_prefix(self._done[0])):
             return WrongSyntax(f"{word!r} is no command{hint or '; help lists all'}")
         if self.expected == [END]:
@@ -289,6 +286,5 @@ class _Values(Transformer[Token, Any]):
             return date(text)
         except ValueError as error:
             keywords = [word for word in KEYWORDS.values() if len(word) > 2]
-            near = [near for word in words for near in difflib.get_close_matches(word, keywords, 1, 0.8)]
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"DATE: {text!r}: {error}{hint}") from None
+            hints = [did_you_mean(word, keywords) for word in words[1:]]  # the first word was meant as a date
+            raise ValueError(f"DATE: {text!r}: {error}{''.join(hints)}") from None

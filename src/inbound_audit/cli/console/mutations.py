@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inbound_audit._ipcount import MONITOR_KINDS
 from inbound_audit.cli.console.context import ConsoleContext, SeriesInfo, titles
-from inbound_audit.cli.console.result import Paint, Result, Row
+from inbound_audit.cli.console.result import Paint, Result, ResultRow
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.output import plain
 from inbound_audit.errors import InboundAuditError
@@ -40,7 +40,7 @@ def _change(
     return Result(about, columns, rows, lambda row, paint: _changed_text(one, row, paint))
 
 
-def _changed_text(one: SeriesInfo, row: Row, paint: Paint) -> str:
+def _changed_text(one: SeriesInfo, row: ResultRow, paint: Paint) -> str:
     """``failures 300/0: 5``: the count of the current window, in the form of `show ip`."""
     return f"{plain(one.name)} {row[0]}/{row[2]}: {paint(str(row[3]))}"
 

@@ -14,7 +14,7 @@ from typing import Any
 from inbound_audit._ipcount import MONITOR_KINDS
 from inbound_audit.cli.console.context import ConsoleContext, SeriesInfo
 from inbound_audit.cli.console.grammar import Names
-from inbound_audit.cli.console.result import Paint, Result, Row
+from inbound_audit.cli.console.result import Paint, Result, ResultRow
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.output import GAP, WIDTH, listing, plain, plural
 from inbound_audit.cli.prefixes import Network, network_of
@@ -44,7 +44,7 @@ def show_ip(context: ConsoleContext, cidr: str) -> Result:
     return Result(about, ("kind", "interval", "num_windows", "window", "count"), rows, _window_text)
 
 
-def _window_text(row: Row, paint: Paint) -> str:
+def _window_text(row: ResultRow, paint: Paint) -> str:
     """``Connections 1800/0: 30``: the reference's own row, for programs that read its output."""
     kind, interval, _, window, count = row
     return f"{kind.capitalize()} {interval}/{window}: {paint(str(count))}"
@@ -55,7 +55,7 @@ def show_all(context: ConsoleContext) -> Result:
     return Result({"command": "show all"}, columns, _all_rows(context), _as_csv, ",".join(columns))
 
 
-def _all_rows(context: ConsoleContext) -> Iterator[Row]:
+def _all_rows(context: ConsoleContext) -> Iterator[ResultRow]:
     """Reads one window after the other, so that only one is held. The keys of series of strings are not stored."""
     for one in context.all_series:
         for window in range(one.num_windows if one.type != "string" else 0):
@@ -64,7 +64,7 @@ def _all_rows(context: ConsoleContext) -> Iterator[Row]:
                 yield one.scope, name, one.interval, one.num_windows, window, address, count
 
 
-def _as_csv(row: Row, paint: Paint) -> str:
+def _as_csv(row: ResultRow, paint: Paint) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow([plain(field) if isinstance(field, str) else field for field in row])
     return line.getvalue()
@@ -95,7 +95,7 @@ def show_available(context: ConsoleContext) -> Result:
     return Result({"command": "show available"}, columns, rows, _available_text)
 
 
-def _available_text(row: Row, paint: Paint) -> str:
+def _available_text(row: ResultRow, paint: Paint) -> str:
     """``spam 900,96 : 20080423T123000 => 20080424T123000``, in local time, as the reference has it."""
     name, _, interval, num_windows, *times = row
     begin, end = (f"{datetime.fromisoformat(at).astimezone():%Y%m%dT%H%M%S}" for at in times)
@@ -203,7 +203,7 @@ def _addresses(hosts: Iterable[tuple[int, str]], network: Network) -> Iterator[t
 
 def _query_rows(
     rows: list[tuple[tuple[str, int, int], list[int]]], network: Network, columns: tuple[str, ...]
-) -> Iterator[Row]:
+) -> Iterator[ResultRow]:
     family = socket.AF_INET if network.version == 4 else socket.AF_INET6
     size = network.max_prefixlen // 8
     for (day, address, length), counts in rows:
@@ -212,7 +212,7 @@ def _query_rows(
         yield tuple([day, *row] if columns[0] == "day" else row)
 
 
-def _query_text(row: Row, paint: Paint) -> str:
+def _query_text(row: ResultRow, paint: Paint) -> str:
     """``     31                         10.0.0.0/8``; with several series ``31,4``. A day comes first."""
     *day, prefix, count = row
     text = ",".join(map(str, count)) if isinstance(count, list) else str(count)
@@ -223,13 +223,13 @@ def _query_text(row: Row, paint: Paint) -> str:
 
 
 def shared_list(context: ConsoleContext) -> Result:
-    rows: list[Row] = [("cidrtree", SHARED, None, None, len(context.owners))]
+    rows: list[ResultRow] = [("cidrtree", SHARED, None, None, len(context.owners))]
     rows += [(one.scope, one.name, one.interval, one.num_windows, None) for one in context.all_series]
     about: dict[str, object] = {"command": "cluster shared list"}
     return Result(about, ("kind", "name", "interval", "num_windows", "processes"), rows, _shared_text)
 
 
-def _shared_text(row: Row, paint: Paint) -> str:
+def _shared_text(row: ResultRow, paint: Paint) -> str:
     kind, name, interval, windows, processes = row
     if interval is None:
         words = plural(processes, "process").partition(" ")[2]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import click
 
 from inbound_audit.cli.console.context import ConsoleContext, SeriesInfo, titles
-from inbound_audit.cli.console.result import Paint, Result, Row
+from inbound_audit.cli.console.result import Paint, Result, ResultRow
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.output import plain, progress
 from inbound_audit.persist import Entry, default_directory, names, read_log
@@ -69,7 +69,7 @@ def _no_log(context: ConsoleContext, series: str) -> str:
     return f"no process counts a series {plain(series)!r} (there is: {titles(there)})"
 
 
-def _text(series: str, row: Row, paint: Paint) -> str:
+def _text(series: str, row: ResultRow, paint: Paint) -> str:
     lines, added, known, out_of_view, failed, bad = row
     words = f"{plain(series)}: {lines} lines, {paint(str(added))} counted, {known} known, {out_of_view} too old"
     return words + (f", {failed} that can't be counted" if failed else "") + (f", {bad} bad" if bad else "")
@@ -113,7 +113,7 @@ class _Load:
         self._lines = self._added = self._known_lines = self._out_of_view = self._failed = self._bad = 0
 
     @property
-    def sums(self) -> Row:
+    def sums(self) -> ResultRow:
         return (self._lines, self._added, self._known_lines, self._out_of_view, self._failed, self._bad)
 
     def run(self) -> None:

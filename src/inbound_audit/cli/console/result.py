@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from inbound_audit.cli.output import Output, json_pieces
 
-Row = tuple[Any, ...]
+ResultRow = tuple[Any, ...]
 Paint = Callable[[str], str]
 
 
@@ -20,8 +20,8 @@ class Result(NamedTuple):
 
     about: Mapping[str, object]
     columns: tuple[str, ...]
-    rows: Iterable[Row]
-    text: Callable[[Row, Paint], str]
+    rows: Iterable[ResultRow]
+    text: Callable[[ResultRow, Paint], str]
     heading: str | None = None
 
 

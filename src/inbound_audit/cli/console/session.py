@@ -96,7 +96,7 @@ def run_typed(context: ConsoleContext, writer: ResultWriter) -> int:
     try:
         while True:
             try:
-                line = prompt.ask()
+                line = prompt.read_line()
                 why = _try(context, writer, line) if line.strip() else None
             except KeyboardInterrupt:
                 continue
@@ -109,22 +109,23 @@ def run_typed(context: ConsoleContext, writer: ResultWriter) -> int:
 
 
 class _Prompt:
-    """Asks for lines, and is left at a signal: with SystemExit, 128 and its number.
+    """Reads lines; a signal ends it with SystemExit, 128 and the number of the signal.
 
     While a line is typed the signal ends the prompt from within, as a key does: an exception in the middle of the
-    toolkit's own code may leave the terminal raw, or be lost. Otherwise it is raised, and stops the command that runs.
+    toolkit's own code can leave the terminal raw, or be lost. At other times it is raised, and stops the command that
+    runs.
     """
 
     def __init__(self, session: PromptSession[str], text: str) -> None:
         self._session = session
         self._text = text
-        self._status: int | None = None  # to leave with
+        self._status: int | None = None  # the exit status, after a signal
 
-    def ask(self) -> str:
+    def read_line(self) -> str:
         try:
             return self._session.prompt(self._text)
         finally:
-            if self._status is not None:  # whatever else the prompt ended with
+            if self._status is not None:  # in whatever way the prompt ended
                 raise SystemExit(self._status)
 
     def leave(self, number: int, frame: object) -> None:
@@ -132,7 +133,7 @@ class _Prompt:
 
         self._status = 128 + number
         app = get_app_or_none()
-        if app is None or app.loop is None:  # it holds the terminal only while it has both
+        if app is None or app.loop is None:  # without both it does not hold the terminal
             raise SystemExit(self._status)
         app.loop.call_soon_threadsafe(self._end, app)
 
@@ -156,38 +157,38 @@ def _session(context: ConsoleContext) -> PromptSession[str]:
 
 def history_path() -> str:
     base = os.environ.get(STATE_VARIABLE, "")
-    if not os.path.isabs(base):  # what that convention says of relative ones: ignore them
+    if not os.path.isabs(base):  # the convention says to ignore relative ones
         base = os.path.expanduser("~/.local/state")
     return os.path.join(base, "inbound-audit", "console_history")
 
 
 def _history(context: ConsoleContext) -> History:
-    """In a file that is nobody else's; where there can be none, as long as the console runs."""
+    """A history in a file that belongs to the user; without such a file, in memory."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     path = history_path()
     try:
         os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-        _make_ours(path)
+        _make_private(path)
     except OSError as error:
-        context.note(f"{path}: what is typed is not kept: {reason(error)}")
+        context.note(f"{path}: the history is not kept: {reason(error)}")
         return InMemoryHistory()
     return FileHistory(path)
 
 
-def _make_ours(path: str) -> None:
-    """A file that only we read. Raises OSError, also for what is not ours: the home directory may be another user's."""
+def _make_private(path: str) -> None:
+    """Makes a file that only this user can read. Raises OSError, also for a file of another user."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         found = os.fstat(fd)
     finally:
         os.close(fd)
     if not stat.S_ISREG(found.st_mode):
-        raise OSError("is no regular file")
+        raise OSError("it is not a regular file")
     if found.st_uid != os.geteuid():
-        raise PermissionError("belongs to another user")
+        raise PermissionError("it belongs to another user")
 
 
 def words_of(arguments: Sequence[str]) -> list[str]:
-    """A command that was given as arguments, or all of it as one."""
+    """The words of a command in several arguments, or in one."""
     return grammar.split(arguments[0]) if len(arguments) == 1 else list(arguments)
