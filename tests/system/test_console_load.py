@@ -139,6 +139,14 @@ def test_a_long_log_goes_in_pieces(join, tmp_path, monkeypatch):
     assert load("failures", path)[0]["added"] == 0
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(join, tmp_path):
+    worker = join()
+    (tmp_path / "x.log").write_bytes(b"\xef\xbb\xbf")
+    path = log(tmp_path / "x.log", (7, 1, 5, "192.0.2.1"))
+    assert load("failures", path)[0]["added"] == 1
+    assert count(worker) == 5
+
+
 def test_texts_are_loaded(hire, state, tmp_path):
     worker = hire("from inbound_audit import InboundAudit\naudit = InboundAudit(shared=NAME, capacity=1 << 24)")
     worker.do(f"audit.series.define('names', 'string', {LONG}, 2)")

@@ -9,6 +9,7 @@ the number says that the key was forgotten. A key that is a text is percent-enco
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import re
@@ -100,6 +101,7 @@ def _lines(path: str | os.PathLike[str], tell: Callable[[int, str], object]) -> 
         number = 0
         while line := file.readline(2 * MAX_LINE):  # one that was cut off, and the next behind it
             number += 1
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             possible = line.endswith(b"\n")
             while not line.endswith(b"\n"):
                 line = file.readline(2 * MAX_LINE)
