@@ -23,7 +23,7 @@ HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve test test-system test-readers test-tooling test-all test-core test-one test-changed faults \
-  bench bench-instructions debug sanitize lint format docs docs-serve changelog dist wheels clean
+  bench bench-instructions peers debug sanitize lint format docs docs-serve changelog dist wheels clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -36,10 +36,10 @@ build: $(HAVE)-core ## make the environment and build the core in it
 serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 (ARGS replaces its arguments)
 	$(BIN)/inbound-audit serve $(or $(ARGS),--policy examples/policies/stock.lua)
 
-# The tiers are the folders of tests/, and marks (tests/conftest.py). PARALLEL: a process per core; tests outside of the
-# unit tier stay together by file.
+# The tiers are the folders of tests/, and marks (tests/conftest.py). Each runs in a process per core. Outside of the unit
+# tier a file stays in one process: its tests share servers and builds, and measure what they do to the machine.
 PARALLEL := -n auto --dist worksteal
-BY_FILE  := -n auto --dist loadgroup
+BY_FILE  := -n auto --dist loadfile
 
 test: $(HAVE)-dev ## the unit tier, under a minute: no processes, no compilers
 	$(SAY) 'the unit tier'
@@ -73,6 +73,8 @@ test-changed: $(HAVE)-dev ## the tests of the rooms that differ from main
 
 faults: $(HAVE)-dev ## shared mode and kept series while processes are killed, files damaged, disks full: the long form
 	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/system -k 'faults or persist' $(ARGS)
+
+peers: $(HAVE)-bench  # what the benchmarks measure beside the core; their tests skip what is not there
 
 bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.md (BENCH_QUICK=1: in a minute)
 	mkdir -p .bench

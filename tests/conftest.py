@@ -63,16 +63,11 @@ def tier_of(item: pytest.Item) -> str | None:
     return folder if folder in TIERS else None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Each tier is a mark, too; the tests of a file outside of the unit tier run in one process of pytest-xdist."""
-    parallel = config.pluginmanager.hasplugin("xdist")
-    for item in items:
-        tier = tier_of(item)
-        if tier is not None:
-            item.add_marker(tier)
-        if parallel and tier != "unit":
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Each tier is a mark, too."""
+    tier = tier_of(item)
+    if tier is not None:
+        item.add_marker(tier)
 
 
 @pytest.hookimpl(wrapper=True)
