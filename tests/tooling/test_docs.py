@@ -54,7 +54,7 @@ def test_make_targets_exist(page):
     assert sorted(set(named) - TARGETS) == []
 
 
-COMMANDS = [(page, line) for page in PAGES for line in commands(page) if re.search(r"\binbound-audit\b", line)]
+COMMANDS = [(page, line) for page in PAGES for line in commands(page) if re.search(r"(^|[|;&] *)inbound-audit ", line)]
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,6 @@ def test_the_command_line_understands_its_options(page, line):
 
     from inbound_audit.cli import main
 
-    if line.startswith("pip "):
-        return
     words = shlex.split(re.split(r"[|<>&]", line[line.index("inbound-audit ") :])[0])[1:]
     context = main.make_context("inbound-audit", list(words))
     name, command, rest = main.resolve_command(context, list(words))
