@@ -75,29 +75,34 @@ class SMTPFactory(GatedFactory):
         self.close_pending(SHUTDOWN_REPLY + b"\r\n")
         return sum(session.stop() for session in list(self._sessions))
 
-    def cut(self) -> int:
-        """Sends 421 to all sessions and closes them. Returns how many were inside a transaction."""
-        inside = self._in_transaction()
-        for session in list(self._sessions):
+    def cut(self, *, storing: bool = True) -> int:
+        """Sends 421 to all sessions and closes them. Returns how many were inside a transaction.
+
+        With `storing` false, sessions whose message is being stored are left out.
+        """
+        sessions = [session for session in self._sessions if storing or not session.storing]
+        inside = sum(session.in_transaction for session in sessions)
+        for session in sessions:
             session.end(SHUTDOWN_REPLY)
         return inside
 
     async def shut_down(self, grace: float = 0.0, cut: asyncio.Event | None = None) -> int:
         """`stop`, then `cut` for the transactions that have not ended after `grace` seconds, or when `cut` is set.
 
-        A message that is being stored is stored and recorded before this returns, if that takes at most
+        A message that is being stored is stored, recorded and answered before this returns, if that takes at most
         `DELIVERY_TIMEOUT_S`. Returns how many transactions were cut.
         """
         self.stop()
         cut = cut or asyncio.Event()
         await self._until(lambda: cut.is_set() or not self._in_transaction(), grace)
-        number = self.cut()
-        await self._until(lambda: not self._deliveries, DELIVERY_TIMEOUT_S)
+        number = self.cut(storing=False)
+        await self._until(lambda: not self._deliveries and not self._in_transaction(), DELIVERY_TIMEOUT_S)
+        number += self.cut()
         await self._until(lambda: not self.guard.open, 2 * CLOSE_TIMEOUT_S)
         return number
 
     def _in_transaction(self) -> int:
-        return sum(session.transport is not None and session.in_transaction for session in list(self._sessions))
+        return sum(session.in_transaction for session in list(self._sessions))
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -167,7 +172,7 @@ class Controller(aiosmtpd.controller.Controller):
     def stop(self, no_assert: bool = False) -> None:
         """Ends all sessions with 421 4.3.2, and stops the thread and its loop. Idempotent.
 
-        A message that is being stored is stored and recorded first.
+        A message that is being stored is stored, recorded and answered first.
         """
         try:
             if not self.loop.is_closed():

@@ -72,6 +72,8 @@ class SMTP(aiosmtpd.smtp.SMTP):
         self._max_recipients = max_recipients
         self._max_idle_commands = max_idle_commands
         self._idle_commands = 0
+        self.storing = False
+        """Whether the session waits for the handler's DATA hook."""
         self.deliveries: set[asyncio.Task[Any]] = set()
         """DATA hooks of the handler that are running; the factory puts one set for all its sessions here."""
         # These two make aiosmtpd call `_call_handler_hook` for every command, whatever hooks the handler has.
@@ -88,15 +90,13 @@ class SMTP(aiosmtpd.smtp.SMTP):
     @property
     def in_transaction(self) -> bool:
         """Whether a MAIL command was accepted and its message has neither come nor been given up."""
-        return self.envelope is not None and bool(self.envelope.mail_from)
+        return self.transport is not None and self.envelope is not None and bool(self.envelope.mail_from)
 
     def stop(self) -> bool:
         """Ends the session of a server that stops (RFC 5321, 3.8): at once, or when its transaction has ended.
 
         Returns whether the session is inside a transaction.
         """
-        if self.transport is None:
-            return False
         if self.in_transaction:
             self._reader.before_command = self._end_unless_in_transaction  # type: ignore[attr-defined]
             return True
@@ -209,7 +209,11 @@ class SMTP(aiosmtpd.smtp.SMTP):
         delivery = self.loop.create_task(self._store())
         self.deliveries.add(delivery)
         delivery.add_done_callback(self.deliveries.discard)
-        return await asyncio.shield(delivery)
+        self.storing = True
+        try:
+            return await asyncio.shield(delivery)
+        finally:
+            self.storing = False
 
     async def _store(self) -> Any:
         answer = await super()._call_handler_hook("DATA")

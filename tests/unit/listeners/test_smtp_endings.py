@@ -227,8 +227,9 @@ def test_a_message_that_is_being_stored_is_recorded(guard: Guard, audit: Inbound
                 assert server.stop() == 1
             elif ending == "cut":
                 threading.Timer(0.05, store.go_on.set).start()
-                assert server.shut_down() == 1
+                assert server.shut_down() == 0
                 assert received(guard, audit) == (1, 1)
+                assert peer.rest().endswith(b"250 stored\r\n" + SHUTDOWN)
             elif ending != "time-out":
                 getattr(peer, ending)()
             if ending not in ("close", "half-close", "stop"):  # those see their answer, or its lack, when it is written
@@ -249,8 +250,22 @@ def test_a_controller_that_stops_lets_a_message_be_stored(guard: Guard, audit: I
         threading.Timer(0.05, store.go_on.set).start()
         controller.stop()
         assert (len(store.stored), *received(guard, audit)) == (1, 1, 1)
-        assert peer.rest().endswith(SHUTDOWN)
+        assert peer.rest().endswith(b"250 stored\r\n" + SHUTDOWN)
         assert idle.rest() == SHUTDOWN
+
+
+def test_a_message_that_takes_long_to_store_holds_up_no_stop(
+    guard: Guard, audit: InboundAudit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inbound_audit.listeners.smtp.DELIVERY_TIMEOUT_S", 0.05)
+    store = Store()
+    with mx(guard, store) as server, server.peer() as peer:
+        peer.send(lines(*MESSAGE))
+        eventually(lambda: store.begun == 1)
+        assert server.shut_down() == 1
+        assert peer.rest().endswith(b"354 End data with <CR><LF>.<CR><LF>\r\n" + SHUTDOWN)
+        store.go_on.set()
+        eventually(lambda: received(guard, audit) == (1, 1))
 
 
 def test_a_policy_that_disconnects_after_data_stores_and_records_nothing(guard: Guard, audit: InboundAudit) -> None:
