@@ -32,7 +32,7 @@ _NEEDS_AUTHENTICATOR = (aiosmtpd.smtp.SMTP.auth_LOGIN, aiosmtpd.smtp.SMTP.auth_P
 
 
 class CommandReader(asyncio.StreamReader):
-    """aiosmtpd's reader; where a peer that half-closed has sent nothing more, it ends the session's task.
+    """aiosmtpd's reader. It ends the session's task if the transport is closing, or at the end of what a peer has sent.
 
     `before_command` is called before each command is read, if it is set.
     """
@@ -42,6 +42,8 @@ class CommandReader(asyncio.StreamReader):
     async def readuntil(self, separator: Any = b"\n") -> bytes:
         if self.before_command is not None and separator == b"\n":  # smtp_DATA reads lines up to CRLF
             self.before_command()
+        if self._transport.is_closing():  # type: ignore[attr-defined]  # aiosmtpd itself has closed it, and reads on
+            raise asyncio.CancelledError
         try:
             return await super().readuntil(separator)
         except asyncio.IncompleteReadError:

@@ -46,7 +46,7 @@ ATTRIBUTES = {
 }
 OF_A_CONNECTION = {"_reader"}
 CONTROLLER = {"_factory_invoked", "_run", "_thread", "_thread_exception", "_trigger_server"}
-OF_ASYNCIO = {"_drain_waiters", "_ssl_protocol", "_ssl_shutdown_timeout"}
+OF_ASYNCIO = {"_drain_waiters", "_ssl_protocol", "_ssl_shutdown_timeout", "_transport"}
 
 
 @pytest.fixture

@@ -350,6 +350,24 @@ def test_a_peer_that_reads_nothing_is_closed_at_the_time_out(guard: Guard) -> No
         eventually(lambda: guard.open == 0)
 
 
+@pytest.mark.parametrize("secret", [False, True])
+def test_after_the_reply_that_closes_nothing_is_carried_out(
+    guard: Guard, audit: InboundAudit, tls: tuple[ssl.SSLContext, ssl.SSLContext], secret: bool
+) -> None:
+    """aiosmtpd closes the transport after too many unknown commands, and would go on with what it has read."""
+    store = Store()
+    store.go_on.set()
+    with (
+        mx(guard, store, tls_context=tls[0]) as server,
+        contextlib.closing(server.secret(tls[1]) if secret else server.peer().socket) as peer,
+    ):
+        peer.sendall(lines(*[b"BOGUS"] * 5, *MESSAGE))
+        with peer.makefile("rb") as replies:
+            assert replies.read().splitlines()[-1].startswith(b"502 5.5.1 Too many unrecognized commands")
+        eventually(lambda: guard.open == 0)
+        assert (store.begun, *received(guard, audit)) == (0, 0, 0)
+
+
 # ---- a stop
 
 
