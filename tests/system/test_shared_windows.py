@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import pytest
 from tests.support.sharing import NAME, UNDER_ASAN, Worker, WorkerError, eventually
@@ -358,3 +359,39 @@ def test_an_error_of_a_worker_is_told(audit, hire):
     other = hire(JOIN)
     with pytest.raises(WorkerError, match="SeriesError"):
         other.do("audit.series.add('nope', '192.0.2.7')")
+
+
+def test_threads_make_and_change_everything_of_a_shared_audit_at_once(audit):
+    """Beside views that are refreshed; in the end each sum is exact, here and from outside."""
+    threads, rounds = 8, 40
+    audit.listener("IMAP", "listener 0")
+    sessions = [[] for _ in range(threads)]
+    with View(NAME) as view:
+
+        def work(number):
+            for turn in range(rounds):
+                listener = audit.listener("IMAP", f"listener {turn % 3}")
+                sessions[number].append(listener.session(f"10.{number}.0.{turn}"))
+                audit.series.define(f"n{turn % 3}", "ip", 1 << 30, 2, max_bytes=1 << 18)
+                audit.series.add(f"n{turn % 3}", f"10.{number}.0.{turn}", -2)
+                view.refresh()
+                assert view.total("IMAP") >= 0
+
+        made = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+        for thread in made:
+            thread.start()
+        for thread in made:
+            thread.join()
+        view.refresh()
+        assert audit.total("IMAP") == view.total("IMAP") == threads * rounds
+        names = [f"n{i}" for i in range(3)]
+        assert sum(audit.series.count(name, "10.0.0.0/8", 0, 1) for name in names) == -2 * threads * rounds
+        counts = [SeriesStore(view).count("series", name, 1 << 30, 2, "10.0.0.0/8", 0, 1) for name in names]
+        assert sum(counts) == -2 * threads * rounds
+        assert sorted(name for _, name, *_ in view.owners[0].listeners if name.startswith("listener")) == [
+            f"listener {i}" for i in range(3)
+        ]
+    SeriesStore(audit).check()
+    for session in (session for opened in sessions for session in opened):
+        session.close()
+    assert audit.total("IMAP") == 0

@@ -98,7 +98,7 @@ cdef bytes packed_rows(model.Tree *t, int64_t number):
 
 cdef bytes packed(const walk.Rows *rows):
     cdef size_t i
-    cdef bytes made = PyBytes_FromStringAndSize(NULL, rows.size * sizeof(PackedRow))  # which nobody else has seen yet
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, rows.size * sizeof(PackedRow))  # not visible to other code yet
     cdef PackedRow *at = <PackedRow *>PyBytes_AS_STRING(made)
     with nogil:
         for i in range(rows.size):
@@ -147,7 +147,7 @@ cdef int check_rows(object name, const u8[::1] rows) except -1:
         raise SeriesError(f"{name!r}: {rows.shape[0]} bytes are no rows")
     for i in range(rows.shape[0] // <Py_ssize_t>sizeof(PackedRow)):
         if at[i].count == 0 or at[i].version not in (4, 6) or (at[i].version == 4 and (<u32>at[i].hi or at[i].lo)):
-            raise SeriesError(f"{name!r}: row {i} is none")
+            raise SeriesError(f"{name!r}: row {i} is malformed")
     return 0
 
 

@@ -1,9 +1,9 @@
-# What monitors and named series are asked, and what is added to them.
+# Monitors and named series: counts, records, and the texts of their errors.
 
-# ---- the words of an error
+# ---- errors
 
 def window_error(code, what, name, audit):
-    """The exception for the code of a series or monitor. `what` is the text that was asked for, `name` whose it was."""
+    """The exception for the code of a series or monitor. `what` is the text of the query, `name` the series or monitor."""
     if code == codes.NO_MONITOR:
         return MonitorError(f"{what!r}: {reason_of(code)} (known: {', '.join(map(repr, monitor_names(audit))) or 'none'})")
     if code == codes.NO_SERIES:
@@ -95,7 +95,7 @@ cdef object query_kind(Audit audit, int kind, object monitor, object cidr, objec
 
 
 cdef inline int64_t window_index(object v) except? -2:
-    """The number of a window in a question; what is beyond all windows is beyond this one's."""
+    """The number of a window in a query; a number beyond every series is beyond this one, too."""
     v = index(v)
     return v if -1 < v <= model.MAX_SLOTS else model.MAX_SLOTS + 1
 
@@ -173,7 +173,7 @@ cdef class SeriesTable:
             raise key_error(code, key, name, audit)
 
     def count(self, name, key=None, startv=0, endv=None, *, Session ac=None):
-        """What was added less what was taken away, in windows `startv` to `endv` (as `startv` if it is None; 0 is the
+        """The sum of what was added and removed in windows `startv` to `endv` (None: the same as `startv`; 0 is the
         current window), in all processes.
 
         `key` is a `cidr` as in `inbound_session_count`, an address, a Session, or None for the address of `ac`; of a
@@ -276,7 +276,7 @@ cdef int read_series_key(model.Series *s, object key, Session ac, Key *out, bint
             raise not_ascii(key) if prefix else address_error(key, "has a NUL or a non-ASCII character")
     elif key is not None:
         if s.scope == model.STRINGS:
-            raise SeriesError(f"{name_of(s)!r}: its keys are texts, and {key!r} is none")
+            raise SeriesError(f"{name_of(s)!r}: key {key!r}: expected a text")
         read_address(key, False, &a, &port)
         memset(&out.own, 0, sizeof(model.ia_ac))
         out.own.hi, out.own.lo, out.own.version = a.hi, a.lo, <u8>a.version
@@ -287,7 +287,7 @@ cdef int read_series_key(model.Series *s, object key, Session ac, Key *out, bint
 
 
 cdef inline int64_t amount_of(object name, object count) except 0:
-    """What a change is by. Raises SeriesError."""
+    """The amount of a change. Raises SeriesError."""
     cdef int beyond = 0
     cdef int64_t by
     if type(count) is not int:

@@ -216,7 +216,7 @@ cdef void end_session(Session s) noexcept:
     if not s.ac.open:
         return
     lock_tree(t)
-    # Both are looked at under the lock: of two threads that close, and of a close beside Audit.close, one counts.
+    # Both are read under the lock: of two threads that close the session, or the audit beside it, one removes the count.
     if s.ac.open and s.ac.epoch == t.epoch:
         a.hi, a.lo, a.version = s.ac.hi, s.ac.lo, s.ac.version
         trie.trie_remove(&t.arena, &a, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from types import TracebackType
 
 from inbound_audit import _ipcount
@@ -19,10 +20,13 @@ class View(_ipcount.Audit):
     `InboundAudit` does, as of the last `refresh` for who is there, and as of now for what they count.
 
     Raises SharedStateError when there is no such audit, no such owner, or the directory is refused.
+
+    Lock rule: `_lock` is held for a scan and for the end. Counts take no lock.
     """
 
     def __init__(self, name: str, *, pid: int | None = None, owner: str | None = None) -> None:
         super().__init__(services=SERVICE_TYPES)
+        self._lock = threading.RLock()
         self._name = name
         self._place = SharedDirectory(name, read_only=True)
         self._scanner = OwnerScanner(self, self._place, remove_dead=False, pid=pid, owner=owner)
@@ -38,19 +42,21 @@ class View(_ipcount.Audit):
 
     def refresh(self) -> None:
         """Looks for new owners and drops dead ones, in a directory that was made anew too. O(owners) system calls."""
-        if self.closed:
-            raise InboundAuditError("the view is closed")
-        if self._place.gone:
-            with contextlib.suppress(SharedStateError):  # nobody counts, and nobody can be found
-                place, self._place = self._place, SharedDirectory(self._name, read_only=True)
-                self._scanner.move(self._place)
-                place.close()
-        self._scanner.scan()
+        with self._lock:
+            if self.closed:
+                raise InboundAuditError("the view is closed")
+            if self._place.gone:
+                with contextlib.suppress(SharedStateError):  # no process counts there any more
+                    place, self._place = self._place, SharedDirectory(self._name, read_only=True)
+                    self._scanner.move(self._place)
+                    place.close()
+            self._scanner.scan()
 
     @property
     def owners(self) -> list[OwnerInfo]:
         """The processes that count there now."""
-        return self._scanner.owners
+        with self._lock:
+            return self._scanner.owners
 
     @property
     def place(self) -> SharedDirectory:
@@ -59,10 +65,11 @@ class View(_ipcount.Audit):
 
     def close(self) -> None:
         """Lets everything go; counts are 0 from then on. Idempotent."""
-        if not self.closed:
-            super().close()
-            self._scanner.detach_all()
-            self._place.close()
+        with self._lock:
+            if not self.closed:
+                super().close()
+                self._scanner.detach_all()
+                self._place.close()
 
     def __enter__(self) -> View:
         return self
