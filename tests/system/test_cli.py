@@ -49,6 +49,14 @@ def test_help_ends_with_examples_and_exit_statuses(line: str, capsys: pytest.Cap
     assert output.err == ""
 
 
+def test_help_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["serve"], ["count"], ["console"], ["help"]):
+        assert main(["help", *words]) == 0
+        text = capsys.readouterr().out
+        assert main([*words, "--help"]) == 0
+        assert text == capsys.readouterr().out
+
+
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("inbound-audit, version ")
@@ -87,12 +95,17 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("missing", "command", "extra"),
-    [("click", "count", "cli"), ("rich", "count", "cli"), ("aiosmtpd", "serve", "smtp")],
+    [
+        ("click", "count", "cli"),
+        ("lark", "console mail", "cli"),
+        ("rich", "count", "cli"),
+        ("aiosmtpd", "serve", "smtp"),
+    ],
 )
 def test_a_missing_library_is_told_with_its_extra(missing: str, command: str, extra: str) -> None:
     done = python(
         f"import sys; sys.modules[{missing!r}] = None\n"
-        f"from inbound_audit.__main__ import main; sys.exit(main([{command!r}]))"
+        f"from inbound_audit.__main__ import main; sys.exit(main({command.split()!r}))"
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

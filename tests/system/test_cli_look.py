@@ -493,6 +493,10 @@ def test_a_damaged_process_is_listed_with_the_reason(shm: Path) -> None:
                 assert file.name.encode() in done.stderr
                 assert b"not counted" in done.stderr
             assert b"1 process  1 damaged" in run("top", NAME).stdout
+            for command in ("show", "top"):
+                warning = json.loads(run(command, NAME, "--json").stderr)
+                assert warning["level"] == "warning"
+                assert file.name in warning["message"]
             # The process may mend it, or somebody else for it.
             scribble(file, 0, b"iaowner\0"[::-1] if sys.byteorder == "big" else struct.pack("<Q", 0x72656E776F6169))
             assert rows(NAME) == [(2, "192.0.2.1/32")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mailbox
 import re
 import signal
@@ -566,3 +567,17 @@ def test_in_words_a_second_is_a_line() -> None:
         *_, last = process.stdout.read().splitlines()
         assert last[10:] == "stopped: 1 accepted, 1 refused, 0 messages, 0 cut off"
         assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2", "--shared", "json-lines")])
+def test_with_json_all_lines_are_json(place: Path, workers: tuple[str, ...]) -> None:
+    with Serve("-v", "--limit", "/32=1", *workers, listen=("127.0.0.1:0",)) as server:
+        host, port = server.addresses[0]
+        with socket.create_connection((host, port)) as first, socket.create_connection((host, port)) as second:
+            replies = {first.recv(100)[:3], second.recv(100)[:3]}
+            assert replies == {b"220", b"421"}
+            line = json.loads(server.complaint("421"))
+            assert (line["level"], line["message"].split(" ")[0]) == ("info", "refused")
+    assert all(json.loads(line) for line in server.complaints)
+    done = run("serve", "--json", "--policy", "missing.lua")
+    assert "missing.lua" in json.loads(done.stderr)["message"]
