@@ -30,6 +30,7 @@ MINUTES_MOST = 5
 def subjects() -> dict[str, Callable[[list[Any]], Callable[[], float]]]:
     """Makers of the loops by name; each takes a list of open sessions. The listener of the sessions is theirs."""
     floor, limits = load_floor().Floor(), Limits({"/32": 10, "/24": 100, "/0": 20000})
+    refuses = Limits({"/32": 10, "/24": 100, "/0": 0})
 
     def texts(sessions: list[Any]) -> list[str]:
         return [f"{address}/{8 + at % 25}" for at, address in enumerate(addresses(9, len(sessions)))]
@@ -49,6 +50,7 @@ def subjects() -> dict[str, Callable[[list[Any]], Callable[[], float]]]:
             'audit.series.count("s", x)', texts(s), audit=series_of(s[0].listener.audit)
         ),
         "Limits.validate_connect(ac)": lambda s: timed("limits.validate_connect(x)", s, limits=limits),
+        "Limits.validate_connect(ac), refused": lambda s: timed("limits.validate_connect(x)", s, limits=refuses),
     }
 
 
