@@ -101,14 +101,13 @@ TestTrie = TrieMachine.TestCase
 TestTrie.settings = settings(stateful_step_count=60)
 
 
-@pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("fanout", [1, 3, 4, 6, 9, 17, 33, 65, 256])
-@pytest.mark.parametrize("byte", [0, 1, 2, 3, 7, 8, 12, 13, 15])
+@pytest.mark.parametrize(
+    ("version", "byte"), [*((4, byte) for byte in range(4)), *((6, byte) for byte in (0, 1, 2, 3, 7, 8, 12, 13, 15))]
+)
 def test_every_grade_grows_and_shrinks(version, fanout, byte):
     """A node at every depth passes through every grade, up and down; sums of every length are right at the top."""
     last = 3 if version == 4 else 15
-    if byte > last:
-        pytest.skip("no such byte")
     counter, gold = PrefixCounter(capacity=1 << 20), GoldCounter()
     make = ipaddress.IPv4Address if version == 4 else ipaddress.IPv6Address
     base = 0x0A010203 if version == 4 else 0x20010DB8_00010203_04050607_08090A0B
