@@ -1,7 +1,7 @@
 """The inner functions of the core, for the tests in tests/unit/core; no part of the package.
 
-Each function of a room that no public method shows by itself is called here with plain Python values. The set-up step of
-the Makefile builds this module beside the core (tests/support/build_inner.py), with bounds checks and assertions.
+Each function of a room that no public method shows by itself is called here with plain Python values. The set-up step
+of the Makefile builds this module beside the core (tests/support/build_inner.py), with bounds checks and assertions.
 """
 
 from libc.stdint cimport int64_t, uintptr_t
@@ -40,7 +40,7 @@ cimport inbound_audit._core.verify as verify_
 cimport inbound_audit._core.walk as walk
 cimport inbound_audit._core.watch as watch
 cimport inbound_audit._core.window as window
-from inbound_audit._core.bits cimport u8, u16, u32, u64
+from inbound_audit._core.bits cimport u8, u32, u64
 
 OK, FULL, UNMATCHED, OVERFLOW, DAMAGED = codes.OK, codes.FULL, codes.UNMATCHED, codes.OVERFLOW, codes.DAMAGED
 NO_SERVICE, NO_PEER, BAD_WINDOW, CLOSED = codes.NO_SERVICE, codes.NO_PEER, codes.BAD_WINDOW, codes.CLOSED
@@ -194,8 +194,8 @@ def text_address(bytes text not None):
     return a.hi, a.lo, a.version
 
 
-def watch_directory(bytes path not None):
-    return watch.watch_directory(path)
+def watch_directory(bytes place not None):
+    return watch.watch_directory(place)
 
 
 def log_change(int fd, u64 log_id, u64 sequence, bytes key, text, int64_t by, bint removed, int64_t now):
@@ -477,8 +477,8 @@ cdef class Node:
     cdef readonly bint v6
     cdef readonly int grade
 
-    def __cinit__(self, bint v6, int grade, int depth=1, path="10.0.0.0"):
-        cdef ip.Address a = address(path)
+    def __cinit__(self, bint v6, int grade, int depth=1, where="10.0.0.0"):
+        cdef ip.Address a = address(where)
         self.arena = Arena()
         self.v6, self.grade = v6, grade
         self.n = node.new_node(&self.arena.a, v6, grade, depth, a.hi, a.lo)
@@ -535,7 +535,8 @@ cdef class Ranges:
             raise MemoryError
         for first, value in items:
             a = address(first)
-            self.r.range[self.r.size].hi, self.r.range[self.r.size].lo, self.r.range[self.r.size].value = a.hi, a.lo, value
+            self.r.range[self.r.size].hi, self.r.range[self.r.size].lo = a.hi, a.lo
+            self.r.range[self.r.size].value = value
             self.r.size += 1
 
     def __dealloc__(self):
@@ -705,7 +706,11 @@ cdef class Owner:
         return code, self.taken(&rows)
 
     cdef list taken(self, walk.Rows *rows):
-        found = [(rows.row[i].count, f"{text_of(&rows.row[i].prefix.address)}/{rows.row[i].prefix.length}") for i in range(rows.size)]
+        cdef walk.Row *row
+        found = []
+        for i in range(rows.size):
+            row = &rows.row[i]
+            found.append((row.count, f"{text_of(&row.prefix.address)}/{row.prefix.length}"))
         walk.free_rows(rows)
         return found
 
@@ -749,7 +754,8 @@ cdef class OwnerFile:
         owner_files.owner_close(&self.f)
 
     def attach(self, int service=0, u32 listener_id=0, u64 now=0):
-        cdef int fault = owner_files.attach_listener_tree(&self.f, self.owner.o, self.f.trees, service, listener_id, now)
+        cdef u32 number = self.f.trees
+        cdef int fault = owner_files.attach_listener_tree(&self.f, self.owner.o, number, service, listener_id, now)
         self.f.trees += 1
         return fault
 
@@ -856,7 +862,10 @@ cdef class Series:
         return series_change.remove_key(self.s, &a, window.now_of(self.s.owner), NULL, 0)
 
     def add_text(self, bytes key, int64_t by=1):
-        return series_change.series_add(self.s, NULL, <const char *>key if key is not None else NULL, len(key or b""), by)
+        cdef const char *k = NULL
+        if key is not None:
+            k = key
+        return series_change.series_add(self.s, NULL, k, len(key or b""), by)
 
     def query_key(self, bytes key, int64_t first=0, int64_t last=0):
         """The count; or the code and None."""

@@ -59,8 +59,7 @@ cdef struct Tree:
     Arena arena
     Owner *owner
     Tree *older             # the tree of this audit that was made before
-    Tree *sibling           # the next listener's of this process; of another owner: the next tree of the file, or the next
-                            # that may be used again
+    Tree *sibling           # the next of: this process's listeners; another owner's file; the trees to be used again
     u64 max_units           # of another owner: the units for which its file has memory; 0: a tree of our own
     u64 dropped             # of another owner: when it was detached, in nanoseconds of a monotonic clock
     int service             # of a window: MAX_SERVICES plus the number of its series

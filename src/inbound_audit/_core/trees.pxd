@@ -14,7 +14,8 @@ from inbound_audit._core.bits cimport u32, u64, acquire32, publish32
 from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
 from inbound_audit._core.layout cimport Arena
 from inbound_audit._core.model cimport (
-    INBOUND_CIDR, MAX_SERVICES, MAX_TREES, READY, SESSIONS, SMTP, Owner, Ring, Series, Service, Tree, load_tree, publish_tree,
+    INBOUND_CIDR, MAX_SERVICES, MAX_TREES, READY, SESSIONS, SMTP, Owner, Ring, Series, Service, Tree, load_tree,
+    publish_tree,
 )
 
 

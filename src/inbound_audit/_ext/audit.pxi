@@ -2,8 +2,9 @@
 
 
 cdef class Audit:
-    """The native part of `inbound_audit.InboundAudit` and of `inbound_audit.shared.View`: services, listeners, monitors,
-    and sums over their trees. `services` are the service types, `capacity` and `clock` are those of `InboundAudit`.
+    """The native part of `inbound_audit.InboundAudit` and of `inbound_audit.shared.View`: services, listeners,
+    monitors, and sums over their trees. `services` are the service types, `capacity` and `clock` are those of
+    `InboundAudit`.
 
     Raises UnknownServiceType, CapacityError, TypeError for a clock that can't be called.
 

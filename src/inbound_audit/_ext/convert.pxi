@@ -25,7 +25,8 @@ cdef int read_packed(object given, ip.Address *out) except -1:
     try:
         view = given
     except (TypeError, ValueError, BufferError):
-        raise address_error(given, "is no address: a text, a getpeername() tuple, an ipaddress object or packed bytes") from None
+        why = "is no address: a text, a getpeername() tuple, an ipaddress object or packed bytes"
+        raise address_error(given, why) from None
     if view.shape[0] != 4 and view.shape[0] != 16:
         raise address_error(given, "is no packed address: it has neither 4 nor 16 bytes")
     ip.from_packed(&view[0], <int>view.shape[0], out)
@@ -165,12 +166,16 @@ cdef void forget(model.Tree *t, u32 state) noexcept:
 
 cdef int check_capacity(object capacity) except -1:
     if not layout.MIN_CAPACITY <= capacity <= <u64>layout.MAX_UNITS * layout.UNIT:
-        raise CapacityError(f"{capacity!r}: a capacity is between {layout.MIN_CAPACITY} and {<u64>layout.MAX_UNITS * layout.UNIT} bytes")
+        raise CapacityError(
+            f"{capacity!r}: a capacity is between {layout.MIN_CAPACITY} and {<u64>layout.MAX_UNITS * layout.UNIT} bytes"
+        )
     return 0
 
 
 cdef object no_room(object capacity):
-    return CapacityError(f"{capacity!r}: the system reserves no such range of address space (ulimit -v, or a container's limit)")
+    return CapacityError(
+        f"{capacity!r}: the system reserves no such range of address space (ulimit -v, or a container's limit)"
+    )
 
 
 cdef int check_tree(model.Tree *t) except -1:

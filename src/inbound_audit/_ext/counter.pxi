@@ -136,7 +136,9 @@ cdef class PrefixCounter:
         """Counts `n` less. Raises AddressError when fewer are counted, and changes nothing. O(bytes of the address)."""
         self.change(address, n, trie.trie_remove)
 
-    cdef int change(self, object address, object n, int (*how)(layout.Arena *, const ip.Address *, u32) noexcept nogil) except -1:
+    cdef int change(
+        self, object address, object n, int (*how)(layout.Arena *, const ip.Address *, u32) noexcept nogil
+    ) except -1:
         cdef ip.Address a
         cdef int port, code
         cdef u32 by
@@ -266,7 +268,8 @@ cdef int read_batch(object packed, object version, Batch *b) except -1:
         b.width = 0
     if b.width != 4 and b.width != 16 or b.view.len % b.width:
         PyBuffer_Release(&b.view)
-        raise AddressError(f"a buffer of shape {tuple(memoryview(packed).shape)} and {item}-byte items is no array of packed addresses")
+        shape = tuple(memoryview(packed).shape)
+        raise AddressError(f"a buffer of shape {shape} and {item}-byte items is no array of packed addresses")
     b.size = b.view.len // b.width
     return 0
 

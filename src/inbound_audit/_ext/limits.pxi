@@ -4,8 +4,8 @@
 cdef class LimitTables:
     """Tables of limits, one per network, and which addresses belong to which network.
 
-    Until `_configure` is called there are no limits. Lock rule: `_configure` is called once, before any other thread has
-    the object; afterwards only the counters change, atomically.
+    Until `_configure` is called there are no limits. Lock rule: `_configure` is called once, before any other thread
+    has the object; afterwards only the counters change, atomically.
     """
 
     cdef limits.LimitSet set
@@ -20,9 +20,10 @@ cdef class LimitTables:
     def _configure(self, list tables not None, list prefixes not None, int default, accept, refuse):
         """Sets everything. Called once.
 
-        `tables[i]` lists the limits of network i as `(name, kind, IPv4 length or -1, IPv6 length or -1, maximum)`; `kind` is
-        "prefix", "network" or "listener". `prefixes` lists `(text, network)`; of two equal prefixes the later one counts.
-        An address without a prefix belongs to network `default`. `accept` and `refuse` are what `validate_connect` returns.
+        `tables[i]` lists the limits of network i as `(name, kind, IPv4 length or -1, IPv6 length or -1, maximum)`;
+        `kind` is "prefix", "network" or "listener". `prefixes` lists `(text, network)`; of two equal prefixes the later
+        one counts. An address without a prefix belongs to network `default`. `accept` and `refuse` are what
+        `validate_connect` returns.
 
         Raises CidrError, MemoryError, and ValueError if it was called before or a number is out of range.
         """
@@ -112,8 +113,8 @@ cdef class LimitTables:
     def validate_connect(self, Session ac not None):
         """Lets the session in, or refuses it: a `Verdict`. Takes no lock.
 
-        O(limits x prefix length x listeners); where a limit is passed by the sessions of all networks together, the listed
-        prefixes below the limit's prefix are counted as well.
+        O(limits x prefix length x listeners); where a limit is passed by the sessions of all networks together, the
+        listed prefixes below the limit's prefix are counted as well.
         """
         cdef int row
         if self.networks is None:

@@ -1,5 +1,5 @@
-# The core for Lua: functions that LuaJIT calls by address (no GIL, no lock, no Python object), and the same functions for a
-# Lua without FFI, in which an accept construct is the bytes of an `ia_ac`.
+# The core for Lua: functions that LuaJIT calls by address (no GIL, no lock, no Python object), and the same functions
+# for a Lua without FFI, in which an accept construct is the bytes of an `ia_ac`.
 
 cdef extern from "inbound_audit/_core/executable.h":
     int executable_memory_allowed_here "ia_executable_memory_allowed"() nogil
@@ -24,8 +24,9 @@ cdef enum:
 def executable_memory_allowed():
     """Whether this process may execute memory that it has written, as LuaJIT's compiler needs.
 
-    False under systemd's MemoryDenyWriteExecute=, PR_SET_MDWE, SELinux without execmem, or such a seccomp filter: LuaJIT
-    would end the process. A short-lived copy of the process tries, so that a filter that kills does not kill this one.
+    False under systemd's MemoryDenyWriteExecute=, PR_SET_MDWE, SELinux without execmem, or such a seccomp filter:
+    LuaJIT would end the process. A short-lived copy of the process tries, so that a filter that kills does not kill
+    this one.
     """
     cdef int allowed
     with nogil:
@@ -54,10 +55,13 @@ cdef model.Series *own_series(const model.ia_ac *ac, const char *name, size_t si
 
 
 cdef int64_t lua_event_count(
-    const model.ia_ac *ac, int kind, const char *monitor, size_t monitor_size, int64_t position, const char *cidr, size_t cidr_size,
+    const model.ia_ac *ac, int kind, const char *monitor, size_t monitor_size, int64_t position,
+    const char *cidr, size_t cidr_size,
     int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
-    cdef model.Series *s = series_query.find_monitor(ac.tree.owner, kind, monitor, monitor_size, position) if 0 <= kind <= 2 else NULL
+    cdef model.Series *s = NULL
+    if 0 <= kind <= 2:
+        s = series_query.find_monitor(ac.tree.owner, kind, monitor, monitor_size, position)
     return series_query.query_events(ac, s, cidr, cidr_size, first, last, out) if s != NULL else codes.NO_MONITOR
 
 
@@ -69,7 +73,8 @@ cdef int64_t lua_series_add(
 
 
 cdef int64_t lua_series_count(
-    const model.ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t first, int64_t last, int64_t *out
+    const model.ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t first, int64_t last,
+    int64_t *out
 ) noexcept nogil:
     cdef model.Series *s = own_series(ac, name, size)
     return series_query.query_key(ac, s, key, key_size, first, last, out) if s != NULL else codes.NO_SERIES
@@ -93,7 +98,8 @@ typedef struct ia_ac {
     uint32_t epoch;
     uint64_t lo, conn_id;
 } ia_ac;
-typedef int64_t (*ia_session_count_fn)(const ia_ac *, const char *cidr, size_t cidr_len, const char *service, size_t service_len);
+typedef int64_t (*ia_session_count_fn)(const ia_ac *, const char *cidr, size_t cidr_len, const char *service,
+                                       size_t service_len);
 typedef const char *(*ia_reason_fn)(int64_t code);
 typedef size_t (*ia_remote_addr_fn)(const ia_ac *, char *out);
 typedef size_t (*ia_remote_ip_fn)(const ia_ac *, char *out);
@@ -103,7 +109,8 @@ typedef int64_t (*ia_series_add_fn)(const ia_ac *, const char *name, size_t name
                                     int64_t count);
 typedef int64_t (*ia_series_count_fn)(const ia_ac *, const char *name, size_t name_len, const char *key, size_t key_len,
                                       int64_t startv, int64_t endv, int64_t *out);
-typedef int64_t (*ia_series_remove_fn)(const ia_ac *, const char *name, size_t name_len, const char *key, size_t key_len);
+typedef int64_t (*ia_series_remove_fn)(const ia_ac *, const char *name, size_t name_len, const char *key,
+                                       size_t key_len);
 """
 
 
@@ -176,7 +183,9 @@ def accept_session_count(bytes accept not None, bytes cidr, bytes service):
     return query.query_sessions(accept_of(accept), c, cidr_size, s, service_size)
 
 
-def accept_event_count(bytes accept not None, int kind, bytes monitor not None, bytes cidr, int64_t first, int64_t last):
+def accept_event_count(
+    bytes accept not None, int kind, bytes monitor not None, bytes cidr, int64_t first, int64_t last
+):
     """A code, and what a monitor counted in those windows."""
     cdef size_t monitor_size = 0, cidr_size = 0
     cdef const char *m = text_of(monitor, &monitor_size)

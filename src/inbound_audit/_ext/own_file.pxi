@@ -101,7 +101,8 @@ cdef int back_all(Audit audit, int fd) noexcept:
     """Asks for the memory that all our trees need in a new file."""
     cdef model.Tree *t = audit.owner.listeners
     cdef u64 at = mapping.GRAIN
-    if mapping.back_file(fd, 0, layout.PAGE) != 0 or mapping.back_file(fd, mapping.GRAIN - layout.PAGE, layout.PAGE) != 0:
+    cdef u64 last_page = mapping.GRAIN - layout.PAGE
+    if mapping.back_file(fd, 0, layout.PAGE) != 0 or mapping.back_file(fd, last_page, layout.PAGE) != 0:
         return NO_SPACE
     while t != NULL:
         if mapping.back_file(fd, at, backing.share_needs(&t.arena)) != 0:

@@ -176,7 +176,7 @@ cdef int restore_rows(
 
 
 cdef int restore_levels(model.Series *s, int64_t number, object level4, object level6, object folded) noexcept:
-    """What was folded once stays so: rows that come back at a shorter length are no hosts. What is there keeps its detail."""
+    """Gives a window the lengths at which its restored rows count. Rows that are there keep their detail."""
     cdef model.Slot *slot = &s.slot[window.slot_of(number, s.slots)]
     cdef int lengths[2]
     cdef int family

@@ -52,7 +52,9 @@ cdef int scope_of(const char *name, size_t size) noexcept nogil:
     return -1
 
 
-cdef model.Series *know_series(model.Owner *o, u32 scope, const char *name, size_t size, u32 interval, u32 slots) noexcept:
+cdef model.Series *know_series(
+    model.Owner *o, u32 scope, const char *name, size_t size, u32 interval, u32 slots
+) noexcept:
     """The series with that identity, which becomes known. NULL: there is no room for one more."""
     cdef model.Series *s
     cdef u32 i
@@ -89,7 +91,8 @@ cdef int make_window(Audit audit, model.Series *s, u32 slot, u32 sign, model.Tre
     memcpy(t.label.service, scope, t.label.service_size)
     t.label.listener_size = s.name_size
     memcpy(t.label.listener, s.name, s.name_size)
-    t.label.kind, t.label.interval, t.label.slots, t.label.slot, t.label.sign = model.WINDOW, s.interval, s.slots, slot, sign
+    t.label.kind, t.label.interval, t.label.slots = model.WINDOW, s.interval, s.slots
+    t.label.slot, t.label.sign = slot, sign
     layout.header(&t.arena).number = window.NO_WINDOW
     if audit.own != NULL:
         code = attach_tree(audit, t)
@@ -119,7 +122,7 @@ cdef int begin_ring(model.Series *s) noexcept:
 
 
 cdef void give_back_trees(model.Owner *o, model.Series *s) noexcept:
-    """The trees of an unfinished ring that no other owner can have seen: a smaller series may use their address space."""
+    """Closes the trees of an unfinished ring that no other owner has seen: a smaller series may use their space."""
     cdef model.Tree *t
     cdef u32 i
     for i in range(s.slots):
@@ -182,7 +185,7 @@ cdef inline void lock_series(model.Series *s) noexcept:
 
 
 cdef void forget_series(model.Owner *o, bint closed, bint forked) noexcept:
-    """Empties our rings: the audit is closed, its file was lost, or this is a forked child. The locks of a child are free."""
+    """Empties our rings: the audit is closed, its file lost, or this is the child of a fork: its locks are free."""
     cdef model.Series *s
     cdef u32 i, k
     for i in range(o.series_known):

@@ -3,9 +3,10 @@
 # ---- errors
 
 def window_error(code, what, name, audit):
-    """The exception for the code of a series or monitor. `what` is the text of the query, `name` the series or monitor."""
+    """The exception for the code of a series or monitor. `what`: the text of the query; `name`: the series."""
     if code == codes.NO_MONITOR:
-        return MonitorError(f"{what!r}: {reason_of(code)} (known: {', '.join(map(repr, monitor_names(audit))) or 'none'})")
+        known = ", ".join(map(repr, monitor_names(audit))) or "none"
+        return MonitorError(f"{what!r}: {reason_of(code)} (known: {known})")
     if code == codes.NO_SERIES:
         known = ", ".join(sorted(series_names(audit))) if audit is not None else ""
         return SeriesError(f"{name!r}: {reason_of(code)} (known: {known or 'none'})")

@@ -53,7 +53,8 @@ cdef class Session:
         end_session(self)
 
     def __repr__(self):
-        return f"<Session {self.conn_id} from {self.remote_addr} on {self.service_type}/{self.listener_name}{' closed' if self.closed else ''}>"
+        where = f"{self.service_type}/{self.listener_name}{' closed' if self.closed else ''}"
+        return f"<Session {self.conn_id} from {self.remote_addr} on {where}>"
 
     def close(self):
         """Ends the session: it is counted no more. O(bytes of the address)."""
@@ -76,7 +77,8 @@ cdef class Session:
         else:
             code = codes.CLOSED
         if code == codes.OK:
-            self.ac.hi, self.ac.lo, self.ac.version, self.ac.remote_port = target.hi, target.lo, <u8>target.version, <u16>port
+            self.ac.hi, self.ac.lo, self.ac.version = target.hi, target.lo, <u8>target.version
+            self.ac.remote_port = <u16>port
         seqlock.unlock(&t.arena.lock)
         if t.arena.fd >= 0:
             bits.fence_full()
@@ -216,7 +218,7 @@ cdef void end_session(Session s) noexcept:
     if not s.ac.open:
         return
     lock_tree(t)
-    # Both are read under the lock: of two threads that close the session, or the audit beside it, one removes the count.
+    # Both are read under the lock: of two threads that close the session, or the audit, one removes the count.
     if s.ac.open and s.ac.epoch == t.epoch:
         a.hi, a.lo, a.version = s.ac.hi, s.ac.lo, s.ac.version
         trie.trie_remove(&t.arena, &a, 1)

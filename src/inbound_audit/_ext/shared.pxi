@@ -13,7 +13,9 @@ def watch_directory(str path not None):
 
 
 def watch_faults():
-    """Installs the handler of SIGBUS: a mapped file that is cut short costs its counts, not this process. Raises OSError.
+    """Installs the handler of SIGBUS: a mapped file that is cut short costs its counts, not this process.
+
+    Raises OSError.
 
     May be called again: a handler that was set in between is called after ours.
     """
@@ -43,7 +45,9 @@ cdef str fault_text(int fault):
 
 
 cdef object fault_error(int fault):
-    return (OtherVersionError if fault in (owner_files.OTHER_LAYOUT, owner_files.OTHER_ORDER) else SharedStateError)(fault_text(fault))
+    if fault in (owner_files.OTHER_LAYOUT, owner_files.OTHER_ORDER):
+        return OtherVersionError(fault_text(fault))
+    return SharedStateError(fault_text(fault))
 
 
 # ---- other owners' files
@@ -112,8 +116,8 @@ cdef class OwnerFile:
     def refresh(self, u64 size, u64 memory, u64 now):
         """Takes note of the file's size and of the memory it has (bytes), and maps the trees that are new in it.
 
-        `now` is nanoseconds of a clock that only grows. Raises SharedStateError for a file that can't be read: detach it
-        then. O(new trees x all trees).
+        `now` is nanoseconds of a clock that only grows. Raises SharedStateError for a file that can't be read: detach
+        it then. O(new trees x all trees).
         """
         cdef model.Owner *o = self.audit.owner
         cdef int fault
@@ -153,13 +157,14 @@ cdef class OwnerFile:
             return map_window(&self.f, self.audit.owner, &seen, now)
         fault = map_listener(&self.f, self.audit.owner, &seen, now)
         if fault == owner_files.SOUND:
-            names = seen.service[:seen.service_size].decode("ascii"), seen.listener[:seen.listener_size].decode("utf-8", "replace")
+            service = seen.service[:seen.service_size].decode("ascii")
+            names = service, seen.listener[:seen.listener_size].decode("utf-8", "replace")
             self.names.append(names)
         return fault
 
     @property
     def needed(self):
-        """The bytes that the file has at least, by the numbers in its sections, unless another program has cut it short."""
+        """The least number of bytes of the file, by its sections, unless another program has cut it short."""
         cdef model.Tree *t = self.f.first
         cdef u64 needed = mapping.GRAIN, end
         while t != NULL:

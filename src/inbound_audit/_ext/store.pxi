@@ -14,7 +14,8 @@ cdef class SeriesStore:
         self.audit = audit
 
     def define(
-        self, str scope not None, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts, u32 family=0
+        self, str scope not None, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts,
+        u32 family=0
     ):
         """Makes the windows of a series, unless they are there. `scope` is a kind of a monitor, ``"series"`` or
         ``"strings"``; `family` is 4, 6 or 0 (both).
@@ -25,7 +26,7 @@ cdef class SeriesStore:
         cdef const char *c = text
         cdef size_t size = len(text)
         cdef int number = scope_of(kind, len(kind)), code = NO_SERIES_LEFT
-        cdef int64_t now = window.now_of(self.audit.owner)  # before the lock: a clock may be Python's, and use the audit
+        cdef int64_t now = window.now_of(self.audit.owner)  # before the lock: the clock may be Python's
         cdef model.Series *s
         if number < 0 or size > layout.MAX_NAME:
             raise SeriesError(f"{name!r}: unknown scope {scope!r}, or a name of more than {layout.MAX_NAME} bytes")
@@ -50,8 +51,10 @@ cdef class SeriesStore:
 
     @property
     def known(self):
-        """Every series and monitor that a process has, as `(scope, name, type, interval, windows)`. The type of a series
-        that only other processes have is ``"ip"`` or ``"string"``."""
+        """Every series and monitor that a process has, as `(scope, name, type, interval, windows)`.
+
+        The type of a series that only other processes have is ``"ip"`` or ``"string"``.
+        """
         cdef model.Series *s
         cdef u32 i
         rows = []
@@ -101,7 +104,8 @@ cdef class SeriesStore:
         cdef u32 i
         for i in range(2 * s.slots):
             if s.own.tree[i] != NULL and window.in_view(s, s.slot[i // 2].number[i % 2]):
-                n += bits.load64(&layout.header(&s.own.tree[i].arena).hosts[0]) + bits.load64(&layout.header(&s.own.tree[i].arena).hosts[1])
+                n += bits.load64(&layout.header(&s.own.tree[i].arena).hosts[0])
+                n += bits.load64(&layout.header(&s.own.tree[i].arena).hosts[1])
         return n
 
     def memory(self, name):
@@ -134,8 +138,8 @@ cdef class SeriesStore:
     def dump(self, name):
         """What the windows of this process hold: `(newest, [(number, level4, level6, folded, added, taken), ...])`.
 
-        Numbers are those of the clock; rows are 24 bytes each (u64 hi, u64 lo, u32 count, u32 version). Releases the GIL;
-        weakly consistent beside threads that add. O(hosts).
+        Numbers are those of the clock; rows are 24 bytes each (u64 hi, u64 lo, u32 count, u32 version). Releases the
+        GIL; weakly consistent beside threads that add. O(hosts).
         """
         cdef model.Series *s = series_of(self.audit, name)
         cdef int64_t number, newest, base
@@ -154,8 +158,8 @@ cdef class SeriesStore:
         return newest - base, windows
 
     def dump_logged(self, name):
-        """As `dump`, and the numbers of the last line of the change log before and after. If they are equal, the rows are
-        exactly what the lines up to that one say. Uses more memory meanwhile.
+        """As `dump`, and the numbers of the last line of the change log before and after. If they are equal, the rows
+        are exactly what the lines up to that one say. Uses more memory meanwhile.
         """
         cdef model.Series *s = series_of(self.audit, name)
         cdef Dump d
@@ -178,8 +182,8 @@ cdef class SeriesStore:
             free(d.rows)
 
     def restore(self, name, int64_t newest, windows):
-        """Adds what `dump` returned to the windows of those numbers, but those out of view. If `newest` lies ahead of the
-        clock, all move back together. Returns how much was added.
+        """Adds what `dump` returned to the windows of those numbers, but those out of view. If `newest` lies ahead of
+        the clock, all move back together. Returns how much was added.
 
         Rows of a family that the series does not count are left out: a series of type cidr of an earlier version holds
         both. Raises SeriesError for malformed rows, and nothing is added; CapacityError.
@@ -246,6 +250,7 @@ cdef class SeriesStore:
                     lock_series(s)
                     try:
                         check_tree(s.own.tree[k])
-                        assert bits.load64(<u64 *>&layout.header(&s.own.tree[k].arena).number) == <u64>s.slot[k // 2].number[k % 2]
+                        held = bits.load64(<u64 *>&layout.header(&s.own.tree[k].arena).number)
+                        assert held == <u64>s.slot[k // 2].number[k % 2]
                     finally:
                         seqlock.unlock(&s.lock)
