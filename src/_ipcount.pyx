@@ -27,6 +27,8 @@ cimport inbound_audit._core.clock as clock
 cimport inbound_audit._core.seqlock as seqlock
 cimport inbound_audit._core.mapping as mapping
 cimport inbound_audit._core.sigbus as sigbus
+cimport inbound_audit._core.kept_file as kept_file
+cimport inbound_audit._core.fork as fork
 cimport inbound_audit._core.watch as watch
 cimport inbound_audit._core.layout as layout
 cimport inbound_audit._core.backing as backing
@@ -75,6 +77,7 @@ cdef u64 conn_ids = 1
 
 include "inbound_audit/_ext/convert.pxi"
 include "inbound_audit/_ext/parse.pxi"
+include "inbound_audit/_ext/process.pxi"
 include "inbound_audit/_ext/session.pxi"
 include "inbound_audit/_ext/audit.pxi"
 include "inbound_audit/_ext/own_file.pxi"

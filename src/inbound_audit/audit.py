@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import atexit
-import logging  # noqa: F401  its fork handlers must be there before ours, which wait for a thread that logs
 import os
-import threading  # and its own, before one of ours starts a thread in a child
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType, named_keywords
+from inbound_audit.process import Stage, register
 from inbound_audit.series import DEFAULT_BYTES, SeriesSet, read_monitors
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
 
 if TYPE_CHECKING:
     from inbound_audit.series import SeriesSet
     from inbound_audit.shared.membership import Membership
-
-_alive: WeakSet[InboundAudit] = WeakSet()
 
 
 class InboundAudit(_ipcount.Audit):
@@ -77,7 +72,7 @@ class InboundAudit(_ipcount.Audit):
         store = _ipcount.SeriesStore(self)
         for monitor in read_monitors(monitors, monitor_hosts, monitor_bytes):
             store.define_monitor(f"{monitor.interval},{monitor.num_windows}", *monitor)
-        _alive.add(self)
+        register(self, Stage.COUNTS, InboundAudit._after_fork_in_child)
         if shared is not None:
             from inbound_audit.shared.membership import Membership  # threads and descriptors: not for who counts alone
 
@@ -124,6 +119,8 @@ class InboundAudit(_ipcount.Audit):
 
         Persisted series are saved first.
         """
+        _ipcount.handle_fork()
+        _ipcount.handle_fork()
         series = self.series
         series.save_before_close()
         super().close()
@@ -142,6 +139,10 @@ class InboundAudit(_ipcount.Audit):
         if self._membership:
             self._membership.scan()
 
+    def _after_fork_in_child(self) -> None:
+        """In the child of a fork: the sessions are the parent's."""
+        _ipcount.OwnFile(self).forget(forked=True)
+
     def __enter__(self) -> InboundAudit:
         return self
 
@@ -149,59 +150,3 @@ class InboundAudit(_ipcount.Audit):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-_fork = threading.local()  # `members` of the fork that this thread is in
-
-
-def _memberships() -> list[Membership]:
-    return [membership for audit in list(_alive) if (membership := audit._membership)]
-
-
-def _before_fork() -> None:
-    if _memberships():
-        from inbound_audit.shared import membership
-
-        membership.before_fork()
-        _fork.members = _memberships()
-        for member in _fork.members:
-            member.stop()
-    _ipcount._lock_counters()
-
-
-def _after_fork_in_parent() -> None:
-    _ipcount._release_counters()
-    members = _fork.__dict__.pop("members", None)
-    if members is not None:
-        from inbound_audit.shared import membership
-
-        for member in members:
-            member.start()
-        membership.after_fork_in_parent()
-
-
-def _after_fork_in_child() -> None:
-    _ipcount._release_counters()
-    _fork.__dict__.clear()
-    # First of all nobody's file is ours any more; what may fail comes later.
-    for audit in list(_alive):
-        _ipcount.OwnFile(audit).forget(forked=True)
-    members = _memberships()
-    for member in members:
-        member.in_child()
-    if members:
-        from inbound_audit.shared import membership
-
-        membership.after_fork_in_child()
-        for member in members:
-            member.run_once()
-            member.start()
-
-
-def _at_exit() -> None:
-    for member in _memberships():
-        member.leave()
-
-
-atexit.register(_at_exit)
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -227,7 +227,7 @@ def test_the_socket_is_its_users_alone(hire):
 
 def test_who_is_welcome(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
-    assert [uid for uid in (0, 1, 1233, 1234, 1235, 65534) if server.is_welcome(uid)] == [0, 1234]
+    assert [uid for uid in (0, 1, 1233, 1234, 1235, 65534) if server.may_request(uid)] == [0, 1234]
 
 
 AS_ANOTHER = """
@@ -570,9 +570,9 @@ server.DEADLINE_S = 3600
 plain, stopped = server._Connection.has_gone, threading.Event()
 def stop(caller):
     server._Connection.has_gone = plain
-    held = audit._membership._held
+    held = audit._membership._resources
     held.control_server.stop()
-    os.eventfd_read(held.control_server._wake_fd)  # it came with the request
+    os.read(held.control_server._thread._pipe[0].number, 64)  # it came with the request
     stopped.set()
     return plain(caller)
 server._Connection.has_gone = stop
@@ -587,7 +587,7 @@ def test_what_was_asked_when_its_thread_was_stopped_is_answered_by_the_next(hire
         connection.sendall(json.dumps(ADD).encode() + b"\n")
         worker.do("stopped.wait()")
         assert count_of(worker) == 0
-        worker.do("audit._membership._held.control_server.start()")
+        worker.do("audit._membership._resources.control_server.start()")
         assert json.loads(everything(connection))["ok"]
     assert count_of(worker) == 5
 

@@ -121,7 +121,7 @@ def test_it_is_made_for_its_owner_alone(state):
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777, 0o1777, 0o2770])
 def test_a_directory_that_others_may_write_to_is_refused(state, clock, mode):
     state.chmod(mode)
-    with pytest.raises(SharedStateError, match="lets others write"):
+    with pytest.raises(SharedStateError, match="lets other users write"):
         Counting(state, clock)
     assert state.stat().st_mode & 0o7777 == mode
     assert files_of(state) == []
@@ -1227,7 +1227,7 @@ def test_a_refused_directory_is_told_each_time(state, clock):
     state.chmod(0o777)
     with InboundAudit(state=state, clock=clock) as audit:
         for _ in range(2):
-            with pytest.raises(SharedStateError, match="lets others write"):
+            with pytest.raises(SharedStateError, match="lets other users write"):
                 audit.series.define("spam", "ip", 60, 5, persist=True)
         audit.series.add("spam", "192.0.2.7", 3)
         assert audit.series.count("spam", "192.0.2.7") == 3

@@ -21,7 +21,8 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services", "log_limiter"},
+    {"services", "log_limiter", "descriptor"},
+    {"process"},
     {"shared", "address_lists"},
     {"persist"},
     {"policy", "audit", "series"},
@@ -31,7 +32,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-NEIGHBOURS = LAYERS[5]
+NEIGHBOURS = LAYERS[6]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 

@@ -10,6 +10,8 @@
 #   seqlock        one writer, readers without a lock
 #   mapping        address ranges: reserved, mapped from a file, covered
 #   sigbus         guards: what happens when another process cuts a mapped file short
+#   fork           forks that Python does not know of; locks that no child inherits
+#   kept_file      files that are held open, and opened again when their descriptor is lost
 #   watch          a descriptor that reports changes of a directory
 #   layout         the bytes of a tree: its header, its label, its units
 #   backing        where an arena's memory comes from: the system, or a file that grows

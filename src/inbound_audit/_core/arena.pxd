@@ -124,7 +124,7 @@ cdef inline bint arena_trim(Arena *a, u64 keep) noexcept nogil:
     first -= first % GRAIN
     if not a.in_file:
         give_back(a.base + first, <size_t>(a.touched - first))
-    elif a.fd < 0:
+    elif a.file == NULL:
         return False
     else:
         set_backed(a, first)

@@ -10,6 +10,7 @@ from libc.string cimport memset
 
 from inbound_audit._core.bits cimport u8, u32, u64, store32
 from inbound_audit._core.codes cimport FULL, OK
+from inbound_audit._core.kept_file cimport KeptFile, kept_fd
 from inbound_audit._core.layout cimport (
     BYTE_ORDER_MARK, CLASSES, HEADER_UNITS, LARGEST_UNITS, LAYOUT, MAGIC, MAX_GROWTH, MAX_UNITS, MIN_GIVE_BACK, PAGE,
     UNIT, Arena, Header, header, range_of,
@@ -55,7 +56,7 @@ cdef inline int arena_open(Arena *a, u64 capacity) noexcept nogil:
         return FULL
     a.lock = 0
     a.waiting = 0
-    a.fd = -1
+    a.file = NULL
     a.in_file = False
     a.guarded = UNGUARDED
     arena_format(a)
@@ -81,15 +82,15 @@ cdef inline u64 share_needs(const Arena *a) noexcept nogil:
     return first_grain(a, <u64>(a.bump + LARGEST_UNITS) * UNIT)
 
 
-cdef inline int arena_share(Arena *a, int fd, u64 offset) noexcept nogil:
+cdef inline int arena_share(Arena *a, KeptFile *file, u64 offset) noexcept nogil:
     """Moves the arena into a file, at the same addresses: readers see the same bytes before and after.
 
     Returns OK; or FULL, and the arena is unchanged.
     """
     cdef u64 used = <u64>a.bump * UNIT
     cdef u64 bytes = share_needs(a)
-    cdef int slot
-    if back_file(fd, offset, bytes) != 0 or write_failed(fd, a.base, <size_t>used, offset):
+    cdef int slot, fd = kept_fd(file)
+    if fd < 0 or back_file(fd, offset, bytes) != 0 or write_failed(fd, a.base, <size_t>used, offset):
         return FULL
     slot = guard(a.base, <size_t>a.size, True) if a.guarded == UNGUARDED else a.guarded
     if slot == UNGUARDED:
@@ -98,7 +99,7 @@ cdef inline int arena_share(Arena *a, int fd, u64 offset) noexcept nogil:
     if map_file(a.base, <size_t>a.size, fd, offset, True) == NULL:
         return FULL
     a.in_file = True
-    a.fd = fd
+    a.file = file
     a.offset = offset
     set_backed(a, bytes)
     return OK
@@ -112,7 +113,7 @@ cdef inline bint arena_leave(Arena *a) noexcept nogil:
     if cover_failed(a.base, <size_t>a.size, True):
         return False
     a.in_file = False
-    a.fd = -1
+    a.file = NULL
     arena_format(a)
     return True
 
@@ -120,10 +121,11 @@ cdef inline bint arena_leave(Arena *a) noexcept nogil:
 cdef inline bint hold(Arena *a, u64 upto) noexcept nogil:
     """Asks the file system for the bytes from `held` up to `upto`. Returns False if it has no room for them."""
     cdef u64 at = a.held
-    if back_file(a.fd, a.offset + at, upto - at) != 0:
+    cdef int fd = kept_fd(a.file)
+    if fd < 0 or back_file(fd, a.offset + at, upto - at) != 0:
         return False
     # An overtaken reader may have read there before, and the SIGBUS handler put an empty page in the file's place.
-    if map_file(a.base + at, <size_t>(upto - at), a.fd, a.offset + at, True) == NULL:
+    if map_file(a.base + at, <size_t>(upto - at), fd, a.offset + at, True) == NULL:
         return False
     set_backed(a, upto)
     return True
@@ -133,7 +135,7 @@ cdef inline bint arena_grow(Arena *a, u32 units) noexcept nogil:
     """Asks the file system for memory up to `units`, and for more if there is more. Returns False if it has none."""
     cdef u64 need = first_grain(a, <u64>(units + LARGEST_UNITS) * UNIT)
     cdef u64 more = first_grain(a, a.held + (MAX_GROWTH if a.held // 2 > MAX_GROWTH else a.held // 2))
-    if a.fd < 0 or units > a.limit:
+    if a.file == NULL or units > a.limit:
         return False
     return (more > need and hold(a, more)) or hold(a, need)
 
@@ -145,6 +147,6 @@ cdef inline void return_pages(Arena *a, u64 used) noexcept nogil:
         return
     if not a.in_file:
         give_back(a.base + PAGE, <size_t>(used - PAGE + (PAGE - used % PAGE) % PAGE))
-    elif a.fd >= 0 and held > GRAIN:
+    elif a.file != NULL and held > GRAIN:
         set_backed(a, GRAIN)
         give_back_file(a.base + GRAIN, <size_t>(held - GRAIN))

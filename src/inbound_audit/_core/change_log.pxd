@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t
 from inbound_audit._core.address cimport Address
 from inbound_audit._core.address_text cimport TEXT_MAX, format_address
 from inbound_audit._core.bits cimport u64
+from inbound_audit._core.kept_file cimport kept_fd
 from inbound_audit._core.model cimport Series
 
 cdef extern from "inbound_audit/_core/change_log.h":
@@ -29,12 +30,12 @@ cdef inline void log_change(
     """Writes a line if the series has a log. `key`: the text, in a series of strings; NULL: the address is the key."""
     cdef char text[TEXT_MAX]
     cdef const char *shown = key
-    if s.log_fd < 0:
+    cdef int fd
+    if s.log == NULL:
         return
     if key == NULL:
         shown = text
         size = <size_t>format_address(a, text)
     s.log_sequence += 1
-    s.log_failures += write_line_failed(
-        s.log_fd, s.log_id, s.log_sequence, now, by, removed, shown, size, key != NULL
-    )
+    fd = kept_fd(s.log)
+    s.log_failures += fd < 0 or write_line_failed(fd, s.log_id, s.log_sequence, now, by, removed, shown, size, key != NULL)

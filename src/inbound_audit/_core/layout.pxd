@@ -17,6 +17,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
 from inbound_audit._core.bits cimport u8, u32, u64, load32
+from inbound_audit._core.kept_file cimport KeptFile
 from inbound_audit._core.mapping cimport GRAIN
 
 cdef extern from *:
@@ -99,7 +100,7 @@ cdef struct Arena:
     u32 live             # units in blocks that are in use
     u32 freed            # units released since the last `coalesce`
     u64 touched          # bytes from the start that earlier contents have left in memory
-    int fd               # of the file that may grow; -1: no file
+    KeptFile *file       # that may grow; NULL: no file
     bint in_file         # the mapped bytes are those of a file
     int guarded          # slot of the guard, kept once the arena was in a file; else UNGUARDED
     u64 offset           # of the range in the file

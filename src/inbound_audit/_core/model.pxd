@@ -15,6 +15,7 @@ the structure is complete. A `Tree` and its address range live as long as the au
 from libc.stdint cimport int64_t
 
 from inbound_audit._core.bits cimport u8, u16, u32, u64
+from inbound_audit._core.kept_file cimport KeptFile
 from inbound_audit._core.layout cimport MAX_NAME, Arena, Label
 
 cdef extern from "inbound_audit/_core/bits.h":
@@ -114,7 +115,7 @@ cdef struct Series:
     u64 keep                # bytes of a window's pages that stay when it is emptied
     bint trims              # some windows still have pages beyond that
     u64 uncounted           # events that found no room
-    int log_fd              # of the change log; -1: no log
+    KeptFile *log           # the change log; NULL: no log
     u64 log_id
     u64 log_sequence
     u64 log_failures
@@ -142,7 +143,7 @@ cdef struct Owner:
     void *clock             # the extension's: a Python callable
     int64_t last_now        # the last valid time of that clock
     # the file of this process, in shared mode
-    int own_fd
+    KeptFile *own_file
     u32 own_sections
 
 # A prefix whose count is added to a sum (sign 1) or subtracted from it (sign -1).

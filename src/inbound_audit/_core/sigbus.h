@@ -28,6 +28,7 @@ struct ia_guarded_range {
 };
 
 static struct ia_guarded_range ia_guards[IA_MAX_GUARDS];
+static int ia_guards_used; /* slots below this one were used */
 static uint32_t ia_guard_lock;
 /* The handler before ours stands at `ia_before_at`; the other place is for its successor, which is published whole. */
 static struct sigaction ia_before[2];
@@ -129,6 +130,7 @@ static inline int ia_guard(void *at, size_t size, int writable)
         __atomic_store_n(&ia_guards[i].writable, writable, __ATOMIC_RELAXED);
         __atomic_store_n(&ia_guards[i].lost, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&ia_guards[i].start, (uintptr_t)at, __ATOMIC_RELEASE);
+        ia_guards_used = i >= ia_guards_used ? i + 1 : ia_guards_used;
     }
     ia_unlock_guards();
     __atomic_signal_fence(__ATOMIC_SEQ_CST); /* the compiler moves no load of the caller before the range is guarded */
@@ -139,6 +141,18 @@ static inline void ia_unguard(int slot)
 {
     if (slot >= 0)
         __atomic_store_n(&ia_guards[slot].start, 0, __ATOMIC_RELEASE);
+}
+
+/* Puts empty pages in the place of what this process may write to in files. For the child of a fork. */
+static inline void ia_cover_writable(void)
+{
+    int i;
+    for (i = 0; i < ia_guards_used; i++) {
+        struct ia_guarded_range *r = &ia_guards[i];
+        uintptr_t start = __atomic_load_n(&r->start, __ATOMIC_ACQUIRE);
+        if (start && r->writable)
+            (void)ia_cover((void *)start, (size_t)(r->end - start), 1);
+    }
 }
 
 static inline int ia_was_lost(int slot)

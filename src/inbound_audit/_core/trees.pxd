@@ -12,6 +12,7 @@ from libc.string cimport memcmp, memcpy
 from inbound_audit._core.backing cimport arena_close, arena_open
 from inbound_audit._core.bits cimport u32, u64, acquire32, publish32
 from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
+from inbound_audit._core.kept_file cimport kept_free
 from inbound_audit._core.layout cimport Arena
 from inbound_audit._core.model cimport (
     INBOUND_CIDR, MAX_SERVICES, MAX_TREES, READY, SESSIONS, SMTP, Owner, Ring, Series, Service, Tree, load_tree,
@@ -77,7 +78,6 @@ cdef inline Tree *new_tree(Owner *o, int service) noexcept nogil:
     t.owner = o
     t.service = service
     t.state = READY
-    t.arena.fd = -1
     t.arena.guarded = -1
     t.older = o.newest
     o.newest = t
@@ -119,6 +119,7 @@ cdef inline void free_series(Series *s) noexcept nogil:
     if s.own != NULL and not s.ready:  # it was never complete, so it is in no list
         free_ring(s.own)
     free(s.slot)
+    kept_free(s.log)
     free(s)
 
 

@@ -28,7 +28,6 @@ cdef class Audit:
             raise MemoryError
         self.listeners = {}
         self.own_guard = sigbus.UNGUARDED
-        self.owner.own_fd = -1
         self.capacity = DEFAULT_CAPACITY
         # The two that the core knows by number.
         trees.add_service(self.owner, b"SMTP", 4)
@@ -53,6 +52,7 @@ cdef class Audit:
         leave_file(self)
         if self.owner != NULL:
             trees.free_trees(self.owner)
+            kept_file.kept_free(self.owner.own_file)
             free(self.owner)
 
     cdef int number_of(self, object service_type) except -1:
@@ -84,6 +84,8 @@ cdef class Audit:
         cdef Listener made = self.listeners.get(key)
         cdef layout.Label label
         cdef int number, code = MADE
+        if fork.is_child():
+            handle_the_fork()
         if made is not None:
             return made
         number = self.add_service(service_type)
@@ -218,6 +220,8 @@ cdef class Audit:
         cdef const char *c = ascii(cidr, &cidr_size)
         cdef const char *s = ascii("SMTP" if service_type is None else service_type, &service_size)
         cdef int64_t count
+        if fork.is_child():
+            handle_the_fork()
         if c == NULL:
             raise not_ascii(cidr)
         if s == NULL:

@@ -159,7 +159,10 @@ cdef void forget(model.Tree *t, u32 state) noexcept:
     t.state = state
     if not t.arena.in_file:
         arena.arena_reset(&t.arena)
+        if t.arena.guarded != sigbus.UNGUARDED:  # it was in a file once: a fork's child has empty pages there
+            backing.arena_format(&t.arena)
     elif not backing.arena_leave(&t.arena):
+        t.arena.file = NULL
         t.state = model.ENDED  # what is mapped there may be another process's
     seqlock.unlock(&t.arena.lock)
 

@@ -69,6 +69,8 @@ cdef int64_t lua_series_add(
     const model.ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size, int64_t by
 ) noexcept nogil:
     cdef model.Series *s = own_series(ac, name, size)
+    if fork.is_child():  # the caller then calls Python, which handles the fork
+        return codes.NEED_NEGATIVE_TREE
     return series_change.series_add(s, ac, key, key_size, by) if s != NULL else codes.NO_SERIES
 
 
@@ -84,7 +86,7 @@ cdef int64_t lua_series_remove(
     const model.ia_ac *ac, const char *name, size_t size, const char *key, size_t key_size
 ) noexcept nogil:
     cdef model.Series *s = own_series(ac, name, size)
-    if s != NULL and ac.tree.owner.shared:
+    if s != NULL and (ac.tree.owner.shared or fork.is_child()):
         return codes.NEED_PYTHON
     return series_change.series_remove(s, ac, key, key_size) if s != NULL else codes.NO_SERIES
 

@@ -7,6 +7,7 @@ cdef enum:
     NO_RANGE = 2            # the system reserves no address space
     NO_SPACE = 3            # the file system has no room
     NO_MEMORY = 4
+    NO_DESCRIPTOR = 7
     NO_SERIES_LEFT = 5
     AUDIT_CLOSED = 6
 
@@ -21,6 +22,8 @@ cdef int raise_unmade(int code, u64 size) except -1:
         raise no_room(size)
     if code == NO_SPACE:
         raise CapacityError("the file system that holds the shared counts has no room for another process or listener")
+    if code == NO_DESCRIPTOR:
+        raise CapacityError("this process has no descriptor left for the shared counts")
     if code == AUDIT_CLOSED:
         raise InboundAuditError("the audit is closed")
     raise MemoryError
@@ -83,7 +86,7 @@ cdef int share_tree(Audit audit, model.Tree *t) noexcept:
     """The same for the holder of the tree's lock."""
     cdef u64 offset = mapping.GRAIN + audit.owner.own_sections * layout.range_of(audit.capacity)
     layout.write_label(&t.arena, &t.label)
-    if backing.arena_share(&t.arena, audit.owner.own_fd, offset) != codes.OK:
+    if backing.arena_share(&t.arena, audit.owner.own_file, offset) != codes.OK:
         return NO_SPACE
     audit.owner.own_sections += 1
     bits.publish32(&audit.own.trees, audit.owner.own_sections)
@@ -112,11 +115,12 @@ cdef int back_all(Audit audit, int fd) noexcept:
     return back_series(audit, fd, at)
 
 
-cdef int share_all(Audit audit, int fd, u32 pid, u64 started) noexcept:
+cdef int share_all(Audit audit, int fd, const char *path, u32 pid, u64 started) noexcept:
     """Moves all trees into a new file. What fails before the file is ours has changed nothing."""
     cdef owner_files.OwnerHeader *head
     cdef model.Owner *o = audit.owner
     cdef model.Tree *t
+    cdef kept_file.KeptFile *file
     cdef int slot, code = back_all(audit, fd)
     if code != MADE:
         return code
@@ -127,9 +131,15 @@ cdef int share_all(Audit audit, int fd, u32 pid, u64 started) noexcept:
     if slot == sigbus.UNGUARDED:
         mapping.unmap_range(head, layout.PAGE)
         return NO_RANGE
+    file = kept_file.kept_open(fd, path, kept_file.O_RDWR, False)
+    if file == NULL:
+        sigbus.unguard(slot)
+        mapping.unmap_range(head, layout.PAGE)
+        return NO_DESCRIPTOR
     leave_file(audit)
     o.shared = True
-    audit.own, audit.own_guard, o.own_fd = head, slot, fd
+    file.before = o.own_file
+    audit.own, audit.own_guard, o.own_file = head, slot, file
     o.own_sections = 0
     head.magic, head.layout, head.byte_order = owner_files.OWNER_MAGIC, layout.LAYOUT, layout.BYTE_ORDER_MARK
     head.stride, head.pid, head.started = layout.range_of(audit.capacity), pid, started
@@ -137,7 +147,11 @@ cdef int share_all(Audit audit, int fd, u32 pid, u64 started) noexcept:
     while t != NULL and code == MADE:
         code = attach_tree(audit, t)
         t = t.sibling
-    return attach_series(audit) if code == MADE else code
+    if code == MADE:
+        code = attach_series(audit)
+    if code == MADE:
+        kept_file.kept_close(file.before)
+    return code
 
 
 cdef void forget_all(Audit audit, bint close, bint forked) noexcept:
@@ -157,6 +171,7 @@ cdef void forget_all(Audit audit, bint close, bint forked) noexcept:
         forget(t, model.ENDED if audit.is_closed else model.NO_FILE if o.shared else model.READY)
         t = t.sibling
     forget_series(o, audit.is_closed, forked)
+    kept_file.kept_close(o.own_file)
     unlock_owner(o)
 
 
@@ -172,31 +187,32 @@ cdef class OwnFile:
     def __cinit__(self, Audit audit not None):
         self.audit = audit
 
-    def share(self, int fd, u32 pid, u64 started):
+    def share(self, int fd, bytes path not None, u32 pid, u64 started):
         """Moves every tree into a new file, which is open as `fd` for reading and writing, empty, and known to no other
         process.
 
-        `pid` and `started` (microseconds since 1970) are what `ps` shows. The descriptor is in use until the next
-        `share`, `detach` or `forget`. Raises CapacityError. O(trees).
+        `path` is where the file will be found: a descriptor that other code closes is opened there again. `pid` and
+        `started` (microseconds since 1970) are what `ps` shows. The descriptor stays the caller's. Raises CapacityError.
+        O(trees).
         """
         cdef int code
         lock_owner(self.audit.owner)
-        code = share_all(self.audit, fd, pid, started)
+        code = share_all(self.audit, fd, path, pid, started)
         unlock_owner(self.audit.owner)
         raise_unmade(code, layout.PAGE)
 
-    def detach(self, int fd):
-        """That descriptor is about to be closed: no tree grows in its file any more. O(trees)."""
+    def detach(self):
+        """The file of the last `share` could not be published: no tree grows in it any more. O(trees)."""
         cdef model.Owner *o = self.audit.owner
         cdef model.Tree *t
         lock_owner(o)
         t = o.newest
-        while t != NULL:  # those of other owners have no descriptor
-            if t.arena.fd == fd:
-                t.arena.fd = -1
+        while t != NULL:
+            if t.arena.file == o.own_file:
+                t.arena.file = NULL
             t = t.older
-        if self.audit.own != NULL and o.own_fd == fd:
-            leave_file(self.audit)
+        leave_file(self.audit)
+        kept_file.kept_close(o.own_file)
         unlock_owner(o)
 
     def mark_ready(self):
@@ -220,11 +236,24 @@ cdef class OwnFile:
         lock_owner(o)
         t = o.newest
         while t != NULL:
-            if t.arena.fd >= 0 and t.arena.offset + t.arena.held > needed:
+            if t.arena.file != NULL and t.arena.offset + t.arena.held > needed:
                 needed = t.arena.offset + t.arena.held
             t = t.older
         unlock_owner(o)
         return needed
+
+    @property
+    def status(self):
+        """The size and the number of names of the file. Raises OSError if other code has closed its descriptor and it is
+        not at its path. Reads as OSError without a file."""
+        cdef u64 status[2]
+        cdef bint failed
+        lock_owner(self.audit.owner)
+        failed = self.audit.own == NULL or kept_file.kept_status(self.audit.owner.own_file, status) != 0
+        unlock_owner(self.audit.owner)
+        if failed:
+            PyErr_SetFromErrno(OSError)
+        return status[0], status[1]
 
     def mark_scan(self, bint begins):
         """Shows other owners that a scan for them begins, or has ended."""

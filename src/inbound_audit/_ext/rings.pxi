@@ -69,7 +69,6 @@ cdef model.Series *know_series(
     s.scope, s.interval, s.slots, s.owner = scope, interval, slots, o
     s.name_size = <u32>size
     memcpy(s.name, name, size)
-    s.log_fd = -1
     o.series[o.series_known] = s
     bits.publish32(&o.series_known, o.series_known + 1)
     return s
@@ -194,7 +193,8 @@ cdef void forget_series(model.Owner *o, bint closed, bint forked) noexcept:
             continue
         if forked:
             seqlock.unlock(&s.lock)
-            s.log_fd = -1  # what it writes there would have its parent's numbers
+            kept_file.kept_free(s.log)  # what it writes there would have its parent's numbers
+            s.log = NULL
         lock_series(s)
         for k in range(2 * s.slots):
             if s.own.tree[k] != NULL:

@@ -63,6 +63,8 @@ cdef model.Series *monitor_of(Audit audit, int kind, object monitor) except NULL
     cdef size_t size = 0
     cdef const char *text
     cdef model.Series *s = NULL
+    if fork.is_child():
+        handle_the_fork()
     if isinstance(monitor, int) and not isinstance(monitor, bool):
         if -1 < monitor < model.MAX_MONITORS:
             s = series_query.find_monitor(audit.owner, kind, NULL, 0, monitor)
@@ -111,6 +113,8 @@ cdef int record_session_event(Session session, int kind, object n) except -1:
     n = index(n)
     if not 0 < n <= 0xFFFFFFFF:
         raise ValueError(f"{n!r}: a session counts from 1 to 4294967295")
+    if fork.is_child():
+        handle_the_fork()
     if o.monitors:
         a.hi, a.lo, a.version = session.ac.hi, session.ac.lo if session.ac.version == 6 else 0, session.ac.version
         series_change.record_event(o, kind, &a, n, window.now_of(o), NULL)
@@ -123,6 +127,8 @@ cdef model.Series *series_of(Audit audit, object name) except NULL:
     cdef Py_ssize_t size = 0
     cdef const char *text = NULL
     cdef model.Series *s = NULL
+    if fork.is_child():
+        handle_the_fork()
     if isinstance(name, str):
         try:
             text = PyUnicode_AsUTF8AndSize(name, &size)

@@ -42,7 +42,7 @@ cdef class Session:
 
     def __dealloc__(self):
         free(self.counted)
-        if self.ac.open and self.ac.epoch == self.ac.tree.epoch:
+        if self.ac.open and self.ac.epoch == self.ac.tree.epoch and not fork.is_child():
             end_session(self)
             warnings.warn(f"session from {self.remote_ip} was never closed", ResourceWarning, stacklevel=1)
 
@@ -69,6 +69,8 @@ cdef class Session:
         cdef ip.Address source, target
         cdef model.Tree *t = self.ac.tree
         cdef int port, code
+        if fork.is_child():
+            handle_the_fork()
         read_address(remote, True, &target, &port)
         lock_tree(t)
         if self.ac.open and self.ac.epoch == t.epoch:
@@ -80,7 +82,7 @@ cdef class Session:
             self.ac.hi, self.ac.lo, self.ac.version = target.hi, target.lo, <u8>target.version
             self.ac.remote_port = <u16>port
         seqlock.unlock(&t.arena.lock)
-        if t.arena.fd >= 0:
+        if t.arena.file != NULL:
             bits.fence_full()
         if code == codes.CLOSED:
             raise InboundAuditError("the session is closed")
@@ -120,6 +122,8 @@ cdef class Session:
         cdef const char *c = NULL
         cdef const char *s = NULL
         cdef int64_t count
+        if fork.is_child():
+            handle_the_fork()
         if cidr is not None:
             c = ascii(cidr, &cidr_size)
             if c == NULL:
@@ -217,6 +221,9 @@ cdef void end_session(Session s) noexcept:
     cdef ip.Address a
     if not s.ac.open:
         return
+    if fork.is_child():  # it is the parent's session
+        s.ac.open = 0
+        return
     lock_tree(t)
     # Both are read under the lock: of two threads that close the session, or the audit, one removes the count.
     if s.ac.open and s.ac.epoch == t.epoch:
@@ -255,6 +262,8 @@ cdef class Listener:
         cdef ip.Address a
         cdef int port, code
         cdef int64_t now = 0
+        if fork.is_child():
+            handle_the_fork()
         read_address(remote, True, &a, &port)
         if t.state == model.NO_FILE:
             self.audit._ensure_file()
@@ -278,7 +287,7 @@ cdef class Listener:
             s.ac.epoch = t.epoch
             s.ac.open = code == codes.OK
         seqlock.unlock(&t.arena.lock)
-        if t.arena.fd >= 0:
+        if t.arena.file != NULL:
             bits.fence_full()
         if code == codes.CLOSED:
             raise InboundAuditError("the audit is closed")

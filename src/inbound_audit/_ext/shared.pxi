@@ -113,17 +113,18 @@ cdef class OwnerFile:
         # The trees are freed with the audit.
         owner_files.owner_close(&self.f)
 
-    def refresh(self, u64 size, u64 memory, u64 now):
+    def refresh(self, int fd, u64 size, u64 memory, u64 now):
         """Takes note of the file's size and of the memory it has (bytes), and maps the trees that are new in it.
 
-        `now` is nanoseconds of a clock that only grows. Raises SharedStateError for a file that can't be read: detach
-        it then. O(new trees x all trees).
+        `fd` is open for reading. `now` is nanoseconds of a clock that only grows. Raises SharedStateError for a file
+        that can't be read: detach it then. O(new trees x all trees).
         """
         cdef model.Owner *o = self.audit.owner
         cdef int fault
         if self.f.head == NULL:
             raise InboundAuditError("the owner's file is detached")
         lock_owner(o)
+        self.f.fd = fd
         fault = owner_files.owner_refresh(&self.f, size, memory)
         unlock_owner(o)
         while fault == owner_files.SOUND and self.f.trees < bits.acquire32(&self.f.head.trees):

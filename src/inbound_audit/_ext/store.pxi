@@ -227,12 +227,27 @@ cdef class SeriesStore:
             log_other_family(s)
         return added
 
-    def log(self, name, int fd, u64 log_id, u64 sequence):
-        """From now on each change is a line in that file, too; -1: no more. The descriptor stays the caller's."""
+    def log(self, name, int fd, bytes path=b"", u64 log_id=0, sequence=None):
+        """From now on each change is a line in that file, too; `fd` -1: no more. `path` is where the file is opened again
+        if other code closes its descriptor. `sequence` is the number of the line before; None: as it is.
+
+        The descriptor stays the caller's. Raises OSError.
+        """
         cdef model.Series *s = series_of(self.audit, name)
+        cdef kept_file.KeptFile *made = NULL
+        cdef kept_file.KeptFile *before
+        cdef u64 number = sequence or 0
+        cdef bint renumber = sequence is not None
+        if fd >= 0:
+            made = kept_file.kept_open(fd, path, kept_file.O_WRONLY | kept_file.O_APPEND | kept_file.O_CREAT, True)
+            if made == NULL:
+                PyErr_SetFromErrno(OSError)
         lock_series(s)
-        s.log_fd, s.log_id, s.log_sequence = fd, log_id, sequence
+        before, s.log, s.log_id = s.log, made, log_id
+        if renumber:
+            s.log_sequence = number
         seqlock.unlock(&s.lock)
+        kept_file.kept_free(before)
 
     def logged(self, name):
         """The number of the last line, and how many lines could not be written."""

@@ -10,12 +10,14 @@ the number says that the key was forgotten. A key that is a text is percent-enco
 from __future__ import annotations
 
 import codecs
+import contextlib
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from inbound_audit.descriptor import Identity, open_file
 from inbound_audit.persist import names
 from inbound_audit.persist.state_directory import StateDirectory
 
@@ -43,37 +45,24 @@ class Entry(NamedTuple):
 
 
 class ChangeLog:
-    """The open log of a series. Its descriptor has one number as long as it is open, whatever file that stands for."""
+    """Where the change log of a series is, and which file the core writes to. It has no descriptor: the core has."""
 
-    def __init__(self, place: StateDirectory, series: str) -> None:
+    def __init__(self, series: str) -> None:
         self.series = series
-        self.failures = 0  # lines that could not be written, as far as they were told of
-        self.fd = _open(place, series)
+        self.reported_failures = 0  # lines that could not be written, as far as they were logged
+        self._identity: Identity | None = None
 
-    def follow(self, place: StateDirectory) -> None:
-        """If the file was renamed or removed, what is written from now on goes into a new one. Raises OSError."""
-        try:
-            there = os.stat(names.log(self.series), dir_fd=place.fd, follow_symlinks=False)
-            if os.path.samestat(there, os.fstat(self.fd)):
+    def follow(self, place: StateDirectory, write_to: Callable[[int, bytes], object]) -> None:
+        """If the file was renamed or removed, or none is open yet, opens the file of that name and hands over its
+        descriptor and its path. Raises OSError."""
+        name = names.log(self.series)
+        with contextlib.suppress(FileNotFoundError):
+            there = os.stat(name, dir_fd=place.fd, follow_symlinks=False)
+            if self._identity == (there.st_dev, there.st_ino, ""):
                 return
-        except FileNotFoundError:
-            pass
-        new = _open(place, self.series)
-        try:
-            os.dup2(new, self.fd, inheritable=False)  # in one step: the core may be writing
-        finally:
-            os.close(new)
-
-    def close(self) -> None:
-        """Idempotent. The core has been told before that there is no log any more."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
-def _open(place: StateDirectory, series: str) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(names.log(series), flags, 0o600, dir_fd=place.fd)
+        with open_file(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, at=place.fd) as file:
+            write_to(file.number, os.fsencode(os.path.join(place.path, name)))
+            self._identity = file.identity
 
 
 def read_log(

@@ -1,9 +1,9 @@
-"""Who lives: each process that writes snapshots holds the lock of a file ``ID.lock``.
+"""Liveness locks: each process that writes snapshots holds the lock of a file ``ID.lock``.
 
-The lock is one of the open file, as in `shared.files`: the kernel lets go of it at any death of the process, and a
-process id that is used again means nothing. Who takes the lock of an id whose process has ended may do with its files
-what it likes, and is the only one. A lock file is removed after the last file that it stands for, by who holds it; so
-one that has no name any more when it is locked is worth nothing.
+It is an OFD lock that is held as that of an owner's file (`shared.owner_file`): the kernel releases it at any death of
+the process, no process id is trusted, and no descriptor has to stay open. A process that takes the lock of an id whose
+process has ended is the only one that may change that id's files. A lock file is removed after the last file that it
+stands for, by the holder of its lock; so a lock file that has no name any more when it is locked is worth nothing.
 """
 
 from __future__ import annotations
@@ -11,35 +11,37 @@ from __future__ import annotations
 import contextlib
 import os
 
+from inbound_audit._ipcount import HeldFile
+from inbound_audit.descriptor import Descriptor, Identity, open_file
 from inbound_audit.persist import names
 from inbound_audit.persist.state_directory import StateDirectory
 from inbound_audit.shared import owner_file
 
 
 class Locks:
-    """Those that one process holds: its own, and those of ids that it adopts from. It knows nothing of an audit."""
+    """The locks of one process: its own, and those of ids that it adopts from. It has no reference to an audit."""
 
     def __init__(self, place: StateDirectory) -> None:
         self.place = place
         self.id = names.new_id()
-        self._own: int | None = None
-        self._taken: dict[str, int] = {}
+        self._own: tuple[HeldFile, Identity] | None = None
+        self._taken: dict[str, HeldFile] = {}
 
     @property
     def held(self) -> bool:
-        """Others see that we live."""
+        """Whether others see that this process lives."""
         return self._own is not None
 
     @property
     def lost(self) -> bool:
-        """Somebody has removed our lock file: others take us for dead. Raises OSError."""
+        """Whether our lock file was removed: others take us for dead. Raises OSError."""
         if self._own is None:
             return False
         try:
             there = os.stat(names.lock(self.id), dir_fd=self.place.fd, follow_symlinks=False)
         except FileNotFoundError:
             return True
-        return not os.path.samestat(there, os.fstat(self._own))
+        return self._own[1] != (there.st_dev, there.st_ino, "")
 
     @property
     def taken(self) -> list[str]:
@@ -49,51 +51,41 @@ class Locks:
     def hold(self) -> None:
         """Makes our lock file, unless there is one. Raises OSError."""
         while self._own is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            fd = os.open(names.lock(self.id), flags, 0o600, dir_fd=self.place.fd)
-            if self._is_good(fd):
-                self._own = fd
-            else:  # somebody who tidies up took it before we could
-                os.close(fd)
-                self.id = names.new_id()
-
-    def _is_good(self, fd: int) -> bool:
-        """Takes the lock of a file that has its name still. Raises OSError, and the file is closed."""
-        try:
-            return owner_file.lock(fd) and os.fstat(fd).st_nlink > 0
-        except OSError:
-            os.close(fd)
-            raise
+            with open_file(names.lock(self.id), os.O_RDWR | os.O_CREAT | os.O_EXCL, at=self.place.fd) as made:
+                lock = _locked(made)
+                if lock is not None:
+                    self._own = lock, made.identity
+                else:  # a process that removes unused lock files took it before we could
+                    self.id = names.new_id()
 
     def take(self, id: str) -> bool:
-        """Takes the lock of an id whose process has ended, for good; False: it lives, or another has taken it.
+        """Takes the lock of an id whose process has ended; False: it lives, or another process has taken it.
 
         Raises OSError.
         """
         if id == self.id:
             return False
-        if id in self._taken:
-            return True
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(names.lock(id), flags, 0o600, dir_fd=self.place.fd)
-        if not self._is_good(fd):
-            os.close(fd)
-            return False
-        self._taken[id] = fd
+        if id not in self._taken:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            with open_file(names.lock(id), flags, at=self.place.fd) as found:
+                lock = _locked(found)
+            if lock is None:
+                return False
+            self._taken[id] = lock
         return True
 
     def release(self, id: str, *, remove: bool) -> None:
-        """Lets go of an id that was taken; `remove`: nothing is left that its lock file stands for. Raises OSError."""
-        fd = self._taken.pop(id)
+        """Releases an id that was taken; `remove`: no file is left that its lock file stands for. Raises OSError."""
+        lock = self._taken.pop(id)
         try:
             if remove:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(names.lock(id), dir_fd=self.place.fd)
         finally:
-            os.close(fd)
+            lock.release()
 
     def release_all(self, *, remove: bool = False) -> None:
-        """Lets go of all; `remove`: we leave no snapshot behind. Never raises."""
+        """Releases all; `remove`: we leave no snapshot behind. Never raises."""
         for id in list(self._taken):
             with contextlib.suppress(OSError):
                 self.release(id, remove=False)
@@ -103,13 +95,20 @@ class Locks:
         self.renew()
 
     def renew(self) -> None:
-        """Another id, without a lock yet; those that were taken stay so."""
+        """Another id, without a lock yet; those that were taken stay taken."""
         own, self._own = self._own, None
         self.id = names.new_id()
         if own is not None:
-            os.close(own)
+            own[0].release()
 
     def move(self, place: StateDirectory) -> None:
-        """The directory is another one: nothing that was locked is there."""
+        """The directory is another one: none of our lock files is there."""
         self.release_all()
         self.place = place
+
+
+def _locked(file: Descriptor) -> HeldFile | None:
+    """The lock of a file that has a name still; None when another process has it. Raises OSError."""
+    if not owner_file.lock(file.number) or os.fstat(file.number).st_nlink == 0:
+        return None
+    return HeldFile(file.number)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import threading
 import time
 from collections.abc import Callable
 
+from inbound_audit import _ipcount
 from inbound_audit.persist.change_log import ChangeLog
 from inbound_audit.persist.locks import Locks
-from inbound_audit.persist.process_lock import process_lock
 from inbound_audit.persist.state_directory import StateDirectory
+from inbound_audit.process import BackgroundThread, persist_lock
 
 SAVE_INTERVAL_S = 5.0
 """Seconds between saves; a killed process loses at most this much."""
@@ -20,73 +17,40 @@ SAVE_INTERVAL_S = 5.0
 SHARE = 20
 """After a slow save the thread waits SHARE times its duration: saving uses at most 1/(SHARE + 1) of the time."""
 
-LOCK_POLL_S = 0.02
-
 Job = Callable[[], bool]
-"""What the thread runs each time; it returns False to end the thread."""
+"""What the thread runs each time, under the lock; it returns False to end the thread."""
 
 
 class OsResources:
-    """It knows nothing of the audit, and can outlive it."""
+    """It has no reference to the audit, and may outlive it."""
 
-    def __init__(self, place: StateDirectory) -> None:
+    def __init__(self, place: StateDirectory, job: Job) -> None:
         self.locks = Locks(place)
         self.logs: dict[str, ChangeLog] = {}
-        self._thread: threading.Thread | None = None
-        self._wake: int | None = None  # the thread ends when this end of its pipe is closed
+        self.thread = BackgroundThread("inbound_audit state", _every_interval(job))
 
-    def start(self, job: Job) -> None:
-        """Starts the thread, unless it runs. Raises OSError."""
-        if self._thread is not None:
-            return
-        told, wake = os.pipe()
-        thread = threading.Thread(target=_work, args=(job, told), name="inbound_audit state", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            os.close(told)
-            os.close(wake)
-            raise OSError(f"nobody saves: {error}") from None
-        self._thread, self._wake = thread, wake
-
-    def stop(self) -> None:
-        """Ends the thread, and waits for that."""
-        thread, self._thread = self._thread, None
-        wake, self._wake = self._wake, None
-        if wake is not None:
-            os.close(wake)
-        if thread is not None and thread is not threading.current_thread():  # which may be the one that collects us
-            thread.join()
-
-    def in_child(self) -> None:
-        """A fork's child has none of its parent's locks; logs it writes to as the parent does."""
-        self.stop()  # which was done before the fork, or else it is not the child's thread
+    def after_fork_in_child(self) -> None:
+        """The locks are the parent's; the child writes to the same change logs."""
         self.locks.release_all()
 
     def release_all(self) -> None:
-        """All of it. What was saved is there for who keeps the same series next."""
-        self.stop()
-        for log in self.logs.values():
-            log.close()
-        self.locks.release_all()
-        self.locks.place.close()
+        """Closes everything. A process that persists the same series next finds what was saved."""
+        if not _ipcount.fork_is_pending():  # else all of it is the parent's
+            self.thread.stop()
+            self.locks.release_all()
+            self.locks.place.close()
 
 
-def _work(job: Job, told: int) -> None:
-    """The thread."""
-    with contextlib.ExitStack() as held:
-        held.callback(os.close, told)
-        poll = select.poll()
-        poll.register(told, select.POLLIN)
+def _every_interval(job: Job) -> Callable[[BackgroundThread], None]:
+    def run(thread: BackgroundThread) -> None:
         pause = SAVE_INTERVAL_S
-        while not poll.poll(1000 * pause):
-            while not process_lock.take(LOCK_POLL_S):
-                if poll.poll(0):
-                    return
+        while thread.wait(pause) is not None and thread.acquire(persist_lock):
             try:
                 began = time.monotonic()
                 if not job():
                     return
                 pause = max(SAVE_INTERVAL_S, SHARE * (time.monotonic() - began))
             finally:
-                process_lock.give()
+                persist_lock.release()
+
+    return run

@@ -1,4 +1,4 @@
-"""A snapshot's file: written whole or not at all, read with care, and set aside when it is damaged."""
+"""A snapshot's file: written whole or not at all, checked when read, and set aside when it is damaged."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterable
 
+from inbound_audit.descriptor import Descriptor, open_file
 from inbound_audit.persist import format, names
 from inbound_audit.persist.format import Damaged, Snapshot
 from inbound_audit.persist.state_directory import StateDirectory
@@ -17,20 +18,17 @@ _PIECE_BYTES = 1 << 24  # bytes that are read or written at once
 
 
 def write(place: StateDirectory, file: str, pieces: Iterable[bytes | memoryview]) -> None:
-    """Puts a complete file in the place of the one before. When this returns, it survives a power failure.
+    """Replaces the file by a complete one. When this returns, the file survives a power failure.
 
     Raises OSError, and the file is as it was.
     """
     new = file + names.NEW
     try:
-        remove(place, new)  # whatever it is: a pipe would be waited for
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=place.fd)
-        try:
+        remove(place, new)  # left by a process that was killed, or a pipe, whose open would wait
+        with open_file(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, at=place.fd) as made:
             for piece in pieces:
-                _write_all(fd, piece)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+                _write_all(made, piece)
+            os.fsync(made.number)
         os.rename(new, file, src_dir_fd=place.fd, dst_dir_fd=place.fd)
     except OSError:
         with contextlib.suppress(OSError):
@@ -39,10 +37,10 @@ def write(place: StateDirectory, file: str, pieces: Iterable[bytes | memoryview]
     place.sync()
 
 
-def _write_all(fd: int, piece: bytes | memoryview) -> None:
+def _write_all(made: Descriptor, piece: bytes | memoryview) -> None:
     left = memoryview(piece)
     while left:
-        left = left[os.write(fd, left[:_PIECE_BYTES]) :]
+        left = left[os.write(made.number, left[:_PIECE_BYTES]) :]
 
 
 def read(place: StateDirectory, file: str, series: str) -> Snapshot:
@@ -55,22 +53,19 @@ def read(place: StateDirectory, file: str, series: str) -> Snapshot:
 
 def _read_all(place: StateDirectory, file: str) -> bytes:
     try:
-        # Not to wait for the other end of a pipe that somebody has put there.
-        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.fd)
+        # O_NONBLOCK: a pipe that lies there has perhaps no other end.
+        with open_file(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, at=place.fd) as opened:
+            found = os.fstat(opened.number)
+            if not stat.S_ISREG(found.st_mode):
+                raise Damaged("is no regular file")
+            if found.st_size > format.MAX_SIZE:
+                raise Damaged(f"is too large: {found.st_size} bytes; {format.MAX_SIZE} are possible")
+            with open(opened.number, "rb", closefd=False) as stream:
+                return stream.read(found.st_size)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise Damaged("is a link") from None
         raise
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise Damaged("is no regular file")
-        if found.st_size > format.MAX_SIZE:
-            raise Damaged(f"is too large: {found.st_size} bytes; {format.MAX_SIZE} are possible")
-        with open(fd, "rb", closefd=False) as stream:
-            return stream.read(found.st_size)
-    finally:
-        os.close(fd)
 
 
 def remove(place: StateDirectory, file: str) -> None:
@@ -88,7 +83,7 @@ def exists(place: StateDirectory, file: str) -> bool:
 
 
 def set_aside(place: StateDirectory, file: str) -> str:
-    """Gives a file a name under which nobody reads it, and which no other has; that name. Raises OSError."""
+    """Renames a file so that no process reads it, and returns the new name. Raises OSError."""
     for n in itertools.count():
         aside = f"{file}{names.DAMAGED}.{n}" if n else f"{file}{names.DAMAGED}"
         try:

@@ -25,17 +25,18 @@ from inbound_audit.persist.change_log import ChangeLog
 from inbound_audit.persist.format import Series
 from inbound_audit.persist.marks import EVERY, Marks
 from inbound_audit.persist.persisted_series import PersistedSeries
-from inbound_audit.persist.process_lock import alive, process_lock
 from inbound_audit.persist.resources import Job, OsResources
 from inbound_audit.persist.state_directory import StateDirectory
+from inbound_audit.process import Stage, persist_lock, register
 
 logger = logging.getLogger("inbound_audit.persist")
 
 
 class StateStore:
-    """Keeps series of an audit in a state directory (None: the default one), which is made when the first one comes.
+    """Persists and logs series of an audit in a state directory (None: the default one), which is made for the first
+    one.
 
-    All methods may be called from any thread. What can't be written is logged, and tried again every `SAVE_INTERVAL_S`.
+    All methods may be called from any thread. A failure to write is logged, and tried again every `SAVE_INTERVAL_S`.
     """
 
     def __init__(self, audit: Audit, directory: str | os.PathLike[str] | None = None) -> None:
@@ -49,10 +50,9 @@ class StateStore:
         self._log_id = _new_log_id()
         self._sleeps = False  # a fork's child that has not counted yet
         self._closed = False
-        self._pid = os.getpid()
-        self._surprise = ""  # the last error that nobody had foreseen
+        self._unexpected = ""  # the last error of a kind that was not expected
         self._complaints = LogLimiter(logger, interval=60.0)
-        alive.add(self)
+        register(self, Stage.PERSISTED, StateStore.after_fork_in_child, StateStore.leave)
 
     # ---- which series
 
@@ -61,7 +61,7 @@ class StateStore:
 
         Raises SharedStateError when the state directory can't be had. Again with the same name: nothing happens.
         """
-        with process_lock:
+        with persist_lock:
             if series.name not in self._kept and not self._closed:
                 self._acquire()
                 kept = self._kept[series.name] = PersistedSeries(series, self._marks_of(series.name))
@@ -75,7 +75,7 @@ class StateStore:
 
         Raises SharedStateError when the state directory can't be had. Again with the same name: nothing happens.
         """
-        with process_lock:
+        with persist_lock:
             if series.name not in self._logged and not self._closed:
                 self._acquire()
                 self._logged.append(series.name)
@@ -86,8 +86,8 @@ class StateStore:
     def _acquire(self) -> OsResources:
         audit = self._audit()
         if self._resources is None and audit is not None:
-            self._resources = OsResources(StateDirectory(self._directory))
-            # When Python exits, descriptors are left to the system: who counts still may write to a log.
+            self._resources = OsResources(StateDirectory(self._directory), _job(weakref.ref(self)))
+            # At exit the system closes descriptors: threads that still count may write to a log.
             self._finalizer = weakref.finalize(audit, self._resources.release_all)
             self._finalizer.atexit = False
         if self._resources is None:
@@ -105,13 +105,13 @@ class StateStore:
 
     def known(self, name: str) -> dict[int, int]:
         """Up to which number the lines of each log id are in our counts of a series; `EVERY` for our own lines."""
-        with process_lock:
+        with persist_lock:
             own = {self._log_id: EVERY} if name in self._logged else {}
             return {**(self._marks[name].sequences if name in self._marks else {}), **own}
 
     def note_loaded(self, name: str, marks: Mapping[int, int]) -> None:
         """The lines of these log ids, up to these numbers, were added to our counts, or were out of view."""
-        with process_lock:
+        with persist_lock:
             others = {log: sequence for log, sequence in marks.items() if log != self._log_id}
             self._marks_of(name).note(others)
 
@@ -119,20 +119,20 @@ class StateStore:
     def loading(self) -> Iterator[None]:
         """What is added here and the `note_loaded` that belongs to it go into the same snapshot: nothing is saved
         meanwhile, and nobody else loads."""
-        with process_lock:
+        with persist_lock:
             yield
 
     # ---- saving and adopting
 
     def save(self) -> None:
         """Writes every series that has changed now. Raises OSError, SharedStateError."""
-        with process_lock:
+        with persist_lock:
             for error in self._run(self._kept.values(), adopt=False):
                 raise error
 
     def run_once(self) -> None:
         """What the thread does each time."""
-        with process_lock:
+        with persist_lock:
             self._log_failures(self._run(self._kept.values(), adopt=True))
 
     def _run(self, series: Iterable[PersistedSeries], *, adopt: bool) -> list[Exception]:
@@ -174,23 +174,20 @@ class StateStore:
             for kept in self._kept.values():
                 kept.begin_anew(instead_of=before_id)
 
-    def _follow_log(self, audit: Audit, resources: OsResources, name: str) -> None:
-        """Opens a log, or follows it where it was renamed; tells of lines that could not be written."""
-        log, counts = resources.logs.get(name), SeriesStore(audit)
-        if log is None:
-            log = resources.logs[name] = ChangeLog(resources.locks.place, name)
-            counts.log(name, log.fd, self._log_id, counts.logged(name)[0])
-        log.follow(resources.locks.place)
-        failures = counts.logged(name)[1]
-        lost, log.failures = failures - log.failures, failures
+    def _follow_log(self, audit: Audit, resources: OsResources, name: str, sequence: int | None = None) -> None:
+        """Opens a change log, or follows it where it was renamed. Raises SharedStateError for lines that were lost."""
+        store, log = SeriesStore(audit), resources.logs.setdefault(name, ChangeLog(name))
+        log.follow(resources.locks.place, lambda fd, path: store.log(name, fd, path, self._log_id, sequence))
+        failures = store.logged(name)[1]
+        lost, log.reported_failures = failures - log.reported_failures, failures
         if lost:
             raise SharedStateError(f"{lost} lines of the log of {name!r} could not be written")
 
     def _log_failures(self, wrong: list[Exception]) -> None:
         place = self._resources.locks.place.path if self._resources is not None else ""
         for error in wrong:
-            if not isinstance(error, (OSError, InboundAuditError)) and repr(error) != self._surprise:
-                self._surprise = repr(error)
+            if not isinstance(error, (OSError, InboundAuditError)) and repr(error) != self._unexpected:
+                self._unexpected = repr(error)
                 logger.error("%s: %s", place, error, exc_info=error)
                 continue
             words = str(error)
@@ -201,58 +198,49 @@ class StateStore:
     # ---- the thread
 
     def start(self) -> None:
-        """Starts the thread, unless it runs, if there is anything to do. What keeps it from starting is told."""
-        resources = self._resources
-        if resources is not None and not self._closed:
+        """Starts the thread, unless it runs, if there is anything to do. A failure to start is logged."""
+        if self._resources is not None and not self._closed:
             try:
-                resources.start(_job(weakref.ref(self)))
-            except OSError as error:
-                self._log_failures([error])
+                self._resources.thread.start()
+            except (OSError, RuntimeError) as error:
+                self._log_failures([SharedStateError(f"no thread saves: {error}")])
 
     # ---- the end, and forks
 
     def close(self) -> None:
-        """Saves for the last time and lets everything go, while the audit still has its counts. Idempotent."""
-        with process_lock:
+        """Saves for the last time and closes everything, while the audit still has its counts. Idempotent."""
+        with persist_lock:
             self.leave()
             self.forget()
 
     def forget(self) -> None:
-        """Lets everything go as it was saved last. Idempotent."""
-        with process_lock:
+        """Closes everything as it was saved last. Idempotent."""
+        with persist_lock:
             audit, resources = self._audit(), self._resources
             if self._closed or resources is None or self._finalizer is None:
                 self._closed = True
                 return
             if audit is not None:
                 for name in resources.logs:
-                    SeriesStore(audit).log(name, -1, 0, 0)
+                    SeriesStore(audit).log(name, -1)
             self._closed = True
             self._finalizer()
 
     def leave(self) -> None:
-        """Python exits, or the audit is about to be closed: saves for the last time. Others see that we live still."""
-        with process_lock:
+        """Python exits, or the audit is about to be closed: saves for the last time. The locks are still held."""
+        with persist_lock:
             if self._resources is not None and not self._closed:
-                self._resources.stop()
+                self._resources.thread.stop()
                 self._log_failures(self._run(self._kept.values(), adopt=False))
                 if not any(kept.has_file for kept in self._kept.values()):
                     self._resources.locks.release_all(remove=True)
 
-    def stop(self) -> None:
-        """Before a fork; the caller holds the lock."""
-        if self._resources is not None:
-            self._resources.stop()
-
-    def in_child(self) -> None:
-        """In a fork's child, whose audit has forgotten its counts: nothing that was saved is ours. Idempotent."""
-        if self._pid == os.getpid():
-            return
-        self._pid = os.getpid()
+    def after_fork_in_child(self) -> None:
+        """The audit has forgotten its counts, and nothing that was saved is ours."""
         resources, audit = self._resources, self._audit()
         if resources is None or audit is None or self._closed:
             return
-        resources.in_child()
+        resources.after_fork_in_child()
         self._sleeps = True
         self._log_id = _new_log_id()
         self._marks = {}
@@ -260,8 +248,13 @@ class StateStore:
             kept.begin_anew()
             kept.marks = self._marks_of(name)
         self._name_logs()
-        for name, log in resources.logs.items():
-            SeriesStore(audit).log(name, log.fd, self._log_id, 0)
+        failures = _Failures()
+        resources.logs.clear()
+        for name in self._logged:
+            with failures:
+                self._follow_log(audit, resources, name, 0)
+        self._log_failures(failures)
+        self.start()
 
 
 class _Failures(list[Exception]):

@@ -21,296 +21,312 @@ import contextlib
 import logging
 import os
 import select
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, cast
+from typing import cast
 
 from inbound_audit import _ipcount
+from inbound_audit.descriptor import Descriptor, Identity
 from inbound_audit.errors import InboundAuditError, SharedStateError
+from inbound_audit.process import BackgroundThread, Stage, register, shared_lock
 from inbound_audit.shared import owner_file
 from inbound_audit.shared.control import client, protocol
 from inbound_audit.shared.control.server import ControlServer
-from inbound_audit.shared.directory import SharedDirectory
+from inbound_audit.shared.directory import MAX_TRIES, SharedDirectory
 from inbound_audit.shared.scanner import OwnerScanner
 
 logger = logging.getLogger("inbound_audit.shared")
 
 SCAN_INTERVAL_S = 0.2
-"""Seconds between two scan_counts when nothing is heard: the most that a dead process is counted after its death."""
+"""Seconds between two scans when no event arrives: a dead process is counted for at most this long."""
 
 RESCAN_DELAY_S = 0.02
-"""Seconds to the look after one that was caused by an event: a file is closed just before its lock is let go."""
+"""Seconds from a scan that an event caused to the next: a file is closed just before its lock is released."""
 
 JOIN_TIMEOUT_S = 1.0
-"""Seconds that a newcomer waits for the others to have seen it."""
-
-_lock = threading.RLock()
+"""Seconds that a new owner waits until the others have scanned."""
 
 
 class OsResources:
-    """What the system has lent us: descriptors, a name, a thread. It knows nothing of the audit, and can outlive it."""
+    """What a membership holds of the system: an open directory, the file and its lock, threads.
 
-    def __init__(self, place: SharedDirectory, control_server: ControlServer) -> None:
-        self.place = place
-        self.control_server = control_server
-        self.fd: int | None = None
+    It has no reference to the audit, and may outlive it.
+    """
+
+    def __init__(self, name: str, group: str | None, handle: Callable[[bytes], bytes]) -> None:
+        self.place = SharedDirectory(name, group)
+        self.control_server = ControlServer(name, handle)
         self.file: str | None = None
-        self.thread: threading.Thread | None = None
-        self.wake: int | None = None
-        """The thread ends when this end of its pipe is closed; the other one is its own."""
+        self.identity: Identity | None = None
+        self.lock: _ipcount.HeldFile | None = None
+        self.thread: BackgroundThread | None = None
 
     def stop(self) -> None:
         """Ends the threads, and waits for that."""
         self.control_server.stop()
-        thread, self.thread = self.thread, None
-        wake, self.wake = self.wake, None
-        if wake is not None:
-            os.close(wake)
-        if thread is not None and thread is not threading.current_thread():  # which may be the one that collects us
-            thread.join()
+        if self.thread is not None:
+            self.thread.stop()
 
     def leave(self) -> None:
-        """Removes the name of our file and stops the threads. The file stays open: it may still be written to."""
+        """Removes our names from the directory and ends the threads. The file stays locked: it may still be written
+        to."""
         self.control_server.close()
         self.stop()
+        self.remove_file(self.place)
+        self.place.remove_if_empty()
+
+    def remove_file(self, place: SharedDirectory) -> None:
+        """Removes the names of our file and socket. Raises OSError."""
         if self.file is not None:
-            owner_file.remove(self.place, self.file)
+            owner_file.remove(place, self.file)
             self.file = None
 
-    def let_go(self) -> None:
-        """All of it. Nobody counts in the file any more."""
+    def release_all(self) -> None:
+        """Closes everything: no session is counted in the file any more."""
+        if _ipcount.fork_is_pending():  # all of it is the parent's
+            return
         self.leave()
-        if self.fd is not None:
-            os.close(self.fd)
-            self.fd = None
+        self.unlock()
         self.place.close()
 
-    def in_child(self) -> None:
-        """A fork's child has none of the parent's threads, and lets go of its file and its socket."""
-        self.control_server.in_child()
-        for fd in (self.wake, self.fd):
-            if fd is not None:
-                os.close(fd)
-        self.thread = self.wake = self.fd = self.file = None
+    def unlock(self) -> None:
+        """Others take the owner for dead from now on."""
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = self.identity = None
+
+    def after_fork_in_child(self) -> None:
+        """The file and the socket are the parent's."""
+        self.control_server.after_fork_in_child()
+        self.file = None
+        self.unlock()
 
 
 class Membership:
-    """One audit's part in a place. Raises SharedStateError or CapacityError when it can't have one."""
+    """The part of one audit in a shared directory. Raises SharedStateError or CapacityError when it can't take part."""
 
     def __init__(self, audit: _ipcount.Audit, name: str, group: str | None) -> None:
         self._own_file = _ipcount.OwnFile(audit)
         self._name = name
         self._group = group
-        self._complaint = ""
-        self._unasked = ""  # why nobody can ask us, as it was told
-        self._settled = False  # sessions may be opened: we have a file, and were seen
+        self._last_error = ""
+        self._last_control_error = ""
+        self._is_ready = False  # sessions may be opened: we have a file, and the others know it
         self._evicted = False  # our file is not where others find it: a new one is due
-        self._held = OsResources(SharedDirectory(name, group), ControlServer(name, _carrying_out(audit)))
-        self._scanner = OwnerScanner(audit, self._held.place, remove_dead=True)
-        # When the audit is collected. When Python exits, descriptors are left to the system: sessions may still come.
-        self._finalizer = weakref.finalize(audit, self._held.let_go)
+        self._resources = OsResources(name, group, _handler(audit))
+        self._resources.thread = BackgroundThread(f"inbound_audit {name}", _job(weakref.ref(self), self.place.path))
+        self._scanner = OwnerScanner(audit, self._resources.place, remove_dead=True)
+        # When the audit is collected. At exit the system closes descriptors: sessions may still be opened.
+        self._finalizer = weakref.finalize(audit, self._resources.release_all)
         self._finalizer.atexit = False
+        register(self, Stage.SHARED, Membership.after_fork_in_child, Membership.leave)
+
+    @property
+    def place(self) -> SharedDirectory:
+        """The directory, as of the last scan."""
+        return self._resources.place
 
     # ---- our own file
 
     def ensure_file(self) -> None:
-        """Makes our file, lets others find it, waits until they have, and scan_counts around from then on.
+        """Makes our file, unless there is one, publishes it, waits until the others know it, and starts to scan.
 
         Raises SharedStateError or CapacityError, and everything is as it was.
         """
-        with _lock:
+        with shared_lock:
             if not self._finalizer.alive:
                 raise InboundAuditError("the audit is closed")
-            if self._settled:
+            if self._is_ready:
                 return
-            path = self._held.place.path
-            if self._held.fd is None or self._evicted:
-                try:
-                    self._find_directory()
-                    self.scan()
-                    for name, why in self._scanner.incompatible:
-                        raise SharedStateError(f"{path}/{name}: {why}")
-                    self._create_file()
-                    self._open_control()
-                except OSError as error:
-                    raise SharedStateError(f"{path}: {error.strerror}") from None
+            if self._resources.lock is None or self._evicted:
+                self._join()
         self.wait_until_scanned()
-        with _lock:
+        with shared_lock:
             self._own_file.mark_ready()
-            self._settled = True
+            self._is_ready = True
             self.start()
 
+    def _join(self) -> None:
+        for tries_left in reversed(range(MAX_TRIES)):
+            path = self.place.path
+            try:
+                self._find_directory()
+                self.scan()
+                for name, why in self._scanner.incompatible:
+                    raise SharedStateError(f"{path}/{name}: {why}")
+                self._create_file()
+                self._open_control()
+                return
+            except OSError as error:
+                failure = SharedStateError(f"{path}: {error.strerror}")
+            except SharedStateError as error:
+                failure = error
+            if not (tries_left and self.place.gone):  # another process has removed the directory: it was empty
+                raise failure from None
+
     def _find_directory(self) -> None:
-        """The directory may have been removed, or renamed: then it is made anew, where others look for it."""
-        held = self._held
+        """Makes the directory anew, where others look for it, if it was removed or renamed."""
+        held = self._resources
         if held.place.gone:
             before, held.place = held.place, SharedDirectory(self._name, self._group, held.place.path)
-            if held.file is not None:
-                owner_file.remove(before, held.file)
-                held.file = None
+            with contextlib.suppress(OSError):
+                held.remove_file(before)
             before.close()
             self._scanner.move(held.place)
 
     def _create_file(self) -> None:
-        """A new file with all our listeners in it. For a moment others may count both it and the one before."""
-        held = self._held
-        fd = owner_file.create(held.place)
-        try:
-            self._own_file.share(fd, os.getpid(), time.time_ns() // 1000)
-            name = owner_file.publish(held.place, fd)
-        except BaseException:
-            self._own_file.detach(fd)
-            os.close(fd)
-            raise
-        if held.file is not None:
-            owner_file.remove(held.place, held.file)
-        before, held.fd, held.file = held.fd, fd, name
-        held.control_server.stop_listening()  # its name is the one before
+        """Makes a new file with all our listeners in it. For a moment others may count it and the one before."""
+        held = self._resources
+        name = owner_file.new_name()
+        path = os.fsencode(os.path.join(held.place.path, name))
+        made = owner_file.create(held.place)
+        with made.descriptor as descriptor:
+            try:
+                self._own_file.share(descriptor.number, path, os.getpid(), time.time_ns() // 1000)
+                owner_file.publish(held.place, descriptor, name)
+            except BaseException:
+                self._own_file.detach()
+                made.lock.release()
+                raise
+            held.remove_file(held.place)
+            held.control_server.stop_listening()  # it has the name of the file before
+            held.unlock()
+            held.file, held.lock, held.identity = name, made.lock, descriptor.identity
         self._evicted = False
-        if before is not None:
-            os.close(before)
 
     def _open_control(self) -> None:
-        """Lets ourselves be asked, if we can't be. What keeps us from it keeps nobody from counting, and is told."""
-        held, why = self._held, ""
+        """Opens the control socket if it is closed. A failure is logged and does not affect counting."""
+        held, why = self._resources, ""
         if held.file is not None and not (held.control_server.listens and owner_file.has_socket(held.place, held.file)):
             try:
+                owner_file.remove_socket(held.place, held.file)
                 held.control_server.listen(held.place, owner_file.id_of(held.file))
                 held.control_server.start()
             except (OSError, RuntimeError) as error:
                 why = str(error)
-                if why != self._unasked:
-                    logger.warning("%s: nobody can ask us to change counts: %s", held.place.path, why)
-        self._unasked = why
+                if why != self._last_control_error:
+                    logger.warning("%s: no process can ask this one to change counts: %s", held.place.path, why)
+        self._last_control_error = why
 
     def wait_until_scanned(self) -> None:
-        """Waits until everybody who is there has looked around once from now on, at most `JOIN_TIMEOUT_S`."""
+        """Waits until every owner that is there has scanned once from now on, at most `JOIN_TIMEOUT_S` seconds."""
         deadline = time.monotonic() + JOIN_TIMEOUT_S
         pause = 0.0005
         awaited: dict[str, int] | None = None
         while True:
             try:
-                with _lock:
-                    if self._held.fd is None:
+                with shared_lock:
+                    held = self._resources
+                    if held.file is None:
                         return
-                    if awaited is None:
-                        os.utime(self._held.fd)  # whoever watches the directory wakes up
+                    if awaited is None:  # an event for those that watch the directory
+                        os.utime(held.file, dir_fd=held.place.fd, follow_symlinks=False)
                     self.scan()  # others may be waiting for us
                     now = self._scanner.scan_counts
-            except OSError:  # no descriptor is left; one may be, later
+            except OSError:  # no descriptor is left, or our file was removed; the thread makes a new one
                 now = {}
             if awaited is None and now:
-                # An odd number is a look that may have begun before; the one after it counts.
-                awaited = {name: (looked + 1) // 2 * 2 + 2 for name, looked in now.items()}
-            awaited = {name: looked for name, looked in (awaited or {}).items() if now.get(name, looked) < looked}
+                # An odd number is a scan that may have begun before; the one after it counts.
+                awaited = {name: (count + 1) // 2 * 2 + 2 for name, count in now.items()}
+            awaited = {name: count for name, count in (awaited or {}).items() if now.get(name, count) < count}
             if not awaited or time.monotonic() > deadline:
                 return
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
 
-    # ---- looking around
+    # ---- scans
 
     def scan(self) -> None:
-        """Finds new owners, and drops dead ones. Raises OSError: then it was no look, and others wait for another."""
-        with _lock:
+        """Attaches new owners, and drops dead ones. Raises OSError: then it was no scan, and others wait for
+        another."""
+        with shared_lock:
             if not self._finalizer.alive:
                 return
             self._own_file.mark_scan(True)
             try:
-                self._scanner.scan(self._held.fd)
+                self._scanner.scan(self._resources.identity)
             except OSError:
-                if self._finalizer.alive:  # or else a signal's handler has closed it meanwhile
+                if self._finalizer.alive:  # else a signal handler has closed it meanwhile
                     raise
             self._own_file.mark_scan(False)
 
     def _repair_own_file(self) -> None:
-        """Somebody may have removed our file, or cut it short: nobody would count us any more."""
-        held = self._held
-        if held.fd is None:
+        """Makes a new file if ours was removed, or cut short: others would count it no more."""
+        held = self._resources
+        if held.lock is None:
             self._find_directory()
             return
         path = held.place.path
         if not self._evicted:
-            needed = self._own_file.needed  # asked first: the file may grow meanwhile
-            found = os.fstat(held.fd)
-            if found.st_size < needed:
+            needed = self._own_file.needed  # read first: the file may grow meanwhile
+            try:
+                size, links = self._own_file.status
+            except OSError:  # other code has closed its descriptor
+                if held.file is not None and owner_file.exists(held.place, held.file):
+                    raise
+                size, links = needed, 0
+            if size < needed:
                 logger.error("%s: our file was cut short: the sessions that were open are counted no more", path)
                 self._own_file.forget()
-                self._settled = False
+                self._is_ready = False
                 self._evicted = True
-            elif found.st_nlink == 0 or held.place.gone:
+            elif links == 0 or held.place.gone:
                 logger.warning("%s: our file was removed; we count in a new one", path)
                 self._evicted = True
         if self._evicted:
             self._find_directory()
             self._create_file()
             self._own_file.mark_ready()
-            self._settled = True
+            self._is_ready = True
         self._open_control()
 
     def run_once(self) -> None:
-        """What the thread does each time: sees to our file and scan_counts around. What goes wrong is told once."""
+        """What the thread does each time: checks our file, and scans. Failures are logged, each once in a row."""
         try:
-            with _lock:
+            with shared_lock:
                 if self._finalizer.alive:
                     self._repair_own_file()
                     self.scan()
-        except Exception as error:  # whatever it is: a thread that ended would leave the dead among the counted
-            if str(error) != self._complaint:
-                foreseen = isinstance(error, (OSError, InboundAuditError))
-                logger.error("%s: %s", self._held.place.path, error, exc_info=not foreseen)
-            self._complaint = str(error)
+        except Exception as error:  # whatever it is: without the thread, dead processes would stay counted
+            if str(error) != self._last_error:
+                expected = isinstance(error, (OSError, InboundAuditError))
+                logger.error("%s: %s", self.place.path, error, exc_info=not expected)
+            self._last_error = str(error)
         else:
-            self._complaint = ""
+            self._last_error = ""
 
     def start(self) -> None:
-        """Starts the thread that scans, unless it runs. A failure is logged; a later call tries again."""
-        held = self._held
-        if held.control_server.listens:
-            with contextlib.suppress(OSError, RuntimeError):
+        """Starts the threads, unless they run. A failure is logged; a later call tries again."""
+        held = self._resources
+        if not self._finalizer.alive or held.thread is None:
+            return
+        try:
+            if held.control_server.listens:
                 held.control_server.start()
-        if held.thread is not None or not self._finalizer.alive:
-            return
-        try:
-            told, wake = os.pipe()
-        except OSError as error:
-            logger.error("%s: nobody scan_counts around: %s", held.place.path, error.strerror)
-            return
-        thread = threading.Thread(
-            target=_watch,
-            args=(weakref.ref(self), held.place.path, told),
-            name=f"inbound_audit {self._name}",
-            daemon=True,
-        )
-        try:
-            thread.start()
-        except RuntimeError as error:
-            os.close(told)
-            os.close(wake)
-            logger.error("%s: nobody scan_counts around: %s", held.place.path, error)
-            return
-        held.thread, held.wake = thread, wake
+            held.thread.start()
+        except (OSError, RuntimeError) as error:
+            logger.error("%s: no thread scans for other processes: %s", held.place.path, error)
 
-    # ---- what others are asked
+    # ---- requests to others
 
-    def request_others(self, request: Mapping[str, object], timeout: float = client.TIMEOUT_S) -> list[str]:
-        """Asks all the others to carry out a request: a sentence for each that did not. Waits `timeout` at most."""
-        with _lock:
+    def request_others(self, message: Mapping[str, object], timeout: float = client.TIMEOUT_S) -> list[str]:
+        """Asks all the others to handle a request: a sentence for each that did not. Waits `timeout` seconds at
+        most."""
+        with shared_lock:
             owners = {owner.id: owner for owner in self._scanner.owners if owner.damaged is None}
             if not owners:
                 return []
             try:
-                place = _Borrowed(os.dup(self._held.place.fd))  # the directory may be made anew meanwhile
+                place = self.place.copy()  # the directory may be made anew meanwhile
             except OSError as error:
-                return [f"nobody can be asked: {error.strerror}"]
+                return [f"no process can be asked: {error.strerror}"]
         try:
-            answers = client.request_all(place, owners, request, timeout)
+            answers = client.request_all(place, owners, message, timeout)
         except SharedStateError as error:
             return [str(error)]
         finally:
-            os.close(place.fd)
+            place.close()
         return [
             f"process {owners[owner_id].pid} {why}"
             for owner_id, answer in answers.items()
@@ -320,34 +336,29 @@ class Membership:
     # ---- the end, and forks
 
     def close(self) -> None:
-        """Counts nowhere any more. The audit has forgotten its sessions. Idempotent."""
-        with _lock:
-            self._settled = False
-            self._held.stop()
+        """Leaves the directory. The audit has forgotten its sessions. Idempotent."""
+        with shared_lock:
+            self._is_ready = False
+            self._resources.stop()
             self._scanner.detach_all()
             self._finalizer()
 
     def leave(self) -> None:
-        """Python exits."""
-        with _lock:
-            self._held.leave()
+        """Python exits: others count us no more, while sessions may still be open."""
+        with shared_lock:
+            self._resources.leave()
 
-    def stop(self) -> None:
-        """Before a fork. The caller holds the lock."""
-        self._held.stop()
-
-    def in_child(self) -> None:
-        """In a forked child, whose audit has forgotten its sessions already: lets go of the parent's file."""
-        self._settled = self._evicted = False
-        self._held.in_child()
-
-
-class _Borrowed(NamedTuple):
-    fd: int
+    def after_fork_in_child(self) -> None:
+        """The audit has forgotten its sessions: it makes a file of its own when it opens the first one."""
+        self._is_ready = self._evicted = False
+        self._resources.after_fork_in_child()
+        if self._finalizer.alive:
+            self.run_once()
+            self.start()
 
 
-def _carrying_out(audit: _ipcount.Audit) -> Callable[[bytes], bytes]:
-    """What answers requests to an `InboundAudit`, and does not keep it."""
+def _handler(audit: _ipcount.Audit) -> Callable[[bytes], bytes]:
+    """Handles requests to an `InboundAudit`, and holds no reference to it."""
     ref = weakref.ref(audit)
 
     def handle(line: bytes) -> bytes:
@@ -357,50 +368,40 @@ def _carrying_out(audit: _ipcount.Audit) -> Callable[[bytes], bytes]:
     return handle
 
 
-def before_fork() -> None:
-    """From here on nobody scan_counts around, or makes a file; the caller stops the threads."""
-    _lock.acquire()
+def _job(member: weakref.ref[Membership], path: str) -> Callable[[BackgroundThread], None]:
+    """What the thread does. It holds no audit, so that one without other references is collected."""
 
-
-def after_fork_in_parent() -> None:
-    _lock.release()
-
-
-def after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
-
-
-def _watch(member: weakref.ref[Membership], path: str, told: int) -> None:
-    """The thread. It holds no audit, so that one which nobody else holds is collected."""
-    with contextlib.ExitStack() as held:
-        held.callback(os.close, told)
-        poll = select.poll()
-        poll.register(told, select.POLLIN)
-        heard = -1
-        with contextlib.suppress(
-            OSError
-        ):  # a user may have 128 of these: without one a scan is due every SCAN_INTERVAL_S
-            heard = _ipcount.watch_directory(path)
-            held.callback(os.close, heard)
-            poll.register(heard, select.POLLIN)
+    def scan_when_needed(thread: BackgroundThread) -> None:
+        watched, watch = path, _watch(path)
         timeout = SCAN_INTERVAL_S
         while True:
-            events = [fd for fd, _ in poll.poll(1000 * timeout)]
-            if told in events:
+            number = watch.current if watch is not None else None
+            events = thread.wait(timeout, {} if number is None else {number: select.POLLIN})
+            if events is None:
                 return
-            timeout = SCAN_INTERVAL_S
-            if heard in events:
-                os.read(heard, 65536)
-                timeout = RESCAN_DELAY_S
-            while not _lock.acquire(timeout=RESCAN_DELAY_S):
-                if any(fd == told for fd, _ in poll.poll(0)):
-                    return
+            timeout = RESCAN_DELAY_S if events else SCAN_INTERVAL_S
+            if events and watch is not None:
+                with contextlib.suppress(OSError):  # other code has closed it
+                    os.read(watch.number, 65536)
+            if not thread.acquire(shared_lock):
+                return
             try:
                 membership = member()
                 if membership is None:
                     return
                 membership.run_once()
+                now = membership.place.path
                 del membership
             finally:
-                _lock.release()
+                shared_lock.release()
+            if watch is None or not watch.is_ours or watched != now:
+                watched, watch = now, _watch(now)
+
+    return scan_when_needed
+
+
+def _watch(path: str) -> Descriptor | None:
+    """A descriptor that is readable when the directory changes. None: a user may have 128 of them."""
+    with contextlib.suppress(OSError):
+        return Descriptor(_ipcount.watch_directory(path))
+    return None

@@ -1,8 +1,11 @@
-"""An owner's file: made whole before anybody can find it, and locked as long as its owner lives.
+"""An owner's file: complete before other processes can find it, and locked as long as its owner lives.
 
-The lock is one of the open file (OFD, fcntl(2)): the kernel lets go of it when the last descriptor of that open file is
-closed, which is at any death of the process. No process id is trusted, and none is needed. A forked child shares the
-open file with its parent, so it closes its descriptor before it does anything else (`membership`).
+The lock is an OFD lock (fcntl(2)): it belongs to an open file, and the kernel releases it with the last reference to
+that open file, at any death of the process. No process id is trusted, and none is needed.
+
+The reference is a mapping that no child inherits (`_ipcount.HeldFile`): other code of the process can't release the
+lock by closing a descriptor, and a child of a fork does not keep it. What is read and written goes through another open
+file.
 """
 
 from __future__ import annotations
@@ -13,47 +16,52 @@ import os
 import re
 import secrets
 import struct
+from typing import NamedTuple
 
+from inbound_audit._ipcount import HeldFile
+from inbound_audit.descriptor import Descriptor, open_file
 from inbound_audit.errors import CapacityError, SharedStateError
 from inbound_audit.shared.control import protocol
 from inbound_audit.shared.directory import SharedDirectory
 
 NAME = re.compile(r"[0-9a-f]{16}\.owner")
 SOCKET = re.compile(r"[0-9a-f]{16}\.control")
-"""Anything else in the directory is none of ours, and left alone."""
+"""Anything else in the directory is left alone."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
-
-# <fcntl.h> of Linux; Python has no names for them.
-_OFD_GETLK, _OFD_SETLK = 36, 37
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
 
 
-def create(place: SharedDirectory) -> int:
-    """A new file without a name, locked: a descriptor. Raises SharedStateError or CapacityError."""
+class NewFile(NamedTuple):
+    """A file that has no name yet: a descriptor to write to it, and its lock."""
+
+    descriptor: Descriptor
+    lock: HeldFile
+
+
+def create(place: SharedDirectory) -> NewFile:
+    """Makes a file without a name, and takes its lock. Raises SharedStateError or CapacityError."""
+    doing = "make files"
     try:
-        fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=place.fd)
+        with open_file(".", os.O_TMPFILE | os.O_RDWR, at=place.fd) as locked:
+            doing = "lock files"
+            lock(locked.number)
+            if place.group is not None:
+                doing = "give files to the group"
+                os.fchown(locked.number, -1, place.group)
+                os.fchmod(locked.number, 0o640)
+            doing = "open files again (is /proc mounted?)"
+            return NewFile(open_file(f"/proc/self/fd/{locked.number}", os.O_RDWR), HeldFile(locked.number))
     except OSError as error:
         raise (CapacityError if error.errno in _NO_ROOM else SharedStateError)(
-            f"{place.path}: no file can be made there: {error.strerror}"
+            f"{place.path}: we can't {doing} there: {error.strerror}"
         ) from None
-    doing = "lock files"
-    try:
-        lock(fd)
-        if place.group is not None:
-            doing = "give files to the group"
-            os.fchown(fd, -1, place.group)
-            os.fchmod(fd, 0o640)
-    except OSError as error:
-        os.close(fd)
-        raise SharedStateError(f"{place.path}: we can't {doing} there: {error.strerror}") from None
-    return fd
 
 
 def lock(fd: int) -> bool:
-    """Takes the owner's lock, as long as this open file is; False when somebody else has it. Raises OSError."""
+    """Takes the write lock for this open file; False when another open file has it. Raises OSError."""
     try:
-        fcntl.fcntl(fd, _OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
@@ -61,36 +69,36 @@ def lock(fd: int) -> bool:
     return True
 
 
-def publish(place: SharedDirectory, fd: int) -> str:
-    """Gives a complete file a name that nobody has had; from then on others find it.
+def has_owner(fd: int) -> bool:
+    """Whether a process holds the write lock. Only a process that may write to the file can: a read lock is none."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
+    return bool(_FLOCK.unpack(answer)[0] == fcntl.F_WRLCK)
 
-    Raises SharedStateError or CapacityError.
-    """
-    name = f"{secrets.token_hex(8)}.owner"
+
+def new_name() -> str:
+    """A name that no owner's file has had."""
+    return f"{secrets.token_hex(8)}.owner"
+
+
+def publish(place: SharedDirectory, descriptor: Descriptor, name: str) -> None:
+    """Gives a complete file its name; from then on others find it. Raises SharedStateError or CapacityError."""
     try:
-        os.link(f"/proc/self/fd/{fd}", name, src_dir_fd=place.fd, dst_dir_fd=place.fd, follow_symlinks=True)
+        source = f"/proc/self/fd/{descriptor.number}"
+        os.link(source, name, src_dir_fd=place.fd, dst_dir_fd=place.fd, follow_symlinks=True)
     except OSError as error:
-        proc = " (is /proc mounted?)" if error.errno == errno.ENOENT else ""
         raise (CapacityError if error.errno in _NO_ROOM else SharedStateError)(
-            f"{place.path}: a file can't be given a name there{proc}: {error.strerror}"
+            f"{place.path}: a file can't be given a name there: {error.strerror}"
         ) from None
-    return name
 
 
-def open_to_read(place: SharedDirectory, name: str) -> int | None:
-    """A descriptor; None when there is no such file, or none that we may read. Raises OSError for want of one."""
+def open_to_read(place: SharedDirectory, name: str) -> Descriptor | None:
+    """None when there is no such file, or none that we may read. Raises OSError when no descriptor is left."""
     try:
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.fd)
+        return open_file(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, at=place.fd)
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise
         return None
-
-
-def has_owner(fd: int) -> bool:
-    """Somebody holds the write lock. Only who may write to the file can: a reader's lock is none."""
-    answer = fcntl.fcntl(fd, _OFD_GETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
-    return bool(_FLOCK.unpack(answer)[0] == fcntl.F_WRLCK)
 
 
 def id_of(name: str) -> str:
@@ -99,26 +107,34 @@ def id_of(name: str) -> str:
 
 
 def remove(place: SharedDirectory, name: str) -> None:
-    """Takes the name away, and that of the socket beside it; they may be gone already."""
-    for one in (protocol.file_of(id_of(name)), name):
-        _unlink(place, one)
+    """Removes the names of the file and of the socket beside it; they may be gone already. Raises OSError."""
+    remove_socket(place, name)
+    _unlink(place, name)
+
+
+def remove_socket(place: SharedDirectory, name: str) -> None:
+    """Removes the name of the socket beside that file. Raises OSError."""
+    _unlink(place, protocol.file_of(id_of(name)))
 
 
 def has_socket(place: SharedDirectory, name: str) -> bool:
     """Whether there is something where the socket beside that file belongs."""
-    try:
-        os.stat(protocol.file_of(id_of(name)), dir_fd=place.fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
+    return exists(place, protocol.file_of(id_of(name)))
 
 
 def remove_orphan_socket(place: SharedDirectory, socket: str) -> None:
-    """Removes a socket whose owner's file is not there any more: an owner has its file first."""
-    try:
-        os.stat(f"{socket.removesuffix('.control')}.owner", dir_fd=place.fd, follow_symlinks=False)
-    except FileNotFoundError:
+    """Removes a socket without an owner's file: an owner has its file first. Raises OSError."""
+    if not exists(place, f"{socket.removesuffix('.control')}.owner"):
         _unlink(place, socket)
+
+
+def exists(place: SharedDirectory, name: str) -> bool:
+    """Whether the directory has that name. Raises OSError."""
+    try:
+        os.stat(name, dir_fd=place.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _unlink(place: SharedDirectory, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Who else is there: the owners' files of a place, mapped while their owners live."""
+"""Owner discovery: the files of the other owners in a directory, attached while their owners live."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from time import monotonic_ns
 from typing import NamedTuple
 
 from inbound_audit import _ipcount
+from inbound_audit.descriptor import Descriptor, Identity
 from inbound_audit.errors import InboundAuditError, OtherVersionError, SharedStateError
 from inbound_audit.shared import owner_file
 from inbound_audit.shared.directory import SharedDirectory
@@ -25,7 +26,7 @@ class ListenerInfo(NamedTuple):
 
 
 class OwnerInfo(NamedTuple):
-    """A process that counts. `pid` and `started` (Unix time) are its own words; `damaged`: why it can't be counted."""
+    """A process with a file. It states `pid` and `started` (Unix time) itself; `damaged`: why it can't be counted."""
 
     id: str
     pid: int
@@ -35,23 +36,19 @@ class OwnerInfo(NamedTuple):
 
 
 class _OpenOwner:
-    """An owner's file that we hold open."""
+    """The open file of another owner."""
 
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.stat = os.fstat(fd)
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.descriptor = descriptor
         self.mapped: _ipcount.OwnerFile | None = None
         self.damaged: str | None = None
-        self.strange = False
-
-    def __del__(self) -> None:
-        os.close(self.fd)
+        self.incompatible = False
 
 
 class OwnerScanner:
-    """The owners of a place besides ourselves. `scan` is the only thing here that takes system calls.
+    """The other owners of a directory. Only `scan` makes system calls.
 
-    Lock rule: one thread at a time; the caller's.
+    Lock rule: the caller's; one thread at a time.
     """
 
     def __init__(
@@ -70,24 +67,22 @@ class OwnerScanner:
         self._owner = owner
         self._files: dict[str, _OpenOwner] = {}
 
-    def scan(self, own: int | None = None) -> None:
-        """Drops owners that are dead and finds those that are new, but the one whose file is open as `own`.
+    def scan(self, own: Identity | None = None) -> None:
+        """Drops owners that are dead and attaches those that are new, except for the file whose identity is `own`.
 
-        O(owners) system calls. Raises OSError when this process has no descriptor left to look with.
+        O(owners) system calls. Raises OSError when this process has no descriptor left.
         """
         _ipcount.watch_faults()
         for name, file in list(self._files.items()):
-            if owner_file.has_owner(file.fd):
+            if not self._reopen(name, file):
+                self._detach(name)
+            elif owner_file.has_owner(file.descriptor.number):
                 self._refresh_owner(name, file)
             else:
                 self._drop_dead(name)
         there = set(self._place.names())
-        for name in there:
-            if (
-                name not in self._files
-                and owner_file.NAME.fullmatch(name)
-                and self._owner in (None, owner_file.id_of(name))
-            ):
+        for name in there - set(self._files):
+            if owner_file.NAME.fullmatch(name) and self._owner in (None, owner_file.id_of(name)):
                 self._open_owner(name, own)
             elif self._remove_dead and owner_file.SOCKET.fullmatch(name) and f"{name[:16]}.owner" not in there:
                 owner_file.remove_orphan_socket(self._place, name)
@@ -98,13 +93,13 @@ class OwnerScanner:
         self._place = place
 
     def detach_all(self) -> None:
-        """Lets all of them go."""
+        """Detaches all owners."""
         for name in list(self._files):
             self._detach(name)
 
     @property
     def scan_counts(self) -> dict[str, int]:
-        """How often each has looked around, by name; odd while it does."""
+        """How often each owner has begun and ended a scan, by name: odd while it scans."""
         return {name: file.mapped.scan_count for name, file in self._files.items() if file.mapped is not None}
 
     @property
@@ -122,42 +117,51 @@ class OwnerScanner:
     @property
     def incompatible(self) -> list[tuple[str, str]]:
         """Owners that live and write another layout: name and why."""
-        return [(name, file.damaged) for name, file in self._files.items() if file.strange and file.damaged is not None]
+        return [(name, file.damaged) for name, file in self._files.items() if file.incompatible and file.damaged]
 
-    def _open_owner(self, name: str, own: int | None) -> None:
-        fd = owner_file.open_to_read(self._place, name)
-        if fd is None:
-            return
-        file = _OpenOwner(fd)
+    def _open_owner(self, name: str, own: Identity | None) -> None:
+        descriptor = owner_file.open_to_read(self._place, name)
         # A file may have two names; it counts once.
-        known = [other.fd for other in self._files.values()] + ([] if own is None else [own])
-        if not stat.S_ISREG(file.stat.st_mode) or any(os.path.samestat(file.stat, os.fstat(other)) for other in known):
+        known = [own, *(other.descriptor.identity for other in self._files.values())]
+        if descriptor is None or descriptor.identity in known:
             return
-        if owner_file.has_owner(fd):
-            self._files[name] = file
-            self._refresh_owner(name, file)
+        if not stat.S_ISREG(os.fstat(descriptor.number).st_mode):
+            return
+        if owner_file.has_owner(descriptor.number):
+            self._files[name] = _OpenOwner(descriptor)
+            self._refresh_owner(name, self._files[name])
         else:
             self._remove(name)
 
+    def _reopen(self, name: str, file: _OpenOwner) -> bool:
+        """Whether the file is open: other code of the process may have closed its descriptor."""
+        if not file.descriptor.is_ours:
+            again = owner_file.open_to_read(self._place, name)
+            if again is None or again.identity != file.descriptor.identity:
+                return False
+            file.descriptor = again
+        return True
+
     def _refresh_owner(self, name: str, file: _OpenOwner) -> None:
-        found = os.fstat(file.fd)
+        fd = file.descriptor.number
+        found = os.fstat(fd)
         try:
             if file.mapped is None:
-                file.mapped = self._own_file.map_owner(file.fd, found.st_size)
+                file.mapped = self._own_file.map_owner(fd, found.st_size)
             if self._pid is not None and file.mapped.pid != self._pid:
                 return
-            file.mapped.refresh(found.st_size, 512 * found.st_blocks, monotonic_ns())
+            file.mapped.refresh(fd, found.st_size, 512 * found.st_blocks, monotonic_ns())
             needed = file.mapped.needed
-            if os.fstat(file.fd).st_size < needed:  # asked again: the file may have grown since
-                raise SharedStateError("was cut short by somebody")
+            if os.fstat(fd).st_size < needed:  # read again: the file may have grown since
+                raise SharedStateError("was cut short by another process")
         except InboundAuditError as error:
             if file.damaged != str(error):
                 logger.warning("%s/%s: %s; its sessions are not counted", self._place.path, name, error)
             file.damaged = str(error)
-            file.strange = isinstance(error, OtherVersionError)
+            file.incompatible = isinstance(error, OtherVersionError)
             self._unmap(file)
         else:
-            file.damaged, file.strange = None, False
+            file.damaged, file.incompatible = None, False
 
     def _unmap(self, file: _OpenOwner) -> None:
         if file.mapped is not None:
@@ -168,13 +172,13 @@ class OwnerScanner:
         self._unmap(self._files.pop(name))
 
     def _drop_dead(self, name: str) -> None:
-        ours = os.fstat(self._files[name].fd)
+        dead = self._files[name].descriptor.identity
         self._detach(name)
         try:
             there = os.stat(name, dir_fd=self._place.fd, follow_symlinks=False)
         except OSError:
             return
-        if os.path.samestat(ours, there):
+        if dead == (there.st_dev, there.st_ino, ""):
             self._remove(name)
 
     def _remove(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""A look into a shared audit from outside: what `show`, `top` and `ps` ask."""
+"""A read-only view for a process that is not a member: what `show`, `top` and `ps` use."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from inbound_audit.shared.scanner import OwnerInfo, OwnerScanner
 
 
 class View(_ipcount.Audit):
-    """The counts of the processes that share an audit, by who is none of them: it writes nothing and removes nothing.
+    """The counts of the processes that share an audit. It writes nothing and removes nothing.
 
-    `pid` takes only the owners that say this of themselves, `owner` the one with that id. What is asked is answered as
-    `InboundAudit` does, as of the last `refresh` for who is there, and as of now for what they count.
+    `pid` selects the owners that state this process id, `owner` the one with that id. Queries are those of
+    `InboundAudit`: over the owners as of the last `refresh`, and their counts as of now.
 
     Raises SharedStateError when there is no such audit, no such owner, or the directory is refused.
 
@@ -33,15 +33,15 @@ class View(_ipcount.Audit):
         try:
             self.refresh()
             if pid is not None and not self.owners:
-                raise SharedStateError(f"{name!r}: no process with the id {pid} counts there")
+                raise SharedStateError(f"{name!r}: no process with the id {pid} is attached to it")
             if owner is not None and not self.owners:
-                raise SharedStateError(f"{name!r}: no owner with the id {owner} counts there")
+                raise SharedStateError(f"{name!r}: no owner with the id {owner} is attached to it")
         except BaseException:
             self.close()
             raise
 
     def refresh(self) -> None:
-        """Looks for new owners and drops dead ones, in a directory that was made anew too. O(owners) system calls."""
+        """Attaches new owners and drops dead ones, also when the directory was made anew. O(owners) system calls."""
         with self._lock:
             if self.closed:
                 raise InboundAuditError("the view is closed")
@@ -54,7 +54,7 @@ class View(_ipcount.Audit):
 
     @property
     def owners(self) -> list[OwnerInfo]:
-        """The processes that count there now."""
+        """The processes that are attached, as of the last `refresh`."""
         with self._lock:
             return self._scanner.owners
 
@@ -64,7 +64,7 @@ class View(_ipcount.Audit):
         return self._place
 
     def close(self) -> None:
-        """Lets everything go; counts are 0 from then on. Idempotent."""
+        """Closes everything; counts are 0 from then on. Idempotent."""
         with self._lock:
             if not self.closed:
                 super().close()

@@ -1,14 +1,13 @@
-"""The socket on which a process of a shared audit is asked, and the thread that answers.
+"""The control socket of a process of a shared audit, and the thread that handles requests.
 
-One thread reads what comes and carries it out, one request after the other; it is not the one that scans. What
-is read and written never waits for anybody. Each connection has a few seconds, and there are only so many at once: who
-is silent, slow or sends without an end is let go.
+One thread reads requests and handles them one after the other. Reads and writes never block. Each connection has
+`DEADLINE_S` seconds, and there are at most `MAX_CONNECTIONS`: a client that is silent, slow, or sends without an end is
+disconnected.
 
-While the thread carries out a request it is like any other thread of the program that uses the audit, and may wait for
-the same locks. So whoever stops it does not wait for the end of a request: forks and the end of an audit may go on
-beside it. In all other moments the thread holds nothing, and is waited for.
+While the thread handles a request it is like any other thread of the program that uses the audit, and may wait for the
+same locks. So `stop` does not wait for the end of a request: forks and the end of an audit go on beside it.
 
-Lock rule: `_gate` is held for a few assignments, never for a wait, a read or a write.
+Lock rule: `_lock` is held for a few assignments, never for a wait, a read or a write.
 """
 
 from __future__ import annotations
@@ -21,74 +20,73 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from inbound_audit.descriptor import Descriptor
+from inbound_audit.process import BackgroundThread
 from inbound_audit.shared.control.protocol import MAX_REQUEST, Directory, path_of
 
 logger = logging.getLogger("inbound_audit.shared")
 
 MAX_CONNECTIONS = 16
-"""Connections at once; the oldest is let go for one more."""
+"""Connections at once; the oldest is closed for one more."""
 
 DEADLINE_S = 5.0
-"""Seconds for a question to come, and again for its answer to be read."""
+"""Seconds for a request to arrive, and again for its answer to be read."""
 
-_REST_S = 0.2  # seconds, after a connection could not be accepted: there may be no descriptor
+_RETRY_S = 0.2  # after a failure: there may be no descriptor left
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
-Carry = Callable[[bytes], bytes]
-"""Carries out a request: a line to a line. It raises nothing."""
+Handle = Callable[[bytes], bytes]
+"""Handles a request: a line to a line. It raises nothing."""
 
 
-def is_welcome(uid: int) -> bool:
-    """Whether who has that user id may change our counts."""
+def may_request(uid: int) -> bool:
+    """Whether a process of that user may change our counts."""
     return uid in (0, os.geteuid())
 
 
 class ControlServer:
-    """A socket and its thread. All methods may be called from any thread, also from the one that answers."""
+    """A socket and its thread. All methods may be called from any thread, also from the one that handles requests."""
 
-    def __init__(self, name: str, handle: Carry) -> None:
-        self._name = name
+    def __init__(self, name: str, handle: Handle) -> None:
         self._handle = handle
-        self._gate = threading.RLock()
-        self._thread: threading.Thread | None = None
-        self._stopped = True
+        self._thread = BackgroundThread(f"control of inbound_audit {name}", self._run)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.RLock()
         self._closed = False
-        self._busy = False  # a request is being carried out
-        self._socket: socket.socket | None = None
-        self._retired: list[socket.socket] = []
-        self._callers: list[_Connection] = []
-        self._wake_fd = -1
-        self._rests_until = 0.0
+        self._socket: Descriptor | None = None
+        self._retired: list[Descriptor] = []
+        self._connections: list[_Connection] = []
+        self._pauses_until = 0.0
 
     @property
     def listens(self) -> bool:
-        return self._socket is not None
+        """False if there is no socket, or other code has closed it."""
+        return self._socket is not None and self._socket.is_ours
 
     def listen(self, place: Directory, owner_id: str) -> None:
-        """Makes the socket of that owner, in the place of the one before, whose name is not our business any more.
-
-        Raises OSError.
-        """
-        door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        """Makes the socket of that owner. Raises OSError."""
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            os.fchmod(door.fileno(), 0o600)  # its name will have this mode from the first moment on
-            door.bind(path_of(place, owner_id))
-            door.listen(MAX_CONNECTIONS)
+            os.fchmod(made.fileno(), 0o600)  # its name will have this mode from the first moment on
+            made.bind(path_of(place, owner_id))
+            made.listen(MAX_CONNECTIONS)
         except OSError:
-            door.close()
+            made.close()
             raise
-        with self._gate:
+        with self._lock:
             self._retire()
-            self._socket = door
-        self._wake()
+            self._socket = Descriptor(made.detach())
+        self._thread.wake()
 
     def stop_listening(self) -> None:
-        """Nobody listens any more; who is connected is answered."""
-        with self._gate:
+        """Closes the socket; clients that are connected get their answers."""
+        with self._lock:
             self._retire()
-        self._wake()
+        self._thread.wake()
 
     def _retire(self) -> None:
         """The thread may be about to accept: it closes the socket itself, when it does not use it."""
@@ -100,158 +98,146 @@ class ControlServer:
 
     def start(self) -> None:
         """Starts the thread, unless it runs. Raises OSError and RuntimeError when it can't."""
-        with self._gate:
-            if self._closed:
-                return
-            if self._wake_fd < 0:
-                self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._stopped = False
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name=f"control of inbound_audit {self._name}", daemon=True)
-                thread.start()
-                self._thread = thread
+        if not self._closed:
+            self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread, and waits for that unless it carries out a request, after which it ends."""
-        with self._gate:
-            self._stopped = True
-            thread = None if self._busy else self._thread
-        self._wake()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        """Ends the thread; one that handles a request ends after it."""
+        self._thread.stop()
 
     def close(self) -> None:
-        """Lets go of everything. Idempotent."""
+        """Closes everything. Idempotent."""
+        self._closed = True
         self.stop()
-        with self._gate:
-            self._closed = True
-            if not self._busy:
-                self._let_go()
+        if not self._thread.runs:
+            self._close_all()
 
-    def in_child(self) -> None:
-        """A fork's child has no thread, and what its parent is asked is not its business."""
-        self._gate = threading.RLock()
-        self._thread, self._busy, self._stopped = None, False, True
-        self._let_go()
+    def after_fork_in_child(self) -> None:
+        """Closes what the parent had open here; the parent's clients are not this process's."""
+        self._close_all()
+        self._reset()
 
-    def _let_go(self) -> None:
-        self._retire()
-        for caller in self._callers:
-            caller.close()
-        self._callers.clear()
-        self._close_retired()
-        bell, self._wake_fd = self._wake_fd, -1
-        if bell >= 0:
-            os.close(bell)
+    def _close_all(self) -> None:
+        with self._lock:
+            self._retire()
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+            self._close_retired()
 
     def _close_retired(self) -> None:
         while self._retired:
             self._retired.pop().close()
 
-    def _wake(self) -> None:
-        with self._gate, contextlib.suppress(OSError):
-            if self._wake_fd >= 0:
-                os.eventfd_write(self._wake_fd, 1)
-
     # ---- what it does
 
-    def _run(self) -> None:
-        while self._goes_on():
-            try:
-                self._poll_once()
-            except Exception:  # whatever it is: nobody could be asked any more
-                logger.exception("control of %s", self._name)
-                time.sleep(_REST_S)
-
-    def _goes_on(self) -> bool:
-        with self._gate:
-            if self._stopped:
-                self._thread = None
+    def _run(self, thread: BackgroundThread) -> None:
+        while True:
+            events = thread.wait(self._timeout(time.monotonic()), self._polled())
+            if events is None:
                 if self._closed:
-                    self._let_go()
-                return False
-            self._close_retired()
-            return True
+                    self._close_all()
+                return
+            with self._lock:
+                self._close_retired()
+            try:
+                self._step(events)
+            except Exception:
+                logger.exception("control of a shared audit")
+                self._pauses_until = time.monotonic() + _RETRY_S
 
-    def _poll_once(self) -> None:
-        """Waits until there is something to do, and does it."""
-        poll, now = select.poll(), time.monotonic()
-        poll.register(self._wake_fd, select.POLLIN)
-        door = self._socket
-        if door is not None and now >= self._rests_until:
-            poll.register(door, select.POLLIN)
-        for caller in self._callers:
-            poll.register(caller.socket, caller.events)
-        events = {fd for fd, _ in poll.poll(self._timeout(now))}
-        if self._wake_fd in events:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._wake_fd)
-        if door is not None and door.fileno() in events:
-            self._accept(door)
-        for caller in list(self._callers):
-            if caller.socket.fileno() in events:
-                caller.step()
-            if caller.request is not None:
-                self._handle_for(caller)
-            if caller.done or time.monotonic() > caller.deadline:
-                self._callers.remove(caller)
-                caller.close()
+    def _polled(self) -> dict[int, int]:
+        """What to wait for, by descriptor. A socket that other code has closed is left out."""
+        polled = {}
+        listening = self._socket.current if self._socket is not None else None
+        if listening is not None and time.monotonic() >= self._pauses_until:
+            polled[listening] = select.POLLIN
+        for connection in self._connections:
+            number = connection.socket.current
+            if number is not None:
+                polled[number] = connection.events
+        return polled
 
     def _timeout(self, now: float) -> float | None:
-        """Milliseconds; None: until something happens."""
-        # For a request that has come whole, and was not carried out before a stop, nothing will wake us.
-        times = [now if caller.request is not None else caller.deadline for caller in self._callers]
-        if now < self._rests_until:
-            times.append(self._rests_until)
-        return max(0.0, 1000 * (min(times) - now)) + 1 if times else None
+        """Seconds; None: until something happens."""
+        # For a request that has arrived whole, and was not handled before a stop, no event follows.
+        times = [now if connection.is_due else connection.deadline for connection in self._connections]
+        if now < self._pauses_until:
+            times.append(self._pauses_until)
+        return max(0.001, min(times) - now) if times else None
 
-    def _accept(self, door: socket.socket) -> None:
+    def _step(self, events: set[int]) -> None:
+        listening = self._socket
+        if listening is not None and listening.current in events:
+            self._accept(listening)
+        for connection in list(self._connections):
+            if connection.socket.current in events:
+                connection.step()
+            if connection.request is not None:
+                self._handle_for(connection)
+            if connection.done or not connection.socket.is_ours or time.monotonic() > connection.deadline:
+                self._connections.remove(connection)
+                connection.close()
+
+    def _accept(self, listening: Descriptor) -> None:
         try:
-            connection, _ = door.accept()
-        except BlockingIOError:  # it has gone again
+            with _as_socket(listening) as borrowed:
+                made, _ = borrowed.accept()
+        except BlockingIOError:  # the client has gone
             return
         except OSError:
-            self._rests_until = time.monotonic() + _REST_S
+            self._pauses_until = time.monotonic() + _RETRY_S
             return
-        _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        if not is_welcome(uid):
-            connection.close()
+        credentials = made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        if not may_request(_CREDENTIALS.unpack(credentials)[1]):
+            made.close()
             return
-        if len(self._callers) == MAX_CONNECTIONS:
-            self._callers.pop(0).close()
-        self._callers.append(_Connection(connection))
+        if len(self._connections) == MAX_CONNECTIONS:
+            self._connections.pop(0).close()
+        made.setblocking(False)
+        self._connections.append(_Connection(Descriptor(made.detach())))
 
-    def _handle_for(self, caller: _Connection) -> None:
-        if caller.has_gone():  # it was told that nothing has happened, or will be
-            caller.done = True
+    def _handle_for(self, connection: _Connection) -> None:
+        if connection.has_gone():  # the client was told that nothing has happened, or will be
+            connection.done = True
             return
-        with self._gate:
-            if self._stopped:  # after a fork it is its turn
+        with self._thread.busy() as goes_on:
+            if not goes_on:  # after a fork the next thread handles it
                 return
-            self._busy = True
-        try:
-            answer = self._handle(caller.request or b"")
-        finally:
-            with self._gate:
-                self._busy = False
-        caller.reply(answer)
+            answer = self._handle(connection.request or b"")
+        connection.reply(answer)
+
+
+@contextlib.contextmanager
+def _as_socket(descriptor: Descriptor) -> Iterator[socket.socket]:
+    """For a few calls. Raises OSError if other code has closed it."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor.number)
+    try:
+        yield made
+    finally:
+        made.detach()
 
 
 class _Connection:
-    """A connection, from its question to the end of its answer."""
+    """A connection, from its request to the end of its answer."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self.socket = connection
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.socket = descriptor
         self.deadline = time.monotonic() + DEADLINE_S
-        self.request: bytes | None = None  # complete, and not carried out yet
+        self.request: bytes | None = None  # complete, and not handled yet
         self.done = False
         self._received = bytearray()
         self._unsent = memoryview(b"")
         self._replied = False
 
     @property
+    def is_due(self) -> bool:
+        """Whether there is something to do at once."""
+        return self.request is not None or not self.socket.is_ours
+
+    @property
     def events(self) -> int:
+        """What to wait for."""
         if self._replied:
             return select.POLLOUT
         return 0 if self.request is not None else select.POLLIN
@@ -259,14 +245,15 @@ class _Connection:
     def step(self) -> None:
         """Reads or writes what is possible now."""
         try:
-            if self._replied:
-                self._unsent = self._unsent[self.socket.send(self._unsent, socket.MSG_NOSIGNAL) :]
-                self.done = not self._unsent
-            elif self.request is None:
-                self._take(self.socket.recv(65536))
+            with _as_socket(self.socket) as borrowed:
+                if self._replied:
+                    self._unsent = self._unsent[borrowed.send(self._unsent, socket.MSG_NOSIGNAL) :]
+                    self.done = not self._unsent
+                elif self.request is None:
+                    self._take(borrowed.recv(65536))
         except BlockingIOError:
             pass
-        except OSError:  # it has gone
+        except OSError:  # the client has gone
             self.done = True
 
     def _take(self, piece: bytes) -> None:
@@ -277,11 +264,14 @@ class _Connection:
             self.done = True
 
     def has_gone(self) -> bool:
-        poll = select.poll()
-        poll.register(self.socket, 0)
-        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+        """Whether the client has closed the connection."""
+        poll, number = select.poll(), self.socket.current
+        if number is not None:
+            poll.register(number, 0)
+        return number is None or any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
 
     def reply(self, answer: bytes) -> None:
+        """Begins to send an answer."""
         self.request = None
         self._received.clear()
         self._unsent = memoryview(answer)
@@ -289,4 +279,5 @@ class _Connection:
         self.deadline = time.monotonic() + DEADLINE_S
 
     def close(self) -> None:
+        """Idempotent."""
         self.socket.close()

@@ -1,0 +1,65 @@
+# Forks, and files that are kept locked.
+
+fork_handler = None
+if fork.watch_forks() != 0:
+    raise MemoryError
+
+
+def set_fork_handler(handler):
+    """What is called, once, in a process that finds itself the child of a fork: before anything is counted there."""
+    global fork_handler
+    fork_handler = handler
+
+
+def handle_fork():
+    """Handles a fork that made this process, if that was not done. Raises what the handler raises; the next call tries
+    again. Other threads wait meanwhile."""
+    if fork.is_child():
+        handle_the_fork()
+
+
+def fork_is_pending():
+    """Whether a fork made this process and was not handled: what is open is the parent's."""
+    return bool(fork.is_child()) and not fork.is_handling()
+
+
+cdef int handle_the_fork() except -1:
+    cdef bint done = False
+    while fork.is_child() and not fork.is_handling():
+        if not fork.begin_handling():
+            with nogil:
+                seqlock.sched_yield()
+            continue
+        try:
+            if fork_handler is not None:
+                fork_handler()
+            done = True
+        finally:
+            fork.end_handling(done)
+    return 0
+
+
+@cython.final
+cdef class HeldFile:
+    """Keeps the open file of a descriptor, and the OFD locks on it, until `release`, whatever happens to the descriptor.
+
+    A child of a fork does not inherit it: the locks go when this process ends. Raises OSError.
+    """
+
+    cdef void *at
+    cdef u64 generation
+
+    def __cinit__(self, int fd):
+        self.generation = fork.generation
+        self.at = fork.hold_file(fd)
+        if self.at == NULL:
+            PyErr_SetFromErrno(OSError)
+
+    def release(self):
+        """Idempotent."""
+        if self.at != NULL and not (fork.is_child() and not fork.is_handling()) and self.generation == fork.generation:
+            fork.drop_file(self.at)
+        self.at = NULL
+
+    def __dealloc__(self):
+        self.release()

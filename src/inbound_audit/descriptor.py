@@ -1,0 +1,115 @@
+"""Descriptors that other code of the process may close.
+
+A daemon closes all numbers at once, and a library may close one twice. The program then gets the same number for a file
+or a socket of its own. So a number is compared with the file's identity before each use, and before it is closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from types import TracebackType
+from typing import Final, TypeAlias
+
+Identity: TypeAlias = tuple[int, int, str]
+"""Device and inode of a file, and what an inotify descriptor watches."""
+
+FIRST: Final = 3
+"""Numbers below are the standard streams: whoever writes to one that was closed at start would write to our file."""
+
+
+class Descriptor:
+    """Takes over an open descriptor, which gets a number above the standard streams. Raises OSError.
+
+    Lock rule: the owner's; `number` and `is_ours` are checks of one moment, so their result is used at once.
+    """
+
+    __slots__ = ("_identity", "_number")
+
+    def __init__(self, number: int) -> None:
+        self._number = -1
+        if number < FIRST:
+            low = number
+            try:
+                number = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FIRST)
+            finally:
+                os.close(low)
+        self._identity = _identity_of(number)
+        self._number = number
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the number still stands for the file that it was opened for."""
+        try:
+            return self._number >= 0 and _identity_of(self._number) == self._identity
+        except OSError:
+            return False
+
+    @property
+    def current(self) -> int | None:
+        """The number, for a use that follows at once; None if the descriptor is closed, or was by other code."""
+        return self._number if self.is_ours else None
+
+    @property
+    def number(self) -> int:
+        """As `current`. Raises OSError (EBADF) if there is none."""
+        if not self.is_ours:
+            raise OSError(errno.EBADF, "a descriptor of inbound_audit was closed by other code of this process")
+        return self._number
+
+    @property
+    def identity(self) -> Identity:
+        """Of the file that was opened, also when the descriptor is closed."""
+        return self._identity
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._number < 0
+
+    def close(self) -> None:
+        """Idempotent. A number that stands for another file is left open."""
+        if self.is_ours:
+            os.close(self._number)
+        self._number = -1
+
+    def __enter__(self) -> Descriptor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def open_file(path: str | os.PathLike[str], flags: int, mode: int = 0o600, *, at: int | None = None) -> Descriptor:
+    """As os.open, without inheritance. `at` is the descriptor of the directory that `path` begins in. Raises
+    OSError."""
+    return Descriptor(os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=at))
+
+
+def pipe() -> tuple[Descriptor, Descriptor]:
+    """Both ends of a pipe, to read and to write. Neither waits. Raises OSError."""
+    ends = [Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)]
+    return ends[0], ends[1]
+
+
+def _identity_of(number: int) -> Identity:
+    found = os.fstat(number)
+    # An inotify descriptor shares its inode with others of its kind; the kernel tells what it watches.
+    anonymous = stat.S_IFMT(found.st_mode) == 0
+    return found.st_dev, found.st_ino, _watched_by(number) if anonymous else ""
+
+
+def _watched_by(number: int) -> str:
+    """Empty where the system does not tell, as in a process that has changed its user."""
+    try:
+        with open(f"/proc/self/fdinfo/{number}", "rb") as lines:
+            return "".join(str(line) for line in lines if line.startswith(b"inotify "))
+    except OSError:
+        return ""

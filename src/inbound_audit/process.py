@@ -1,0 +1,279 @@
+"""The life of the process: forks, exit, and background threads.
+
+What must survive a fork, or act at exit, registers here, in one of the `Stage`s. In a child, stages follow one another
+from the first to the last; at exit, from the last to the first. Before a fork, the locks are taken from the last stage
+to the first, then the background threads are stopped: so the child is a copy of a process in which no thread of ours is
+in the middle of a change. In the parent the threads go on.
+
+A fork may bypass Python's hooks (a server that embeds Python, `ctypes`). Its child is found out before anything is
+counted there (`_ipcount.handle_fork`), and goes through the same steps, but for those before the fork: so a member
+takes nothing for granted but that its own thread and the locks' holders do not exist.
+
+Lock rule: a thread that holds the lock of a stage takes only locks of earlier stages. The holder of a lock may wait for
+a background thread to stop: `BackgroundThread.acquire` gives up when the thread is to stop.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import enum
+import logging  # its fork handlers must be there before ours, which wait for a thread that may be logging
+import os
+import select
+import threading  # and its own handlers, before ours start a thread in a child
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeAlias, TypeVar
+
+from inbound_audit import _ipcount
+from inbound_audit.descriptor import Descriptor, pipe
+
+logger = logging.getLogger("inbound_audit")
+
+LOCK_POLL_S = 0.02
+
+RETRY_S = 0.2
+"""Seconds after which a background thread begins again after an error that was not expected."""
+
+Member = TypeVar("Member")
+
+
+class Stage(enum.IntEnum):
+    """What depends on what: a member may use those of earlier stages."""
+
+    COUNTS = 0
+    SHARED = 1
+    PERSISTED = 2
+
+
+class StageLock:
+    """A re-entrant lock of all members of a stage. A child of a fork has it anew."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def acquire(self, timeout: float = -1) -> bool:
+        _ipcount.handle_fork()
+        return self._lock.acquire(timeout=timeout)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def renew(self) -> None:
+        """In a child: its holder may not exist."""
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+shared_lock, persist_lock = StageLock(), StageLock()
+"""Of all memberships, and of all stores, of this process."""
+
+Step: TypeAlias = Callable[[Any], object]
+
+_members: dict[Stage, weakref.WeakKeyDictionary[object, tuple[Step, Step | None]]] = {
+    stage: weakref.WeakKeyDictionary() for stage in Stage
+}
+_threads: weakref.WeakSet[BackgroundThread] = weakref.WeakSet()
+
+
+def register(member: Member, stage: Stage, in_child: Callable[[Member], object], at_exit: Step | None = None) -> None:
+    """From now on the member takes part in forks and in the exit, until it is collected.
+
+    `in_child` gives up what belongs to the parent; threads of the parent do not exist then. Both get the member.
+    """
+    _members[stage][member] = (in_child, at_exit)
+
+
+class BackgroundThread:
+    """A daemon thread that runs `job`; it may be stopped, and started again, any number of times.
+
+    `job` is called in the thread with this object. It returns when `wait` or `acquire` says so, or when there is
+    nothing left to do. All methods may be called from any thread, also from the background thread itself and from
+    finalizers.
+    """
+
+    def __init__(self, name: str, job: Callable[[BackgroundThread], None]) -> None:
+        self._name = name
+        self._job = job
+        self.after_fork_in_child()
+        _threads.add(self)
+
+    def after_fork_in_child(self) -> None:
+        """The thread does not exist here, and the pipe is the parent's."""
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._stops = False
+        self._busy = False
+        self._pipe: tuple[Descriptor, Descriptor] | None = None
+
+    def start(self) -> None:
+        """Starts the thread, unless it runs. Raises RuntimeError."""
+        with self._lock:
+            self._stops = False
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def stop(self) -> bool:
+        """Ends the thread, and waits for that, unless it is in a `busy` block: it ends after the block. Returns whether
+        it ran."""
+        with self._lock:
+            runs = self._thread is not None and not self._stops
+            self._stops = True
+            thread = None if self._busy else self._thread
+        self.wake()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        return runs
+
+    def wake(self) -> None:
+        """Lets `wait` return."""
+        with self._lock, contextlib.suppress(OSError):  # a full pipe wakes the thread, and so did the loss of an end
+            if self._pipe is not None:
+                os.write(self._pipe[1].number, b"\0")
+
+    # ---- for the job
+
+    def wait(self, timeout: float | None, polled: Mapping[int, int] | None = None) -> set[int] | None:
+        """Waits for `timeout` seconds, for `wake`, or for events of descriptors: their numbers, and which events.
+
+        Returns the numbers that have events, or None when the job is to return.
+        """
+        try:
+            end = self._open_pipe()
+        except OSError:  # no descriptor is left, or other code closes them now
+            time.sleep(LOCK_POLL_S)
+            return None if self._ends() else set()
+        if self._ends():  # `stop` may have found no pipe to write to
+            return None
+        poll = select.poll()
+        poll.register(end, select.POLLIN)
+        for number, events in (polled or {}).items():
+            poll.register(number, events)
+        found = {number for number, _ in poll.poll(None if timeout is None else 1000 * timeout)}
+        with self._lock, contextlib.suppress(OSError):
+            if end in found and self._pipe is not None:
+                os.read(self._pipe[0].number, 4096)
+        return None if self._ends() else found - {end}
+
+    def acquire(self, lock: StageLock) -> bool:
+        """Takes a lock; False when the job is to return instead."""
+        while not lock.acquire(LOCK_POLL_S):
+            if self._ends():
+                return False
+        return True
+
+    @property
+    def runs(self) -> bool:
+        """Whether the thread exists: also one that is in a `busy` block and ends after it."""
+        return self._thread is not None
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[bool]:
+        """A block that `stop` does not wait for. False: the thread is to stop, so do nothing in the block."""
+        with self._lock:
+            self._busy = not self._stops
+        try:
+            yield self._busy
+        finally:
+            with self._lock:
+                self._busy = False
+
+    def _ends(self) -> bool:
+        """Whether the job is to return. From then on `start` makes another thread."""
+        with self._lock:
+            if self._stops and self._thread is threading.current_thread():
+                self._thread = None
+            return self._thread is not threading.current_thread()
+
+    def _open_pipe(self) -> int:
+        """The end to read from. A pipe that other code has closed is made anew. Raises OSError."""
+        with self._lock:
+            if self._pipe is None or not all(end.is_ours for end in self._pipe):
+                self._pipe = pipe()
+            return self._pipe[0].number
+
+    def _run(self) -> None:
+        with self._lock:  # `start` has noted the thread
+            pass
+        while not self._ends():
+            try:
+                self._job(self)
+                break
+            except Exception:
+                logger.exception("the thread %r begins again", self._name)
+                time.sleep(RETRY_S)
+        with self._lock:
+            if self._thread is threading.current_thread():
+                self._thread = None
+
+
+# ---- forks and exit
+
+_paused: list[BackgroundThread] = []  # those that run again in the parent; under both locks
+
+
+def _before_fork() -> None:
+    persist_lock.acquire()
+    shared_lock.acquire()
+    _paused[:] = [thread for thread in list(_threads) if thread.stop()]
+    _ipcount._lock_counters()
+
+
+def _after_fork_in_parent() -> None:
+    _ipcount._release_counters()
+    paused, _paused[:] = list(_paused), []
+    for thread in paused:
+        _guarded(thread.start)
+    shared_lock.release()
+    persist_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    _ipcount._release_counters()
+    _ipcount.handle_fork()
+
+
+def _become_child() -> None:
+    """The handler of all forks: in the child, before anything is counted there."""
+    _paused.clear()
+    for lock in (shared_lock, persist_lock):
+        lock.renew()
+    for thread in list(_threads):
+        thread.after_fork_in_child()
+    for stage in Stage:
+        for member, (in_child, _) in list(_members[stage].items()):
+            _guarded(partial(in_child, member))
+
+
+def _at_exit() -> None:
+    if not _ipcount.fork_is_pending():  # else all that is open is the parent's
+        for stage in reversed(Stage):
+            for member, (_, at_exit) in list(_members[stage].items()):
+                if at_exit is not None:
+                    _guarded(partial(at_exit, member))
+
+
+def _guarded(step: Callable[[], object]) -> None:
+    """What one member does wrong keeps no other from its part."""
+    try:
+        step()
+    except Exception:
+        logger.exception("a fork or the exit of the process was not handled completely")
+
+
+_ipcount.set_fork_handler(_become_child)
+atexit.register(_at_exit)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
