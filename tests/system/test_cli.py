@@ -26,9 +26,9 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize(("line", "told"), FAILURES.items(), ids=FAILURES)
+@pytest.mark.parametrize(("line", "message"), FAILURES.items(), ids=FAILURES)
 def test_a_failure_is_one_line_that_names_it(
-    line: str, told: str, capsys: pytest.CaptureFixture[str], tmp_path: object, monkeypatch: pytest.MonkeyPatch
+    line: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(str(tmp_path))
     with open("no.pem", "w") as file:
@@ -36,7 +36,7 @@ def test_a_failure_is_one_line_that_names_it(
     assert main(line.split()) == 1
     output = capsys.readouterr()
     assert output.out == ""
-    assert told in output.err
+    assert message in output.err
     assert output.err.count("\n") == 1
 
 
@@ -102,7 +102,7 @@ def python(program: str) -> subprocess.CompletedProcess[str]:
         ("aiosmtpd", "serve", "smtp"),
     ],
 )
-def test_a_missing_library_is_told_with_its_extra(missing: str, command: str, extra: str) -> None:
+def test_a_missing_library_names_its_extra(missing: str, command: str, extra: str) -> None:
     done = python(
         f"import sys; sys.modules[{missing!r}] = None\n"
         f"from inbound_audit.__main__ import main; sys.exit(main({command.split()!r}))"

@@ -71,22 +71,22 @@ def test_json_is_one_object(tmp_path: Path) -> None:
     assert set(json.loads(run("count", "--json", given=FOUR).stdout)) == {"sessions", "hosts", "lines", "bad", "top"}
 
 
-def test_bad_lines_are_told_with_their_numbers_and_the_others_are_counted() -> None:
+def test_bad_lines_are_reported_with_their_numbers_and_the_others_are_counted() -> None:
     data = b"192.0.2.7\n192.0.2.300\n\n# a comment\n-198.51.100.1\n 2001:db8::7 # and one\r\n\xff\x00\n- 192.0.2.7\n"
     done = run("count", "--cidr", "::/0", "--cidr", "0.0.0.0/0", given=data)
     assert done.returncode == 1
-    told = done.stderr.decode().splitlines()
-    assert [line.split(":")[0] for line in told] == ["line 2", "line 5", "line 7"]
-    assert "'192.0.2.300'" in told[0]
-    assert "'198.51.100.1': fewer are counted" in told[1]
+    reported = done.stderr.decode().splitlines()
+    assert [line.split(":")[0] for line in reported] == ["line 2", "line 5", "line 7"]
+    assert "'192.0.2.300'" in reported[0]
+    assert "'198.51.100.1': fewer are counted" in reported[1]
     assert [line.split()[0] for line in done.stdout.decode().splitlines()] == ["1", "0"]
 
 
 def test_many_bad_lines_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     done = run("count", "--json", given=b"nonsense\n" * (MAX_COMPLAINTS + 500) + b"::1\n")
-    told = done.stderr.decode().splitlines()
-    assert len(told) == MAX_COMPLAINTS + 1
-    assert "500 more" in told[-1]
+    reported = done.stderr.decode().splitlines()
+    assert len(reported) == MAX_COMPLAINTS + 1
+    assert "500 more" in reported[-1]
     assert done.returncode == 1
     assert json.loads(done.stdout)["bad"] == MAX_COMPLAINTS + 500
 
@@ -162,7 +162,7 @@ def on_a_terminal(arguments: Sequence[str], extra: dict[str, str], stdout: bool)
         if select.select([leader], [], [], 0)[0]:
             try:
                 data = os.read(leader, 65536)
-            except OSError:  # Linux tells the end of a terminal as an error
+            except OSError:  # Linux reports the end of a terminal as an error
                 data = b""
             shown += data
             return not data

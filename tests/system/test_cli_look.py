@@ -70,7 +70,7 @@ for line in sys.stdin:
 
 
 class Owner:
-    """A process that counts, and does what it is told."""
+    """A process that counts, and carries out orders."""
 
     def __init__(self, name: str = NAME) -> None:
         self._process = subprocess.Popen(
@@ -422,7 +422,7 @@ def files_of(shm: Path, name: str = NAME) -> list[Path]:
     return sorted((shm / f"inbound_audit-{name}").glob("*.owner"))
 
 
-def test_a_busy_process_keeps_nobody_from_looking() -> None:
+def test_a_busy_process_is_shown() -> None:
     with Owner() as calm, Owner() as busy:
         calm.open("192.0.2.1", "2001:db8::1")
         busy.open("192.0.2.1")
@@ -438,7 +438,7 @@ def test_a_busy_process_keeps_nobody_from_looking() -> None:
 
 
 def test_a_stopped_process_counts_on() -> None:
-    """Stopped at any moment of a change: what is not being changed is counted, and nobody waits for it."""
+    """Stopped at any moment of a change: what is not being changed is counted, and no reader waits for the process."""
     for _ in range(3):
         with Owner() as owner:
             owner.open("192.0.2.1", "2001:db8::1")
@@ -497,7 +497,7 @@ def test_a_damaged_process_is_listed_with_the_reason(shm: Path) -> None:
                 warning = json.loads(run(command, NAME, "--json").stderr)
                 assert warning["level"] == "warning"
                 assert file.name in warning["message"]
-            # The process may mend it, or somebody else for it.
+            # The process may mend its file.
             scribble(file, 0, b"iaowner\0"[::-1] if sys.byteorder == "big" else struct.pack("<Q", 0x72656E776F6169))
             assert rows(NAME) == [(2, "192.0.2.1/32")]
 
@@ -517,7 +517,7 @@ def test_what_a_process_says_of_itself_may_be_any_number(shm: Path) -> None:
 
 
 def state(directory: Path) -> object:
-    """What there is to be seen of a directory, its files, and who holds which locks on them."""
+    """What there is to be seen of a directory, its files, and which locks are held on them."""
     numbers = {f"{file.stat().st_ino}" for file in directory.iterdir()}
     locks = [line.split(":", 1)[1] for line in Path("/proc/locks").read_text().splitlines()]
     seen = [directory, *sorted(directory.iterdir())]
@@ -537,11 +537,11 @@ def test_a_look_changes_nothing(shm: Path, alive: bool) -> None:
         stays.open("192.0.2.1")
         dies.open("192.0.2.2")
         for owner in (dies, stays):
-            owner.stop()  # who runs would remove what the dead leave
+            owner.stop()  # a running process would remove the files of a dead one
         dies.kill()
         if not alive:
             stays.kill()
-        (shm / "inbound_audit-mail" / "0123456789abcdef.owner").write_bytes(b"of nobody")
+        (shm / "inbound_audit-mail" / "0123456789abcdef.owner").write_bytes(b"of no process")
         (shm / "inbound_audit-mail" / "something else").symlink_to("nowhere")
         (shm / "inbound_audit-mail" / "something else").unlink()
         before = state(shm / "inbound_audit-mail")
@@ -622,7 +622,7 @@ def test_a_watch_in_json_is_an_object_a_second(owners: tuple[Owner, Owner], numb
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_a_watch_ends_when_nobody_reads_it(owners: tuple[Owner, Owner], arguments: Sequence[str]) -> None:
+def test_a_watch_ends_when_its_reader_leaves(owners: tuple[Owner, Owner], arguments: Sequence[str]) -> None:
     with watching(*arguments) as watch:
         watch.line()
         assert watch.process.stdout
@@ -632,18 +632,18 @@ def test_a_watch_ends_when_nobody_reads_it(owners: tuple[Owner, Owner], argument
 
 
 def test_a_watch_outlasts_those_whom_it_watches(shm: Path) -> None:
-    """Also when somebody has removed the directory, and others have made it anew."""
+    """Also if the directory was removed and made anew."""
     with Owner() as owner:
         owner.open("192.0.2.1")
         with watching("--json") as watch:
             assert json.loads(watch.line())["total"] == 1
             owner.kill()
-            eventually(lambda: json.loads(watch.line())["processes"] == 0, "nobody")
+            eventually(lambda: json.loads(watch.line())["processes"] == 0, "no process")
             shutil.rmtree(shm / "inbound_audit-mail")
             assert json.loads(watch.line())["processes"] == 0
             with Owner() as another:
                 another.open("192.0.2.1", "192.0.2.2")
-                eventually(lambda: json.loads(watch.line())["total"] == 2, "those who came")
+                eventually(lambda: json.loads(watch.line())["total"] == 2, "the new sessions")
 
 
 # Ctrl-C goes to those whose terminal it is.
@@ -673,7 +673,7 @@ class Terminal:
         while select.select([self.leader], [], [], 0)[0]:
             try:
                 data = os.read(self.leader, 65536)
-            except OSError:  # Linux tells the end of a terminal as an error
+            except OSError:  # Linux reports the end of a terminal as an error
                 return False
             self.shown += data.decode()
         return True
@@ -773,9 +773,7 @@ def test_colour_is_for_terminals_that_want_it(owners: tuple[Owner, Owner], comma
 
 @pytest.mark.parametrize("command", ["show", "top", "ps", "top --watch"])
 @pytest.mark.parametrize("name", ["male", "", "../mail", ".hidden", "a" * 64, "a b", "mail\n"])
-def test_a_name_that_nobody_counts_under_is_one_line(
-    shm: Path, command: str, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_name_of_no_audit_is_one_line(shm: Path, command: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (shm / "inbound_audit-mail").mkdir(mode=0o700)
     (shm / "inbound_audit-\x1b[2J").mkdir(mode=0o700)
     (shm / "inbound_audit-ended").mkdir(mode=0o700)  # empty: no process counts there any more
@@ -807,7 +805,7 @@ def test_a_place_that_is_not_ours_alone_is_refused(shm: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("command", ["show", "top", "top --watch", "top --watch --json", "show --json"])
-def test_a_service_that_nobody_has_is_one_line(owners: tuple[Owner, Owner], command: str) -> None:
+def test_an_unknown_service_is_one_line(owners: tuple[Owner, Owner], command: str) -> None:
     done = run(*command.split(), NAME, "--service", "smpt")
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.count(b"\n") == 1

@@ -7,7 +7,7 @@ import pytest
 from inbound_audit.__main__ import main
 
 MISTAKES = {
-    # a line: words of what is told about it
+    # a line: words of the message about it
     "serve --limit x": "--limit",
     "serve --limit /24=": "/24=100",
     "serve --limit /24=-1": "/24=100",
@@ -107,11 +107,11 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("line", "told"), MISTAKES.items(), ids=MISTAKES)
-def test_a_mistake_is_one_line_that_names_it(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("line", "message"), MISTAKES.items(), ids=MISTAKES)
+def test_a_mistake_is_one_line_that_names_it(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line.split()) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert told in output.err
+    assert message in output.err
     assert output.err.count("\n") == 1
     assert "--help" in output.err

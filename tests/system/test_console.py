@@ -223,7 +223,7 @@ def test_a_row_is_as_in_a_tree(crew):
     assert console("show", "count", "for", "192.0.2.7", "in", "failures") == f"      6{GAP}192.0.2.7/32\n"
 
 
-def test_since_longer_ago_than_there_are_windows_is_told(crew):
+def test_since_longer_ago_than_there_are_windows_is_noted(crew):
     done = piped("show count for 192.0.2.0/24 in failures since 1971-01-01")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 3
@@ -256,7 +256,7 @@ def test_delete_ip(crew):
 
 
 def test_one_that_stands_still(crew):
-    """What only looks does not wait for it, what adds asks another, and what must reach all says who did not."""
+    """Queries do not wait for it, `add` asks another process, and `delete_ip` says which process did not answer."""
     one, other = crew
     one.freeze()
     assert "192.0.2.7/32" in console("show", "count", "for", "192.0.2.7", "in", "failures")
@@ -310,8 +310,8 @@ def test_cluster_shared_show(crew):
             f"      1{GAP}10.0.0.1/32\n"
             f"      1{GAP}10.0.0.2/32\n"
         )
-    for nobody in ("1", "0123456789abcdef", "x", "-3", "9" * 30):
-        assert nobody in failing("cluster", "shared", "show", "inbound_cidr", "from", nobody)
+    for unknown in ("1", "0123456789abcdef", "x", "-3", "9" * 30):
+        assert unknown in failing("cluster", "shared", "show", "inbound_cidr", "from", unknown)
 
 
 def test_cluster_shared_list(crew):
@@ -356,7 +356,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-def test_wrong_syntax_is_told(crew):
+def test_wrong_syntax(crew):
     assert WRONG[0][1] in failing(*WRONG[0][0], status=2)
     check_complaints(WRONG)
 
@@ -392,9 +392,9 @@ def test_what_fails_says_why(crew):
 
 
 def test_no_such_audit(place):
-    done = run("console", "nobody", "help")
+    done = run("console", "unknown", "help")
     assert done.returncode == 1
-    assert b"nobody counts there" in done.stderr
+    assert b"'unknown'" in done.stderr
 
 
 # ---- lines from a pipe

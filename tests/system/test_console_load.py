@@ -100,7 +100,7 @@ def test_lines_come_into_the_windows_of_their_time(join, tmp_path):
     assert load("failures", path)[0]["known"] == 3
 
 
-def test_lines_that_cannot_be_read_or_counted_are_told(join, tmp_path):
+def test_lines_that_cannot_be_read_or_counted_are_reported(join, tmp_path):
     worker = join()
     path = log(tmp_path / "x.log", (7, 1, 5, "192.0.2.1"), (7, 2, 5, "no-address"))
     with open(path, "a") as file:
@@ -175,7 +175,7 @@ def test_two_do_not_load_a_log_at_once(join, tmp_path):
     assert count(worker) == 0
 
 
-def test_a_series_that_nobody_has_is_told(join, tmp_path):
+def test_an_unknown_series(join, tmp_path):
     join()
     assert "no process has defined that series" in load("other", log(tmp_path / "x.log"), status=1)[1]
     assert "no such file" in load("failures", status=1)[1]

@@ -130,12 +130,12 @@ from inbound_audit.cli import main
 
 change = termios.tcsetattr
 
-def change_and_be_told_to_end(*arguments):
+def change_and_end(*arguments):
     termios.tcsetattr = change
     change(*arguments)
     os.kill(os.getpid(), signal.SIGTERM)
 
-termios.tcsetattr = change_and_be_told_to_end
+termios.tcsetattr = change_and_end
 main()
 """
 

@@ -124,7 +124,9 @@ def test_of_several_sockets_all_are_bound_or_none(monkeypatch: pytest.MonkeyPatc
 # ---- policies
 
 
-def test_a_script_is_closed_when_nobody_can_ask_it_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_is_closed_when_no_session_can_ask_it_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     closed: list[LuaPolicy] = []
     close = LuaPolicy.close
 
