@@ -107,7 +107,7 @@ class SMTPFactory(GatedFactory):
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        while not condition() and loop.time() < deadline:  # noqa: ASYNC110  # no event tells of all three conditions
+        while not condition() and loop.time() < deadline:  # noqa: ASYNC110  # no event covers all conditions
             await asyncio.sleep(_POLL_S)
 
 
