@@ -148,7 +148,7 @@ def test_term_in_the_middle_of_a_change_of_the_terminal(worker, tmp_path):
 
 
 def test_lines_are_remembered_in_a_file_of_the_users_own(worker, tmp_path):
-    path = tmp_path / "inbound-audit" / "console_history"
+    path = tmp_path / "inbound_audit" / "console_history"
     with terminal(tmp_path) as at:
         at.await_text(f"{NAME}>")
         at.type("cluster shared list\r")
@@ -165,7 +165,7 @@ def test_lines_are_remembered_in_a_file_of_the_users_own(worker, tmp_path):
 
 
 def test_where_nothing_can_be_remembered_it_works_all_the_same(worker, tmp_path):
-    (tmp_path / "inbound-audit").write_text("in the way")
+    (tmp_path / "inbound_audit").write_text("in the way")
     with terminal(tmp_path) as at:
         at.await_text("the history is not kept")
         at.await_text(f"{NAME}>")
@@ -175,7 +175,7 @@ def test_where_nothing_can_be_remembered_it_works_all_the_same(worker, tmp_path)
 
 @pytest.mark.parametrize("what", ["is not a regular file", pytest.param("belongs to another user", marks=as_root)])
 def test_nothing_is_remembered_in_what_is_not_the_users_own(worker, tmp_path, what):
-    path = tmp_path / "inbound-audit" / "console_history"
+    path = tmp_path / "inbound_audit" / "console_history"
     path.parent.mkdir()
     if what == "belongs to another user":
         path.write_text("\n# 2026-01-01\n+help nothing\n")
@@ -216,6 +216,6 @@ def test_colours_are_for_terminals_alone(worker, tmp_path):
 def test_the_place_of_the_history(monkeypatch):
     monkeypatch.setenv("HOME", "/home/x")
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
-    assert session.history_path() == "/home/x/.local/state/inbound-audit/console_history"
+    assert session.history_path() == "/home/x/.local/state/inbound_audit/console_history"
     monkeypatch.setenv("XDG_STATE_HOME", "/elsewhere")
-    assert session.history_path() == "/elsewhere/inbound-audit/console_history"
+    assert session.history_path() == "/elsewhere/inbound_audit/console_history"

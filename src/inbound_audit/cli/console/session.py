@@ -24,12 +24,11 @@ from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import plural
 from inbound_audit.errors import InboundAuditError
+from inbound_audit.persist.state_directory import user_state_directory
 
 if TYPE_CHECKING:
     from prompt_toolkit import Application, PromptSession
     from prompt_toolkit.history import History
-
-STATE_VARIABLE = "XDG_STATE_HOME"
 
 
 def run_once(context: ConsoleContext, writer: ResultWriter, words: Sequence[str]) -> None:
@@ -156,10 +155,7 @@ def _session(context: ConsoleContext) -> PromptSession[str]:
 
 
 def history_path() -> str:
-    base = os.environ.get(STATE_VARIABLE, "")
-    if not os.path.isabs(base):  # the convention says to ignore relative ones
-        base = os.path.expanduser("~/.local/state")
-    return os.path.join(base, "inbound-audit", "console_history")
+    return os.path.join(user_state_directory(), "console_history")
 
 
 def _history(context: ConsoleContext) -> History:
