@@ -77,6 +77,18 @@ HARSH = [
     "vctx:set_code(250, ('x'):rep(1e7))",
     "debug.traceback(1, 2, 3) debug.traceback(coroutine.create(print), 'x')",
     "error(setmetatable({}, {__tostring = function() error('y') end}))",
+    "local m, d = {}, msys.dumper.Dumper local t = setmetatable({}, m) "
+    "m.__tostring = function() return d({[t] = 1, [{}] = 2}) end d({[t] = 1, [{}] = 2})",
+    "local t = {} for i = 1, 1e5 do t = {t} end msys.dumper.Dumper(t)",
+    "msys.pcre.match(('x'):rep(8e3), ('('):rep(900))",
+    "msys.pcre.match(('x'):rep(8e3), ('(x*)'):rep(30) .. 'y')",
+    "msys.pcre.match(('x'):rep(8e3), '((x{1,100}){1,10})*y')",
+    "msys.pcre.split(('x'):rep(8e3), '')",
+    "msys.pcre.split(('x'):rep(1e6), 'x')",
+    "msys.pcre.replace(('x'):rep(8e3), 'x', ('y'):rep(1e3))",
+    "msys.pcre.replace(('x'):rep(8e3), '(x)|(y)', ('$2'):rep(500))",
+    "msys.expandMacro(('%{spfv1:lr-}'):rep(1e5))",
+    "for i = 1, 1e4 do msys.audit.define_monitor('300,6') end",
     "print(setmetatable({}, {__tostring = function() return {} end}))",
     "for i = 1, 1000 do coroutine.wrap(function() coroutine.yield() end)() end",
     "getfenv(50)",
@@ -262,3 +274,38 @@ def test_a_text_that_leaves_no_room_for_its_error(tmp_path: Path, name: str) -> 
     )
     reached = result.stdout.split()[-1]
     assert reached == "survived", f"{HUGE[int(reached) - 1]}: {result.returncode} {result.stderr}"
+
+
+START = """
+import sys
+from inbound_audit import InboundAudit, LuaPolicy
+from inbound_audit.errors import PolicyError
+try:
+    policy = LuaPolicy(sys.argv[1], lua=sys.argv[2], max_memory=int(sys.argv[3]))
+except PolicyError as error:
+    print(error)
+else:
+    with InboundAudit() as audit, audit.listener().session("192.0.2.7") as ac:
+        for _ in range(3):
+            policy.validate_connect(ac)
+            policy.validate_ehlo(ac, "x" * 1000)
+    print("loaded")
+"""
+SIZES = [1, 5000, 50_000, 100_000, 300_000, (2 << 20) - 1, 2 << 20, 3 << 20, 8 << 20]
+
+
+@pytest.mark.parametrize("lua", ["luajit21", "lua51"])
+def test_memory_that_does_not_suffice_for_a_start_is_an_error(tmp_path: Path, lua: str) -> None:
+    """Whatever the bound and the script's size are: Lua itself would end the process."""
+    hook = "msys.registerModule('m', {validate_connect = function() end})"
+    for length in (0, 500_000, 1_500_000, 3_000_000):
+        path = tmp_path / f"p{length}.lua"
+        path.write_text(hook + "\n--" + "x" * length + "\nlocal t = [[" + "y" * length + "]]")
+        for size in SIZES:
+            command = [sys.executable, "-c", START, str(path), lua, str(size)]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+            assert (length, size, result.returncode, result.stderr) == (length, size, 0, "")
+            if size < 2 << 20:
+                assert "expected a whole number from 2097152" in result.stdout
+            elif length == 0:
+                assert result.stdout == "loaded\n"

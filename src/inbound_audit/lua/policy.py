@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 10_000_000
 DEFAULT_MEMORY = 256 << 20
 DEFAULT_SESSIONS = 100_000
+MIN_MEMORY = 2 << 20  # with less, Lua runs out of memory while it starts, and that ends the process
 
 
 class LuaPolicy(ScriptPolicy):
@@ -33,8 +34,9 @@ class LuaPolicy(ScriptPolicy):
 
     `ffi` chooses how an accept construct is handed over: LuaJIT's FFI, a portable userdata, or (None) the better one
     that there is; scripts cannot tell. `lua` names one of lupa's modules (``"luajit21"``, ``"lua51"``); None takes
-    LuaJIT where there is one. `max_steps` bounds the function calls and loop passes of one hook, `max_memory` the
-    bytes of the Lua state (LuaJIT 2.0 has no such bound), `max_sessions` the sessions for which something is kept.
+    LuaJIT where there is one. `max_steps` bounds the function calls and loop passes of one hook. `max_memory` bounds
+    the bytes of the Lua state and is at least 2 MiB (LuaJIT 2.0 has no such bound). `max_sessions` bounds the sessions
+    for which something is kept.
 
     Series that the script defines are defined in each audit whose sessions it is asked about. One that is given as
     `audit` is known before there is a session: they are then defined in it at once, and `init` may count in them.
@@ -59,7 +61,9 @@ class LuaPolicy(ScriptPolicy):
         max_sessions: int = DEFAULT_SESSIONS,
         audit: InboundAudit | None = None,
     ) -> None:
-        _check_bounds(max_steps=max_steps, max_memory=max_memory, max_sessions=max_sessions)
+        _check_bound("max_steps", max_steps, 1)
+        _check_bound("max_memory", max_memory, MIN_MEMORY)
+        _check_bound("max_sessions", max_sessions, 1)
         sources = Sources(path, search)
         super().__init__(sources.path, on_error, logger)
         self._host = ScriptHost(sources, audit)
@@ -82,6 +86,8 @@ class LuaPolicy(ScriptPolicy):
 
     def _load(self, sources: Sources) -> None:
         source = sources.main()
+        if not self._world.make_room_for(len(source.text)):
+            raise PolicyError(f"{self.path}: not enough memory")
         try:
             modules = self._entry_points["load"](source.text, source.chunkname)
         except self._world.error as error:
@@ -209,10 +215,9 @@ class LuaPolicy(ScriptPolicy):
         return self._failed(hook, _message(error))
 
 
-def _check_bounds(**bounds: object) -> None:
-    for name, value in bounds.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise PolicyError(f"{name} {value!r}: expected a whole number from 1")
+def _check_bound(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise PolicyError(f"{name} {value!r}: expected a whole number from {least}")
 
 
 def _about(message: Message) -> tuple[int, bytes, bytes]:

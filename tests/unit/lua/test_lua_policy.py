@@ -515,9 +515,10 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         LuaPolicy(path, lua="lua99")
     with pytest.raises(PolicyError, match=r"Lua 5\.4: policies are written in Lua 5\.1"):
         LuaPolicy(path, lua="lua54")
-    for option in ("max_steps", "max_memory", "max_sessions"):
-        with pytest.raises(PolicyError, match=f"{option} -1: expected a whole number from 1"):
-            LuaPolicy(path, **{option: -1})  # type: ignore[arg-type]
+    for option, least in (("max_steps", 1), ("max_memory", 2 << 20), ("max_sessions", 1)):
+        for wrong in (-1, 0, least - 1, True, "1", 1e9):
+            with pytest.raises(PolicyError, match=f"{option} {wrong!r}: expected a whole number from {least}"):
+                LuaPolicy(path, **{option: wrong})  # type: ignore[arg-type]
     policy = LuaPolicy(path)
     assert policy.ffi
     assert policy.implementation.startswith("LuaJIT 2.1")
