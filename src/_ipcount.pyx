@@ -73,12 +73,12 @@ cdef extern from "Python.h":
 DEFAULT_CAPACITY = 1 << 30
 NO_SUCH_SERIES = codes.NO_SERIES
 logger = logging.getLogger("inbound_audit.series")
-cdef u64 conn_ids = 1
 
 include "inbound_audit/_ext/convert.pxi"
 include "inbound_audit/_ext/parse.pxi"
 include "inbound_audit/_ext/process.pxi"
 include "inbound_audit/_ext/session.pxi"
+include "inbound_audit/_ext/listener.pxi"
 include "inbound_audit/_ext/audit.pxi"
 include "inbound_audit/_ext/own_file.pxi"
 include "inbound_audit/_ext/rings.pxi"
@@ -86,6 +86,7 @@ include "inbound_audit/_ext/series.pxi"
 include "inbound_audit/_ext/packed_rows.pxi"
 include "inbound_audit/_ext/store.pxi"
 include "inbound_audit/_ext/shared.pxi"
+include "inbound_audit/_ext/batch.pxi"
 include "inbound_audit/_ext/counter.pxi"
 include "inbound_audit/_ext/networks.pxi"
 include "inbound_audit/_ext/limits.pxi"

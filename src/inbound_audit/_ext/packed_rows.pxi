@@ -151,6 +151,15 @@ cdef int check_rows(object name, const u8[::1] rows) except -1:
     return 0
 
 
+cdef int check_window(object name, object saved) except -1:
+    """Raises SeriesError for a saved window that no dump returns."""
+    check_rows(name, saved[4])
+    check_rows(name, saved[5])
+    if not (0 <= saved[1] <= 32 and 0 <= saved[2] <= 128 and 0 <= saved[3] < 1 << 63):
+        raise SeriesError(f"{name!r}: {saved[1:4]}: expected two prefix lengths and a number of hosts")
+    return 0
+
+
 cdef int restore_rows(
     model.Series *s, int64_t number, int sign, const PackedRow *row, Py_ssize_t size, u64 *added, u64 *left_out
 ) noexcept nogil:
@@ -180,7 +189,7 @@ cdef int restore_levels(model.Series *s, int64_t number, object level4, object l
     cdef model.Slot *slot = &s.slot[window.slot_of(number, s.slots)]
     cdef int lengths[2]
     cdef int family
-    # Texts have no IPv4, whose 32 bits would look folded among lengths of hashes.
+    # Texts have no IPv4 keys: a saved length of 32 is not one of theirs.
     lengths[0], lengths[1] = 128 if s.scope == model.STRINGS else level4, level6
     if window.tree_for(s, number, 0) == NULL:
         return 0
@@ -190,3 +199,24 @@ cdef int restore_levels(model.Series *s, int64_t number, object level4, object l
     slot.folded += folded
     fold.publish_levels(s, window.slot_of(number, s.slots))
     return 0
+
+
+cdef int restore_window(model.Series *s, int64_t number, object saved, u64 *added, u64 *left_out) except? -1:
+    """Adds a saved window to that of our ring. OK, or the code of the first row that found no room."""
+    cdef const u8[::1] rows
+    cdef const PackedRow *first
+    cdef Py_ssize_t size
+    cdef int code = codes.OK, sign
+    lock_series(s)
+    if s.state != model.ENDED and window.in_view(s, number):
+        restore_levels(s, number, saved[1], saved[2], saved[3])
+    seqlock.unlock(&s.lock)
+    for sign in range(2):
+        rows = saved[4 + sign]
+        size = rows.shape[0] // <Py_ssize_t>sizeof(PackedRow)
+        first = <const PackedRow *>&rows[0] if size else NULL
+        with nogil:
+            code = restore_rows(s, number, sign, first, size, added, left_out)
+        if code != codes.OK:
+            break
+    return code

@@ -189,17 +189,11 @@ cdef class SeriesStore:
         both. Raises SeriesError for malformed rows, and nothing is added; CapacityError.
         """
         cdef model.Series *s = series_of(self.audit, name)
-        cdef const u8[::1] rows
         cdef u64 added = 0, left_out = 0
-        cdef int64_t now, number, back
-        cdef int code = codes.OK, sign
-        cdef Py_ssize_t size
-        cdef const PackedRow *first
+        cdef int64_t now, back
+        cdef int code
         for saved in windows:
-            check_rows(name, saved[4])
-            check_rows(name, saved[5])
-            if not (0 <= saved[1] <= 32 and 0 <= saved[2] <= 128 and 0 <= saved[3] < 1 << 63):
-                raise SeriesError(f"{name!r}: {saved[1:4]}: expected two prefix lengths and a number of hosts")
+            check_window(name, saved)
             if saved[5]:
                 self.audit.series.ensure_negative_trees(name)
         now = window.now_of(self.audit.owner)
@@ -210,19 +204,9 @@ cdef class SeriesStore:
         back = back if back > 0 else 0
         seqlock.unlock(&s.lock)
         for saved in windows:
-            number = <int64_t>saved[0] + s.base - back
-            lock_series(s)
-            if s.state != model.ENDED and window.in_view(s, number):
-                restore_levels(s, number, saved[1], saved[2], saved[3])
-            seqlock.unlock(&s.lock)
-            for sign in range(2):
-                rows = saved[4 + sign]
-                size = rows.shape[0] // <Py_ssize_t>sizeof(PackedRow)
-                first = <const PackedRow *>&rows[0] if size else NULL
-                with nogil:
-                    code = restore_rows(s, number, sign, first, size, &added, &left_out)
-                if code != codes.OK:
-                    raise window_error(code, None, name, self.audit)
+            code = restore_window(s, <int64_t>saved[0] + s.base - back, saved, &added, &left_out)
+            if code != codes.OK:
+                raise window_error(code, None, name, self.audit)
         if left_out and series_query.report_family(s) != codes.OK:
             log_other_family(s)
         return added
