@@ -34,12 +34,12 @@ globals.bit = bit and copy(bit) -- LuaJIT's own library, where there is one
 globals.os = { clock = os.clock, date = date, difftime = os.difftime, time = os.time }
 globals.debug = { traceback = debug.traceback }
 
--- ("x"):upper() finds what a script adds to its `string`, and nobody finds the table behind it.
+-- ("x"):upper() finds what a script adds to its `string`, and no script finds the table behind it.
 local of_strings = getmetatable("")
 of_strings.__index = globals.string
 of_strings.__metatable = false
 
--- An accept construct is a userdata in the reference; that ours is FFI's cdata is nobody's concern.
+-- An accept construct is a userdata in the reference; the cdata of FFI is hidden behind that name.
 function globals.type(...)
   local kind = rawtype(...)
   return kind == "cdata" and "userdata" or kind

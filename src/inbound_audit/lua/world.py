@@ -67,7 +67,7 @@ def host_function(function: Callable[..., Any], room_for: Callable[[int], bool])
 
 
 def import_lua(name: str | None) -> ModuleType:
-    """lupa's module of that name, or the best one there is. Raises PolicyError when there is none."""
+    """lupa's module of that name, or its best one. Raises PolicyError if lupa has no such module."""
     for candidate in _LUAS if name is None else (name,):
         try:
             return importlib.import_module(f"lupa.{candidate}")
