@@ -62,7 +62,15 @@ from inbound_audit.errors import (
     SharedStateError, UnknownServiceType,
 )
 
+cdef extern from *:
+    """
+    #if PY_VERSION_HEX < 0x030D0000
+    #define Py_IsFinalizing _Py_IsFinalizing
+    #endif
+    """
+
 cdef extern from "Python.h":
+    bint Py_IsFinalizing() noexcept
     object PyErr_SetFromErrno(object)
     unsigned long PyThread_get_thread_ident() noexcept
     bint PyUnicode_IS_ASCII(object) noexcept

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class InboundAudit(_ipcount.Audit):
     """How many sessions are open right now, by any prefix, per service and listener.
 
-    `capacity` is the address space reserved for each listener, in bytes (8 KiB to just under 8 GiB, 1 GiB by default:
-    some 30 million hosts); memory is used as hosts come. `services` are service types beside the reference's.
+    `capacity` is the address space reserved for each listener, in bytes (8 KiB to just under 8 GiB); memory is used as
+    hosts come. The default is 1 GiB, enough for some 30 million hosts, and less if the system refuses that much.
+    `services` are service types beside the reference's.
 
     `shared` names an audit that all processes of this host count together: each its own sessions, and all see the sum.
     A process that ends, however it does, takes its sessions with it. The processes are of one user, or have `group` in

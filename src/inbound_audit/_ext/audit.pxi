@@ -42,7 +42,7 @@ cdef class Audit:
             self.owner.last_now = time_of_system()
             self.owner.now = python_clock
         check_capacity(capacity)
-        self.capacity = capacity
+        self.capacity = affordable(capacity, 16)  # for some listeners, and for the rest of the program
         if isinstance(services, str):
             raise UnknownServiceType(services, self.service_types, "is a text, not a list of service types")
         for name in services:

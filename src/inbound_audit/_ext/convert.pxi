@@ -175,6 +175,20 @@ cdef int check_capacity(object capacity) except -1:
     return 0
 
 
+cdef u64 affordable(u64 capacity, u64 times) noexcept:
+    """`capacity`; the default is made smaller until the system reserves it `times` over, but not below 16 MiB."""
+    cdef void *base
+    if capacity != DEFAULT_CAPACITY:
+        return capacity
+    while capacity > <u64>16 << 20:
+        base = mapping.reserve(<size_t>(capacity * times))
+        if base != NULL:
+            mapping.unmap_range(base, <size_t>(capacity * times))
+            break
+        capacity //= 4
+    return capacity
+
+
 cdef object no_room(object capacity):
     return CapacityError(
         f"{capacity!r}: the system reserves no such range of address space (ulimit -v, or a container's limit)"

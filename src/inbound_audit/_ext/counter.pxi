@@ -92,6 +92,7 @@ cdef class PrefixCounter:
 
     def __cinit__(self, *, capacity=DEFAULT_CAPACITY):
         check_capacity(capacity)
+        capacity = affordable(capacity, 2)
         if backing.arena_open(&self.t.arena, capacity) != codes.OK:
             raise no_room(capacity)
         link_counter(&self.t)

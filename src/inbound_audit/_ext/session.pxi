@@ -47,7 +47,8 @@ cdef class Session:
         free(self.counted)
         if self.ac.open and self.ac.epoch == self.ac.tree.epoch and not fork.is_child():
             end_session(self)
-            warnings.warn(f"session from {self.remote_ip} was never closed", ResourceWarning, stacklevel=1)
+            if not Py_IsFinalizing():  # at exit the module `warnings` may be gone
+                warnings.warn(f"session from {self.remote_ip} was never closed", ResourceWarning, stacklevel=1)
 
     def __enter__(self):
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 import warnings
 import weakref
@@ -160,10 +161,12 @@ class Admission:
         finally:
             self.session.close()
 
-    def __del__(self) -> None:
+    def __del__(self, at_exit: Callable[[], bool] = sys.is_finalizing) -> None:
         if not self.closed and id(self) in self._guard._live:
             peer = self.peer
             self.close()
+            if at_exit():
+                return  # the module `warnings` may be gone
             warnings.warn(f"the connection of {peer} was dropped without being closed", ResourceWarning, stacklevel=1)
 
 
