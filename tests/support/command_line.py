@@ -20,14 +20,14 @@ SHUTDOWN = b"421 4.3.2 service is shutting down\r\n"
 
 def environment() -> dict[str, str]:
     """Without what a developer's or a CI system's own terminal wants of colours and widths."""
-    unwanted = {"FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+    unwanted = {"FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
 def run(*arguments: str, given: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     """Runs a command to its end."""
     return subprocess.run(
-        [*COMMAND, *arguments], input=given, capture_output=True, timeout=60, cwd=cwd, env=environment(), check=False
+        [*COMMAND, *arguments], input=given, capture_output=True, timeout=200, cwd=cwd, env=environment(), check=False
     )
 
 

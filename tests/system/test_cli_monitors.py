@@ -146,7 +146,7 @@ def test_without_options_nothing_is_counted_over_time(tmp_path: Path) -> None:
 def test_no_room_is_told_with_the_options_that_matter() -> None:
     many = tuple(f"{seconds},1024" for seconds in range(60, 76))
     with (
-        pytest.raises(Failure, match="another --capacity or --monitor-bytes"),
+        pytest.raises(Failure, match="another --capacity, such as 1G or --monitor-bytes"),
         parts(settings(capacity=1 << 20, monitor=many, monitor_bytes=1 << 48)),
     ):
         pass
