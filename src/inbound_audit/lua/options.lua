@@ -28,16 +28,25 @@ function options.hint(wrong, known)
   return not why and hint ~= "" and hint or " (known: " .. concat(names, ", ") .. ")"
 end
 
--- Returns nothing if each key of the table is known, otherwise a reason that begins with the function's name.
-function options.unknown(where, given, known)
+-- The first wrong key in the order of texts, so that of several always the same one is named.
+local function wrong_key(where, given, known)
   local wrong
   for key in next, given do
     if known[key] == nil then
       local name = tostring(plain(key))
-      wrong = (wrong == nil or name < wrong) and name or wrong -- of several always the same one
+      wrong = (wrong == nil or name < wrong) and name or wrong
     end
   end
-  return wrong and where .. ": unknown option '" .. wrong .. "'" .. options.hint(wrong, known)
+  return where .. ": unknown option '" .. wrong .. "'" .. options.hint(wrong, known)
+end
+
+-- Returns nothing if each key of the table is known, otherwise a reason that begins with the function's name.
+function options.unknown(where, given, known)
+  for key in next, given do
+    if known[key] == nil then
+      return wrong_key(where, given, known)
+    end
+  end
 end
 
 -- An option that is on or off: true, false, 1, 0, or not given. Returns whether it is on, or nil and a reason.
