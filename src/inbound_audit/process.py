@@ -230,9 +230,11 @@ def _before_fork() -> None:
     shared_lock.acquire()
     _paused[:] = [thread for thread in list(_threads) if thread.stop()]
     _ipcount._lock_counters()
+    _ipcount.announce_fork(True)
 
 
 def _after_fork_in_parent() -> None:
+    _ipcount.announce_fork(False)
     _ipcount._release_counters()
     paused, _paused[:] = list(_paused), []
     for thread in paused:
@@ -244,6 +246,7 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     _ipcount._release_counters()
     _ipcount.handle_fork()
+    _ipcount.announce_fork(False)
 
 
 def _become_child() -> None:

@@ -101,10 +101,15 @@ def test_where_state_is_kept(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("HOME", "/home/mail")
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
     assert default_directory() == "/home/mail/.local/state/inbound_audit"
     monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")
     assert default_directory() == "/home/mail/.local/state/inbound_audit"
     monkeypatch.setenv("XDG_STATE_HOME", "/var/home/state")
+    assert default_directory() == "/var/home/state/inbound_audit"
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/mail:/var/lib/other")
+    assert default_directory() == "/var/lib/mail/inbound_audit"
+    monkeypatch.setenv("STATE_DIRECTORY", "")
     assert default_directory() == "/var/home/state/inbound_audit"
 
 

@@ -221,6 +221,16 @@ def test_refused_arguments(place):
         assert not Path(directory_of(name)).exists()
 
 
+def test_systemd_says_where_the_directory_is(monkeypatch):
+    monkeypatch.delenv("INBOUND_AUDIT_SHM", raising=False)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/mail:/run/other")
+    assert directory_of(NAME) == f"/run/mail/inbound_audit-{NAME}"
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "")
+    assert directory_of(NAME) == f"/dev/shm/inbound_audit-{NAME}"
+    monkeypatch.setenv("INBOUND_AUDIT_SHM", "/srv/shm")
+    assert directory_of(NAME) == f"/srv/shm/inbound_audit-{NAME}"
+
+
 # ---- a view
 
 

@@ -7,6 +7,7 @@
 #ifndef INBOUND_AUDIT_FORK_H
 #define INBOUND_AUDIT_FORK_H
 
+#include <dirent.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <unistd.h>
@@ -67,6 +68,19 @@ static inline void ia_end_handling(int done)
 static inline int ia_is_handling(void)
 {
     return __atomic_load_n(&ia_fork_page.state, __ATOMIC_ACQUIRE) == IA_HANDLING && pthread_equal(ia_handler, pthread_self());
+}
+
+/* Whether this process has one thread alone. */
+static inline int ia_is_alone(void)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    int n = 0;
+    if (!tasks)
+        return 0;
+    while (readdir(tasks))
+        n++;
+    closedir(tasks);
+    return n == 3; /* with "." and ".." */
 }
 
 /* Keeps the open file of `fd`, and the locks on it, for as long as it is mapped; a fork's child does not inherit the

@@ -12,5 +12,6 @@ cdef extern from "inbound_audit/_core/fork.h":
     bint begin_handling "ia_begin_handling"() noexcept nogil
     void end_handling "ia_end_handling"(bint done) noexcept nogil
     bint is_handling "ia_is_handling"() noexcept nogil
+    bint is_alone "ia_is_alone"() noexcept nogil
     void *hold_file "ia_hold_file"(int fd) noexcept nogil
     void drop_file "ia_drop_file"(void *) noexcept nogil

@@ -1,6 +1,10 @@
 # Forks, and files that are kept locked.
 
+cdef extern from "Python.h":
+    void PyOS_AfterFork_Child()
+
 fork_handler = None
+cdef bint python_forks = False      # Python knows of the fork that is made now, or made this process
 if fork.watch_forks() != 0:
     raise MemoryError
 
@@ -23,8 +27,21 @@ def fork_is_pending():
     return bool(fork.is_child()) and not fork.is_handling()
 
 
+def announce_fork(bint made):
+    """Python is about to fork (True), or has forked: what it does itself in the child is not done once more."""
+    global python_forks
+    python_forks = made
+
+
 cdef int handle_the_fork() except -1:
+    """A fork that bypassed Python leaves its lock for threads broken in the child: a second thread would hang. So Python
+    is told first, while there is no second one."""
+    global python_forks
     cdef bint done = False
+    if not python_forks and fork.is_alone():
+        python_forks = True
+        PyOS_AfterFork_Child()  # runs the handlers, ours among them
+        python_forks = False
     while fork.is_child() and not fork.is_handling():
         if not fork.begin_handling():
             with nogil:
