@@ -17,6 +17,7 @@ cimport inbound_audit._core.change_log as change_log
 cimport inbound_audit._core.clock as clock
 cimport inbound_audit._core.coalesce as coalesce_
 cimport inbound_audit._core.codes as codes
+cimport inbound_audit._core.kept_file as kept_file
 cimport inbound_audit._core.layout as layout
 cimport inbound_audit._core.mapping as mapping
 cimport inbound_audit._core.model as model
@@ -198,13 +199,25 @@ def watch_directory(bytes place not None):
     return watch.watch_directory(place)
 
 
+cdef kept_file.KeptFile *hold(int fd) except? NULL:
+    """A file that is open as `fd`; NULL for -1. It has no path, so it is not opened again."""
+    cdef kept_file.KeptFile *file
+    if fd < 0:
+        return NULL
+    file = kept_file.kept_open(fd, b"", kept_file.O_RDWR, False)
+    if file == NULL:
+        raise OSError
+    return file
+
+
 def log_change(int fd, u64 log_id, u64 sequence, bytes key, text, int64_t by, bint removed, int64_t now):
     """Writes the line after `sequence`. Returns the new sequence and the number of failures."""
     cdef model.Series s
     cdef ip.Address a = address(text)
     memset(&s, 0, sizeof(s))
-    s.log_fd, s.log_id, s.log_sequence = fd, log_id, sequence
+    s.log, s.log_id, s.log_sequence = hold(fd), log_id, sequence
     change_log.log_change(&s, &a, <const char *>key if key is not None else NULL, len(key or b""), by, removed, now)
+    kept_file.kept_free(s.log)
     return s.log_sequence, s.log_failures
 
 
@@ -302,6 +315,7 @@ cdef class Arena:
     """An arena with the trie in it."""
 
     cdef layout.Arena a
+    cdef kept_file.KeptFile *file
 
     def __cinit__(self, u64 capacity=1 << 20):
         if backing.arena_open(&self.a, capacity) != codes.OK:
@@ -309,6 +323,7 @@ cdef class Arena:
 
     def __dealloc__(self):
         backing.arena_close(&self.a)
+        kept_file.kept_free(self.file)
 
     @property
     def bump(self):
@@ -378,7 +393,8 @@ cdef class Arena:
         return backing.share_needs(&self.a)
 
     def share(self, int fd, u64 offset):
-        return backing.arena_share(&self.a, fd, offset)
+        self.file = hold(fd)
+        return backing.arena_share(&self.a, self.file, offset)
 
     def leave(self):
         return bool(backing.arena_leave(&self.a))
@@ -573,6 +589,7 @@ cdef class Owner:
         if self.own != NULL:
             mapping.unmap_range(self.own, layout.PAGE)
         trees.free_trees(self.o)
+        kept_file.kept_free(self.o.own_file)
         free(self.o)
 
     def set_time(self, int64_t seconds):
@@ -726,12 +743,15 @@ cdef class Owner:
     def move_into(self, int fd):
         """All trees, each into the next section."""
         cdef int i
+        cdef u64 at
         assert mapping.back_file(fd, 0, mapping.GRAIN) == 0
+        self.o.own_file = hold(fd)
         self.own = <owner_files.OwnerHeader *>mapping.map_file(NULL, layout.PAGE, fd, 0, True)
         self.own.magic, self.own.layout = owner_files.OWNER_MAGIC, layout.LAYOUT
         self.own.byte_order, self.own.stride = layout.BYTE_ORDER_MARK, self.tree[0].arena.size
         for i in range(self.trees):
-            assert backing.arena_share(&self.tree[i].arena, fd, mapping.GRAIN + i * self.own.stride) == codes.OK
+            at = mapping.GRAIN + i * self.own.stride
+            assert backing.arena_share(&self.tree[i].arena, self.o.own_file, at) == codes.OK
         self.own.trees = <u32>self.trees
 
     def set_stride(self, u64 stride):
@@ -788,7 +808,7 @@ cdef class Series:
         cdef model.Series *s = <model.Series *>calloc(1, sizeof(model.Series))
         cdef u32 i
         self.owner = owner
-        s.scope, s.interval, s.slots, s.owner, s.log_fd = scope, interval, slots, o, -1
+        s.scope, s.interval, s.slots, s.owner = scope, interval, slots, o
         s.name_size = <u32>len(name)
         memcpy(s.name, <const char *>name, len(name))
         s.max_units = <u32>(window_bytes // layout.UNIT) - layout.HEADER_UNITS
