@@ -1,20 +1,31 @@
 -- msys.dumper.Dumper(value): the value as Lua source, for logs. Keys are in order; each table inside itself is named.
 local room = ...
-local guards, steps = room("guards"), room("steps")
+local guards, options, steps = room("guards"), room("options"), room("steps")
 local concat, format, next, rep, sort = table.concat, string.format, next, string.rep, guards.table.sort
-local find, tostring, type = string.find, tostring, type
+local find, gmatch, tostring, type = string.find, string.gmatch, tostring, type
 
 local dump
+
+-- The text of a key or value that is neither a table nor a number: never another kind, whatever its metatable returns.
+local function plain(value)
+  return tostring(options.plain(value))
+end
+
+-- Words that can't be written as a key without brackets.
+local RESERVED = {}
+for word in gmatch("and break do else elseif end false for function goto if in local nil not or repeat return then true until while", "%l+") do
+  RESERVED[word] = true
+end
 
 local function before(a, b)
   if type(a) ~= type(b) then
     return type(a) < type(b)
   end
-  return type(a) == "number" and a < b or type(a) ~= "number" and tostring(a) < tostring(b)
+  return type(a) == "number" and a < b or type(a) ~= "number" and plain(a) < plain(b)
 end
 
 local function key_of(key, depth, above)
-  if type(key) == "string" and find(key, "^[%a_][%w_]*$") then
+  if type(key) == "string" and find(key, "^[%a_][%w_]*$") and not RESERVED[key] then
     return key
   end
   return "[" .. dump(key, depth, above) .. "]"
@@ -47,7 +58,7 @@ function dump(value, depth, above)
   elseif type(value) == "number" or type(value) == "boolean" or value == nil then
     return tostring(value)
   end
-  return format("%q", tostring(value))
+  return format("%q", plain(value))
 end
 
 return {

@@ -25,6 +25,7 @@ Row = tuple[str, str, int, int, int]
 STOCK_LIMITS: LimitTable = {"/32,/64": 10, "/24,/48": 100, "/0": 20000}
 
 _EXEMPT, _DEFAULT = 0, 1
+_RESERVED = ("default", "listener")  # they begin the names of other limits in `refused`
 _NETWORK_KEYS = ("prefixes", "limits", "total")
 _WHOLE = (0, 0)
 
@@ -77,21 +78,42 @@ class _Network(NamedTuple):
 def _network(name: object, given: object) -> _Network:
     """A named network as it was configured. Raises PolicyError."""
     where = f"network {name!r}"
+    if not isinstance(name, str) or not name or name in _RESERVED:
+        raise PolicyError(f"{where}: give it another name, a text that is not 'default' or 'listener'")
     if not isinstance(given, Mapping):
         raise PolicyError(f"{where}: {given!r} is not a mapping with 'prefixes' and 'limits' or 'total'")
     for key in given:
         if key not in _NETWORK_KEYS:
             known = ", ".join(_NETWORK_KEYS)
             raise PolicyError(f"{where}: unknown key {key!r}{did_you_mean(key, _NETWORK_KEYS)} (known: {known})")
-    if "prefixes" not in given or not ("limits" in given or "total" in given):
-        raise PolicyError(f"{where}: {given!r} needs 'prefixes', and 'limits' or 'total'")
-    prefixes = _prefixes(given["prefixes"], where)
+    prefixes = _prefixes(given.get("prefixes", ()), where)
     if not prefixes:
-        raise PolicyError(f"{where}: has no prefixes")
-    rows = _rows(given.get("limits", {}), str(name), where)
+        raise PolicyError(f"{where}: has no prefixes; give it 'prefixes' such as ['192.0.2.0/24']")
+    if "limits" not in given and given.get("total") is None:
+        raise PolicyError(f"{where}: has no limits; give it 'limits' or 'total'")
+    rows = _rows(given.get("limits", {}), name, where)
     if given.get("total") is not None:
         rows.append((f"{name} total", "network", *_WHOLE, _maximum(given["total"], f"{where}: total")))
     return _Network(prefixes, rows)
+
+
+def _check_overlap(networks: Mapping[str, _Network]) -> None:
+    """Raises PolicyError for a prefix that two networks have: an address would belong to either."""
+    owner: dict[tuple[int, bytes, int], str] = {}
+    for name, network in networks.items():
+        for prefix in network.prefixes:
+            other = owner.setdefault(parse_prefix(prefix), name)
+            if other != name:
+                raise PolicyError(f"{name}: {prefix!r} is listed in {other}, too; list it once")
+
+
+def _refusal(code: object, text: object) -> Verdict:
+    """Raises PolicyError."""
+    if isinstance(code, bool) or not isinstance(code, int) or not 400 <= code <= 599:
+        raise PolicyError(f"code {code!r}: a refusal has a reply code from 400 to 599, such as 421")
+    if not isinstance(text, str):
+        raise PolicyError(f"text {text!r} is not a text")
+    return Verdict(accepted=False, code=code, text=text, disconnect=True)
 
 
 class Limits(LimitTables, Policy):
@@ -137,13 +159,16 @@ class Limits(LimitTables, Policy):
         if listener_total is not None:
             everywhere.append(("listener total", "listener", *_WHOLE, _maximum(listener_total, "listener_total")))
         default = _Network([], _rows(self.limits, "default", "limits"))
-        listed = [_Network(_prefixes(exempt, "exempt"), []), default]
-        listed += [_network(name, given) for name, given in (networks or {}).items()]
+        named = {"exempt": _Network(_prefixes(exempt, "exempt"), [])}
+        named |= {f"network {name!r}": _network(name, given) for name, given in (networks or {}).items()}
+        _check_overlap(named)
+        first, *others = named.values()
+        listed = [first, default, *others]
         tables = [network.rows + everywhere * (number != _EXEMPT) for number, network in enumerate(listed)]
         if not any(tables):
             raise PolicyError("limits: nothing is limited; give a limit such as {'/32': 10}, a total or listener_total")
         prefixes = [(prefix, number) for number, network in enumerate(listed) for prefix in network.prefixes]
-        refusal = Verdict(accepted=False, code=code, text=text, disconnect=True)
+        refusal = _refusal(code, text)
         self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal)
         self._options = [_option(row) for network in listed for row in network.rows] + [
             _option(row) for row in everywhere

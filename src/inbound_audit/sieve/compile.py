@@ -29,8 +29,11 @@ _COMMANDS = ("require", *_BRANCHES, *_ENDS, *FUNCTIONS)
 
 
 def script(statements: Sequence[tree.Statement]) -> Block:
-    """Compiles a whole script. Raises ScriptError."""
-    return _block(without_require(statements, (*_COMMANDS, *TESTS)))
+    """Compiles a whole script. Raises ScriptError, also for one without any statement: it protects from nothing."""
+    commands = without_require(statements, (*_COMMANDS, *TESTS))
+    if not commands:
+        raise ScriptError(At(1, 1), "the script does nothing; a policy has an action such as ec_action, or keep")
+    return _block(commands)
 
 
 def _block(statements: Sequence[tree.Statement]) -> Block:

@@ -77,6 +77,14 @@ def prefix(value: Value) -> str:
     return ",".join("/" + length.removeprefix("/") for length in mask.split(","))
 
 
+def replication(value: Value) -> str:
+    """Reads the option `replicate`. Raises PolicyError."""
+    try:
+        return REPLICATE[number(value)]
+    except (PolicyError, KeyError):
+        raise PolicyError(f"{text(value)!r}: expected 0 (none), 1 (cluster) or -1 (manager)") from None
+
+
 def _windows(run: Run) -> Windows:
     return cast("Windows", run.ac.listener.audit)
 
@@ -126,13 +134,18 @@ def audit_series(
 
 
 def audit_series_add(
-    run: Run, name: str, of: Monitor, count: int = 1, *, ip: str | None = None, replicate: int = 0, serialize: int = 0
+    run: Run,
+    name: str,
+    of: Monitor,
+    count: int = 1,
+    *,
+    ip: str | None = None,
+    replicate: str = "none",
+    serialize: bool = False,
 ) -> None:
     """Adds to the current window; the first time the series is defined."""
     series = _windows(run).series
-    if replicate not in REPLICATE:
-        raise PolicyError(f"replicate {replicate}: expected 0 (none), 1 (cluster) or -1 (manager)")
-    _define(series, name, of, serialize != 0, REPLICATE[replicate])
+    _define(series, name, of, serialize, replicate)
     series.add(name, ip, count, ac=run.ac)
 
 
@@ -165,7 +178,14 @@ def series_by_hash(run: Run, given: Hash) -> Value:
 
 
 def series_add_by_hash(run: Run, given: Hash) -> None:
-    known = {"series": text, "monitor": monitor, "count": number, "ip": text, "replicate": number, "serialize": number}
+    known = {
+        "series": text,
+        "monitor": monitor,
+        "count": number,
+        "ip": text,
+        "replicate": replication,
+        "serialize": lambda value: number(value) != 0,
+    }
     chosen = options(given, known)
     audit_series_add(run, *_named(chosen), **chosen)
 

@@ -221,6 +221,7 @@ DUMPS = {
     "true": "true",
     "{}": "{}",
     "{3, 'x', k = true, ['a b'] = {}}": '{\n  [1] = 3,\n  [2] = "x",\n  ["a b"] = {},\n  k = true,\n}',
+    "{['end'] = 1, ['2'] = 2, ends = 3}": '{\n  ["2"] = 2,\n  ["end"] = 1,\n  ends = 3,\n}',
     "{a = {b = 1}}": "{\n  a = {\n    b = 1,\n  },\n}",
 }
 
@@ -234,6 +235,11 @@ def test_dumper(bench: Bench, value: str, text: str) -> None:
 
 def test_dumper_of_a_table_inside_itself(bench: Bench) -> None:
     assert "itself" in bench.say("(msys.dumper.Dumper(t):gsub('%s', ''))", setup="local t = {} t.t = t")
+
+
+def test_dumper_of_keys_that_have_no_text(bench: Bench) -> None:
+    key = "[setmetatable({}, {__tostring = function() return nil end})] = 1"
+    assert bench.say(f"#msys.dumper.Dumper({{{key}, {key}}}) > 0") == "true"
 
 
 @pytest.mark.parametrize(

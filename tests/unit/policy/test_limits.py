@@ -161,6 +161,23 @@ def test_a_dry_run_counts_and_lets_in(smtp):
         ({"networks": {"a": ["::/0"]}}, "network 'a'"),
         ({"networks": {"a": {"prefixes": ["::/0"], "limits": 5}}}, "network 'a'"),
         ({"networks": ["::/0"]}, "networks"),
+        ({"networks": {"a": {"limits": {}}}}, "network 'a'.*prefixes"),
+        ({"networks": {"a": {"prefixes": ["::/0"], "total": None}}}, "network 'a'.*'total'"),
+        ({"networks": {"default": {"prefixes": ["::/0"], "total": 1}}}, "'default'.*another name"),
+        ({"networks": {"listener": {"prefixes": ["::/0"], "total": 1}}}, "'listener'.*another name"),
+        ({"networks": {7: {"prefixes": ["::/0"], "total": 1}}}, "7.*another name"),
+        (
+            {"networks": {name: {"prefixes": [net], "total": 1} for name, net in [("a", "::1"), ("b", "[::1]/128")]}},
+            r"network 'b': '\[::1\]/128' is listed in network 'a', too",
+        ),
+        (
+            {"exempt": ["192.0.2.1/24"], "networks": {"a": {"prefixes": ["192.0.2.9/24"], "total": 1}}},
+            "network 'a': '192.0.2.9/24' is listed in exempt, too",
+        ),
+        ({"code": 250}, "code 250"),
+        ({"code": 999}, "code 999"),
+        ({"code": "421"}, "code '421'"),
+        ({"text": None}, "text None"),
     ],
 )
 def test_a_bad_entry_is_named(arguments, named):

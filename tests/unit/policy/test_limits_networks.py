@@ -171,6 +171,14 @@ wheres = st.tuples(st.sampled_from(["SMTP", "IMAP"]), st.sampled_from(["mx", "su
                          }, None, [("10.0.0.0", ("SMTP", "mx")), ("128.0.0.0", ("SMTP", "mx"))])  # fmt: skip
 @example({"/0": 1}, ["255.255.255.255/32", "ff00::/8"], {}, None, [("255.255.255.255", ("SMTP", "mx"))] * 3)
 def test_as_the_gold_model_says(table, exempt, networks, total, remotes):
+    listed = [
+        {ipaddress.ip_network(p, strict=False) for p in ps}
+        for ps in [exempt, *(n["prefixes"] for n in networks.values())]
+    ]
+    if sum(map(len, listed)) > len(set().union(*listed)):
+        with pytest.raises(PolicyError, match="list it once"):
+            Limits(table, exempt=exempt, networks=networks, listener_total=total)
+        return
     if not (table or total is not None or any(n["limits"] or n["total"] is not None for n in networks.values())):
         with pytest.raises(PolicyError, match="nothing is limited"):
             Limits(table, exempt=exempt, networks=networks, listener_total=total)
@@ -272,7 +280,7 @@ def test_options_without_a_default_keep_the_stock_policy():
         ({"limits": {}}, "nothing is limited"),
         ({"limits": {}, "exempt": ["10.0.0.0/8"]}, "nothing is limited"),
         ({"limits": {}, "networks": {"a": {"prefixes": ["::/0"], "limits": {}}}}, "nothing is limited"),
-        ({"limits": {}, "networks": {"a": {"prefixes": ["::/0"], "total": None}}}, "nothing is limited"),
+        ({"limits": {}, "networks": {"a": {"prefixes": ["::/0"], "total": None}}}, "network 'a': has no limits"),
         ({"networks": {"a": {"prefixes": [], "limits": {"/32": 1}}}}, "network 'a'.*no prefixes"),
         ({"networks": {"a": {"prefixes": ["::/0"], "limts": {"/32": 1}}}}, "'limts'; did you mean 'limits'"),
         ({"networks": {"a": {"prefix": ["::/0"], "limits": {"/32": 1}}}}, "'prefix'; did you mean 'prefixes'"),

@@ -185,9 +185,17 @@ def test_files_that_are_no_text(bench: Bench) -> None:
     assert bench.refuses(b"\x1bLJ").startswith("1:1: the character '\\x1b'")
 
 
+@pytest.mark.parametrize(
+    "script", ["", "\ufeff\n", "# ec_action 421 'closed';\n", "/* stop; */", 'require "variables";']
+)
+def test_a_script_without_a_statement_is_refused(bench: Bench, script: str) -> None:
+    with pytest.raises(PolicyError, match=r"1:1: the script does nothing; .*ec_action, or keep"):
+        bench.policy(script.encode())
+
+
 def test_a_script_has_a_largest_size(bench: Bench) -> None:
     remark = b"# " + b"x" * 1000 + b"\n"
-    assert bench.policy(remark * (MAX_BYTES // len(remark)))
+    assert bench.policy(remark * (MAX_BYTES // len(remark) - 1) + b"stop;")
     path = bench.write(b" " * (MAX_BYTES + 1))
     with pytest.raises(PolicyError, match="is larger than"):
         SievePolicy(path)

@@ -184,10 +184,13 @@ def test_options_of_a_series_are_handed_on(
     assert bench.audit.series.count("s", ac) == 2
 
 
-def test_another_number_of_the_option_replicate_is_an_error(bench: Bench, ac: Session) -> None:
-    options = hashed(series='"s"', monitor='"300,6"', replicate=2)
-    told = failure(bench.policy(options + "audit_series_add $h;"), ac)
-    assert told.endswith("replicate 2: expected 0 (none), 1 (cluster) or -1 (manager)")
+@pytest.mark.parametrize(("replicate", "shown"), [(2, "2"), ('"cluster"', "cluster"), ("0.5", "0.500000")])
+def test_another_value_of_the_option_replicate_is_an_error(
+    bench: Bench, ac: Session, replicate: object, shown: str
+) -> None:
+    options = hashed(series='"s"', monitor='"300,6"', replicate=replicate)
+    error = failure(bench.policy(options + "audit_series_add $h;"), ac)
+    assert error.endswith(f"option 'replicate': '{shown}': expected 0 (none), 1 (cluster) or -1 (manager)")
     assert bench.audit.series.names == ()
 
 
