@@ -27,13 +27,13 @@ class InboundAudit(_ipcount.Audit):
 
     `shared` names an audit that all processes of this host count together: each its own sessions, and all see the sum.
     A process that ends, however it does, takes its sessions with it. The processes are of one user, or have `group` in
-    common. Raises SharedStateError where that can't be (no Linux, a directory that is somebody else's, a process of
+    common. Raises SharedStateError where that can't be (no Linux, a directory of another user, a process of
     another version), and CapacityError when the file system in memory is full.
 
     `monitors` count what happened over time: ``"300,6"`` is six windows of 300 seconds, in which connections,
     receptions and rejections are counted by source address. `monitor_bytes` is the memory of all their windows
     together, `monitor_hosts` the most distinct hosts of each (None: as memory allows); beyond them detail is given up,
-    and nothing is lost. `clock` answers the time in seconds since 1970, in place of the system's clock. `state` is the
+    and nothing is lost. `clock` returns the time in seconds since 1970, in place of the system's clock. `state` is the
     directory of series that are persisted or logged (docs/persistence.md says where, if it is None). Raises
     MonitorError.
 

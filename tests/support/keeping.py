@@ -144,7 +144,7 @@ def in_a_child(job: Callable[[], object]) -> int:
     return end_of(fork_to(job))
 
 
-STEPS = ("open", "write", "fsync", "rename", "unlink", "link", "close", "stat", "fstat", "listdir")
+STEPS = ("open", "write", "fsync", "rename", "unlink", "link", "close", "stat", "listdir")
 """What this package asks of the system."""
 
 

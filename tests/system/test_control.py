@@ -668,7 +668,7 @@ def test_request_others_without_a_descriptor_left(hire, monkeypatch):
 
         monkeypatch.setattr(client.socket, "socket", none_left)
         assert audit._membership
-        assert audit._membership.request_others(KNOWN) == ["nobody can be asked: Too many open files"]
+        assert audit._membership.request_others(KNOWN) == ["no process can be asked: Too many open files"]
         monkeypatch.undo()
         assert audit._membership.request_others(KNOWN) == []
     assert worker.pid

@@ -165,9 +165,9 @@ def test_a_cut_off_line_does_not_take_the_next_one_with_it(path):
     ],
 )
 def test_a_broken_line_is_told_with_its_number(path, line, caplog):
-    assert told_of(path, f"{GOOD}\n{line}\n{NEXT}") == ([1, 4], [(3, "is no line of a log")])
+    assert told_of(path, f"{GOOD}\n{line}\n{NEXT}") == ([1, 4], [(3, "is not a line of a change log")])
     assert [entry.line for entry in read_log(path)] == [1, 4]
-    assert [record.getMessage() for record in caplog.records] == [f"{path}:3: is no line of a log"]
+    assert [record.getMessage() for record in caplog.records] == [f"{path}:3: is not a line of a change log"]
 
 
 def test_a_key_in_another_encoding_is_told(path):

@@ -1,4 +1,4 @@
-"""What is kept of named series in files: snapshots that outlive the process, and logs of every change.
+"""Named series in files: snapshots that outlive the process, and change logs.
 
     state_directory     the directory: where it is, and which user may write to it
     names               the names of the files there
@@ -9,14 +9,13 @@
     marks               up to which line of which change log the counts go
     change_log          the change log of a series: written by the core, read here
     persisted_series    one series: what is written of it, and what was adopted
-    process_lock        one lock for all stores of a process
     resources           what a store holds of the system: locks, open change logs, a thread
     store               all persisted and logged series of an audit
 
-A process writes its own snapshots alone, under an id that nobody had before, and holds the lock of that id while it
-lives. Where nobody holds the lock of a snapshot, who keeps that series takes the lock, adds its counts to its own, and
-writes them into its own snapshot together with the id that they came from. So there is at every moment exactly one file
-in which a saved count counts, whoever is killed, and when.
+A process writes only its own snapshots, under an id that no process had before, and holds the lock of that id while it
+lives. If no process holds the lock of a snapshot, a process that persists the series takes the lock, adds the counts to
+its own, and writes them into its own snapshot together with the id that they came from. So a saved count counts in
+exactly one file at every moment, whichever process is killed, and when.
 """
 
 from __future__ import annotations

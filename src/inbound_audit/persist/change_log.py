@@ -72,7 +72,7 @@ def read_log(
 ) -> Iterator[Entry]:
     """The entries of a log in their order, but those whose log id has that number, or a greater one, in `after`.
 
-    What can't be read is left out and told: `broken` is called with the number of the line and the reason (without it,
+    What can't be read is left out: `broken` is called with the number of the line and the reason (without it,
     both are logged). A last line without its end is being written, or was when there was no room for more: it is left
     out too. Raises OSError. O(1) memory.
     """
@@ -108,7 +108,10 @@ def _parsed(line: bytes, number: int, tell: Callable[[int, str], object]) -> Ent
         # A line that was cut off, when there was no room for all of it, has the next one right behind it.
         start, *fields = line.rsplit(b" ", 4)
         found = _LINE.fullmatch(b" ".join([start[-16:], *fields]))
-        tell(number, "is no line of a log" if found is None else "a line that was cut off stands before another")
+        tell(
+            number,
+            "is not a line of a change log" if found is None else "a line that was cut off stands before another",
+        )
     if found is None:
         return None
     try:

@@ -1,10 +1,9 @@
 """Snapshots of processes that have ended: which of them count, and whose they are now.
 
-A count that was saved stands in one file, but for a moment: who adopts an orphan writes its own snapshot with the
-orphan's id in it before it removes the orphan. So a file counts nothing when its id stands in the list of another one,
-and that list is asked for while the lock of the id is held. Whoever reads the files one after the other can't miss the
-one that has the id: it can lose it only by going itself into another file, and where a file went meanwhile, all are
-read again.
+A saved count is in one file, except for a moment: a process that adopts a snapshot writes its own with the adopted id
+in it before it removes the other. So a file counts nothing when its id stands in the list of another one, and that list
+is asked for while the lock of the id is held. Whoever reads the files one after the other can't miss the one that has
+the id: it can lose it only by going itself into another file, and where a file went meanwhile, all are read again.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def absorbed(place: StateDirectory, series: str) -> set[str]:
                 try:
                     found.update(snapshots.read(place, names.snapshot(series, id), series).absorbed)
                 except Damaged:
-                    continue  # told when it is set aside
+                    continue  # logged when it is set aside
         except FileNotFoundError:
             continue
         return found

@@ -181,7 +181,7 @@ class _Reader:
 
 
 def _check_start(data: bytes) -> None:
-    """What is no snapshot of ours, or not all of one, is told apart before its digest is asked for."""
+    """Rejects foreign and truncated files before the digest is computed."""
     if len(data) < _MIN_SIZE or not data.startswith(MAGIC):
         raise Damaged(f"is no snapshot: {len(data)} bytes that begin with {data[:8]!r}")
     head = _Head(*_HEAD.unpack_from(data))

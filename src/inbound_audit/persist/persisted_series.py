@@ -1,4 +1,4 @@
-"""One series that is kept: what is written of it, and what was adopted."""
+"""One persisted series: what is written of it, and what was adopted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows: TypeAlias = tuple[int, int, int, int, bytes, bytes]
 class PersistedSeries:
     """A series of ours. `log_id`: the number under which we write its log; None when it has none.
 
-    Lock rule: the keeper's, for everything.
+    Lock rule: the store's lock, for everything.
     """
 
     def __init__(self, series: Series, marks: Marks) -> None:
@@ -95,7 +95,7 @@ class PersistedSeries:
         for id in self.absorbed:
             file = names.snapshot(self.series.name, id)
             if snapshots.exists(locks.place, file):
-                if not locks.take(id):  # somebody looks at it, and will find that it counts nothing
+                if not locks.take(id):  # another process reads it, and finds that it counts nothing
                     continue
                 snapshots.remove(locks.place, file)
             gone.add(id)

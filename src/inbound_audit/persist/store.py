@@ -118,7 +118,7 @@ class StateStore:
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
         """What is added here and the `note_loaded` that belongs to it go into the same snapshot: nothing is saved
-        meanwhile, and nobody else loads."""
+        meanwhile, and no other thread loads."""
         with persist_lock:
             yield
 
@@ -158,7 +158,7 @@ class StateStore:
         return wrong
 
     def _repair_directory(self, resources: OsResources) -> None:
-        """Somebody may have removed the directory, or our lock file in it. Raises OSError, SharedStateError."""
+        """Makes the directory, or our lock file in it, anew if it was removed. Raises OSError, SharedStateError."""
         locks = resources.locks
         if locks.place.gone:
             before, place = locks.place, StateDirectory(locks.place.path)
@@ -273,9 +273,9 @@ def _new_log_id() -> int:
     return secrets.randbits(63) + 1
 
 
-def _job(keeper: weakref.ref[StateStore]) -> Job:
+def _job(store: weakref.ref[StateStore]) -> Job:
     def run_once() -> bool:
-        found = keeper()
+        found = store()
         if found is not None:
             found.run_once()
         return found is not None

@@ -70,7 +70,8 @@ def lock(fd: int) -> bool:
 
 
 def has_owner(fd: int) -> bool:
-    """Whether a process holds the write lock. Only a process that may write to the file can: a read lock is none."""
+    """Whether a process holds the write lock. Only a process that may write to the file can take
+    it; read locks do not count."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 1, 0))
     return bool(_FLOCK.unpack(answer)[0] == fcntl.F_WRLCK)
 
@@ -122,7 +123,7 @@ def has_socket(place: SharedDirectory, name: str) -> bool:
     return exists(place, protocol.file_of(id_of(name)))
 
 
-def remove_orphan_socket(place: SharedDirectory, socket: str) -> None:
+def remove_unused_socket(place: SharedDirectory, socket: str) -> None:
     """Removes a socket without an owner's file: an owner has its file first. Raises OSError."""
     if not exists(place, f"{socket.removesuffix('.control')}.owner"):
         _unlink(place, socket)

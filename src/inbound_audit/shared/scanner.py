@@ -85,7 +85,7 @@ class OwnerScanner:
             if owner_file.NAME.fullmatch(name) and self._owner in (None, owner_file.id_of(name)):
                 self._open_owner(name, own)
             elif self._remove_dead and owner_file.SOCKET.fullmatch(name) and f"{name[:16]}.owner" not in there:
-                owner_file.remove_orphan_socket(self._place, name)
+                owner_file.remove_unused_socket(self._place, name)
 
     def move(self, place: SharedDirectory) -> None:
         """The same audit has another directory now."""

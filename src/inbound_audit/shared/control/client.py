@@ -7,7 +7,7 @@ question and one answer, each a JSON object in a line:
     {"ok": true, "defined": true}
     {"ok": false, "error": "..."}
 
-What can be asked is listed in `asked`; `control_server` is the other side of the socket.
+`protocol` lists the commands; `server` is the other side of the socket.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from inbound_audit.errors import SharedStateError
 from inbound_audit.shared.control.protocol import MAX_REQUEST, Directory, path_of
 
 TIMEOUT_S = 2.0
-"""Seconds that are waited for answers, unless somebody says otherwise."""
+"""Seconds to wait for answers, by default."""
 
 MAX_ANSWER = 1 << 24
 """Bytes of an answer that are read."""
@@ -49,9 +49,10 @@ def request(place: Directory, owner_id: str, message: Mapping[str, object], time
 def request_all(
     place: Directory, owner_ids: Iterable[str], message: Mapping[str, object], timeout: float = TIMEOUT_S
 ) -> dict[str, Answer | SharedStateError]:
-    """Asks several at once: the answer of each, or why there is none. Waits `timeout` seconds altogether.
+    """Sends a request to several processes at once. Returns the answer of each, or why it has not answered after
+    `timeout` seconds.
 
-    Raises SharedStateError when nobody can be asked: the request is too long, or there is no descriptor left.
+    Raises SharedStateError if the request is too long, or no descriptor is left.
     """
     line = json.dumps(message).encode() + b"\n"
     if len(line) > MAX_REQUEST:
@@ -64,7 +65,7 @@ def request_all(
         late = SharedStateError(f"did not answer within {timeout:g} s")
         return {owner_id: one.answer or late for owner_id, one in asking.items()}
     except OSError as error:
-        raise SharedStateError(f"nobody can be asked: {error.strerror}") from None
+        raise SharedStateError(f"no process can be asked: {error.strerror}") from None
     finally:
         for one in asking.values():
             one.close()

@@ -1,4 +1,4 @@
-"""What a process of a shared audit can be asked, and how it is done: by the audit's own methods.
+"""The commands of a process of a shared audit, and how each is handled: by the audit's own methods.
 
     add     series, interval, num_windows, key, count [, type]            adds to a series, defined if need be
     remove  series, key [, interval, num_windows]                         forgets a key here: ``defined``: there was one
@@ -7,7 +7,7 @@
     load    series, interval, num_windows, rows, marks [, type]           adds lines of a log, each (microseconds, key,
                                                                           count), and notes that they are counted
 
-A line is bytes that anybody of our user has sent: everything in it is checked before anything is done.
+A line may come from any process of our user: everything in it is checked before anything is done.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Definition(Protocol):
 
 
 class Series(Protocol):
-    """`audit.series`, as far as it is protocol."""
+    """What a command needs of `audit.series`."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -66,10 +66,10 @@ class Series(Protocol):
     def add(self, name: str, key: str, count: int) -> None: ...
     def add_at(self, name: str, key: str, count: int, microseconds: int) -> bool: ...
     def remove_here(self, name: str, key: str) -> None: ...
-    def state_store(self) -> Keeper: ...
+    def state_store(self) -> LineMarks: ...
 
 
-class Keeper(Protocol):
+class LineMarks(Protocol):
     """What an audit knows of the lines of logs that it has counted."""
 
     def known(self, name: str) -> Mapping[int, int]: ...
@@ -78,7 +78,7 @@ class Keeper(Protocol):
 
 
 class ControlTarget(Protocol):
-    """An `InboundAudit`, as far as it is protocol."""
+    """What a command needs of an `InboundAudit`."""
 
     @property
     def series(self) -> Series: ...
@@ -89,19 +89,19 @@ class _Refused(InboundAuditError):
 
 
 def handle(audit: ControlTarget, line: bytes) -> bytes:
-    """A request to its answer, both lines. Raises nothing."""
+    """Turns a request into its answer, both lines. Raises nothing."""
     try:
         request = _parsed(line)
         answer = {"ok": True, **COMMANDS[request["do"]].handle(audit, request)}
     except InboundAuditError as error:
         answer = {"ok": False, "error": str(error)}
-    except Exception as error:  # the one who asks is told, and so is the log of the program
+    except Exception as error:  # the client gets the error, and the program's log too
         logger.exception("a request could not be carried out")
         answer = {"ok": False, "error": f"{type(error).__name__}: {error}"}
     return json.dumps(answer).encode() + b"\n"
 
 
-# ---- a line that anybody may have written
+# ---- checks of a line
 
 
 def _parsed(line: bytes) -> Request:
@@ -121,7 +121,7 @@ def _parsed(line: bytes) -> Request:
             raise _Refused(f"{name} has no {field!r}")
     for field, fits in fields.items():
         if field in request and not fits(request[field]):
-            raise _Refused(f"{name}: {field!r} is none")
+            raise _Refused(f"{name}: invalid value for {field!r}")
         if field not in request and field in order.fields:
             raise _Refused(f"{name}: {field!r} is missing")
     return request
@@ -132,7 +132,7 @@ def _no_number(text: str) -> object:
 
 
 def _is_text(value: object) -> bool:
-    # Half a letter of UTF-16 is none that could be written anywhere.
+    # Lone surrogates cannot be encoded.
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
@@ -189,13 +189,13 @@ def _known(audit: ControlTarget, request: Request) -> dict[str, object]:
 
 
 def _load(audit: ControlTarget, request: Request) -> dict[str, object]:
-    """A row that can't be added is told of, and does not keep the others from it: its mark is noted, so that no row is
-    ever counted twice."""
-    name, keeper = request["series"], audit.series.state_store()
+    """Adds lines of a change log. A row that can't be added is counted as failed, and the others are added; the mark is
+    noted in any case, so that no row is ever counted twice."""
+    name, store = request["series"], audit.series.state_store()
     _define(audit, request)
-    with keeper.loading():
+    with store.loading():
         answer = _load_rows(audit, name, request["rows"])
-        keeper.note_loaded(name, {int(log, 16): sequence for log, sequence in request["marks"].items()})
+        store.note_loaded(name, {int(log, 16): sequence for log, sequence in request["marks"].items()})
     return answer
 
 
