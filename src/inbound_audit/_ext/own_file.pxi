@@ -244,7 +244,7 @@ cdef class OwnFile:
 
     @property
     def status(self):
-        """The size and the number of names of the file. Raises OSError if other code has closed its descriptor and it is
+        """Size and number of names of the file. Raises OSError if other code has closed its descriptor and it is
         not at its path. Reads as OSError without a file."""
         cdef u64 status[2]
         cdef bint failed

@@ -34,7 +34,7 @@ def announce_fork(bint made):
 
 
 cdef int handle_the_fork() except -1:
-    """A fork that bypassed Python leaves its lock for threads broken in the child: a second thread would hang. So Python
+    """A fork that bypassed Python leaves its lock for threads broken in the child: a second thread hangs. So Python
     is told first, while there is no second one."""
     global python_forks
     cdef bint done = False
@@ -58,7 +58,7 @@ cdef int handle_the_fork() except -1:
 
 @cython.final
 cdef class HeldFile:
-    """Keeps the open file of a descriptor, and the OFD locks on it, until `release`, whatever happens to the descriptor.
+    """Keeps the file of a descriptor, and the OFD locks on it, until `release`, whatever happens to the descriptor.
 
     A child of a fork does not inherit it: the locks go when this process ends. Raises OSError.
     """

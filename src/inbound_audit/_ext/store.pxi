@@ -212,7 +212,7 @@ cdef class SeriesStore:
         return added
 
     def log(self, name, int fd, bytes path=b"", u64 log_id=0, sequence=None):
-        """From now on each change is a line in that file, too; `fd` -1: no more. `path` is where the file is opened again
+        """From now on each change is a line in that file; `fd` -1: no more. `path` is where the file is opened again
         if other code closes its descriptor. `sequence` is the number of the line before; None: as it is.
 
         The descriptor stays the caller's. Raises OSError.
