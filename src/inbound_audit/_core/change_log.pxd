@@ -38,4 +38,5 @@ cdef inline void log_change(
         size = <size_t>format_address(a, text)
     s.log_sequence += 1
     fd = kept_fd(s.log)
-    s.log_failures += fd < 0 or write_line_failed(fd, s.log_id, s.log_sequence, now, by, removed, shown, size, key != NULL)
+    if fd < 0 or write_line_failed(fd, s.log_id, s.log_sequence, now, by, removed, shown, size, key != NULL):
+        s.log_failures += 1

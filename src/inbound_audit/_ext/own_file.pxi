@@ -191,8 +191,8 @@ cdef class OwnFile:
         """Moves every tree into a new file, which is open as `fd` for reading and writing, empty, and known to no other
         process.
 
-        `path` is where the file will be found: a descriptor that other code closes is opened there again. `pid` and
-        `started` (microseconds since 1970) are what `ps` shows. The descriptor stays the caller's. Raises CapacityError.
+        `path` is where the file will be found: a descriptor that other code closes is opened there again. `pid`
+        and `started` (microseconds since 1970) are what `ps` shows. The descriptor stays the caller's. Raises CapacityError.
         O(trees).
         """
         cdef int code
