@@ -93,9 +93,11 @@ def parse_pair(text, *, bare=False):
     s = ascii(given, &size)
     if s == NULL:
         raise not_ascii(text)
-    if size == 0 or s[0] != b'/':
+    four = six = codes.BAD_SLASH
+    if size > 0 and s[0] == b'/' and given.count(",") < 2:
+        four, six = prefix.relative_length(s + 1, s + size, 4), prefix.relative_length(s + 1, s + size, 6)
+    if six == codes.BAD_SLASH:
         raise CidrError(f"{text!r}: is not a prefix length such as '/24', or one for each family such as '/24,/56'")
-    four, six = prefix.relative_length(s + 1, s + size, 4), prefix.relative_length(s + 1, s + size, 6)
     if six < 0:
         raise CidrError(f"{text!r}: {reason_of(six)}")
     return (four if four >= 0 else None), six

@@ -27,7 +27,12 @@ class Discard:
 
     async def handle_exception(self, error: Exception) -> str:
         """The reply tells the peer to try again later, not what broke."""
-        self._errors.report(logging.ERROR, "an SMTP command failed: %s: %s", type(error).__name__, error)
+        from aiosmtpd.smtp import TLSSetupException
+
+        if isinstance(error, TLSSetupException):  # the peer's doing; aiosmtpd closes the session and sends no reply
+            logger.debug("a peer did not finish the TLS handshake")
+        else:
+            self._errors.report(logging.ERROR, "an SMTP command failed: %s: %s", type(error).__name__, error)
         return "451 4.3.0 local error, try again later"
 
     def close(self) -> None:

@@ -26,7 +26,8 @@ def shared_name(text: str) -> str:
 @params.checked
 def banner_name(text: str) -> str:
     """A host name or an address literal such as ``[192.0.2.1]``. Raises ValueError."""
-    if re.fullmatch(r"[\w.:-]+|\[[\w.:]+\]", text, re.ASCII) is None:
+    label = r"\w(?:[\w-]{0,61}\w)?"
+    if re.fullmatch(rf"{label}(?:\.{label})*|\[[\w.:]+\]", text, re.ASCII) is None:
         raise ValueError(f"{text!r}: write a host name such as mx.example.com")
     return text
 
@@ -234,6 +235,10 @@ def _check_limits(settings: Settings) -> None:
 
     if len(dict(settings.network)) < len(settings.network):
         raise click.UsageError("--network has the same name twice")
+    networks, limited = set(dict(settings.network)), {key.rpartition(":")[0] for key in settings.limits or ()}
+    if limited <= {"", *networks} and (unlimited := sorted(networks - limited)):
+        name = unlimited[0]
+        raise click.UsageError(f"--network {name}: write its limit, such as --limit {name}:/24=100 or {name}:total=500")
     try:
         limits_of(settings)
     except PolicyError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -17,6 +18,7 @@ from inbound_audit import InboundAudit, LuaPolicy, Verdict
 from inbound_audit.cli import params, sockets
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.logs import LogLimitFilter
+from inbound_audit.cli.maildir import Discard
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Figures, as_text
 from inbound_audit.cli.settings import Settings
@@ -241,3 +243,13 @@ def test_what_a_peer_provokes_is_logged_once_a_burst() -> None:
     last = record(1)
     assert gate.filter(last)
     assert last.getMessage() == "it is broken"
+
+
+def test_a_peer_that_breaks_its_handshake_is_no_error_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    smtp = pytest.importorskip("aiosmtpd.smtp")
+    handler = Discard()
+    for error in (smtp.TLSSetupException(), ValueError("disk")):
+        assert asyncio.run(handler.handle_exception(error)).startswith("451")
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO] == [
+        "an SMTP command failed: ValueError: disk"
+    ]

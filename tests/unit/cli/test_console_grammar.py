@@ -18,7 +18,7 @@ from inbound_audit.cli.console.values import VALUES
 SAMPLES = {
     "ADDRESS": "192.0.2.0/24", "CIDR": "::/0", "SERIES": "failures", "NAME": "failures", "PARAMETERS": "300,6",
     "START": "0", "END": "5", "KEY": "192.0.2.7", "INCREMENT": "3", "FILE": "x.log", "NODE": "4711", "COMMAND": "show",
-    "DATE": "yesterday", "COLUMN": "cidr", "LENGTH": "24", "ROWS": "10", "PREFIX": "inbound_audit",
+    "DATE": "yesterday", "COLUMN": "cidr", "LENGTH": "24", "MINIMUM": "3", "ROWS": "10", "PREFIX": "inbound_audit",
 }  # fmt: skip
 
 LINES = {

@@ -101,6 +101,7 @@ def test_several_series_and_their_union() -> None:
     context = MadeUpContext(a=[{"192.0.2.7": 3, "192.0.2.8": 1}], b=[{"192.0.2.8": 4, "192.0.2.9": 2}])
     assert rows(context, "a,b") == [("192.0.2.7/32", [3, 0]), ("192.0.2.8/32", [1, 4]), ("192.0.2.9/32", [0, 2])]
     assert rows(context, "union a,b") == [("192.0.2.8/32", 5), ("192.0.2.7/32", 3), ("192.0.2.9/32", 2)]
+    assert rows(context, "union a,b,a") == rows(context, "union a,b")
     assert rows(context, "union a,b", threshold=3, limit=1) == [("192.0.2.8/32", 5)]
     assert rows(context, "a,b", threshold=3) == [("192.0.2.7/32", [3, 0]), ("192.0.2.8/32", [1, 4])]
     lines = [queries._query_text(row, lambda count: count) for row in rows(context, "a,b", limit=2)]

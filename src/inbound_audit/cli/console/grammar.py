@@ -41,7 +41,7 @@ on: "on" date
 from_to: "from" date "to" date
 order: "order" "by" COLUMN
 cidrsize: "cidrsize" LENGTH ("to" LENGTH)?
-threshold: "threshold" ROWS
+threshold: "threshold" MINIMUM
 limit: "limit" ROWS
 aggregate: "aggregate" [daily]
 daily: "daily"
@@ -63,7 +63,7 @@ USAGE = {
     "shared_show": "cluster shared show inbound_cidr [from NODE]",
     "show_available": "show available",
     "show_count": "show count for CIDR in SERIES[, SERIES ...]|union(SERIES, ...) [PARAMETERS] [since DATE|on DATE|"
-    "from DATE to DATE] [order by count|cidr] [cidrsize LENGTH [to LENGTH]] [threshold ROWS] [limit ROWS] "
+    "from DATE to DATE] [order by count|cidr] [cidrsize LENGTH [to LENGTH]] [threshold MINIMUM] [limit ROWS] "
     "[aggregate [daily]]",
     "help": "help [COMMAND]",
     "quit": "quit",

@@ -122,6 +122,8 @@ def show_count(
     network = network_of(cidr)
     lengths = _lengths(network, cidrsize)
     found = [context.find(name, parameters) for name in names.names]
+    if names.union:  # a series that is named twice is counted once
+        found = list(dict.fromkeys(found))
     spans = [_windows_of(context, one, time) for one in found]
     counts: dict[tuple[str, int, int], list[int]] = {}
     for at, (one, span) in enumerate(zip(found, spans, strict=True)):

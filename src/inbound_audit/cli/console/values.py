@@ -149,5 +149,6 @@ VALUES = {
     "DATE": Value(DATE_EXAMPLE, text),  # a word of a date: `date` reads all of them together
     "COLUMN": Value("count or cidr", order),
     "LENGTH": Value("the length of a prefix", _number(0, 128)),
+    "MINIMUM": Value("a whole number from 1 on", _number(1, LIMITS["count"])),
     "ROWS": Value("a whole number from 1 on", _number(1, LIMITS["count"])),
 }
