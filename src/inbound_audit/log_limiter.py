@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
+
+from inbound_audit.process import ProcessLock
 
 
 class LogLimiter:
@@ -22,7 +23,7 @@ class LogLimiter:
         self._interval = interval
         self._clock = clock
         # Re-entrant: a finalizer that reports may run in the middle of a report of the same thread.
-        self._lock = threading.RLock()
+        self._lock = ProcessLock()
         self._quiet_until: float | None = None
         self._held_back = 0
 

@@ -50,11 +50,16 @@ class Stage(enum.IntEnum):
     PERSISTED = 2
 
 
-class StageLock:
-    """A re-entrant lock of all members of a stage. A child of a fork has it anew."""
+class ProcessLock:
+    """A re-entrant lock that is free in a child of a fork: the thread of the parent that held it does not exist there.
+
+    Before a fork the locks of the stages are taken, so what they protect is whole in the child. What any other lock
+    protects is as the thread left it: each change under it has to be one that may stop in the middle.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        _locks.add(self)
 
     def acquire(self, timeout: float = -1) -> bool:
         _ipcount.handle_fork()
@@ -76,7 +81,9 @@ class StageLock:
         self._lock.release()
 
 
-shared_lock, persist_lock = StageLock(), StageLock()
+_locks: weakref.WeakSet[ProcessLock] = weakref.WeakSet()
+
+shared_lock, persist_lock = ProcessLock(), ProcessLock()
 """Of all memberships, and of all stores, of this process."""
 
 Step: TypeAlias = Callable[[Any], object]
@@ -85,6 +92,15 @@ _members: dict[Stage, weakref.WeakKeyDictionary[object, tuple[Step, Step | None]
     stage: weakref.WeakKeyDictionary() for stage in Stage
 }
 _threads: weakref.WeakSet[BackgroundThread] = weakref.WeakSet()
+
+
+_waited_for: weakref.WeakSet[Any] = weakref.WeakSet()  # locks
+
+
+def wait_before_forks(lock: threading.RLock) -> None:
+    """From now on a fork waits until no other thread holds the lock. What it protects may run without the GIL, and a
+    thread that holds it may take the locks of all stages."""
+    _waited_for.add(lock)
 
 
 def register(member: Member, stage: Stage, in_child: Callable[[Member], object], at_exit: Step | None = None) -> None:
@@ -168,7 +184,7 @@ class BackgroundThread:
                 os.read(self._pipe[0].number, 4096)
         return None if self._ends() else found - {end}
 
-    def acquire(self, lock: StageLock) -> bool:
+    def acquire(self, lock: ProcessLock) -> bool:
         """Takes a lock; False when the job is to return instead."""
         while not lock.acquire(LOCK_POLL_S):
             if self._ends():
@@ -223,11 +239,16 @@ class BackgroundThread:
 # ---- forks and exit
 
 _paused: list[BackgroundThread] = []  # those that run again in the parent; under both locks
+_held: list[Any] = []  # the locks that this fork has waited for
 
 
 def _before_fork() -> None:
+    waited_for = sorted(_waited_for, key=id)  # one order for threads that fork at the same time
+    for lock in waited_for:
+        lock.acquire()
     persist_lock.acquire()
     shared_lock.acquire()
+    _held[:] = waited_for
     _paused[:] = [thread for thread in list(_threads) if thread.stop()]
     _ipcount._lock_counters()
     _ipcount.announce_fork(True)
@@ -239,20 +260,25 @@ def _after_fork_in_parent() -> None:
     paused, _paused[:] = list(_paused), []
     for thread in paused:
         _guarded(thread.start)
+    held, _held[:] = list(_held), []
     shared_lock.release()
     persist_lock.release()
+    for lock in held:
+        lock.release()
 
 
 def _after_fork_in_child() -> None:
     _ipcount._release_counters()
     _ipcount.handle_fork()
     _ipcount.announce_fork(False)
+    while _held:
+        _held.pop().release()
 
 
 def _become_child() -> None:
     """The handler of all forks: in the child, before anything is counted there."""
     _paused.clear()
-    for lock in (shared_lock, persist_lock):
+    for lock in list(_locks):
         lock.renew()
     for thread in list(_threads):
         thread.after_fork_in_child()

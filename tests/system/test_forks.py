@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import random
 import re
@@ -173,3 +174,120 @@ def test_a_forked_child_starts_with_no_sessions(audit):
     for session in sessions:
         session.close()
     assert audit.total() == 0
+
+
+def in_a_fork(check) -> None:
+    """Runs `check` in a child, which has to return from it."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            signal.alarm(100)
+            check()
+            status = 0
+        os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def holding(lock: contextlib.AbstractContextManager[object], stop: threading.Event, held: threading.Event) -> None:
+    with lock:
+        held.set()
+        stop.wait()
+
+
+def test_locks_that_other_threads_hold_are_free_in_a_child(tmp_path):
+    """Each lock that Python code of the package holds: a series, a log line, a failure of a policy, a Sieve script."""
+    from inbound_audit import LuaPolicy, SievePolicy
+    from inbound_audit.log_limiter import LogLimiter
+    from inbound_audit.sieve import parse
+
+    script = tmp_path / "p.siv"
+    script.write_text("stop;")
+    lua = tmp_path / "p.lua"
+    lua.write_text('require("msys.core")\nmsys.registerModule("p", {validate_connect = function() error("no") end})')
+    limiter = LogLimiter(logging.getLogger("inbound_audit.test"))
+    policy = LuaPolicy(lua)
+    with InboundAudit() as audit:
+        locks = [limiter._lock, audit.series._lock, policy._lock, policy._host.series._lock, parse._one_at_a_time]
+        for lock in locks:
+            held = threading.Event()
+            with running(functools.partial(holding, lock, held=held)):
+                assert held.wait(100)
+
+                def use_all() -> None:
+                    limiter.report(logging.ERROR, "a line")
+                    audit.series.define("s", "ip", 300, 6)
+                    SievePolicy(script)
+                    with audit.listener().session("192.0.2.7") as ac:
+                        policy.validate_connect(ac)
+
+                in_a_fork(use_all)
+
+
+def test_forked_while_other_threads_run_lua(tmp_path):
+    """The child's Lua is not in the middle of a run."""
+    from inbound_audit import LuaPolicy
+
+    lua = tmp_path / "p.lua"
+    lua.write_text("""
+        require("msys.core")
+        local p = {kept = 0}
+        function p:validate_connect()
+          for i = 1, 20000 do p.kept = p.kept + i % 7 end
+          return msys.core.VALIDATE_CONT
+        end
+        msys.registerModule("p", p)
+    """)
+    policy = LuaPolicy(lua)
+    with InboundAudit() as audit:
+        listener = audit.listener()
+
+        def asking(stop: threading.Event) -> None:
+            while not stop.is_set():
+                with listener.session("192.0.2.7") as ac:
+                    assert policy.validate_connect(ac)
+
+        def ask() -> None:
+            with listener.session("192.0.2.8") as ac:
+                assert policy.validate_connect(ac)
+
+        with running(*[asking] * ADDERS):
+            for _ in range(20):
+                in_a_fork(ask)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_child_that_python_does_not_know_of_sees_no_count_of_its_parent_as_its_own(shared, tmp_path, monkeypatch):
+    """Whatever it asks first; in shared mode, the parent's sessions are those of another process."""
+    import ctypes
+
+    from inbound_audit import Limits
+
+    monkeypatch.setenv("INBOUND_AUDIT_SHM", str(tmp_path))
+    fork = ctypes.PyDLL(None).fork
+    with InboundAudit(shared="x" if shared else None) as audit:
+        listener = audit.listener()
+        kept = [listener.session("192.0.2.7") for _ in range(3)]
+        limits = Limits({"/32": 2})
+        others = 3 if shared else 0
+        rows = [(3, "192.0.2.7/32")] if shared else []
+        for check in (
+            lambda: audit.total() == others,
+            lambda: listener.total == others,
+            lambda: listener.inbound_session_count() == others,
+            lambda: audit.top() == rows,
+            lambda: audit.tree() == rows,
+            lambda: kept[0].closed,
+            lambda: bool(limits.validate_connect(kept[0])) is not shared,
+        ):
+            pid = fork()
+            if pid == 0:
+                status = 1
+                with contextlib.suppress(BaseException):
+                    signal.alarm(100)
+                    status = 0 if check() else 2
+                os._exit(status)
+            assert os.waitpid(pid, 0)[1] == 0
+        assert audit.total() == 3
+        for session in kept:
+            session.close()

@@ -638,6 +638,31 @@ def test_ids_are_inherited_until_their_files_are_gone(state, clock, saved):
         assert not orphan.exists()
 
 
+@pytest.mark.parametrize(
+    ("type", "four", "six"), [("ip", (5, 3), (2, 7)), ("cidr", (5, 3), (0, 0)), ("cidr_ipv6", (0, 0), (2, 7))]
+)
+def test_a_snapshot_of_before_holds_both_families(state, clock, type, four, six):
+    """A series of type cidr counted both. Whatever its type is now, it adopts what it counts, once, and keeps that."""
+    v4, v6 = (0xC0000207 << 32, 0), (0x20010DB8 << 32, 7)
+
+    def rows(*counted: tuple[tuple[int, int], int, int]) -> bytes:
+        return b"".join(struct.pack("=QQII", *key, count, version) for key, count, version in counted)
+
+    newest = int(BEGIN) // 300
+    windows = (
+        Window(newest, 32, 128, 0, rows((v4, 5, 4), (v6, 2, 6)), b""),
+        Window(newest - 1, 32, 128, 0, rows((v4, 4, 4), (v6, 9, 6)), rows((v4, 1, 4), (v6, 2, 6))),
+    )
+    saved = Snapshot(Known(NAME, "cidr", 300, 6), "00000000000000aa", newest, (), (), windows)
+    (state / names.snapshot(NAME, saved.id)).write_bytes(b"".join(format.encode(saved)[0]))
+    for _ in range(3):  # adopted from the file of before, then from our own
+        with counting(state, clock, type=type) as kept:
+            kept.store.run_once()
+            assert (kept.by_window(ALL4)[:2], kept.by_window(ALL6)[:2]) == (list(four), list(six))
+            SeriesStore(kept.audit).check()
+        assert len(snapshots_of(state)) == 1
+
+
 def test_ids_are_inherited_from_a_file_of_which_only_a_part_found_room(state, clock, caplog):
     """That part may have the counts of a file that could not be removed yet; so it counts nothing either way."""
     older, newer = "00000000000000aa", "00000000000000bb"

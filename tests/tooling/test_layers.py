@@ -21,8 +21,9 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services", "log_limiter", "descriptor"},
+    {"services", "descriptor"},
     {"process"},
+    {"log_limiter"},
     {"shared", "address_lists"},
     {"persist"},
     {"policy", "audit", "series"},
@@ -32,7 +33,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-NEIGHBOURS = LAYERS[6]
+NEIGHBOURS = LAYERS[7]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 

@@ -233,6 +233,8 @@ cdef class Audit:
 
     def total(self, service_type="SMTP"):
         """Open sessions of a service, both families. Raises UnknownServiceType. O(listeners)."""
+        if fork.is_child():
+            handle_the_fork()
         return sums.total_trees(trees.trees_of(self.owner, self.number_of(service_type)))
 
     def top(self, n=10, *, service_type="SMTP", prefixlen=(32, 128)):
@@ -242,10 +244,14 @@ cdef class Audit:
         Opens only prefixes that are larger than the n-th answer; frees the GIL and stops no writer: each row was true
         at some moment of the walk. Raises CidrError or UnknownServiceType.
         """
+        if fork.is_child():
+            handle_the_fork()
         return top_of(trees.trees_of(self.owner, self.number_of(service_type)), n, prefixlen)
 
     def tree(self, service_type="SMTP"):
         """The compressed tree as rows `(count, "prefix/length")`: branching prefixes and hosts in address order, IPv4
         first, a prefix before what it holds. Frees the GIL, stops no writer. Raises UnknownServiceType. O(hosts).
         """
+        if fork.is_child():
+            handle_the_fork()
         return rows_of(trees.trees_of(self.owner, self.number_of(service_type)))

@@ -119,6 +119,8 @@ cdef class LimitTables:
         cdef int row
         if self.networks is None:
             return self.accept
+        if fork.is_child():
+            handle_the_fork()
         row = limits.passed_limit(&self.set, &ac.ac, self.networks.find(&ac.ac))
         if row == limits.WITHIN_LIMITS:
             return self.accept

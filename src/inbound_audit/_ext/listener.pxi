@@ -89,6 +89,8 @@ cdef class Listener:
         cdef const char *c
         cdef prefix.Prefix peer
         cdef int64_t count
+        if fork.is_child():
+            handle_the_fork()
         if ac is not None:
             query.peer_of(&ac.ac, &peer)
         if cidr is None:
@@ -104,6 +106,8 @@ cdef class Listener:
     @property
     def total(self):
         """Open sessions of this listener, both families; in shared mode in all processes."""
+        if fork.is_child():
+            handle_the_fork()
         return sums.listener_total(self.tree)
 
     @property

@@ -193,6 +193,8 @@ cdef class Session:
     @property
     def closed(self):
         """True once it is counted no more: closed, or its audit was closed, or left behind by a fork."""
+        if fork.is_child():
+            handle_the_fork()
         return not self.ac.open or self.ac.epoch != self.ac.tree.epoch
 
     @property

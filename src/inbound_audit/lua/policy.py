@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import World, logger, raw, text
 from inbound_audit.policy.base import Choice, ScriptPolicy
 from inbound_audit.policy.verdict import ACCEPT, Verdict, cached_verdict
+from inbound_audit.process import wait_before_forks
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
@@ -77,6 +79,8 @@ class LuaPolicy(ScriptPolicy):
         self._entry_points = self._world.entry_points
         self.implementation = self._world.implementation
         self._closed = False
+        self._running = threading.RLock()  # held while Lua runs: in a child it is not in the middle
+        wait_before_forks(self._running)
         self._load(sources)
         if audit is not None:
             self.check(audit)
@@ -104,7 +108,8 @@ class LuaPolicy(ScriptPolicy):
     @property
     def sessions(self) -> int:
         """For how many sessions something is kept, until `end_session`."""
-        return 0 if self._closed else int(self._entry_points["sessions"]())
+        with self._running:
+            return 0 if self._closed else int(self._entry_points["sessions"]())
 
     def validate_connect(self, ac: Session) -> Verdict:
         """`core_validate_accept`, then `validate_connect` of every module: may the connection stay?"""
@@ -114,7 +119,8 @@ class LuaPolicy(ScriptPolicy):
         handle = ac._handle
         self._asked[handle] = ac
         try:
-            answer = self._connect(handle)
+            with self._running:
+                answer = self._connect(handle)
         except (self._world.error, PolicyError) as error:
             return self._hook_failed("validate_connect", error)
         finally:
@@ -163,7 +169,8 @@ class LuaPolicy(ScriptPolicy):
             self._closed = True
         self._connect = self._refuse_to_ask
         try:
-            self._entry_points["stop"]()
+            with self._running:
+                self._entry_points["stop"]()
         except self._world.error as error:
             self._hook_failed("deinit", error)
 
@@ -187,9 +194,10 @@ class LuaPolicy(ScriptPolicy):
         if self._closed:
             self._refuse_to_ask(handle)
         texts = sum(len(argument) for argument in arguments if isinstance(argument, bytes))
-        if (texts or not self.ffi) and not self._world.make_room_for(texts):
-            raise PolicyError("not enough memory")
-        return self._entry_points[hook](self._token(handle), *arguments)
+        with self._running:
+            if (texts or not self.ffi) and not self._world.make_room_for(texts):
+                raise PolicyError("not enough memory")
+            return self._entry_points[hook](self._token(handle), *arguments)
 
     def _connect_portable(self, handle: int) -> Any:
         return self._enter("validate_connect", handle, ())
@@ -211,7 +219,8 @@ class LuaPolicy(ScriptPolicy):
 
     def _hook_failed(self, hook: str, error: Exception) -> Verdict:
         if isinstance(error, MemoryError):
-            self._world.collect()
+            with self._running:
+                self._world.collect()
         return self._failed(hook, _message(error))
 
 

@@ -7,13 +7,13 @@ with: what it has defined is remembered, and defined in each audit whose session
 from __future__ import annotations
 
 import ipaddress
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit import _ipcount
 from inbound_audit._ipcount import CODES, LIMITS, MONITOR_KINDS
 from inbound_audit.errors import CapacityError, PolicyError, SeriesError
+from inbound_audit.process import ProcessLock
 from inbound_audit.series import DEFAULT_BYTES, Definition, check, contradiction
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class SeriesHost:
         self._known: list[InboundAudit] = [] if audit is None else [audit]
         self._wanted: dict[Definition, None] = {}
         self.defined_monitors: dict[str, None] = {}
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """By the names that the Lua files call. Texts come and go as bytes."""

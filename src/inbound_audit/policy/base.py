@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from os import PathLike
 from pathlib import Path
@@ -13,6 +12,7 @@ from inbound_audit._ipcount import parse_monitor
 from inbound_audit.errors import PolicyError
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.verdict import ACCEPT, LOCAL_ERROR, UNAVAILABLE, Verdict
+from inbound_audit.process import ProcessLock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -128,7 +128,7 @@ class ScriptPolicy(Policy):
         self.on_error = on_error
         self.errors_by_hook: Counter[str] = Counter()
         self.last_error: str | None = None
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._logger = logger
         self._limiters: dict[str, LogLimiter] = {}
 

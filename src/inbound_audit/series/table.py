@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
-import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import SeriesError, named_keywords
+from inbound_audit.process import ProcessLock
 from inbound_audit.series.definition import DEFAULT_BYTES, FAMILIES, Definition, check, contradiction
 
 if TYPE_CHECKING:
@@ -54,15 +54,7 @@ class SeriesSet(_ipcount.SeriesTable):
         self._membership = membership
         self._definitions: dict[str, Definition] = {}
         self._store: StateStore | None = None
-        self._own_lock = (os.getpid(), threading.RLock())
-
-    @property
-    def _lock(self) -> threading.RLock:
-        """The lock of this process: in a forked child another thread of the parent may have held its copy for ever."""
-        pid, lock = self._own_lock
-        if pid != os.getpid():
-            self._own_lock = (os.getpid(), lock := threading.RLock())
-        return lock
+        self._lock = ProcessLock()
 
     # ---- definitions
 

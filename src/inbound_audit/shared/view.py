@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from types import TracebackType
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError
+from inbound_audit.process import ProcessLock
 from inbound_audit.services import SERVICE_TYPES
 from inbound_audit.shared.directory import SharedDirectory
 from inbound_audit.shared.scanner import OwnerInfo, OwnerScanner
@@ -26,7 +26,7 @@ class View(_ipcount.Audit):
 
     def __init__(self, name: str, *, pid: int | None = None, owner: str | None = None) -> None:
         super().__init__(services=SERVICE_TYPES)
-        self._lock = threading.RLock()
+        self._lock = ProcessLock()
         self._name = name
         self._place = SharedDirectory(name, read_only=True)
         self._scanner = OwnerScanner(self, self._place, remove_dead=False, pid=pid, owner=owner)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from functools import lru_cache
 from typing import Any
 
+from inbound_audit.process import ProcessLock
 from inbound_audit.sieve.faults import At, ScriptError
 from inbound_audit.sieve.grammar import GRAMMAR, WORDS
 from inbound_audit.sieve.texts import unquote, unstuff
@@ -36,7 +36,7 @@ MAX_DIGITS = 40
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MAX_EXPECTED = 3  # a longer list of what could stand there does not help
-_one_at_a_time = threading.Lock()  # lark makes its scanners while it scans for the first time
+_one_at_a_time = ProcessLock()  # lark makes its scanners while it scans for the first time
 
 
 def parse(text: str) -> tuple[Statement, ...]:

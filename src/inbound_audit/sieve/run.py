@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from inbound_audit.address_lists.lists import NetworkLists
 from inbound_audit.errors import PolicyError, did_you_mean
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict, cached_verdict
+from inbound_audit.process import ProcessLock
 from inbound_audit.sieve.faults import At
 from inbound_audit.sieve.values import Value
 
@@ -34,7 +34,7 @@ class Host:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.hits: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._places: dict[int, str] = {}
         self.lists = NetworkLists(path.parent, burst=LogLimiter(logger))
         self._list_options: dict[str, dict[str, Any]] = {}
