@@ -192,8 +192,8 @@ cdef class OwnFile:
         process.
 
         `path` is where the file will be found: a descriptor that other code closes is opened there again. `pid`
-        and `started` (microseconds since 1970) are what `ps` shows. The descriptor stays the caller's. Raises CapacityError.
-        O(trees).
+        and `started` (microseconds since 1970) are what `ps` shows. The descriptor stays the caller's.
+        Raises CapacityError. O(trees).
         """
         cdef int code
         lock_owner(self.audit.owner)
