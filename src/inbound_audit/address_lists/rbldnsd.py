@@ -163,10 +163,9 @@ def _ipv6(line: str) -> tuple[str, str]:
         if not ended and gap < 0 and line.startswith(":", at):
             gap, at = len(groups), at + 1
     length = 16 * len(groups) if gap < 0 else 128
-    if match := _LENGTH.match(line, at):
+    bare = (match := _LENGTH.match(line, at)) is None
+    if match is not None:
         length, at = int(match[1]), match.end()
-    elif length == 16:
-        raise ValueError("a bare number; write it with a length, as 10/8")
     missing = _GROUPS - len(groups)
     if (
         max(groups, default=0) > 0xFFFF
@@ -175,6 +174,8 @@ def _ipv6(line: str) -> tuple[str, str]:
         or line[at : at + 1] not in ("", *" \t#;:")
     ):
         raise ValueError("not an address")
+    if bare and length == 16:
+        raise ValueError("a bare number; write it with a length, as 10/8")
     cut = gap if gap >= 0 else len(groups)
     packed = b"".join(group.to_bytes(2, "big") for group in groups[:cut] + [0] * missing + groups[cut:])
     return str(ipaddress.IPv6Network((packed, length), strict=False)), line[at:]

@@ -88,6 +88,14 @@ def test_a_wrong_line_is_skipped_with_a_warning(tmp_path: Path, caplog: pytest.L
     assert caplog.messages[-1] == f"{path}: 13 lines are skipped in all"
 
 
+def test_a_wrong_line_is_not_called_a_number_if_it_is_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "l"
+    path.write_text("foo\n192.0.2.7/x\n192.0.2.7\0\n10\nfe # a number\n")
+    lists(tmp_path, Clock()).define("l", "l", "a", 0)
+    words = ["not an address"] * 3 + ["a bare number; write it with a length, as 10/8"] * 2
+    assert caplog.messages == [f"{path}:{number}: {why}; the line is skipped" for number, why in enumerate(words, 1)]
+
+
 def test_of_equal_networks_the_first_counts(tmp_path: Path) -> None:
     (tmp_path / "l").write_text("192.0.2.0/24 :3:x\n192.0.2 :4:y\n")
     found = lists(tmp_path, Clock())
