@@ -62,7 +62,7 @@ class InboundAudit(_ipcount.Audit):
         state: str | os.PathLike[str] | None = None,
     ) -> None:
         if group is not None and shared is None:
-            raise SharedStateError(f"{group!r}: a group can share only what has a name; give `shared` too")
+            raise SharedStateError(f"{group!r}: `group` needs `shared`, the name of the audit")
         if isinstance(services, str):
             raise UnknownServiceType(services, SERVICE_TYPES, "is a text, not a list of service types")
         super().__init__(services=(*SERVICE_TYPES, *services), capacity=capacity, clock=clock)

@@ -80,7 +80,7 @@ class MonitorError(InboundAuditError, ValueError):
 
 
 class SeriesError(InboundAuditError, ValueError):
-    """No such series, or a window or a key that it does not have; or a definition that makes no sense."""
+    """No such series, or a window or a key that it does not have; or an invalid definition."""
 
 
 class CapacityError(InboundAuditError):
@@ -88,7 +88,7 @@ class CapacityError(InboundAuditError):
 
 
 class PolicyError(InboundAuditError):
-    """A policy is missing, unreadable, does not compile, or is configured with an entry that makes no sense."""
+    """A policy is missing, unreadable, does not compile, or is configured with an invalid entry."""
 
 
 class SharedStateError(InboundAuditError):

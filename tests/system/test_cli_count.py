@@ -78,7 +78,7 @@ def test_bad_lines_are_reported_with_their_numbers_and_the_others_are_counted() 
     reported = done.stderr.decode().splitlines()
     assert [line.split(":")[0] for line in reported] == ["line 2", "line 5", "line 7"]
     assert "'192.0.2.300'" in reported[0]
-    assert "'198.51.100.1': fewer are counted" in reported[1]
+    assert "'198.51.100.1': has fewer sessions" in reported[1]
     assert [line.split()[0] for line in done.stdout.decode().splitlines()] == ["1", "0"]
 
 

@@ -405,13 +405,13 @@ def test_dates_and_ages() -> None:
 def test_no_process_counts(owners: tuple[Owner, Owner]) -> None:
     for owner in owners:
         owner.kill()
-    assert answer("ps", NAME) == "no process counts in 'mail' now\n"
+    assert answer("ps", NAME) == "no process is attached to 'mail'\n"
     assert json.loads(answer("ps", NAME, "--json")) == {"audit": NAME, "total": 0, "owners": []}
     assert "0 open  0 processes" in answer("top", NAME)
     done = run("show", NAME, "10.0.0.0/8")
     assert done.returncode == 0
     assert done.stdout.decode().splitlines() == ["mail: 0 open SMTP sessions in 0 processes", "      0  10.0.0.0/8"]
-    assert done.stderr == b"no process counts in 'mail' now\n"
+    assert done.stderr == b"no process is attached to 'mail'\n"
     assert run("show", NAME).stdout == b"mail: 0 open SMTP sessions in 0 processes\n"
 
 
@@ -477,13 +477,13 @@ def test_a_damaged_process_is_listed_with_the_reason(shm: Path) -> None:
             _, well, ill, total = answer("ps", NAME).splitlines()
             assert well.split()[0] == str(sound.pid)
             assert ill.split()[:4] == ["?"] * 4
-            assert f"{file.name}: does not begin as an owner's file does" in ill
+            assert f"{file.name}: does not begin with the mark of an owner's file" in ill
             assert " ".join(total.split()) == "total 2 processes 1 SMTP 1 1 damaged"
             found = json.loads(answer("ps", NAME, "--json"))
             assert found["total"] == 1
             assert found["owners"][1] == {
                 "id": file.stem, "pid": None, "started": None, "sessions": None, "listeners": [],
-                "damaged": "does not begin as an owner's file does",
+                "damaged": "does not begin with the mark of an owner's file",
             }  # fmt: skip
             for command in ("show", "top"):
                 done = run(command, NAME)

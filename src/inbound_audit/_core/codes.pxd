@@ -52,7 +52,7 @@ cdef inline const char *reason(long code) noexcept nogil:
     if code == BAD_ASCII:
         return "has a NUL or a non-ASCII character"
     if code == BAD_NAME:
-        return "is no address; a name is never resolved"
+        return "is not an address; names are never resolved"
     if code == BAD_PARTS:
         return "has too few or too many parts"
     if code == BAD_OCTET:
@@ -88,7 +88,7 @@ cdef inline const char *reason(long code) noexcept nogil:
     if code == OVERFLOW:
         return "the count would pass 4294967295"
     if code == UNMATCHED:
-        return "fewer are counted than were to be removed"
+        return "has fewer sessions than were to be removed"
     if code == CLOSED:
         return "the audit is closed"
     if code == DAMAGED:
@@ -104,7 +104,7 @@ cdef inline const char *reason(long code) noexcept nogil:
     if code == NO_KEY:
         return "needs a key"
     if code == BAD_AMOUNT:
-        return "a change is by a whole number other than 0, of at most 4294967295"
+        return "expected a whole number from -4294967295 to 4294967295, other than 0"
     if code == LONG_KEY:
         return "has a key of more than 4096 bytes"
     if code == BAD_DURATION:

@@ -14,7 +14,7 @@ cdef int read_batch(object packed, object version, Batch *b) except -1:
     try:
         PyObject_GetBuffer(packed, &b.view, PyBUF_FORMAT | PyBUF_ND)
     except (TypeError, BufferError, ValueError) as error:
-        raise address_error(packed, f"is no contiguous buffer of packed addresses ({error})") from None
+        raise address_error(packed, f"is not a contiguous buffer of packed addresses ({error})") from None
     item = b.view.itemsize
     b.width = 4 if version == 4 else 16
     b.numbers = False

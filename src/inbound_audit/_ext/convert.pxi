@@ -25,10 +25,10 @@ cdef int read_packed(object given, ip.Address *out) except -1:
     try:
         view = given
     except (TypeError, ValueError, BufferError):
-        why = "is no address: a text, a getpeername() tuple, an ipaddress object or packed bytes"
+        why = "is not an address: expected a text, a getpeername() tuple, an ipaddress object or packed bytes"
         raise address_error(given, why) from None
     if view.shape[0] != 4 and view.shape[0] != 16:
-        raise address_error(given, "is no packed address: it has neither 4 nor 16 bytes")
+        raise address_error(given, "is not a packed address: it has neither 4 nor 16 bytes")
     ip.from_packed(&view[0], <int>view.shape[0], out)
     return 0
 
@@ -103,7 +103,7 @@ cdef list top_of(model.Tree *first, object n, object prefixlen):
     try:
         length[0], length[1] = prefixlen
     except (TypeError, ValueError, OverflowError):
-        raise CidrError(f"{prefixlen!r}: is no pair of prefix lengths, one for IPv4 and one for IPv6") from None
+        raise CidrError(f"{prefixlen!r}: is not a pair of prefix lengths, one for IPv4 and one for IPv6") from None
     if not (0 <= length[0] <= 32 and 0 <= length[1] <= 128):
         raise CidrError(f"{prefixlen!r}: has a prefix length beyond the address family")
     most = min(max(0, index(n)), 1 << 62)

@@ -134,7 +134,7 @@ cdef class PrefixCounter:
         self.change(address, n, trie.trie_add)
 
     def remove(self, address, n=1):
-        """Counts `n` less. Raises AddressError when fewer are counted, and changes nothing. O(bytes of the address)."""
+        """Counts `n` less. Raises AddressError if the host has fewer, and changes nothing. O(bytes of the address)."""
         self.change(address, n, trie.trie_remove)
 
     cdef int change(
@@ -146,7 +146,7 @@ cdef class PrefixCounter:
         read_address(address, False, &a, &port)
         n = index(n)
         if not 0 < n <= 0xFFFFFFFF:
-            raise address_error(address, f"a change is by 1 to 4294967295, not by {n!r}")
+            raise address_error(address, f"n must be 1 to 4294967295, not {n!r}")
         by = n  # before the lock: a number's own code may run here
         lock_tree(&self.t)
         code = how(&self.t.arena, &a, by)

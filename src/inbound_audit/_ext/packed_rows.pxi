@@ -144,7 +144,7 @@ cdef int check_rows(object name, const u8[::1] rows) except -1:
     cdef const PackedRow *at = <const PackedRow *>&rows[0] if rows.shape[0] else NULL
     cdef Py_ssize_t i
     if rows.shape[0] % sizeof(PackedRow):
-        raise SeriesError(f"{name!r}: {rows.shape[0]} bytes are no rows")
+        raise SeriesError(f"{name!r}: {rows.shape[0]} bytes are not rows")
     for i in range(rows.shape[0] // <Py_ssize_t>sizeof(PackedRow)):
         if at[i].count == 0 or at[i].version not in (4, 6) or (at[i].version == 4 and (<u32>at[i].hi or at[i].lo)):
             raise SeriesError(f"{name!r}: row {i} is malformed")

@@ -9,7 +9,7 @@ cdef int64_t python_clock(model.Owner *o) noexcept with gil:
     try:
         seconds = (<object>o.clock)()
         if not -furthest < seconds * 1e6 < furthest:
-            raise ValueError(f"the clock says {seconds!r}")
+            raise ValueError(f"the clock returned {seconds!r}")
         # From the nearest microsecond: 0.3 is a little less than three tenths.
         bits.store64(<u64 *>&o.last_now, <u64><int64_t>(seconds * 1e6 + (0.5 if seconds >= 0 else -0.5)))
     except KeyboardInterrupt:
@@ -25,7 +25,7 @@ cdef int64_t time_of_system() noexcept:
 
 cdef void report_clock(object error) noexcept:
     try:
-        warnings.warn(f"the audit's clock failed, and stands still: {error!r}", RuntimeWarning, stacklevel=1)
+        warnings.warn(f"the audit's clock failed, and the last valid time is used: {error!r}", RuntimeWarning, stacklevel=1)
     except Warning:
         pass  # a filter makes it an error, and a clock can't raise
 

@@ -112,7 +112,7 @@ cdef int record_session_event(Session session, int kind, object n) except -1:
     cdef ip.Address a
     n = index(n)
     if not 0 < n <= 0xFFFFFFFF:
-        raise ValueError(f"{n!r}: a session counts from 1 to 4294967295")
+        raise ValueError(f"{n!r}: expected a number from 1 to 4294967295")
     if fork.is_child():
         handle_the_fork()
     if o.monitors:
@@ -277,7 +277,7 @@ cdef int read_series_key(model.Series *s, object key, Session ac, Key *out, bint
         try:
             out.text = PyUnicode_AsUTF8AndSize(key, &size)
         except UnicodeEncodeError:
-            raise SeriesError(f"{key!r}: is no text that has an encoding") from None
+            raise SeriesError(f"{key!r}: can't be encoded: it has a lone surrogate") from None
         out.size = <size_t>size
         if s.scope != model.STRINGS and not PyUnicode_IS_ASCII(key):
             raise not_ascii(key) if prefix else address_error(key, "has a NUL or a non-ASCII character")

@@ -32,7 +32,7 @@ cdef str fault_text(int fault):
     if fault == owner_files.NOT_READY:
         return "is too short to be an owner's file"
     if fault == owner_files.OTHER_MAGIC:
-        return "does not begin as an owner's file does"
+        return "does not begin with the mark of an owner's file"
     if fault == owner_files.OTHER_ORDER:
         return "was written on a machine of another byte order"
     if fault == owner_files.OTHER_LAYOUT:

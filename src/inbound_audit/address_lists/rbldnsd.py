@@ -147,7 +147,7 @@ def _ipv4(first: str, length: str | None, last: str | None, max_range: int) -> I
         network = ipaddress.IPv4Network((begin, int(length)), strict=False)
         begin, end = network[0], network[-1]
     if int(end) - int(begin) >= max_range:
-        raise ValueError("larger than $MAXRANGE4 says")
+        raise ValueError("larger than $MAXRANGE4 allows")
     yield from map(str, ipaddress.summarize_address_range(begin, end))
 
 

@@ -33,7 +33,7 @@ MAX_COMPLAINTS = 10
 """Bad lines that are reported one by one; the others are counted."""
 
 Find = Callable[[str], str | None]
-"""The text of the address in a line; None if the line has none and that is no mistake. Raises ValueError."""
+"""The text of the address in a line; None if a line without an address is allowed. Raises ValueError."""
 
 # 2026-11-01T00:00:00.123Z; [01/Nov/2026:00:00:00 +0000]; Nov  1 00:00:00; 1793491200.123
 _TIME = re.compile(
@@ -49,7 +49,7 @@ _PORT = re.compile(
 
 
 class InputStats:
-    """What has been read: the counter, the number of lines, and the lines that made no sense."""
+    """What has been read: the counter, the number of lines, and the lines that could not be read."""
 
     def __init__(self, counter: PrefixCounter, find: Find | None = None) -> None:
         self.counter = counter
@@ -161,7 +161,7 @@ def _why(line: str, error: Exception, at_start: bool) -> str:
     text = line.strip()
     if "\0" in text or any("\udc80" <= letter <= "\udcff" for letter in text):
         return "is not text"
-    if not isinstance(error, AddressError) or "fewer are counted" in str(error):
+    if not isinstance(error, AddressError) or "fewer sessions" in str(error):
         return str(error)
     shown = f"{plain(text[:MAX_SHOWN])!r}{'...' if len(text) > MAX_SHOWN else ''}"
     if not at_start:

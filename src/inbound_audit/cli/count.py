@@ -51,7 +51,7 @@ Examples:
   journalctl -u postfix | inbound-audit count --regex 'connect from .*\\[(.*)\\]'
   printf '192.0.2.7\\n192.0.2.9\\n-192.0.2.7\\n' | inbound-audit count --cidr 192.0.2.0/24 --tree
 \b
-Exit status: 0 done, 1 a line made no sense (the others are counted) or the input could not be read, 2 usage."""
+Exit status: 0 done, 1 a line could not be read (the others are counted) or the input could not be read, 2 usage."""
 )
 @click.argument("file", default="-")
 @click.option(
@@ -78,7 +78,7 @@ Exit status: 0 done, 1 a line made no sense (the others are counted) or the inpu
     help="The address is the first group of this regular expression, or all that it matches. Other lines are left out.",
 )
 @click.option("--json", is_flag=True, help="Print one JSON object instead.")
-@click.option("--skip-bad", is_flag=True, help="A line that makes no sense is no failure.")
+@click.option("--skip-bad", is_flag=True, help="A line that can't be read is not a failure.")
 @click.option(
     "--capacity",
     type=params.size,
@@ -130,7 +130,7 @@ def _opened(file: str) -> Iterator[io.BufferedReader]:
             yield stream
         return
     if sys.stdin is None:
-        raise Failure("there is no standard input to read addresses from")
+        raise Failure("standard input is closed: there is nothing to read addresses from")
     if sys.stdin.isatty():
         click.echo("reading addresses from the terminal, one per line; Ctrl-D ends", err=True)
     yield cast("io.BufferedReader", sys.stdin.buffer)
@@ -194,4 +194,4 @@ def _report_bad_lines(stats: InputStats) -> None:
     for complaint in stats.complaints:
         say(complaint)
     if stats.bad > len(stats.complaints):
-        say(f"and {stats.bad - len(stats.complaints)} more lines that make no sense")
+        say(f"and {stats.bad - len(stats.complaints)} more lines that can't be read")

@@ -1,4 +1,4 @@
-"""Values of options: text in, a checked value out; what makes no sense is a usage error that names the option."""
+"""Values of options: text in, a checked value out; a malformed text is a usage error that names the option."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ local LIMIT, WIDTH = 2 ^ 53, 53
 local function whole(x)
   local n = tonumber(x)
   if not n or n ~= floor(n) or n <= -LIMIT or n >= LIMIT then
-    return nil, tostring(x) .. ": is no whole number below 2^53"
+    return nil, tostring(x) .. ": is not a whole number below 2^53"
   end
   return n
 end
@@ -86,7 +86,7 @@ end
 function bits.idiv(a, b)
   local x, y = tonumber(a), tonumber(b)
   if not x or not y then
-    error("attempt to divide what is no number", 2)
+    error("attempt to divide a value that is not a number", 2)
   end
   if y == 0 then
     error("attempt to perform n\\0", 2)

@@ -55,7 +55,7 @@ end
 
 local function guarded_resume(co, ...)
   if type(co) ~= "thread" then
-    error("coroutine.resume: wants a coroutine, not a " .. type(co), 2)
+    error("coroutine.resume: expected a coroutine, not a " .. type(co), 2)
   end
   descend()
   return ascend(resume(co, ...))

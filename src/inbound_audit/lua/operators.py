@@ -114,7 +114,7 @@ class _Scan:
         if self.starts():
             self.run(binding)
         elif sign in BINARY or sign in UNARY:
-            raise DialectError(f"{line}: no operand behind {sign!r}")
+            raise DialectError(f"{line}: no operand after {sign!r}")
 
     def operand(self) -> None:
         """One operand with its signs in front and its calls, indices and fields behind."""

@@ -430,13 +430,13 @@ static inline const char *ia_strerror(ia_error e)
 {
     switch (e) {
     case IA_OK: return "no error";
-    case IA_BAD_NAME: return "that is no name of an audit";
+    case IA_BAD_NAME: return "that is not the name of an audit";
     case IA_ABSENT: return "there is no such audit";
     case IA_REFUSED: return "the directory is not a directory, or is a link, or can't be trusted";
     case IA_LAYOUT_ELSE: return "an owner writes bytes of another layout";
     case IA_DAMAGED: return "an owner's file is damaged";
     case IA_SYSTEM: return strerror(errno);
-    case IA_BAD_PREFIX: return "that is no prefix";
+    case IA_BAD_PREFIX: return "that is not a prefix";
     }
     return "unknown error";
 }

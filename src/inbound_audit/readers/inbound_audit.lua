@@ -269,7 +269,7 @@ local function parse(cidr)
   length = tonumber(length or 8 * size)
   local family = v6 and AF_INET6 or AF_INET
   if not text or length > 8 * size or text:find("%z") or C.ia_inet_pton(family, text, bytes) ~= 1 then
-    error(tostring(cidr) .. ': is no prefix: "address" or "address/length" is one', 3)
+    error(tostring(cidr) .. ': is not a prefix: expected "address" or "address/length"', 3)
   end
   local address = {}
   for i = 1, size do
@@ -296,7 +296,7 @@ end
 -- What is wrong with the magic number, layout and byte order at that word of `bytes`; nil: nothing.
 local function strange(at, magic)
   if bytes[at] ~= magic then
-    return "does not begin as an owner's file does"
+    return "does not begin with the mark of an owner's file"
   elseif u32[2 * at + 3] ~= BYTE_ORDER then
     return "was written on a machine of another byte order"
   elseif u32[2 * at + 2] ~= LAYOUT then
@@ -539,7 +539,7 @@ local ia = {}
 -- Where the files of an audit lie.
 function ia.directory_of(name)
   if type(name) ~= "string" or #name > 63 or not name:find("^%w[%w._-]*$") then
-    error(tostring(name) .. ": is no name of an audit", 2)
+    error(tostring(name) .. ": is not the name of an audit", 2)
   end
   local place = os.getenv("INBOUND_AUDIT_SHM")
   return (place and place ~= "" and place or "/dev/shm") .. "/inbound_audit-" .. name

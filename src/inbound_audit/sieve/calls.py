@@ -65,7 +65,7 @@ def _arguments(node: tree.Call, function: Function) -> tuple[list[tree.Value], d
             raise ScriptError(argument.at, f"{node.name} knows no tag :{argument.name}{known}")
         value = next(arguments, None)
         if value is None or isinstance(value, tree.Tag) or argument.name in tagged:
-            raise ScriptError(argument.at, f":{argument.name} stands once, with one value behind it")
+            raise ScriptError(argument.at, f":{argument.name} may be given once, with one value after it")
         tagged[argument.name] = _argument(value, function.tags[argument.name])
     return given, tagged
 

@@ -62,7 +62,7 @@ _MADE: dict[str, Callable[[Scalar], Any]] = {OCTET: text, CASEMAP: folded_text, 
 def relation(match: str, name: str | None, comparator: str | None) -> Relation:
     """What a match type asks; `name` is the operator of ``:value`` and ``:count``.
 
-    Raises PolicyError for an unknown name, and for a pair that makes no sense: numbers have no parts.
+    Raises PolicyError for an unknown name, and for a pair that does not fit: numbers have no parts.
     """
     chosen = comparator or (NUMERIC if match == "count" else OCTET)
     if chosen not in COMPARATORS:
@@ -73,7 +73,7 @@ def relation(match: str, name: str | None, comparator: str | None) -> Relation:
     if match == "is":
         return Relation(made, made, operator.eq)
     if chosen == NUMERIC:
-        raise PolicyError(f":{match} looks for parts of a text, which {NUMERIC} does not know")
+        raise PolicyError(f":{match} compares parts of a text, which {NUMERIC} can't do")
     if match == "contains":
         return Relation(made, made, operator.contains)
     compiled = patterns.glob if match == "matches" else patterns.regex

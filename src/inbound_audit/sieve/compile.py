@@ -106,7 +106,7 @@ def _plain(command: tree.Command) -> Step | None:
     if node.name == "require":
         raise ScriptError(node.at, "require stands before everything else")
     if node.name in TESTS:
-        raise ScriptError(node.at, f"{node.name} is a test; it stands behind an if")
+        raise ScriptError(node.at, f"{node.name} is a test; it stands after an if")
     if node.name not in _COMMANDS:
         raise ScriptError(node.at, f"unknown command {node.name!r}{did_you_mean(node.name, _COMMANDS)}")
     if command.block is not None:

@@ -192,7 +192,7 @@ def _tags(node: tree.Call) -> tuple[str, str | None, str | None, list[tree.Value
 def _name_behind(tag: tree.Tag, node: tree.Value | tree.Tag | None) -> str:
     found = None if node is None or isinstance(node, tree.Tag) else constant(node)
     if not isinstance(found, str):
-        raise ScriptError(tag.at if node is None else node.at, f":{tag.name} expects a constant text behind it")
+        raise ScriptError(tag.at if node is None else node.at, f":{tag.name} expects a constant text after it")
     return found
 
 

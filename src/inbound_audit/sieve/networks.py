@@ -31,7 +31,7 @@ def source(value: Value) -> tuple[str, str]:
     """Reads ``"/path/of/list?want=a"``: the path, and the record that a match returns. Raises PolicyError."""
     path, mark, want = text(value).rpartition("?want=")
     if not mark or want not in ("a", "txt"):
-        raise PolicyError(f"{text(value)!r}: expected the file, and ?want=a or ?want=txt behind it")
+        raise PolicyError(f"{text(value)!r}: expected the file, followed by ?want=a or ?want=txt")
     return path, want
 
 

@@ -148,7 +148,7 @@ def _out_of_place(error: UnexpectedToken) -> ScriptError:
     if token.type == "$END":
         return ScriptError(At(token.end_line or 1, token.end_column or 1), f"the script ends too early{wanted}")
     shown = token if len(token) <= 40 else f"{token[:40]}..."
-    return ScriptError(_at(token), f"{str(shown)!r} is out of place{wanted}")
+    return ScriptError(_at(token), f"unexpected {str(shown)!r}{wanted}")
 
 
 def _unreadable(text: str, error: UnexpectedCharacters) -> ScriptError:
@@ -161,4 +161,4 @@ def _unreadable(text: str, error: UnexpectedCharacters) -> ScriptError:
         return ScriptError(at, "a multi-line text that is not closed by a line with a single dot")
     if rest.lstrip("-")[:1].isdigit():
         return ScriptError(at, "a number that runs into a name")
-    return ScriptError(at, f"the character {rest[:1]!r} means nothing here")
+    return ScriptError(at, f"unexpected character {rest[:1]!r}")

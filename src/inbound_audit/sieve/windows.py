@@ -193,7 +193,7 @@ def series_add_by_hash(run: Run, given: Hash) -> None:
 def _named(chosen: dict[str, Any]) -> tuple[str, Monitor]:
     for name in ("series", "monitor"):
         if name not in chosen:
-            raise PolicyError(f"no option {name!r}, which a series can't do without")
+            raise PolicyError(f"option {name!r} is missing; a series requires it")
     return chosen.pop("series"), chosen.pop("monitor")
 
 

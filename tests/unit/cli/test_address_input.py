@@ -144,7 +144,7 @@ def test_a_line_of_a_log(line: str, host: str) -> None:
         ("nonsense", "line 1: 'nonsense': does not begin with an address"),
         ("192.0.2.0/24", "'192.0.2.0/24': does not begin with an address"),
         ("192.0.2.300", "'192.0.2.300': does not begin with an address"),
-        ("-192.0.2.7", "'192.0.2.7': fewer are counted"),
+        ("-192.0.2.7", "'192.0.2.7': has fewer sessions"),
         ("x" * 500, f"'{'x' * MAX_SHOWN}'...: does not begin"),
         ("caf\udce9", "line 1: is not text"),
         ("\0\0\1", "line 1: is not text"),

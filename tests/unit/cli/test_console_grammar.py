@@ -87,11 +87,11 @@ def test_the_values_of_a_query():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("shw ip", "'shw' is no command; did you mean 'show'?"),
-        ("inbound_audit shw", "'shw' is no command; did you mean 'show'?"),
-        ("x", "'x' is no command; help lists all"),
+        ("shw ip", "'shw' is not a command; did you mean 'show'?"),
+        ("inbound_audit shw", "'shw' is not a command; did you mean 'show'?"),
+        ("x", "'x' is not a command; help lists all"),
         ("show ipp 1", "'all', 'available', 'count' or 'ip' is expected after 'show'; did you mean 'ip'?"),
-        ("show ip 192.0.2.1 now", "'now' is one word too many (usage: inbound_audit show ip ADDRESS[/MASK])"),
+        ("show ip 192.0.2.1 now", "'now' is an extra word (usage: inbound_audit show ip ADDRESS[/MASK])"),
         ("show ip", "ADDRESS (192.0.2.7 or 192.0.2.0/24) is missing after 'ip'"),
         ("count_cidr 192.0.2.1 failures 300 0 1", "PARAMETERS: '300': write the seconds of a window"),
         ("count_cidr 192.0.2.1 failures 9999999999,6 0 1", "at most 1073741824,1024"),

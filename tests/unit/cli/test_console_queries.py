@@ -75,7 +75,7 @@ def test_the_windows_of_a_time(begin: float, end: float | None, windows: tuple[i
 @pytest.mark.parametrize(
     ("begin", "end", "said"),
     [
-        (1, None, "still to come"),
+        (1, None, "in the future"),
         (-600, -700, "write the earlier date first"),
         (BEGIN - 86400, BEGIN - 2000, "goes back 6 windows of 300 s"),
     ],

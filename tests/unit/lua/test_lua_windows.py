@@ -198,7 +198,7 @@ def test_what_is_no_amount(bench: Timed, echo: LuaPolicy, count: str) -> None:
     ac = bench.session()
     told = str(ask(echo, ac, f'msys.audit_series.add("s", {{count = {count}}})'))
     assert told.startswith("'s': ")
-    assert told.endswith(": a change is by a whole number other than 0, of at most 4294967295")
+    assert told.endswith(": expected a whole number from -4294967295 to 4294967295, other than 0")
     assert ask(echo, ac, 'msys.audit_series.count("s")') == 0
 
 

@@ -257,7 +257,7 @@ def test_a_list_that_was_not_defined_is_an_error(bench: Bench) -> None:
     assert "no address list 'bad'" in bench.fails('if check_cidr "bad" { stop; }')
     assert "data sources are not part of inbound_audit" in bench.fails('define_cidr "bad" "db" "SELECT 1";')
     assert "knows no tag :ipp" in bench.refuses('$x = query_cidr :ipp "192.0.2.7" "bad";')
-    assert "one value behind it" in bench.refuses('$x = query_cidr "bad" :ip;')
+    assert "one value after it" in bench.refuses('$x = query_cidr "bad" :ip;')
 
 
 def test_a_text_of_a_hash_is_an_error() -> None:

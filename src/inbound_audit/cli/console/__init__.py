@@ -33,7 +33,7 @@ Examples:
   printf 'add failures 300,6 192.0.2.%d 1\\n' 7 8 9 | inbound-audit console mail
 \b
 Exit status: 0 done, 1 there is no such audit or it can't be seen, or a command failed (of several from
-  standard input: any), 2 usage, or the command makes no sense.""",
+  standard input: any), 2 usage, or the command is malformed.""",
 )
 @click.argument("name")
 @click.argument("command", nargs=-1)
@@ -64,6 +64,6 @@ def console(name: str, command: tuple[str, ...], as_json: bool) -> int:
                 raise click.UsageError(str(error)) from None
             return 0
         if sys.stdin is None:
-            raise Failure("there is no standard input to read commands from")
+            raise Failure("standard input is closed: there is nothing to read commands from")
         typed = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
         return session.run_typed(context, writer) if typed else session.run_lines(context, writer)

@@ -35,7 +35,7 @@ def help_on(context: ConsoleContext, *words: str) -> Result:
     rules = grammar.rules_for(words)
     if not rules:
         grammar.parse(words)  # raises with what there is
-        raise WrongSyntax(f"{' '.join(words)!r} is no command; help lists all")
+        raise WrongSyntax(f"{' '.join(words)!r} is not a command; help lists all")
     rows = [(USAGE[rule], " ".join(filter(None, COMMANDS[rule][1:]))) for rule in rules]
     if words:
         return Result({"command": "help"}, ("usage", "help"), rows, lambda row, paint: f"{row[0]}\n    {row[1]}")

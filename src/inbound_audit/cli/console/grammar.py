@@ -114,7 +114,7 @@ def split(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError:
-        raise WrongSyntax("a quotation mark has no other") from None
+        raise WrongSyntax("a quotation mark is not closed") from None
 
 
 def parse(words: Sequence[str]) -> Command:
@@ -189,9 +189,9 @@ class _Line:
             return WrongSyntax(f"{values[0]}: {why}", self.usage())
         hint = did_you_mean(word, keywords)
         if not self._done or (len(self._done) == 1 and _is_prefix(self._done[0])):
-            return WrongSyntax(f"{word!r} is no command{hint or '; help lists all'}")
+            return WrongSyntax(f"{word!r} is not a command{hint or '; help lists all'}")
         if self.expected == [END]:
-            return WrongSyntax(f"{word!r} is one word too many", self.usage())
+            return WrongSyntax(f"{word!r} is an extra word", self.usage())
         verb = "can follow" if END in self.expected else "is expected after"
         return WrongSyntax(f"{word!r}: {self._choices()} {verb} {self._done[-1]!r}{hint}", self.usage())
 
@@ -233,7 +233,7 @@ def _is_prefix(word: str) -> bool:
 
 
 def _why_not(name: str, word: str) -> str | None:
-    """Why the word is no such value; None if it is one."""
+    """Why the word is not such a value; None if it is one."""
     try:
         VALUES[name].read(word)
     except ValueError as error:

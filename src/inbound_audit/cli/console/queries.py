@@ -156,7 +156,7 @@ def _windows_of(context: ConsoleContext, one: SeriesInfo, span: Time | None) -> 
         return 0, one.num_windows - 1
     now, begin = time.time(), span[0].timestamp()
     if begin > now:
-        raise Failure(f"{span[0].astimezone():%Y-%m-%d %H:%M:%S} is still to come")
+        raise Failure(f"{span[0].astimezone():%Y-%m-%d %H:%M:%S} is in the future")
     current, first = int(now // one.interval), int(begin // one.interval)
     last = current
     if span[1] is not None:

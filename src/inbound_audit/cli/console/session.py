@@ -1,6 +1,6 @@
 """Runs commands that are typed, piped or given as arguments, one after the other; one that fails does not end the rest.
 
-Exit status: 0; 2 for a command in the arguments that makes no sense; 1 for any other failure. A prompt always ends
+Exit status: 0; 2 for a command in the arguments that is malformed; 1 for any other failure. A prompt always ends
 with 0.
 """
 

@@ -58,7 +58,7 @@ def instance(word: str) -> str:
     """The NAME in ``inbound_audit:NAME``; empty for ``inbound_audit`` alone."""
     module, _, name = word.partition(":")
     if module.lower() != "inbound_audit":
-        raise ValueError("is no module")
+        raise ValueError("is not a module of the console")
     return name
 
 
