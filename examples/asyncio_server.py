@@ -32,10 +32,10 @@ async def main(host: str = "127.0.0.1", port: str = "7007") -> None:
     server = await asyncio.start_server(callback, host, int(port))
     for bound in server.sockets:
         print("listening on", *bound.getsockname()[:2], flush=True)
-    told_to_stop = asyncio.Event()
+    stop_requested = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
-    await told_to_stop.wait()
+        asyncio.get_running_loop().add_signal_handler(number, stop_requested.set)
+    await stop_requested.wait()
     server.close()
     print(f"{guard.accepted} accepted, {guard.refused} refused, {guard.open} open")
 

@@ -285,7 +285,7 @@ def test_one_that_was_killed(crew):
     assert str(one.pid) in failing("cluster", "shared", "show", "inbound_cidr", "from", str(one.pid))
     other.kill()
     other.await_end()
-    assert "no process counts" in failing("add", "failures", SIZE, "192.0.2.7", "1")
+    assert "no process is attached" in failing("add", "failures", SIZE, "192.0.2.7", "1")
     assert console("cluster", "shared", "list") == "lazy, snapped cidrtree 'inbound_cidr', 0 processes\n"
 
 

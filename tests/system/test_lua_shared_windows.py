@@ -76,7 +76,7 @@ def test_a_shared_audit(sharing: Timed) -> None:
     assert ask(echo, ac, 'msys.audit_series.remove_item("t")') == "'t': needs a key"
     assert ask(echo, ac, 'msys.audit_series.remove_item("t", ac)') == "'t': needs a key"
     assert ask(echo, ac, 'msys.audit_series.remove_item("nope")') == "'nope': no such series (known: s, t)"
-    assert str(ask(echo, ac, 'msys.audit_series.remove_item("s", "x")')).startswith("'x': is no address")
+    assert str(ask(echo, ac, 'msys.audit_series.remove_item("s", "x")')).startswith("'x': is not an address")
 
 
 def test_a_key_is_forgotten_in_all_processes(sharing: Timed, hire: Workers) -> None:

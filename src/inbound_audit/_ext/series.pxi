@@ -277,7 +277,7 @@ cdef int read_series_key(model.Series *s, object key, Session ac, Key *out, bint
         try:
             out.text = PyUnicode_AsUTF8AndSize(key, &size)
         except UnicodeEncodeError:
-            raise SeriesError(f"{key!r}: can't be encoded: it has a lone surrogate") from None
+            raise SeriesError(f"{key!r}: a text with a lone surrogate can't be encoded") from None
         out.size = <size_t>size
         if s.scope != model.STRINGS and not PyUnicode_IS_ASCII(key):
             raise not_ascii(key) if prefix else address_error(key, "has a NUL or a non-ASCII character")

@@ -50,7 +50,7 @@ def failures(name: str) -> Iterator[None]:
 
 
 def no_process(name: str) -> str:
-    return f"no process is attached to {name!r} now"
+    return f"no process is attached to {name!r}"
 
 
 def say_if_no_process(name: str, view: View) -> None:

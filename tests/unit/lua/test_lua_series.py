@@ -330,7 +330,7 @@ def test_outside_of_a_session_with_an_audit(bench: Timed) -> None:
         ("msys.audit_series.count('s')", "'s': needs a key"),
         ("msys.audit_series.remove_item('s')", "'s': needs a key"),
         ("msys.audit_series.add('nope', '192.0.2.9')", "'nope': no such series (known: s, t)"),
-        ("msys.audit_series.add('s', 'x')", "'x': is no address"),
+        ("msys.audit_series.add('s', 'x')", "'x': is not an address"),
         ("msys.audit_series.add('s', 5)", "5: is neither a text nor an accept construct"),
         ("msys.audit_series.add(nil, '192.0.2.9')", "None: no such series"),
         ("msys.audit.connections('300,6')", "no session is being validated, so there is no connecting IP"),

@@ -226,7 +226,7 @@ BROKEN = [
     ("audit.connections('300,6', {endv = {}})", "is not the number of a window"),
     ("audit.connections('300,6', 24)", "24: is not a text"),
     ("audit.connections('300,6', {cidr = true})", "true: is not a text"),
-    ("audit.connections('300,6', 'mx')", "'mx': is no address"),
+    ("audit.connections('300,6', 'mx')", "'mx': is not an address"),
     ("audit_series.add()", "None: no such series (known: s, t)"),
     ("audit_series.add(5)", "5: no such series (known: s, t)"),
     ("audit_series.add('nope')", "'nope': no such series (known: s, t)"),

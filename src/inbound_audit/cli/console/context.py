@@ -102,7 +102,7 @@ class ConsoleContext:
         """The processes that count, at least one. Raises Failure."""
         owners = self.owners
         if not owners:
-            raise Failure(f"no process is attached to {self.name!r} now")
+            raise Failure(f"no process is attached to {self.name!r}")
         return owners
 
 
