@@ -1,6 +1,6 @@
 """How many instructions the hot calls take: a figure that no neighbour on the machine can move.
 
-    python -m benchmarks.instructions            a table; needs valgrind, and says so when there is none
+    python -m benchmarks.instructions            a table; needs valgrind, and fails with a message without it
 
 Each call is run in two loops of different length under valgrind; the difference of the two counts, divided by the
 calls that the one made more, is a call with its share of Python's loop. Start-up and preparation cancel out. It counts

@@ -18,7 +18,7 @@ from time import perf_counter_ns
 from typing import Any
 
 Batch = Callable[[], float]
-"""Runs some calls and answers what one of them took, in nanoseconds."""
+"""Runs some calls and returns what one of them took, in nanoseconds."""
 
 
 def timed(statement: str, over: Sequence[object], **names: object) -> Batch:

@@ -1,4 +1,4 @@
-"""`InboundAudit`: the facade over the native core. Counting is native; here is what happens once a process."""
+"""`InboundAudit`: the facade over the native core. Counting is native; here is what happens once per process."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ class InboundAudit(_ipcount.Audit):
             store.define_monitor(f"{monitor.interval},{monitor.num_windows}", *monitor)
         register(self, Stage.COUNTS, InboundAudit._after_fork_in_child)
         if shared is not None:
-            from inbound_audit.shared.membership import Membership  # threads and descriptors: not for who counts alone
+            from inbound_audit.shared.membership import (
+                Membership,
+            )  # only here: it has threads and descriptors
 
             # Known before it has a file: a fork in another thread must find all that is to be let go of.
             self._membership = Membership(self, shared, group)

@@ -54,7 +54,7 @@ class Descriptor:
 
     @property
     def number(self) -> int:
-        """As `current`. Raises OSError (EBADF) if there is none."""
+        """As `current`. Raises OSError (EBADF) without a descriptor."""
         if not self.is_ours:
             raise OSError(errno.EBADF, "a descriptor of inbound_audit was closed by other code of this process")
         return self._number

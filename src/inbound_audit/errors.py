@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that is nearest to a wrong one, None if no known name is near."""
-    # difflib is imported when an error is made, never on the way of a count.
+    # difflib is imported when an error is made, never for a count.
     from difflib import get_close_matches
 
     folded = {one.lower(): one for one in known}
@@ -52,7 +52,7 @@ class InboundAuditError(Exception):
 
 
 class AddressError(InboundAuditError, ValueError):
-    """A text, tuple or object is no address; or that address has fewer sessions than were to be removed."""
+    """A text, tuple or object is not an address; or that address has fewer sessions than were to be removed."""
 
 
 class CidrError(InboundAuditError, ValueError):

@@ -1,4 +1,4 @@
-"""At most one log line per interval: what happens ten thousand times a second is logged once, with its number."""
+"""At most one log line per interval: what happens ten thousand times per second is logged once, with its number."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class Peer:
 
 @dataclass
 class Script:
-    """A policy that answers what the test tells it to, and remembers what it was asked."""
+    """A policy that returns what the test sets, and remembers what it was asked."""
 
     answers: dict[str, object] = field(default_factory=dict)
     asked: list[tuple[object, ...]] = field(default_factory=list)

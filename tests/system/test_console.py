@@ -502,7 +502,7 @@ def test_every_line_has_its_line_in_json(crew):
     first, second, third, fourth = map(json.loads, done.stdout.splitlines())
     assert first["rows"][0]["usage"] == "quit"
     assert second["command"] == "nonsense"
-    assert "no command" in second["error"]
+    assert "not a command" in second["error"]
     assert third["rows"] == [{"count": 6}]
     assert "error" in fourth
     assert done.stderr.count(b"\n") == 2

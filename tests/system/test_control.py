@@ -1,4 +1,4 @@
-"""The socket of each process of a shared audit: what it can be asked, by whom, and that nobody can hold it up."""
+"""The socket of each process of a shared audit: its requests, their senders, and that no client can block it."""
 
 from __future__ import annotations
 
@@ -417,7 +417,7 @@ def test_a_process_that_answers_nonsense(tmp_path, answer, close, why):
 def test_nobody_is_there(tmp_path):
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        with pytest.raises(SharedStateError, match="takes no questions, or has just ended"):
+        with pytest.raises(SharedStateError, match="accepts no requests, or has just ended"):
             client.request(SimpleNamespace(fd=fd), "0" * 16, KNOWN, 20)
     finally:
         os.close(fd)

@@ -45,7 +45,7 @@ def running(name: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str],
 
 
 def stop(run: subprocess.Popen[str], number: signal.Signals) -> str:
-    """Ends an example as a user would; answers what it had still to say."""
+    """Ends an example as a user would; returns its last output."""
     run.send_signal(number)
     said, complaints = run.communicate(timeout=PATIENCE)
     assert (complaints, run.returncode) == ("", 0)

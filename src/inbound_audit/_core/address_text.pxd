@@ -188,7 +188,7 @@ cdef inline int parse_raw(const char *s, const char *end, Address *out) noexcept
 
 
 cdef inline int explain(const char *s, const char *end, int code) noexcept nogil:
-    """The code that describes best why a text is no address."""
+    """The code that describes best why a text is not an address."""
     cdef bint letters = False, colons = False
     if s == end:
         return BAD_EMPTY

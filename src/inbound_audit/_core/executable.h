@@ -25,7 +25,7 @@ static inline int ia_can_make_page_executable(void)
     return can;
 }
 
-/* A seccomp filter may kill who tries. So a copy of the process tries, made by the system call itself: no fork hook runs,
+/* A seccomp filter may kill the process that tries. So a copy of it tries, made by the system call itself: no fork hook runs,
  * and without a signal at its end no handler of SIGCHLD and no wait for other children hears of it. 0 if there can be no
  * copy: then it is not known, and "no" is the answer that does no harm. */
 static inline int ia_executable_memory_allowed(void)

@@ -12,10 +12,10 @@ blocks are free. During a walk there may be a quarter more hosts than the bound,
 takes one record per STEPS hosts, and there are at most six walks. A window begins with full detail.
 
 A shortage of bytes alone folds to /48 and /24 at most, as long as an eighth of the memory is free. A fuller window,
-or too many hosts, folds further. So a record never fails for want of room while there is room for one host. If the
+or too many hosts, folds further. So a record never fails for lack of room while one host has room. If the
 free blocks have the wrong sizes, they are merged first (room `coalesce`). If that does not help, because all nodes
 need to grow at once, the whole window would have to be folded before the next host finds a block. So after ROUNDS of
-STEPS hosts one neighbour of the new host is folded to a length that both share, and the new host counts there.
+STEPS hosts one host next to the new one is folded to a length that both share, and the new host counts there.
 
 Lock rule: the caller holds the series' lock.
 """

@@ -57,7 +57,7 @@ static inline struct ia_kept_file *ia_kept_open(int fd, const char *path, int fl
     return b;
 }
 
-/* Opens the file again by its path. Returns -1 if that is another file now, or there is none. */
+/* Opens the file again by its path. Returns -1 if that is another file now, or the path does not exist. */
 static inline int ia_open_again(struct ia_kept_file *b)
 {
     struct stat found;

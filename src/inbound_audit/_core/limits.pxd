@@ -106,7 +106,7 @@ cdef inline int64_t count_in_network(
     cdef int64_t total = 0
     while node != NO_NODE and s.node[node].length > p.length:
         node = s.node[node].parent
-    # What lies below the prefix stands together: behind the prefix itself, up to the last address that it holds.
+    # What lies below the prefix stands together: after the prefix itself, up to the last address that it holds.
     begin = first_term(t, v6, p.address.hi, p.address.lo, p.length + 1)
     end = first_term(t, v6, p.address.hi | ~high_bits(p.length), p.address.lo | ~high_bits(p.length - 64), 129)
     while first != NULL:

@@ -1,7 +1,7 @@
 """Address ranges: reserved memory, and files that are mapped.
 
 A range in which readers may stand is never unmapped while they can: it is *covered* with other pages in place, at one
-moment (`MAP_FIXED`). A reader without a lock then reads other bytes, and never meets an address without memory.
+moment (`MAP_FIXED`). A reader without a lock then reads other bytes, and always finds memory at the address.
 
 Lock rule: none; each function is one system call, for the owner of the range.
 """

@@ -25,7 +25,7 @@ cdef struct Prefix:
 
 
 cdef inline int length_fault(const char *s, const char *end) noexcept nogil:
-    """Why the text after a slash is no length."""
+    """Why the text after a slash is not a length."""
     if s < end and (s[0] == b'-' or s[0] == b'+'):
         return BAD_SIGN
     return BAD_SLASH if s < end and memchr(s, b'/', <size_t>(end - s)) != NULL else BAD_LENGTH

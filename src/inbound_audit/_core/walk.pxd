@@ -141,7 +141,7 @@ cdef inline bint narrow(Tree *t, Prefix *p) noexcept nogil:
 
 
 cdef inline Prefix half(const Prefix *p, bint upper) noexcept nogil:
-    """The lower or upper half of a prefix that is no host."""
+    """The lower or upper half of a prefix that is not a host."""
     cdef Prefix h = p[0]
     h.length += 1
     if upper and p.length < 64:

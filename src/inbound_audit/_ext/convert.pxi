@@ -46,7 +46,7 @@ cdef int read_text(object given, bint with_port, ip.Address *out, int *port) exc
 
 
 cdef int read_address(object given, bint with_port, ip.Address *out, int *port) except -1:
-    """Any form of an address that callers may hold; `with_port` allows a port behind a text; a tuple may have one."""
+    """Any form of an address that callers may hold; `with_port` allows a port after a text; a tuple may have one."""
     port[0] = 0
     if isinstance(given, str):
         return read_text(given, with_port, out, port)

@@ -112,7 +112,7 @@ cdef struct Dump:
     int64_t base
     u64 before          # number of the last line of the log when it began, and when it ended
     u64 after
-    walk.Rows *rows          # of window newest - i, what was added in [2 * i], and what was taken away behind it
+    walk.Rows *rows          # of window newest - i, what was added in [2 * i], and what was taken away after it
 
 
 cdef int walk_windows(model.Series *s, Dump *d) noexcept nogil:

@@ -35,13 +35,13 @@ cdef class Session:
     warns (`ResourceWarning`). Any thread may count, also after the session has ended.
 
     Lock rule: the lock of the listener's tree is held to close and to rebind. Counts take no lock: a count beside a
-    `rebind` in another thread may be of the address before or behind.
+    `rebind` in another thread may be of the address before or after.
     """
 
     cdef model.ia_ac ac
     cdef readonly Listener listener
     cdef object local
-    cdef int64_t *counted   # numbers of the windows in which monitors counted it, one a monitor; NULL: in none
+    cdef int64_t *counted   # numbers of the windows in which monitors counted it, one per monitor; NULL: in no window
 
     def __dealloc__(self):
         free(self.counted)

@@ -53,7 +53,7 @@ class NetworkList:
         stamp = _stamp(self._path)
         wrong: list[str] = []
         try:
-            # utf-8-sig: a byte order mark is no part of the first address.
+            # utf-8-sig: a byte order mark does not belong to the first address.
             with self._path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
                 zone = Zone(lines, lambda number, reason: wrong.append(f"{self._path}:{number}: {reason}"))
         except OSError as error:

@@ -4,7 +4,7 @@
     :127.0.0.2:listed, see $         from here on the value of entries that have none of their own
     192.0.2.7                        an address; 192.0.2 and 192.0.2.0/24 are a network
     192.0.2.10-192.0.2.20            a range (IPv4 only); 192.0.2.10-20 is the same
-    2001:db8::/32 :4:spammers        values behind a blank; ":4:" is short for ":127.0.0.4:"
+    2001:db8::/32 :4:spammers        values after a blank; ":4:" is short for ":127.0.0.4:"
     2001:db8:1                       a network: 2001:db8:1::/48
     198.51.100.0/24 a text           the text alone
     !198.51.100.9                    not listed, although the network around it is

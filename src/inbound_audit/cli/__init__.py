@@ -1,10 +1,10 @@
-"""The command line: one command a file, each a thin layer over what a program would call itself.
+"""The command line: one command per file, each a thin layer over the functions that a program would call.
 
     params    values of options: text in, checked value or a usage error out
     failure   what ends a command with exit status 1
     output    rows, JSON and progress bars; prefixes: prefixes and trees; logs: lines on standard error
     count     `inbound-audit count`; address_input: its input
-    serve     `inbound-audit serve`; server: what runs behind it; settings, sockets, policies, tls, maildir,
+    serve     `inbound-audit serve`; server: what it runs; settings, sockets, policies, tls, maildir,
               report: its parts; workers, worker: several of them, and one of these
     console   `inbound-audit console`, a package: the reference's console
     show, top, ps

@@ -1,6 +1,6 @@
 """Addresses from a stream of lines into a counter.
 
-A line has an address, with or without a port, at its beginning or behind a time stamp; what follows is not read. A
+A line has an address, with or without a port, at its beginning or after a time stamp; what follows is not read. A
 ``-`` before the address closes a session; ``#`` begins a comment. With `Fields` or `Pattern` the address is elsewhere
 in the line. Compressed input is unpacked.
 """
@@ -113,7 +113,7 @@ class InputStats:
 
 
 def first_address(line: str) -> str | None:
-    """The address at the beginning of a line or behind a time stamp, with its ``-``; None for a comment."""
+    """The address at the beginning of a line or after a time stamp, with its ``-``; None for a comment."""
     text = line.strip()
     sign = "-" if text.startswith("-") else ""
     text = text.removeprefix("-").lstrip()
@@ -151,7 +151,7 @@ def pattern(compiled: re.Pattern[str]) -> Find:
 
 
 def without_port(text: str) -> str:
-    """An address as it is, without a port. What is no address stays as it is."""
+    """An address as it is, without a port. Anything but an address stays as it is."""
     found = _PORT.fullmatch(text)
     return text if found is None else next(filter(None, found.groups()))
 

@@ -92,7 +92,7 @@ def count(
 ) -> int:
     """Count addresses by prefix.
 
-    FILE (standard input if it is missing or "-") has one IPv4 or IPv6 address per line: at its beginning, or behind a
+    FILE (standard input if it is missing or "-") has one IPv4 or IPv6 address per line: at its beginning, or after a
     time stamp. A port is taken off, and what follows is not read, so that most logs can be counted as they are. Files
     of gzip, bzip2, xz and zstd are unpacked. A "-" before an address closes one that was open; "#" begins a comment.
     Without options a summary and the largest hosts are printed.

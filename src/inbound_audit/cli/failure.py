@@ -25,6 +25,6 @@ def reason(error: OSError) -> str:
 def abandon_output() -> None:
     """Standard output cannot be written: what is still buffered for it must not fail once more when Python exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    with contextlib.suppress(io.UnsupportedOperation):  # in its place may be something that is no file
+    with contextlib.suppress(io.UnsupportedOperation):  # another object may stand in its place
         os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

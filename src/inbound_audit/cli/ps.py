@@ -32,7 +32,7 @@ Examples:
   inbound-audit ps mail --json | jq '.owners[] | {pid, sessions}'
 \b
 Exit status: 0 done (also without processes, or with damaged ones), 1 there is no such audit or it
-  can't be seen, 2 usage."""
+  can't be opened, 2 usage."""
 )
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help=view_options.AS_JSON)

@@ -23,7 +23,7 @@ Examples:
   inbound-audit show mail --reference
   inbound-audit show mail 2001:db8::/32 --json | jq .count
 \b
-Exit status: 0 done, 1 there is no such audit, process or service or it can't be seen, 2 usage."""
+Exit status: 0 done, 1 there is no such audit, process or service or it can't be opened, 2 usage."""
 )
 @click.argument("name")
 @click.argument("cidr", required=False, type=params.network)

@@ -67,7 +67,7 @@ def name_of(listening: socket.socket) -> str:
 
 
 def bind(endpoints: Iterable[Endpoint]) -> list[socket.socket]:
-    """Binds sockets for the endpoints, or for `LOCAL` if there are none. Raises Failure and leaves none bound."""
+    """Binds sockets for the endpoints, or for `LOCAL` without any. Raises Failure and leaves none bound."""
     return _bind(endpoints, socket.create_server)
 
 

@@ -57,7 +57,7 @@ Examples:
   inbound-audit top mail --watch --json | jq -c .total
 \b
 Exit status: 0 done, or the watch was ended (q, Escape, Ctrl-C, TERM, the reader of the output left),
-  1 there is no such audit or service or it can't be seen, 2 usage."""
+  1 there is no such audit or service or it can't be opened, 2 usage."""
 )
 @click.argument("name")
 @click.option(
@@ -100,7 +100,7 @@ def top(name: str, n: int, prefixlen: tuple[int, int], service: str, watch: bool
 
 @contextlib.contextmanager
 def _until_it_is_ended() -> Iterator[None]:
-    """To end a watch is no failure. TERM ends it as Ctrl-C does, so that the terminal gets its cursor back."""
+    """The end of a watch is not a failure. TERM ends it as Ctrl-C does, so that the terminal gets its cursor back."""
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield

@@ -31,7 +31,7 @@ service_option = click.option(
 
 @contextlib.contextmanager
 def open_view(name: str, pid: int | None = None) -> Iterator[View]:
-    """A view of the audit with that name. Raises Failure for what can't be seen, here and in the block."""
+    """A view of the audit with that name. Raises Failure if it can't be opened, here and in the block."""
     from inbound_audit.shared import View
 
     with failures(name), View(name, pid=pid) as view:
@@ -40,7 +40,7 @@ def open_view(name: str, pid: int | None = None) -> Iterator[View]:
 
 @contextlib.contextmanager
 def failures(name: str) -> Iterator[None]:
-    """Raises Failure for an audit that can't be seen, and for a service type that no process has."""
+    """Raises Failure for an audit that can't be opened, and for a service type that no process has."""
     try:
         yield
     except UnknownServiceType as error:

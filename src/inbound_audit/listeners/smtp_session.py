@@ -234,7 +234,7 @@ class SMTP(aiosmtpd.smtp.SMTP):
     # ---- AUTH
 
     def _remove_unusable_auth(self) -> None:
-        """Removes the mechanisms that need an authenticator if there is none, and AUTH if no mechanism is left."""
+        """Without an authenticator, removes the mechanisms that need one, and AUTH if no mechanism is left."""
         if self._auth_callback is aiosmtpd.smtp.login_always_fail and "AUTH" not in self._handle_hooks:
             for name, mechanism in list(self._auth_methods.items()):
                 if getattr(mechanism.method, "__func__", None) in _NEEDS_AUTHENTICATOR:

@@ -1,4 +1,4 @@
-"""Policies written in Lua. `policy` is the door; nothing is imported here, so that lupa is loaded only when it is used.
+"""Policies written in Lua. `policy` is the entry point; lupa is imported only when it is used.
 
 policy     LuaPolicy: hooks in, verdicts out
 world      one Lua state: which Lua, how much memory, the Python functions that Lua may call

@@ -14,7 +14,7 @@ local lists = {} -- by name: { default, interpolate }
 
 local cidr = {}
 
--- A policy may keep tables of its own beside the options, as the reference's training policy does; no option is a table.
+-- A policy may keep tables of its own beside the options, as the reference's training policy does; an option is never a table.
 local function unknown(where, given)
   local settings = {}
   for key, value in next, given do

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# Local names of the chunk around a script; the leading "ia__" keeps them out of a script's way.
+# Local names of the chunk around a script; the leading "ia__" avoids the names of a script.
 STEP, BITS = "ia__step", "ia__bits"
 
 BINARY = {"&": "band", "|": "bor", "^^": "bxor", "<<": "lshift", ">>": "rshift", "\\": "idiv"}
@@ -35,7 +35,7 @@ _TOKEN = re.compile(
 
 
 class DialectError(Exception):
-    """A script that is no Lua even in the dialect; the message begins with the line number."""
+    """A script that is not Lua even in the dialect; the message begins with the line number."""
 
 
 class Token(NamedTuple):
@@ -117,8 +117,8 @@ def _steps(tokens: list[Token]) -> Iterable[int]:
 
 
 def _jumps(around: list[Token]) -> bool:
-    """Whether ``goto`` is the statement and not, as Lua 5.1 allows, a name: only the statement has a name behind it.
+    """Whether ``goto`` is the statement and not, as Lua 5.1 allows, a name: only the statement is followed by a name.
 
-    `around` is the token before, ``goto`` itself and the one behind, as far as there are such."""
+    `around` is the token before, ``goto`` itself and the one after, as far as there are such."""
     first, last = around[0], around[-1]
     return last.kind == "name" and last.text != "goto" and first.text not in (".", ":", "function", "local")

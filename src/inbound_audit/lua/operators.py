@@ -57,7 +57,7 @@ def operations(tokens: list[Token]) -> list[Operation]:
 
 
 class _Scan:
-    """A cursor over the tokens that are no space; `previous` is the one that was taken last."""
+    """A cursor over the tokens other than space; `previous` is the one that was taken last."""
 
     def __init__(self, tokens: list[Token]) -> None:
         self.tokens = tokens
@@ -99,7 +99,7 @@ class _Scan:
         return kind in ("string", "number") or text in ("(", "{", "...", "#", "-", "~")
 
     def run(self, binding: int) -> None:
-        """An operand and all operators behind it that hold it more tightly than `binding`."""
+        """An operand and all operators after it that bind more tightly than `binding`."""
         first = self.at
         self.operand()
         while (sign := self.text()) in _BINDING and self.kind() != "string" and _BINDING[sign][0] > binding:
@@ -117,7 +117,7 @@ class _Scan:
             raise DialectError(f"{line}: no operand after {sign!r}")
 
     def operand(self) -> None:
-        """One operand with its signs in front and its calls, indices and fields behind."""
+        """One operand with its signs before it and its calls, indices and fields after it."""
         if self.text() in _UNARY:
             operator, sign = self.at, self.text()
             self.right_side(_UNARY_BINDING)

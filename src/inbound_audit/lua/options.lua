@@ -6,7 +6,7 @@ local concat, next, pairs, sort, tostring, type = table.concat, next, pairs, tab
 
 local options = {}
 
--- A value as Python may be handed it: no table, no function, nothing behind which Lua code hides.
+-- A value as Python may be handed it: no table, no function, and nothing else that can run Lua code.
 function options.plain(value)
   local kind = type(value)
   if kind == "nil" or kind == "number" or kind == "string" or kind == "boolean" then

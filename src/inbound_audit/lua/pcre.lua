@@ -1,5 +1,5 @@
 -- msys.pcre: regular expressions, matched by RE2 in time that grows with the length of the text alone. A pattern that RE2
--- does not know (it looks around, or refers back) counts as one that can't be compiled: nil, the reason, and a number.
+-- does not know (a look-around or a back-reference) counts as one that can't be compiled: nil, the reason, and a number.
 local room = ...
 local host = room("host")
 local error, tonumber, tostring, type, unpack = error, tonumber, tostring, type, unpack
@@ -9,7 +9,7 @@ local CANT_COMPILE = 1
 
 local pcre = {}
 
--- Python returns nil and results; an error; or, behind a "!", the reason why a pattern can't be compiled. This returns
+-- Python returns nil and results; an error; or, after a "!", the reason why a pattern can't be compiled. This returns
 -- whether there are results, and what else the function of the script returns.
 local function run(name, ask, ...)
   local given = { ... }

@@ -1,4 +1,4 @@
-"""`LuaPolicy`: a policy script, asked once a session and, by SMTP listeners, once a command."""
+"""`LuaPolicy`: a policy script, asked once per session and, by SMTP listeners, once per command."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MIN_MEMORY = 2 << 20  # with less, Lua runs out of memory while it starts, and t
 class LuaPolicy(ScriptPolicy):
     """A policy written in Lua (docs/policies.md), as the reference's scripts are.
 
-    `on_error` says what becomes of a session whose hook raises or answers nonsense: it is let in, or refused. Such an
-    error never reaches the caller; it is logged once a burst and counted in `errors`. `search` are further directories
-    for `require`.
+    `on_error` says what becomes of a session whose hook raises or returns an unknown value: it is let in, or refused.
+    Such an error never reaches the caller; it is logged at most once per 10 seconds and counted in `errors`. `search`
+    are further directories for `require`.
 
     `ffi` chooses how an accept construct is handed over: LuaJIT's FFI, a portable userdata, or (None) the better one
     that there is; scripts cannot tell. `lua` names one of lupa's modules (``"luajit21"``, ``"lua51"``); None takes
@@ -162,7 +162,7 @@ class LuaPolicy(ScriptPolicy):
         return tuple(text(added).splitlines()), tuple(text(removed).splitlines())
 
     def close(self) -> None:
-        """Runs `deinit` of every module. Idempotent. Hooks asked afterwards answer as `on_error` says."""
+        """Runs `deinit` of every module. Idempotent. Hooks that are called afterwards fail as `on_error` decides."""
         with self._lock:
             if self._closed:
                 return

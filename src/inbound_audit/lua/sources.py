@@ -33,7 +33,7 @@ class Sources:
         self.templates = ";".join(f"{place / '?.lua'};{place / '?' / 'init.lua'}" for place in places)
 
     def main(self) -> Source:
-        """The policy's own file. Raises PolicyError when it can't be read, or is no source."""
+        """The policy's own file. Raises PolicyError if it can't be read, or is not source."""
         return self._read(self.path)
 
     def find(self, module: str, templates: str) -> Source:

@@ -216,7 +216,7 @@ local function count(vctx, key)
   set(vctx, VCTX_CONN, key, (tonumber(get(vctx, VCTX_CONN, key)) or 0) + 1)
 end
 
--- The context variables of an address: the whole of it, and what is before and behind the last "@".
+-- The context variables of an address: the whole of it, and what is before and after the last "@".
 function context.set_address(vctx, name, address)
   local localpart, domain = match(address, "^(.*)@([^@]*)$")
   set(vctx, VCTX_MESS, name .. "_string", address)

@@ -88,7 +88,7 @@ def _lines(path: str | os.PathLike[str], tell: Callable[[int, str], object]) -> 
     """Complete lines with their numbers, but the empty ones."""
     with open(path, "rb") as file:
         number = 0
-        while line := file.readline(2 * MAX_LINE):  # one that was cut off, and the next behind it
+        while line := file.readline(2 * MAX_LINE):  # one that was cut off, and the next after it
             number += 1
             line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             possible = line.endswith(b"\n")
@@ -105,7 +105,7 @@ def _lines(path: str | os.PathLike[str], tell: Callable[[int, str], object]) -> 
 def _parsed(line: bytes, number: int, tell: Callable[[int, str], object]) -> Entry | None:
     found = _LINE.fullmatch(line)
     if found is None:
-        # A line that was cut off, when there was no room for all of it, has the next one right behind it.
+        # A line that was cut off, when there was no room for all of it, is followed at once by the next one.
         start, *fields = line.rsplit(b" ", 4)
         found = _LINE.fullmatch(b" ".join([start[-16:], *fields]))
         tell(

@@ -168,7 +168,7 @@ class _Reader:
         return kind.iter_unpack(self.take(n * kind.size))
 
     def text(self, size: int) -> str:
-        """With the zeros behind it, up to a multiple of 8 bytes."""
+        """With zeros added, up to a multiple of 8 bytes."""
         padded = bytes(self.take(size + -size % 8))
         try:
             return padded[:size].decode("utf-8")

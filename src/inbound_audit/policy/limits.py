@@ -166,9 +166,7 @@ class Limits(LimitTables, Policy):
         listed = [first, default, *others]
         tables = [network.rows + everywhere * (number != _EXEMPT) for number, network in enumerate(listed)]
         if not any(tables):
-            raise PolicyError(
-                "limits: nothing is limited; expected e.g. {'/32': 10}, a total or listener_total"
-            )
+            raise PolicyError("limits: nothing is limited; expected e.g. {'/32': 10}, a total or listener_total")
         prefixes = [(prefix, number) for number, network in enumerate(listed) for prefix in network.prefixes]
         refusal = _refusal(code, text)
         self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal)

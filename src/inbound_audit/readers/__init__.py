@@ -1,4 +1,4 @@
-"""Files for programs that are no Python: they read the counts of a shared audit, and need nothing but these.
+"""Files for programs in other languages: they read the counts of a shared audit, and need nothing but these.
 
 inbound_audit.h    C99 and C++, nothing to link
 inbound_audit.lua  LuaJIT, by its FFI

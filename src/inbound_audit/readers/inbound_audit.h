@@ -58,7 +58,7 @@ typedef struct ia_section { /* one tree of the file */
     const unsigned char *base; /* where it is mapped; NULL: read with pread */
     uint64_t offset, stride;   /* in the file: the section's begin, and its bytes, which the file need not have yet */
     uint64_t size;             /* bytes that fstat found here: the bound of all that is read from the mapping */
-    uint64_t stalled;          /* the number of an update that a count has waited for in vain */
+    uint64_t stalled;          /* the number of an update that a count has waited for without success */
     int fd;
     uint32_t kind; /* IA__SESSIONS, or it is not counted here */
     uint32_t service_size, listener_size;
@@ -89,7 +89,7 @@ typedef struct ia_handle {
 enum { IA_SPINS = 128, IA_TRIES = 1024 };
 
 enum {
-    IA__HEADER = 65536, /* set aside for the owner; sections begin behind it and are multiples of it */
+    IA__HEADER = 65536, /* set aside for the owner; sections begin after it and are multiples of it */
     IA__FIRST_BLOCK = 4096,
     IA__TREES_MOST = 4096,
     IA__NODE_MOST = 608, /* bytes that are read of a node at once: all of the largest small one */
@@ -138,7 +138,7 @@ static inline uint64_t ia__size(int fd, uint64_t offset, uint64_t stride)
 }
 
 /* `size` bytes of a section: where they are mapped, or read into `room`. NULL: they are not there. A file grows while
- * its tree does: it is asked for its size when something lies behind the one that is known. */
+ * its tree does: it is asked for its size when something lies after the one that is known. */
 static inline const unsigned char *ia__at(ia_section *s, uint64_t at, size_t size, void *room)
 {
     if (at > s->stride || size > s->stride - at)
@@ -211,7 +211,7 @@ static inline int64_t ia__host(ia_section *s, const ia__prefix *p, uint64_t e, u
     return ia__below(hi, lo, p, p->length) ? (int64_t)(e >> 32) : 0;
 }
 
-/* A step through a small node. With `bits` 8 the entry of `byte` goes to `*next`, 0 when there is none; with fewer, the
+/* A step through a small node. With `bits` 8 the entry of `byte` goes to `*next`, 0 without one; with fewer, the
  * answer is what the entries count that share so many bits of it. */
 static inline int64_t ia__small(ia_section *s, uint64_t at, int v6, unsigned byte, int bits, uint64_t *next)
 {
@@ -288,7 +288,7 @@ static inline int64_t ia__walk(ia_section *s, const ia__prefix *p)
         own = (int)ia__load8(n + 1);
         if (own < depth || own > (p->v6 ? 15 : 3))
             return 0;
-        if (own > depth) { /* bytes were skipped: do they lie on our way? */
+        if (own > depth) { /* bytes were skipped: do they lie on the path? */
             const uint64_t hi = p->v6 ? ia__load64(n + 16) : (uint64_t)ia__load32(n + 4) << 32;
             const uint64_t lo = p->v6 ? ia__load64(n + 24) : 0;
             if (!ia__below(hi, lo, p, p->length < 8 * own ? p->length : 8 * own))
@@ -368,7 +368,7 @@ static inline int64_t ia__sum(ia_handle *h, const char *service, const ia__prefi
 /* ---- counts: below zero they are a negated ia_error */
 
 /* Sessions of a service (NULL: SMTP) that are open now from a prefix. `family` is AF_INET or AF_INET6, `address` its 4
- * or 16 bytes in network order; what lies behind `length` bits is ignored. IPv4-mapped IPv6 is IPv4, from length 96 on.
+ * or 16 bytes in network order; bits after the first `length` are ignored. IPv4-mapped IPv6 is IPv4, from length 96 on.
  * A service without a listener anywhere counts 0; `inbound_cidr` is another name for SMTP. */
 static inline int64_t ia_count(ia_handle *h, const char *service, int family, const void *address, int length)
 {
@@ -474,7 +474,7 @@ static inline int ia__alive(int fd)
     return lock.l_type != F_UNLCK;
 }
 
-/* A magic number, and behind it the layout and the byte order. */
+/* A magic number, and after it the layout and the byte order. */
 static inline int ia__is_ours(const unsigned char *p, uint64_t magic)
 {
     return ia__load64(p) == magic && ia__load32(p + 8) == IA_LAYOUT && ia__load32(p + 12) == 0x01020304;

@@ -134,7 +134,7 @@ end
 -- All or nothing of what the entry of a host counts.
 local function host(section, address, length, child, count, reach)
   local last, have = #address, leaf
-  if rshift(child, 29) == SUFFIX then -- the last three bytes; the others are those of the way that led here
+  if rshift(child, 29) == SUFFIX then -- the last three bytes; the others are those of the path
     have = function(i)
       return i < last - 3 and address[i + 1] or band(rshift(child, 8 * (last - 1 - i)), 255)
     end
@@ -208,7 +208,7 @@ local function walk(section, address, length)
     if size < head or own < depth or own >= #address then
       return 0
     end
-    if own > depth then -- bytes were skipped: do they lie on our way?
+    if own > depth then -- bytes were skipped: do they lie on the path?
       if not lies_below(v6 and path6 or path4, address, min(length, 8 * own)) then
         return 0
       elseif length <= 8 * own then

@@ -153,7 +153,7 @@ class SeriesSet(_ipcount.SeriesTable):
     def remove_item(self, name: str, key: object = None, *, ac: _ipcount.Session | None = None) -> None:
         """Removes a key from all windows, in all processes of a shared audit. Raises as `add` does.
 
-        A key that was folded is no host any more, and its counts stay. O(windows x bytes of the address).
+        A key that was folded is part of a prefix, and its counts stay. O(windows x bytes of the address).
         """
         self.remove_here(name, key, ac=ac)
         if self._membership is not None:

@@ -44,7 +44,7 @@ def directory_of(name: str) -> str:
 
 
 def first_of(variable: str) -> str:
-    """The first absolute path in a list that systemd hands over (systemd.exec(5)); empty if there is none."""
+    """The first absolute path in a list that systemd hands over (systemd.exec(5)); empty without one."""
     return next(filter(os.path.isabs, os.environ.get(variable, "").split(":")), "")
 
 

@@ -55,4 +55,4 @@ def _assigned(node: tree.Value | tree.Call) -> Callable[[Run], Value]:
         raise ScriptError(node.at, f"unknown function {node.name!r}{did_you_mean(node.name, with_value)}")
     if not function.has_value:
         raise ScriptError(node.at, f"{node.name} has no value")
-    return call(node, function)  # type: ignore[return-value]  # it answers
+    return call(node, function)  # type: ignore[return-value]  # it has a value

@@ -52,7 +52,7 @@ def call(node: tree.Call, function: Function) -> Called:
 
 
 def _arguments(node: tree.Call, function: Function) -> tuple[list[tree.Value], dict[str, Any]]:
-    """What stands by its place, and what stands behind a tag, by the tag's name."""
+    """The arguments by position, and the value of each tag, by its name."""
     given: list[tree.Value] = []
     tagged: dict[str, Any] = {}
     arguments = iter(node.arguments)

@@ -1,7 +1,7 @@
 """Statements, compiled: a script becomes one callable, made of callables.
 
 A block returns whether the script is over. `stop` and `keep` end it at once; a reply ends it with the rule that it
-stands in: plain actions behind it are still taken (the reference's own examples set a reply and then disconnect), and
+stands in: plain actions after it are still taken (the reference's own examples set a reply and then disconnect), and
 nothing from the next `if` on.
 """
 

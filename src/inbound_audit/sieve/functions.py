@@ -40,7 +40,7 @@ class Function:
     """With arguments it is terminal: the script ends with the rule that it stands in."""
     by_hash: Callable[..., Value | None] | None = None
     tags: Mapping[str, Parameter] = field(default_factory=dict)
-    """Tags that it knows, each with a value behind it; `run` takes them by name."""
+    """Tags that it knows, each followed by a value; `run` takes them by name."""
 
 
 def options(given: Hash, known: Mapping[str, Reader]) -> dict[str, Any]:

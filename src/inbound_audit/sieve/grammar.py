@@ -1,7 +1,7 @@
 """The grammar of RFC 5228 with the reference's assignments, variables and elements, for lark's LALR parser.
 
 As in the RFC the grammar knows no command by name: which ones there are, and what they take, is not its business. An
-element has no blank before its bracket, unlike a variable with a list behind it.
+element has no blank before its bracket, unlike a variable that a list follows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Functions of address lists in files: ``define_cidr``, ``check_cidr``, ``query_cidr``, ``reload_cidr``.
 
-A script runs once a session, so a list is read when it is first defined. A definition that is the same does nothing.
+A script runs once per session, so a list is read when it is first defined. A definition that is the same does nothing.
 """
 
 from __future__ import annotations

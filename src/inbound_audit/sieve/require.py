@@ -14,7 +14,7 @@ EXTENSIONS = ("variables", "relational", "regex", *(f"comparator-{comparator}" f
 
 
 def without_require(statements: Sequence[tree.Statement], commands: Iterable[str]) -> Sequence[tree.Statement]:
-    """The statements behind those that only require. Raises ScriptError for what is neither a command nor known."""
+    """The statements after those that only require. Raises ScriptError for what is neither a command nor known."""
     known = {*commands, *EXTENSIONS}
     for number, statement in enumerate(statements):
         if not (isinstance(statement, tree.Command) and statement.call.name == "require"):

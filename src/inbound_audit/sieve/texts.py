@@ -21,7 +21,7 @@ Part: TypeAlias = str | Expansion
 
 
 def unquote(written: str) -> str:
-    """The text that a quoted string means. A backslash stands for the character behind it, whatever that is."""
+    """The text that a quoted string means. A backslash stands for the character after it."""
     return _ESCAPE.sub(r"\1", written[1:-1])
 
 

@@ -52,7 +52,7 @@ Value: TypeAlias = Text | Number | Variable | Element | Items
 
 
 class Call(NamedTuple):
-    """A name with what stands behind it: the head of a command, a test, or a function whose value is assigned."""
+    """A name with its arguments: the head of a command, a test, or a function whose value is assigned."""
 
     at: At
     name: str

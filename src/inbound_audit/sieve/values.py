@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"(-?[0-9]{1,18})(\.[0-9]{1,18})?")
 def text(value: Value) -> str:
     """A value as ``${name}`` shows it; the members of a list with commas between them. Raises PolicyError for a hash.
 
-    A number with a fraction has six digits behind the point, as in the reference.
+    A number with a fraction has six digits after the point, as in the reference.
 
     >>> text([1, "two", 0.5])
     '1, two, 0.500000'

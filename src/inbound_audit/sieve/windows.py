@@ -24,7 +24,7 @@ REPLICATE = {0: "none", 1: "cluster", -1: "manager"}
 
 
 class Monitor(NamedTuple):
-    """``"300,6"``: windows of so many seconds, and how many of them."""
+    """``"300,6"``: the seconds of a window, and the number of windows."""
 
     interval: int
     windows: int

@@ -42,7 +42,7 @@ def test_the_table(peers, case):
 
 @pytest.mark.parametrize("case", [c for c in CASES if c[0] and isinstance(c[0][0], str)], ids=case_id)
 def test_the_table_without_a_connecting_ip(peers, case):
-    """An audit answers the same for what is absolute, and says so for what is not."""
+    """An audit returns the same for an absolute prefix, and raises CidrError for another."""
     arguments, answer, other = case
     audit = peers[0].listener.audit
     if arguments[0].startswith("/"):

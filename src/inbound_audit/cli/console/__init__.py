@@ -32,7 +32,7 @@ Examples:
   inbound-audit console mail --json cluster shared list | jq -c '.rows[]'
   printf 'add failures 300,6 192.0.2.%d 1\\n' 7 8 9 | inbound-audit console mail
 \b
-Exit status: 0 done, 1 there is no such audit or it can't be seen, or a command failed (of several from
+Exit status: 0 done, 1 there is no such audit or it can't be opened, or a command failed (of several from
   standard input: any), 2 usage, or the command is malformed.""",
 )
 @click.argument("name")

@@ -1,4 +1,4 @@
-"""The commands of a console: the function behind each rule of the grammar, and its help."""
+"""The commands of a console: the function of each rule of the grammar, and its help."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Quit(Exception):
 
 
 class _Entry(NamedTuple):
-    """`summary` stands behind the form in the list of all; `details` follow it where one is asked for."""
+    """`summary` stands after the form in the list of all commands; `details` follow it where one is asked for."""
 
     run: Callable[..., Result]
     summary: str
@@ -62,12 +62,12 @@ COMMANDS: dict[str, _Entry] = {
     "add": _Entry(
         mutations.add,
         "Adds to the current window of a series.",
-        "Defines the series if there is none. Prints what the window has then.",
+        "Defines the series if it does not exist. Prints the new count of the window.",
     ),
     "subtract": _Entry(
         mutations.subtract,
         "Subtracts from the current window of a series.",
-        "Prints what the window has then.",
+        "Prints the new count of the window.",
     ),
     "delete_ip": _Entry(mutations.delete_ip, "Removes an address from all windows of a series, in all processes."),
     "load": _Entry(

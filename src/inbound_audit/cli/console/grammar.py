@@ -75,7 +75,7 @@ END = "$END"
 
 
 class WrongSyntax(ValueError):
-    """A line that is no command. `usage`: the forms that it could have been meant as."""
+    """A malformed command. `usage`: the forms that may have been meant."""
 
     def __init__(self, text: str, usage: Sequence[str] = ()) -> None:
         super().__init__(text)
@@ -251,7 +251,7 @@ _PARTS: dict[str, Callable[[list[Any]], dict[str, Any]]] = {
     "limit": lambda rows: {"limit": rows[0]},
     "aggregate": lambda daily: {"daily": daily != [None]},
 }
-"""The optional parts of `show count`, each as an argument of the function behind it."""
+"""The optional parts of `show count`, each as an argument of its function."""
 
 
 class _Values(Transformer[Token, Any]):

@@ -86,7 +86,7 @@ def _series(context: ConsoleContext, series: str, parameters: tuple[int, int]) -
 
 
 def _owner_for(context: ConsoleContext, one: SeriesInfo) -> OwnerInfo:
-    """The process that has the series; else any that answers. Raises Failure."""
+    """The process that has the series; else any that responds. Raises Failure."""
     owners = context.some_owners()
     answers, failures = context.request(owners, {"do": "known", "series": one.name}, PROBE_TIMEOUT_S)
     answering = [owner for owner in owners if owner.id in answers]

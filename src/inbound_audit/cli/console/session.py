@@ -124,7 +124,7 @@ class _Prompt:
         try:
             return self._session.prompt(self._text)
         finally:
-            if self._status is not None:  # in whatever way the prompt ended
+            if self._status is not None:  # however the prompt ended
                 raise SystemExit(self._status)
 
     def leave(self, number: int, frame: object) -> None:

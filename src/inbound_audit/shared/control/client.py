@@ -131,11 +131,11 @@ class _Asking:
             piece = b""
         self._received += piece
         if not piece:
-            self.answer = SharedStateError("let us go without an answer")
+            self.answer = SharedStateError("closed the connection without an answer")
         elif self._received.endswith(b"\n"):
             self.answer = _parsed(self._received)
         elif len(self._received) > MAX_ANSWER:
-            self.answer = SharedStateError("answers without an end")
+            self.answer = SharedStateError("sends an answer without an end")
 
     def close(self) -> None:
         self.socket.close()
@@ -143,10 +143,10 @@ class _Asking:
 
 def _why_not_connected(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
-        return "is another user's; that user and root may ask it"
+        return "belongs to another user; that user and root may ask it"
     if error.errno in _NOT_YET:
-        return "takes no questions, or has just ended"
-    return f"can't be asked: {error.strerror}"
+        return "accepts no requests, or has just ended"
+    return f"can't be reached: {error.strerror}"
 
 
 def _parsed(line: bytearray) -> Answer | SharedStateError:
@@ -155,5 +155,5 @@ def _parsed(line: bytearray) -> Answer | SharedStateError:
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict) or not isinstance(answer.get("ok"), bool):
-        return SharedStateError("answers what is no answer")
+        return SharedStateError("sent a malformed answer")
     return answer

@@ -198,7 +198,7 @@ class ControlServer:
         self._connections.append(_Connection(Descriptor(made.detach())))
 
     def _handle_for(self, connection: _Connection) -> None:
-        if connection.has_gone():  # the client was told that nothing has happened, or will be
+        if connection.has_gone():  # its reply says, or will say, that nothing was done
             connection.done = True
             return
         with self._thread.busy() as goes_on:
