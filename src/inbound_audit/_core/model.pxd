@@ -5,7 +5,7 @@
           --- series "300,6" --> ring of this process --> ring of another process
 
 A service is a list of trees: those of this process, and those of other owners that are attached. A series is a list of
-rings, one for each owner that records in it; a ring has one tree for each window. `inbound_cidr` is not a service of its
+rings, one for each owner that records in it; a ring has one tree per window. `inbound_cidr` is not a service of its
 own: it is the view of all SMTP sessions of the cluster, and a host without a cluster is a cluster of one.
 
 Readers follow these pointers without a lock, so each is published by one store (`publish_tree`, `publish_ring`) after

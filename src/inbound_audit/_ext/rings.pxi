@@ -25,7 +25,7 @@ cdef int64_t time_of_system() noexcept:
 
 cdef void report_clock(object error) noexcept:
     try:
-        warnings.warn(f"the audit's clock failed, and the last valid time is used: {error!r}", RuntimeWarning, stacklevel=1)
+        warnings.warn(f"the audit's clock failed; the last valid time is used: {error!r}", RuntimeWarning, stacklevel=1)
     except Warning:
         pass  # a filter makes it an error, and a clock can't raise
 
