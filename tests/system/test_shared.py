@@ -35,7 +35,7 @@ from tests.support.sharing import (
 )
 from tests.support.threads import lua_reader
 
-from inbound_audit import InboundAudit, Limits
+from inbound_audit import InboundAudit, Limits, _ipcount
 from inbound_audit.errors import CapacityError, InboundAuditError, SharedStateError, UnknownServiceType
 from inbound_audit.shared import View, directory_of
 
@@ -1042,3 +1042,13 @@ def test_close_beside_other_threads(place):
             thread.join()
         assert errors == []
         assert owner_files() == []
+
+
+def test_a_scan_beside_the_end_of_an_audit_logs_nothing(place, caplog):
+    """The audit has left its file, and the membership has not left the directory yet."""
+    audit = InboundAudit(shared=NAME)
+    membership = audit._membership
+    _ipcount.Audit.close(audit)
+    membership.run_once()
+    assert caplog.records == []
+    audit.close()

@@ -107,6 +107,7 @@ class Membership:
     """The part of one audit in a shared directory. Raises SharedStateError or CapacityError when it can't take part."""
 
     def __init__(self, audit: _ipcount.Audit, name: str, group: str | None) -> None:
+        self._audit = audit
         self._own_file = _ipcount.OwnFile(audit)
         self._name = name
         self._group = group
@@ -262,7 +263,9 @@ class Membership:
             needed = self._own_file.needed  # read first: the file may grow meanwhile
             try:
                 size, links = self._own_file.status
-            except OSError:  # other code has closed its descriptor
+            except OSError:  # other code has closed its descriptor, or the audit is being closed
+                if self._audit.closed:
+                    return
                 if held.file is not None and owner_file.exists(held.place, held.file):
                     raise
                 size, links = needed, 0
