@@ -246,7 +246,7 @@ cdef class OwnFile:
     def status(self):
         """Size and number of names of the file. Raises OSError if other code has closed its descriptor and it is
         not at its path. Reads as OSError without a file."""
-        cdef u64 status[2]
+        cdef u64[2] status = [0, 0]
         cdef bint failed
         lock_owner(self.audit.owner)
         failed = self.audit.own == NULL or kept_file.kept_status(self.audit.owner.own_file, status) != 0
