@@ -26,10 +26,11 @@ class Descriptor:
     Lock rule: the owner's; `number` and `is_ours` are checks of one moment, so their result is used at once.
     """
 
-    __slots__ = ("_identity", "_number")
+    __slots__ = ("_identity", "_lost", "_number")
 
     def __init__(self, number: int) -> None:
         self._number = -1
+        self._lost = False
         if number < FIRST:
             low = number
             try:
@@ -41,11 +42,17 @@ class Descriptor:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the number still stands for the file that it was opened for."""
+        """Whether the number still stands for the file that it was opened for. Once it did not, it never does again:
+        the same file may be opened once more under the same number, and that is another descriptor."""
         try:
-            return self._number >= 0 and _identity_of(self._number) == self._identity
+            if self._number >= 0 and _identity_of(self._number) != self._identity:
+                self._forget()
         except OSError:
-            return False
+            self._forget()
+        return self._number >= 0
+
+    def _forget(self) -> None:
+        self._lost, self._number = True, -1
 
     @property
     def current(self) -> int | None:
@@ -67,7 +74,7 @@ class Descriptor:
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._number < 0
+        return self._number < 0 and not self._lost
 
     def close(self) -> None:
         """Idempotent. A number that stands for another file is left open."""

@@ -360,6 +360,20 @@ def test_a_number_that_has_become_another_files_is_neither_used_nor_closed(tmp_p
     os.close(replacement)
 
 
+def test_a_lost_descriptor_does_not_close_its_successor(tmp_path: Path) -> None:
+    """The same file is opened again and gets the same number."""
+    lost = open_file(tmp_path, os.O_RDONLY)
+    number = lost.number
+    os.close(number)
+    assert not lost.is_ours
+    again = open_file(tmp_path, os.O_RDONLY)
+    assert again.number == number
+    assert lost.current is None
+    lost.close()
+    del lost
+    assert again.number == number
+
+
 @pytest.mark.parametrize("kind", ["epoll", "eventfd"])
 def test_other_anonymous_descriptors_are_not_taken_for_a_watch(tmp_path: Path, kind: str) -> None:
     from inbound_audit._ipcount import watch_directory
