@@ -131,7 +131,7 @@ def test_a_count_beside_a_busy_process(hold: Callable[..., None]) -> None:
         batch = timed(COUNT, [session] * 100_000)
         done = 0
 
-        def told(order: str) -> Batch:
+        def reported(order: str) -> Batch:
             def measured() -> float:
                 nonlocal done
                 writing.write(order)
@@ -141,5 +141,5 @@ def test_a_count_beside_a_busy_process(hold: Callable[..., None]) -> None:
 
             return measured
 
-        hold("beside-busy", Race({"idle": told("0"), "busy": told("1")}), "busy", "idle", ROUNDS)
+        hold("beside-busy", Race({"idle": reported("0"), "busy": reported("1")}), "busy", "idle", ROUNDS)
         assert done

@@ -137,7 +137,7 @@ def test_smtp_workers(once: Callable[..., Any], report: Callable[..., None]) -> 
 
     A connection is one that workers are there for: EHLO, MAIL, RCPT, DATA with a short message, QUIT. That of the row
     `smtp` (the banner and QUIT) shows best what a guard costs, and workers least: much of it is the opening and closing
-    of a TCP connection, in which the client has a larger share. It is measured too and told beside the other, and so is
+    of a TCP connection, in which the client has a larger share. It is reported beside the other, and so is
     the processor time of a connection on both sides.
 
     One worker leaves a processor to the client and to whatever else the machine does, two leave none: that counts

@@ -73,7 +73,7 @@ def test_adding_to_a_series(hold: Callable[..., None]) -> None:
 
 
 def test_counting_over_twelve_windows(hold: Callable[..., None]) -> None:
-    """Prefixes that nobody has asked for before, of all lengths, other ones for each of the two."""
+    """Prefixes that were not asked for before, of all lengths, other ones for each of the two."""
     one: list[str] = []
     twelve: list[str] = []
     draw = random.Random(13)

@@ -13,8 +13,8 @@
    A connection is closed with a reset: its server has closed it already, and nothing is left to wait in TIME_WAIT, where
    the ten thousands of a run would be in the way of those that follow.
 
-   The client sleeps a little between two looks at its sockets. A server that answers while nobody waits in epoll wakes
-   nobody, and many answers are taken at one look: that is what keeps the client's share of the processors small.
+   The client sleeps a little between two polls of its sockets. A server that answers while no thread waits in epoll wakes
+   none, and many answers are taken by one poll: that is what keeps the client's share of the processors small.
 
    Ends with status 1 and a line on standard error when a reply has another code, a connection breaks, or the server
    says nothing for SILENCE_MOST seconds. */

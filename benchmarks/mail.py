@@ -116,9 +116,9 @@ class Workers:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        told = self._read()
-        self.port = int(told["addresses"][0].rpartition(":")[2])
-        self._pids: list[int] = told.get("workers", [process.pid])
+        reported = self._read()
+        self.port = int(reported["addresses"][0].rpartition(":")[2])
+        self._pids: list[int] = reported.get("workers", [process.pid])
 
     def __len__(self) -> int:
         return len(self._pids)
@@ -126,9 +126,9 @@ class Workers:
     def _read(self, event: str = "listening") -> dict[str, Any]:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            told: dict[str, Any] = json.loads(line)
-            if told["event"] == event:
-                return told
+            reported: dict[str, Any] = json.loads(line)
+            if reported["event"] == event:
+                return reported
         raise RuntimeError(f"`inbound-audit serve` ended before it said {event!r}")
 
     def processor_time(self) -> float:
@@ -157,7 +157,7 @@ def working(number: int) -> Iterator[Workers]:
             try:
                 yield Workers(process)
             finally:
-                # Not a kill while it still runs: its workers would be nobody's.
+                # Not a kill while it still runs: its workers would be orphans.
                 process.terminate()
                 process.communicate(timeout=SILENCE_MOST)
 

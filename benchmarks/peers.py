@@ -20,7 +20,7 @@ CHOSEN = {4: (32, 24, 16, 8), 6: (128, 64, 48, 32)}
 
 
 class Peer(Protocol):
-    """`any_prefix`: a length that nobody thought of before can be asked for. `name`, `how`: for the report."""
+    """`any_prefix`: any length can be asked for. `name`, `how`: for the report."""
 
     name: ClassVar[str]
     how: ClassVar[str]

@@ -93,7 +93,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def hire(place: Path) -> Iterator[Workers]:
-    """Makes processes that do what they are told (`tests.support.sharing`)."""
+    """Makes processes that follow orders (`tests.support.sharing`)."""
     workers = Workers()
     try:
         yield workers

@@ -489,7 +489,7 @@ def test_the_dead_are_not_counted_and_the_new_are(crowd: Crowd, start: Start, ki
     reader.one("open mail")
     first, second = (audit.total("SMTP") for audit in crowd.audits)
     crowd.files[0].die()
-    assert reader.number("total SMTP") == first + second  # nobody has looked yet
+    assert reader.number("total SMTP") == first + second  # not refreshed yet
     assert reader.ask("refresh", "total SMTP", "owners") == ["0", str(second), "1"]
     third = crowd.audits[0].listener("SMTP", name="mx")
     one = section(third, next(session for session in crowd.sessions if session.listener is third))
@@ -809,7 +809,7 @@ def open_space() -> Iterator[Path]:
 def test_directories_of_others(
     open_space: Path, programs: Programs, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A group's member looks in, and nobody else; root is shown everything."""
+    """A member of the group may read, and no other user but root."""
     monkeypatch.setenv("INBOUND_AUDIT_SHM", str(open_space))
     command = []
     for part in [*programs.command(kind), str(lua_module())]:

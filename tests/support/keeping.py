@@ -23,7 +23,7 @@ BEGIN = 1_795_572_000.0  # a multiple of 300
 
 
 class Clock:
-    """Seconds that stand still until somebody moves them."""
+    """Seconds that the test moves."""
 
     def __init__(self, now: float = BEGIN) -> None:
         self.now = now

@@ -1,4 +1,4 @@
-"""What the tests of windows in Lua share: a bench with monitors and a clock, and a policy that does what it is told."""
+"""The tests of windows in Lua share this: a bench with monitors and a clock, a policy that runs given code."""
 
 from __future__ import annotations
 

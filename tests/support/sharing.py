@@ -1,4 +1,4 @@
-"""What the tests of shared mode have in common: a directory of their own, and processes that do what they are told.
+"""What the tests of shared mode have in common: a directory of their own, and processes that follow orders.
 
 A worker is a Python process that runs, in one namespace, the code that a test sends it, and answers with what an
 expression is worth. It can be forked, and the child is a worker too. It may be killed at any time: its process group
@@ -64,7 +64,7 @@ def eventually(condition: Callable[[], object], what: str = "the condition") -> 
 
 
 class WorkerError(Exception):
-    """What a worker was told went wrong there: `kind` is the name of the exception's class."""
+    """An error in a worker: `kind` is the name of the exception's class."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(f"{kind}: {text}")
@@ -72,7 +72,7 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A process that is told what to do. Made by `Workers`."""
+    """A process that follows orders. Made by `Workers`."""
 
     def __init__(self, crew: Workers, connection: Connection) -> None:
         self._crew = crew
@@ -347,7 +347,7 @@ end
 
 
 def count_in_a_child(connection: Connection, n: int) -> None:
-    """What a child of multiprocessing does: opens `n` sessions, says so, and holds them until it is told to end."""
+    """In a child of multiprocessing: opens `n` sessions, reports that, and holds them until the order to end."""
     audit = InboundAudit(shared=NAME, capacity=1 << 24)
     sessions = sessions_of(audit.listener("SMTP", "mx"), n)
     connection.send(len(sessions))
@@ -357,7 +357,7 @@ def count_in_a_child(connection: Connection, n: int) -> None:
 class Churn:
     """Threads that open, close and move sessions at random, and others that watch what everybody counts.
 
-    They can be told to rest, all of them: then what they hold is known. Per thread at most `most` sessions are open.
+    All of them can be paused: then what they hold is known. Per thread at most `most` sessions are open.
     The first thread of each process has `steady` more, that move about in `STEADY` and never end.
     """
 
@@ -466,7 +466,7 @@ class Churn:
             yield
 
 
-# ---- the files, as somebody else sees them
+# ---- the files, as another process sees them
 
 
 def owner_files(name: str = NAME) -> list[str]:

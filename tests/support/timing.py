@@ -25,7 +25,7 @@ steps = st.one_of(
 
 
 class Clock:
-    """A clock that stands still until it is told otherwise."""
+    """A clock that the test moves."""
 
     def __init__(self, seconds: float = START) -> None:
         self.seconds = seconds

@@ -396,9 +396,9 @@ def test_a_broken_policy_is_reported_and_the_old_one_stays(policy: Path) -> None
                 policy.unlink()
             else:
                 policy.write_text(broken)
-            told = len(server.complaints)
+            reported = len(server.complaints)
             server.tell(signal.SIGHUP)
-            eventually(lambda told=told: len(server.complaints) > told, "a complaint")
+            eventually(lambda reported=reported: len(server.complaints) > reported, "a complaint")
             assert "policy.lua" in server.complaints[-1]
             assert "not reloaded" in server.complaints[-1]
             with Peer(*server.addresses[1]) as peer:

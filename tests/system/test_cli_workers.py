@@ -64,7 +64,7 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
 
 
 def gone(pid: int) -> bool:
-    """The process has ended, whether or not somebody has asked for its status since."""
+    """The process has ended, whether or not its status was asked for since."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -157,8 +157,8 @@ def test_both_families_may_have_the_same_port() -> None:
 def test_another_supervisor_does_not_get_the_port() -> None:
     with several(2) as server:
         host, port = server.addresses[0]
-        told = failing("--listen", f"{host}:{port}")
-        assert f"{host}:{port}: address already in use" in told
+        reported = failing("--listen", f"{host}:{port}")
+        assert f"{host}:{port}: address already in use" in reported
         assert server.running
 
 
@@ -207,7 +207,7 @@ def test_a_limit_holds_over_all_workers_at_every_moment() -> None:
     with several(4, "--limit", "/32,/64=50") as server:
         for address in server.addresses:
             first = asyncio.run(storm(500, address))
-            # Two that come at the same moment may both be told that there is no room for both.
+            # Two that come at the same moment may both be refused.
             assert 0 < first.count(b"220") <= 50
             assert first.count(b"220") + first.count(b"421") == 500
         total = server.stopped()
@@ -241,7 +241,7 @@ def test_a_worker_that_is_killed_takes_its_sessions_with_it_and_is_replaced() ->
     with several(3, "--limit", "/32=30") as server:
         peers = connect(server, 30)
         second = server.event("second")
-        eventually(lambda: sum(e["accepted"] for e in server.events if e["event"] == "second") == 30, "30 told")
+        eventually(lambda: sum(e["accepted"] for e in server.events if e["event"] == "second") == 30, "30 reported")
         assert second["busiest"]["prefix"] == "127.0.0.0/24"
         victim = server.workers[0]
         kill(victim)
@@ -259,7 +259,7 @@ def test_a_worker_that_is_killed_takes_its_sessions_with_it_and_is_replaced() ->
                 return peer.line().startswith(b"220")
 
         eventually(room, "room for others")
-        eventually(lambda: open_told(server) == 30 - len(lost), "the end of its sessions told")
+        eventually(lambda: open_reported(server) == 30 - len(lost), "the end of its sessions reported")
         before = total_of(server)["accepted"]
         peers += connect(server, len(lost))
         with Peer(*server.addresses[0]) as peer:
@@ -279,7 +279,7 @@ def total_of(server: Serve) -> dict[str, int]:
     return total
 
 
-def open_told(server: Serve) -> int:
+def open_reported(server: Serve) -> int:
     return total_of(server)["open"]
 
 
@@ -493,11 +493,11 @@ def test_a_stop_before_all_are_ready_is_not_lost(tmp_path: Path) -> None:
         assert process.stdout
         assert process.stdout.readline() == "\n"  # a worker is there, and not yet ready
         process.terminate()
-        told, complaints = process.communicate(timeout=PATIENCE)
+        reported, complaints = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         assert complaints == ""
-        assert "listening" not in told
-        assert '"stopped"' in told
+        assert "listening" not in reported
+        assert '"stopped"' in reported
 
 
 # ---- reload
@@ -512,9 +512,9 @@ def test_a_hangup_reloads_in_all_workers_and_is_told_once(tmp_path: Path) -> Non
                 policy.unlink()
             else:
                 policy.write_text(broken)
-            told = len(server.complaints)
+            reported = len(server.complaints)
             server.tell(signal.SIGHUP)
-            eventually(lambda told=told: len(server.complaints) > told, "a complaint")
+            eventually(lambda reported=reported: len(server.complaints) > reported, "a complaint")
             assert "policy.lua" in server.complaints[-1]
             assert "not reloaded" in server.complaints[-1]
             assert "workers)" not in server.complaints[-1]
@@ -591,7 +591,7 @@ def test_a_policy_that_does_not_compile_is_told_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         ("--tls-cert missing.pem", "missing.pem"),
         ("--maildir /dev/null/box", "/dev/null/box"),
@@ -600,8 +600,8 @@ def test_a_policy_that_does_not_compile_is_told_once(tmp_path: Path) -> None:
         ("--listen 192.0.2.1:0", "192.0.2.1:0"),
     ],
 )
-def test_what_keeps_a_worker_from_starting_is_told_once(arguments: str, told: str) -> None:
-    assert told in failing(*arguments.split())
+def test_what_keeps_a_worker_from_starting_is_reported_once(arguments: str, reported: str) -> None:
+    assert reported in failing(*arguments.split())
 
 
 def test_a_directory_that_others_may_write_to_is_refused(place: Path) -> None:
@@ -634,7 +634,7 @@ def test_a_fork_that_fails_at_the_start_is_one_line(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-# ---- what is told
+# ---- the report
 
 
 def test_seconds_and_totals_are_sums_over_workers() -> None:
@@ -657,11 +657,11 @@ def test_seconds_and_totals_are_sums_over_workers() -> None:
 def test_the_figures_of_dead_workers_stay_without_their_sessions() -> None:
     with several(2, *FREE) as server:
         peers = connect(server, 20)
-        eventually(lambda: "second" in str(server.events) and total_of(server)["accepted"] == 20, "20 told")
+        eventually(lambda: "second" in str(server.events) and total_of(server)["accepted"] == 20, "20 reported")
         for number, pid in enumerate(server.workers):
             kill(pid)
             server.event("restarted", number)
-        eventually(lambda: open_told(server) == 0, "the end of all sessions told")
+        eventually(lambda: open_reported(server) == 0, "the end of all sessions reported")
         close(peers)
         close(connect(server, 5))
         assert server.stopped() == {**dict.fromkeys(FIELDS, 0), "open": 0, "opened": 25, "accepted": 25}
@@ -750,5 +750,5 @@ def test_one_worker_that_shares_needs_no_supervisor() -> None:
 
 def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert inbound_audit.cli.run(["serve", "--help"]) == 0
-    told = capsys.readouterr().out
-    assert all(option in told for option in ("--workers N", "--shared NAME", "--group GROUP"))
+    reported = capsys.readouterr().out
+    assert all(option in reported for option in ("--workers N", "--shared NAME", "--group GROUP"))

@@ -277,7 +277,7 @@ def test_who_may_not_ask_is_told(hire, place, monkeypatch):
             os.seteuid(0)
 
 
-# ---- nobody holds it up
+# ---- no client blocks it
 
 
 def test_silent_and_slow_callers_hold_nobody_up(hire):
@@ -439,7 +439,7 @@ def test_it_goes_with_its_owner(hire):
     crew[3].kill()
     for worker in crew[1:]:
         worker.await_end()
-    assert len(sockets()) >= 1  # nobody was there to remove it
+    assert len(sockets()) >= 1  # its owner was killed
     last = hire(JOIN)
     assert sockets() == names_of_owners() == [protocol.file_of(id_of(last.pid))]
 

@@ -131,7 +131,7 @@ def check_all(crew: list[Worker], view: View, held: list[tuple[str, str, str]]) 
 
 
 def test_a_killed_process_is_counted_no_more(hire, tell):
-    """`kill -9` with 10,000 open sessions: how long until nobody counts them."""
+    """`kill -9` with 10,000 open sessions: how long until no process counts them."""
     crew = hire.hire(3, MX + "own = sessions_of(mx, 5, '10.9')")
     code = """
 def until(n):
@@ -327,7 +327,7 @@ def test_everything_at_once(hire):
     assert [worker.result() for worker in crew] == [[]] * 3, seed
 
     def only_what_stays() -> bool:
-        together(crew, "gc.collect()")  # audits that nobody holds
+        together(crew, "gc.collect()")  # audits without a reference
         counts = together(crew, "audit.total(), audit.total('Control')")
         return counts == [(21, 0)] * 3 and len(owner_files()) == 3
 
@@ -498,7 +498,7 @@ def deep(seed):
     eventually(lambda: readers[0].do("audit.total()") == 22, "the right count")
 
 
-# ---- files that somebody damages
+# ---- damaged files
 
 
 DAMAGE = """

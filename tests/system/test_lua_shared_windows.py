@@ -35,7 +35,7 @@ def tell(text):
 
 
 def join(sharing: Timed, hire: Workers) -> Worker:
-    """Another process, with a session from the same address, that does in Lua what it is told."""
+    """Another process, with a session from the same address, that runs the Lua that the test sends."""
     path = sharing.write("policy.lua", ECHO)
     (other,) = hire.hire(1, OTHER)
     names = {**sharing.kind._asdict(), "path": str(path), "seconds": sharing.clock.seconds}

@@ -410,7 +410,7 @@ def test_an_audit_that_nobody_holds_lets_go_of_its_files(state, clock, period):
         assert heir.count() == 1
 
 
-# ---- files that are none
+# ---- files that are not snapshots
 
 
 def damaged(state: Path, clock: Clock, data: bytes, caplog: pytest.LogCaptureFixture) -> str:
@@ -433,7 +433,7 @@ def damaged(state: Path, clock: Clock, data: bytes, caplog: pytest.LogCaptureFix
 
 @pytest.fixture
 def saved(state, clock) -> bytes:
-    """A snapshot of two addresses under the id 00000000000000aa, that nobody has; it is not in the directory."""
+    """A snapshot of two addresses under the id 00000000000000aa, that no process has; it is not in the directory."""
     with counting(state, clock) as kept:
         kept.add("192.0.2.7", 3)
         kept.add("2001:db8::7", 1)
@@ -497,8 +497,8 @@ def test_what_is_no_file_is_set_aside(state, clock, saved, caplog):
     with counting(state, clock) as kept:
         assert kept.count() == 0
     assert files_of(state) == ["elsewhere", *(f"{path.name}.damaged" for path in names_of)]
-    told = messages(caplog)
-    assert [text.split(": ")[1].split(";")[0] for text in told] == [
+    reported = messages(caplog)
+    assert [text.split(": ")[1].split(";")[0] for text in reported] == [
         "is no regular file",
         "is no regular file",
         "is a link",
@@ -709,7 +709,7 @@ def test_a_list_of_ids_moves_while_it_is_looked_for(state, saved, monkeypatch):
 
 
 def test_a_lock_file_that_was_removed_is_worth_nothing(state):
-    """Who opened it before it was removed gets the lock of a file that nobody finds."""
+    """Who opened it before it was removed gets the lock of a file without a name."""
     place = StateDirectory(state)
     first, second = Locks(place), Locks(place)
     assert first.take("00000000000000aa")
@@ -832,7 +832,7 @@ def test_counting_goes_on_when_nothing_can_be_written(state, clock, caplog):
 
 @pytest.mark.parametrize("what", ["a pipe", "a link", "a file of somebody who died"])
 def test_what_lies_where_a_file_is_written_holds_up_no_save(state, clock, what):
-    """A pipe that nobody reads would be waited for; what a link names is not ours to write to."""
+    """A pipe without a reader would be waited for; what a link names is not ours to write to."""
     elsewhere = state / "elsewhere"
     elsewhere.write_bytes(b"theirs")
     with counting(state, clock) as kept:

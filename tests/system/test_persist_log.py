@@ -126,24 +126,24 @@ GOOD = "1f0c44d29b07aa13 42 1795572000123456 1 192.0.2.7\n"
 NEXT = "1f0c44d29b07aa13 43 1795572000123457 -1 2001:db8::7\n"
 
 
-def told_of(path: Path, data: str | bytes) -> tuple[list[int], list[tuple[int, str]]]:
-    """Numbers of the lines that were read, and what was told of others."""
+def read_and_reported(path: Path, data: str | bytes) -> tuple[list[int], list[tuple[int, str]]]:
+    """Numbers of the lines that were read, and the reasons for the others."""
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    told: list[tuple[int, str]] = []
-    return [entry.line for entry in read_log(path, broken=lambda *what: told.append(what))], told
+    reported: list[tuple[int, str]] = []
+    return [entry.line for entry in read_log(path, broken=lambda *what: reported.append(what))], reported
 
 
 def test_a_last_line_without_its_end_is_left_out(path):
     for size in range(len(NEXT)):
-        assert told_of(path, GOOD + NEXT[:size]) == ([1], [])
+        assert read_and_reported(path, GOOD + NEXT[:size]) == ([1], [])
 
 
 def test_a_cut_off_line_does_not_take_the_next_one_with_it(path):
     """There was no room for all of it; when there was, somebody wrote the next line right behind it."""
     for size in range(1, len(GOOD) - 1):
-        read, told = told_of(path, GOOD[:size] + NEXT + GOOD)
+        read, reported = read_and_reported(path, GOOD[:size] + NEXT + GOOD)
         assert read == [1, 2]
-        assert told == [(1, "a line that was cut off stands before another")]
+        assert reported == [(1, "a line that was cut off stands before another")]
     path.write_text(GOOD[:-1] + NEXT)
     (entry,) = read_log(path, broken=lambda *_: None)
     assert (entry.sequence, entry.key) == (43, "2001:db8::7")
@@ -165,29 +165,29 @@ def test_a_cut_off_line_does_not_take_the_next_one_with_it(path):
     ],
 )
 def test_a_broken_line_is_told_with_its_number(path, line, caplog):
-    assert told_of(path, f"{GOOD}\n{line}\n{NEXT}") == ([1, 4], [(3, "is not a line of a change log")])
+    assert read_and_reported(path, f"{GOOD}\n{line}\n{NEXT}") == ([1, 4], [(3, "is not a line of a change log")])
     assert [entry.line for entry in read_log(path)] == [1, 4]
     assert [record.getMessage() for record in caplog.records] == [f"{path}:3: is not a line of a change log"]
 
 
 def test_a_key_in_another_encoding_is_told(path):
-    assert told_of(path, GOOD.replace("192.0.2.7", "%FF") + NEXT) == ([2], [(1, "its key is no UTF-8")])
+    assert read_and_reported(path, GOOD.replace("192.0.2.7", "%FF") + NEXT) == ([2], [(1, "its key is no UTF-8")])
 
 
 def test_a_line_without_end_is_not_held_in_memory(path):
     long = b"x" * (5 * change_log.MAX_LINE)
     data = GOOD.encode() + long + b"\n" + NEXT.encode()
-    assert told_of(path, data) == ([1, 3], [(2, "is too long for a line of a log")])
-    assert told_of(path, GOOD.encode() + long) == ([1], [])
-    assert told_of(path, bytes(range(256)) * 500 + b"\n" + GOOD.encode())[0]
+    assert read_and_reported(path, data) == ([1, 3], [(2, "is too long for a line of a log")])
+    assert read_and_reported(path, GOOD.encode() + long) == ([1], [])
+    assert read_and_reported(path, bytes(range(256)) * 500 + b"\n" + GOOD.encode())[0]
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_read(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any.log"
-    lines, told = told_of(path, data + b"\n" + GOOD.encode())
+    lines, reported = read_and_reported(path, data + b"\n" + GOOD.encode())
     assert lines[-1:] == [data.count(b"\n") + 2]
-    assert len(lines) + len(told) >= sum(map(bool, data.split(b"\n")))
+    assert len(lines) + len(reported) >= sum(map(bool, data.split(b"\n")))
 
 
 def test_entries_after_marks(path):
@@ -210,7 +210,7 @@ def test_a_log_that_was_renamed_is_followed(state, clock, path):
     with counting(state, clock, log=True) as kept:
         kept.add("192.0.2.1")
         path.rename(f"{path}.1")
-        kept.add("192.0.2.2")  # into the old one, until somebody looks
+        kept.add("192.0.2.2")  # into the old one, until the next check
         kept.store.run_once()
         kept.add("192.0.2.3")
         kept.store.run_once()
@@ -268,8 +268,8 @@ def test_lines_that_cannot_be_written_are_told(state, clock, path, caplog):
         kept.add("192.0.2.4")
         assert kept.count() == 4
         kept.store.run_once()
-    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert told == [f"{state}: 2 lines of the log of '{NAME}' could not be written; it is tried again"]
+    reported = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert reported == [f"{state}: 2 lines of the log of '{NAME}' could not be written; it is tried again"]
     assert [entry.key for entry in read_log(path, broken=lambda *_: None)] == ["192.0.2.1", "192.0.2.4"]
 
 

@@ -1,7 +1,7 @@
 """Kept series against a model: processes that begin, count, save, end and are killed, in any order.
 
 What a process has saved is what is left of it when it is killed, and all that it has counted when it ends. Whoever
-keeps the series next, or looks around first, counts it; nobody else does.
+keeps the series next, or looks around first, counts it; no other process does.
 """
 
 from __future__ import annotations

@@ -246,6 +246,6 @@ def test_random_lines(readable: Path) -> None:
 
 def test_a_list_as_policies_ask_it(readable: Path) -> None:
     (readable / "l").write_text("\n".join([":2:Listed: $", *LINES]))
-    found = NetworkLists(readable, burst=LogLimiter(logging.getLogger("test")))
+    found = NetworkLists(readable, limiter=LogLimiter(logging.getLogger("test")))
     found.define("l", "l", "txt", 0)
     assert found.query("l", "192.0.2.8") == "Listed: 192.0.2.8"

@@ -363,7 +363,7 @@ def test_a_death_beside_a_relative_that_lives(hire, audit, dies, opens):
 
 
 def test_generations(hire, audit):
-    """Great-grandchildren; those in between die, in any order, and nobody else's counts change."""
+    """Great-grandchildren; those in between die, in any order, and no other counts change."""
     line = [hire(MX + "mine = sessions_of(mx, 1)")]
     for n in range(1, 5):
         line.append(line[-1].fork())
@@ -758,7 +758,7 @@ def test_another_users_directory_is_refused(place):
 
 @as_root
 def test_a_group_counts_together(place):
-    """Users that have a group in common; the directory and the files are the group's, and nobody else's."""
+    """Users that have a group in common; the directory and the files are the group's, and no other user's."""
     group, gid = "daemon", 1
     place.chmod(0o1777)
     crew = Workers(everybody=True)
@@ -810,7 +810,7 @@ def with_field(data: bytes, fmt: str, at: int, value: int) -> bytes:
 
 @pytest.fixture
 def living(place):
-    """The bytes of an owner's file with three sessions, that are nobody's now."""
+    """The bytes of an owner's file with three sessions, whose owner has ended."""
     with InboundAudit(shared=NAME, capacity=1 << 20) as audit:
         sessions = sessions_of(audit.listener("SMTP", "mx"), 3)
         data = Path(owner_files()[0]).read_bytes()
@@ -913,7 +913,7 @@ def test_other_names_in_the_directory_harm_nobody(audit, hire, place):
 
 
 def test_dead_files_are_removed_by_who_comes(place):
-    """A file that nobody holds, whatever is in it."""
+    """A file without a lock, whatever is in it."""
     directory = Path(directory_of(NAME))
     directory.mkdir(0o700)
     (directory / "0000000000000001.owner").write_bytes(b"")
@@ -967,7 +967,7 @@ def test_removed_under_running_processes(hire, what):
 
 
 def remove_directory() -> bool:
-    """With all that is in it. False when somebody has put something there meanwhile."""
+    """With all that is in it. False if a file was added meanwhile."""
     with contextlib.suppress(OSError):
         shutil.rmtree(directory_of(NAME))
         return True
@@ -1016,7 +1016,7 @@ def test_a_worker_that_stands_still_keeps_nobody_out(hire, audit):
 
 
 def test_close_beside_other_threads(place):
-    """Threads that open, ask and make listeners while the audit is closed: they are told, or have been in time."""
+    """Threads that open, ask and make listeners while the audit is closed: they get an error, or were in time."""
     for _ in range(5):
         audit = InboundAudit(shared=NAME, capacity=1 << 24)
         errors = []

@@ -33,8 +33,8 @@ try:
 except ImportError as error:
     print(error)
 """
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert told == "SievePolicy needs lark, a parser library: pip install 'inbound-audit[sieve]'\n"
+    reported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert reported == "SievePolicy needs lark, a parser library: pip install 'inbound-audit[sieve]'\n"
 
 
 def test_serve_takes_a_policy_in_sieve_and_loads_it_again(bench: Bench) -> None:

@@ -55,7 +55,7 @@ def life(peer: Peer, version: int) -> GoldCounter:
 
 
 def agrees(peer: Peer, gold: GoldCounter, length: int) -> bool:
-    """Whether both count the same below every host's prefix, and below one that nobody is in."""
+    """Whether both count the same below every host's prefix, and below an empty one."""
     asked = [f"{host}/{length}" for host in gold.hosts] + [f"{'9.9.9.9' if WIDTH[4] >= length else '9::9'}/{length}"]
     return all(peer.count(cidr) == gold.count(cidr) for cidr in asked if (":" in cidr) == (":" in asked[0]))
 
@@ -350,9 +350,9 @@ def test_a_missed_bar_is_told_aloud_and_is_no_error(tmp_path: Path, capsys: pyte
     results, page = tmp_path / "results.json", tmp_path / "performance.md"
     results.write_text(json.dumps(CANNED))
     assert main([str(results), str(page)]) == 0
-    told = capsys.readouterr().out
-    assert re.search(r"MISSED +0\.50 +at least 0\.97 x bare aiosmtpd  \(smtp\)", told)
-    assert "NOT MEASURED" in told
+    reported = capsys.readouterr().out
+    assert re.search(r"MISSED +0\.50 +at least 0\.97 x bare aiosmtpd  \(smtp\)", reported)
+    assert "NOT MEASURED" in reported
     assert page.read_text().startswith("# Performance\n")
 
 
@@ -360,8 +360,8 @@ def test_the_figures_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     results = tmp_path / "results.json"
     results.write_text(json.dumps(CANNED))
     assert main(["--json", str(results)]) == 0
-    told = json.loads(capsys.readouterr().out)
-    verdicts = {bar["key"]: bar["verdict"] for bar in told["bars"]}
+    reported = json.loads(capsys.readouterr().out)
+    verdicts = {bar["key"]: bar["verdict"] for bar in reported["bars"]}
     assert (verdicts["count-1k"], verdicts["smtp"], verdicts["limits"]) == ("met", "missed", "not measured")
     assert missed_keys(load_bars(), {"smtp": {"value": 0.5}}) == ["smtp"]
-    assert told["memory"][0]["bytes"] == 1584.0
+    assert reported["memory"][0]["bytes"] == 1584.0

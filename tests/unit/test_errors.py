@@ -28,7 +28,7 @@ def test_all_are_of_one_family():
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "reported"),
     [
         ("smtp", "'smtp': no such service type; did you mean 'SMTP'? (known: SMTP, ECStream, Control)"),
         ("Contrl", "'Contrl': no such service type; did you mean 'Control'? (known: SMTP, ECStream, Control)"),
@@ -36,9 +36,9 @@ def test_all_are_of_one_family():
         (7, "7: no such service type (known: SMTP, ECStream, Control)"),
     ],
 )
-def test_an_unknown_service_type_suggests_the_nearest(name, told):
+def test_an_unknown_service_type_suggests_the_nearest(name, reported):
     error = UnknownServiceType(name, KNOWN)
-    assert str(error) == told
+    assert str(error) == reported
     assert (error.name, error.known) == (name, KNOWN)
 
 

@@ -35,7 +35,7 @@ def announce_fork(bint made):
 
 cdef int handle_the_fork() except -1:
     """A fork that bypassed Python leaves its lock for threads broken in the child: a second thread hangs. So Python
-    is told first, while there is no second one."""
+    learns of it first, while there is no second one."""
     global python_forks
     cdef bint done = False
     if not python_forks and fork.is_alone():

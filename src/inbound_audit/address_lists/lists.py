@@ -28,9 +28,9 @@ class NetworkList:
     warning.
     """
 
-    def __init__(self, path: Path, kind: str, refresh: float, *, clock: Clock, burst: LogLimiter) -> None:
+    def __init__(self, path: Path, kind: str, refresh: float, *, clock: Clock, limiter: LogLimiter) -> None:
         self._path, self._kind, self._refresh = path, kind, refresh
-        self._clock, self._burst = clock, burst
+        self._clock, self._limiter = clock, limiter
         self.reload()
 
     def lookup(self, address: str, expand: bool = True) -> str | None:
@@ -76,7 +76,7 @@ class NetworkList:
             if _stamp(self._path) != self._stamp:
                 self.reload()
         except PolicyError as error:
-            self._burst.report(logging.ERROR, "a list stays as it was: %s", error)
+            self._limiter.report(logging.ERROR, "a list stays as it was: %s", error)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -91,8 +91,8 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 class NetworkLists:
     """The lists of one policy, by name; relative paths start from the policy's directory."""
 
-    def __init__(self, directory: Path, *, burst: LogLimiter, clock: Clock = time.monotonic) -> None:
-        self._directory, self._burst, self._clock = directory, burst, clock
+    def __init__(self, directory: Path, *, limiter: LogLimiter, clock: Clock = time.monotonic) -> None:
+        self._directory, self._limiter, self._clock = directory, limiter, clock
         self._lists: dict[str, NetworkList | None] = {}  # None: an empty one
 
     def define(self, name: str, source: str | None = None, kind: str = "a", refresh: float = 0) -> None:
@@ -101,7 +101,7 @@ class NetworkLists:
             self._lists[name] = None
             return
         path = self._directory / source.removeprefix("file://")
-        self._lists[name] = NetworkList(path, kind, refresh, clock=self._clock, burst=self._burst)
+        self._lists[name] = NetworkList(path, kind, refresh, clock=self._clock, limiter=self._limiter)
 
     def query(self, name: str, address: str, expand: bool = True) -> str | None:
         """Raises AddressError for what is not an address, KeyError for an undefined list."""

@@ -52,11 +52,11 @@ class Policies:
         path, present = self._settings.policy, self._settings.monitor
         if path is None or path.lower().endswith(SIEVE_SUFFIXES):
             return present
-        from inbound_audit.lua.needs import asked_monitors
+        from inbound_audit.lua.needs import needed_monitors
 
         known = {parse_monitor(monitor) for monitor in present}
         try:
-            return present + tuple(asked for asked in asked_monitors(path) if parse_monitor(asked) not in known)
+            return present + tuple(asked for asked in needed_monitors(path) if parse_monitor(asked) not in known)
         except PolicyError as error:
             raise Failure(f"--policy: {error}") from None
 

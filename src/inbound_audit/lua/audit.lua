@@ -24,7 +24,7 @@ local function what_of(code, monitor, cidr, startv, endv)
   if code == codes.NO_MONITOR then
     return monitor
   end
-  return code == codes.BAD_WINDOW and windows.asked(startv, endv) or cidr
+  return code == codes.BAD_WINDOW and windows.range_text(startv, endv) or cidr
 end
 
 -- What a monitor counted, or nil and the reason. Anything but a table of options is the cidr.

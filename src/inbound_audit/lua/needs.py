@@ -31,7 +31,7 @@ def monitors_of(source: str) -> Iterator[str]:
             yield text
 
 
-def asked_monitors(path: str | PathLike[str]) -> tuple[str, ...]:
+def needed_monitors(path: str | PathLike[str]) -> tuple[str, ...]:
     """The monitors of a script that calls ``msys.audit.define_monitor``, for the program that makes its audit.
 
     The script is not run. Raises PolicyError if it can't be read. O(length).

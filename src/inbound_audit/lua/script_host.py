@@ -35,7 +35,7 @@ class ScriptHost:
         self._sources = sources
         self._dropped = LogLimiter(logger)
         self.series = SeriesHost(audit, self._audit_of)
-        self._lists = NetworkLists(sources.path.parent, burst=LogLimiter(logger))
+        self._lists = NetworkLists(sources.path.parent, limiter=LogLimiter(logger))
         self.asked: dict[int, Session] = {}
         self.messages: dict[int, Message] = {}
         self.listeners: dict[int, Listener] = {}

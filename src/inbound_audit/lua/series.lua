@@ -135,7 +135,7 @@ local function count(name, given)
     why = host.series_other_family(memory.bytes(accept), name)
     return not why and 0 or nil, why
   elseif code ~= 0 then
-    return nil, message(code, code == codes.BAD_WINDOW and windows.asked(startv, endv) or text, name)
+    return nil, message(code, code == codes.BAD_WINDOW and windows.range_text(startv, endv) or text, name)
   end
   return n
 end

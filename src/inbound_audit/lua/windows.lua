@@ -30,7 +30,7 @@ function windows.range(startv, endv)
 end
 
 -- They as they were asked for.
-function windows.asked(startv, endv)
+function windows.range_text(startv, endv)
   local first = tostring(startv == nil and 0 or startv)
   local last = endv == nil and first or tostring(endv)
   return first == last and first or first .. " to " .. last

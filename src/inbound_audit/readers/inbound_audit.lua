@@ -348,7 +348,7 @@ local function section_of(owner, number)
 end
 
 -- Reads what the file says now. Returns why it can't be counted, and whether it has another layout.
-local function look(owner)
+local function read_sections(owner)
   owner.sections = {}
   local size = tonumber(stat(owner.fd).size)
   if size < owner.size or read(owner.fd, 0, 48) < 48 then
@@ -430,7 +430,7 @@ local function names_in(fd)
   end
 end
 
-local function meet(view, directory, name)
+local function open_owner(view, directory, name)
   local fd = C.ia_openat(directory.fd, name, machine.O_NOFOLLOW + O_NONBLOCK + O_CLOEXEC, 0)
   if fd < 0 then
     local number = ffi.errno()
@@ -441,7 +441,7 @@ local function meet(view, directory, name)
   end
   local held, found = descriptor(fd), stat(fd)
   local counts = band(found.mode, 0xf000) == 0x8000 and lives(fd)
-  for _, owner in pairs(view.met) do
+  for _, owner in pairs(view.attached) do
     counts = counts and owner.inode ~= found.ino -- else a second name of its file
   end
   if not counts then
@@ -461,21 +461,21 @@ function View:refresh()
   if self.closed then
     error("the view is closed", 2)
   end
-  for name, owner in pairs(self.met) do
+  for name, owner in pairs(self.attached) do
     if not lives(owner.fd) then
       let_go(owner.held)
-      self.met[name] = nil
+      self.attached[name] = nil
     end
   end
   local directory = open_directory(self.directory)
   for _, name in ipairs(names_in(directory.fd)) do
-    self.met[name] = self.met[name] or meet(self, directory, name)
+    self.attached[name] = self.attached[name] or open_owner(self, directory, name)
   end
   let_go(directory)
   self.fault = nil
-  for name, owner in pairs(self.met) do
+  for name, owner in pairs(self.attached) do
     local other
-    owner.damaged, other = look(owner)
+    owner.damaged, other = read_sections(owner)
     if other then
       self.fault = self.directory .. "/" .. name .. ": " .. owner.damaged
     end
@@ -488,7 +488,7 @@ local function sum(view, service, address, length)
   end
   local total = 0
   service = (service == nil or service == "inbound_cidr") and "SMTP" or service
-  for _, owner in pairs(view.met) do
+  for _, owner in pairs(view.attached) do
     for _, section in ipairs(owner.sections) do
       if section.service == service then
         total = total + count_tree(section, address, length)
@@ -512,7 +512,7 @@ end
 -- The owners that live, by id. `pid` and `started` (seconds) are their own words.
 function View:owners()
   local list = {}
-  for _, owner in pairs(self.met) do
+  for _, owner in pairs(self.attached) do
     local row = { id = owner.id, pid = owner.pid, started = owner.started, damaged = owner.damaged, listeners = {} }
     for i, section in ipairs(owner.sections) do
       local total = count_tree(section, FAMILIES[1], 0) + count_tree(section, FAMILIES[2], 0)
@@ -528,10 +528,10 @@ end
 
 -- Lets everything go. Idempotent.
 function View:close()
-  for _, owner in pairs(self.met) do
+  for _, owner in pairs(self.attached) do
     let_go(owner.held)
   end
-  self.met, self.closed = {}, true
+  self.attached, self.closed = {}, true
 end
 
 local ia = {}
@@ -551,7 +551,7 @@ function ia.open(name)
   if not directory:find("/", 1, true) then
     directory = ia.directory_of(name)
   end
-  local view = setmetatable({ directory = directory, met = {} }, View)
+  local view = setmetatable({ directory = directory, attached = {} }, View)
   view:refresh()
   if view.fault then
     error(view.fault, 2)

@@ -17,9 +17,9 @@ class At(NamedTuple):
 class ScriptError(PolicyError):
     """A script is wrong, or fails, at a place; the message begins with ``line:column:``."""
 
-    def __init__(self, at: At, words: str) -> None:
+    def __init__(self, at: At, message: str) -> None:
         self.at = at
-        super().__init__(f"{at.line}:{at.column}: {words}")
+        super().__init__(f"{at.line}:{at.column}: {message}")
 
 
 def failed_at(at: At, error: Exception) -> ScriptError:

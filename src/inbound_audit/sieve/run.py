@@ -36,7 +36,7 @@ class Host:
         self.hits: Counter[str] = Counter()
         self._lock = ProcessLock()
         self._places: dict[int, str] = {}
-        self.lists = NetworkLists(path.parent, burst=LogLimiter(logger))
+        self.lists = NetworkLists(path.parent, limiter=LogLimiter(logger))
         self._list_options: dict[str, dict[str, Any]] = {}
 
     def define_list(self, name: str, chosen: dict[str, Any]) -> None:
@@ -63,8 +63,8 @@ class Host:
                 name = OTHERS
             hits[name] += 1
 
-    def log(self, at: At, words: str) -> None:
-        logger.info("%s:%d: %s", self.path, at.line, words)
+    def log(self, at: At, message: str) -> None:
+        logger.info("%s:%d: %s", self.path, at.line, message)
 
 
 class Reply:

@@ -22,7 +22,7 @@ class Clock:
 
 
 def lists(directory: Path, clock: Clock) -> NetworkLists:
-    return NetworkLists(directory, burst=LogLimiter(logging.getLogger("inbound_audit.lua"), clock=clock), clock=clock)
+    return NetworkLists(directory, limiter=LogLimiter(logging.getLogger("inbound_audit.lua"), clock=clock), clock=clock)
 
 
 def test_longest_match_and_exclusions(tmp_path: Path) -> None:

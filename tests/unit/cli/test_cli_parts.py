@@ -226,7 +226,7 @@ def test_a_second_tells_of_what_is_rare_only_when_it_happens() -> None:
     )
 
 
-def test_what_a_peer_provokes_is_logged_once_a_burst() -> None:
+def test_what_a_peer_provokes_is_logged_once_per_interval() -> None:
     now = [0.0]
     gate = LogLimitFilter(clock=lambda: now[0])
 

@@ -63,7 +63,7 @@ def test_a_clock_that_is_set_back_changes_no_answer(audit, clock):
 
 
 def test_a_clock_that_was_wrong_for_a_moment_leaves_what_was_counted(audit, clock):
-    """Who asks changes nothing: a clock that jumps and comes back has lost nothing, if nobody added meanwhile."""
+    """Who asks changes nothing: a clock that jumps and comes back has lost nothing, if nothing was added meanwhile."""
     audit.listener().session("192.0.2.7").close()
     clock.step(1e6)
     assert shown(audit) == [0, 0, 0]
@@ -130,16 +130,16 @@ def test_the_system_s_clock_is_the_default():
 @pytest.mark.parametrize("answer", [nan, inf, -inf, 1e300, None, "now", b"", [], 2**70, -(2**70), object()])
 def test_a_clock_that_answers_nonsense_is_not_believed(clock, answer):
     """The last good time holds."""
-    told = [None]
-    with InboundAudit(monitors=["10,3"], clock=lambda: clock() if told[0] is None else answer) as audit:
+    reported = [None]
+    with InboundAudit(monitors=["10,3"], clock=lambda: clock() if reported[0] is None else answer) as audit:
         audit.listener().session("192.0.2.7").close()
         clock.step(10)
         audit.listener().session("192.0.2.8").close()
-        told[0] = "nonsense"
+        reported[0] = "nonsense"
         for _ in range(3):
             audit.listener().session("192.0.2.9").close()
             assert shown(audit) == [2 + _, 1, 0]
-        told[0] = None
+        reported[0] = None
         clock.step(10)
         assert shown(audit) == [0, 4, 1]
         SeriesStore(audit).check()
@@ -149,12 +149,12 @@ def test_a_clock_that_answers_nonsense_is_not_believed(clock, answer):
 def test_a_clock_that_raises_stops_nobody(clock, error):
     broken = False
 
-    def told():
+    def reported():
         if broken:
             raise error("the clock is broken")
         return clock()
 
-    with InboundAudit(monitors=["10,3"], clock=told) as audit:
+    with InboundAudit(monitors=["10,3"], clock=reported) as audit:
         audit.listener().session("192.0.2.7").close()
         broken = True
         clock.step(10)
@@ -169,14 +169,14 @@ def test_a_clock_that_raises_stops_nobody(clock, error):
 def test_who_interrupts_a_clock_interrupts_the_program(clock):
     """Python runs a signal's handler wherever it is, sometimes in the clock; the count stands all the same."""
 
-    def told():
+    def reported():
         if interrupted:
             interrupted.clear()
             raise KeyboardInterrupt
         return clock()
 
     interrupted = set()
-    with InboundAudit(monitors=["10,3"], clock=told) as audit, audit.listener().session("192.0.2.7") as ac:
+    with InboundAudit(monitors=["10,3"], clock=reported) as audit, audit.listener().session("192.0.2.7") as ac:
 
         def interrupt_a_count():
             interrupted.add(1)

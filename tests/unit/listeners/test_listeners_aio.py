@@ -43,7 +43,7 @@ class Echo(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if data.startswith(b"fail"):
-            raise RuntimeError("told to")
+            raise RuntimeError("on purpose")
         self.transport.write(data)
 
 
@@ -97,7 +97,7 @@ async def echo_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     writer.write(b"hello\n")
     while (line := await reader.readline()) not in (b"", b"bye\n"):
         if line == b"fail\n":
-            raise RuntimeError("told to")
+            raise RuntimeError("on purpose")
         writer.write(line)
     writer.close()
 
@@ -160,13 +160,13 @@ def test_a_protocol_that_raises_ends_its_session(guard: Guard, audit: InboundAud
         peer.send(b"fail")
         assert peer.rest() == b""
         eventually(lambda: audit.total() == 0)
-        assert [str(complaint["exception"]) for complaint in thread.complaints] == ["told to"]
+        assert [str(complaint["exception"]) for complaint in thread.complaints] == ["on purpose"]
 
 
 @pytest.mark.parametrize("method", ["connection_made", "connection_lost"])
 def test_a_protocol_that_raises_at_either_end(guard: Guard, audit: InboundAudit, method: str) -> None:
     def fail(self: Echo, argument: object) -> None:
-        raise RuntimeError("told to")
+        raise RuntimeError("on purpose")
 
     broken = type("Broken", (Echo,), {method: fail})
     with serving(counted(broken, guard), listening.WAYS[0]) as (thread, address):
@@ -232,7 +232,7 @@ def test_a_tarpit_does_not_stop_the_others(guard: Guard, audit: InboundAudit, wa
         with Peer(*address) as quick:
             assert quick.line() == b"hello\n"
             assert audit.inbound_session_count(way.counted) == 2
-        slow.reset()  # noticed at once, although nobody reads what it says
+        slow.reset()  # noticed at once, although its bytes are not read
         eventually(lambda: audit.total() == 0)
         eventually(lambda: not doormen(), "the end of the timer that would have let it in")
 
@@ -294,12 +294,12 @@ def test_the_server_holds_what_the_factory_made(guard: Guard) -> None:
 
 def test_a_factory_that_raises_leaves_nothing_behind(guard: Guard, audit: InboundAudit) -> None:
     def factory() -> Echo:
-        raise RuntimeError("told to")
+        raise RuntimeError("on purpose")
 
     with serving(counted(factory, guard), listening.WAYS[0]) as (thread, address), Peer(*address) as peer:
         assert peer.rest() == b""
         eventually(lambda: guard.opened == 1 and audit.total() == 0)
-        assert [str(complaint["exception"]) for complaint in thread.complaints] == ["told to"]
+        assert [str(complaint["exception"]) for complaint in thread.complaints] == ["on purpose"]
 
 
 def test_one_protocol_for_two_connections_is_refused(guard: Guard, audit: InboundAudit) -> None:
@@ -519,7 +519,7 @@ def test_a_callback_that_raises(guard: Guard, audit: InboundAudit) -> None:
             peer.send(b"fail\n")
             assert peer.rest() == b""
             eventually(lambda: audit.total() == 0)
-        assert [str(complaint["exception"]) for complaint in thread.complaints] == ["told to"]
+        assert [str(complaint["exception"]) for complaint in thread.complaints] == ["on purpose"]
 
 
 def test_a_callback_that_is_cancelled(guard: Guard, audit: InboundAudit) -> None:
@@ -589,12 +589,12 @@ def test_a_plain_callback(guard: Guard, audit: InboundAudit) -> None:
 
 def test_a_plain_callback_that_raises(guard: Guard, audit: InboundAudit) -> None:
     def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise RuntimeError("told to")
+        raise RuntimeError("on purpose")
 
     with streaming(counted_callback(plain, guard), listening.WAYS[1]) as (thread, address), Peer(*address) as peer:
         assert peer.rest() == b""
         eventually(lambda: audit.total() == 0)
-        assert [str(complaint["exception"]) for complaint in thread.complaints] == ["told to"]
+        assert [str(complaint["exception"]) for complaint in thread.complaints] == ["on purpose"]
 
 
 @every_way

@@ -129,7 +129,7 @@ def test_a_rebind_that_finds_no_room_leaves_the_session_uncounted(choice: Choice
 
 @pytest.mark.parametrize("nonsense", [RuntimeError("out of order"), None, True, 421], ids=repr)
 @pytest.mark.parametrize("choice", ["accept", "refuse"])
-def test_a_policy_that_fails_is_told_once_a_burst(
+def test_a_policy_that_fails_is_logged_once_per_interval(
     audit: InboundAudit, nonsense: object, choice: Choice, caplog: pytest.LogCaptureFixture
 ) -> None:
     guard = Guard(audit.listener("SMTP"), Script({"connect": nonsense, "ehlo": nonsense}), on_error=choice)
@@ -200,7 +200,7 @@ def test_a_policy_without_further_hooks_accepts(guard: Guard) -> None:
     admission.close()
 
 
-def test_refusals_are_one_line_a_burst(guard: Guard, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_one_line_per_interval(guard: Guard, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     guard.policy = Limits({"/32": 0})
     for _ in range(100):

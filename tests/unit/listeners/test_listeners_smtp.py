@@ -42,7 +42,7 @@ class Mailbox:
     async def handle_DATA(self, server: SMTP, session: Any, envelope: Any) -> str:
         self.servers.append(server)
         if b"fail" in envelope.content:
-            raise RuntimeError("told to")
+            raise RuntimeError("on purpose")
         self.messages.append(envelope.content)
         return "250 delivered"
 
@@ -102,7 +102,7 @@ def test_a_session_is_counted_while_it_is_open(guard: Guard, audit: InboundAudit
 def test_a_handler_that_raises_keeps_its_session(guard: Guard, audit: InboundAudit, way: Way, mailbox: Mailbox) -> None:
     with mx(guard, way, mailbox) as (_, address):
         with smtplib.SMTP(*address) as client:
-            with pytest.raises(smtplib.SMTPDataError, match="told to"):
+            with pytest.raises(smtplib.SMTPDataError, match="on purpose"):
                 client.sendmail("a@example.com", ["b@example.com"], "fail")
             assert audit.total() == 1
             assert client.noop()[0] == 250
@@ -813,7 +813,7 @@ def test_a_handler_without_a_data_hook_takes_messages(guard: Guard) -> None:
         assert policy.stages()[-2:] == ["data", "data_spool"]
 
 
-def test_refusals_are_one_line_a_burst(guard: Guard, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusals_are_one_line_per_interval(guard: Guard, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "inbound_audit")
     guard.policy = Limits({"/0": 0})
     with mx(guard) as (_, address):

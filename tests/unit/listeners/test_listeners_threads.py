@@ -36,7 +36,7 @@ class Echo(socketserver.StreamRequestHandler):
         self.wfile.write(b"hello\n")
         for line in self.rfile:
             if line == b"fail\n":
-                raise RuntimeError("told to")
+                raise RuntimeError("on purpose")
             self.wfile.write(self.who() if line == b"who\n" else line)
 
     def who(self) -> bytes:
@@ -308,7 +308,7 @@ def test_children_are_reaped_before_the_policy_is_asked(guard: Guard, audit: Inb
     with Forking(("127.0.0.1", 0), Echo, guard=guard) as server:
         for _ in range(3):
             with Peer(*server.server_address) as peer:
-                server.handle_request()  # which reaps nobody by itself
+                server.handle_request()  # which reaps no child by itself
                 assert peer.line() == b"hello\n"
                 (pid,) = server._children
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

@@ -92,7 +92,7 @@ def test_so_is_what_a_hook_refuses(guard: Guard, audit: InboundAudit, answer: Ve
 
 @pytest.mark.parametrize(("choice", "rejections"), [("accept", 0), ("refuse", 1)])
 def test_a_policy_that_fails_rejects_whom_it_keeps_out(audit: InboundAudit, choice: Any, rejections: int) -> None:
-    guard = Guard(audit.listener(), Script({"connect": ValueError("told to"), "ehlo": None}), on_error=choice)
+    guard = Guard(audit.listener(), Script({"connect": ValueError("on purpose"), "ehlo": None}), on_error=choice)
     admission = guard.admit("192.0.2.7")
     admission.hook("validate_ehlo", "c.example")
     admission.close()
@@ -233,7 +233,7 @@ def test_each_message_is_received_once(guard: Guard, audit: InboundAudit, way: W
 
 
 class Answers:
-    """A handler that answers to DATA what it is told."""
+    """A handler that replies to DATA as the test sets."""
 
     def __init__(self, answer: object) -> None:
         self.answer = answer
@@ -256,7 +256,7 @@ class Answers:
         ("354 go on", b"354 go on", 0),
         ("", b"", 0),
         (None, b"500 Error: (AssertionError) ", 0),
-        (RuntimeError("told to"), b"500 Error: (RuntimeError) told to", 0),
+        (RuntimeError("on purpose"), b"500 Error: (RuntimeError) on purpose", 0),
     ],
 )
 def test_only_what_the_handler_accepts_is_received(
@@ -437,7 +437,7 @@ def test_a_controller_counts_the_same(guard: Guard, audit: InboundAudit) -> None
 
 
 class Grudge:
-    """Lets nobody in whose network was refused twice within the last half hour; MAIL is refused always."""
+    """Refuses a client whose network was refused twice within the last half hour; MAIL is refused always."""
 
     def validate_connect(self, ac: Any) -> Verdict:
         rejections = ac.listener.audit.rejections("300,6", "/24,/64", 0, 5, ac=ac)

@@ -62,12 +62,12 @@ def test_the_table(echo: LuaPolicy, peers: tuple[Session, Session]) -> None:
     """Each row of the table that Python is held to, in the same words where it is an error."""
     for arguments, *answers in CASES:
         for ac, answer in zip(peers, answers, strict=True):
-            told = from_lua(echo, ac, arguments)
+            reported = from_lua(echo, ac, arguments)
             if isinstance(answer, int):
-                assert told == answer, arguments
+                assert reported == answer, arguments
             else:
-                assert answer in str(told), arguments
-                assert squeezed(told).lower() == squeezed(from_python(ac, arguments)).lower()
+                assert answer in str(reported), arguments
+                assert squeezed(reported).lower() == squeezed(from_python(ac, arguments)).lower()
 
 
 def test_what_is_no_text_is_an_error(bench: Bench, echo: LuaPolicy) -> None:
@@ -140,7 +140,7 @@ def test_any_text(shared: tuple[LuaPolicy, LuaPolicy, Session], cidr: str, servi
     assert squeezed(fast) == squeezed(slow)
     if cidr.isascii():
         assert squeezed(fast) == squeezed(expected)
-    else:  # the first fault that is found is told; Python finds this one before the core sees the text
+    else:  # the first fault that is found is reported; Python finds this one before the core sees the text
         assert isinstance(fast, str)
         assert isinstance(expected, str)
 

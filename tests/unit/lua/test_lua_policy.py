@@ -37,8 +37,8 @@ def test_the_first_session_passes_and_the_second_does_not(bench: Bench, host: st
     first = bench.session(host)
     assert policy.validate_connect(first) is ACCEPT
     second = bench.session(host)
-    told = host.removeprefix("::ffff:")
-    assert policy.validate_connect(second) == Verdict(False, 421, f"too many from {told}", disconnect=True)
+    reported = host.removeprefix("::ffff:")
+    assert policy.validate_connect(second) == Verdict(False, 421, f"too many from {reported}", disconnect=True)
     first.close()
     assert policy.validate_connect(second)
     assert (policy.errors, policy.last_error, policy.sessions) == (0, None, 0)

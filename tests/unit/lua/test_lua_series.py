@@ -235,7 +235,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG)
 def test_a_definition_that_is_wrong_in_itself(bench: Timed, arguments: str, message: str) -> None:
-    """It is told where it is made, though no audit is known: the policy can't be loaded."""
+    """The error is raised at the definition, without an audit: the policy can't be loaded."""
     with pytest.raises(PolicyError) as raised:
         bench.policy(f"\nmsys.audit_series.define({arguments})\nmsys.registerModule('m', {{}})")
     assert str(raised.value).startswith(f"{bench.directory / 'policy.lua'}: policy.lua:2: ")
@@ -340,9 +340,9 @@ def test_outside_of_a_session_with_an_audit(bench: Timed) -> None:
     ],
 )
 def test_errors_outside_of_a_session(bench: Timed, body: str, message: str) -> None:
-    told = outside(bench, body, audit=bench.audit)
-    assert told.startswith("policy.lua:9: ")
-    assert message in told
+    reported = outside(bench, body, audit=bench.audit)
+    assert reported.startswith("policy.lua:9: ")
+    assert message in reported
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,9 @@ def test_a_monitor_answers_what_python_answers(bench: Timed, echo: LuaPolicy, ki
         for monitor, cidr, startv, endv in cases:
             options = table(cidr=cidr, startv=startv, endv=endv)
             first = 0 if startv is None else startv
-            told = ask(echo, ac, f"msys.audit.{kind}({literal(monitor)}, {options})")
+            reported = ask(echo, ac, f"msys.audit.{kind}({literal(monitor)}, {options})")
             expected = of_python(getattr(bench.audit, kind), monitor, cidr, first, endv, ac=ac)
-            assert told == expected, (monitor, options)
+            assert reported == expected, (monitor, options)
 
 
 # ---- named series
@@ -167,27 +167,27 @@ def test_a_series_answers_what_python_answers(bench: Timed, echo: LuaPolicy) -> 
 def compare(echo: LuaPolicy, ac: Session, other: InboundAudit, twin: Session, name: str, key: str | None) -> None:
     series, lua_name = other.series, literal(name)
     for amount in (3, -5, 1):
-        told = ask(echo, ac, f"msys.audit_series.add({lua_name}, {table(key=key, count=amount)})")
-        assert told == of_python(series.add, name, key, amount, ac=twin), (name, key)
+        reported = ask(echo, ac, f"msys.audit_series.add({lua_name}, {table(key=key, count=amount)})")
+        assert reported == of_python(series.add, name, key, amount, ac=twin), (name, key)
     for startv, endv in WINDOWS if (name, key) == ("s", None) else WINDOWS[:2]:
-        told = ask(echo, ac, f"msys.audit_series.count({lua_name}, {table(key=key, startv=startv, endv=endv)})")
-        assert told == of_python(series.count, name, key, startv or 0, endv, ac=twin), (name, key, startv, endv)
+        reported = ask(echo, ac, f"msys.audit_series.count({lua_name}, {table(key=key, startv=startv, endv=endv)})")
+        assert reported == of_python(series.count, name, key, startv or 0, endv, ac=twin), (name, key, startv, endv)
     if key == "localhost":
-        told = ask(echo, ac, f"msys.audit_series.remove_item({lua_name}, {literal(key)})")
-        assert told == of_python(series.remove_item, name, key, ac=twin)
+        reported = ask(echo, ac, f"msys.audit_series.remove_item({lua_name}, {literal(key)})")
+        assert reported == of_python(series.remove_item, name, key, ac=twin)
 
 
 @pytest.mark.parametrize("amount", AMOUNTS)
 def test_amounts(bench: Timed, echo: LuaPolicy, amount: int) -> None:
     ac = bench.session()
-    told = ask(echo, ac, f'msys.audit_series.add("s", {{count = {amount}}})')
+    reported = ask(echo, ac, f'msys.audit_series.add("s", {{count = {amount}}})')
     if 0 < abs(amount) <= MOST:
-        assert (told, ask(echo, ac, 'msys.audit_series.count("s")')) == (None, amount)
+        assert (reported, ask(echo, ac, 'msys.audit_series.count("s")')) == (None, amount)
         again = ask(echo, ac, f'msys.audit_series.add("s", {{count = {amount}}})')
         assert ("4294967295" in str(again)) == (abs(amount) == MOST)
     else:
-        assert told == of_python(bench.audit.series.add, "s", "192.0.2.7", amount)
-        assert "4294967295" in str(told)
+        assert reported == of_python(bench.audit.series.add, "s", "192.0.2.7", amount)
+        assert "4294967295" in str(reported)
         assert ask(echo, ac, 'msys.audit_series.count("s")') == 0
 
 
@@ -196,9 +196,9 @@ def test_amounts(bench: Timed, echo: LuaPolicy, amount: int) -> None:
 )
 def test_what_is_no_amount(bench: Timed, echo: LuaPolicy, count: str) -> None:
     ac = bench.session()
-    told = str(ask(echo, ac, f'msys.audit_series.add("s", {{count = {count}}})'))
-    assert told.startswith("'s': ")
-    assert told.endswith(": expected a whole number from -4294967295 to 4294967295, other than 0")
+    reported = str(ask(echo, ac, f'msys.audit_series.add("s", {{count = {count}}})'))
+    assert reported.startswith("'s': ")
+    assert reported.endswith(": expected a whole number from -4294967295 to 4294967295, other than 0")
     assert ask(echo, ac, 'msys.audit_series.count("s")') == 0
 
 

@@ -148,10 +148,10 @@ def test_ffi_and_portable_say_the_same(
     )
     for call in (f'audit_series.add("{name}", ', f'audit_series.count("{name}", ', 'audit.connections("300,6", '):
         expression = f"msys.{call}{{{options}}})"
-        assert told(by_ffi, ac, expression) == told(portable, twin, expression)
+        assert reported(by_ffi, ac, expression) == reported(portable, twin, expression)
 
 
-def told(policy: LuaPolicy, ac: Session, expression: str) -> Verdict:
+def reported(policy: LuaPolicy, ac: Session, expression: str) -> Verdict:
     verdict = policy.validate_ehlo(ac, expression)
     assert policy.errors == 0, policy.last_error
     return verdict

@@ -382,7 +382,7 @@ def test_what_is_taken_away_finds_room_in_a_full_window(audit):
 
 
 def test_texts_have_no_prefix_but_all_of_them(audit):
-    """Where a series of texts has too many they become one, and that is told."""
+    """Where a series of texts has too many they become one, and `folded` returns that."""
     audit.series.define("t", "string", INTERVAL, SLOTS, max_hosts=100)
     for i in range(80):
         audit.series.add("t", f"text {i}")

@@ -30,7 +30,7 @@ KINDS = {
 }
 BY_PREFIX = [name for name, (kind, _, _) in KINDS.items() if kind != "string"]
 
-# Nothing about a text means anything to a series: an address is none there, and what looks alike is not the same.
+# Nothing about a text means anything to a series: an address is a text there, and similar texts differ.
 odd_texts = st.one_of(
     st.sampled_from(["", " ", "a", "A", "192.0.2.7", "/24", "\0", "a\0", "\n", "%41"]),
     st.sampled_from(["caf\u00e9", "cafe\u0301", "x" * 4096]),
@@ -362,7 +362,7 @@ def test_a_name_may_be_of_a_kind_of_text(audit):
 
 
 def test_rows_of_a_window_that_turns_meanwhile_are_not_those_of_the_next(audit, series, clock):
-    """A walk over the oldest window frees the GIL: what is counted in its place from then on is none of its hosts."""
+    """A walk over the oldest window frees the GIL: what is counted in its place from then on is not among its hosts."""
     for i in range(1 << 16):
         series.add("s", bytes([10, i >> 16, i >> 8 & 255, i & 255]))
     clock.step(20)

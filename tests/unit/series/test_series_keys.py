@@ -1,4 +1,4 @@
-"""Definitions of named series and the keys that they take: every form of each, and what is none."""
+"""Definitions of named series and the keys that they take: every form of each, and malformed ones."""
 
 from __future__ import annotations
 

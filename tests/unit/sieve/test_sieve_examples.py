@@ -141,11 +141,11 @@ TWO_LIMITS = """
 def test_a_busy_host_and_a_busy_network_are_slowed_down(bench: Bench, count: str) -> None:
     policy = bench.policy(TWO_LIMITS.format(count=count, host="$host", network="$network"))
     ac = bench.session("192.0.2.7")
-    told = []
+    reported = []
     for host in (7, 7, 7, 8, 8):
-        told.append(policy.validate_connect(ac).tarpit)
+        reported.append(policy.validate_connect(ac).tarpit)
         bench.session(f"192.0.2.{host}")
-    assert [*told, policy.validate_connect(ac).tarpit] == [0, 0, 0, 10, 10, 20]
+    assert [*reported, policy.validate_connect(ac).tarpit] == [0, 0, 0, 10, 10, 20]
     assert policy.hits == {"a busy host": 3, "a busy network": 1}
 
 
@@ -261,11 +261,11 @@ def test_a_series_of_ones_own_by_hashes(bench: Bench, clock: Clock, ac: Session)
           ec_tarpit 10 "knocks of fifteen minutes";
         }
     """)
-    told = []
+    reported = []
     for later in (0, 300, 300, 0, 300, 1800):
         clock.now += later
-        told.append(slowed_down(policy, ac))
-    assert told == [0, 0, 0, 10, 10, 0]
+        reported.append(slowed_down(policy, ac))
+    assert reported == [0, 0, 0, 10, 10, 0]
     assert bench.audit.series.defined("knocks").replicate
 
 
@@ -332,8 +332,8 @@ def test_what_is_set_and_what_is_not(bench: Bench, caplog: pytest.LogCaptureFixt
         if isset $hash "colour" { ec_log "a \\"colour\\""; }
         if not isset $hash "sound" { ec_log "no \\"sound\\""; }
     """)
-    told = [record.getMessage().split(": ", 1)[1] for record in caplog.records]
-    assert told == ["a second colour", "no second colour", 'a "colour"', 'no "sound"']
+    reported = [record.getMessage().split(": ", 1)[1] for record in caplog.records]
+    assert reported == ["a second colour", "no second colour", 'a "colour"', 'no "sound"']
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,8 @@ def test_the_argument_is_that_of_python(bench: Bench, case: tuple[tuple[object, 
     *peers, sessions = populate(bench.audit)
     bench.sessions += sessions
     for ac, answer in zip(peers, answers, strict=True):
-        told = asked(ac, policy)
-        assert told == answer if isinstance(answer, int) else answer in str(told)
+        reported = asked(ac, policy)
+        assert reported == answer if isinstance(answer, int) else answer in str(reported)
 
 
 def test_service_listener_and_cluster(bench: Bench) -> None:
@@ -129,9 +129,9 @@ def test_a_prefix_in_a_script_is_refused_if_it_is_one_for_nobody(cidr: str) -> N
             if understood(four) or understood(six):
                 check_cidr(cidr)
             else:
-                with pytest.raises(CidrError) as told:
+                with pytest.raises(CidrError) as reported:
                     check_cidr(cidr)
-                assert str(told.value).startswith(f"{cidr!r}: ")
+                assert str(reported.value).startswith(f"{cidr!r}: ")
 
 
 def test_the_session_that_asks_is_counted(bench: Bench) -> None:
@@ -146,7 +146,7 @@ def test_the_session_that_asks_is_counted(bench: Bench) -> None:
     assert (policy.errors, policy.last_error) == (0, None)
 
 
-# ---- failures, and what is told
+# ---- failures and their messages
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_run_that_fails(
     assert [policy.validate_connect(ac) for _ in range(3)] == [verdict] * 3
     assert policy.errors == policy.errors_by_hook["validate_connect"] == 3
     assert (policy.last_error or "").startswith("policy.sieve:2:1: seconds: '': is not a duration")
-    (record,) = caplog.records  # one line a burst
+    (record,) = caplog.records  # one line per interval
     assert (record.levelno, record.name) == (logging.ERROR, "inbound_audit.sieve")
     assert record.getMessage() == f"{policy.path}: validate_connect failed: {policy.last_error}"
 
@@ -232,11 +232,11 @@ def test_several_threads_ask_at_once(bench: Bench) -> None:
         elsif ec_test :matches "%{i}" "${ip}" { ec_action 250 "${ip}" "right"; }
     """)
     sessions = [[bench.session(f"10.0.{thread}.{i}") for i in range(100)] for thread in range(6)]
-    told: list[tuple[str, str]] = []
+    reported: list[tuple[str, str]] = []
 
     def ask(mine: list[Session]) -> None:
         for ac in mine * 5:
-            told.append((ac.remote_ip, policy.validate_connect(ac).text))
+            reported.append((ac.remote_ip, policy.validate_connect(ac).text))
 
     threads = [threading.Thread(target=ask, args=(mine,)) for mine in sessions]
     for thread in threads:
@@ -244,8 +244,8 @@ def test_several_threads_ask_at_once(bench: Bench) -> None:
     for thread in threads:
         thread.join()
     assert policy.errors == 0, policy.last_error
-    assert len(told) == 3000
-    assert all(ip == text for ip, text in told)
+    assert len(reported) == 3000
+    assert all(ip == text for ip, text in reported)
     assert policy.hits == {"right": 3000}
 
 

@@ -298,15 +298,15 @@ def test_a_count_may_be_below_zero_and_is_compared_so(bench: Bench, ac: Session)
     ],
 )
 def test_a_run_fails_with_the_reason(bench: Bench, ac: Session, script: str, words: str) -> None:
-    told = failure(bench.policy(script), ac)
-    assert told.startswith("policy.sieve:1:")
-    assert words in told
+    reported = failure(bench.policy(script), ac)
+    assert reported.startswith("policy.sieve:1:")
+    assert words in reported
 
 
 def test_an_audit_without_monitors_has_none(tmp_path: Path) -> None:
     for bench in bench_of(tmp_path):
-        told = failure(bench.policy('$n = ec_ip_connections "0";'), bench.session())
-        assert told == "policy.sieve:1:1: 0: no such monitor (known: none)"
+        reported = failure(bench.policy('$n = ec_ip_connections "0";'), bench.session())
+        assert reported == "policy.sieve:1:1: 0: no such monitor (known: none)"
 
 
 def test_a_series_of_texts_is_no_series_of_addresses(bench: Bench, ac: Session) -> None:

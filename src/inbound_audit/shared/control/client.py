@@ -57,11 +57,11 @@ def request_all(
     line = json.dumps(message).encode() + b"\n"
     if len(line) > MAX_REQUEST:
         raise SharedStateError(f"a request of {len(line)} bytes; {MAX_REQUEST} are possible")
-    asking: dict[str, _Asking] = {}
+    asking: dict[str, _PendingRequest] = {}
     try:
         for owner_id in owner_ids:
-            asking[owner_id] = _Asking(path_of(place, owner_id), line)
-        _work(list(asking.values()), time.monotonic() + timeout)
+            asking[owner_id] = _PendingRequest(path_of(place, owner_id), line)
+        _exchange(list(asking.values()), time.monotonic() + timeout)
         late = SharedStateError(f"did not answer within {timeout:g} s")
         return {owner_id: one.answer or late for owner_id, one in asking.items()}
     except OSError as error:
@@ -78,7 +78,7 @@ def why_not(answer: Answer | SharedStateError) -> str | None:
     return None if answer["ok"] else f"refused: {answer.get('error')}"
 
 
-def _work(asking: list[_Asking], deadline: float) -> None:
+def _exchange(asking: list[_PendingRequest], deadline: float) -> None:
     while waiting := [one for one in asking if one.answer is None]:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -94,7 +94,7 @@ def _work(asking: list[_Asking], deadline: float) -> None:
             connected[fd].step()
 
 
-class _Asking:
+class _PendingRequest:
     """A question on its way to one process."""
 
     def __init__(self, path: str, line: bytes) -> None:
