@@ -1,6 +1,6 @@
 """The grammar of the argument as one table: Python, LuaJIT and portable Lua are all held to it.
 
-`populate` opens sessions; `CASES` says what a session from `PEER4` or `PEER6` on SMTP/mx must be told. An answer that
+`populate` opens sessions; `CASES` says what a session from `PEER4` or `PEER6` on SMTP/mx must return. An answer that
 is a text is an error, and the text stands in its message.
 """
 

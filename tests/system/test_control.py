@@ -659,7 +659,7 @@ def test_request_others_tells_no_one_where_there_is_no_one(place):
 
 
 def test_request_others_without_a_descriptor_left(hire, monkeypatch):
-    """A policy that removes an item is told of it in the log, and meets no error of the system."""
+    """A policy that removes an item gets no error of the system; the log has it."""
     (worker,) = hire.hire(1, JOIN)
     with InboundAudit(shared=NAME) as audit:
 

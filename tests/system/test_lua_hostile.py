@@ -133,7 +133,7 @@ def test_a_harsh_script_ends_in_an_answer(bench: Bench, tmp_path: Path) -> None:
     assert reached == "survived", f"{HARSH[int(reached) - 1]}: {result.returncode} {result.stderr}"
 
 
-# Every value in every place of every function. What is told is the same through FFI and without it.
+# Every value in every place of every function. The message is the same through FFI and without it.
 HOSTILE = """
     local endless = setmetatable({}, {__index = function(t, k) return t[k .. "x"] end})
     local raising = setmetatable({}, {__index = function() error("from __index") end})
@@ -184,7 +184,7 @@ HOSTILE = """
 
 
 def hostile(directory: Path, kind: Kind) -> list[str]:
-    """What a process of its own is told, in a thread whose stack is smaller than that of the first."""
+    """The output of a process of its own, in a thread whose stack is smaller than that of the first."""
     script = directory / "hostile.lua"
     body = HOSTILE + "\n for i = 1, #out do print(out[i]) end"
     script.write_text(

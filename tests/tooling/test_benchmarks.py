@@ -152,7 +152,7 @@ def test_every_prefix_is_compared_with_the_truth() -> None:
     took = of_series(3 * BLOCK)
     assert took["wrong"] == []
     assert took["prefixes"] == sum(map(len, sums.values()))
-    with InboundAudit(clock=lambda: 0.0) as audit:  # one that counts nothing is told apart
+    with InboundAudit(clock=lambda: 0.0) as audit:  # one that counts nothing is found
         audit.series.define("s", "ip", INTERVAL, WINDOWS)
         assert len(wrong(audit, sums)) == took["prefixes"]
 

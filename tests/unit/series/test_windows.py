@@ -27,7 +27,7 @@ def rings_of(monitors: tuple[str, ...], seconds: float) -> dict[tuple[str, str],
 
 
 class MonitorMachine(RuleBasedStateMachine):
-    """Sessions come, move and go, and are told what they received, while the clock is set to and fro."""
+    """Sessions come, move and go, and record receptions, while the clock is set to and fro."""
 
     sessions = Bundle("sessions")
     where = st.tuples(st.sampled_from(KINDS), st.sampled_from(MONITORS))
