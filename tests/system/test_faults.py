@@ -754,7 +754,7 @@ def test_a_damaged_owner_is_counted_again(hire):
 
 
 def test_a_window_that_is_damaged_while_it_gives_up_detail_ends_its_walk(hire):
-    """Its hosts are written over with others that lie before them: whoever adds gets an answer or an error, and goes on."""
+    """Its hosts are written over with lower ones: an add returns or raises, and its process goes on."""
     victim = hire("import random, struct\n" + MX)
     file = file_of(victim.pid)
     victim.do("audit.series.define('s', 'ip', 1000, 1, max_bytes=1 << 14)")
