@@ -298,12 +298,13 @@ def turning(turns, steady):
 
 def test_what_stands_still_in_other_windows_is_always_there(audit, clock, hire):
     """While another process turns, what lies behind its current window is neither missed nor counted twice."""
-    others = hire.hire(2, JOIN + TURNING + "define('w', 'ip', 1, 100)\n")
-    audit.series.define("w", "ip", 1, 100, max_bytes=1 << 22)
+    # As many windows as there are turns: a reader that loses its processor never comes back to a window that is gone.
+    others = hire.hire(2, JOIN + TURNING + "audit.series.define('w', 'ip', 1, 1000, max_bytes=1 << 25)\n")
+    audit.series.define("w", "ip", 1, 1000, max_bytes=1 << 25)
     steady = 7
     for other in others:
         other.do("turning(100, 7)")
-        other.start("turning(2000, 7)")
+        other.start("turning(890, 7)")
     asked = 0
     busy = 2
     while busy:
