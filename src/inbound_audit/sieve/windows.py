@@ -6,7 +6,7 @@ A host without a cluster is a cluster of one, so the functions for the cluster a
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from inbound_audit._ipcount import MONITOR_KINDS, parse_monitor, parse_pair
 from inbound_audit.errors import PolicyError
@@ -15,7 +15,8 @@ from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.values import Hash, Value, number, text, whole
 
 if TYPE_CHECKING:
-    from inbound_audit._ipcount import Session
+    from inbound_audit.audit import InboundAudit
+    from inbound_audit.series import SeriesSet
 
 _EXACTLY = "/32"
 
@@ -31,38 +32,6 @@ class Monitor(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.interval},{self.windows}"
-
-
-class Definition(Protocol):
-    @property
-    def type(self) -> str: ...
-    @property
-    def interval(self) -> int: ...
-    @property
-    def num_windows(self) -> int: ...
-    @property
-    def serialize(self) -> bool: ...
-
-
-class Series(Protocol):
-    """The part of an audit's series that scripts use."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    def defined(self, name: str, /) -> Definition: ...
-    def define(
-        self, name: str, type: str, interval: int, num_windows: int, *, serialize: bool, replicate: str
-    ) -> object: ...
-    def add(self, name: str, key: str | None, count: int, *, ac: Session) -> object: ...
-    def count(self, name: str, key: str | None, startv: int, endv: int, *, ac: Session) -> int: ...
-
-
-class Windows(Protocol):
-    """The part of an audit that counts over time."""
-
-    @property
-    def series(self) -> Series: ...
-    def sliding_average(self, kind: str, monitor: int | str, cidr: str, *, ac: Session) -> float: ...
 
 
 def monitor(value: Value) -> Monitor:
@@ -85,8 +54,8 @@ def replication(value: Value) -> str:
         raise PolicyError(f"{text(value)!r}: expected 0 (none), 1 (cluster) or -1 (manager)") from None
 
 
-def _windows(run: Run) -> Windows:
-    return cast("Windows", run.ac.listener.audit)
+def _audit(run: Run) -> InboundAudit:
+    return cast("InboundAudit", run.ac.listener.audit)
 
 
 # ---- connections, receptions, rejections
@@ -94,7 +63,7 @@ def _windows(run: Run) -> Windows:
 
 def ip_average(run: Run, index: int, mask: str = _EXACTLY, *, kind: str) -> Value:
     """The current window and the previous one as far as a sliding window covers it, without the fraction."""
-    return int(_windows(run).sliding_average(kind, index, mask, ac=run.ac))
+    return int(_audit(run).sliding_average(kind, index, mask, ac=run.ac))
 
 
 def ip_sum(run: Run, given: Hash, *, kind: str) -> Value:
@@ -102,7 +71,7 @@ def ip_sum(run: Run, given: Hash, *, kind: str) -> Value:
     chosen = options(given, {"monitor": monitor, "period_start": whole, "period_end": whole, "mask": prefix})
     start = chosen.get("period_start", 0)
     named = str(chosen["monitor"]) if "monitor" in chosen else 0
-    count = getattr(_windows(run), kind)
+    count = getattr(_audit(run), kind)
     end = chosen.get("period_end", start)
     return int(count(named, chosen.get("mask", _EXACTLY), start, end, ac=run.ac))
 
@@ -127,7 +96,7 @@ def audit_series(
     end = start if end is None else end
     if not start <= end < of.windows:
         raise PolicyError(f"windows {start} to {end}: {of} has 0 to {of.windows - 1}")
-    series = _windows(run).series
+    series = _audit(run).series
     _define(series, name, of)
     key = mask or _EXACTLY if ip is None else ip + (mask or "")
     return series.count(name, key, start, end, ac=run.ac)
@@ -144,12 +113,12 @@ def audit_series_add(
     serialize: bool = False,
 ) -> None:
     """Adds to the current window; the first time the series is defined."""
-    series = _windows(run).series
+    series = _audit(run).series
     _define(series, name, of, serialize, replicate)
     series.add(name, ip, count, ac=run.ac)
 
 
-def _define(series: Series, name: str, of: Monitor, serialize: bool = False, replicate: str = "none") -> None:
+def _define(series: SeriesSet, name: str, of: Monitor, serialize: bool = False, replicate: str = "none") -> None:
     """Defines the series if it is unknown, and begins its change log if `serialize` asks for one."""
     type = "ip"
     if name in series.names:
