@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import logging
 import mmap
 import os
@@ -1049,15 +1050,17 @@ def check_estate(state: Path) -> None:
 
 def test_an_heir_dies_at_any_step(estate):
     """One heir, killed before each of its calls to the system in turn; the next one finds everything, once."""
-    steps = steps_of(estate)
-    assert steps > 50
-    for step in range(steps):
+    for step in itertools.count():
         copy = copy_of(estate)
         try:
-            assert in_a_child(lambda: heir_until(copy, step)) == 9  # noqa: B023
+            end = in_a_child(lambda: heir_until(copy, step))  # noqa: B023
             check_estate(copy)
         finally:
             shutil.rmtree(copy)
+        if end == 0:  # it made fewer calls than that: how many depends on when its background threads run
+            break
+        assert end == 9
+    assert step > 50
 
 
 def test_chains_of_heirs_that_die(estate):
@@ -1068,7 +1071,7 @@ def test_chains_of_heirs_that_die(estate):
         copy = copy_of(estate)
         try:
             for _ in range(rng.randrange(2, 6)):
-                assert in_a_child(lambda: heir_until(copy, rng.randrange(steps // 2))) == 9  # noqa: B023
+                assert in_a_child(lambda: heir_until(copy, rng.randrange(steps // 2))) in (0, 9)  # noqa: B023
             check_estate(copy)
         finally:
             shutil.rmtree(copy)
