@@ -14,7 +14,6 @@ from inbound_audit.series import DEFAULT_BYTES, SeriesSet, read_monitors
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
 
 if TYPE_CHECKING:
-    from inbound_audit.series import SeriesSet
     from inbound_audit.shared.membership import Membership
 
 
@@ -75,12 +74,11 @@ class InboundAudit(_ipcount.Audit):
             store.define_monitor(f"{monitor.interval},{monitor.num_windows}", *monitor)
         register(self, Stage.COUNTS, InboundAudit._after_fork_in_child)
         if shared is not None:
-            from inbound_audit.shared.membership import (
-                Membership,
-            )  # only here: it has threads and descriptors
+            from inbound_audit.series.requests import handle
+            from inbound_audit.shared.membership import Membership  # only here: it has threads and descriptors
 
             # Known before it has a file: a fork in another thread must find all that is to be let go of.
-            self._membership = Membership(self, shared, group)
+            self._membership = Membership(self, shared, group, handle)
             try:
                 self._membership.ensure_file()
             except BaseException:
@@ -122,7 +120,6 @@ class InboundAudit(_ipcount.Audit):
 
         Persisted series are saved first.
         """
-        _ipcount.handle_fork()
         _ipcount.handle_fork()
         series = self.series
         series.save_before_close()

@@ -73,8 +73,8 @@ class Counting:
 
     @property
     def id(self) -> str:
-        assert self.store._resources
-        return self.store._resources.locks.id
+        assert self.store._locks
+        return self.store._locks.id
 
     def add(self, key: str = "192.0.2.7", count: int = 1) -> None:
         self.series.add(self.name, key, count)

@@ -24,6 +24,7 @@ from tests.support.sharing import NAME, UNDER_ASAN, Worker, eventually, open_soc
 
 from inbound_audit import InboundAudit
 from inbound_audit.errors import SharedStateError
+from inbound_audit.series import requests
 from inbound_audit.shared import View, directory_of
 from inbound_audit.shared.control import client, protocol, server
 
@@ -177,7 +178,7 @@ def test_what_is_no_request_is_answered_and_changes_nothing(line):
     with InboundAudit() as audit:
         audit.series.define("failures", "ip", 3600, 2)
         audit.series.add("failures", "192.0.2.7")
-        answer = json.loads(protocol.handle(audit, line))
+        answer = json.loads(requests.handle(audit, line))
         assert answer["ok"] is False
         assert set(answer) == {"ok", "error"}
         assert "Error: " not in answer["error"]  # that was foreseen
@@ -198,7 +199,7 @@ fields = st.dictionaries(st.sampled_from(names), values)
 def test_any_bytes_get_one_line(line):
     with InboundAudit() as audit:
         audit.series.define("failures", "ip", 3600, 2)
-        answer = protocol.handle(audit, line)
+        answer = requests.handle(audit, line)
         assert answer.endswith(b"\n")
         assert answer.count(b"\n") == 1
         assert isinstance(json.loads(answer)["ok"], bool)
@@ -209,7 +210,7 @@ def test_a_fault_of_ours_is_told_to_both_sides(caplog):
         raise ZeroDivisionError("surprise")
 
     broken: Any = SimpleNamespace(series=SimpleNamespace(state_store=lambda: SimpleNamespace(known=fail)))
-    answer = json.loads(protocol.handle(broken, json.dumps(KNOWN).encode()))
+    answer = json.loads(requests.handle(broken, json.dumps(KNOWN).encode()))
     assert answer == {"ok": False, "error": "ZeroDivisionError: surprise"}
     assert "surprise" in caplog.text
 
@@ -533,13 +534,13 @@ IN_THE_MIDDLE = (
     JOIN
     + """
 import threading
-from inbound_audit.shared.control import protocol
-began, goes_on, plain = threading.Event(), threading.Event(), protocol._known
+from inbound_audit.series import requests
+began, goes_on, plain = threading.Event(), threading.Event(), requests._known
 def wait(audit, request):
     began.set()
     goes_on.wait()
     return plain(audit, request)
-protocol.COMMANDS["known"] = protocol.COMMANDS["known"]._replace(handle=wait)
+requests.COMMANDS["known"] = requests.COMMANDS["known"]._replace(handle=wait)
 """
 )
 

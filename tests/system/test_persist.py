@@ -54,8 +54,8 @@ from inbound_audit.persist import (
     default_directory,
     format,
     names,
-    resources,
     snapshots,
+    store,
 )
 from inbound_audit.persist.format import Damaged, Known, Mark, Snapshot, Window
 from inbound_audit.persist.locks import Locks
@@ -82,8 +82,8 @@ def _what_lives_long() -> Iterator[None]:
 @pytest.fixture
 def period(monkeypatch):
     """The keepers' threads do their work all the time."""
-    monkeypatch.setattr(resources, "SAVE_INTERVAL_S", 0.01)
-    monkeypatch.setattr(resources, "SHARE", 0)
+    monkeypatch.setattr(store, "SAVE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(store, "SHARE", 0)
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -1289,8 +1289,8 @@ def test_a_child_may_define_while_its_parent_does(state, clock):
 
 WORKER = """
 from inbound_audit import InboundAudit
-from inbound_audit.persist import resources
-resources.SAVE_INTERVAL_S = 0.02
+from inbound_audit.persist import store
+store.SAVE_INTERVAL_S = 0.02
 audit = InboundAudit(shared=NAME, capacity=1 << 24, state=STATE)
 audit.series.define('spam', 'ip', 3600, 5, persist=True, max_bytes=1 << 20)
 """

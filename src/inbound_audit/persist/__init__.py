@@ -9,7 +9,6 @@
     marks               up to which line of which change log the counts go
     change_log          the change log of a series: written by the core, read here
     persisted_series    one series: what is written of it, and what was adopted
-    resources           what a store holds of the system: locks, open change logs, a thread
     store               all persisted and logged series of an audit
 
 A process writes only its own snapshots, under an id that no process had before, and holds the lock of that id while it

@@ -10,7 +10,6 @@ the number says that the key was forgotten. A key that is a text is percent-enco
 from __future__ import annotations
 
 import codecs
-import contextlib
 import logging
 import os
 import re
@@ -56,10 +55,8 @@ class ChangeLog:
         """If the file was renamed or removed, or none is open yet, opens the file of that name and hands over its
         descriptor and its path. Raises OSError."""
         name = names.log(self.series)
-        with contextlib.suppress(FileNotFoundError):
-            there = os.stat(name, dir_fd=place.fd, follow_symlinks=False)
-            if self._identity == (there.st_dev, there.st_ino, ""):
-                return
+        if self._identity is not None and self._identity == place.identity_of(name):
+            return
         with open_file(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, at=place.fd) as file:
             write_to(file.number, os.fsencode(os.path.join(place.path, name)))
             self._identity = file.identity

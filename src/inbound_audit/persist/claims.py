@@ -98,6 +98,6 @@ def release_unused(locks: Locks, needed: set[str]) -> None:
     for id in locks.taken:
         for file in used.get(id, ()):
             if file.endswith(names.NEW):  # was being written when its process died
-                snapshots.remove(locks.place, file)
+                locks.place.remove(file)
         if id not in needed:
             locks.release(id, remove=not any(map(names.parse, used.get(id, ()))))

@@ -35,13 +35,7 @@ class Locks:
     @property
     def lost(self) -> bool:
         """Whether our lock file was removed: others take us for dead. Raises OSError."""
-        if self._own is None:
-            return False
-        try:
-            there = os.stat(names.lock(self.id), dir_fd=self.place.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return True
-        return self._own[1] != (there.st_dev, there.st_ino, "")
+        return self._own is not None and self._own[1] != self.place.identity_of(names.lock(self.id))
 
     @property
     def taken(self) -> list[str]:
@@ -79,8 +73,7 @@ class Locks:
         lock = self._taken.pop(id)
         try:
             if remove:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(names.lock(id), dir_fd=self.place.fd)
+                self.place.remove(names.lock(id))
         finally:
             lock.release()
 
@@ -91,7 +84,7 @@ class Locks:
                 self.release(id, remove=False)
         if remove and self._own is not None:
             with contextlib.suppress(OSError):
-                os.unlink(names.lock(self.id), dir_fd=self.place.fd)
+                self.place.remove(names.lock(self.id))
         self.renew()
 
     def renew(self) -> None:

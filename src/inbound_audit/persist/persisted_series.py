@@ -56,7 +56,7 @@ class PersistedSeries:
             absorbed = tuple(sorted(self.absorbed))
             self._write(locks, Snapshot(known, locks.id, newest, absorbed, marks, windows))
         elif self._written is not None:
-            snapshots.remove(locks.place, names.snapshot(self.series.name, locks.id))
+            locks.place.remove(names.snapshot(self.series.name, locks.id))
             self._written = None
         self._remove_absorbed(locks)
 
@@ -85,7 +85,7 @@ class PersistedSeries:
     def _write(self, locks: Locks, snapshot: Snapshot) -> None:
         file = names.snapshot(self.series.name, locks.id)
         pieces, digest = format.encode(snapshot)
-        if digest != self._written or not snapshots.exists(locks.place, file):
+        if digest != self._written or locks.place.identity_of(file) is None:
             snapshots.write(locks.place, file, pieces)
             self._written = digest
 
@@ -94,10 +94,10 @@ class PersistedSeries:
         gone = set()
         for id in self.absorbed:
             file = names.snapshot(self.series.name, id)
-            if snapshots.exists(locks.place, file):
+            if locks.place.identity_of(file) is not None:
                 if not locks.take(id):  # another process reads it, and finds that it counts nothing
                     continue
-                snapshots.remove(locks.place, file)
+                locks.place.remove(file)
             gone.add(id)
         if gone:
             locks.place.sync()
@@ -119,7 +119,7 @@ class PersistedSeries:
         for id in found:
             try:
                 if id in superfluous:
-                    snapshots.remove(place, names.snapshot(name, id))
+                    place.remove(names.snapshot(name, id))
                 else:
                     self._absorb(audit, locks, id)
             except OSError as error:  # the others are adopted all the same
@@ -144,5 +144,5 @@ class PersistedSeries:
         except CapacityError as error:  # what it had absorbed may be in the part that is: it counts no more by itself
             claims.set_aside_and_log(place, file, f"{error}; only a part of it is counted")
         self.absorbed.add(id)
-        self.absorbed.update(x for x in snapshot.absorbed if snapshots.exists(place, names.snapshot(name, x)))
+        self.absorbed.update(x for x in snapshot.absorbed if place.identity_of(names.snapshot(name, x)) is not None)
         self.marks.adopt(snapshot.marks)

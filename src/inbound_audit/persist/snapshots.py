@@ -24,7 +24,7 @@ def write(place: StateDirectory, file: str, pieces: Iterable[bytes | memoryview]
     """
     new = file + names.NEW
     try:
-        remove(place, new)  # left by a process that was killed, or a pipe, whose open would wait
+        place.remove(new)  # left by a process that was killed, or a pipe, whose open would wait
         with open_file(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, at=place.fd) as made:
             for piece in pieces:
                 _write_all(made, piece)
@@ -68,20 +68,6 @@ def _read_all(place: StateDirectory, file: str) -> bytes:
         raise
 
 
-def remove(place: StateDirectory, file: str) -> None:
-    """It may be gone already. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(file, dir_fd=place.fd)
-
-
-def exists(place: StateDirectory, file: str) -> bool:
-    try:
-        os.stat(file, dir_fd=place.fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def set_aside(place: StateDirectory, file: str) -> str:
     """Renames a file so that no process reads it, and returns the new name. Raises OSError."""
     for n in itertools.count():
@@ -93,7 +79,7 @@ def set_aside(place: StateDirectory, file: str) -> str:
         except FileNotFoundError:
             return aside
         except OSError:  # a directory, or a file system without such links
-            if exists(place, aside):
+            if place.identity_of(aside) is not None:
                 continue
             os.rename(file, aside, src_dir_fd=place.fd, dst_dir_fd=place.fd)
             break

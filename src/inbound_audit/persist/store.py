@@ -1,8 +1,8 @@
 """All series of an audit that are persisted or have a change log.
 
 Every `SAVE_INTERVAL_S` seconds the thread writes what has changed, and adopts the snapshots of processes that have
-ended. A failure is logged, and the step is tried again the next time; counting continues. The thread holds no reference
-to the audit.
+ended. A failure is logged, and the step is tried again the next time; counting continues. Neither the store nor its
+thread holds a reference to the audit.
 
 A forked child has none of its parent's counts, so it has none of its files: it gets an id of its own, and a file when
 it has counted something.
@@ -14,22 +14,29 @@ import contextlib
 import logging
 import os
 import secrets
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 
-from inbound_audit._ipcount import Audit, SeriesStore
+from inbound_audit._ipcount import Audit, SeriesStore, fork_is_pending
 from inbound_audit.errors import InboundAuditError, SharedStateError
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.persist import claims
 from inbound_audit.persist.change_log import ChangeLog
 from inbound_audit.persist.format import Series
+from inbound_audit.persist.locks import Locks
 from inbound_audit.persist.marks import EVERY, Marks
 from inbound_audit.persist.persisted_series import PersistedSeries
-from inbound_audit.persist.resources import Job, OsResources
 from inbound_audit.persist.state_directory import StateDirectory
-from inbound_audit.process import Stage, persist_lock, register
+from inbound_audit.process import BackgroundThread, Stage, persist_lock, register
 
 logger = logging.getLogger("inbound_audit.persist")
+
+SAVE_INTERVAL_S = 5.0
+"""Seconds between saves; a killed process loses at most this much."""
+
+SHARE = 20
+"""After a slow save the thread waits SHARE times its duration: saving uses at most 1/(SHARE + 1) of the time."""
 
 
 class StateStore:
@@ -42,7 +49,9 @@ class StateStore:
     def __init__(self, audit: Audit, directory: str | os.PathLike[str] | None = None) -> None:
         self._audit = weakref.ref(audit)
         self._directory = directory
-        self._resources: OsResources | None = None
+        self._locks: Locks | None = None
+        self._logs: dict[str, ChangeLog] = {}
+        self._thread = BackgroundThread("inbound_audit state", self._save_every_interval)
         self._finalizer: weakref.finalize[[], Audit] | None = None
         self._kept: dict[str, PersistedSeries] = {}
         self._logged: list[str] = []
@@ -83,16 +92,15 @@ class StateStore:
                 self._log_failures(self._run([], adopt=False))
                 self.start()
 
-    def _acquire(self) -> OsResources:
+    def _acquire(self) -> None:
         audit = self._audit()
-        if self._resources is None and audit is not None:
-            self._resources = OsResources(StateDirectory(self._directory), _job(weakref.ref(self)))
-            # At exit the system closes descriptors: threads that still count may write to a log.
-            self._finalizer = weakref.finalize(audit, self._resources.release_all)
-            self._finalizer.atexit = False
-        if self._resources is None:
+        if audit is None:
             raise InboundAuditError("the audit is gone")
-        return self._resources
+        if self._locks is None:
+            self._locks = Locks(StateDirectory(self._directory))
+            # At exit the system closes descriptors: threads that still count may write to a log.
+            self._finalizer = weakref.finalize(audit, self._release_all)
+            self._finalizer.atexit = False
 
     def _marks_of(self, name: str) -> Marks:
         return self._marks.setdefault(name, Marks())
@@ -137,29 +145,28 @@ class StateStore:
 
     def _run(self, series: Iterable[PersistedSeries], *, adopt: bool) -> list[Exception]:
         """One round; each step is tried, whatever became of those before. What went wrong."""
-        audit, resources, wrong = self._audit(), self._resources, _Failures()
-        if audit is None or resources is None or self._closed or audit.closed:
+        audit, locks, wrong = self._audit(), self._locks, _Failures()
+        if audit is None or locks is None or self._closed or audit.closed:
             return wrong
         with wrong:
-            self._repair_directory(resources)
+            self._repair_directory(locks)
         for kept in series:
             if adopt and not self._sleeps:
                 with wrong:
-                    kept.adopt(audit, resources.locks)
+                    kept.adopt(audit, locks)
             with wrong:
-                kept.save(audit, resources.locks)
+                kept.save(audit, locks)
         for name in self._logged:
             with wrong:
-                self._follow_log(audit, resources, name)
-        self._sleeps = self._sleeps and not resources.locks.held
+                self._follow_log(audit, locks.place, name)
+        self._sleeps = self._sleeps and not locks.held
         if adopt and not self._sleeps:
             with wrong:
-                claims.release_unused(resources.locks, set().union(*(kept.absorbed for kept in self._kept.values())))
+                claims.release_unused(locks, set().union(*(kept.absorbed for kept in self._kept.values())))
         return wrong
 
-    def _repair_directory(self, resources: OsResources) -> None:
+    def _repair_directory(self, locks: Locks) -> None:
         """Makes the directory, or our lock file in it, anew if it was removed. Raises OSError, SharedStateError."""
-        locks = resources.locks
         if locks.place.gone:
             before, place = locks.place, StateDirectory(locks.place.path)
             logger.warning("%s: the directory was removed or replaced; all is written anew", place.path)
@@ -174,17 +181,17 @@ class StateStore:
             for kept in self._kept.values():
                 kept.begin_anew(instead_of=before_id)
 
-    def _follow_log(self, audit: Audit, resources: OsResources, name: str, sequence: int | None = None) -> None:
+    def _follow_log(self, audit: Audit, place: StateDirectory, name: str, sequence: int | None = None) -> None:
         """Opens a change log, or follows it where it was renamed. Raises SharedStateError for lines that were lost."""
-        store, log = SeriesStore(audit), resources.logs.setdefault(name, ChangeLog(name))
-        log.follow(resources.locks.place, lambda fd, path: store.log(name, fd, path, self._log_id, sequence))
+        store, log = SeriesStore(audit), self._logs.setdefault(name, ChangeLog(name))
+        log.follow(place, lambda fd, path: store.log(name, fd, path, self._log_id, sequence))
         failures = store.logged(name)[1]
         lost, log.reported_failures = failures - log.reported_failures, failures
         if lost:
             raise SharedStateError(f"{lost} lines of the log of {name!r} could not be written")
 
     def _log_failures(self, wrong: list[Exception]) -> None:
-        place = self._resources.locks.place.path if self._resources is not None else ""
+        place = self._locks.place.path if self._locks is not None else ""
         for error in wrong:
             if not isinstance(error, (OSError, InboundAuditError)) and repr(error) != self._unexpected:
                 self._unexpected = repr(error)
@@ -199,11 +206,21 @@ class StateStore:
 
     def start(self) -> None:
         """Starts the thread, unless it runs, if there is anything to do. A failure to start is logged."""
-        if self._resources is not None and not self._closed:
+        if self._locks is not None and not self._closed:
             try:
-                self._resources.thread.start()
+                self._thread.start()
             except (OSError, RuntimeError) as error:
                 self._log_failures([SharedStateError(f"no thread saves: {error}")])
+
+    def _save_every_interval(self, thread: BackgroundThread) -> None:
+        pause = SAVE_INTERVAL_S
+        while thread.wait(pause) is not None and thread.acquire(persist_lock):
+            try:
+                began = time.monotonic()
+                self.run_once()
+                pause = max(SAVE_INTERVAL_S, SHARE * (time.monotonic() - began))
+            finally:
+                persist_lock.release()
 
     # ---- the end, and forks
 
@@ -216,31 +233,36 @@ class StateStore:
     def forget(self) -> None:
         """Closes everything as it was saved last. Idempotent."""
         with persist_lock:
-            audit, resources = self._audit(), self._resources
-            if self._closed or resources is None or self._finalizer is None:
-                self._closed = True
-                return
-            if audit is not None:
-                for name in resources.logs:
+            audit = self._audit()
+            if audit is not None and not self._closed:
+                for name in self._logs:
                     SeriesStore(audit).log(name, -1)
             self._closed = True
-            self._finalizer()
+            if self._finalizer is not None:
+                self._finalizer()
+
+    def _release_all(self) -> None:
+        """Closes everything. A process that persists the same series next finds what was saved."""
+        if self._locks is not None and not fork_is_pending():  # else all of it is the parent's
+            self._thread.stop()
+            self._locks.release_all()
+            self._locks.place.close()
 
     def leave(self) -> None:
         """Python exits, or the audit is about to be closed: saves for the last time. The locks are still held."""
         with persist_lock:
-            if self._resources is not None and not self._closed:
-                self._resources.thread.stop()
+            if self._locks is not None and not self._closed:
+                self._thread.stop()
                 self._log_failures(self._run(self._kept.values(), adopt=False))
                 if not any(kept.has_file for kept in self._kept.values()):
-                    self._resources.locks.release_all(remove=True)
+                    self._locks.release_all(remove=True)
 
     def after_fork_in_child(self) -> None:
         """The audit has forgotten its counts, and nothing that was saved is ours."""
-        resources, audit = self._resources, self._audit()
-        if resources is None or audit is None or self._closed:
+        locks, audit = self._locks, self._audit()
+        if locks is None or audit is None or self._closed:
             return
-        resources.after_fork_in_child()
+        locks.release_all()  # they are the parent's; the child writes to the same change logs
         self._sleeps = True
         self._log_id = _new_log_id()
         self._marks = {}
@@ -249,10 +271,10 @@ class StateStore:
             kept.marks = self._marks_of(name)
         self._name_logs()
         failures = _Failures()
-        resources.logs.clear()
+        self._logs.clear()
         for name in self._logged:
             with failures:
-                self._follow_log(audit, resources, name, 0)
+                self._follow_log(audit, locks.place, name, 0)
         self._log_failures(failures)
         self.start()
 
@@ -271,13 +293,3 @@ class _Failures(list[Exception]):
 
 def _new_log_id() -> int:
     return secrets.randbits(63) + 1
-
-
-def _job(store: weakref.ref[StateStore]) -> Job:
-    def run_once() -> bool:
-        found = store()
-        if found is not None:
-            found.run_once()
-        return found is not None
-
-    return run_once

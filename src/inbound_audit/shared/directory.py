@@ -15,7 +15,7 @@ import re
 import stat
 
 from inbound_audit._ipcount import shared_mode_possible
-from inbound_audit.descriptor import Descriptor, open_file
+from inbound_audit.descriptor import Descriptor, Identity, open_file
 from inbound_audit.errors import SharedStateError
 
 DEFAULT_ROOT = "/dev/shm"
@@ -84,6 +84,19 @@ class Directory:
         # A descriptor of its own: after a fork, the position in a directory would be shared with another process.
         with open_file(".", os.O_RDONLY | os.O_DIRECTORY, at=self.fd) as listed:
             return os.listdir(listed.number)
+
+    def identity_of(self, name: str) -> Identity | None:
+        """Of the file with that name in the directory; None without one. Raises OSError."""
+        try:
+            there = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return there.st_dev, there.st_ino, ""
+
+    def remove(self, name: str) -> None:
+        """Removes a name, which may be gone already. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.fd)
 
     @property
     def gone(self) -> bool:

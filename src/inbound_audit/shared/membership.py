@@ -24,14 +24,13 @@ import select
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from typing import cast
 
 from inbound_audit import _ipcount
 from inbound_audit.descriptor import Descriptor, Identity
 from inbound_audit.errors import InboundAuditError, SharedStateError
 from inbound_audit.process import BackgroundThread, Stage, register, shared_lock
 from inbound_audit.shared import owner_file
-from inbound_audit.shared.control import client, protocol
+from inbound_audit.shared.control import client
 from inbound_audit.shared.control.server import ControlServer
 from inbound_audit.shared.directory import MAX_TRIES, SharedDirectory
 from inbound_audit.shared.scanner import OwnerScanner
@@ -46,6 +45,10 @@ RESCAN_DELAY_S = 0.02
 
 JOIN_TIMEOUT_S = 1.0
 """Seconds that a new owner waits until the others have scanned."""
+
+
+Handler = Callable[[_ipcount.Audit, bytes], bytes]
+"""Handles a request to an audit: a line to a line. It raises nothing."""
 
 
 class OsResources:
@@ -106,7 +109,7 @@ class OsResources:
 class Membership:
     """The part of one audit in a shared directory. Raises SharedStateError or CapacityError when it can't take part."""
 
-    def __init__(self, audit: _ipcount.Audit, name: str, group: str | None) -> None:
+    def __init__(self, audit: _ipcount.Audit, name: str, group: str | None, handle: Handler) -> None:
         self._audit = audit
         self._own_file = _ipcount.OwnFile(audit)
         self._name = name
@@ -115,7 +118,7 @@ class Membership:
         self._last_control_error = ""
         self._is_ready = False  # sessions may be opened: we have a file, and the others know it
         self._evicted = False  # our file is not where others find it: a new one is due
-        self._resources = OsResources(name, group, _handler(audit))
+        self._resources = OsResources(name, group, _handler(audit, handle))
         self._resources.thread = BackgroundThread(f"inbound_audit {name}", _job(weakref.ref(self), self.place.path))
         self._scanner = OwnerScanner(audit, self._resources.place, remove_dead=True)
         # When the audit is collected. At exit the system closes descriptors: sessions may still be opened.
@@ -199,9 +202,12 @@ class Membership:
     def _open_control(self) -> None:
         """Opens the control socket if it is closed. A failure is logged and does not affect counting."""
         held, why = self._resources, ""
-        if held.file is not None and not (held.control_server.listens and owner_file.has_socket(held.place, held.file)):
+        if held.file is not None:
+            socket = owner_file.socket_of(held.file)
             try:
-                owner_file.remove_socket(held.place, held.file)
+                if held.control_server.listens and held.place.identity_of(socket) is not None:
+                    return
+                owner_file.remove_name(held.place, socket)
                 held.control_server.listen(held.place, owner_file.id_of(held.file))
                 held.control_server.start()
             except (OSError, RuntimeError) as error:
@@ -266,7 +272,7 @@ class Membership:
             except OSError:  # other code has closed its descriptor, or the audit is being closed
                 if self._audit.closed:
                     return
-                if held.file is not None and owner_file.exists(held.place, held.file):
+                if held.file is not None and held.place.identity_of(held.file) is not None:
                     raise
                 size, links = needed, 0
             if size < needed:
@@ -360,15 +366,15 @@ class Membership:
             self.start()
 
 
-def _handler(audit: _ipcount.Audit) -> Callable[[bytes], bytes]:
-    """Handles requests to an `InboundAudit`, and holds no reference to it."""
+def _handler(audit: _ipcount.Audit, handle: Handler) -> Callable[[bytes], bytes]:
+    """Handles requests to an audit, and holds no reference to it."""
     ref = weakref.ref(audit)
 
-    def handle(line: bytes) -> bytes:
+    def handle_line(line: bytes) -> bytes:
         found = ref()
-        return b"" if found is None else protocol.handle(cast(protocol.ControlTarget, found), line)
+        return b"" if found is None else handle(found, line)
 
-    return handle
+    return handle_line
 
 
 def _job(member: weakref.ref[Membership], path: str) -> Callable[[BackgroundThread], None]:

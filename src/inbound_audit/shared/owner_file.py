@@ -109,38 +109,25 @@ def id_of(name: str) -> str:
 
 def remove(place: SharedDirectory, name: str) -> None:
     """Removes the names of the file and of the socket beside it; they may be gone already. Raises OSError."""
-    remove_socket(place, name)
-    _unlink(place, name)
+    remove_name(place, socket_of(name))
+    remove_name(place, name)
 
 
-def remove_socket(place: SharedDirectory, name: str) -> None:
-    """Removes the name of the socket beside that file. Raises OSError."""
-    _unlink(place, protocol.file_of(id_of(name)))
-
-
-def has_socket(place: SharedDirectory, name: str) -> bool:
-    """Whether there is something where the socket beside that file belongs."""
-    return exists(place, protocol.file_of(id_of(name)))
+def socket_of(name: str) -> str:
+    """The name of the socket beside that file."""
+    return protocol.file_of(id_of(name))
 
 
 def remove_unused_socket(place: SharedDirectory, socket: str) -> None:
     """Removes a socket without an owner's file: an owner has its file first. Raises OSError."""
-    if not exists(place, f"{socket.removesuffix('.control')}.owner"):
-        _unlink(place, socket)
+    if place.identity_of(f"{socket.removesuffix('.control')}.owner") is None:
+        remove_name(place, socket)
 
 
-def exists(place: SharedDirectory, name: str) -> bool:
-    """Whether the directory has that name. Raises OSError."""
+def remove_name(place: SharedDirectory, name: str) -> None:
+    """Removes a name, if it is there and we may. Raises OSError."""
     try:
-        os.stat(name, dir_fd=place.fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _unlink(place: SharedDirectory, name: str) -> None:
-    try:
-        os.unlink(name, dir_fd=place.fd)
+        place.remove(name)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

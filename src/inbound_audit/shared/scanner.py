@@ -174,11 +174,7 @@ class OwnerScanner:
     def _drop_dead(self, name: str) -> None:
         dead = self._files[name].descriptor.identity
         self._detach(name)
-        try:
-            there = os.stat(name, dir_fd=self._place.fd, follow_symlinks=False)
-        except OSError:
-            return
-        if dead == (there.st_dev, there.st_ino, ""):
+        if dead == self._place.identity_of(name):
             self._remove(name)
 
     def _remove(self, name: str) -> None:

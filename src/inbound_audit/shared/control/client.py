@@ -7,7 +7,7 @@ question and one answer, each a JSON object in a line:
     {"ok": true, "defined": true}
     {"ok": false, "error": "..."}
 
-`protocol` lists the commands; `server` is the other side of the socket.
+`series.requests` lists the commands; `server` is the other side of the socket.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import time
 from collections.abc import Iterable, Mapping
 
 from inbound_audit.errors import SharedStateError
-from inbound_audit.shared.control.protocol import MAX_REQUEST, Directory, path_of
+from inbound_audit.shared.control.protocol import MAX_REQUEST, path_of
+from inbound_audit.shared.directory import Directory
 
 TIMEOUT_S = 2.0
 """Seconds to wait for answers, by default."""

@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator
 
 from inbound_audit.descriptor import Descriptor
 from inbound_audit.process import BackgroundThread
-from inbound_audit.shared.control.protocol import MAX_REQUEST, Directory, path_of
+from inbound_audit.shared.control.protocol import MAX_REQUEST, path_of
+from inbound_audit.shared.directory import Directory
 
 logger = logging.getLogger("inbound_audit.shared")
 
@@ -160,8 +161,7 @@ class ControlServer:
 
     def _timeout(self, now: float) -> float | None:
         """Seconds; None: until something happens."""
-        # For a request that has arrived whole, and was not handled before a stop, no event follows.
-        times = [now if connection.is_due else connection.deadline for connection in self._connections]
+        times = [connection.deadline if connection.events else now for connection in self._connections]
         if now < self._pauses_until:
             times.append(self._pauses_until)
         return max(0.001, min(times) - now) if times else None
@@ -171,11 +171,8 @@ class ControlServer:
         if listening is not None and listening.current in events:
             self._accept(listening)
         for connection in list(self._connections):
-            if connection.socket.current in events:
-                connection.step()
-            if connection.request is not None:
-                self._handle_for(connection)
-            if connection.done or not connection.socket.is_ours or time.monotonic() > connection.deadline:
+            due = not connection.events or connection.socket.current in events
+            if (due and not connection.step()) or time.monotonic() > connection.deadline:
                 self._connections.remove(connection)
                 connection.close()
 
@@ -195,17 +192,7 @@ class ControlServer:
         if len(self._connections) == MAX_CONNECTIONS:
             self._connections.pop(0).close()
         made.setblocking(False)
-        self._connections.append(_Connection(Descriptor(made.detach())))
-
-    def _handle_for(self, connection: _Connection) -> None:
-        if connection.has_gone():  # its reply says, or will say, that nothing was done
-            connection.done = True
-            return
-        with self._thread.busy() as goes_on:
-            if not goes_on:  # after a fork the next thread handles it
-                return
-            answer = self._handle(connection.request or b"")
-        connection.reply(answer)
+        self._connections.append(_Connection(Descriptor(made.detach()), self._handle, self._thread))
 
 
 @contextlib.contextmanager
@@ -221,62 +208,52 @@ def _as_socket(descriptor: Descriptor) -> Iterator[socket.socket]:
 class _Connection:
     """A connection, from its request to the end of its answer."""
 
-    def __init__(self, descriptor: Descriptor) -> None:
+    def __init__(self, descriptor: Descriptor, handle: Handle, thread: BackgroundThread) -> None:
         self.socket = descriptor
         self.deadline = time.monotonic() + DEADLINE_S
-        self.request: bytes | None = None  # complete, and not handled yet
-        self.done = False
-        self._received = bytearray()
-        self._unsent = memoryview(b"")
-        self._replied = False
+        self.events = select.POLLIN
+        """What to wait for; 0: a request has arrived whole, and was not handled before a stop."""
+        self._handle = handle
+        self._thread = thread
+        self._steps = self._converse()
 
-    @property
-    def is_due(self) -> bool:
-        """Whether there is something to do at once."""
-        return self.request is not None or not self.socket.is_ours
-
-    @property
-    def events(self) -> int:
-        """What to wait for."""
-        if self._replied:
-            return select.POLLOUT
-        return 0 if self.request is not None else select.POLLIN
-
-    def step(self) -> None:
-        """Reads or writes what is possible now."""
+    def step(self) -> bool:
+        """Reads, handles and writes what is possible now. Returns whether more is to follow."""
         try:
-            with _as_socket(self.socket) as borrowed:
-                if self._replied:
-                    self._unsent = self._unsent[borrowed.send(self._unsent, socket.MSG_NOSIGNAL) :]
-                    self.done = not self._unsent
-                elif self.request is None:
-                    self._take(borrowed.recv(65536))
-        except BlockingIOError:
-            pass
-        except OSError:  # the client has gone
-            self.done = True
+            self.events = next(self._steps)
+        except (StopIteration, OSError):  # OSError: the client has gone
+            return False
+        return True
 
-    def _take(self, piece: bytes) -> None:
-        self._received += piece
-        if b"\n" in piece:
-            self.request = bytes(self._received)
-        elif not piece or len(self._received) > MAX_REQUEST:
-            self.done = True
+    def _converse(self) -> Iterator[int]:
+        """Yields the events to wait for."""
+        received = bytearray()
+        while b"\n" not in received:
+            yield select.POLLIN
+            with contextlib.suppress(BlockingIOError), _as_socket(self.socket) as borrowed:
+                piece = borrowed.recv(65536)
+                received += piece
+                if not piece or len(received) > MAX_REQUEST:
+                    return
+        while not self.has_gone():  # the reply of a client that has gone says, or will say, that nothing was done
+            with self._thread.busy() as goes_on:
+                answer = self._handle(bytes(received)) if goes_on else None
+            if answer is not None:
+                break
+            yield 0  # after a fork the next thread handles it
+        else:
+            return
+        self.deadline = time.monotonic() + DEADLINE_S
+        while answer:
+            yield select.POLLOUT
+            with contextlib.suppress(BlockingIOError), _as_socket(self.socket) as borrowed:
+                answer = answer[borrowed.send(answer, socket.MSG_NOSIGNAL) :]
 
     def has_gone(self) -> bool:
         """Whether the client has closed the connection."""
-        poll, number = select.poll(), self.socket.current
-        if number is not None:
-            poll.register(number, 0)
-        return number is None or any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
-
-    def reply(self, answer: bytes) -> None:
-        """Begins to send an answer."""
-        self.request = None
-        self._received.clear()
-        self._unsent = memoryview(answer)
-        self._replied = True
-        self.deadline = time.monotonic() + DEADLINE_S
+        poll = select.poll()
+        poll.register(self.socket.number, 0)
+        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
 
     def close(self) -> None:
         """Idempotent."""
