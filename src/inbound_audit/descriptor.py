@@ -9,12 +9,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import stat
+import sys
 from types import TracebackType
 from typing import Final, TypeAlias
 
-Identity: TypeAlias = tuple[int, int, str]
-"""Device and inode of a file, and what an inotify descriptor watches."""
+Identity: TypeAlias = tuple[int, int, int]
+"""Device and inode of a file, and the mark of an inotify descriptor."""
+
+_MARK = signal.SIGRTMAX - 1 if sys.platform == "linux" else 0
+"""Set as the signal of ours (F_SETSIG), which is never sent: it belongs to the open file, and others have 0."""
 
 FIRST: Final = 3
 """Numbers below are the standard streams: whoever writes to one that was closed at start would write to our file."""
@@ -37,6 +42,8 @@ class Descriptor:
                 number = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FIRST)
             finally:
                 os.close(low)
+        if _is_anonymous(os.fstat(number)):
+            fcntl.fcntl(number, fcntl.F_SETSIG, _MARK)
         self._identity = _identity_of(number)
         self._number = number
 
@@ -108,15 +115,9 @@ def pipe() -> tuple[Descriptor, Descriptor]:
 
 def _identity_of(number: int) -> Identity:
     found = os.fstat(number)
-    # An inotify descriptor shares its inode with others of its kind; the kernel tells what it watches.
-    anonymous = stat.S_IFMT(found.st_mode) == 0
-    return found.st_dev, found.st_ino, _watched_by(number) if anonymous else ""
+    return found.st_dev, found.st_ino, fcntl.fcntl(number, fcntl.F_GETSIG) if _is_anonymous(found) else 0
 
 
-def _watched_by(number: int) -> str:
-    """Empty where the system does not tell, as in a process that has changed its user."""
-    try:
-        with open(f"/proc/self/fdinfo/{number}", "rb") as lines:
-            return "".join(str(line) for line in lines if line.startswith(b"inotify "))
-    except OSError:
-        return ""
+def _is_anonymous(found: os.stat_result) -> bool:
+    """An inotify descriptor shares its inode with all others of its kind."""
+    return stat.S_IFMT(found.st_mode) == 0

@@ -236,6 +236,39 @@ class BackgroundThread:
                 self._thread = None
 
 
+class MemberThread(BackgroundThread):
+    """One thread for all of its members; it runs while there are any. Members need a thread to save or to scan, and
+    thousands of threads would wait for one lock.
+
+    Lock rule: none. `enter` and `leave` may be called from any thread and from finalizers: `enter` adds before it
+    starts, and `leave` starts the thread again if a member came while it was stopped.
+    """
+
+    def after_fork_in_child(self) -> None:
+        super().after_fork_in_child()
+        self._members: dict[Any, None] = {}
+
+    @property
+    def members(self) -> list[Any]:
+        return list(self._members)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._members
+
+    def enter(self, member: object) -> None:
+        """Starts the thread unless it runs. Again with the same member: the same. Raises OSError, RuntimeError."""
+        self._members[member] = None
+        self.start()
+        self.wake()
+
+    def leave(self, member: object) -> None:
+        """Ends the thread with its last member. Idempotent."""
+        if self._members.pop(member, self) is None and not self._members:
+            self.stop()
+            if self._members:
+                self.start()
+
+
 # ---- forks and exit
 
 _paused: list[BackgroundThread] = []  # those that run again in the parent; under both locks

@@ -199,6 +199,14 @@ def watch_directory(bytes place not None):
     return watch.watch_directory(place)
 
 
+def add_watch(int fd, bytes place not None):
+    return watch.add_watch(fd, place)
+
+
+def remove_watch(int fd, int number):
+    return watch.remove_watch(fd, number)
+
+
 cdef kept_file.KeptFile *hold(int fd) except? NULL:
     """A file that is open as `fd`; NULL for -1. It has no path, so it is not opened again."""
     cdef kept_file.KeptFile *file

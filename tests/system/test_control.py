@@ -455,7 +455,7 @@ def test_it_goes_when_python_exits_and_when_the_audit_is_collected(place):
     del audit
     gc.collect()
     eventually(lambda: sockets() == [], "its end")
-    assert threading.active_count() == before - 2
+    eventually(lambda: threading.active_count() == before - 2, "the end of both threads")
 
 
 def test_a_socket_whose_owner_is_gone_is_removed_and_nothing_else(hire):
@@ -559,7 +559,7 @@ def test_forked_while_a_request_is_carried_out(hire):
         parent.do("goes_on.set()")
         assert json.loads(everything(connection))["ok"]
     assert ask(parent, ADD)["ok"]
-    assert parent.do("[t.is_alive() for t in threading.enumerate() if t.name.startswith('control')]") == [True]
+    assert parent.do("[t.is_alive() for t in threading.enumerate() if t.name == 'inbound_audit control']") == [True]
 
 
 STOPPED = (
@@ -571,9 +571,8 @@ server.DEADLINE_S = 3600
 plain, stopped = server._Connection.has_gone, threading.Event()
 def stop(caller):
     server._Connection.has_gone = plain
-    held = audit._membership._resources
-    held.control_server.stop()
-    os.read(held.control_server._thread._pipe[0].number, 64)  # it came with the request
+    server.control_server._thread.stop()
+    os.read(server.control_server._thread._pipe[0].number, 64)  # it came with the request
     stopped.set()
     return plain(caller)
 server._Connection.has_gone = stop
@@ -588,7 +587,7 @@ def test_what_was_asked_when_its_thread_was_stopped_is_answered_by_the_next(hire
         connection.sendall(json.dumps(ADD).encode() + b"\n")
         worker.do("stopped.wait()")
         assert count_of(worker) == 0
-        worker.do("audit._membership._resources.control_server.start()")
+        worker.do("server.control_server._thread.start()")
         assert json.loads(everything(connection))["ok"]
     assert count_of(worker) == 5
 

@@ -531,7 +531,7 @@ for thread in threads:
 """
     )
     assert worker.do("statuses") == [0] * 60
-    assert worker.do("[t.is_alive() for t in threading.enumerate() if t.name.startswith('inbound_audit')]") == [True]
+    assert worker.do("[t.is_alive() for t in threading.enumerate() if t.name == 'inbound_audit']") == [True]
     victim = hire(MX + "own = sessions_of(mx, 5)")
     assert audit.total() == worker.do("audit.total()") == 12
     victim.kill()

@@ -12,6 +12,22 @@ def watch_directory(str path not None):
     return fd
 
 
+def add_watch(int fd, str path not None):
+    """The same for one more directory, on a descriptor that `watch_directory` returned. Returns the number by which its
+    events name it; the first one has 1. Raises OSError."""
+    cdef bytes name = path.encode("utf-8", "surrogateescape")
+    cdef int number = watch.add_watch(fd, name)
+    if number < 0:
+        PyErr_SetFromErrno(OSError)
+    return number
+
+
+def remove_watch(int fd, int number):
+    """Ends what `add_watch` began. Raises OSError."""
+    if watch.remove_watch(fd, number) != 0:
+        PyErr_SetFromErrno(OSError)
+
+
 def watch_faults():
     """Installs the handler of SIGBUS: a mapped file that is cut short costs its counts, not this process.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import time
@@ -28,7 +29,7 @@ from inbound_audit.persist.locks import Locks
 from inbound_audit.persist.marks import EVERY, Marks
 from inbound_audit.persist.persisted_series import PersistedSeries
 from inbound_audit.persist.state_directory import StateDirectory
-from inbound_audit.process import BackgroundThread, Stage, persist_lock, register
+from inbound_audit.process import BackgroundThread, MemberThread, Stage, persist_lock, register
 
 logger = logging.getLogger("inbound_audit.persist")
 
@@ -51,7 +52,6 @@ class StateStore:
         self._directory = directory
         self._locks: Locks | None = None
         self._logs: dict[str, ChangeLog] = {}
-        self._thread = BackgroundThread("inbound_audit state", self._save_every_interval)
         self._finalizer: weakref.finalize[[], Audit] | None = None
         self._kept: dict[str, PersistedSeries] = {}
         self._logged: list[str] = []
@@ -59,6 +59,7 @@ class StateStore:
         self._log_id = _new_log_id()
         self._sleeps = False  # a fork's child that has not counted yet
         self._closed = False
+        self.due = 0.0  # when the thread saves next, by the monotonic clock
         self._unexpected = ""  # the last error of a kind that was not expected
         self._complaints = LogLimiter(logger, interval=60.0)
         register(self, Stage.PERSISTED, StateStore.after_fork_in_child, StateStore.leave)
@@ -208,19 +209,11 @@ class StateStore:
         """Starts the thread, unless it runs, if there is anything to do. A failure to start is logged."""
         if self._locks is not None and not self._closed:
             try:
-                self._thread.start()
+                if self not in _thread:
+                    self.due = time.monotonic() + SAVE_INTERVAL_S
+                _thread.enter(self)
             except (OSError, RuntimeError) as error:
                 self._log_failures([SharedStateError(f"no thread saves: {error}")])
-
-    def _save_every_interval(self, thread: BackgroundThread) -> None:
-        pause = SAVE_INTERVAL_S
-        while thread.wait(pause) is not None and thread.acquire(persist_lock):
-            try:
-                began = time.monotonic()
-                self.run_once()
-                pause = max(SAVE_INTERVAL_S, SHARE * (time.monotonic() - began))
-            finally:
-                persist_lock.release()
 
     # ---- the end, and forks
 
@@ -244,7 +237,7 @@ class StateStore:
     def _release_all(self) -> None:
         """Closes everything. A process that persists the same series next finds what was saved."""
         if self._locks is not None and not fork_is_pending():  # else all of it is the parent's
-            self._thread.stop()
+            _thread.leave(self)
             self._locks.release_all()
             self._locks.place.close()
 
@@ -252,7 +245,7 @@ class StateStore:
         """Python exits, or the audit is about to be closed: saves for the last time. The locks are still held."""
         with persist_lock:
             if self._locks is not None and not self._closed:
-                self._thread.stop()
+                _thread.leave(self)
                 self._log_failures(self._run(self._kept.values(), adopt=False))
                 if not any(kept.has_file for kept in self._kept.values()):
                     self._locks.release_all(remove=True)
@@ -293,3 +286,26 @@ class _Failures(list[Exception]):
 
 def _new_log_id() -> int:
     return secrets.randbits(63) + 1
+
+
+def _save_every_interval(thread: BackgroundThread) -> None:
+    while True:
+        next_due = min((store.due for store in _thread.members), default=math.inf)
+        if thread.wait(min(SAVE_INTERVAL_S, max(0.0, next_due - time.monotonic()))) is None:
+            return
+        began = time.monotonic()
+        due = [store for store in _thread.members if store.due <= began]
+        for store in due:
+            if not thread.acquire(persist_lock):
+                return
+            try:
+                if store in _thread:
+                    store.run_once()
+            finally:
+                persist_lock.release()
+        ended = time.monotonic()
+        for store in due:
+            store.due = ended + max(SAVE_INTERVAL_S, SHARE * (ended - began))
+
+
+_thread = MemberThread("inbound_audit state", _save_every_interval)

@@ -91,7 +91,7 @@ class Directory:
             there = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
-        return there.st_dev, there.st_ino, ""
+        return there.st_dev, there.st_ino, 0
 
     def remove(self, name: str) -> None:
         """Removes a name, which may be gone already. Raises OSError."""

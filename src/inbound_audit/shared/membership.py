@@ -5,7 +5,8 @@ know each other before the later one counts its first session. From then on a li
 a full fence, read the counts of the others. Of two processes that race for the last place, at least one sees both. The
 wait is bounded: a stopped process does not scan, and opens no session either.
 
-The thread sleeps until the directory changes (inotify), scans then, and every `SCAN_INTERVAL_S` in any case.
+One thread per process sleeps until a directory changes (`changes`), and then checks the files that have changed. From
+time to time it checks all files.
 
 Fork: the parent's threads are stopped and no file is made while the process forks, so the child is copied from a
 process that is not scanning. The child first releases the parent's file; then it has no file and no sessions. It gets a
@@ -20,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -28,23 +28,30 @@ from collections.abc import Callable, Mapping
 from inbound_audit import _ipcount
 from inbound_audit.descriptor import Descriptor, Identity
 from inbound_audit.errors import InboundAuditError, SharedStateError
-from inbound_audit.process import BackgroundThread, Stage, register, shared_lock
+from inbound_audit.process import BackgroundThread, MemberThread, Stage, register, shared_lock
 from inbound_audit.shared import owner_file
+from inbound_audit.shared.changes import Changes, read_changes, watched
 from inbound_audit.shared.control import client
-from inbound_audit.shared.control.server import ControlServer
+from inbound_audit.shared.control.server import control_server
 from inbound_audit.shared.directory import MAX_TRIES, SharedDirectory
 from inbound_audit.shared.scanner import OwnerScanner
 
 logger = logging.getLogger("inbound_audit.shared")
 
 SCAN_INTERVAL_S = 0.2
-"""Seconds between two scans when no event arrives: a dead process is counted for at most this long."""
+"""Seconds between two scans of all files when no change is reported. With more than `MANY_FILES` in all audits of the
+process it grows with their number: else n processes would check n * n files each time."""
+
+MANY_FILES = 16
 
 RESCAN_DELAY_S = 0.02
-"""Seconds from a scan that an event caused to the next: a file is closed just before its lock is released."""
+"""Seconds from a scan that a change caused to the next; and between two checks of directories without a watch."""
+
+UNWATCHED_PER_S = 20_000
+"""At most this many directories without a watch are checked per second."""
 
 JOIN_TIMEOUT_S = 1.0
-"""Seconds that a new owner waits until the others have scanned."""
+"""Seconds that a new owner waits for the next scan of any other, until all have scanned."""
 
 
 Handler = Callable[[_ipcount.Audit, bytes], bytes]
@@ -52,32 +59,53 @@ Handler = Callable[[_ipcount.Audit, bytes], bytes]
 
 
 class OsResources:
-    """What a membership holds of the system: an open directory, the file and its lock, threads.
+    """What a membership holds of the system: an open directory, the file and its lock, the control socket.
 
     It has no reference to the audit, and may outlive it.
     """
 
     def __init__(self, name: str, group: str | None, handle: Callable[[bytes], bytes]) -> None:
         self.place = SharedDirectory(name, group)
-        self.control_server = ControlServer(name, handle)
+        self.changes = Changes(self.place)
+        self.handle = handle
         self.file: str | None = None
         self.identity: Identity | None = None
         self.lock: _ipcount.HeldFile | None = None
-        self.thread: BackgroundThread | None = None
+        self.socket: Descriptor | None = None
+        self.socket_name = ""
+        self.member: weakref.ref[Membership] | None = None
+        self.files = 1  # ours and those that were open after the last scan
 
-    def stop(self) -> None:
-        """Ends the threads, and waits for that."""
-        self.control_server.stop()
-        if self.thread is not None:
-            self.thread.stop()
+    def move(self, place: SharedDirectory) -> None:
+        """The directory is another one."""
+        self.changes.close()
+        self.place, self.changes = place, Changes(place)
 
     def leave(self) -> None:
-        """Removes our names from the directory and ends the threads. The file stays locked: it may still be written
-        to."""
-        self.control_server.close()
-        self.stop()
+        """Removes our names from the directory; no thread works for us any more. The file stays locked: it may still be
+        written to."""
+        _thread.leave(self)
+        self.close_socket()
         self.remove_file(self.place)
         self.place.remove_if_empty()
+
+    def open_socket(self) -> None:
+        """Opens the control socket beside our file, unless it is open. Raises OSError, RuntimeError."""
+        if self.file is None:
+            return
+        name, before = owner_file.socket_of(self.file), self.socket
+        is_open = before is not None and before.is_ours and self.socket_name == name
+        if not is_open or self.place.identity_of(name) is None:
+            owner_file.remove_name(self.place, name)
+            self.socket = control_server.listen(self.place, owner_file.id_of(self.file), self.handle)
+            self.socket_name = name
+            if before is not None:
+                control_server.stop_listening(before)
+
+    def close_socket(self) -> None:
+        if self.socket is not None:
+            control_server.stop_listening(self.socket)
+            self.socket = None
 
     def remove_file(self, place: SharedDirectory) -> None:
         """Removes the names of our file and socket. Raises OSError."""
@@ -101,8 +129,7 @@ class OsResources:
 
     def after_fork_in_child(self) -> None:
         """The file and the socket are the parent's."""
-        self.control_server.after_fork_in_child()
-        self.file = None
+        self.file = self.socket = None
         self.unlock()
 
 
@@ -118,8 +145,9 @@ class Membership:
         self._last_control_error = ""
         self._is_ready = False  # sessions may be opened: we have a file, and the others know it
         self._evicted = False  # our file is not where others find it: a new one is due
-        self._resources = OsResources(name, group, _handler(audit, handle))
-        self._resources.thread = BackgroundThread(f"inbound_audit {name}", _job(weakref.ref(self), self.place.path))
+        with shared_lock:
+            self._resources = OsResources(name, group, _handler(audit, handle))
+        self._resources.member = weakref.ref(self)
         self._scanner = OwnerScanner(audit, self._resources.place, remove_dead=True)
         # When the audit is collected. At exit the system closes descriptors: sessions may still be opened.
         self._finalizer = weakref.finalize(audit, self._resources.release_all)
@@ -173,7 +201,8 @@ class Membership:
         """Makes the directory anew, where others look for it, if it was removed or renamed."""
         held = self._resources
         if held.place.gone:
-            before, held.place = held.place, SharedDirectory(self._name, self._group, held.place.path)
+            before = held.place
+            held.move(SharedDirectory(self._name, self._group, before.path))
             with contextlib.suppress(OSError):
                 held.remove_file(before)
             before.close()
@@ -194,30 +223,24 @@ class Membership:
                 made.lock.release()
                 raise
             held.remove_file(held.place)
-            held.control_server.stop_listening()  # it has the name of the file before
             held.unlock()
             held.file, held.lock, held.identity = name, made.lock, descriptor.identity
         self._evicted = False
 
     def _open_control(self) -> None:
         """Opens the control socket if it is closed. A failure is logged and does not affect counting."""
-        held, why = self._resources, ""
-        if held.file is not None:
-            socket = owner_file.socket_of(held.file)
-            try:
-                if held.control_server.listens and held.place.identity_of(socket) is not None:
-                    return
-                owner_file.remove_name(held.place, socket)
-                held.control_server.listen(held.place, owner_file.id_of(held.file))
-                held.control_server.start()
-            except (OSError, RuntimeError) as error:
-                why = str(error)
-                if why != self._last_control_error:
-                    logger.warning("%s: no process can ask this one to change counts: %s", held.place.path, why)
+        why = ""
+        try:
+            self._resources.open_socket()
+        except (OSError, RuntimeError) as error:
+            why = str(error)
+            if why != self._last_control_error:
+                logger.warning("%s: no process can ask this one to change counts: %s", self.place.path, why)
         self._last_control_error = why
 
     def wait_until_scanned(self) -> None:
-        """Waits until every owner that is there has scanned once from now on, at most `JOIN_TIMEOUT_S` seconds."""
+        """Waits until every owner that is there has scanned once from now on; or none has for `JOIN_TIMEOUT_S`
+        seconds."""
         deadline = time.monotonic() + JOIN_TIMEOUT_S
         pause = 0.0005
         awaited: dict[str, int] | None = None
@@ -227,16 +250,20 @@ class Membership:
                     held = self._resources
                     if held.file is None:
                         return
-                    if awaited is None:  # an event for those that watch the directory
+                    if awaited is None:  # a change for those that watch the directory, and for those that can't
                         os.utime(held.file, dir_fd=held.place.fd, follow_symlinks=False)
-                    self.scan()  # others may be waiting for us
+                        os.utime(held.place.fd)
+                    self.scan(all=False)  # others may be waiting for us
                     now = self._scanner.scan_counts
             except OSError:  # no descriptor is left, or our file was removed; the thread makes a new one
                 now = {}
+            before = awaited
             if awaited is None and now:
                 # An odd number is a scan that may have begun before; the one after it counts.
                 awaited = {name: (count + 1) // 2 * 2 + 2 for name, count in now.items()}
             awaited = {name: count for name, count in (awaited or {}).items() if now.get(name, count) < count}
+            if before is not None and len(awaited) < len(before):
+                deadline = time.monotonic() + JOIN_TIMEOUT_S
             if not awaited or time.monotonic() > deadline:
                 return
             time.sleep(pause)
@@ -244,18 +271,24 @@ class Membership:
 
     # ---- scans
 
-    def scan(self) -> None:
-        """Attaches new owners, and drops dead ones. Raises OSError: then it was no scan, and others wait for
-        another."""
+    def scan(self, *, all: bool = True) -> None:
+        """Attaches new owners, and drops dead ones: of all files, or of those that have changed. Raises OSError: then
+        it was no scan, and others wait for another."""
         with shared_lock:
             if not self._finalizer.alive:
                 return
+            held = self._resources
             self._own_file.mark_scan(True)
+            if read_changes():  # after the mark: others take what they changed before it for seen
+                _thread.wake()  # some may be of other audits
+            changed = held.changes.take(all=all)
             try:
-                self._scanner.scan(self._resources.identity)
+                self._scanner.scan(held.identity, changed)
             except OSError:
+                held.changes.lose_track()
                 if self._finalizer.alive:  # else a signal handler has closed it meanwhile
                     raise
+            held.files = 1 + len(self._scanner)
             self._own_file.mark_scan(False)
 
     def _repair_own_file(self) -> None:
@@ -290,13 +323,13 @@ class Membership:
             self._is_ready = True
         self._open_control()
 
-    def run_once(self) -> None:
+    def run_once(self, *, all: bool = True) -> None:
         """What the thread does each time: checks our file, and scans. Failures are logged, each once in a row."""
         try:
             with shared_lock:
                 if self._finalizer.alive:
                     self._repair_own_file()
-                    self.scan()
+                    self.scan(all=all)
         except Exception as error:  # whatever it is: without the thread, dead processes would stay counted
             if str(error) != self._last_error:
                 expected = isinstance(error, (OSError, InboundAuditError))
@@ -306,16 +339,12 @@ class Membership:
             self._last_error = ""
 
     def start(self) -> None:
-        """Starts the threads, unless they run. A failure is logged; a later call tries again."""
-        held = self._resources
-        if not self._finalizer.alive or held.thread is None:
-            return
-        try:
-            if held.control_server.listens:
-                held.control_server.start()
-            held.thread.start()
-        except (OSError, RuntimeError) as error:
-            logger.error("%s: no thread scans for other processes: %s", held.place.path, error)
+        """Starts the thread, unless it runs. A failure is logged; a later call tries again."""
+        if self._finalizer.alive:
+            try:
+                _thread.enter(self._resources)
+            except (OSError, RuntimeError) as error:
+                logger.error("%s: no thread scans for other processes: %s", self.place.path, error)
 
     # ---- requests to others
 
@@ -348,9 +377,9 @@ class Membership:
         """Leaves the directory. The audit has forgotten its sessions. Idempotent."""
         with shared_lock:
             self._is_ready = False
-            self._resources.stop()
             self._scanner.detach_all()
             self._finalizer()
+            self._resources.changes.close()
 
     def leave(self) -> None:
         """Python exits: others count us no more, while sessions may still be open."""
@@ -377,40 +406,41 @@ def _handler(audit: _ipcount.Audit, handle: Handler) -> Callable[[bytes], bytes]
     return handle_line
 
 
-def _job(member: weakref.ref[Membership], path: str) -> Callable[[BackgroundThread], None]:
+def _scan_when_needed(thread: BackgroundThread) -> None:
     """What the thread does. It holds no audit, so that one without other references is collected."""
-
-    def scan_when_needed(thread: BackgroundThread) -> None:
-        watched, watch = path, _watch(path)
-        timeout = SCAN_INTERVAL_S
-        while True:
-            number = watch.current if watch is not None else None
-            events = thread.wait(timeout, {} if number is None else {number: select.POLLIN})
-            if events is None:
-                return
-            timeout = RESCAN_DELAY_S if events else SCAN_INTERVAL_S
-            if events and watch is not None:
-                with contextlib.suppress(OSError):  # other code has closed it
-                    os.read(watch.number, 65536)
+    next_all = again = 0.0  # when to scan everything, and when to scan what has changed once more; 0: nothing has
+    while thread.wait(_pause(min(next_all, again or next_all)), watched()) is not None:
+        now = time.monotonic()
+        all, repeat = now >= next_all, 0 < again <= now
+        if not thread.acquire(shared_lock):
+            return
+        try:
+            read_changes()
+            found = [(one, one.changes) for one in _thread.members]
+            due = [one for one, new in found if all or new.pending or (repeat and new.repeats)]
+        finally:
+            shared_lock.release()
+        for one in due:
             if not thread.acquire(shared_lock):
                 return
             try:
-                membership = member()
-                if membership is None:
-                    return
-                membership.run_once()
-                now = membership.place.path
-                del membership
+                member = one.member() if one in _thread else None
+                if member is not None:
+                    member.run_once(all=all)
+                del member
             finally:
                 shared_lock.release()
-            if watch is None or not watch.is_ours or watched != now:
-                watched, watch = now, _watch(now)
+        repeats = any(one.changes.repeats for one in _thread.members)
+        again = 0.0 if not repeats else again if again > now else now + RESCAN_DELAY_S
+        if all:
+            next_all = now + SCAN_INTERVAL_S * max(1.0, sum(one.files for one in _thread.members) / MANY_FILES)
 
-    return scan_when_needed
+
+def _pause(until: float) -> float:
+    """Seconds to wait. Directories without a watch are compared from time to time."""
+    unwatched = sum(not one.changes.watched for one in _thread.members)
+    most = max(RESCAN_DELAY_S, unwatched / UNWATCHED_PER_S) if unwatched else until
+    return min(max(0.0, until - time.monotonic()), most)
 
 
-def _watch(path: str) -> Descriptor | None:
-    """A descriptor that is readable when the directory changes. None: a user may have 128 of them."""
-    with contextlib.suppress(OSError):
-        return Descriptor(_ipcount.watch_directory(path))
-    return None
+_thread = MemberThread("inbound_audit", _scan_when_needed)

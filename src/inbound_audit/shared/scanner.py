@@ -67,25 +67,42 @@ class OwnerScanner:
         self._owner = owner
         self._files: dict[str, _OpenOwner] = {}
 
-    def scan(self, own: Identity | None = None) -> None:
+    def scan(self, own: Identity | None = None, changed: set[str] | None = None) -> None:
         """Drops owners that are dead and attaches those that are new, except for the file whose identity is `own`.
 
-        O(owners) system calls. Raises OSError when this process has no descriptor left.
+        `changed`: the only names that have changed since the scan before; None: any may have. O(changed) or O(owners)
+        system calls. Raises OSError when this process has no descriptor left.
         """
         _ipcount.watch_faults()
-        for name, file in list(self._files.items()):
-            if not self._reopen(name, file):
-                self._detach(name)
-            elif owner_file.has_owner(file.descriptor.number):
-                self._refresh_owner(name, file)
-            else:
-                self._drop_dead(name)
-        there = set(self._place.names())
+        for name in self._known(own, changed):
+            self._check(name, self._files[name])
+        there = set(self._place.names()) if changed is None else changed
         for name in there - set(self._files):
             if owner_file.NAME.fullmatch(name) and self._owner in (None, owner_file.id_of(name)):
                 self._open_owner(name, own)
             elif self._remove_dead and owner_file.SOCKET.fullmatch(name) and f"{name[:16]}.owner" not in there:
                 owner_file.remove_unused_socket(self._place, name)
+
+    def _known(self, own: Identity | None, changed: set[str] | None) -> list[str]:
+        """The attached files among those that have changed. A file was made without a name, and the kernel reports that
+        its writer closed it under the number of its inode: an unknown number may stand for any file."""
+        closed = {name for name in changed or () if name.startswith("#")}
+        if changed is None or not closed:
+            return [name for name in (self._files if changed is None else changed) if name in self._files]
+        numbers = {f"#{file.descriptor.identity[1]}": name for name, file in self._files.items()}
+        if own is not None:
+            closed.discard(f"#{own[1]}")
+        if not closed <= numbers.keys():
+            return list(self._files)
+        return list({*(name for name in changed if name in self._files), *(numbers[number] for number in closed)})
+
+    def _check(self, name: str, file: _OpenOwner) -> None:
+        if not self._reopen(name, file):
+            self._detach(name)
+        elif owner_file.has_owner(file.descriptor.number):
+            self._refresh_owner(name, file)
+        else:
+            self._drop_dead(name)
 
     def move(self, place: SharedDirectory) -> None:
         """The same audit has another directory now."""
@@ -101,6 +118,10 @@ class OwnerScanner:
     def scan_counts(self) -> dict[str, int]:
         """How often each owner has begun and ended a scan, by name: odd while it scans."""
         return {name: file.mapped.scan_count for name, file in self._files.items() if file.mapped is not None}
+
+    def __len__(self) -> int:
+        """How many files are open."""
+        return len(self._files)
 
     @property
     def owners(self) -> list[OwnerInfo]:

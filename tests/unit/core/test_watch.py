@@ -42,3 +42,22 @@ def test_what_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("file", "missing", "link"):
         assert inner.watch_directory(os.fsencode(tmp_path / name)) == -1
+
+
+def test_one_descriptor_watches_many_directories(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    fd = inner.watch_directory(os.fsencode(tmp_path / "one"))
+    try:
+        number = inner.add_watch(fd, os.fsencode(tmp_path / "two"))
+        assert number not in (-1, 1)
+        (tmp_path / "two" / "new").touch()
+        assert int.from_bytes(os.read(fd, 4096)[:4], sys.byteorder) == number
+        assert inner.remove_watch(fd, number) == 0
+        os.read(fd, 4096)  # says that the watch has ended
+        (tmp_path / "two" / "new").unlink()
+        assert select.select([fd], [], [], 0)[0] == []
+        assert inner.remove_watch(fd, number) == -1
+        assert inner.add_watch(fd, os.fsencode(tmp_path / "three")) == -1
+    finally:
+        os.close(fd)

@@ -1,11 +1,11 @@
-"""The control socket of a process of a shared audit, and the thread that handles requests.
+"""The control sockets of the shared audits of a process, and the thread that handles requests.
 
-One thread reads requests and handles them one after the other. Reads and writes never block. Each connection has
-`DEADLINE_S` seconds, and there are at most `MAX_CONNECTIONS`: a client that is silent, slow, or sends without an end is
-disconnected.
+One thread for all of them reads requests and handles them one after the other. Reads and writes never block. Each
+connection has `DEADLINE_S` seconds, and there are at most `MAX_CONNECTIONS`: a client that is silent, slow, or sends
+without an end is disconnected.
 
 While the thread handles a request it is like any other thread of the program that uses the audit, and may wait for the
-same locks. So `stop` does not wait for the end of a request: forks and the end of an audit go on beside it.
+same locks. Forks and the end of an audit do not wait for the end of a request: they go on beside it.
 
 Lock rule: `_lock` is held for a few assignments, never for a wait, a read or a write.
 """
@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from inbound_audit.descriptor import Descriptor
-from inbound_audit.process import BackgroundThread
+from inbound_audit.process import BackgroundThread, MemberThread, Stage, register
 from inbound_audit.shared.control.protocol import MAX_REQUEST, path_of
 from inbound_audit.shared.directory import Directory
 
@@ -48,28 +48,23 @@ def may_request(uid: int) -> bool:
 
 
 class ControlServer:
-    """A socket and its thread. All methods may be called from any thread, also from the one that handles requests."""
+    """The sockets of this process and their thread. All methods may be called from any thread, also from the one that
+    handles requests."""
 
-    def __init__(self, name: str, handle: Handle) -> None:
-        self._handle = handle
-        self._thread = BackgroundThread(f"control of inbound_audit {name}", self._run)
+    def __init__(self) -> None:
+        self._thread = MemberThread("inbound_audit control", self._run)
         self._reset()
+        register(self, Stage.SHARED, ControlServer.after_fork_in_child)
 
     def _reset(self) -> None:
         self._lock = threading.RLock()
-        self._closed = False
-        self._socket: Descriptor | None = None
+        self._sockets: dict[Descriptor, Handle] = {}
         self._retired: list[Descriptor] = []
         self._connections: list[_Connection] = []
         self._pauses_until = 0.0
 
-    @property
-    def listens(self) -> bool:
-        """False if there is no socket, or other code has closed it."""
-        return self._socket is not None and self._socket.is_ours
-
-    def listen(self, place: Directory, owner_id: str) -> None:
-        """Makes the socket of that owner. Raises OSError."""
+    def listen(self, place: Directory, owner_id: str, handle: Handle) -> Descriptor:
+        """Makes the socket of that owner, to be given to `stop_listening`. Raises OSError and RuntimeError."""
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             os.fchmod(made.fileno(), 0o600)  # its name will have this mode from the first moment on
@@ -78,49 +73,35 @@ class ControlServer:
         except OSError:
             made.close()
             raise
-        with self._lock:
-            self._retire()
-            self._socket = Descriptor(made.detach())
+        listening = Descriptor(made.detach())
+        self._sockets[listening] = handle
+        try:
+            self._thread.enter(listening)
+        except BaseException:
+            self.stop_listening(listening)
+            raise
+        return listening
+
+    def stop_listening(self, listening: Descriptor) -> None:
+        """Closes a socket; clients that are connected get their answers, unless it was the last one. Idempotent."""
+        if self._sockets.pop(listening, None) is None:
+            return
+        with self._lock:  # the thread may be about to accept: it closes the socket itself, when it does not use it
+            self._retired.append(listening)
         self._thread.wake()
-
-    def stop_listening(self) -> None:
-        """Closes the socket; clients that are connected get their answers."""
-        with self._lock:
-            self._retire()
-        self._thread.wake()
-
-    def _retire(self) -> None:
-        """The thread may be about to accept: it closes the socket itself, when it does not use it."""
-        if self._socket is not None:
-            self._retired.append(self._socket)
-            self._socket = None
-
-    # ---- the thread's life
-
-    def start(self) -> None:
-        """Starts the thread, unless it runs. Raises OSError and RuntimeError when it can't."""
-        if not self._closed:
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the thread; one that handles a request ends after it."""
-        self._thread.stop()
-
-    def close(self) -> None:
-        """Closes everything. Idempotent."""
-        self._closed = True
-        self.stop()
-        if not self._thread.runs:
+        self._thread.leave(listening)
+        if not self._sockets and not self._thread.runs:
             self._close_all()
 
     def after_fork_in_child(self) -> None:
         """Closes what the parent had open here; the parent's clients are not this process's."""
+        for listening in self._sockets:
+            listening.close()
         self._close_all()
         self._reset()
 
     def _close_all(self) -> None:
         with self._lock:
-            self._retire()
             for connection in self._connections:
                 connection.close()
             self._connections.clear()
@@ -136,7 +117,7 @@ class ControlServer:
         while True:
             events = thread.wait(self._timeout(time.monotonic()), self._polled())
             if events is None:
-                if self._closed:
+                if not self._sockets:
                     self._close_all()
                 return
             with self._lock:
@@ -149,10 +130,10 @@ class ControlServer:
 
     def _polled(self) -> dict[int, int]:
         """What to wait for, by descriptor. A socket that other code has closed is left out."""
-        polled = {}
-        listening = self._socket.current if self._socket is not None else None
-        if listening is not None and time.monotonic() >= self._pauses_until:
-            polled[listening] = select.POLLIN
+        polled: dict[int, int] = {}
+        if time.monotonic() >= self._pauses_until:
+            listening = [one.current for one in list(self._sockets)]
+            polled = {number: select.POLLIN for number in listening if number is not None}
         for connection in self._connections:
             number = connection.socket.current
             if number is not None:
@@ -167,16 +148,16 @@ class ControlServer:
         return max(0.001, min(times) - now) if times else None
 
     def _step(self, events: set[int]) -> None:
-        listening = self._socket
-        if listening is not None and listening.current in events:
-            self._accept(listening)
+        for listening, handle in list(self._sockets.items()):
+            if listening.current in events:
+                self._accept(listening, handle)
         for connection in list(self._connections):
             due = not connection.events or connection.socket.current in events
             if (due and not connection.step()) or time.monotonic() > connection.deadline:
                 self._connections.remove(connection)
                 connection.close()
 
-    def _accept(self, listening: Descriptor) -> None:
+    def _accept(self, listening: Descriptor, handle: Handle) -> None:
         try:
             with _as_socket(listening) as borrowed:
                 made, _ = borrowed.accept()
@@ -192,7 +173,7 @@ class ControlServer:
         if len(self._connections) == MAX_CONNECTIONS:
             self._connections.pop(0).close()
         made.setblocking(False)
-        self._connections.append(_Connection(Descriptor(made.detach()), self._handle, self._thread))
+        self._connections.append(_Connection(Descriptor(made.detach()), handle, self._thread))
 
 
 @contextlib.contextmanager
@@ -258,3 +239,7 @@ class _Connection:
     def close(self) -> None:
         """Idempotent."""
         self.socket.close()
+
+
+control_server = ControlServer()
+"""Of this process."""
