@@ -36,6 +36,9 @@ logger = logging.getLogger("inbound_audit")
 
 LOCK_POLL_S = 0.02
 
+MAX_WAIT_S = 1.0
+"""Seconds of the longest wait: other code may close a pipe that a thread is about to wait for, and no wake comes."""
+
 RETRY_S = 0.2
 """Seconds after which a background thread begins again after an error that was not expected."""
 
@@ -163,7 +166,8 @@ class BackgroundThread:
     # ---- for the job
 
     def wait(self, timeout: float | None, polled: Mapping[int, int] | None = None) -> set[int] | None:
-        """Waits for `timeout` seconds, for `wake`, or for events of descriptors: their numbers, and which events.
+        """Waits for `timeout` seconds, for `wake`, or for events of descriptors: their numbers, and which events. May
+        return sooner.
 
         Returns the numbers that have events, or None when the job is to return.
         """
@@ -178,7 +182,7 @@ class BackgroundThread:
         poll.register(end, select.POLLIN)
         for number, events in (polled or {}).items():
             poll.register(number, events)
-        found = {number for number, _ in poll.poll(None if timeout is None else 1000 * timeout)}
+        found = {number for number, _ in poll.poll(1000 * min(MAX_WAIT_S, MAX_WAIT_S if timeout is None else timeout))}
         with self._lock, contextlib.suppress(OSError):
             if end in found and self._pipe is not None:
                 os.read(self._pipe[0].number, 4096)
