@@ -2,16 +2,13 @@
 
 From the ground up:
 
-faults       errors with line and column
-source       a file as text
-tree         what a script is made of
-texts        quoted and multi-line texts, and what is expanded in them
-grammar      the language, for lark; parse makes a tree of a text
+tree         what a script is made of, and errors with line and column
+parse        the language, for lark; makes a tree of a text
 values       texts, numbers, lists and hashes, and what functions make of their arguments
-regex        patterns; automaton runs them, in time that grows with the text alone
 compare      comparators and match types
 run          what one run of a script keeps, and the verdict that it comes to
-functions    what a function is; sessions, windows, hashes and replies are the functions
-expressions  values, calls, tests and statements, compiled: expressions, calls, conditions, assign, require, compile
+functions    what a function is; counts, networks, builtins and replies are the functions
+expressions  values, compiled; calls: calls and assignments; conditions: tests; compile: statements
+needs        what a script needs of the audit
 policy       SievePolicy
 """

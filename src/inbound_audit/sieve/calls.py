@@ -1,54 +1,78 @@
-"""Calls of functions, compiled. Constant arguments are checked when the script is loaded."""
+"""Calls of functions and assignments, compiled. Constant arguments are checked when the script is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeAlias
 
-from inbound_audit.errors import InboundAuditError, PolicyError
+from inbound_audit.errors import InboundAuditError, PolicyError, did_you_mean
 from inbound_audit.sieve import tree
-from inbound_audit.sieve.arithmetic import ARITHMETIC
-from inbound_audit.sieve.context import CONTEXT
+from inbound_audit.sieve.builtins import BUILTINS
+from inbound_audit.sieve.counts import COUNTS
 from inbound_audit.sieve.expressions import Expression, constant, expression
-from inbound_audit.sieve.faults import ScriptError
-from inbound_audit.sieve.functions import Function, Parameter
-from inbound_audit.sieve.hashes import HASHES
-from inbound_audit.sieve.lists import LISTS
+from inbound_audit.sieve.functions import Function, Parameter, Runner
 from inbound_audit.sieve.networks import NETWORKS
 from inbound_audit.sieve.replies import REPLIES
 from inbound_audit.sieve.run import Run
-from inbound_audit.sieve.sessions import SESSIONS
-from inbound_audit.sieve.values import Value
-from inbound_audit.sieve.windows import WINDOWS
+from inbound_audit.sieve.tree import ScriptError
+from inbound_audit.sieve.values import UNSET, Value
 
-FUNCTIONS: dict[str, Function] = {
-    **SESSIONS,
-    **WINDOWS,
-    **NETWORKS,
-    **ARITHMETIC,
-    **LISTS,
-    **HASHES,
-    **CONTEXT,
-    **REPLIES,
-}
+FUNCTIONS: dict[str, Function] = {**COUNTS, **NETWORKS, **BUILTINS, **REPLIES}
 
 Called: TypeAlias = Callable[[Run], "Value | None"]
 
 
-def call(node: tree.Call, function: Function) -> Called:
-    """Calls a function. Raises ScriptError when the arguments are not what it takes."""
+def assignment(node: tree.Assignment) -> Callable[[Run], None]:
+    """Raises ScriptError when what is assigned has no value."""
+    value_of = _assigned(node.value)
+    names = node.names
+    first = names[0]
+
+    def assign(run: Run) -> None:
+        run.variables[first] = value_of(run)
+
+    def assign_each(run: Run) -> None:
+        value = value_of(run)
+        found = value if isinstance(value, list) else [value]
+        run.variables.update(zip(names, [*found, *[UNSET] * len(names)], strict=False))
+
+    return assign_each if node.unpacks else assign
+
+
+def _assigned(node: tree.Value | tree.Call) -> Expression:
+    if not isinstance(node, tree.Call):
+        return expression(node)
+    function = FUNCTIONS.get(node.name)
+    if function is None:
+        with_value = [name for name, known in FUNCTIONS.items() if known.has_value]
+        raise ScriptError(node.at, f"unknown function {node.name!r}{did_you_mean(node.name, with_value)}")
+    if not function.has_value:
+        raise ScriptError(node.at, f"{node.name} has no value")
+    return call(node, function)  # type: ignore[return-value]  # it has a value
+
+
+def no_tests(node: tree.Call) -> None:
+    """Raises ScriptError for a call that has tests."""
     if node.tests:
         first = node.tests[0]
         raise ScriptError(first.at, f"{node.name} takes no test; is a ';' missing before {first.name!r}?")
+
+
+def call(node: tree.Call, function: Function) -> Called:
+    """Calls a function. Raises ScriptError when the arguments are not what it takes."""
+    no_tests(node)
     given, tagged = _arguments(node, function)
-    run = _tagged(function.run, tagged)
     if function.by_hash is not None and len(given) == 1 and constant(given[0]) is None:
-        return _by_hash(node, run, function, expression(given[0]))
+        return _by_hash(node, function, function.by_hash, expression(given[0]))
     if len(given) not in function.takes:
         raise ScriptError(node.at, f"{node.name} takes {_taken(function)}, and not {len(given)}")
     arguments = [_argument(*pair) for pair in zip(given, function.parameters, strict=False)]
-    return _applied(run, [node.at, *arguments] if function.placed else arguments)
+    try:
+        named = zip(function.options, arguments, strict=False)
+        function.check({name: value for name, value in named if not callable(value)})
+    except InboundAuditError as error:
+        raise ScriptError(node.at, str(error)) from None
+    return _applied(function.run, [node.at, *arguments] if function.placed else arguments, tagged)
 
 
 def _arguments(node: tree.Call, function: Function) -> tuple[list[tree.Value], dict[str, Any]]:
@@ -66,15 +90,8 @@ def _arguments(node: tree.Call, function: Function) -> tuple[list[tree.Value], d
         value = next(arguments, None)
         if value is None or isinstance(value, tree.Tag) or argument.name in tagged:
             raise ScriptError(argument.at, f":{argument.name} may be given once, with one value after it")
-        tagged[argument.name] = _argument(value, function.tags[argument.name])
+        tagged[argument.name] = _argument(value, function.options[argument.name])
     return given, tagged
-
-
-def _tagged(run: Callable[..., Value | None], tagged: dict[str, Any]) -> Callable[..., Value | None]:
-    if not tagged:
-        return run
-    readers = {name: value if callable(value) else partial(_known, value) for name, value in tagged.items()}
-    return lambda state, *given: run(state, *given, **{name: reader(state) for name, reader in readers.items()})
 
 
 def _taken(function: Function) -> str:
@@ -87,68 +104,59 @@ def _taken(function: Function) -> str:
 
 def _argument(node: tree.Value, parameter: Parameter) -> Any:
     """An argument that is known, or how it is found out: a callable."""
+    name, (read, _, check), _ = parameter
     known = constant(node)
     if known is None:
-        return _worked_out(expression(node), parameter)
+        value_of = expression(node)
+
+        def worked_out(run: Run) -> Any:
+            value = value_of(run)
+            try:
+                return read(value)
+            except InboundAuditError as error:
+                raise PolicyError(f"{name}: {error}") from None
+
+        return worked_out
     try:
-        value = parameter.read(known)
-        if parameter.check is not None:
-            parameter.check(value)
+        value = read(known)
+        if check is not None:
+            check(value)
     except InboundAuditError as error:
-        raise ScriptError(node.at, f"{parameter.name}: {error}") from None
+        raise ScriptError(node.at, f"{name}: {error}") from None
     return value
 
 
-def _worked_out(value_of: Expression, parameter: Parameter) -> Callable[[Run], Any]:
-    name, read, _ = parameter
-
-    def worked_out(run: Run) -> Any:
-        value = value_of(run)
-        try:
-            return read(value)
-        except InboundAuditError as error:
-            raise PolicyError(f"{name}: {error}") from None
-
-    return worked_out
-
-
-def _applied(run: Callable[..., Value | None], arguments: list[Any]) -> Called:
-    if not any(map(callable, arguments)):
-        return _with_constants(run, arguments)
-    readers = [argument if callable(argument) else partial(_known, argument) for argument in arguments]
-    return lambda state: run(state, *[reader(state) for reader in readers])
-
-
-def _known(value: Any, run: Run) -> Any:
-    return value
-
-
-def _with_constants(run: Callable[..., Value | None], arguments: list[Any]) -> Called:
+def _applied(run: Runner, arguments: list[Any], tagged: dict[str, Any]) -> Called:
+    if tagged or any(map(callable, arguments)):
+        readers, named = list(map(_reader, arguments)), {name: _reader(value) for name, value in tagged.items()}
+        return lambda state: run(
+            state, *[read(state) for read in readers], **{name: read(state) for name, read in named.items()}
+        )
     # Spelt out for the numbers of arguments that counts and refusals have: an unpacked list costs as much as a count.
+    first, second, third = [*arguments, None, None, None][:3]
     if len(arguments) == 1:
-        (first,) = arguments
         return lambda state: run(state, first)
     if len(arguments) == 2:
-        first, second = arguments
         return lambda state: run(state, first, second)
     if len(arguments) == 3:
-        first, second, third = arguments
         return lambda state: run(state, first, second, third)
     return lambda state: run(state, *arguments)
 
 
-def _by_hash(node: tree.Call, run: Callable[..., Value | None], function: Function, only: Expression) -> Called:
-    """A call whose only argument may turn out to be a hash."""
-    by_hash = function.by_hash
-    assert by_hash is not None
-    read = function.parameters[0].read
+def _reader(argument: Any) -> Callable[[Run], Any]:
+    return argument if callable(argument) else lambda run: argument
 
-    def called(state: Run) -> Value | None:
-        value = only(state)
+
+def _by_hash(node: tree.Call, function: Function, by_hash: Function, only: Expression) -> Called:
+    """A call whose only argument may turn out to be a hash."""
+    read = function.parameters[0].reader.read
+
+    def called(run: Run) -> Value | None:
+        value = only(run)
         if isinstance(value, dict):
-            return by_hash(state, value)
+            return by_hash.run(run, **by_hash.read_options(value))
         if 1 not in function.takes:
             raise PolicyError(f"{node.name} takes {_taken(function)}, and not 1")
-        return run(state, read(value))
+        return function.run(run, read(value))
 
     return called

@@ -19,14 +19,7 @@ MATCH_TYPES = ("is", "contains", "matches", "regex", "value", "count")
 _LEADING = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 MAX_DIGITS = 4000  # int() refuses longer ones
 _UPPER = {code: code - 32 for code in range(ord("a"), ord("z") + 1)}
-_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "gt": operator.gt,
-    "ge": operator.ge,
-    "lt": operator.lt,
-    "le": operator.le,
-    "eq": operator.eq,
-    "ne": operator.ne,
-}
+_OPERATORS = ("gt", "ge", "lt", "le", "eq", "ne")  # as Python calls them, too
 
 
 class Relation(NamedTuple):
@@ -59,7 +52,7 @@ def folded_text(value: Scalar) -> str:
 _MADE: dict[str, Callable[[Scalar], Any]] = {OCTET: text, CASEMAP: folded_text, NUMERIC: numeric}
 
 
-def relation(match: str, name: str | None, comparator: str | None) -> Relation:
+def relation(match: str, name: str, comparator: str | None) -> Relation:
     """What a match type asks; `name` is the operator of ``:value`` and ``:count``.
 
     Raises PolicyError for an unknown name, and for a pair that does not fit: numbers have no parts.
@@ -69,7 +62,7 @@ def relation(match: str, name: str | None, comparator: str | None) -> Relation:
         raise PolicyError(f"no comparator {chosen!r} (there are {', '.join(COMPARATORS)})")
     made = _MADE[chosen]
     if match in ("value", "count"):
-        return Relation(made, made, _operator(name or "", chosen))
+        return Relation(made, made, _operator(name, chosen))
     if match == "is":
         return Relation(made, made, operator.eq)
     if chosen == NUMERIC:
@@ -88,7 +81,8 @@ def _operator(name: str, comparator: str) -> Callable[[Any, Any], bool]:
     if name not in _OPERATORS:
         known = (*_OPERATORS, "bitwise-and")
         raise PolicyError(f"no operator {name!r} (there are {', '.join(known)}){did_you_mean(name, known)}")
-    return _OPERATORS[name]
+    compare: Callable[[Any, Any], bool] = getattr(operator, name)
+    return compare
 
 
 def _common_bits(subject: int | float, key: int | float) -> bool:

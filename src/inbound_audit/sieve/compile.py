@@ -10,30 +10,45 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from inbound_audit.errors import did_you_mean
+from inbound_audit.errors import PolicyError, did_you_mean
 from inbound_audit.sieve import tree
-from inbound_audit.sieve.assign import assignment
-from inbound_audit.sieve.calls import FUNCTIONS, call
+from inbound_audit.sieve.calls import FUNCTIONS, assignment, call
+from inbound_audit.sieve.compare import COMPARATORS
 from inbound_audit.sieve.conditions import TESTS, Condition, condition
-from inbound_audit.sieve.faults import At, ScriptError, failed_at
-from inbound_audit.sieve.require import without_require
+from inbound_audit.sieve.expressions import constant
 from inbound_audit.sieve.run import Run
+from inbound_audit.sieve.tree import At, ScriptError
 
 Step: TypeAlias = Callable[[Run], object]
 """A statement; returns something true if the script is over."""
 Block: TypeAlias = Callable[[Run], bool]
 
+EXTENSIONS = ("variables", "relational", "regex", *(f"comparator-{comparator}" for comparator in COMPARATORS))
 _ENDS = ("stop", "keep")
-_BRANCHES = ("if", "elsif", "else")
-_COMMANDS = ("require", *_BRANCHES, *_ENDS, *FUNCTIONS)
+_COMMANDS = ("require", "if", "elsif", "else", *_ENDS, *FUNCTIONS)
 
 
 def script(statements: Sequence[tree.Statement]) -> Block:
     """Compiles a whole script. Raises ScriptError, also for one without any statement: it protects from nothing."""
-    commands = without_require(statements, (*_COMMANDS, *TESTS))
-    if not commands:
-        raise ScriptError(At(1, 1), "the script does nothing; a policy has an action such as ec_action, or keep")
-    return _block(commands)
+    number = 0
+    for number, statement in enumerate(statements):
+        if not (isinstance(statement, tree.Command) and statement.name == "require"):
+            return _block(statements[number:])
+        _require(statement)
+    raise ScriptError(At(1, 1), "the script does nothing; a policy has an action such as ec_action, or keep")
+
+
+def _require(command: tree.Command) -> None:
+    """Raises ScriptError for a ``require`` of what is neither a command nor an extension."""
+    node = command.call
+    only = node.arguments[0] if len(node.arguments) == 1 and not node.tests and command.block is None else None
+    known = {*_COMMANDS, *TESTS, *EXTENSIONS}
+    for wanted in only.members if isinstance(only, tree.Items) else (only,):
+        name = constant(wanted) if isinstance(wanted, tree.Text) else None
+        if wanted is None or not isinstance(name, str):
+            raise ScriptError(node.at, "require takes a text or a list of texts")
+        if name.lower() not in known:
+            raise ScriptError(wanted.at, f"{name!r} is not available{did_you_mean(name, sorted(known))}")
 
 
 def _block(statements: Sequence[tree.Statement]) -> Block:
@@ -75,13 +90,8 @@ def _step(group: list[tree.Statement]) -> Step | None:
 
 def _is_terminal(statement: tree.Statement) -> bool:
     """A reply is; a bare ``ec_disconnect`` sets none."""
-    function = FUNCTIONS.get(statement.name)
-    return (
-        isinstance(statement, tree.Command)
-        and function is not None
-        and function.ends
-        and statement.call.arguments != ()
-    )
+    known = FUNCTIONS.get(statement.name)
+    return known is not None and known.ends and isinstance(statement, tree.Command) and statement.call.arguments != ()
 
 
 def _sequence(steps: list[tuple[Step, At]], ends: bool) -> Block:
@@ -93,30 +103,42 @@ def _sequence(steps: list[tuple[Step, At]], ends: bool) -> Block:
             except ScriptError:
                 raise
             except Exception as error:
-                raise failed_at(at, error) from error
+                raise _failed_at(at, error) from error
         return ends
 
     return block
 
 
+def _failed_at(at: At, error: Exception) -> ScriptError:
+    """What went wrong while the statement at a place ran."""
+    if isinstance(error, MemoryError):
+        return ScriptError(at, "not enough memory")
+    # The text of our own errors and of ValueError is enough; of others the class is the most important part.
+    kind = "" if isinstance(error, (PolicyError, ValueError)) else f"{type(error).__name__}: "
+    return ScriptError(at, f"{kind}{error}")
+
+
 def _plain(command: tree.Command) -> Step | None:
-    node = command.call
-    if node.name in ("elsif", "else"):
-        raise ScriptError(node.at, f"{node.name} without an if before it")
-    if node.name == "require":
-        raise ScriptError(node.at, "require stands before everything else")
-    if node.name in TESTS:
-        raise ScriptError(node.at, f"{node.name} is a test; it stands after an if")
-    if node.name not in _COMMANDS:
-        raise ScriptError(node.at, f"unknown command {node.name!r}{did_you_mean(node.name, _COMMANDS)}")
-    if command.block is not None:
-        raise ScriptError(node.at, f"{node.name} has no block; it ends with a ';'")
-    if node.name in _ENDS:
+    node, name = command.call, command.name
+    why = ""
+    if name in ("elsif", "else"):
+        why = f"{name} without an if before it"
+    elif name == "require":
+        why = "require stands before everything else"
+    elif name in TESTS:
+        why = f"{name} is a test; it stands after an if"
+    elif name not in _COMMANDS:
+        why = f"unknown command {name!r}{did_you_mean(name, _COMMANDS)}"
+    elif command.block is not None:
+        why = f"{name} has no block; it ends with a ';'"
+    if why:
+        raise ScriptError(node.at, why)
+    if name in _ENDS:
         if node.arguments or node.tests:
-            raise ScriptError([*node.arguments, *node.tests][0].at, f"{node.name} takes nothing; is a ';' missing?")
+            raise ScriptError([*node.arguments, *node.tests][0].at, f"{name} takes nothing; is a ';' missing?")
         return None
-    called = call(node, FUNCTIONS[node.name])
-    if not FUNCTIONS[node.name].has_value:
+    called = call(node, FUNCTIONS[name])
+    if not FUNCTIONS[name].has_value:
         return called
 
     def plain(run: Run) -> None:
@@ -134,7 +156,7 @@ def _chain(commands: list[tree.Command]) -> Step:
             try:
                 chosen = test(run)
             except Exception as error:
-                raise failed_at(at, error) from error
+                raise _failed_at(at, error) from error
             if chosen:
                 return body(run)
         return False
@@ -159,4 +181,4 @@ def _test(command: tree.Command) -> Condition:
 def _body(command: tree.Command) -> Block:
     if command.block is None:
         raise ScriptError(command.at, f"{command.name} without a block in braces")
-    return _block(command.block.statements)
+    return _block(command.block)

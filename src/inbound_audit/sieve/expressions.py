@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from inbound_audit.errors import PolicyError
 from inbound_audit.sieve import tree
 from inbound_audit.sieve.run import Run
-from inbound_audit.sieve.texts import Expansion, parts
 from inbound_audit.sieve.values import MAX_MEMBERS, UNSET, Scalar, Value, joined, number, text
 
 Expression: TypeAlias = Callable[[Run], Value]
 
+_EXPANDED = re.compile(r"\$\{(?P<variable>[A-Za-z_][A-Za-z0-9_]*)\}|%\{(?P<macro>[^{}\n]+)\}")
 
-def constant(node: tree.Value) -> Value | None:
+
+class Expansion(NamedTuple):
+    """``${name}``, or of a macro ``%{name}``; `written` is the whole."""
+
+    written: str
+    name: str
+    macro: bool
+
+
+def parts(text: str) -> list[str | Expansion]:
+    """A text cut into constant parts and expansions. What only looks like an expansion is constant."""
+    found: list[str | Expansion] = []
+    start = 0
+    for match in _EXPANDED.finditer(text):
+        found.append(text[start : match.start()])
+        macro = match["macro"]
+        found.append(Expansion(match[0], match["variable"].lower() if macro is None else macro, macro is not None))
+        start = match.end()
+    found.append(text[start:])
+    return [part for part in found if part]
+
+
+def constant(node: tree.Value | tree.Tag | None) -> Value | None:
     """The value of what is the same in every run, else None."""
     if isinstance(node, tree.Number):
         return node.value
@@ -100,13 +123,11 @@ def _expansion(part: str | Expansion) -> Expression | None:
     """The expression for a part of a text; None for a constant part, which an unknown macro is too."""
     if isinstance(part, str):
         return None
-    return _macro(part.name) if part.macro else _variable(part.name)
-
-
-def _macro(name: str) -> Expression | None:
-    if name in ("i", "spfv1:i"):
+    if not part.macro:
+        return _variable(part.name)
+    if part.name in ("i", "spfv1:i"):
         return lambda run: run.ac.remote_ip
-    kind, colon, key = name.partition(":")
-    if kind in ("vctx_conn", "vctx_mess") and colon:
-        return lambda run: run.context[kind].get(key, UNSET)
+    scope, colon, key = part.name.partition(":")
+    if scope in ("vctx_conn", "vctx_mess") and colon:
+        return lambda run: run.context[scope].get(key, UNSET)
     return None

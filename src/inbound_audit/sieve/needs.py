@@ -1,16 +1,21 @@
-"""The monitors that a script counts with, as far as its constants show them."""
+"""The monitors that a script counts with, and the windows that it asks for, as far as its constants show them."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from inbound_audit._ipcount import MONITOR_KINDS
+from inbound_audit.errors import InboundAuditError
 from inbound_audit.sieve import tree
+from inbound_audit.sieve.calls import FUNCTIONS
 from inbound_audit.sieve.expressions import constant
+from inbound_audit.sieve.tree import ScriptError
 from inbound_audit.sieve.values import Value, number, text
 
 _COUNTS = {f"ec_ip_{kind}{suffix}" for kind in MONITOR_KINDS for suffix in ("", "_cluster")}
+_WINDOWS = ("monitor", "period_start", "period_end")
 
 
 class Needs(NamedTuple):
@@ -21,37 +26,49 @@ class Needs(NamedTuple):
 
 
 def needs_of(statements: Sequence[tree.Statement]) -> Needs:
-    """O(script)."""
-    calls = list(_calls(statements))
-    named: dict[str, None] = {}
+    """Raises ScriptError for a hash that asks for windows that its monitor does not have. O(script)."""
+    calls: list[tree.Call] = []
+    names: Counter[str] = Counter()  # how often each variable is set, or given another name
+    options: dict[str, dict[str, list[Value | None]]] = defaultdict(lambda: defaultdict(list))
+    for statement in _flat(statements):
+        value = statement.value if isinstance(statement, tree.Assignment) else statement.call
+        names.update(statement.names if isinstance(statement, tree.Assignment) else ())
+        if isinstance(value, tree.Call):
+            calls.append(value)
+        if isinstance(value, tree.Call) and value.name == "hash_set" and len(value.arguments) == 3:
+            of, key, member = value.arguments
+            options[getattr(of, "name", "")][str(constant(key))].append(constant(member))
+            names[getattr(member, "name", "")] += 1
+        elif isinstance(value, tree.Variable):
+            names[value.name] += 1
+    monitors: dict[str, None] = {}
     positions = [0]
-    hashes: set[str] = set()
     for call in calls:
         first = call.arguments[0] if call.arguments else None
-        if call.name in _COUNTS and isinstance(first, tree.Variable):
-            hashes.add(first.name)
-        elif call.name in _COUNTS and (position := _constant(first)) is not None:
+        if isinstance(first, tree.Variable):
+            if call.name in _COUNTS:
+                named = options[first.name]["monitor"]
+                monitors |= dict.fromkeys(text(value) for value in named if value is not None)
+            if names[first.name] == 1:
+                _check_windows(call, options[first.name])
+        elif call.name in _COUNTS and (position := constant(first)) is not None:
             positions.append(number(position) + 1)
-    for call in calls:
-        if call.name == "hash_set" and len(call.arguments) == 3:
-            of, key, value = call.arguments
-            if isinstance(of, tree.Variable) and of.name in hashes and _constant(key) == "monitor":
-                found = _constant(value)
-                if found is not None:
-                    named[text(found)] = None
-    return Needs(tuple(named), max(positions))
+    return Needs(tuple(monitors), max(positions))
 
 
-def _constant(node: tree.Value | tree.Tag | None) -> Value | None:
-    return None if node is None or isinstance(node, tree.Tag) else constant(node)
+def _check_windows(call: tree.Call, options: dict[str, list[Value | None]]) -> None:
+    """Checks the windows of a hash that has one name, as far as it has each option from one place, as a constant."""
+    function = FUNCTIONS[call.name].by_hash if call.name in FUNCTIONS else None
+    if function is None or str(None) in options:  # a key that is not constant may be any
+        return
+    known = {name: options[name][0] for name in _WINDOWS if len(options[name]) == 1}
+    try:
+        function.check({name: function.read_option(name, value) for name, value in known.items() if value is not None})
+    except InboundAuditError as error:
+        raise ScriptError(call.at, str(error)) from None
 
 
-def _calls(statements: Iterable[tree.Statement]) -> Iterator[tree.Call]:
+def _flat(statements: Iterable[tree.Statement]) -> Iterator[tree.Statement]:
     for statement in statements:
-        if isinstance(statement, tree.Assignment):
-            if isinstance(statement.value, tree.Call):
-                yield statement.value
-        else:
-            yield statement.call
-            if statement.block is not None:
-                yield from _calls(statement.block.statements)
+        yield statement
+        yield from _flat(getattr(statement, "block", None) or ())

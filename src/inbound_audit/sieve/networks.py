@@ -5,17 +5,17 @@ A script runs once per session, so a list is read when it is first defined. A de
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Annotated
 
 from inbound_audit.errors import PolicyError
-from inbound_audit.sieve.functions import Function, Parameter, options
-from inbound_audit.sieve.run import Run
-from inbound_audit.sieve.values import Hash, Value, text, whole
+from inbound_audit.sieve.functions import AsText, AsWhole, Reader, function, functions
+from inbound_audit.sieve.run import DEFAULT_REFRESH_S, AddressList, Run
+from inbound_audit.sieve.values import Value, text
 
 TRUE, FALSE = "true", "false"
 
 
-def one_of(*known: str) -> Callable[[Value], str]:
+def one_of(*known: str) -> Reader:
     """Reads one of some words."""
 
     def read(value: Value) -> str:
@@ -24,10 +24,10 @@ def one_of(*known: str) -> Callable[[Value], str]:
             raise PolicyError(f"{text(value)!r}: expected {' or '.join(map(repr, known))}")
         return word
 
-    return read
+    return Reader(read)
 
 
-def source(value: Value) -> tuple[str, str]:
+def _source(value: Value) -> tuple[str, str]:
     """Reads ``"/path/of/list?want=a"``: the path, and the record that a match returns. Raises PolicyError."""
     path, mark, want = text(value).rpartition("?want=")
     if not mark or want not in ("a", "txt"):
@@ -35,69 +35,63 @@ def source(value: Value) -> tuple[str, str]:
     return path, want
 
 
-_OPTIONS = {
-    "cidrname": text,
-    "dstype": text,
-    "cachename": text,
-    "query": source,
-    "type": one_of("boolean", "value"),
-    "refresh": whole,
-    "interpolate": one_of(TRUE, FALSE),
-    "optimize": one_of(TRUE, FALSE),
-    "cidr_column": text,
-    "value_column": text,
-    "default_value": text,
-}
+Source = Annotated["tuple[str, str]", Reader(_source)]
+Kind = Annotated[str, one_of("boolean", "value")]
+Truth = Annotated[str, one_of(TRUE, FALSE)]
+Refresh = Annotated[str, Reader(text, "refresh interval")]
 
 
-def define_cidr(run: Run, *_: str | int) -> None:
+def define_cidr(run: Run, name: AsText, datasource: AsText, query: AsText, refresh: Refresh = "") -> None:
     raise PolicyError("data sources are not part of inbound_audit; define_cidr takes a hash with dstype rbldnsd")
 
 
-def define_by_hash(run: Run, given: Hash) -> None:
-    chosen = options(given, _OPTIONS)
-    if chosen.get("dstype") != "rbldnsd":
-        raise PolicyError(f"option 'dstype': expected 'rbldnsd', not {chosen.get('dstype', '')!r}")
-    for name in ("cidrname", "query"):
-        if name not in chosen:
-            raise PolicyError(f"option {name!r} is missing")
-    run.host.define_list(chosen["cidrname"], chosen)
+def define_list(
+    run: Run,
+    cidrname: AsText,
+    query: Source,
+    dstype: AsText = "",
+    cachename: AsText = "",
+    type: Kind = "boolean",
+    refresh: AsWhole = DEFAULT_REFRESH_S,
+    interpolate: Truth = TRUE,
+    optimize: Truth = TRUE,
+    cidr_column: AsText = "",
+    value_column: AsText = "",
+    default_value: AsText = "",
+) -> None:
+    """The options of the reference; those of its data sources change nothing here."""
+    if dstype != "rbldnsd":
+        raise PolicyError(f"option 'dstype': expected 'rbldnsd', not {dstype!r}")
+    chosen = AddressList(*query, refresh, type == "value", default_value, interpolate == TRUE)
+    run.host.define_list(cidrname, chosen)
 
 
-def query_cidr(run: Run, name: str, *, ip: str | None = None) -> Value:
+def query_cidr(run: Run, name: AsText, *, ip: Annotated[str | None, Reader(text, "address")] = None) -> Value:
     """The value of a match, or the default value; of a boolean list ``true`` or ``false``."""
-    chosen = run.host.list_options(name)
-    expand = chosen.get("interpolate") != FALSE
-    found = run.host.lists.query(name, run.ac.remote_ip if ip is None else ip, expand)
-    if chosen.get("type") != "value":
+    chosen = run.host.defined_list(name)
+    found = run.host.lists.query(name, run.ac.remote_ip if ip is None else ip, chosen.expands)
+    if not chosen.has_values:
         return FALSE if found is None else TRUE
-    if found is None:
-        return str(chosen.get("default_value", ""))
-    return found
+    return chosen.default if found is None else found
 
 
-def check_cidr(run: Run, name: str, expected: str = TRUE, *, ip: str | None = None) -> bool:
+def check_cidr(
+    run: Run, name: AsText, expected: Truth = TRUE, *, ip: Annotated[str | None, Reader(text, "address")] = None
+) -> Value:
     """Whether a boolean list has the address. A list of values never has, as in the reference."""
-    if run.host.list_options(name).get("type") == "value":
+    if run.host.defined_list(name).has_values:
         return expected == FALSE
     return query_cidr(run, name, ip=ip) == expected
 
 
-def reload_cidr(run: Run, name: str) -> None:
-    run.host.list_options(name)
+def reload_cidr(run: Run, name: AsText) -> None:
+    run.host.defined_list(name)
     run.host.lists.reload(name)
 
 
-_NAME, _IP = Parameter("name", text), {"ip": Parameter("address", text)}
-
 NETWORKS = {
-    "define_cidr": Function(
-        define_cidr,
-        tuple(Parameter(name, text) for name in ("name", "datasource", "query", "refresh interval")),
-        (3, 4),
-        by_hash=define_by_hash,
-    ),
-    "query_cidr": Function(query_cidr, (_NAME,), (1,), has_value=True, tags=_IP),
-    "reload_cidr": Function(reload_cidr, (_NAME,), (1,)),
+    "define_cidr": function(define_cidr, by_hash=function(define_list)),
+    "query_cidr": function(query_cidr, tags=("ip",)),
+    **functions(reload_cidr),
 }
-CHECK_CIDR = Function(check_cidr, (_NAME, Parameter("expected", one_of(TRUE, FALSE))), (1, 2), has_value=True, tags=_IP)
+CHECK_CIDR = function(check_cidr, tags=("ip",))

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inbound_audit.errors import PolicyError, named_keywords
 from inbound_audit.policy.base import Choice, ScriptPolicy
 from inbound_audit.sieve.compile import script
-from inbound_audit.sieve.faults import ScriptError
 from inbound_audit.sieve.needs import needs_of
-from inbound_audit.sieve.parse import parse
+from inbound_audit.sieve.parse import decode, parse
 from inbound_audit.sieve.run import Host, Run, logger
-from inbound_audit.sieve.source import read
+from inbound_audit.sieve.tree import ScriptError
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Session
     from inbound_audit.audit import InboundAudit
     from inbound_audit.policy.verdict import Verdict
+
+
+MAX_BYTES = 1 << 20
 
 
 class SievePolicy(ScriptPolicy):
@@ -42,12 +45,11 @@ class SievePolicy(ScriptPolicy):
         self._host = Host(self.path)
         self._closed = False
         try:
-            statements = parse(read(self.path))
+            statements = parse(decode(_read(self.path)))
             self._run = script(statements)
+            self.needed_monitors, self._number_of_monitors = needs_of(statements)
         except ScriptError as error:
             raise PolicyError(f"{self.path}:{error}") from None
-
-        self.needed_monitors, self._number_of_monitors = needs_of(statements)
 
     def check(self, audit: InboundAudit) -> None:
         super().check(audit)
@@ -77,3 +79,17 @@ class SievePolicy(ScriptPolicy):
     def close(self) -> None:
         """Idempotent. Sessions that are validated afterwards are let in or refused, as `on_error` decides."""
         self._closed = True
+
+
+def _read(path: Path) -> bytes:
+    """Raises PolicyError when the file is missing, not a regular file, unreadable or larger than `MAX_BYTES`."""
+    try:
+        if path.exists() and not path.is_file():
+            raise PolicyError(f"{path}: is not a regular file")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise PolicyError(f"{path}: {error.strerror or error}") from None
+    if len(raw) > MAX_BYTES:
+        raise PolicyError(f"{path}: is larger than {MAX_BYTES} bytes")
+    return raw

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 from inbound_audit._ipcount import parse_duration
 from inbound_audit.errors import PolicyError
-from inbound_audit.sieve.faults import At
-from inbound_audit.sieve.functions import Function, Parameter
+from inbound_audit.sieve.functions import AsText, Reader, function, functions
 from inbound_audit.sieve.run import Run
+from inbound_audit.sieve.tree import At
 from inbound_audit.sieve.values import Value, number, text
 
 MIN_CODE, MAX_CODE = 200, 599
@@ -18,7 +19,7 @@ MAX_TARPIT_S = 86400
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-def code(value: Value) -> int:
+def _code(value: Value) -> int:
     """Reads an SMTP reply code. Raises PolicyError."""
     found = number(value)
     if not MIN_CODE <= found <= MAX_CODE:
@@ -26,17 +27,17 @@ def code(value: Value) -> int:
     return found
 
 
-def reason(value: Value) -> str:
+def _reason(value: Value) -> str:
     """Reads the text of a reply: lines, without any other control character."""
     return _CONTROLS.sub(" ", text(value)).strip("\n")
 
 
-def line(value: Value) -> str:
+def _line(value: Value) -> str:
     """Reads a text for the log, on one line."""
-    return reason(value).replace("\n", " ")
+    return _reason(value).replace("\n", " ")
 
 
-def seconds(value: Value) -> float:
+def _seconds(value: Value) -> float:
     """Reads a time: seconds, which may have a fraction, or a duration such as ``"5m"``. Raises PolicyError."""
     try:
         found = parse_duration(text(value))
@@ -47,35 +48,37 @@ def seconds(value: Value) -> float:
     return found
 
 
-def ec_action(run: Run, at: At, code: int, reason: str, counter: str | None = None) -> None:
+Code = Annotated[int, Reader(_code)]
+Reason = Annotated[str, Reader(_reason)]
+Line = Annotated[str, Reader(_line)]
+Seconds = Annotated[float, Reader(_seconds)]
+
+
+def ec_action(run: Run, at: At, code: Code, reason: Reason, counter: AsText = "") -> None:
     run.reply.set(code, reason)
     run.host.hit(at, counter)
 
 
-def ec_disconnect(run: Run, at: At, code: int | None = None, reason: str = "", counter: str | None = None) -> None:
+def ec_disconnect(run: Run, at: At, code: Code = 0, reason: Reason = "", counter: AsText = "") -> None:
     """Without arguments the connection ends after the reply that is set elsewhere."""
-    reply = run.reply
-    if code is not None:
-        reply.set(code, reason, refused=True)
-    reply.leave = True
+    if code:
+        run.reply.set(code, reason, refused=True)
+    run.reply.leave = True
     run.host.hit(at, counter)
 
 
-def ec_tarpit(run: Run, at: At, seconds: float, counter: str | None = None) -> None:
+def ec_tarpit(run: Run, at: At, seconds: Seconds, counter: AsText = "") -> None:
     """Of several the longest is waited."""
     run.reply.tarpit = max(run.reply.tarpit, seconds)
     run.host.hit(at, counter)
 
 
-def ec_log(run: Run, at: At, message: str) -> None:
+def ec_log(run: Run, at: At, message: Line) -> None:
     run.host.log(at, message)
 
 
-_REPLY = (Parameter("code", code), Parameter("reason", reason), Parameter("counter", text))
-
 REPLIES = {
-    "ec_action": Function(ec_action, _REPLY, (2, 3), placed=True, ends=True),
-    "ec_disconnect": Function(ec_disconnect, _REPLY, (0, 2, 3), placed=True, ends=True),
-    "ec_tarpit": Function(ec_tarpit, (Parameter("seconds", seconds), Parameter("counter", text)), (1, 2), placed=True),
-    "ec_log": Function(ec_log, (Parameter("message", line),), (1,), placed=True),
+    "ec_action": function(ec_action, ends=True),
+    "ec_disconnect": function(ec_disconnect, takes=(0, 2, 3), ends=True),
+    **functions(ec_tarpit, ec_log),
 }

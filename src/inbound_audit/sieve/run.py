@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from inbound_audit.address_lists.lists import NetworkLists
 from inbound_audit.errors import PolicyError, did_you_mean
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict, cached_verdict
 from inbound_audit.process import ProcessLock
-from inbound_audit.sieve.faults import At
+from inbound_audit.sieve.tree import At
 from inbound_audit.sieve.values import Value
 
 if TYPE_CHECKING:
@@ -28,6 +28,18 @@ MAX_COUNTERS = 1000
 OTHERS = "others"
 
 
+class AddressList(NamedTuple):
+    """How a script defines an address list. `kind` is the record that a match returns, ``"a"`` or ``"txt"``."""
+
+    source: str
+    kind: str
+    refresh: int
+    has_values: bool
+    """A query returns the value of a match, else `default`; not only whether there is a match."""
+    default: str
+    expands: bool
+
+
 class Host:
     """What all runs of one script share. `hits` counts how often its actions were taken, by the counter's name."""
 
@@ -37,24 +49,21 @@ class Host:
         self._lock = ProcessLock()
         self._places: dict[int, str] = {}
         self.lists = NetworkLists(path.parent, limiter=LogLimiter(logger))
-        self._list_options: dict[str, dict[str, Any]] = {}
+        self._defined: dict[str, AddressList] = {}
 
-    def define_list(self, name: str, chosen: dict[str, Any]) -> None:
+    def define_list(self, name: str, chosen: AddressList) -> None:
         """Reads an address list, unless it is there with the same options. Raises PolicyError."""
-        if self._list_options.get(name) != chosen:
-            source, kind = chosen["query"]
-            self.lists.define(name, source, kind, chosen.get("refresh", DEFAULT_REFRESH_S))
-            self._list_options[name] = chosen
+        if self._defined.get(name) != chosen:
+            self.lists.define(name, chosen.source, chosen.kind, chosen.refresh)
+            self._defined[name] = chosen
 
-    def list_options(self, name: str) -> dict[str, Any]:
+    def defined_list(self, name: str) -> AddressList:
         """Raises PolicyError for a list that was not defined."""
-        if name not in self._list_options:
-            raise PolicyError(
-                f"no address list {name!r}; define_cidr makes one{did_you_mean(name, self._list_options)}"
-            )
-        return self._list_options[name]
+        if name not in self._defined:
+            raise PolicyError(f"no address list {name!r}; define_cidr makes one{did_you_mean(name, self._defined)}")
+        return self._defined[name]
 
-    def hit(self, at: At, counter: str | None) -> None:
+    def hit(self, at: At, counter: str) -> None:
         """Counts an action, by its place when it has no counter of its own."""
         name = counter or self._places.get(at.line) or self._places.setdefault(at.line, f"{self.path.name}:{at.line}")
         hits = self.hits

@@ -1,10 +1,25 @@
-"""The parts of a script. Names are in lower case: Sieve ignores the case of names."""
+"""The parts of a script, and where it is wrong. Names are in lower case: Sieve ignores the case of names."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, TypeAlias, Union
 
-from inbound_audit.sieve.faults import At
+from inbound_audit.errors import PolicyError
+
+
+class At(NamedTuple):
+    """A place in a script; both count from 1, columns in characters."""
+
+    line: int
+    column: int
+
+
+class ScriptError(PolicyError):
+    """A script is wrong, or fails, at a place; the message begins with ``line:column:``."""
+
+    def __init__(self, at: At, message: str) -> None:
+        self.at = at
+        super().__init__(f"{at.line}:{at.column}: {message}")
 
 
 class Text(NamedTuple):
@@ -62,22 +77,13 @@ class Call(NamedTuple):
     """How deep tests stand in one another, this one included."""
 
 
-class Block(NamedTuple):
-    statements: tuple[Statement, ...]
-    depth: int
-
-
 class Command(NamedTuple):
+    at: At
+    name: str
     call: Call
-    block: Block | None
-
-    @property
-    def at(self) -> At:
-        return self.call.at
-
-    @property
-    def name(self) -> str:
-        return self.call.name
+    block: tuple[Statement, ...] | None
+    depth: int
+    """How deep tests and blocks stand in it."""
 
 
 class Assignment(NamedTuple):
@@ -87,11 +93,8 @@ class Assignment(NamedTuple):
     names: tuple[str, ...]
     unpacks: bool
     value: Value | Call
-
-    @property
-    def name(self) -> str:
-        """That of no command."""
-        return "="
+    name: str = "="
+    depth: int = 0
 
 
 # Python 3.10 evaluates this line, and the names in quotes could not be joined by a bar.

@@ -13,7 +13,7 @@ from tests.support.sieve_support import Bench, bench_of
 from inbound_audit import SievePolicy
 from inbound_audit.errors import PolicyError
 from inbound_audit.sieve.parse import MAX_DEPTH
-from inbound_audit.sieve.source import MAX_BYTES
+from inbound_audit.sieve.policy import MAX_BYTES
 
 
 @pytest.fixture

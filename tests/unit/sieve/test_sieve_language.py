@@ -12,11 +12,9 @@ from tests.support.sieve_support import Bench, bench_of
 
 from inbound_audit.policy.verdict import ACCEPT, Verdict
 from inbound_audit.sieve.compile import script
-from inbound_audit.sieve.faults import At, ScriptError
-from inbound_audit.sieve.parse import parse
-from inbound_audit.sieve.source import decode
-from inbound_audit.sieve.texts import parts
-from inbound_audit.sieve.tree import Assignment, Number, Text
+from inbound_audit.sieve.expressions import parts
+from inbound_audit.sieve.parse import decode, parse
+from inbound_audit.sieve.tree import Assignment, At, Number, ScriptError, Text
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from inbound_audit.errors import CidrError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.smtp import Controller
 from inbound_audit.policy.verdict import ACCEPT, Verdict
+from inbound_audit.sieve.counts import check_cidr
 from inbound_audit.sieve.run import MAX_COUNTERS
-from inbound_audit.sieve.sessions import check_cidr
 
 audit, guard = listening.audit, listening.guard  # fixtures
 
