@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import mailbox
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.log_limiter import LogLimiter
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("inbound_audit.serve")
 
 
+_PIECE_BYTES = 1 << 16
+
+
 class Discard:
     """An aiosmtpd handler that accepts every message and keeps none."""
 
@@ -27,12 +31,7 @@ class Discard:
 
     async def handle_exception(self, error: Exception) -> str:
         """The reply tells the peer to try again later, not what broke."""
-        from aiosmtpd.smtp import TLSSetupException
-
-        if isinstance(error, TLSSetupException):  # the peer's doing; aiosmtpd closes the session and sends no reply
-            logger.debug("a peer did not finish the TLS handshake")
-        else:
-            self._errors.report(logging.ERROR, "an SMTP command failed: %s: %s", type(error).__name__, error)
+        self._errors.report(logging.ERROR, "an SMTP command failed: %s: %s", type(error).__name__, error)
         return "451 4.3.0 local error, try again later"
 
     def close(self) -> None:
@@ -59,10 +58,10 @@ class Maildir(Discard):
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="maildir")
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        message = trace(server, session, envelope) + (envelope.original_content or b"")
+        message: Any = _Pieces(trace(server, session, envelope), envelope.original_content or b"")
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._writer, self._box.add, message.replace(b"\r\n", b"\n"))
+            await loop.run_in_executor(self._writer, self._box.add, message)
         except (OSError, mailbox.Error) as error:
             self._errors.report(logging.ERROR, "a message could not be stored: %s", error)
             return "451 4.3.0 the message could not be stored, try again later"
@@ -70,6 +69,28 @@ class Maildir(Discard):
 
     def close(self) -> None:
         self._writer.shutdown()
+
+
+class _Pieces:
+    """A message as a file for `mailbox`: in pieces of whole lines, as one copy of a message would need its memory again
+    and a piece for each line much time. `body` has lines with CRLF, all of them."""
+
+    def __init__(self, head: bytes, body: bytes) -> None:
+        self._pieces = self._cut(head, body)
+
+    @staticmethod
+    def _cut(head: bytes, body: bytes) -> Iterator[bytes]:
+        yield head
+        begin = 0
+        while begin < len(body):
+            end = body.find(b"\n", begin + _PIECE_BYTES) + 1 or len(body)
+            yield body[begin:end].replace(b"\r\n", b"\n")
+            begin = end
+
+    def readline(self) -> bytes:
+        return next(self._pieces, b"")
+
+    read = readline
 
 
 def trace(server: SMTP, session: Session, envelope: Envelope) -> bytes:

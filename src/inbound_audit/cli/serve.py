@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from inbound_audit.cli import params
+from inbound_audit.cli.budget import budget_options, taken
 from inbound_audit.cli.settings import Settings
 from inbound_audit.errors import PolicyError
 
@@ -90,29 +91,14 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     metavar="NAME",
     help="The name in the banner.  [default: this machine's own name, which is not looked up]",
 )
+@budget_options
 @click.option(
-    "--max-recipients",
-    type=click.IntRange(1),
-    default=1000,
-    show_default=True,
-    metavar="N",
-    help="The most recipients of a message; a further one gets 452.",
-)
-@click.option(
-    "--max-size",
+    "--message-memory",
     type=params.size,
-    default="10000K",
+    default="256M",
     show_default=True,
     metavar="SIZE",
-    help="The largest message; a larger one gets 552.",
-)
-@click.option(
-    "--max-commands",
-    type=click.IntRange(1),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="The most commands other than MAIL, RCPT and DATA between two messages; then the session ends with 421.",
+    help="Bytes that the messages of all sessions have together, per worker; beyond it 451 4.3.1.",
 )
 @click.option(
     "--when-full",
@@ -198,7 +184,7 @@ def serve(limit: tuple[tuple[str, int], ...], **options: Any) -> None:
     Counts the open sessions by prefix and asks the policy before the banner. Mail to any recipient is accepted, and
     kept or discarded; nothing is ever relayed. Reports one line per second in which something happens.
     """
-    settings = Settings(limits=_limits(limit), **options)
+    settings = Settings(limits=_limits(limit), budget=taken(options), **options)
     _check(settings)
     if settings.workers > 1:
         from inbound_audit.cli.workers import run
@@ -225,6 +211,8 @@ def _check(settings: Settings) -> None:
         raise click.UsageError(
             f"--workers {settings.workers} needs --shared NAME, or each worker would count for itself"
         )
+    if settings.message_memory < settings.budget.max_message_bytes:
+        raise click.UsageError("--message-memory is less than --max-size, so no message would be accepted")
     if settings.group is not None and settings.shared is None:
         raise click.UsageError("--group needs --shared")
 

@@ -143,9 +143,8 @@ class Server:
             self._guard,
             proxy_from=settings.proxy_from,
             hostname=settings.hostname,
-            max_recipients=settings.max_recipients,
-            max_idle_commands=settings.max_commands,
-            data_size_limit=settings.max_size,
+            budget=settings.budget,
+            message_memory=settings.message_memory,
             ident="ESMTP",
             tls_context=self._certificate.context if self._certificate else None,
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inbound_audit.cli.sockets import Endpoint
+from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.policy.base import Choice
 
 
@@ -13,7 +14,7 @@ from inbound_audit.policy.base import Choice
 class Settings:
     """The options of `serve` by name.
 
-    `limits` is for `Limits.from_options`; `grace` is in seconds, `max_size` in bytes.
+    `limits` is for `Limits.from_options`; `grace` is in seconds, `message_memory` in bytes.
     """
 
     listen: tuple[Endpoint, ...]
@@ -26,9 +27,8 @@ class Settings:
     tls_key: str | None
     proxy_from: tuple[str, ...]
     hostname: str | None
-    max_recipients: int
-    max_size: int
-    max_commands: int
+    budget: SessionBudget
+    message_memory: int
     when_full: Choice
     on_error: Choice
     grace: float

@@ -106,19 +106,24 @@ class Admission:
             return (), ()
         return added, removed
 
-    def rebind(self, remote: Any) -> None:
+    def rebind(self, remote: Any) -> bool:
         """Moves the count to the real client. Never raises.
 
-        If the arena is full the connection is no longer counted, and `when_full` decides.
+        If the arena is full the connection is no longer counted, and `when_full` decides. Returns False if `remote` is
+        no address: the count has not moved then, and the caller is to close the connection.
         """
         if self.closed or self.session is None:
-            return
+            return True
         try:
             self.session.rebind(remote)
+        except AddressError as error:
+            self.report(logging.INFO, "%s names a client that is no address: %s", self, error)
+            return False
         except InboundAuditError as error:
             self.session.close()
             self.session = None
             self.verdict = self._guard._not_counted(error)
+        return True
 
     def refusal_bytes(self, refusal: Refusal) -> bytes:
         """The bytes for the refused peer; none if `refusal` fails. Never raises."""
@@ -134,6 +139,10 @@ class Admission:
     def report(self, level: int, message: str, *args: object) -> None:
         """Logs a refusal, at most one per interval of the guard's log limiter."""
         self._guard.refusals.report(level, message, *args)
+
+    def report_handler_error(self, error: Exception) -> None:
+        """Logs that the server's own code has raised for this connection, at most one line per interval."""
+        self._guard.handler_errors.report(logging.ERROR, "the handler failed for %s:\n%s", self, _Traceback(error))
 
     @property
     def peer(self) -> str:
@@ -176,7 +185,8 @@ class Guard:
     `policy` may be exchanged while the server runs: later connections get the new one. `when_full` decides about a
     connection for which the listener's arena has no room, `on_error` about one for which the policy raises or returns
     something other than a Verdict: "accept" (the default: a guard never brings a server down) or "refuse".
-    Connections without an address (Unix sockets) are accepted and not counted.
+    Connections without an address (Unix sockets) are accepted and not counted; those
+    with an address that can't be read are refused.
 
     Use one guard per thread that accepts and per server that is stopped as a whole, on one socket or several. Guards
     may share a listener and a policy; connections of one listener are counted together. The counters are written by
@@ -210,6 +220,7 @@ class Guard:
         self.refusals = LogLimiter(logger)
         self._room = LogLimiter(logger)
         self._errors = LogLimiter(logger)
+        self.handler_errors = LogLimiter(logger)
         # Weak, so that a connection that its server forgot can be collected, which ends its session.
         self._live: dict[int, weakref.ref[Admission]] = {}
 
@@ -226,8 +237,11 @@ class Guard:
         session, verdict = None, ACCEPT
         try:
             session = self.listener.session(remote, local)
-        except AddressError:
+        except AddressError as error:
             self.uncounted += 1
+            if _is_address(remote):
+                verdict = UNAVAILABLE
+                self._room.report(logging.WARNING, "a peer is refused, its address can't be read: %s", error)
         except InboundAuditError as error:
             verdict = self._not_counted(error)
         admission = Admission(self, session, verdict)
@@ -272,6 +286,13 @@ def _chosen(setting: str, choice: str) -> Verdict:
     if choice not in ("accept", "refuse"):
         raise ValueError(f"{setting}={choice!r}: expected 'accept' or 'refuse'")
     return ACCEPT if choice == "accept" else UNAVAILABLE
+
+
+def _is_address(remote: Any) -> bool:
+    """Whether `remote` should be an address of IPv4 or IPv6: the peers of Unix sockets have a path, bytes or no name,
+    those of other families a tuple of numbers."""
+    host = remote[0] if isinstance(remote, tuple) and remote else remote
+    return isinstance(host, str) and not host.startswith(("/", "\0")) and host != ""
 
 
 def _outcome(verdict: Verdict) -> str:

@@ -11,12 +11,10 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.listeners.guard import Admission, Guard, Refusal
 
 Make = Callable[[Admission], asyncio.BaseProtocol]
-
-MAX_EARLY_BYTES = 65536
-"""Bytes that are kept of what a peer sends during a tarpit; then reading pauses."""
 
 CLOSE_TIMEOUT_S = 1.0
 """Seconds that a closing connection has for its last bytes and for the peer's TLS close; then it is aborted."""
@@ -27,6 +25,13 @@ def limit_tls_close(transport: asyncio.BaseTransport) -> None:
     tls = getattr(transport, "_ssl_protocol", None)
     if tls is not None:
         tls._ssl_shutdown_timeout = CLOSE_TIMEOUT_S  # Python 3.10 has no such limit: see `close_transport`
+
+
+def takes_replies(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether what is written may reach the peer. After its TLS close asyncio drops what is written, and logs that."""
+    if transport is None or transport.is_closing():
+        return False
+    return not getattr(getattr(transport, "_ssl_protocol", None), "_conn_lost", 0)
 
 
 def close_transport(transport: asyncio.WriteTransport) -> None:
@@ -52,18 +57,24 @@ class GatedFactory:
 
     `make(admission)` makes the protocol of an accepted connection, and must have the admission closed when that
     connection ends. `refusal` is sent to a refused peer. Where `asks_later(admission)` is true the policy is not asked
-    here: the protocol asks once it knows the client.
+    here: the protocol asks once it knows the client. During a tarpit reading pauses after `max_early_bytes`.
     """
 
-    __slots__ = ("__weakref__", "_stop_reply", "asks_later", "guard", "make", "refusal", "waiting")
+    __slots__ = ("__weakref__", "_stop_reply", "asks_later", "guard", "make", "max_early_bytes", "refusal", "waiting")
 
     def __init__(
-        self, guard: Guard, make: Make, refusal: Refusal, asks_later: Callable[[Admission], bool] = _never
+        self,
+        guard: Guard,
+        make: Make,
+        refusal: Refusal,
+        asks_later: Callable[[Admission], bool] = _never,
+        max_early_bytes: int = SessionBudget.max_early_bytes,
     ) -> None:
         self.guard = guard
         self.make = make
         self.refusal = refusal
         self.asks_later = asks_later
+        self.max_early_bytes = max_early_bytes
         self.waiting: set[PendingConnection] = set()
         self._stop_reply: bytes | None = None
 
@@ -94,7 +105,7 @@ class PendingConnection(asyncio.Protocol):
 
     def __init__(self, factory: GatedFactory) -> None:
         self._factory = factory
-        self._early = b""
+        self._early = bytearray()
         self._half_closed = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -116,7 +127,7 @@ class PendingConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._early += data
-        if len(self._early) > MAX_EARLY_BYTES:
+        if len(self._early) > self._factory.max_early_bytes:
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
@@ -152,11 +163,11 @@ class PendingConnection(asyncio.Protocol):
             transport.abort()  # this object is still its protocol, and closes the admission
             raise
         transport.set_protocol(protocol)
-        if len(self._early) > MAX_EARLY_BYTES:
+        if len(self._early) > self._factory.max_early_bytes:
             transport.resume_reading()
         protocol.connection_made(transport)
         if self._early:
-            _feed(protocol, self._early)
+            _feed(protocol, bytes(self._early))
         if self._half_closed and not cast("asyncio.Protocol", protocol).eof_received():
             transport.close()
 

@@ -25,13 +25,16 @@ except ModuleNotFoundError:
     message = "inbound_audit.listeners.smtp needs aiosmtpd: pip install 'inbound-audit[smtp]'"
     raise ModuleNotFoundError(message, name="aiosmtpd") from None
 
+from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.listeners.guard import Admission, Guard
 from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, GatedFactory
-from inbound_audit.listeners.proxy import HEADER_TIMEOUT_S, TrustedProxies
+from inbound_audit.listeners.proxy import TrustedProxies
+from inbound_audit.listeners.smtp_data import MESSAGE_MEMORY_BYTES, MessageMemory
+from inbound_audit.listeners.smtp_dialogue import SHUTDOWN_REPLY
 from inbound_audit.listeners.smtp_policy import refusal_line
-from inbound_audit.listeners.smtp_session import MAX_IDLE_COMMANDS, MAX_RECIPIENTS, SHUTDOWN_REPLY, SMTP
+from inbound_audit.listeners.smtp_session import SMTP
 
-__all__ = ["MAX_IDLE_COMMANDS", "MAX_RECIPIENTS", "SMTP", "Controller", "SMTPFactory", "protocol_factory"]
+__all__ = ["SMTP", "Controller", "SMTPFactory", "SessionBudget", "protocol_factory"]
 
 DELIVERY_TIMEOUT_S = 5.0
 """Seconds that a stop waits for messages that are being stored."""
@@ -49,9 +52,21 @@ class SMTPFactory(GatedFactory):
     """
 
     def __init__(
-        self, handler: Any, guard: Guard, proxies: TrustedProxies, smtp_class: Callable[..., SMTP], **kwargs: Any
+        self,
+        handler: Any,
+        guard: Guard,
+        *,
+        proxy_from: Iterable[str] = (),
+        budget: SessionBudget | None = None,
+        message_memory: int = MESSAGE_MEMORY_BYTES,
+        smtp_class: Callable[..., SMTP] = SMTP,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(guard, self._make_session, refusal_line, proxies.expects_header)
+        budget = SessionBudget.taken_from(kwargs, budget)
+        proxies = TrustedProxies(proxy_from)
+        super().__init__(guard, self._make_session, refusal_line, proxies.expects_header, budget.max_early_bytes)
+        self.budget = budget
+        self.memory = MessageMemory(message_memory, budget)
         self._handler = handler
         self._proxies = proxies
         self._smtp_class = smtp_class
@@ -61,8 +76,14 @@ class SMTPFactory(GatedFactory):
         self._deliveries: set[asyncio.Task[Any]] = set()
 
     def _make_session(self, admission: Admission) -> SMTP:
-        proxied = self._proxies.timeout if self._proxies.expects_header(admission) else None
-        session = self._smtp_class(self._handler, admission, proxied=proxied, **self._kwargs)
+        session = self._smtp_class(
+            self._handler,
+            admission,
+            proxied=self._proxies.expects_header(admission),
+            budget=self.budget,
+            memory=self.memory,
+            **self._kwargs,
+        )
         session.deliveries = self._deliveries
         self._sessions.add(session)
         return session
@@ -111,27 +132,24 @@ class SMTPFactory(GatedFactory):
             await asyncio.sleep(_POLL_S)
 
 
-def protocol_factory(
-    handler: Any,
-    guard: Guard,
-    *,
-    proxy_from: Iterable[str] = (),
-    proxy_timeout: float = HEADER_TIMEOUT_S,
-    smtp_class: Callable[..., SMTP] = SMTP,
-    **kwargs: Any,
-) -> SMTPFactory:
+def protocol_factory(handler: Any, guard: Guard, **kwargs: Any) -> SMTPFactory:
     """A protocol factory for `loop.create_server`.
 
-    `kwargs` are aiosmtpd's for its SMTP class, and `max_recipients` and `max_idle_commands` of ours. `hostname` is the
-    name in the banner; without it the machine's own name, as the kernel has it, is used. No name is ever resolved.
+    `kwargs` may be:
 
-    Every connection from the networks of `proxy_from` must begin with a PROXY header (version 1 or 2) within
-    `proxy_timeout` seconds: it is counted for the balancer until the header has come, then for the real client, and
-    the policy is asked only then. A PROXY header from elsewhere is refused.
+    proxy_from      networks (prefixes) from which every connection must begin with a PROXY header, version 1 or 2: it
+                    is counted for the balancer until the header has come, then for the real client, and the policy is
+                    asked only then; a PROXY header from elsewhere is refused
+    budget          a `SessionBudget`; its fields may also be given as keyword arguments of their own
+    message_memory  bytes that the messages of all sessions have together; beyond them 451
+    smtp_class      a class derived from `SMTP`
+    hostname        the name in the banner; without it the machine's own name as the kernel has it is used, and no name
+                    is ever resolved
 
-    Raises CidrError for an entry of `proxy_from` that is not a prefix.
+    and aiosmtpd's for its SMTP class. Raises CidrError for an entry of `proxy_from` that is not a prefix, and
+    ValueError or TypeError for a budget that is none.
     """
-    return SMTPFactory(handler, guard, TrustedProxies(proxy_from, proxy_timeout), smtp_class, **kwargs)
+    return SMTPFactory(handler, guard, **kwargs)
 
 
 class Controller(aiosmtpd.controller.Controller):
@@ -150,15 +168,16 @@ class Controller(aiosmtpd.controller.Controller):
         loop: asyncio.AbstractEventLoop | None = None,
         *,
         guard: Guard,
-        proxy_from: Iterable[str] = (),
-        proxy_timeout: float = HEADER_TIMEOUT_S,
-        smtp_class: Callable[..., SMTP] = SMTP,
         **kwargs: Any,
     ) -> None:
-        proxies = TrustedProxies(proxy_from, proxy_timeout)  # raises before a loop is made, which would stay open
         super().__init__(handler, hostname, port, loop, **kwargs)
         self.guard = guard
-        self._factory = SMTPFactory(handler, guard, proxies, smtp_class, **self.SMTP_kwargs)
+        try:
+            self._factory = SMTPFactory(handler, guard, **self.SMTP_kwargs)
+        except BaseException:
+            if loop is None:
+                self.loop.close()
+            raise
 
     def factory(self) -> Any:
         return self._factory()

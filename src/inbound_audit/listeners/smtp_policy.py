@@ -109,8 +109,8 @@ class SMTPPolicy:
     async def apply_proxy_header(self, header: ProxyData) -> bool:
         """Moves the count to the client that a trusted balancer names, and asks the policy. False: refused."""
         client = real_client(header)
-        if client is not None:
-            self.admission.rebind(client)
+        if client is not None and not self.admission.rebind(client):
+            return False
         verdict = self.admission.evaluate()
         await self._tarpit(verdict)
         if not self.admission.let_in:

@@ -6,56 +6,34 @@ The private members of aiosmtpd 1.4 that this file uses are listed in tests/unit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from typing import Any
 
 import aiosmtpd.smtp
 from aiosmtpd.smtp import MISSING, TLSSetupException
 
 from inbound_audit._ipcount import Session
+from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.listeners.guard import Admission
 from inbound_audit.listeners.pending import close_transport, limit_tls_close
+from inbound_audit.listeners.proxy import HeaderError, read_header
+from inbound_audit.listeners.smtp_data import MESSAGE_MEMORY_BYTES, MessageMemory
+from inbound_audit.listeners.smtp_dialogue import SHUTDOWN_REPLY, Dialogue
 from inbound_audit.listeners.smtp_policy import SMTPPolicy
+from inbound_audit.listeners.smtp_reader import CommandReader
 
-MAX_RECIPIENTS = 1000
-"""Recipients of one message, as Postfix's smtpd_recipient_limit has it; RFC 5321, 4.5.3.1.8, asks for 100 or more."""
-
-MAX_IDLE_COMMANDS = 100
-"""Commands other than MAIL, RCPT and DATA between two messages, as Postfix's smtpd_junk_command_limit has it."""
-
-SHUTDOWN_REPLY = b"421 4.3.2 service is shutting down"  # RFC 5321, 3.8
-
-_TRANSACTION = ("MAIL", "RCPT", "DATA", "PROXY", "QUIT")
 _NEEDS_AUTHENTICATOR = (aiosmtpd.smtp.SMTP.auth_LOGIN, aiosmtpd.smtp.SMTP.auth_PLAIN)
 
 
-class CommandReader(asyncio.StreamReader):
-    """aiosmtpd's reader. It ends the session's task if the transport is closing, or at the end of what a peer has sent.
-
-    `before_command` is called before each command is read, if it is set.
-    """
-
-    before_command: Callable[[], None] | None = None
-
-    async def readuntil(self, separator: Any = b"\n") -> bytes:
-        if self.before_command is not None and separator == b"\n":  # smtp_DATA reads lines up to CRLF
-            self.before_command()
-        if self._transport.is_closing():  # type: ignore[attr-defined]  # aiosmtpd itself has closed it, and reads on
-            raise asyncio.CancelledError
-        try:
-            return await super().readuntil(separator)
-        except asyncio.IncompleteReadError:
-            raise asyncio.CancelledError from None
-
-
-class SMTP(aiosmtpd.smtp.SMTP):
+class SMTP(Dialogue):
     """aiosmtpd's server for one accepted connection; made by `protocol_factory` or `Controller`.
 
-    `proxied` is the number of seconds that a trusted balancer has for its PROXY header, None for any other peer.
-    `max_recipients` is the most recipients of a message, `max_idle_commands` the most commands other than MAIL, RCPT
-    and DATA between two messages. All else is as in aiosmtpd, except that AUTH is offered only with an authenticator.
+    `proxied`: a trusted balancer's connection, which begins with a PROXY header. `budget` bounds the session; its
+    fields may also be given as keyword arguments. `memory` is what the sessions of a factory share. All else is as in
+    aiosmtpd, except that AUTH is offered only with an authenticator.
     """
 
     def __init__(
@@ -63,24 +41,22 @@ class SMTP(aiosmtpd.smtp.SMTP):
         handler: Any,
         admission: Admission,
         *,
-        proxied: float | None = None,
-        max_recipients: int = MAX_RECIPIENTS,
-        max_idle_commands: int = MAX_IDLE_COMMANDS,
+        proxied: bool = False,
+        budget: SessionBudget | None = None,
+        memory: MessageMemory | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(handler, proxy_protocol_timeout=proxied, **kwargs)
+        budget = SessionBudget.taken_from(kwargs, budget)
+        super().__init__(handler, budget, memory or MessageMemory(MESSAGE_MEMORY_BYTES, budget), **kwargs)
         _check_handler(handler, self._ehlo_hook_ver)
         self._policy = SMTPPolicy(self, admission)
-        self._max_recipients = max_recipients
-        self._max_idle_commands = max_idle_commands
-        self._idle_commands = 0
+        self._proxied = proxied
         self.storing = False
         """Whether the session waits for the handler's DATA hook."""
         self.deliveries: set[asyncio.Task[Any]] = set()
         """DATA hooks of the handler that are running; the factory puts one set for all its sessions here."""
-        # These two make aiosmtpd call `_call_handler_hook` for every command, whatever hooks the handler has.
+        # Makes aiosmtpd call `_call_handler_hook` for EHLO, whatever hooks the handler has.
         self._ehlo_hook_ver = "new"
-        self._handle_hooks.setdefault("DATA", _take_message)
         self._smtp_methods["PROXY"] = functools.partial(_refuse_proxy, self, admission)
         self._remove_unusable_auth()
 
@@ -89,40 +65,16 @@ class SMTP(aiosmtpd.smtp.SMTP):
         """The accept construct of this connection, for handlers; None when it is not counted."""
         return self._policy.admission.session
 
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a MAIL command was accepted and its message has neither come nor been given up."""
-        return self.transport is not None and self.envelope is not None and bool(self.envelope.mail_from)
-
     def stop(self) -> bool:
         """Ends the session of a server that stops (RFC 5321, 3.8): at once, or when its transaction has ended.
 
         Returns whether the session is inside a transaction.
         """
         if self.in_transaction:
-            self._reader.before_command = self._end_unless_in_transaction  # type: ignore[attr-defined]
+            self.stopping = True
             return True
         self.end(SHUTDOWN_REPLY)
         return False
-
-    def end(self, reply: bytes = b"") -> None:
-        """Sends a last reply, closes the connection and cancels the session's task."""
-        transport = self.transport
-        if isinstance(transport, asyncio.WriteTransport):
-            if reply and not transport.is_closing():
-                transport.write(reply + b"\r\n")
-            close_transport(transport)
-        if self._handler_coroutine is not None:
-            self._handler_coroutine.cancel()
-
-    def hang_up(self, reply: bytes) -> NoReturn:
-        """`end`, for the session's own task: no further command is read."""
-        self.end(reply)
-        raise asyncio.CancelledError
-
-    def _end_unless_in_transaction(self) -> None:
-        if not self.in_transaction:
-            self.hang_up(SHUTDOWN_REPLY)
 
     # ---- what aiosmtpd and asyncio call
 
@@ -164,16 +116,10 @@ class SMTP(aiosmtpd.smtp.SMTP):
                     waiter.exception()
             self._policy.admission.close()
 
-    def _timeout_cb(self) -> None:
-        self.end()
-
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
-        if command == "PROXY" and not await self._policy.apply_proxy_header(*args):
-            return False
         assert self.session is not None
         assert self.envelope is not None
-        self._check_budget(command)
-        if command == "RCPT" and len(self.envelope.rcpt_tos) >= self._max_recipients:
+        if command == "RCPT" and len(self.envelope.rcpt_tos) >= self.budget.max_recipients:
             return "452 4.5.3 too many recipients"
         refusal = await self._policy.check_command(command, args)
         if refusal is not None:
@@ -184,14 +130,26 @@ class SMTP(aiosmtpd.smtp.SMTP):
             return await self._greet(*args)
         if command == "DATA":
             return await self._deliver()
-        answer = await super()._call_handler_hook(command, *args)
-        return True if command == "PROXY" and answer is MISSING else answer
+        return await super()._call_handler_hook(command, *args)
 
-    def _check_budget(self, command: str) -> None:
-        if command not in _TRANSACTION:
-            self._idle_commands += 1
-            if self._idle_commands > self._max_idle_commands:
-                self.hang_up(b"421 4.7.0 too many commands without a message")
+    async def _begin(self) -> bool:
+        """Waits for a trusted balancer's PROXY header, and applies it. Returns whether the session goes on."""
+        if not self._proxied:
+            return True
+        assert self.session is not None
+        self._reset_timeout(self.budget.proxy_s)
+        try:
+            header = self.session.proxy_data = await read_header(self._reader)  # type: ignore[arg-type]  # see _cb_client_connected
+        except HeaderError as error:
+            self._policy.admission.report(
+                logging.INFO, "%s sent a broken PROXY header: %s", self.inbound_session, error
+            )
+            return False
+        self._reset_timeout()
+        if not await self._policy.apply_proxy_header(header):
+            return False
+        answer = await super()._call_handler_hook("PROXY", header)
+        return answer is MISSING or bool(answer)
 
     async def _greet(self, hostname: str, replies: list[str]) -> list[str]:
         if not self._auth_methods:
@@ -203,6 +161,16 @@ class SMTP(aiosmtpd.smtp.SMTP):
             self.session.host_name = hostname
         return self._policy.greeting(replies)
 
+    async def handle_exception(self, error: Exception) -> str:
+        """The reply to a command on which the handler has failed; the handler's own, if it has one for that."""
+        try:
+            if hasattr(self.event_handler, "handle_exception"):
+                return str(await self.event_handler.handle_exception(error))
+        except Exception as second:
+            error = second
+        self._policy.admission.report_handler_error(error)
+        return f"500 Error: ({type(error).__name__}) {' '.join(str(error).split())}"
+
     async def _deliver(self) -> Any:
         """Runs the handler's DATA hook in a task of its own, which ends even if the session is cancelled.
 
@@ -211,6 +179,9 @@ class SMTP(aiosmtpd.smtp.SMTP):
         delivery = self.loop.create_task(self._store())
         self.deliveries.add(delivery)
         delivery.add_done_callback(self.deliveries.discard)
+        message = self._message
+        message.kept = True
+        delivery.add_done_callback(lambda _: message.release())
         self.storing = True
         try:
             return await asyncio.shield(delivery)
@@ -220,16 +191,21 @@ class SMTP(aiosmtpd.smtp.SMTP):
     async def _store(self) -> Any:
         answer = await super()._call_handler_hook("DATA")
         if _is_success(answer):
-            self._idle_commands = 0
+            self._idle_commands = self._errors = 0
             self._policy.admission.record_reception()
         return answer
 
     @functools.wraps(aiosmtpd.smtp.SMTP.smtp_STARTTLS)
     async def smtp_STARTTLS(self, arg: str) -> None:
-        await super().smtp_STARTTLS(arg)
+        if self._tls_protocol is not None:
+            await self.push("503 5.5.1 TLS is active already")
+            return
+        self._reset_timeout(min(self.budget.tls_s, self.budget.idle_s))
+        with contextlib.suppress(TLSSetupException):
+            await super().smtp_STARTTLS(arg)
         if _handshake_unfinished(self):
-            # The connection was lost during the handshake, which asyncio does not report: nothing would ever come.
-            raise TLSSetupException
+            # The handshake failed, or the connection was lost meanwhile, which asyncio does not report.
+            self.hang_up(b"")
 
     # ---- AUTH
 
@@ -241,13 +217,6 @@ class SMTP(aiosmtpd.smtp.SMTP):
                     del self._auth_methods[name]
         if not self._auth_methods:
             self._smtp_methods.pop("AUTH", None)
-
-    def _getparams(self, params: Any) -> Any:
-        """The parameters of MAIL or RCPT. AUTH= of MAIL is accepted and not used (RFC 4954, section 5)."""
-        found = super()._getparams(params)
-        if found and not self.in_transaction and isinstance(found.get("AUTH"), str):
-            del found["AUTH"]
-        return found
 
 
 @functools.cache
@@ -268,11 +237,6 @@ def _task_ended(server: SMTP, task: asyncio.Task[None]) -> None:
             server.connection_lost(None)  # as aiosmtpd does: asyncio reports no loss before the handshake is over
 
 
-async def _take_message(server: SMTP, session: object, envelope: object) -> object:
-    """The DATA hook of a handler without one: aiosmtpd then replies 250."""
-    return MISSING
-
-
 def _is_success(answer: object) -> bool:
     """Whether the handler's answer to DATA becomes a 2xx reply: the message is the handler's from then on."""
     return answer is MISSING or (isinstance(answer, (str, bytes)) and answer[:1] in ("2", b"2"))
@@ -280,7 +244,7 @@ def _is_success(answer: object) -> bool:
 
 async def _refuse_proxy(server: SMTP, admission: Admission, arg: str | None) -> None:
     """PROXY as an SMTP command: from a peer that is not trusted, or a second header."""
-    admission.report(logging.WARNING, "%s sent a PROXY header, which is not believed", admission.peer)
+    admission.report(logging.INFO, "%s sent a PROXY header, which is not believed", admission.peer)
     server.hang_up(b"554 5.7.1 PROXY is not accepted from this address")
 
 

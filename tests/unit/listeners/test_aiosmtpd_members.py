@@ -26,33 +26,48 @@ HERE = Path(inbound_audit.listeners.__file__).parent
 METHODS = {
     "_call_handler_hook": ["self", "command", "args"],
     "_cb_client_connected": ["self", "reader", "writer"],
+    "_create_session": ["self"],
+    "_getaddr": ["self", "arg"],
     "_getparams": ["self", "params"],
+    "_handle_client": ["self"],
     "_reset_timeout": ["self", "duration"],
+    "_set_post_data_state": ["self"],
     "_timeout_cb": ["self"],
     "auth_LOGIN": ["self", "_", "args"],
     "auth_PLAIN": ["self", "_", "args"],
+    "challenge_auth": ["self", "challenge", "encode_to_b64", "log_client_response"],
+    "handle_exception": ["self", "error"],
+    "push": ["self", "status"],
+    "smtp_DATA": ["self", "arg"],
     "smtp_STARTTLS": ["self", "arg"],
 }
 ATTRIBUTES = {
     "_auth_callback",
     "_auth_methods",
+    "_call_limit_base",
+    "_call_limit_default",
+    "_decode_data",
+    "_enforce_call_limit",
     "_ehlo_hook_ver",
     "_handle_hooks",
     "_handler_coroutine",
     "_original_transport",
     "_smtp_methods",
     "_timeout_duration",
+    "_timeout_handle",
+    "_tls_handshake_okay",
     "_tls_protocol",
 }
-OF_A_CONNECTION = {"_reader"}
+OF_A_CONNECTION = {"_reader", "_writer"}
 CONTROLLER = {"_factory_invoked", "_run", "_thread", "_thread_exception", "_trigger_server"}
-OF_ASYNCIO = {"_drain_waiters", "_ssl_protocol", "_ssl_shutdown_timeout", "_transport"}
+OF_A_READER = {"_buffer", "_eof", "_maybe_resume_transport", "_transport", "_wait_for_data"}
+OF_ASYNCIO = {"_conn_lost", "_drain_waiters", "_ssl_protocol", "_ssl_shutdown_timeout", *OF_A_READER}
 
 
 @pytest.fixture
 def server() -> Any:
     loop = asyncio.new_event_loop()
-    yield aiosmtpd.smtp.SMTP(Sink(), hostname="mx.example", loop=loop)
+    yield aiosmtpd.smtp.SMTP(Sink(), hostname="mx.example", loop=loop, command_call_limit=9)
     loop.close()
 
 
@@ -72,9 +87,17 @@ def test_the_members_of_the_controller_are_there() -> None:
 
 
 def test_a_reader_is_kept_of_a_connection(server: Any) -> None:
-    reader: Any = object()
-    server._cb_client_connected(reader, None)
-    assert server._reader is reader
+    reader, writer = object(), object()
+    server._cb_client_connected(reader, writer)
+    assert (server._reader, server._writer) == (reader, writer)
+
+
+def test_the_members_of_a_reader_are_there() -> None:
+    loop = asyncio.new_event_loop()
+    reader = asyncio.StreamReader(loop=loop)
+    assert {name for name in OF_A_READER if hasattr(reader, name)} == OF_A_READER
+    assert isinstance(reader._buffer, bytearray)  # type: ignore[attr-defined]
+    loop.close()
 
 
 def test_without_an_authenticator_the_callback_is_the_one_that_always_fails(server: Any) -> None:

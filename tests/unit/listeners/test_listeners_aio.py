@@ -19,7 +19,8 @@ from tests.support.listening import LoopThread, Peer, Script, Way, eventually, e
 from inbound_audit import InboundAudit, Limits, Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.aio import counted, counted_callback, session_of
-from inbound_audit.listeners.pending import MAX_EARLY_BYTES, GatedFactory, PendingConnection
+from inbound_audit.listeners.budget import SessionBudget
+from inbound_audit.listeners.pending import GatedFactory, PendingConnection
 
 # asyncio's own, in Python 3.10: it closes the connection and forgets the transport.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport <asyncio.sslproto:ResourceWarning")
@@ -250,7 +251,7 @@ def test_a_peer_that_stops_sending_in_a_tarpit_is_gone(guard: Guard, audit: Inbo
 def test_what_came_during_a_tarpit_is_not_lost(guard: Guard, kind: type[Echo]) -> None:
     """More than the door keeps: the rest waits in the kernel."""
     guard.policy = Script({"connect": SHORTLY})
-    early = b"".join(b"%07d\n" % number for number in range(MAX_EARLY_BYTES // 2))
+    early = b"".join(b"%07d\n" % number for number in range(SessionBudget.max_early_bytes // 2))
     with serving(counted(kind, guard), listening.WAYS[0]) as (thread, address), Peer(*address) as peer:
         sent = thread.loop.run_in_executor(None, peer.send, early)
         assert peer.line() == b"hello\n"
