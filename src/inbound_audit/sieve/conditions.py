@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 from inbound_audit.errors import PolicyError, did_you_mean
@@ -30,14 +31,9 @@ def condition(node: tree.Call) -> Condition:
     return make(node)
 
 
-def _true(node: tree.Call) -> Condition:
+def _always(holds: bool, node: tree.Call) -> Condition:
     _takes(node, tests="no test")
-    return lambda run: True
-
-
-def _false(node: tree.Call) -> Condition:
-    _takes(node, tests="no test")
-    return lambda run: False
+    return lambda run: holds
 
 
 def _not(node: tree.Call) -> Condition:
@@ -46,15 +42,7 @@ def _not(node: tree.Call) -> Condition:
     return lambda run: not test(run)
 
 
-def _all_of(node: tree.Call) -> Condition:
-    return _first(node, False)
-
-
-def _any_of(node: tree.Call) -> Condition:
-    return _first(node, True)
-
-
-def _first(node: tree.Call, decides: bool) -> Condition:
+def _first(decides: bool, node: tree.Call) -> Condition:
     """Of several tests: asks one after the other until one decides."""
     _takes(node, tests="a list of tests")
     tests = [condition(test) for test in node.tests]
@@ -213,11 +201,11 @@ def _against(asked: Relation, subject_of: Expression, keys_of: Callable[[Run], l
 
 
 TESTS: dict[str, Callable[[tree.Call], Condition]] = {
-    "true": _true,
-    "false": _false,
+    "true": partial(_always, True),
+    "false": partial(_always, False),
     "not": _not,
-    "allof": _all_of,
-    "anyof": _any_of,
+    "allof": partial(_first, False),
+    "anyof": partial(_first, True),
     "isset": _isset,
     "ec_test": _ec_test,
     "vctx_conn": _vctx,

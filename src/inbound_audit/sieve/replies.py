@@ -55,21 +55,21 @@ Seconds = Annotated[float, Reader(_seconds)]
 
 
 def ec_action(run: Run, at: At, code: Code, reason: Reason, counter: AsText = "") -> None:
-    run.reply.set(code, reason)
+    run.reply(code, reason)
     run.host.hit(at, counter)
 
 
 def ec_disconnect(run: Run, at: At, code: Code = 0, reason: Reason = "", counter: AsText = "") -> None:
     """Without arguments the connection ends after the reply that is set elsewhere."""
     if code:
-        run.reply.set(code, reason, refused=True)
-    run.reply.leave = True
+        run.reply(code, reason, refused=True)
+    run.leave = True
     run.host.hit(at, counter)
 
 
 def ec_tarpit(run: Run, at: At, seconds: Seconds, counter: AsText = "") -> None:
     """Of several the longest is waited."""
-    run.reply.tarpit = max(run.reply.tarpit, seconds)
+    run.tarpit = max(run.tarpit, seconds)
     run.host.hit(at, counter)
 
 

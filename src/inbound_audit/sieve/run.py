@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,54 +77,34 @@ class Host:
         logger.info("%s:%d: %s", self.path, at.line, message)
 
 
-class Reply:
-    """The reply to a session, as far as a run has set it."""
+class Run:
+    """One run: its session, its variables, its context variables, and the reply to the session as far as it is set."""
 
-    __slots__ = ("code", "leave", "refused", "tarpit", "text")
+    # The reply. On the class, since most runs let the session in without one.
+    code = 0
+    text = ""
+    tarpit = 0.0
+    refused = leave = False
 
-    def __init__(self) -> None:
-        self.code = 0
-        self.text = ""
-        self.tarpit = 0.0
-        self.refused = self.leave = False
+    def __init__(self, ac: Session, host: Host) -> None:
+        self.ac = ac
+        self.host = host
+        self.variables: dict[str, Value] = {}
 
-    def set(self, code: int, text: str, *, refused: bool = False) -> None:
+    @cached_property
+    def context(self) -> dict[str, dict[str, str]]:
+        """Context variables of the connection (``vctx_conn``) and of the message (``vctx_mess``)."""
+        return {"vctx_conn": {}, "vctx_mess": {}}
+
+    def reply(self, code: int, text: str, *, refused: bool = False) -> None:
         """Sets the reply; the last one counts. A code from 400 refuses, and `refused` does with any."""
         self.code, self.text = code, text
         self.refused = refused or code >= REFUSES_FROM
 
     def verdict(self) -> Verdict:
         """A script that only disconnects refuses: a banner would be of no use."""
-        if not self.code and self.leave:
+        if not (self.code or self.leave or self.tarpit):
+            return ACCEPT
+        if self.leave and not self.code:
             return cached_verdict(False, REFUSAL_CODE, "", self.tarpit, True)
         return cached_verdict(not self.refused, self.code, self.text, self.tarpit, self.leave)
-
-
-class Run:
-    """One run: its session, its variables, its context variables, and its reply once one is set."""
-
-    __slots__ = ("_context", "_reply", "ac", "host", "variables")
-
-    def __init__(self, ac: Session, host: Host) -> None:
-        self.ac = ac
-        self.host = host
-        self.variables: dict[str, Value] = {}
-        self._context: dict[str, dict[str, str]] | None = None
-        self._reply: Reply | None = None
-
-    @property
-    def reply(self) -> Reply:
-        """Made on the first use: most runs let the session in without a reply."""
-        if self._reply is None:
-            self._reply = Reply()
-        return self._reply
-
-    @property
-    def context(self) -> dict[str, dict[str, str]]:
-        """Context variables of the connection (``vctx_conn``) and of the message (``vctx_mess``)."""
-        if self._context is None:
-            self._context = {"vctx_conn": {}, "vctx_mess": {}}
-        return self._context
-
-    def verdict(self) -> Verdict:
-        return ACCEPT if self._reply is None else self._reply.verdict()
