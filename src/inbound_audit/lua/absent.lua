@@ -1,8 +1,7 @@
 -- Names of the reference that inbound_audit does not have: what is sent, stored or asked of other services. A module of
 -- them may be required; a call is an error that names it.
 local _, _, options = ...
-local error, gmatch, setmetatable, tostring, type = error, string.gmatch, setmetatable, tostring, type
-local find = string.find
+local error, find, gmatch, setmetatable, type = error, string.find, string.gmatch, setmetatable, type
 
 local absent = {}
 
@@ -21,14 +20,18 @@ function absent.method(name)
   end
 end
 
--- Makes calls of all functions that a table of the reference has and ours lacks such an error. Its constants stay nil.
-function absent.rest(t, name)
+-- Makes calls of all functions that a table of the reference has and ours lacks such an error. Its constants stay nil,
+-- unless `constant` raises an error for one.
+function absent.rest(t, name, constant)
   return setmetatable(t, {
     __index = function(_, key)
       if type(key) == "string" and find(key, "^%l") then
-        return absent.method(name .. "." .. tostring(key))
+        return absent.method(name .. "." .. key)
+      elseif constant and type(key) == "string" then
+        constant(key)
       end
     end,
+    __metatable = false,
   })
 end
 

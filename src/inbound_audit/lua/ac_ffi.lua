@@ -4,7 +4,7 @@ local _, _, options = ...
 local ffi = require("ffi")
 local cast, copy, istype, metatype, to_string = ffi.cast, ffi.copy, ffi.istype, ffi.metatype, ffi.string
 local gsub, match, rep = string.gsub, string.match, string.rep
-local tonumber = tonumber
+local pairs, tonumber = pairs, tonumber
 
 -- A script's type has the size of the core's but no field with a name: no script can write a pointer into it. The core's
 -- functions are declared a second time, with pointers to that type.
@@ -41,7 +41,7 @@ function memory.is(ac)
   return istype(box, ac)
 end
 
-function memory.count(ac, cidr, service)
+function memory.session_count(ac, cidr, service)
   return tonumber(session_count(ac, cidr, cidr and #cidr or 0, service, service and #service or 0))
 end
 
@@ -85,16 +85,10 @@ function memory.remote_ip(ac)
   return to_string(text, write_ip(ac, text))
 end
 
-function memory.conn_id(ac)
-  return tonumber(cast(inside, ac).conn_id)
-end
-
-function memory.remote_port(ac)
-  return tonumber(cast(inside, ac).remote_port)
-end
-
-function memory.version(ac)
-  return tonumber(cast(inside, ac).version)
+for _, name in pairs({ "conn_id", "remote_port", "version" }) do
+  memory[name] = function(ac)
+    return tonumber(cast(inside, ac)[name])
+  end
 end
 
 function memory.set_metatable(metatable)

@@ -1,7 +1,7 @@
 -- Builds the Lua world of one policy out of the rooms beside this file, then empties the globals under it.
 --
 --     host       the Python functions that Lua may call, guarded
---     options    tables of options that a script hands over
+--     arguments  what a script hands over, and the errors about it
 --     absent     names of the reference that are not available
 --     ac         the accept construct; its memory is in ac_ffi or ac_portable
 --     vctx       the validation context and the reply that a hook sets

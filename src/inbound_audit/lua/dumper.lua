@@ -1,6 +1,6 @@
 -- msys.dumper.Dumper(value): the value as Lua source, for logs. Keys are in order; each table inside itself is named.
 local room = ...
-local guards, options, steps = room("guards"), room("options"), room("steps")
+local guards, arguments, steps = room("guards"), room("arguments"), room("steps")
 local concat, format, next, rep, sort = table.concat, string.format, next, string.rep, guards.table.sort
 local find, gmatch, tostring, type = string.find, string.gmatch, tostring, type
 
@@ -8,7 +8,7 @@ local dump
 
 -- The text of a key or value that is neither a table nor a number: never another kind, whatever its metatable returns.
 local function plain(value)
-  return tostring(options.plain(value))
+  return tostring(arguments.plain(value))
 end
 
 -- Words that can't be written as a key without brackets.

@@ -14,7 +14,7 @@ local concat, error, gmatch, tostring = table.concat, error, string.gmatch, tost
 local CONT, DONE, AGAIN = context.VALIDATE_CONT, context.VALIDATE_DONE, context.VALIDATE_AGAIN
 local VCTX_CONN, VCTX_MESS = context.VCTX_CONN, context.VCTX_MESS
 local modules, now = registry.modules, sessions.now
-local plain, self_of, verdict = room("options").plain, sessions.self, context.verdict
+local plain, self_of, verdict = room("arguments").plain, sessions.self, context.verdict
 
 local function fail(module, hook, answer)
   local name = hook .. " of module '" .. module.name .. "' returned "
@@ -42,31 +42,42 @@ local function each(i, hook, state, a, b, c, d)
   return each(i + 1, hook, state, a, b, c, d)
 end
 
-local function enter(token, message)
+local function enter(token)
   local accept = ac.open(token)
   steps.refill()
-  return accept, sessions.enter(ac.conn_id(accept), accept, message)
+  return accept, sessions.enter(ac.conn_id(accept), accept)
 end
 
 -- The same for an SMTP command.
 local function command(token)
-  local accept, state = enter(token, nil)
+  local accept, state = enter(token)
   now.smtp = true
   return accept, state, state.vctx
+end
+
+-- The same for one about a message.
+local function about(token, size, mailfrom, rcptto)
+  local accept, state, vctx = command(token)
+  state.message = message(vctx, size, mailfrom, rcptto)
+  return accept, state, vctx
+end
+
+local function leave(state)
+  sessions.leave(state)
+  return verdict(state.vctx)
 end
 
 local entry_points = {}
 
 -- core_validate_accept, then validate_connect unless the first has already disconnected the client.
 function entry_points.validate_connect(token)
-  local accept, state = enter(token, nil)
+  local accept, state = enter(token)
   local vctx = state.vctx
   each(1, "core_validate_accept", state, accept, vctx)
   if not vctx._disconnect then
     each(1, "validate_connect", state, accept, vctx)
   end
-  sessions.leave(state)
-  return verdict(vctx)
+  return leave(state)
 end
 
 -- TLS has begun; no hook runs. `cipher` is "" where it is not known.
@@ -82,57 +93,44 @@ function entry_points.validate_ehlo(token, text)
   context.set(vctx, VCTX_CONN, "ehlo_domain", text)
   context.set(vctx, VCTX_CONN, "ehlo_string", text)
   each(1, "validate_ehlo", state, text, accept, vctx)
-  sessions.leave(state)
-  return verdict(vctx)
+  return leave(state)
 end
 
 -- A new message begins: what was set for the one before is forgotten.
 function entry_points.validate_mailfrom(token, text)
-  local accept, state, vctx = command(token)
-  state.message = message(vctx, 0, text, "")
+  local accept, state, vctx = about(token, 0, text, "")
   context.begin_message(vctx, text)
   each(1, "validate_mailfrom", state, text, accept, vctx)
-  sessions.leave(state)
-  return verdict(vctx)
+  return leave(state)
 end
 
 function entry_points.validate_rcptto(token, text, size, mailfrom)
-  local accept, state, vctx = command(token)
-  local about = message(vctx, size, mailfrom, text)
-  state.message = about
+  local accept, state, vctx = about(token, size, mailfrom, text)
   context.begin_recipient(vctx, text)
-  each(1, "validate_rcptto", state, about, text, accept, vctx)
-  sessions.leave(state)
-  return verdict(vctx)
+  each(1, "validate_rcptto", state, state.message, text, accept, vctx)
+  return leave(state)
 end
 
 function entry_points.validate_data(token, size, mailfrom, last)
-  local accept, state, vctx = command(token)
-  local about = message(vctx, size, mailfrom, last)
-  state.message = about
-  each(1, "validate_data", state, about, accept, vctx)
-  sessions.leave(state)
-  return verdict(vctx)
+  local accept, state, vctx = about(token, size, mailfrom, last)
+  each(1, "validate_data", state, state.message, accept, vctx)
+  return leave(state)
 end
 
 -- validate_data_spool, then validate_data_spool_each_rcpt for each of `recipients` (one per line) while none is refused:
 -- SMTP has one reply for all of them.
 function entry_points.validate_data_spool(token, size, mailfrom, last, recipients)
-  local accept, state, vctx = command(token)
-  local about = message(vctx, size, mailfrom, last)
-  state.message = about
-  each(1, "validate_data_spool", state, about, accept, vctx)
+  local accept, state, vctx = about(token, size, mailfrom, last)
+  each(1, "validate_data_spool", state, state.message, accept, vctx)
   for recipient in gmatch(recipients, "[^\n]+") do
     if verdict(vctx) == false then
       break
     end
-    about = message(vctx, size, mailfrom, recipient)
-    state.message = about
+    state.message = message(vctx, size, mailfrom, recipient)
     context.set_address(vctx, "rcptto", recipient)
-    each(1, "validate_data_spool_each_rcpt", state, about, accept, vctx)
+    each(1, "validate_data_spool_each_rcpt", state, state.message, accept, vctx)
   end
-  sessions.leave(state)
-  return verdict(vctx)
+  return leave(state)
 end
 
 -- The session is over: validate_dealloc of each module that it has met. Its tables are forgotten, whatever the hooks do.

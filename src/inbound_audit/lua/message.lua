@@ -2,7 +2,7 @@
 local room = ...
 local absent, ac, context, host, sessions = room("absent"), room("ac"), room("vctx"), room("host"), room("sessions")
 local error, gmatch, setmetatable = error, string.gmatch, setmetatable
-local now = sessions.now
+local now, raising = sessions.now, room("arguments").raising
 
 local methods = {}
 
@@ -19,56 +19,52 @@ function methods.rcptto(message)
   return message._rcptto
 end
 
--- Context variables are those of the validation context. Each of these functions returns 1 or 0 for whether the variable
--- is set, its value, or both; an unset one is "" for context_get.
-local function reader(result)
-  return function(message, ctx, key)
-    local why, value = context.read(message._vctx, ctx, key)
-    if why then
-      error(why, 2)
-    end
-    return result(value, value ~= nil and 1 or 0, message, ctx, key)
-  end
-end
-
-methods.context_get = reader(function(value)
-  return value or ""
-end)
-methods.context_exists = reader(function(_, is_set)
-  return is_set
-end)
-methods.context_exists_and_get = reader(function(value, is_set)
-  return is_set, value
-end)
-methods.context_delete = reader(function(_, is_set, message, ctx, key)
-  context.set(message._vctx, ctx, key, nil)
-  return is_set
+-- Context variables are those of the validation context; an unset one is "" here.
+methods.context_get = raising(function(message, ctx, key)
+  local why, value = context.read(message._vctx, ctx, key)
+  return why, value or ""
 end)
 
-function methods.context_set(message, ctx, key, value)
-  local why = context.set(message._vctx, ctx, key, value)
+-- 1 and the value if the variable is set, otherwise 0.
+function methods.context_exists_and_get(message, ctx, key)
+  local why, value = context.read(message._vctx, ctx, key)
   if why then
     error(why, 2)
   end
+  return value ~= nil and 1 or 0, value
 end
 
+methods.context_exists = raising(function(message, ctx, key)
+  return context.exists(message._vctx, ctx, key)
+end)
+
+-- Returns whether it was set, as 1 or 0.
+methods.context_delete = raising(function(message, ctx, key)
+  local why, is_set = context.exists(message._vctx, ctx, key)
+  return why or context.set(message._vctx, ctx, key, nil), is_set
+end)
+
+methods.context_set = raising(function(message, ctx, key, value)
+  return context.set(message._vctx, ctx, key, value)
+end)
+
 -- The accepted recipients of the message, as an array. To change them is not part of inbound_audit.
-function context.methods.recipient_list(vctx, addresses)
+context.methods.recipient_list = raising(function(vctx, addresses)
   if addresses ~= nil then
-    error("vctx:recipient_list(addresses) is not part of inbound_audit: recipients can't be changed", 2)
+    return "vctx:recipient_list(addresses) is not part of inbound_audit: recipients can't be changed"
   end
   local list = {}
   if now.state.ac and now.state.vctx == vctx then
-    local why, recipients = host.recipients(ac.memory.bytes(now.state.ac))
+    local why, recipients = host.recipients(ac.bytes(now.state.ac))
     if why then
-      error(why, 2)
+      return why
     end
     for recipient in gmatch(recipients, "[^\n]+") do
       list[#list + 1] = recipient
     end
   end
-  return list
-end
+  return nil, list
+end)
 
 for _, name in absent.names("vctx") do
   context.methods[name] = absent.method("vctx:" .. name)

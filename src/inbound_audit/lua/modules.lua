@@ -57,13 +57,15 @@ function globals.require(name)
   return loaded[name]
 end
 
--- The table under a dotted name below the globals, made where it is missing; nil where a part is something else.
-local function table_under(name)
-  local t = globals
+-- The table under a dotted name below the globals; `make` makes those that are missing. nil where a part of the name is
+-- something else.
+local function table_under(name, make)
+  local t, so_far = globals, ""
   for part in gmatch(name, "[^.]+") do
+    so_far = so_far == "" and part or so_far .. "." .. part
     local inner = rawget(t, part)
     if inner == nil then
-      inner = {}
+      inner = make(so_far)
       rawset(t, part, inner)
     elseif type(inner) ~= "table" then
       return nil
@@ -73,6 +75,10 @@ local function table_under(name)
   return t
 end
 
+local function new_table()
+  return {}
+end
+
 function package.seeall(t)
   setmetatable(t, { __index = globals })
 end
@@ -80,7 +86,7 @@ end
 function globals.module(name, ...)
   local t = package.loaded[name]
   if type(t) ~= "table" then
-    t = table_under(name)
+    t = table_under(name, new_table)
     if not t then
       error("name conflict for module '" .. tostring(name) .. "'", 2)
     end
@@ -98,4 +104,4 @@ function globals.module(name, ...)
   end
 end
 
-return { loaded = package.loaded, absent = absent }
+return { loaded = package.loaded, absent = absent, table_under = table_under }

@@ -1,9 +1,8 @@
 -- The `msys` table: what policies of the reference call, also without a `require`.
 local room = ...
 local absent, ac, context, modules, sandbox = room("absent"), room("ac"), room("vctx"), room("modules"), room("sandbox")
-local options, sessions = room("options"), room("sessions")
-local error, find, getmetatable, pairs = error, string.find, getmetatable, pairs
-local gmatch, match, rawget, tostring, type = string.gmatch, string.match, rawget, tostring, type
+local arguments, sessions = room("arguments"), room("sessions")
+local error, find, match, pairs, tostring, type = error, string.find, string.match, pairs, tostring, type
 local now = sessions.now
 
 local ANSWERS = {
@@ -12,28 +11,24 @@ local ANSWERS = {
   VALIDATE_AGAIN = context.VALIDATE_AGAIN,
 }
 
-local core = absent.rest({
+local core = {
   VCTX_CONN = context.VCTX_CONN,
   VCTX_MESS = context.VCTX_MESS,
   ECMESS_CTX_CONN = context.VCTX_CONN,
   ECMESS_CTX_MESS = context.VCTX_MESS,
   AF_INET = 2,
   AF_INET6 = 10,
-}, "msys.core")
+}
 for name, answer in pairs(ANSWERS) do
   core[name] = answer
 end
 
 -- A misspelt answer would be nil, and nil lets the client in.
-local rest = getmetatable(core)
-local function_of = rest.__index
-function rest.__index(t, key)
-  if type(key) == "string" and find(key, "^VALIDATE_") then
-    error("msys.core." .. key .. ": no such answer of a hook" .. options.hint(key, ANSWERS), 2)
+absent.rest(core, "msys.core", function(key)
+  if find(key, "^VALIDATE_") then
+    error("msys.core." .. key .. ": no such answer of a hook" .. arguments.hint(key, ANSWERS), 3)
   end
-  return function_of(t, key)
-end
-rest.__metatable = false
+end)
 
 -- The family of `ac.remote_addr`: "1.2.3.4:port" is IPv4, "address.port" IPv6. nil for anything else.
 function core.ec_sockaddr_family(sockaddr)
@@ -75,29 +70,18 @@ local msys = {
 
 local registered = room("registry")
 
-function msys.registerModule(name, hooks)
+msys.registerModule = arguments.raising(function(name, hooks)
   if type(name) ~= "string" or type(hooks) ~= "table" then
-    error("msys.registerModule: expected a name and a table of hooks, not " .. type(name) .. " and " .. type(hooks), 2)
+    return "msys.registerModule: expected a name and a table of hooks, not " .. type(name) .. " and " .. type(hooks)
   end
-  local why = registered.add(name, hooks)
-  if why then
-    error(why, 2)
-  end
-end
+  return registered.add(name, hooks)
+end)
 
 -- The table under a dotted name, made where it is missing: each call of a function that it does not have is an error.
 local function absent_module(path)
-  local t, so_far = sandbox, ""
-  for name in gmatch(path, "[^.]+") do
-    so_far = so_far == "" and name or so_far .. "." .. name
-    local inner = rawget(t, name)
-    if inner == nil then
-      inner = absent.rest({}, so_far)
-      t[name] = inner
-    end
-    t = inner
-  end
-  return t
+  return modules.table_under(path, function(so_far)
+    return absent.rest({}, so_far)
+  end)
 end
 
 sandbox.msys, sandbox.thread = msys, thread

@@ -1,6 +1,6 @@
 -- The modules that a policy has registered, in order.
 local room, _, settings = ...
-local host, options, sessions, steps = room("host"), room("options"), room("sessions"), room("steps")
+local arguments, host, sessions, steps = room("arguments"), room("host"), room("sessions"), room("steps")
 local concat, error, gmatch, pairs, sort, tostring, type = table.concat, error, string.gmatch, pairs, table.sort, tostring, type
 
 local function set_of(names)
@@ -13,12 +13,13 @@ end
 
 local HOOKS = set_of(settings.hooks) -- those that this package calls
 local OTHER_HOOKS = set_of(settings.other_hooks) -- the reference's others
+local DECIDES_NOTHING = { init = true, deinit = true, validate_dealloc = true }
 
 local registry = { modules = {} }
 local modules, others, started = registry.modules, 0, false
 
--- The functions of a module's table by what they are. A hook may also come from a metatable of the table.
-local function sort_functions(module)
+-- The names of a module's functions, in order: the reference's hooks that are not called here, and those that are no hook.
+local function uncalled(module)
   local others, unknown = {}, {}
   for name, value in pairs(module.hooks) do
     if type(name) == "string" and type(value) == "function" and not HOOKS[name] then
@@ -31,54 +32,51 @@ local function sort_functions(module)
   return others, unknown
 end
 
--- Whether the module has a hook, and a reason why one can't be called.
-local function usable(module)
-  local found = false
-  for name in pairs(HOOKS) do
-    local hook = module.hooks[name]
-    if hook ~= nil and type(hook) ~= "function" then
-      return false, name .. " of module '" .. module.name .. "' is a " .. type(hook) .. ", not a function"
-    end
-    found = found or hook ~= nil
-  end
-  return found
-end
-
-local function warn_of_misspelt(module, unknown)
+-- Logs each function whose name is nearly that of a hook; returns the first such name and "; did you mean ...?".
+local function misspelt(module, unknown)
+  local first, meant
   for i = 1, #unknown do
     local why, hint = host.did_you_mean(unknown[i], settings.hooks)
     if not why and hint ~= "" then
       host.warn("module '" .. module.name .. "' has a function " .. unknown[i]
         .. ", which is not a hook and is never called" .. hint)
+      first, meant = first or unknown[i], meant or hint
     end
   end
+  return first, meant
 end
 
--- Returns a reason why the module can't be used.
+-- Returns a reason why the module can't be used. A hook may also come from a metatable of the module's table. A module
+-- with a misspelt hook and none that decides would let everybody in.
 local function check(module)
-  local found, why = usable(module)
-  if why then
-    return why
-  end
-  local others, unknown = sort_functions(module)
-  if not found and #others == 0 then
-    local none = "module '" .. module.name .. "' has no hook"
-    if #unknown == 0 then
-      return none .. " such as validate_connect"
+  local found, decides = false, false
+  for name in pairs(HOOKS) do
+    local hook = module.hooks[name]
+    if hook ~= nil and type(hook) ~= "function" then
+      return name .. " of module '" .. module.name .. "' is a " .. type(hook) .. ", not a function"
     end
-    return none .. ": " .. unknown[1] .. " is not a hook" .. options.hint(unknown[1], HOOKS)
+    found = found or hook ~= nil
+    decides = decides or hook ~= nil and not DECIDES_NOTHING[name]
   end
-  if #others > 0 then
+  local others, unknown = uncalled(module)
+  local none = "module '" .. module.name .. "' has no hook"
+  if not found and #others == 0 then
+    return unknown[1] == nil and none .. " such as validate_connect"
+      or none .. ": " .. unknown[1] .. " is not a hook" .. arguments.hint(unknown[1], HOOKS)
+  elseif #others > 0 then
     host.warn("module '" .. module.name .. "' has hooks of the reference that inbound_audit does not call: "
       .. concat(others, ", "))
   end
-  warn_of_misspelt(module, unknown)
+  local wrong, meant = misspelt(module, unknown)
+  if wrong and not decides and #others == 0 then
+    return none .. " that decides: " .. wrong .. " is not a hook" .. meant
+  end
 end
 
 -- init and deinit return true; nothing at all means the same.
 local function fail(module, hook, answer)
   if answer ~= nil and answer ~= true then
-    return hook .. " of module '" .. module.name .. "' returned " .. tostring(options.plain(answer)) .. ", not true"
+    return hook .. " of module '" .. module.name .. "' returned " .. tostring(arguments.plain(answer)) .. ", not true"
   end
 end
 

@@ -12,7 +12,7 @@ local next, setmetatable = next, setmetatable
 local MAX_SESSIONS = options.max_sessions
 
 local kept, live = {}, 0
-local order, first, last = {}, 1, 0 -- connection ids in the order in which they were kept, with those that have ended
+local order, first, last = {}, 1, 0 -- connection ids by the number under which they were kept; `first` is at most the oldest's
 
 local NO_SESSION = {} -- while init or deinit runs no session is being validated
 
@@ -30,7 +30,7 @@ local running
 -- see (accept construct, context, self) is always new: they may keep it.
 local spare
 
-function sessions.enter(id, ac, message)
+function sessions.enter(id, ac)
   if running then
     sessions.leave(running)
   end
@@ -42,7 +42,7 @@ function sessions.enter(id, ac, message)
     spare = nil
     state.id, state.vctx = id, context.new()
   end
-  state.ac, state.message = ac, message
+  state.ac, state.message = ac, nil
   now.state, now.smtp = state, false
   running = state
   return state
@@ -78,41 +78,29 @@ local function written(state)
   return false
 end
 
--- Drops the ids of ended sessions, which pile up behind one that lives long. Costs what was added since the last time.
-local function compact()
-  local lasting, n = {}, 0
-  for i = first, last do
-    if kept[order[i]] then
-      n = n + 1
-      lasting[n] = order[i]
-    end
-  end
-  order, first, last = lasting, 1, n
+local function forget(id)
+  order[kept[id].number] = nil
+  kept[id] = nil
+  live = live - 1
 end
 
 local function forget_oldest()
-  local id
-  repeat
-    id = order[first]
-    order[first] = nil
+  while order[first] == nil do
     first = first + 1
-  until kept[id]
-  kept[id] = nil
-  live = live - 1
+  end
+  forget(order[first])
   host.dropped()
 end
 
 -- Where memory runs out, here too, the next question tries again: `running` is not cleared before all is done.
 local function keep(id, state)
-  order[last + 1] = id
+  state.number = last + 1
+  order[state.number] = id
   kept[id] = state
   live = live + 1
-  last = last + 1
+  last = state.number
   if live > MAX_SESSIONS then
     forget_oldest()
-  end
-  if last - first > 2 * live + 100 then
-    compact()
   end
 end
 
@@ -144,8 +132,7 @@ end
 function sessions.finish(id, ac)
   local state = state_kept(id)
   if kept[id] then
-    kept[id] = nil
-    live = live - 1
+    forget(id)
   end
   if running and running.id == id then
     running = nil

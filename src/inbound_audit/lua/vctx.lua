@@ -1,7 +1,10 @@
 -- The validation context: values that live as long as the connection or its message, and the reply of the hook that
 -- runs. A field with an underscore is ours; `_conn` and `_mess` exist once something was set in them.
+local room = ...
+local arguments = room("arguments")
 local error, floor, gsub, ipairs, match = error, math.floor, string.gsub, ipairs, string.match
 local rawset, setmetatable, tonumber, tostring, type = rawset, setmetatable, tonumber, tostring, type
+local plain, raising = arguments.plain, arguments.raising
 
 local VALIDATE_CONT, VALIDATE_DONE, VALIDATE_AGAIN = 0, 1, 2
 local VCTX_CONN, VCTX_MESS = 1, 2
@@ -11,23 +14,20 @@ local MAX_TARPIT_S = 86400 -- a day is beyond any client's patience and still a 
 local REPLY = { "_code", "_text", "_tarpit", "_refused", "_disconnect" }
 local STORES = { [VCTX_CONN] = "_conn", [VCTX_MESS] = "_mess" }
 
-local methods = {}
-
 local function store_of(ctx, key)
   local store = STORES[ctx]
   if not store then
-    return nil, tostring(ctx) .. ": is neither msys.core.VCTX_CONN nor msys.core.VCTX_MESS"
+    return tostring(plain(ctx)) .. ": is neither msys.core.VCTX_CONN nor msys.core.VCTX_MESS"
+  elseif type(key) ~= "string" then
+    return tostring(plain(key)) .. ": the key of a context value must be a string"
   end
-  if type(key) ~= "string" then
-    return nil, tostring(key) .. ": the key of a context value must be a string"
-  end
-  return store
+  return nil, store
 end
 
 -- A value is text, as in the reference; for a number write tonumber(vctx:get(...)).
 local function set(vctx, ctx, key, value)
-  local store, why = store_of(ctx, key)
-  if not store then
+  local why, store = store_of(ctx, key)
+  if why then
     return why
   end
   local kind = type(value)
@@ -40,42 +40,23 @@ local function set(vctx, ctx, key, value)
   vctx[store][key] = value ~= nil and tostring(value) or nil
 end
 
-function methods.set(vctx, ctx, key, value)
-  local why = set(vctx, ctx, key, value)
-  if why then
-    error(why, 2)
-  end
-end
-
 local function get(vctx, ctx, key)
   local values = vctx[STORES[ctx]]
   return values and values[key]
 end
 
--- nil and the value, or a reason.
 local function read(vctx, ctx, key)
-  local store, why = store_of(ctx, key)
-  if not store then
+  local why = store_of(ctx, key)
+  if why then
     return why
   end
   return nil, get(vctx, ctx, key)
 end
 
-function methods.get(vctx, ctx, key)
-  local why, value = read(vctx, ctx, key)
-  if why then
-    error(why, 2)
-  end
-  return value
-end
-
 -- 1 or 0, as the reference's C function returns, and not a boolean.
-function methods.exists(vctx, ctx, key)
+local function exists(vctx, ctx, key)
   local why, value = read(vctx, ctx, key)
-  if why then
-    error(why, 2)
-  end
-  return value ~= nil and 1 or 0
+  return why, value ~= nil and 1 or 0
 end
 
 -- Whether a code needs no reading. Patterns are avoided where they can be: LuaJIT does not compile a hook that uses one.
@@ -83,24 +64,24 @@ local function is_code(code)
   return type(code) == "number" and code >= MIN_CODE and code <= MAX_CODE and floor(code) == code
 end
 
+local function text_of(text)
+  return text ~= nil and tostring(plain(text)) or ""
+end
+
 -- The code may be a number, its digits, or the start of the text: 421, "421", "421 come back later".
 local function split(code, text)
+  text = text_of(text)
   if is_code(code) then
-    return code, text ~= nil and tostring(text) or ""
+    return nil, code, text
   end
-  local digits, rest = match(tostring(code), "^(%d%d%d)[%s-]*(.*)$")
-  if not digits then
-    return nil, tostring(code) .. ": is not an SMTP reply code"
-  end
+  local digits, rest = match(text_of(code), "^(%d%d%d)[%s-]*(.*)$")
   local number = tonumber(digits)
-  if number < MIN_CODE or number > MAX_CODE then
-    return nil, digits .. ": is not an SMTP reply code between " .. MIN_CODE .. " and " .. MAX_CODE
+  if not number then
+    return tostring(plain(code)) .. ": is not an SMTP reply code"
+  elseif number < MIN_CODE or number > MAX_CODE then
+    return digits .. ": is not an SMTP reply code between " .. MIN_CODE .. " and " .. MAX_CODE
   end
-  text = text ~= nil and tostring(text) or ""
-  if rest ~= "" then
-    text = rest .. (text ~= "" and " " .. text or "")
-  end
-  return number, text
+  return nil, number, rest .. (rest ~= "" and text ~= "" and " " or "") .. text
 end
 
 -- A text without control characters, which would let a client that chose part of it write replies of its own. A script
@@ -118,65 +99,54 @@ local function without_controls(text)
   return known
 end
 
+-- Sets the reply. Returns a reason, or nil and what a hook returns that ends so: `return vctx:pbp_action(...)`.
 local function reply(vctx, code, text)
-  local number, words = split(code, text)
-  if not number then
-    return words
+  local why, number, words = split(code, text)
+  if why then
+    return why
   end
   rawset(vctx, "_code", number)
   rawset(vctx, "_text", without_controls(words))
+  return nil, VALIDATE_DONE
 end
 
-function methods.set_code(vctx, code, text)
+local disconnect = raising(function(vctx, code, text)
+  if code == nil then
+    code = REFUSED
+  elseif not is_code(code) and not match(text_of(code), "^%d") then
+    code, text = REFUSED, text_of(code) .. (text ~= nil and " " .. text_of(text) or "")
+  end
   local why = reply(vctx, code, text)
   if why then
-    error(why, 2)
-  end
-end
-
--- Sets the reply and ends the hook: `return vctx:pbp_action(...)`.
-function methods.pbp_action(vctx, code, text)
-  local why = reply(vctx, code, text)
-  if why then
-    error(why, 2)
-  end
-  return VALIDATE_DONE
-end
-
--- `disconnect` returns VALIDATE_DONE, so that a hook may end with `return vctx:disconnect(...)`.
-local function disconnect(vctx, code, text)
-  if code ~= nil and not is_code(code) and not match(tostring(code), "^%d") then
-    code, text = REFUSED, tostring(code) .. (text ~= nil and " " .. tostring(text) or "")
-  end
-  local why = reply(vctx, code == nil and REFUSED or code, text)
-  if why then
-    return nil, why
+    return why
   end
   rawset(vctx, "_refused", true)
   rawset(vctx, "_disconnect", true)
-  return VALIDATE_DONE
-end
+  return nil, VALIDATE_DONE
+end)
 
-function methods.disconnect(vctx, code, text)
-  local done, why = disconnect(vctx, code, text)
-  if not done then
-    error(why, 2)
-  end
-  return done
-end
+local methods = {
+  set = raising(set),
+  get = raising(read),
+  exists = raising(exists),
+  set_code = raising(function(vctx, code, text)
+    return (reply(vctx, code, text))
+  end),
+  pbp_action = raising(reply),
+  disconnect = disconnect,
+  pbp_disconnect = disconnect,
 
-methods.pbp_disconnect = methods.disconnect
-
--- Several modules may slow a session down: the longest time asked for is waited.
-function methods.tarpit(vctx, seconds)
-  local time = tonumber(seconds)
-  if not time or not (time >= 0 and time <= MAX_TARPIT_S) then
-    error(tostring(seconds) .. ": is not a number of seconds between 0 and " .. MAX_TARPIT_S, 2)
-  end
-  if time > (vctx._tarpit or 0) then
-    rawset(vctx, "_tarpit", time)
-  end
-end
+  -- Several modules may slow a session down: the longest time asked for is waited.
+  tarpit = raising(function(vctx, seconds)
+    local time = tonumber(seconds)
+    if not time or not (time >= 0 and time <= MAX_TARPIT_S) then
+      return tostring(plain(seconds)) .. ": is not a number of seconds between 0 and " .. MAX_TARPIT_S
+    end
+    if time > (vctx._tarpit or 0) then
+      rawset(vctx, "_tarpit", time)
+    end
+  end),
+}
 
 local metatable = {
   __index = methods,
@@ -189,7 +159,7 @@ local metatable = {
     if key == "disconnect" then
       rawset(vctx, "_disconnect", (value and value ~= 0) or nil)
     elseif methods[key] then
-      error("vctx:" .. tostring(key) .. " is a method and can't be set", 2)
+      error("vctx:" .. key .. " is a method and can't be set", 2)
     else
       rawset(vctx, key, value)
     end
@@ -205,6 +175,7 @@ local context = {
   get = get,
   set = set,
   read = read,
+  exists = exists,
   methods = methods,
 }
 

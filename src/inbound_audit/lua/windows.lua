@@ -1,14 +1,16 @@
--- What monitors and named series have in common: values that a script may hand over, and the messages of the core's codes.
+-- What monitors and named series have in common: the key, windows and amount that a script hands over, and the messages
+-- of the core's codes.
 local room, _, settings = ...
-local ac, host, options, sessions = room("ac"), room("host"), room("options"), room("sessions")
-local floor, tonumber, tostring = math.floor, tonumber, tostring
-local bytes, plain = ac.memory.bytes, options.plain
+local ac, arguments, host, sessions = room("ac"), room("arguments"), room("host"), room("sessions")
+local floor, tonumber, tostring, type = math.floor, tonumber, tostring, type
+local bytes, plain, unknown = ac.bytes, arguments.plain, arguments.unknown
 local now = sessions.now
 
 local BEYOND = 2^31 -- a window that no ring has
 local MAX_AMOUNT = settings.max_amount
 
 local windows = { codes = settings.codes }
+local BAD_WINDOW = windows.codes.BAD_WINDOW
 
 -- nil for what is not a whole number; a number that an int64_t can't hold becomes a window that no ring has.
 local function window(value)
@@ -19,21 +21,20 @@ local function window(value)
   return (number < 0 and -1) or (number > BEYOND and BEYOND) or number
 end
 
--- The windows of a question as the core takes them, or nil and the reason. Without a last one: the same as the first.
-function windows.range(startv, endv)
+-- Reads what is asked for: a key alone, or a table of the `known` options, among them the key, `startv` and `endv` (the
+-- same as `startv` if it is not given). Returns a reason, or nil, the key, and the windows as the core takes them.
+function windows.question(where, given, key_option, known)
+  if type(given) ~= "table" then
+    return nil, given, 0, 0
+  end
+  local startv, endv = given.startv, given.endv
   local first = startv == nil and 0 or window(startv)
   local last = endv == nil and first or window(endv)
-  if not first or not last then
-    return nil, tostring(plain(first and endv or startv)) .. ": is not the number of a window"
+  local why = unknown(where, given, known)
+  if not why and not (first and last) then
+    why = tostring(plain(first and endv or startv)) .. ": is not the number of a window"
   end
-  return first, last
-end
-
--- They as they were asked for.
-function windows.range_text(startv, endv)
-  local first = tostring(startv == nil and 0 or startv)
-  local last = endv == nil and first or tostring(endv)
-  return first == last and first or first .. " to " .. last
+  return why, given[key_option], first, last
 end
 
 -- An amount as the core takes it, nil if the core takes no such amount.
@@ -44,8 +45,13 @@ function windows.amount(value)
   end
 end
 
--- The message of a code. `what` is the text that was asked for, `name` the monitor or series.
-function windows.message(code, what, name)
+-- The message of a code. `name` is the monitor or series, `what` the text or table that was asked for.
+function windows.message(code, name, what)
+  if code == BAD_WINDOW then
+    local first = tostring(what.startv == nil and 0 or what.startv)
+    local last = what.endv == nil and first or tostring(what.endv)
+    what = first == last and first or first .. " to " .. last
+  end
   local accept = now.state.ac
   local why, message = host.window_message(accept and bytes(accept), code, plain(what), plain(name))
   return why or message
