@@ -12,7 +12,7 @@ room("msys")
 local concat, error, gmatch, tostring = table.concat, error, string.gmatch, tostring
 
 local CONT, DONE, AGAIN = context.VALIDATE_CONT, context.VALIDATE_DONE, context.VALIDATE_AGAIN
-local VCTX_CONN, VCTX_MESS = context.VCTX_CONN, context.VCTX_MESS
+local VCTX_CONN = context.VCTX_CONN
 local modules, now = registry.modules, sessions.now
 local plain, self_of, verdict = room("arguments").plain, sessions.self, context.verdict
 

@@ -59,17 +59,19 @@ local function check(module)
     decides = decides or hook ~= nil and not DECIDES_NOTHING[name]
   end
   local others, unknown = uncalled(module)
-  local none = "module '" .. module.name .. "' has no hook"
-  if not found and #others == 0 then
-    return unknown[1] == nil and none .. " such as validate_connect"
-      or none .. ": " .. unknown[1] .. " is not a hook" .. arguments.hint(unknown[1], HOOKS)
-  elseif #others > 0 then
+  if #others > 0 then
     host.warn("module '" .. module.name .. "' has hooks of the reference that inbound_audit does not call: "
       .. concat(others, ", "))
   end
   local wrong, meant = misspelt(module, unknown)
-  if wrong and not decides and #others == 0 then
-    return none .. " that decides: " .. wrong .. " is not a hook" .. meant
+  local none = "module '" .. module.name .. "' has no hook"
+  if decides or #others > 0 then
+    return
+  elseif wrong then
+    return none .. (found and " that decides: " or ": ") .. wrong .. " is not a hook" .. meant
+  elseif not found then
+    return unknown[1] == nil and none .. " such as validate_connect"
+      or none .. ": " .. unknown[1] .. " is not a hook" .. arguments.hint(unknown[1], HOOKS)
   end
 end
 

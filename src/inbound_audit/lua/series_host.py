@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from inbound_audit import _ipcount
 from inbound_audit._ipcount import CODES, LIMITS, MONITOR_KINDS
 from inbound_audit.errors import CapacityError, PolicyError, SeriesError
+from inbound_audit.lua.world import MAX_SHOWN, functions_of, raw, shown
 from inbound_audit.process import ProcessLock
 from inbound_audit.series import DEFAULT_BYTES, Definition, check, contradiction
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from inbound_audit.audit import InboundAudit
 
 _MAX_DEFINITIONS = 1024  # a script that defines in a loop is stopped before it has used up our memory
-_MAX_SHOWN = 1000  # bytes of what was asked for that an error repeats
 _MAX_KEY = LIMITS["key_bytes"] + 1000  # bytes: more than a key may have, and an error repeats it
 
 
@@ -40,55 +40,29 @@ class SeriesHost:
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """By the names that the Lua files call. Texts come and go as bytes."""
-        return {
-            "event_count": _ipcount.accept_event_count,
-            "series_add": _ipcount.accept_series_add,
-            "series_count": _ipcount.accept_series_count,
-            "series_remove": _ipcount.accept_series_remove,
-            "define_monitor": self._define_monitor,
-            "series_define": self._define,
-            "series_make_room": self._make_room,
-            "series_other_family": self._log_other_family,
-            "series_remove_item": self._remove_item,
-            "absolute_events": self._absolute_events,
-            "absolute_add": self._absolute_add,
-            "absolute_count": self._absolute_count,
-            "window_message": self._message,
-        }
+        counting = ("event_count", "series_add", "series_count", "series_remove")
+        return {**{name: getattr(_ipcount, f"accept_{name}") for name in counting}, **functions_of(self)}
 
     def add_audit(self, audit: InboundAudit) -> None:
         """Defines the policy's series in an audit. Raises SeriesError if the audit has such a series otherwise."""
         with self._lock:
             if audit not in self._known:
                 for definition in self._wanted:
-                    _apply(definition, audit)
+                    audit.series.define(**definition._asdict())
                 self._known.append(audit)
 
-    def _define(
-        self,
-        name: object,
-        kind: object,
-        interval: Any,
-        num_windows: Any,
-        serialize: bool,
-        replicate: object,
-        persist: bool,
-        max_hosts: Any,
-        max_bytes: Any,
-    ) -> None:
-        numbers = (interval, num_windows, max_hosts, DEFAULT_BYTES if max_bytes is None else max_bytes)
-        interval, num_windows, max_hosts, max_bytes = map(_shown, numbers)
-        where = "none" if replicate is None else _strict(replicate)
-        definition = Definition(
-            _strict(name), _strict(kind), interval, num_windows, serialize, where, persist, max_hosts, max_bytes
-        )
+    def lua_series_define(self, *values: Any) -> None:
+        """The fields of a Definition in their order, None for a default. Raises SeriesError, CapacityError."""
+        fields = dict(zip(Definition._fields, map(_name, values), strict=True))
+        defaults = {"replicate": "none", "max_bytes": DEFAULT_BYTES}
+        definition = Definition(**fields | {key: value for key, value in defaults.items() if fields[key] is None})
         check(definition)
         with self._lock:
             self._remember(definition)
 
-    def _define_monitor(self, monitor: object) -> None:
+    def lua_define_monitor(self, monitor: object) -> None:
         """Raises MonitorError."""
-        text = _strict(monitor)
+        text = _name(monitor)
         _ipcount.parse_monitor(text)
         self.defined_monitors[text] = None
 
@@ -101,7 +75,7 @@ class SeriesHost:
             raise CapacityError(f"{wanted.name!r}: a policy can define {_MAX_DEFINITIONS} series")
         for audit in self._known:
             if not audit.closed:
-                _apply(wanted, audit)
+                audit.series.define(**wanted._asdict())
         self._wanted[wanted] = None
 
     def _bound(self) -> InboundAudit:
@@ -109,73 +83,53 @@ class SeriesHost:
             raise PolicyError("no session is being validated, and the policy was made without an audit")
         return self._audit
 
-    def _make_room(self, accept: bytes, name: bytes) -> None:
+    def lua_series_make_room(self, accept: bytes, name: bytes) -> None:
         self._audit_of(accept).series.ensure_negative_trees(name.decode())
 
-    def _log_other_family(self, accept: bytes, name: bytes) -> None:
+    def lua_series_other_family(self, accept: bytes, name: bytes) -> None:
         self._audit_of(accept).series.log_other_family(name.decode())
 
-    def _remove_item(self, accept: bytes | None, name: bytes, key: bytes | None) -> None:
+    def lua_series_remove_item(self, accept: bytes | None, name: bytes, key: bytes | None) -> None:
         series = (self._bound() if accept is None else self._audit_of(accept)).series
-        text = _strict(name)
+        text = _name(name)
         if key is None and accept is not None and series.defined(text).type != "string":
             series.remove_item(text, _address_of(accept))
         else:
-            series.remove_item(text, _text_key(key))
+            series.remove_item(text, _key(key))
 
-    def _absolute_events(self, kind: int, monitor: bytes, cidr: bytes | None, first: int, last: int) -> int:
+    def lua_absolute_events(self, kind: int, monitor: bytes, cidr: bytes | None, first: int, last: int) -> int:
         audit = self._bound()
         if cidr is None:
             raise PolicyError("no session is being validated, so there is no connecting IP; name an address")
-        count: int = getattr(audit, MONITOR_KINDS[kind])(_shown(monitor), _shown(cidr), first, last)
+        count: int = getattr(audit, MONITOR_KINDS[kind])(shown(monitor), shown(cidr), first, last)
         return count
 
-    def _absolute_add(self, name: bytes, key: bytes | None, amount: int) -> None:
-        self._bound().series.add(_strict(name), _text_key(key), amount)
+    def lua_absolute_add(self, name: bytes, key: bytes | None, amount: int) -> None:
+        self._bound().series.add(_name(name), _key(key), amount)
 
-    def _absolute_count(self, name: bytes, key: bytes | None, first: int, last: int) -> int:
-        return self._bound().series.count(_strict(name), _text_key(key), first, last)
+    def lua_absolute_count(self, name: bytes, key: bytes | None, first: int, last: int) -> int:
+        return self._bound().series.count(_name(name), _key(key), first, last)
 
-    def _message(self, accept: bytes | None, code: int, what: object, name: object) -> bytes:
+    def lua_window_message(self, accept: bytes | None, code: int, what: object, name: object) -> bytes:
         """The message of the error that Python's own function raises."""
         audit = self._bound() if accept is None else self._audit_of(accept)
-        shown = _shown(name)
-        message = str(_ipcount.window_error(code, _shown(what), shown, audit))
+        message = str(_ipcount.window_error(code, shown(what), shown(name), audit))
         if what is not None and code == CODES["BAD_AMOUNT"]:
-            message = f"{shown!r}: {_shown(what)}: {message.removeprefix(f'{shown!r}: ')}"
-        return message.encode("utf-8", "backslashreplace")
+            series = f"{shown(name)!r}: "
+            message = f"{series}{shown(what)}: {message.removeprefix(series)}"
+        return raw(message)
 
 
-def _apply(definition: Definition, audit: InboundAudit) -> None:
-    name, kind, interval, num_windows, *_ = definition
-    audit.series.define(
-        name,
-        kind,
-        interval,
-        num_windows,
-        serialize=definition.serialize,
-        replicate=definition.replicate,
-        persist=definition.persist,
-        max_hosts=definition.max_hosts,
-        max_bytes=definition.max_bytes,
-    )
+def _name(value: Any, most: int = MAX_SHOWN) -> Any:
+    """A name or key; bytes that are not UTF-8, or too many, stay something that no name can be."""
+    return value[:most].decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-def _shown(value: object) -> Any:
-    """What was asked for as an error repeats it: not all of a long text."""
-    return value[:_MAX_SHOWN].decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value
-
-
-def _strict(name: object) -> Any:
-    """A name; bytes that are not UTF-8, or too many, stay something that no name can be."""
-    return name[:_MAX_SHOWN].decode("utf-8", "surrogateescape") if isinstance(name, bytes) else name
+def _key(value: Any) -> Any:
+    return _name(value, _MAX_KEY)
 
 
 def _address_of(accept: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     address = _ipcount.accept_field(accept, "remote_ip")
     assert isinstance(address, bytes)
     return ipaddress.ip_address(address.decode())
-
-
-def _text_key(key: bytes | None) -> str | None:
-    return None if key is None else key[:_MAX_KEY].decode("utf-8", "surrogateescape")

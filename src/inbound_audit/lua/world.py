@@ -25,6 +25,8 @@ _UNBOUNDED = "luajit20"  # has only its own allocator where pointers have 64 bit
 # this distance from the limit nothing is handed over any more.
 _RESERVE = 1 << 20
 
+MAX_SHOWN = 1000  # bytes of what a script handed over that an error repeats
+
 logger = logging.getLogger("inbound_audit.lua")
 
 HostFunction = Callable[..., "tuple[object, ...]"]
@@ -43,6 +45,16 @@ def raw(value: str) -> bytes:
         return value.encode("utf-8", "backslashreplace")
 
 
+def shown(value: object) -> Any:
+    """What a script handed over as an error repeats it: not all of a long text."""
+    return text(value[:MAX_SHOWN]) if isinstance(value, bytes) else value
+
+
+def functions_of(host: object) -> dict[str, Callable[..., Any]]:
+    """The methods ``lua_...`` of an object, by the names without ``lua_`` by which the Lua files call them."""
+    return {name.removeprefix("lua_"): getattr(host, name) for name in dir(host) if name.startswith("lua_")}
+
+
 def host_function(function: Callable[..., Any], room_for: Callable[[int], bool]) -> HostFunction:
     """Makes a Python function one that Lua may call: a reason first, then its value, and nothing is raised.
 
@@ -54,10 +66,9 @@ def host_function(function: Callable[..., Any], room_for: Callable[[int], bool])
     def call(*args: object) -> tuple[object, ...]:
         try:
             value = function(*args)
-        except (InboundAuditError, KeyError, DialectError) as error:
-            answer: tuple[object, ...] = (str(error).encode("utf-8", "backslashreplace"),)
         except Exception as error:
-            answer = (f"{type(error).__name__}: {error}".encode("utf-8", "backslashreplace"),)
+            known = isinstance(error, (InboundAuditError, KeyError, DialectError))
+            answer: tuple[object, ...] = (raw(str(error) if known else f"{type(error).__name__}: {error}"),)
         else:
             answer = (None, *value) if isinstance(value, tuple) else (None, value)
         size = sum([len(part) for part in answer if isinstance(part, bytes)])

@@ -164,7 +164,13 @@ def test_init_and_deinit_return_true_or_nothing(bench: Bench, answer: str) -> No
         ("{}", "module 'm' has no hook such as validate_connect"),
         ("{on_connect = print}", "has no hook: on_connect is not a hook; did you mean 'validate_connect'?"),
         ("{Validate_Connect = print}", "did you mean 'validate_connect'?"),
-        ("{validate_conect = print, helper = print}", "helper is not a hook (known: core_validate_accept, deinit, "),
+        ("{helper = print}", "helper is not a hook (known: core_validate_accept, deinit, "),
+        ("{validate_conect = print, helper = print}", "has no hook: validate_conect is not a hook; did you mean "),
+        (
+            "{init = print, validate_conect = print}",
+            "no hook that decides: validate_conect is not a hook; did you mean ",
+        ),
+        ("{deinit = print, validate_dealloc = print, validate_helo = print}", "did you mean 'validate_ehlo'?"),
         ("{version = 1}", "module 'm' has no hook such as validate_connect"),
         ("{validate_connect = 1}", "validate_connect of module 'm' is a number, not a function"),
         ("{init = print, validate_connect = {}}", "validate_connect of module 'm' is a table, not a function"),
@@ -204,6 +210,7 @@ def test_a_misspelt_hook_beside_a_right_one_is_warned_of(
 ) -> None:
     policy = bench_of_first_kind.policy(
         "local good, bad = function() end, print\n"
+        "msys.registerModule('helpers', {init = good, is_good = bad})"
         "msys.registerModule('m', {init = good, validate_helo = bad, is_good = bad, validate_set_binding = bad})"
     )
     assert caplog.messages == [
