@@ -23,7 +23,7 @@ HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve test test-system test-readers test-tooling test-all test-core test-one test-changed faults \
-  bench bench-instructions peers debug sanitize lint format docs docs-serve changelog dist wheels clean
+  bench bench-instructions peers debug sanitize model lint format docs docs-serve changelog dist wheels clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -73,6 +73,10 @@ test-changed: $(HAVE)-dev ## the tests of the rooms that differ from main
 
 faults: $(HAVE)-dev ## shared mode and kept series while processes are killed, files damaged, disks full: the long form
 	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/system -k 'faults or persist' $(ARGS)
+
+model: ## the models in docs/model in all their states, and their mutants (needs spin: apt install spin); ARGS=--quick
+	$(SAY) 'the models'
+	$(PYTHON) tools/models.py $(ARGS)
 
 peers: $(HAVE)-bench  # what the benchmarks measure beside the core; their tests skip what is not there
 

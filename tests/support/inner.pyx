@@ -254,6 +254,9 @@ cdef class SeqLock:
     def open(self):
         seqlock.write_open(&self.seq)
 
+    def step(self):
+        seqlock.write_step(&self.seq)
+
     def close(self):
         seqlock.write_close(&self.seq)
 
@@ -460,6 +463,33 @@ cdef class Arena:
     def move(self, source, target, u32 n=1):
         cdef ip.Address a = address(source), b = address(target)
         return trie.trie_move(&self.a, &a, &b, n)
+
+    def move_about(self, source, target, int rounds):
+        """Moves one session there and back, without the GIL."""
+        cdef ip.Address a = address(source), b = address(target)
+        cdef int _i
+        with nogil:
+            for _i in range(rounds):
+                trie.trie_move(&self.a, &a, &b, 1)
+                trie.trie_move(&self.a, &b, &a, 1)
+
+    def least_and_most(self, first, second, int rounds):
+        """The least and the largest sum of two counts, read one after the other, that a reader would accept beside a
+        writer; without the GIL."""
+        cdef prefix.Prefix p = prefix_of(first), q = prefix_of(second)
+        cdef u64 *seq = &layout.header(&self.a).seq
+        cdef u64 began
+        cdef u32 seen, least = 0xFFFFFFFF, most = 0
+        cdef int _i
+        with nogil:
+            for _i in range(rounds):
+                began = seqlock.read_begin(seq)
+                seen = trie.trie_count(&self.a, &p.address, p.length)
+                seen += trie.trie_count(&self.a, &q.address, q.length)
+                if seqlock.read_stood(seq, began):
+                    least = seen if seen < least else least
+                    most = seen if seen > most else most
+        return least, most
 
     def count(self, cidr):
         cdef prefix.Prefix p = prefix_of(cidr)

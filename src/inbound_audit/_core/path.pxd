@@ -113,7 +113,7 @@ cdef inline void shift_counts(Path *path, bint v6, u64 hi, u64 lo, int upto, u64
     cdef int i
     for i in range(upto + 1):
         s = &path.step[i]
-        store64(s.entry, s.entry[0] + (by << 32))
+        store64(s.entry, s.entry[0] + (by << 32))  # model: seqlock/store
         if s.node != NULL and s.node.grade == GRADE_FULL:
             sums = sums_of(s.node, v6) + (byte_at(hi, lo, s.node.depth) >> 4)
             store32(sums, sums[0] + <u32>by)

@@ -13,14 +13,17 @@ stopped there:
   * each node that can be reached from the roots is complete; a new one is published by one word;
   * a block that was reachable in this window is not written again before the window closes.
 So a reader that finds the same *odd* number before and after its walk stood beside a writer that stands still, and
-walked a sound tree: its result lacks at most that one update. (A move adds before it removes, so a reader may see one
-session more, never one less.) The reader waits a little for a writer that runs (READ_SPINS tries, some microseconds),
-then takes that result and remembers the number, so that the next reader of the same update need not wait. It never
-yields its processor, because on a busy machine that costs milliseconds. A reader that was overtaken sees another
-number and tries again, at most READ_TRIES times.
+walked a sound tree: its result lacks at most that one update. (A move adds before it removes, and between the two the
+number grows by two: so a walk that is accepted may see a session twice, never not at all. A difference of two
+prefixes may be off by the session that is being added or removed.) The reader waits a little for a writer that runs
+(READ_SPINS tries, some microseconds), then takes that result and remembers the number, so that the next reader of the
+same update need not wait. It never yields its processor, because on a busy machine that costs milliseconds. A reader
+that was overtaken sees another number and tries again, at most READ_TRIES times.
 
 Lock rule: writers of one tree exclude one another with `Arena.lock`, which only threads of the owning process see. A
 writer holds it, a reader does not need it, and no Python code runs under it.
+
+docs/model/seqlock.pml is a model of this; comments "model: seqlock/NAME" name its steps.
 """
 
 from inbound_audit._core.bits cimport (
@@ -46,13 +49,13 @@ cdef enum Walk:
 
 cdef inline u64 read_begin(u64 *seq) noexcept nogil:
     """The number before a walk."""
-    return acquire64(seq)
+    return acquire64(seq)  # model: seqlock/begin
 
 
 cdef inline bint read_stood(u64 *seq, u64 began) noexcept nogil:
     """No write window began or ended since `began`, so the walk was sound."""
     fence_acquire()
-    return load64(seq) == began
+    return load64(seq) == began  # model: seqlock/stood
 
 
 cdef inline bint read_waited(int attempt) noexcept nogil:
@@ -64,24 +67,30 @@ cdef inline int read_end(u64 *seq, u64 began, u64 *stalled, int attempt) noexcep
     """What a walk that began at the number `began` is worth. `stalled`: the update for which a reader waited before."""
     if not read_stood(seq, began):
         return OVERTAKEN
-    if not began & 1 or began == load64(stalled):
+    if not began & 1 or began == load64(stalled):  # model: seqlock/exact, seqlock/stalled
         return EXACT
-    if read_waited(attempt):
+    if read_waited(attempt):  # model: seqlock/waited
         store64(stalled, began)
         return EXACT
-    return BESIDE_UPDATE
+    return BESIDE_UPDATE  # model: seqlock/beside
 
 
 cdef inline void write_open(u64 *seq) noexcept nogil:
     """Opens the write window, unless it is open: for a reader, two changes in one window are one."""
     if not load64(seq) & 1:
-        publish64(seq, load64(seq) + 1)  # `reach` was stored before
+        publish64(seq, load64(seq) + 1)  # `reach` was stored before; model: seqlock/open
         fence_release()
+
+
+cdef inline void write_step(u64 *seq) noexcept nogil:
+    """Between two changes in one write window: no walk that is accepted has read some words before and some after."""
+    publish64(seq, load64(seq) + 2)  # model: seqlock/step
+    fence_release()
 
 
 cdef inline void write_close(u64 *seq) noexcept nogil:
     """Closes the write window."""
-    publish64(seq, load64(seq) + 1)
+    publish64(seq, load64(seq) + 1)  # model: seqlock/close
     fence_release()  # before any store into the blocks that are freed next
 
 

@@ -39,7 +39,7 @@ cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
     cdef int attempt, worth
     for attempt in range(READ_TRIES):
         began = read_begin(seq)
-        seen = trie_count(&t.arena, &p.address, p.length)
+        seen = trie_count(&t.arena, &p.address, p.length)  # model: seqlock/walk
         worth = read_end(seq, began, &t.stalled, attempt)
         if worth == EXACT:
             return seen
@@ -47,11 +47,14 @@ cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
             sound = seen
             stood = True
         pause()
-    return sound if stood else seen
+    return sound if stood else seen  # model: seqlock/give_up
 
 
 cdef inline int64_t tree_sum(Tree *t, const Prefix *p, const Term *term, size_t terms) noexcept nogil:
-    """As `tree_count`, with the signed sum of some terms added; `p` may be NULL."""
+    """As `tree_count`, with the signed sum of some terms added; `p` may be NULL.
+
+    Beside a writer that was stopped in mid-update, the sum may be off by that update in either direction.
+    """
     cdef u64 *seq = &header(&t.arena).seq
     cdef u64 began
     cdef int64_t seen = 0, sound = 0

@@ -29,7 +29,7 @@ from inbound_audit._core.node cimport (
     path_of, put, size_class, sum_below, tag_of, unit_of,
 )
 from inbound_audit._core.path cimport Path, Step, descend, fits_suffix, host_of, new_host, shift_counts
-from inbound_audit._core.seqlock cimport write_close, write_open
+from inbound_audit._core.seqlock cimport write_close, write_open, write_step
 
 cdef enum:
     MAX_RETIRED = 40    # more blocks than two changes in one write window can retire
@@ -150,7 +150,7 @@ cdef inline u32 grow(Arena *a, bint v6, Node *n, u8 byte, u64 e, Retired *r) noe
     cdef Node *fresh = new_node(a, v6, n.grade + 1, n.depth, k.hi, k.lo)
     if fresh == NULL:
         return 0
-    copy_slots(n, fresh, v6, NULL)
+    copy_slots(n, fresh, v6, NULL)  # model: seqlock/build
     put(fresh, v6, byte, e)
     retire_node(r, a, n, v6)
     return handle(a, fresh)
@@ -190,7 +190,7 @@ cdef inline int insert(Arena *a, bint v6, u64 hi, u64 lo, u32 n, Path *path, Ret
     if fresh == 0:
         return FULL
     write_open(&header(a).seq)
-    store64(last, entry(fresh, count_of(e)))
+    store64(last, entry(fresh, count_of(e)))  # model: seqlock/publish
     return OK
 
 
@@ -283,7 +283,7 @@ cdef inline int close_change(Arena *a, int code, Retired *r) noexcept nogil:
     """Closes the write window of a change that succeeded, and frees what it retired. Returns `code`."""
     if code == OK:
         write_close(&header(a).seq)
-    release_all(a, r)
+    release_all(a, r)  # model: seqlock/free
     if code == OK and (header(a).root[0] | header(a).root[1]) == 0:
         arena_reset(a)
     return code
@@ -315,6 +315,7 @@ cdef inline int trie_move(Arena *a, const Address *source, const Address *target
     code = add_in(a, target.version == 6, target.hi, target.lo, n, &r)
     if code != OK:
         return close_change(a, code, &r)
+    write_step(&header(a).seq)
     code = remove_in(a, source.version == 6, source.hi, source.lo, n, &r)
     if code != OK:
         remove_in(a, target.version == 6, target.hi, target.lo, n, &r)

@@ -45,6 +45,41 @@ def test_two_changes_in_one_window_are_one_for_a_reader(lock: inner.SeqLock) -> 
     assert lock.begin() == began + 1
 
 
+def test_a_step_between_two_changes_is_an_end_for_a_reader(lock: inner.SeqLock) -> None:
+    lock.open()
+    began = lock.begin()
+    lock.step()
+    assert not lock.stood(began)
+    assert lock.begin() == began + 2
+    lock.close()
+    assert lock.begin() % 2 == 0
+
+
+@pytest.mark.parametrize("first", ["192.0.2.7", "192.0.2.9"])
+def test_no_walk_that_is_accepted_loses_a_session_that_moves(first: str) -> None:
+    """A walk beside the writer that reads both hosts, in either order, may see the session twice, never not at all: it
+    can't have read the target before the move and the source after it."""
+    tree = inner.Arena(1 << 16)
+    second = {"192.0.2.7": "192.0.2.9", "192.0.2.9": "192.0.2.7"}[first]
+    tree.add("192.0.2.7")
+    seen = []
+    reader = threading.Thread(target=lambda: seen.append(tree.least_and_most(first, second, 3_000_000)))
+    reader.start()
+    while reader.is_alive():
+        tree.move_about("192.0.2.7", "192.0.2.9", 1000)
+    reader.join()
+    least, most = seen[0]
+    assert 1 <= least <= most <= 2
+
+
+def test_a_move_is_two_updates_for_a_reader() -> None:
+    tree = inner.Arena(1 << 16)
+    tree.add("192.0.2.7")
+    before = tree.seq
+    tree.move("192.0.2.7", "192.0.2.9")
+    assert tree.seq == before + 4
+
+
 def test_a_reader_waits_a_bounded_number_of_times(lock: inner.SeqLock) -> None:
     assert not lock.waited(inner.READ_SPINS - 1)
     assert lock.waited(inner.READ_SPINS)
