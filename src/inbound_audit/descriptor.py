@@ -107,6 +107,15 @@ def open_file(path: str | os.PathLike[str], flags: int, mode: int = 0o600, *, at
     return Descriptor(os.open(path, flags | os.O_CLOEXEC, mode, dir_fd=at))
 
 
+def open_regular(path: str | os.PathLike[str], flags: int, mode: int = 0o600, *, at: int | None = None) -> Descriptor:
+    """As `open_file`. Raises OSError for anything but a regular file; it waits for no other end of a pipe."""
+    opened = open_file(path, flags | os.O_NONBLOCK, mode, at=at)
+    if not stat.S_ISREG(os.fstat(opened.number).st_mode):
+        opened.close()
+        raise OSError(0, "it is not a regular file", os.fspath(path))
+    return opened
+
+
 def pipe() -> tuple[Descriptor, Descriptor]:
     """Both ends of a pipe, to read and to write. Neither waits. Raises OSError."""
     ends = [Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)]

@@ -77,7 +77,7 @@ MISTAKES = {
     "sevre": "sevre",
     "serve --workers 0": "--workers",
     "serve --workers 257": "256",
-    "serve --workers two": "two",
+    "serve --workers two": "'two': write a whole number from 1 to 256",
     "serve --workers 2": "--shared NAME",
     "serve --group mail": "--shared",
     "serve --shared ../x": "../x",

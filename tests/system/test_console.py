@@ -240,6 +240,9 @@ def test_add_and_subtract(crew):
         assert worker.do("audit.series.count('failures', '192.0.2.7')") == 12
     assert console("add", "new", "1000000000,2", "2001:db8::9", "3") == "new 1000000000/0: 3\n"
     assert console("count_cidr", "2001:db8::/32", "new", "1000000000,2", "0", "1") == "3\n"
+    done = run("console", NAME, "add", "failurs", SIZE, "192.0.2.7", "1")
+    assert (done.returncode, done.stdout.decode()) == (0, f"failurs {LONG}/0: 1\n")
+    assert "a new series is defined; did you mean 'failures'?" in done.stderr.decode()
     assert console("add", "texts", f"{LONG},2", "jürgen müller", "7") == f"texts {LONG}/0: 7\n"
     assert sorted(worker.do("audit.series.count('texts', 'jürgen müller')") for worker in crew) == [7, 7]
 
@@ -329,9 +332,9 @@ def test_cluster_shared_list(crew):
 WRONG = [
     (["shw", "ip"], "'shw' is not a command; did you mean 'show'?"),
     (["show", "ipp", "192.0.2.1"], "did you mean 'ip'?"),
-    (["show", "ip"], "ADDRESS (192.0.2.7 or 192.0.2.0/24) is missing after 'ip' (usage: inbound_audit show ip"),
-    (["show", "ip", "192.0.2.1/33"], "usage: inbound_audit show ip ADDRESS[/MASK]"),
-    (["show", "ip", "/24"], "usage: inbound_audit show ip ADDRESS[/MASK]"),
+    (["show", "ip"], "CIDR (192.0.2.0/24 or 192.0.2.7) is missing after 'ip' (usage: inbound_audit show ip"),
+    (["show", "ip", "192.0.2.1/33"], "usage: inbound_audit show ip CIDR"),
+    (["show", "ip", "/24"], "usage: inbound_audit show ip CIDR"),
     (["show", "ip", "192.0.2.1", "now"], "'now' is an extra word"),
     (["count_cidr", "192.0.2.1", "failures", "300", "0", "1"], "PARAMETERS: '300': write the seconds"),
     (["count_cidr", "192.0.2.1", "failures", SIZE, "0"], "END"),
@@ -511,9 +514,13 @@ def test_every_line_has_its_line_in_json(crew):
 # ---- help
 
 
+def test_what_the_reference_has_and_this_does_not_is_named(crew):
+    assert "not part of inbound_audit" in failing("cache", "details")
+
+
 def test_help(crew):
     lines = console("help").splitlines()
-    assert len(lines) == 14
+    assert len(lines) == 15
     for line in lines:
         assert re.fullmatch(r"[a-z].*  [A-Z].*\.", line), line  # the form, then what it does
     assert any(line.startswith("inbound_audit count_cidr CIDR SERIES PARAMETERS START END  ") for line in lines)

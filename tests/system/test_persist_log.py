@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
@@ -201,6 +202,28 @@ def test_entries_after_marks(path):
 def test_a_log_that_is_not_there(path):
     with pytest.raises(FileNotFoundError):
         list(read_log(path))
+
+
+@pytest.mark.parametrize("with_reader", [False, True])
+def test_a_pipe_in_place_of_a_log_is_not_waited_for(state, clock, path, caplog, with_reader):
+    """Without a reader an open for writing would wait for ever, and with one the lines would go to it."""
+    with counting(state, clock, log=True) as kept:
+        path.rename(f"{path}.1")
+        os.mkfifo(path)
+        with contextlib.ExitStack() as undo:
+            if with_reader:
+                undo.callback(os.close, os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            kept.store.run_once()
+            kept.add("192.0.2.7")
+        assert kept.count() == 1
+        with pytest.raises(OSError, match="not a regular file"):
+            list(read_log(path))
+        path.unlink()
+        kept.store.run_once()
+        kept.add("192.0.2.8")
+        kept.store.run_once()
+        assert [entry.key for entry in read_log(path)] == ["192.0.2.8"]
+    assert any(path.name in record.getMessage() for record in caplog.records)
 
 
 # ---- rotation

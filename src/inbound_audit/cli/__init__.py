@@ -36,7 +36,7 @@ NAME = "inbound-audit"
 
 @click.group(
     name=NAME,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
     epilog="""\b
 Examples:
   inbound-audit serve --listen :2525 --limit /32,/64=10 --limit /24,/48=100

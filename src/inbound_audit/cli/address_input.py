@@ -13,7 +13,7 @@ import io
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from inbound_audit import PrefixCounter
 from inbound_audit._ipcount import parse_address
@@ -99,17 +99,16 @@ class InputStats:
         self.lines += len(lines)
 
     def _read_line(self, number: int, line: str) -> None:
+        address = None
         try:
-            text = (self._find or first_address)(line)
-            if text is None:
-                return
-            closes = text.startswith("-")
-            text = text[1:].lstrip() if closes else text
-            (self.counter.remove if closes else self.counter.add)(without_port(text))
-        except (AddressError, ValueError) as error:
+            found = (self._find or first_address)(line)
+            if found is not None:
+                address = without_port(found.removeprefix("-").lstrip())
+                (self.counter.remove if found.startswith("-") else self.counter.add)(address)
+        except ValueError as error:
             self.bad += 1
             if len(self.complaints) < MAX_COMPLAINTS:
-                self.complaints.append(f"line {number}: {_why(line, error, self._find is None)}")
+                self.complaints.append(f"line {number}: {_why(line, address, error, self._find is None)}")
 
 
 def first_address(line: str) -> str | None:
@@ -156,25 +155,25 @@ def without_port(text: str) -> str:
     return text if found is None else next(filter(None, found.groups()))
 
 
-def _why(line: str, error: Exception, at_start: bool) -> str:
-    """What is wrong with a line, and which option reads it."""
+def _why(line: str, address: str | None, error: ValueError, at_start: bool) -> str:
+    """What is wrong with a line in which this address was found, and which option reads it."""
     text = line.strip()
     if "\0" in text or any("\udc80" <= letter <= "\udcff" for letter in text):
         return "is not text"
-    if not isinstance(error, AddressError) or "fewer sessions" in str(error):
+    if address is None or _is_address(address):  # the line has too few fields; or a session is closed that is not open
         return str(error)
     shown = f"{plain(text[:MAX_SHOWN])!r}{'...' if len(text) > MAX_SHOWN else ''}"
     if not at_start:
         return f"{shown}: {plain(str(error))[: 2 * MAX_SHOWN]}"
     for number, word in enumerate(text.split(), 1):
-        if number > 1 and _is_address(word.strip("\"',;()<>")):
+        if number > 1 and _is_address(without_port(word.strip("\"',;()<>"))):
             return f"{shown}: does not begin with an address; --field {number} reads {word!r}"
     return f"{shown}: does not begin with an address; --field N or --regex PATTERN says where it is"
 
 
 def _is_address(text: str) -> bool:
     try:
-        parse_address(without_port(text))
+        parse_address(text)
     except AddressError:
         return False
     return True
@@ -192,6 +191,14 @@ class Reader(Protocol):
 
 
 _ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7z archive", b"\x04\x22\x4d\x18": "compressed with lz4"}
+_UNPACKERS = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bz2",
+    b"\xfd7zXZ": "lzma",
+    b"\x28\xb5\x2f\xfd": "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd",
+}
+"""The modules that unpack a stream, by its first bytes."""
+
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
@@ -206,8 +213,8 @@ class UnpackedStream:
         for magic, what in _ARCHIVES.items():
             if head.startswith(magic):
                 raise Failure(f"the input is {what}; unpack it first, and pipe the text in")
-        unpack = next((unpack for magic, unpack in _UNPACKERS.items() if head.startswith(magic)), None)
-        self._stream = stream if unpack is None else io.BufferedReader(unpack(stream))
+        module = next((module for magic, module in _UNPACKERS.items() if head.startswith(magic)), None)
+        self._stream = stream if module is None else io.BufferedReader(importlib.import_module(module).open(stream))
         self._decoder: codecs.IncrementalDecoder | None = None
         head = self._checked(self._stream.peek, 4)
         for mark, encoding in _MARKS.items():
@@ -226,32 +233,3 @@ class UnpackedStream:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise OSError(f"the compressed data is damaged: {error}") from None
-
-
-def _gzip(stream: io.BufferedReader) -> Any:
-    import gzip
-
-    return gzip.GzipFile(fileobj=stream)
-
-
-def _bzip2(stream: io.BufferedReader) -> Any:
-    import bz2
-
-    return bz2.BZ2File(stream)
-
-
-def _xz(stream: io.BufferedReader) -> Any:
-    import lzma
-
-    return lzma.LZMAFile(stream)
-
-
-def _zstd(stream: io.BufferedReader) -> Any:
-    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd").ZstdFile(
-        stream
-    )
-
-
-_UNPACKERS: dict[bytes, Callable[[io.BufferedReader], Any]] = {
-    b"\x1f\x8b": _gzip, b"BZh": _bzip2, b"\xfd7zXZ": _xz, b"\x28\xb5\x2f\xfd": _zstd,
-}  # fmt: skip

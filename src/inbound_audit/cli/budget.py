@@ -15,17 +15,9 @@ from inbound_audit.listeners.budget import SessionBudget
 def budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """A decorator that adds the options; `taken` collects their values."""
     for each in reversed(fields(SessionBudget)):
-        kind, metavar, default = _kind(each)
-        add = click.option(
-            each.metadata["option"],
-            each.name,
-            type=kind,
-            default=default,
-            show_default=True,
-            metavar=metavar,
-            help=f"{each.metadata['what']}; then {each.metadata['beyond']}.",
-        )
-        command = add(command)
+        kind, default = _kind(each)
+        about = f"{each.metadata['what']}; then {each.metadata['beyond']}."
+        command = params.option(each.metadata["option"], kind, about, parameter=each.name, default=default)(command)
     return command
 
 
@@ -37,11 +29,11 @@ def taken(options: dict[str, Any]) -> SessionBudget:
         raise click.UsageError(str(error)) from None
 
 
-def _kind(each: Any) -> tuple[Any, str, str]:
-    """The type of an option, how its value is named, and its default as text."""
+def _kind(each: Any) -> tuple[params.Kind, str]:
+    """The type of an option, and its default as text."""
     if each.name.endswith("_s"):
-        return params.duration, "DURATION", f"{each.default:g}s"
+        return params.duration, f"{each.default:g}s"
     if each.name.endswith("_bytes"):
         kibibytes, rest = divmod(each.default, 1024)
-        return params.size, "SIZE", str(each.default) if rest else f"{kibibytes}K"
-    return click.IntRange(1), "N", str(each.default)
+        return params.size, str(each.default) if rest else f"{kibibytes}K"
+    return params.whole_number(1), str(each.default)

@@ -54,39 +54,20 @@ Examples:
 Exit status: 0 done, 1 a line could not be read (the others are counted) or the input could not be read, 2 usage."""
 )
 @click.argument("file", default="-")
-@click.option(
-    "--cidr", type=params.network, multiple=True, help="Print the count of this address or prefix; repeatable."
-)
-@click.option("--top", type=params.whole_number(1), metavar="N", help="Print the N largest prefixes.")
-@click.option(
-    "--prefixlen",
-    type=params.prefix_lengths,
-    default="32,128",
-    metavar="V4,V6",
-    show_default=True,
-    help="The lengths of the prefixes that --top ranks.",
-)
+@params.option("--cidr", params.network, "Print the count of this address or prefix; repeatable.", multiple=True)
+@params.option("--top", params.whole_number(1), "Print the N largest prefixes.")
+@params.option("--prefixlen", params.prefix_lengths, "The lengths of the prefixes that --top ranks.", default="32,128")
 @click.option("--tree", is_flag=True, help="Print the compressed prefix tree, one row per node.")
 @click.option("--reference", is_flag=True, help="With --tree, print the rows of the reference's console.")
-@click.option(
-    "--field", "number", type=params.whole_number(1), metavar="N", help="The address is the field N, between blanks."
-)
-@click.option(
+@click.option("--field", "number", type=params.whole_number(1), help="The address is the field N, between blanks.")
+@params.option(
     "--regex",
-    type=params.regex,
-    metavar="PATTERN",
-    help="The address is the first group of this regular expression, or all that it matches. Other lines are left out.",
+    params.regex,
+    "The address is the first group of this regular expression, or all that it matches. Other lines are left out.",
 )
 @click.option("--json", is_flag=True, help="Print one JSON object instead.")
 @click.option("--skip-bad", is_flag=True, help="A line that can't be read is not a failure.")
-@click.option(
-    "--capacity",
-    type=params.size,
-    default="1G",
-    show_default=True,
-    metavar="SIZE",
-    help="Address space to reserve; memory is used as hosts come.",
-)
+@params.option("--capacity", params.size, "Address space to reserve; memory is used as hosts come.", default="1G")
 def count(
     file: str, number: int | None, regex: re.Pattern[str] | None, skip_bad: bool, capacity: int, **options: Any
 ) -> int:

@@ -1,11 +1,11 @@
-"""Values of options: text in, a checked value out; a malformed text is a usage error that names the option."""
+"""Kinds of values: text in, a checked value out; a malformed text is a usage error that names the option."""
 
 from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import click
 
@@ -16,53 +16,84 @@ from inbound_audit.errors import InboundAuditError
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-Value = TypeVar("Value")
+class Kind(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
+    """A type of click: its name in the help, and the function that reads a text, or raises with the reason."""
 
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
 
-def checked(parse: Callable[[str], Value]) -> Callable[[str], Value]:
-    """A click type from a function that turns text into a value, or raises with the reason."""
-
-    @functools.wraps(parse)
-    def convert(text: str) -> Value:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):  # a default
+            return value
         try:
-            return parse(text)
+            return self._read(value)
         except (ValueError, InboundAuditError) as error:
-            raise click.BadParameter(str(error)) from None
-
-    return convert
+            self.fail(str(error), param, ctx)
 
 
-endpoint = checked(Endpoint.parse)
+def kind(name: str) -> Callable[[Callable[[str], Any]], Kind]:
+    """Makes a `Kind` of the function that it decorates."""
+    return functools.partial(Kind, name)
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """A click type for whole numbers from `least` on."""
+def option(
+    name: str,
+    kind: click.ParamType | str,
+    about: str,
+    *,
+    parameter: str | None = None,
+    **more: Any,  # type: ignore[type-arg]
+) -> Callable[[Any], Any]:
+    """An option of a command, with its help. `kind` may be a text: the option then takes any, and the help calls it so.
 
-    @checked
-    def convert(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) >= least):
-            raise ValueError(f"{text!r}: write a whole number from {least} on")
-        return int(text)
-
-    return convert
+    `parameter` is the argument of the function, if it has another name than the option; `more` is for `click.option`.
+    """
+    more |= {"metavar": kind} if isinstance(kind, str) else {"type": kind}
+    return click.option(name, *filter(None, [parameter]), help=about, **more)
 
 
-@checked
+def read_number(least: int, most: int | None, text: str) -> int:
+    """A whole number from `least` to `most`, or without an upper bound. Raises ValueError."""
+    found = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+    if not least <= found <= (found if most is None else most):
+        raise ValueError(f"{text!r}: write a whole number from {least} {'on' if most is None else f'to {most}'}")
+    return found
+
+
+def whole_number(least: int, most: int | None = None) -> Kind:
+    return Kind("N", functools.partial(read_number, least, most))
+
+
+@kind("/LENGTH=N")
 def limit(text: str) -> tuple[str, int]:
     """``/24,/56=100`` as ``("/24,/56", 100)``; the key may also be ``total``, ``NETWORK:/24`` or ``NETWORK:total``.
 
     Raises ValueError or CidrError.
     """
-    key, equals, maximum = text.rpartition("=")
-    if not (equals and maximum.isascii() and maximum.isdigit() and len(maximum) < 20):
-        raise ValueError(f"{text!r}: write a prefix length and how many sessions it may have, such as /24=100")
+    key, _, most = text.rpartition("=")
+    try:
+        maximum = read_number(0, None, most if key else "")
+    except ValueError:
+        raise ValueError(
+            f"{text!r}: write a prefix length and how many sessions it may have, such as /24=100"
+        ) from None
     length = key.rpartition(":")[2]
     if length != "total":
         parse_pair(length)
-    return key, int(maximum)
+    return key, maximum
 
 
-@checked
+@kind("NET")
+def network(text: str) -> str:
+    """An address or a prefix, as it was. Raises CidrError."""
+    if "," in text:
+        raise ValueError(f"{text!r}: write one address or prefix, and the option once for each")
+    parse_prefix(text)
+    return text
+
+
+@kind("NAME=NET,...")
 def named_network(text: str) -> tuple[str, tuple[str, ...]]:
     """``partner=192.0.2.0/24,2001:db8::/32`` as the name and the prefixes. Raises ValueError or CidrError."""
     name, equals, prefixes = text.partition("=")
@@ -73,16 +104,7 @@ def named_network(text: str) -> tuple[str, tuple[str, ...]]:
     return name, tuple(map(network, prefixes.split(",")))
 
 
-@checked
-def network(text: str) -> str:
-    """An address or a prefix, as it was. Raises CidrError."""
-    if "," in text:
-        raise ValueError(f"{text!r}: write one address or prefix, and the option once for each")
-    parse_prefix(text)
-    return text
-
-
-@checked
+@kind("V4,V6")
 def prefix_lengths(text: str) -> tuple[int, int]:
     """``24,56`` as ``(24, 56)``: the length for IPv4 and the one for IPv6. Raises ValueError or CidrError."""
     four, six = parse_pair(text, bare=True)
@@ -91,17 +113,14 @@ def prefix_lengths(text: str) -> tuple[int, int]:
     return four, six
 
 
-@checked
+@kind("INTERVAL,NUMBER")
 def monitor(text: str) -> str:
     """``300,6`` or ``5m,6``, as it was: the length of a window, and the number of windows. Raises MonitorError."""
     parse_monitor(text)
     return text
 
 
-duration = checked(parse_duration)
-
-
-@checked
+@kind("PATTERN")
 def regex(text: str) -> re.Pattern[str]:
     """Raises ValueError."""
     try:
@@ -110,10 +129,14 @@ def regex(text: str) -> re.Pattern[str]:
         raise ValueError(f"{text!r}: {error}") from None
 
 
-@checked
+@kind("SIZE")
 def size(text: str) -> int:
     """``64M`` as bytes; K, M and G are powers of 1024. Raises ValueError or CapacityError."""
     found = re.fullmatch(r"(\d{1,18})([KMG]?)", text.upper(), re.ASCII)
     if found is None:
         raise ValueError(f"{text!r}: write a number of bytes, such as 64M or 1G")
     return int(found[1]) * _UNITS[found[2]]
+
+
+endpoint = Kind("ADDRESS:PORT", Endpoint.parse)
+duration = Kind("DURATION", parse_duration)

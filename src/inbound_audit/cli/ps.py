@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from inbound_audit.shared import OwnerInfo
-
-UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
-"""Seconds, and the letter of the unit."""
 
 
 @click.command(
@@ -44,7 +41,11 @@ def ps(name: str, as_json: bool) -> None:
 
     It only reads, and no process waits for it.
     """
-    with _without_warnings(), view_options.open_view(name) as view:
+    shared = logging.getLogger("inbound_audit.shared")
+    with contextlib.ExitStack() as undo:
+        undo.callback(shared.setLevel, shared.level)
+        shared.setLevel(logging.ERROR)  # it warns of damaged files, which the table shows
+        view = undo.enter_context(view_options.open_view(name))
         owners = sorted(view.owners, key=lambda owner: (owner.damaged is not None, owner.started, owner.pid))
     if as_json:
         click.echo(json.dumps(_summary(name, owners)))
@@ -52,21 +53,6 @@ def ps(name: str, as_json: bool) -> None:
         click.echo(view_options.no_process(name))
     else:
         Output().write_text(_table(owners, time.time()))
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Drops the package's warnings of damaged files, which the table shows."""
-    logger = logging.getLogger("inbound_audit.shared")
-    logger.addFilter(_nothing)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_nothing)
-
-
-def _nothing(record: logging.LogRecord) -> bool:
-    return False
 
 
 def _sessions(owner: OwnerInfo) -> int:
@@ -135,13 +121,8 @@ def _date(seconds: float) -> str:
 
 
 def _age(seconds: float) -> str:
-    """``59s``, ``3m20s``, ``2h5m``, ``40d3h``."""
+    """``59s``, ``3m20s``, ``2h5m``, ``40d3h``: the two largest units."""
     left = max(0, int(seconds))
-    words = ""
-    for size, letter in UNITS:
-        if words or left >= size:
-            part = f"{left // size}{letter}"
-            if words:
-                return words + part
-            words, left = part, left % size
-    return words + f"{left}s"
+    units = [(left // 86400, "d"), (left // 3600 % 24, "h"), (left // 60 % 60, "m"), (left % 60, "s")]
+    first = next((at for at, (number, _) in enumerate(units) if number), 3)
+    return "".join(f"{number}{letter}" for number, letter in units[first : first + 2])

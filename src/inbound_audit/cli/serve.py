@@ -15,7 +15,7 @@ from inbound_audit.errors import PolicyError
 CHOICE = click.Choice(["accept", "refuse"])
 
 
-@params.checked
+@params.kind("NAME")
 def shared_name(text: str) -> str:
     """A name under which processes share counts. Raises SharedStateError."""
     from inbound_audit.shared import directory_of
@@ -24,7 +24,7 @@ def shared_name(text: str) -> str:
     return text
 
 
-@params.checked
+@params.kind("NAME")
 def banner_name(text: str) -> str:
     """A host name or an address literal such as ``[192.0.2.1]``. Raises ValueError."""
     label = r"\w(?:[\w-]{0,61}\w)?"
@@ -47,133 +47,81 @@ Signals: TERM and INT close idle sessions and let open mail transactions end (a 
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
-@click.option(
+@params.option(
     "--listen",
-    type=params.endpoint,
-    multiple=True,
-    metavar="ADDRESS:PORT",
-    help="Listen here; repeatable. [::1]:25 is IPv6, :25 is every address of both families, port 0 is a free "
+    params.endpoint,
+    "Listen here; repeatable. [::1]:25 is IPv6, :25 is every address of both families, port 0 is a free "
     "port.  [default: 127.0.0.1:2525 and [::1]:2525]",
+    multiple=True,
 )
-@click.option("--policy", metavar="FILE.lua", help="A policy in Lua; FILE.sieve and FILE.siv are Sieve.")
-@click.option(
+@params.option("--policy", "FILE.lua", "A policy in Lua; FILE.sieve and FILE.siv are Sieve.")
+@params.option(
     "--limit",
-    type=params.limit,
-    multiple=True,
-    metavar="/LENGTH=N",
-    help="At most N sessions from a prefix of this length; repeatable. /24,/56=N has a length per family, total=N is "
+    params.limit,
+    "At most N sessions from a prefix of this length; repeatable. /24,/56=N has a length per family, total=N is "
     "for all sessions, NAME:/LENGTH=N and NAME:total=N for a --network.  [default: /32,/64=10 /24,/48=100 /0=20000]",
+    multiple=True,
 )
-@click.option(
+@params.option(
     "--network",
-    type=params.named_network,
+    params.named_network,
+    "A network with limits of its own, whose sessions use up none of the others; repeatable.",
     multiple=True,
-    metavar="NAME=NET,...",
-    help="A network with limits of its own, whose sessions use up none of the others; repeatable.",
 )
-@click.option(
-    "--exempt", type=params.network, multiple=True, metavar="NET", help="Do not limit this network; repeatable."
-)
+@params.option("--exempt", params.network, "Do not limit this network; repeatable.", multiple=True)
 @click.option("--dry-run", is_flag=True, help="Refuse no session; count those that the policy would refuse.")
-@click.option("--maildir", metavar="DIR", help="Keep messages here. Without it messages are accepted and discarded.")
-@click.option("--tls-cert", metavar="PEM", help="Offer STARTTLS with this certificate chain.")
-@click.option("--tls-key", metavar="PEM", help="The key, if it is not in the same file.")
-@click.option(
+@params.option("--maildir", "DIR", "Keep messages here. Without it messages are accepted and discarded.")
+@params.option("--tls-cert", "PEM", "Offer STARTTLS with this certificate chain.")
+@params.option("--tls-key", "PEM", "The key, if it is not in the same file.")
+@params.option(
     "--proxy-from",
-    type=params.network,
+    params.network,
+    "Connections from here begin with a PROXY header, which is believed; repeatable.",
     multiple=True,
-    metavar="NET",
-    help="Connections from here begin with a PROXY header, which is believed; repeatable.",
 )
-@click.option(
-    "--hostname",
-    type=banner_name,
-    metavar="NAME",
-    help="The name in the banner.  [default: this machine's own name, which is not looked up]",
+@params.option(
+    "--hostname", banner_name, "The name in the banner.  [default: this machine's own name, which is not looked up]"
 )
 @budget_options
-@click.option(
+@params.option(
     "--message-memory",
-    type=params.size,
+    params.size,
+    "Bytes that the messages of all sessions have together, per worker; beyond it 451 4.3.1.",
     default="256M",
-    show_default=True,
-    metavar="SIZE",
-    help="Bytes that the messages of all sessions have together, per worker; beyond it 451 4.3.1.",
 )
-@click.option(
-    "--when-full",
-    type=CHOICE,
-    default="accept",
-    show_default=True,
-    help="What happens to sessions for which there is no room to count them.",
+@params.option(
+    "--when-full", CHOICE, "What happens to sessions for which there is no room to count them.", default="accept"
 )
-@click.option(
-    "--on-error",
-    type=CHOICE,
-    default="accept",
-    show_default=True,
-    help="What happens to sessions on which the policy fails.",
+@params.option("--on-error", CHOICE, "What happens to sessions on which the policy fails.", default="accept")
+@params.option("--grace", params.duration, "How long open mail transactions may last after a stop.", default="30s")
+@params.option(
+    "--prefixlen", params.prefix_lengths, "The prefix lengths of the busiest prefix in the report.", default="24,56"
 )
-@click.option(
-    "--grace",
-    type=params.duration,
-    default="30s",
-    show_default=True,
-    metavar="DURATION",
-    help="How long open mail transactions may last after a stop.",
+@params.option(
+    "--capacity", params.size, "Address space to reserve for counts; memory is used as hosts connect.", default="1G"
 )
-@click.option(
-    "--prefixlen",
-    type=params.prefix_lengths,
-    default="24,56",
-    metavar="V4,V6",
-    show_default=True,
-    help="The prefix lengths of the busiest prefix in the report.",
+@params.option(
+    "--workers", params.whole_number(1, 256), "Serve in N processes that count together; needs --shared.", default=1
 )
-@click.option(
-    "--capacity",
-    type=params.size,
-    default="1G",
-    show_default=True,
-    metavar="SIZE",
-    help="Address space to reserve for counts; memory is used as hosts connect.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Serve in N processes that count together; needs --shared.",
-)
-@click.option(
-    "--shared",
-    type=shared_name,
-    metavar="NAME",
-    help="Count together with every process of this machine that uses the same name.",
-)
-@click.option("--group", metavar="GROUP", help="With --shared: members of this Unix group may read the counts.")
-@click.option(
+@params.option("--shared", shared_name, "Count together with every process of this machine that uses the same name.")
+@params.option("--group", "GROUP", "With --shared: members of this Unix group may read the counts.")
+@params.option(
     "--monitor",
-    type=params.monitor,
-    multiple=True,
-    metavar="INTERVAL,NUMBER",
-    help="Record connections, receptions and rejections by address in NUMBER windows of INTERVAL; repeatable. "
+    params.monitor,
+    "Record connections, receptions and rejections by address in NUMBER windows of INTERVAL; repeatable. "
     "5m,6 is the last half hour in steps of five minutes.",
+    multiple=True,
 )
-@click.option(
+@params.option(
     "--monitor-bytes",
-    type=params.size,
+    params.size,
+    "The most memory for the windows of all monitors, per worker; beyond it, hosts are folded into prefixes.",
     default="256M",
-    show_default=True,
-    metavar="SIZE",
-    help="The most memory for the windows of all monitors, per worker; beyond it, hosts are folded into prefixes.",
 )
-@click.option(
+@params.option(
     "--state",
-    metavar="DIR",
-    help="Where series that policies persist or log are kept.  [default: $INBOUND_AUDIT_STATE, or a directory of "
-    "the user]",
+    "DIR",
+    "Where series that policies persist or log are kept.  [default: $INBOUND_AUDIT_STATE, or a directory of the user]",
 )
 @click.option("--json", is_flag=True, help="Report in JSON, one object per line.")
 @click.option("--quiet", "-q", is_flag=True, help="Do not report each second.")

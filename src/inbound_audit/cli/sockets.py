@@ -133,28 +133,21 @@ def _both_families(port: int, create: Create) -> socket.socket:
 
 def _hold(address: Any, *, family: int = socket.AF_INET, dualstack_ipv6: bool = False) -> socket.socket:
     """`socket.create_server` without `listen`; later sockets may share the address."""
-    held = _bound(address, family, six_only=not dualstack_ipv6, shared=False)
-    # After `bind`: before it, another server of the same user with the same option would not be noticed, and the two
-    # would divide the connections between them.
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dualstack_ipv6)
+        held.bind(address)
+        # After `bind`: before it, another server of the same user with the same option would not be noticed, and the
+        # two would divide the connections between them.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError:
+        held.close()
+        raise
     return held
 
 
 def _share(held: socket.socket) -> socket.socket:
-    six_only = held.family == socket.AF_INET6 and held.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) != 0
-    return _bound(held.getsockname(), held.family, six_only=six_only, shared=True)
-
-
-def _bound(address: Any, family: int, *, six_only: bool, shared: bool) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, six_only)
-        if shared:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        made.bind(address)
-    except OSError:
-        made.close()
-        raise
-    return made
+    both = held.family == socket.AF_INET6 and not held.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    return socket.create_server(held.getsockname(), family=held.family, reuse_port=True, dualstack_ipv6=both)

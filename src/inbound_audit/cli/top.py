@@ -60,17 +60,8 @@ Exit status: 0 done, or the watch was ended (q, Escape, Ctrl-C, TERM, the reader
   1 there is no such audit or service or it can't be opened, 2 usage."""
 )
 @click.argument("name")
-@click.option(
-    "-n", "n", type=params.whole_number(1), default="20", show_default=True, metavar="N", help="At most N prefixes."
-)
-@click.option(
-    "--prefixlen",
-    type=params.prefix_lengths,
-    default="24,56",
-    metavar="V4,V6",
-    show_default=True,
-    help="The lengths of the prefixes.",
-)
+@click.option("-n", "n", type=params.whole_number(1), default="20", help="At most N prefixes.")
+@params.option("--prefixlen", params.prefix_lengths, "The lengths of the prefixes.", default="24,56")
 @view_options.service_option
 @click.option("--watch", is_flag=True, help="Count again every second, until q or Ctrl-C: a live table on a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead; with --watch one per second.")

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import sched
 import selectors
 import signal
 import socket
@@ -21,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from inbound_audit.cli import logs, sockets, worker
 from inbound_audit.cli.failure import Failure, reason
@@ -78,14 +79,6 @@ class Child:
             self.channel.send(order, socket.MSG_DONTWAIT)
 
 
-class PendingStart(NamedTuple):
-    """A worker that is started at a time of the monotonic clock."""
-
-    at: float
-    pause: float
-    replaces: int
-
-
 @dataclass
 class Broadcast:
     """An order to all workers: `then` is called with their answers when each has answered or ended."""
@@ -114,16 +107,15 @@ class Supervisor:
         self._wake, self._waker = socket.socketpair()
         self._held = sockets.hold(settings.listen)
 
+        self._timers = sched.scheduler(time.monotonic)
         self._children: set[Child] = set()
-        self._pending_starts: list[PendingStart] = []
+        self._pending_starts: list[sched.Event] = []
         self._serving = False  # all workers have been ready once
         self._failure: str | None = None
         self._stopping: Broadcast | None = None
-        self._stop_by = math.inf
         self._reloading: Broadcast | None = None
         self._reload_again = False
 
-        self._next_report = 0.0
         self._past = NOTHING  # figures of workers that have ended
         self._cut = 0
         self._periodic = PeriodicReport(self._report, self._figures, self._busiest)
@@ -142,10 +134,10 @@ class Supervisor:
         with self._listening_to_signals():
             while self._failure is None and len(self._children) < self._settings.workers:
                 self._start(MIN_PAUSE_S)
+            self._report_each_second()
             while self._children or self._pending_starts:
-                for key, _ in self._selector.select(max(0.0, self._next() - time.monotonic())):
+                for key, _ in self._selector.select(self._timers.run(blocking=False)):
                     key.data()
-                self._keep_time(time.monotonic())
         if self._failure is not None:
             raise Failure(self._failure)
         if not self._settings.quiet:
@@ -154,22 +146,16 @@ class Supervisor:
 
     # ---- time and signals
 
-    def _next(self) -> float:
-        return min(self._next_report, self._stop_by, *(due.at for due in self._pending_starts))
+    def _report_each_second(self) -> None:
+        # Workers send their figures at the full second.
+        self._timers.enterabs(math.floor(time.monotonic()) + 1.1, 0, self._report_each_second)
+        if self._serving and not self._settings.quiet:
+            self._periodic.write()
 
-    def _keep_time(self, now: float) -> None:
-        for due in [due for due in self._pending_starts if due.at <= now]:
-            self._pending_starts.remove(due)
-            self._start(due.pause, due.replaces)
-        if self._next_report <= now:
-            self._next_report = math.floor(now) + 1.1  # workers send their figures at the full second
-            if self._serving and not self._settings.quiet:
-                self._periodic.write()
-        if self._stop_by <= now:
-            self._stop_by = math.inf
-            for child in self._children:
-                logger.error("worker %d does not end and is killed", child.pid)
-                os.kill(child.pid, signal.SIGKILL)
+    def _kill_all(self) -> None:
+        for child in self._children:
+            logger.error("worker %d does not end and is killed", child.pid)
+            os.kill(child.pid, signal.SIGKILL)
 
     @contextlib.contextmanager
     def _listening_to_signals(self) -> Iterator[None]:
@@ -195,17 +181,15 @@ class Supervisor:
     # ---- workers come and go
 
     def _start(self, pause: float, replaces: int | None = None) -> None:
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                try:
-                    pid = self._fork(ours, theirs)
-                except OSError:
-                    ours.close()
-                    raise
-        except OSError as error:
-            self._not_started(f"a worker cannot be started: {reason(error)}", pause, replaces)
-            return
+        with contextlib.ExitStack() as undo:
+            try:
+                ours, theirs = map(undo.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                pid = self._fork(ours, theirs)
+            except OSError as error:
+                self._not_started(f"a worker cannot be started: {reason(error)}", pause, replaces)
+                return
+            undo.pop_all()
+            theirs.close()
         child = Child(pid, ours, replaces, pause)
         self._children.add(child)
         self._selector.register(ours, selectors.EVENT_READ, lambda: self._receive(child))
@@ -256,19 +240,26 @@ class Supervisor:
             self._fail(child.why or f"worker {child.pid} {_how(status)} before it was ready")
 
     def _replace(self, child: Child, status: int) -> None:
-        now = time.monotonic()
-        pause = MIN_PAUSE_S if now - child.ready_at >= STABLE_AFTER_S else child.pause
+        pause = MIN_PAUSE_S if time.monotonic() - child.ready_at >= STABLE_AFTER_S else child.pause
         self._report_death(child, status, pause)
         if child.why is not None:
             logger.error("worker %d could not start: %s", child.pid, child.why)
-        self._pending_starts.append(PendingStart(now + pause, min(2 * pause, MAX_PAUSE_S), child.pid))
+        self._start_after(pause, child.pid)
 
     def _not_started(self, why: str, pause: float, replaces: int | None) -> None:
         if replaces is None:
             self._fail(why)
             return
         logger.error("%s; another attempt in %g s", why, pause)
-        self._pending_starts.append(PendingStart(time.monotonic() + pause, min(2 * pause, MAX_PAUSE_S), replaces))
+        self._start_after(pause, replaces)
+
+    def _start_after(self, pause: float, replaces: int) -> None:
+        def start() -> None:
+            self._pending_starts.remove(due)
+            self._start(min(2 * pause, MAX_PAUSE_S), replaces)
+
+        due = self._timers.enter(pause, 0, start)
+        self._pending_starts.append(due)
 
     def _fail(self, why: str) -> None:
         if self._failure is None:
@@ -318,10 +309,11 @@ class Supervisor:
 
     def _stop(self, cut: bool) -> None:
         """Orders all workers to let open mail transactions end within the grace, or to cut them off."""
-        self._pending_starts.clear()
+        while self._pending_starts:
+            self._timers.cancel(self._pending_starts.pop())
         if self._stopping is None:
             self._stopping = Broadcast({*self._children}, self._report_stopping)
-        self._stop_by = time.monotonic() + STOP_TIMEOUT_S + KILL_TIMEOUT_S + (0 if cut else self._settings.grace)
+        self._timers.enter(STOP_TIMEOUT_S + KILL_TIMEOUT_S + (0 if cut else self._settings.grace), 0, self._kill_all)
         for child in self._children:
             child.order(worker.CUT if cut else worker.STOP)
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from inbound_audit.descriptor import Identity, open_file
+from inbound_audit.descriptor import Identity, open_regular
 from inbound_audit.persist import names
 from inbound_audit.persist.state_directory import StateDirectory
 
@@ -57,7 +57,7 @@ class ChangeLog:
         name = names.log(self.series)
         if self._identity is not None and self._identity == place.identity_of(name):
             return
-        with open_file(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, at=place.fd) as file:
+        with open_regular(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, at=place.fd) as file:
             write_to(file.number, os.fsencode(os.path.join(place.path, name)))
             self._identity = file.identity
 
@@ -83,7 +83,7 @@ def read_log(
 
 def _lines(path: str | os.PathLike[str], tell: Callable[[int, str], object]) -> Iterator[tuple[int, bytes]]:
     """Complete lines with their numbers, but the empty ones."""
-    with open(path, "rb") as file:
+    with open_regular(path, os.O_RDONLY) as opened, open(opened.number, "rb", closefd=False) as file:
         number = 0
         while line := file.readline(2 * MAX_LINE):  # one that was cut off, and the next after it
             number += 1

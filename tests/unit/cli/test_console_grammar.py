@@ -16,7 +16,7 @@ from inbound_audit.cli.console.grammar import USAGE, Names, WrongSyntax
 from inbound_audit.cli.console.values import VALUES
 
 SAMPLES = {
-    "ADDRESS": "192.0.2.0/24", "CIDR": "::/0", "SERIES": "failures", "NAME": "failures", "PARAMETERS": "300,6",
+    "CIDR": "::/0", "SERIES": "failures", "NAME": "failures", "PARAMETERS": "300,6",
     "START": "0", "END": "5", "KEY": "192.0.2.7", "INCREMENT": "3", "FILE": "x.log", "NODE": "4711", "COMMAND": "show",
     "DATE": "yesterday", "COLUMN": "cidr", "LENGTH": "24", "MINIMUM": "3", "ROWS": "10", "PREFIX": "inbound_audit",
 }  # fmt: skip
@@ -32,6 +32,7 @@ LINES = {
     "shared_list": ["cluster shared list"],
     "shared_show": ["cluster shared show inbound_cidr", "cluster shared show inbound_cidr from 4711"],
     "show_available": ["show available"],
+    "cache_details": ["cache details"],
     "show_count": [
         "show count for 192.0.2.0/24 in failures",
         "show count for 192.0.2.0/24 in spam, virus 300,6 since 20080423 order by count limit 10",
@@ -91,8 +92,8 @@ def test_the_values_of_a_query():
         ("inbound_audit shw", "'shw' is not a command; did you mean 'show'?"),
         ("x", "'x' is not a command; help lists all"),
         ("show ipp 1", "'all', 'available', 'count' or 'ip' is expected after 'show'; did you mean 'ip'?"),
-        ("show ip 192.0.2.1 now", "'now' is an extra word (usage: inbound_audit show ip ADDRESS[/MASK])"),
-        ("show ip", "ADDRESS (192.0.2.7 or 192.0.2.0/24) is missing after 'ip'"),
+        ("show ip 192.0.2.1 now", "'now' is an extra word (usage: inbound_audit show ip CIDR)"),
+        ("show ip", "CIDR (192.0.2.0/24 or 192.0.2.7) is missing after 'ip'"),
         ("count_cidr 192.0.2.1 failures 300 0 1", "PARAMETERS: '300': write the seconds of a window"),
         ("count_cidr 192.0.2.1 failures 9999999999,6 0 1", "at most 1073741824,1024"),
         ("add failures 300,6 192.0.2.1 0", "INCREMENT: '0': write a whole number from 1 to 4294967295"),
@@ -101,6 +102,8 @@ def test_the_values_of_a_query():
         ("show count for ::/0 in failures since yore", "DATE: 'yore': write a date such as"),
         ("show count for ::/0 in failures since yesterday limt 5", "did you mean 'limit'?"),
         ("show count for ::/0 in a since monday on friday", "time is given twice"),
+        ("show count for ::/0 in a from 20080424 to 20080423", "write the earlier date first"),
+        ("show count for ::/0 in a from 20080424T1000 to 20080424T0959", "write the earlier date first"),
         ("show count for ::/0 in a from monday", "is missing after 'monday'"),
         ("show count for ::/0 in union(a, b", "')' or ',' is missing after 'b'"),
         ("show count for ::/0 in ,a", "','"),
@@ -142,7 +145,7 @@ PARTS = {"since", "on", "from", "order", "cidrsize", "threshold", "limit", "aggr
     [
         (
             "",
-            {"show", "cluster", "help", "quit", "exit", "add", "subtract", "count_cidr", "delete_ip", "load"},
+            {"show", "cluster", "help", "quit", "exit", "add", "subtract", "count_cidr", "delete_ip", "load", "cache"},
             {"PREFIX"},
         ),
         ("inbound_audit show", {"ip", "all", "available", "count"}, set()),

@@ -49,7 +49,6 @@ def console(name: str, command: tuple[str, ...], as_json: bool) -> int:
     """
     from inbound_audit.cli.console import session
     from inbound_audit.cli.console.context import ConsoleContext
-    from inbound_audit.cli.console.grammar import WrongSyntax
     from inbound_audit.cli.console.result import ResultWriter
     from inbound_audit.cli.logs import say
     from inbound_audit.cli.output import Output
@@ -58,10 +57,7 @@ def console(name: str, command: tuple[str, ...], as_json: bool) -> int:
         context = ConsoleContext(name, view, say)
         writer = ResultWriter(Output(), as_json=as_json)
         if command:
-            try:
-                session.run_once(context, writer, session.words_of(command))
-            except WrongSyntax as error:
-                raise click.UsageError(str(error)) from None
+            session.run_once(context, writer, command)
             return 0
         if sys.stdin is None:
             raise Failure("standard input is closed: there is nothing to read commands from")

@@ -85,6 +85,9 @@ COMMANDS: dict[str, _Entry] = {
         queries.show_available,
         "The time that the windows of each series and monitor cover.",
     ),
+    "cache_details": _Entry(
+        queries.cache_details, "Not part of inbound_audit, which counts in memory without a cache."
+    ),
     "show_count": _Entry(
         queries.show_count,
         "Counts within a prefix, the largest first.",

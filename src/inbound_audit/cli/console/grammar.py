@@ -8,51 +8,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple, cast
 
 from lark import Lark, Token, Transformer
 from lark.exceptions import VisitError
 from lark.lexer import PatternStr
 
-from inbound_audit.cli.console.values import VALUES, Span, date
+from inbound_audit.cli.console.values import VALUES, Span, between, date
 from inbound_audit.errors import did_you_mean
 
-GRAMMAR = """
-start: PREFIX? _command
-_command: show_ip | show_all | count_cidr | add | subtract | delete_ip | load | shared_list | shared_show
-        | show_available | show_count | help | quit | exit
-show_ip: "show" "ip" ADDRESS
-show_all: "show" "all"
-count_cidr: "count_cidr" CIDR SERIES PARAMETERS START END
-add: "add" SERIES PARAMETERS KEY INCREMENT
-subtract: "subtract" SERIES PARAMETERS KEY INCREMENT
-delete_ip: "delete_ip" KEY SERIES PARAMETERS
-load: "load" SERIES FILE?
-shared_list: "cluster" "shared" "list"
-shared_show: "cluster" "shared" "show" "inbound_cidr" ("from" NODE)?
-show_available: "show" "available"
-show_count: "show" "count" "for" CIDR "in" (names | union) PARAMETERS? _part*
-names: NAME ("," NAME)*
-union: "union" "(" NAME ("," NAME)* ")"
-_part: since | on | from_to | order | cidrsize | threshold | limit | aggregate
-since: "since" date
-on: "on" date
-from_to: "from" date "to" date
-order: "order" "by" COLUMN
-cidrsize: "cidrsize" LENGTH ("to" LENGTH)?
-threshold: "threshold" MINIMUM
-limit: "limit" ROWS
-aggregate: "aggregate" [daily]
-daily: "daily"
-date: DATE+
-help: "help" COMMAND*
-quit: "quit"
-exit: "exit"
-"""
-
 USAGE = {
-    "show_ip": "inbound_audit show ip ADDRESS[/MASK]",
+    "show_ip": "inbound_audit show ip CIDR",
     "show_all": "inbound_audit show all",
     "count_cidr": "inbound_audit count_cidr CIDR SERIES PARAMETERS START END",
     "add": "inbound_audit add SERIES PARAMETERS KEY INCREMENT",
@@ -62,28 +30,50 @@ USAGE = {
     "shared_list": "cluster shared list",
     "shared_show": "cluster shared show inbound_cidr [from NODE]",
     "show_available": "show available",
+    "cache_details": "cache details",
+    "help": "help [COMMAND ...]",
+    "quit": "quit",
+    "exit": "exit",
     "show_count": "show count for CIDR in SERIES[, SERIES ...]|union(SERIES, ...) [PARAMETERS] [since DATE|on DATE|"
     "from DATE to DATE] [order by count|cidr] [cidrsize LENGTH [to LENGTH]] [threshold MINIMUM] [limit ROWS] "
     "[aggregate [daily]]",
-    "help": "help [COMMAND]",
-    "quit": "quit",
-    "exit": "exit",
 }
 """The form of each command, by its rule in the grammar."""
+
+_SHOW_COUNT = """
+show_count: "show" "count" "for" CIDR "in" (names | union) [PARAMETERS] _part*
+names: NAME ("," NAME)*
+union: "union" "(" NAME ("," NAME)* ")"
+_part: since | on | from_to | order | cidrsize | threshold | limit | aggregate | daily
+since: "since" date
+on: "on" date
+from_to: "from" date "to" date
+order: "order" "by" COLUMN
+cidrsize: "cidrsize" LENGTH ("to" LENGTH)?
+threshold: "threshold" MINIMUM
+limit: "limit" ROWS
+aggregate: "aggregate"
+daily: "aggregate" "daily"
+date: DATE+
+"""
+"""Its parts may stand in any order, so its form is not its rule."""
+
+
+def _grammar() -> str:
+    """The rules for lark. The form of a command is its rule, with the keywords, which are in small letters, quoted."""
+    rules = [f"start: [PREFIX] ({' | '.join(USAGE)})"]
+    for rule, usage in USAGE.items():
+        if rule != "show_count":
+            form = usage.removeprefix("inbound_audit ").replace("[COMMAND ...]", "COMMAND*")
+            rules.append(f"{rule}: " + re.sub("[a-z_]+", r'"\g<0>"', form))
+    return "\n".join(rules) + _SHOW_COUNT + "%declare " + " ".join(VALUES)
+
 
 END = "$END"
 
 
 class WrongSyntax(ValueError):
-    """A malformed command. `usage`: the forms that may have been meant."""
-
-    def __init__(self, text: str, usage: Sequence[str] = ()) -> None:
-        super().__init__(text)
-        self.usage = tuple(usage)
-
-    def __str__(self) -> str:
-        """All in one line."""
-        return super().__str__() + (f" (usage: {' | '.join(self.usage)})" if self.usage else "")
+    """A malformed command. The text says what was expected."""
 
 
 class Command(NamedTuple):
@@ -103,7 +93,7 @@ class Names(NamedTuple):
     union: bool
 
 
-PARSER = Lark(GRAMMAR + "%declare " + " ".join(VALUES), parser="lalr")
+PARSER = Lark(_grammar(), parser="lalr")
 KEYWORDS = {
     one.name: one.pattern.value.replace("\\", "") for one in PARSER.terminals if isinstance(one.pattern, PatternStr)
 }
@@ -123,10 +113,9 @@ def parse(words: Sequence[str]) -> Command:
     if END not in line.expected:
         raise line.incomplete()
     try:
-        found: Command = _Values().transform(line.tree())
+        return cast("Command", _Values().transform(line.tree()))
     except (VisitError, ValueError) as error:  # a VisitError has the ValueError of a method
-        raise WrongSyntax(str(getattr(error, "orig_exc", error)), line.usage()) from None
-    return found
+        raise line.wrong(str(getattr(error, "orig_exc", error))) from None
 
 
 def expected(words: Sequence[str]) -> tuple[list[str], list[str], str]:
@@ -135,9 +124,8 @@ def expected(words: Sequence[str]) -> tuple[list[str], list[str], str]:
         line = _Line(words)
     except WrongSyntax:
         return [], [], ""
-    keywords = [KEYWORDS[name] for name in line.expected if name in KEYWORDS]
-    keywords = [word for word in keywords if word.isidentifier() and word not in line.keywords_of_parts]
-    return sorted(keywords), [name for name in line.expected if name in VALUES], line.series
+    keywords = [word for word in line.keywords() if word.isidentifier() and word not in line.keywords_of_parts]
+    return sorted(keywords), line.values(), line.series
 
 
 class _Line:
@@ -151,17 +139,23 @@ class _Line:
         self._expect()
         for word in words:
             if not self._feed(word):
-                for piece in _pieces(word, self.expected):
+                for piece in self._pieces(word):
                     if not self._feed(piece):
                         raise self._unexpected(piece)
 
     def _expect(self) -> None:
         self.expected: list[str] = sorted(self._parser.accepts())  # type: ignore[no-untyped-call]
 
+    def keywords(self) -> list[str]:
+        return [KEYWORDS[name] for name in self.expected if name in KEYWORDS]
+
+    def values(self) -> list[str]:
+        return [name for name in self.expected if name in VALUES]
+
     def _feed(self, word: str) -> bool:
         """Takes the word as a keyword or a value. False if it is neither here."""
         found = next((name for name in self.expected if KEYWORDS.get(name) == word.lower()), None)
-        found = found or next((name for name in self.expected if name in VALUES and _why_not(name, word) is None), None)
+        found = found or next((name for name in self.values() if _why_not(name, word) is None), None)
         if found is None:
             return False
         if found in ("SERIES", "NAME"):
@@ -173,59 +167,56 @@ class _Line:
         self._expect()
         return True
 
+    def _pieces(self, word: str) -> list[str]:
+        """The parts of a word in a list of series; elsewhere the word itself."""
+        in_list = {"NAME", "COMMA", "LPAR", "RPAR"} & set(self.expected)
+        return re.findall(r"[(),]|[^(),]+", word) if in_list and word else [word]
+
     def tree(self) -> Any:
         return self._parser.feed_eof()  # type: ignore[no-untyped-call]
 
+    def wrong(self, text: str) -> WrongSyntax:
+        """With the forms that begin with the most words of this line."""
+        usage = " | ".join(USAGE[rule] for rule in rules_for(self._done, whole=False))
+        return WrongSyntax(f"{text} (usage: {usage})" if self._done else text)
+
     def incomplete(self) -> WrongSyntax:
         after = f" after {self._done[-1]!r}" if self._done else ""
-        return WrongSyntax(f"{self._choices(examples=True)} is missing{after}", self.usage())
+        return self.wrong(f"{self._choices(examples=True)} is missing{after}")
 
     def _unexpected(self, word: str) -> WrongSyntax:
-        values = [name for name in self.expected if name in VALUES and name != "PREFIX"]
-        keywords = [KEYWORDS[name] for name in self.expected if name in KEYWORDS]
+        values, keywords = self.values(), self.keywords()
         if len(values) == 1 and not keywords:
             why = _why_not(values[0], word) or ""
             why = why if why.startswith(repr(word)) else f"{word!r}: {why}"
-            return WrongSyntax(f"{values[0]}: {why}", self.usage())
+            return self.wrong(f"{values[0]}: {why}")
         hint = did_you_mean(word, keywords)
         if not self._done or (len(self._done) == 1 and _is_prefix(self._done[0])):
             return WrongSyntax(f"{word!r} is not a command{hint or '; help lists all'}")
         if self.expected == [END]:
-            return WrongSyntax(f"{word!r} is an extra word", self.usage())
+            return self.wrong(f"{word!r} is an extra word")
         verb = "can follow" if END in self.expected else "is expected after"
-        return WrongSyntax(f"{word!r}: {self._choices()} {verb} {self._done[-1]!r}{hint}", self.usage())
+        return self.wrong(f"{word!r}: {self._choices()} {verb} {self._done[-1]!r}{hint}")
 
     def _choices(self, *, examples: bool = False) -> str:
         """``'a', 'b' or VALUE``."""
-        names = [name for name in self.expected if name not in (END, "PREFIX")]
-        texts = sorted(repr(KEYWORDS[name]) for name in names if name in KEYWORDS)
-        texts += [f"{name} ({VALUES[name].example})" if examples else name for name in names if name in VALUES]
+        texts = sorted(map(repr, self.keywords()))
+        texts += [
+            f"{name} ({VALUES[name].example})" if examples else name for name in self.values() if name != "PREFIX"
+        ]
         return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
-
-    def usage(self) -> list[str]:
-        """The forms that begin with the most words of this line."""
-        return [USAGE[rule] for rule in rules_for(self._done, whole=False)] if self._done else []
 
 
 def rules_for(words: Iterable[str], *, whole: bool = True) -> list[str]:
     """The commands that begin with these words, all of them, or with as many of them as any does (at least one)."""
     given = [word.lower() for word in words]
     given = given[1:] if given and _is_prefix(given[0]) else given
-    common = {rule: _common(given, usage.removeprefix("inbound_audit ").split()) for rule, usage in USAGE.items()}
+    common = {}
+    for rule, usage in USAGE.items():
+        pairs = zip(given, usage.removeprefix("inbound_audit ").split(), strict=False)
+        common[rule] = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     least = len(given) if whole else max(1, *common.values())
     return [rule for rule, number in common.items() if number >= least]
-
-
-def _common(given: Sequence[str], usage: Sequence[str]) -> int:
-    """The number of words that both begin with."""
-    pairs = list(zip(given, usage, strict=False))
-    return next((at for at, (one, other) in enumerate(pairs) if one != other), len(pairs))
-
-
-def _pieces(word: str, expected: Iterable[str]) -> Iterator[str]:
-    """The parts of a word in a list of series; elsewhere the word itself."""
-    lists = {"NAME", "COMMA", "LPAR", "RPAR"} & set(expected)
-    return iter(re.findall(r"[(),]|[^(),]+", word) if lists and word else [word])
 
 
 def _is_prefix(word: str) -> bool:
@@ -241,15 +232,16 @@ def _why_not(name: str, word: str) -> str | None:
     return None
 
 
-_PARTS: dict[str, Callable[[list[Any]], dict[str, Any]]] = {
-    "since": lambda spans: {"time": (spans[0].start, None)},
-    "on": lambda spans: {"time": (spans[0].start, spans[0].end)},
-    "from_to": lambda spans: {"time": (spans[0].start, spans[1].end)},
-    "order": lambda columns: {"order": columns[0]},
-    "cidrsize": lambda lengths: {"cidrsize": (lengths[0], lengths[-1])},
-    "threshold": lambda rows: {"threshold": rows[0]},
-    "limit": lambda rows: {"limit": rows[0]},
-    "aggregate": lambda daily: {"daily": daily != [None]},
+_PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "since": lambda span: {"time": (span.start, None)},
+    "on": lambda span: {"time": (span.start, span.end)},
+    "from_to": lambda first, last: {"time": between(first, last)},
+    "order": lambda column: {"order": column},
+    "cidrsize": lambda first, last=None: {"cidrsize": (first, first if last is None else last)},
+    "threshold": lambda minimum: {"threshold": minimum},
+    "limit": lambda rows: {"limit": rows},
+    "aggregate": lambda: {"daily": False},
+    "daily": lambda: {"daily": True},
 }
 """The optional parts of `show count`, each as an argument of its function."""
 
@@ -262,17 +254,17 @@ class _Values(Transformer[Token, Any]):
 
     def __default__(self, rule: Any, children: list[Any], meta: Any) -> Any:
         if rule in _PARTS:
-            return _PARTS[rule](children)
+            return _PARTS[rule](*children)
         parts: dict[str, Any] = {}
         for name, value in (item for part in children if isinstance(part, dict) for item in part.items()):
             if name in parts:
                 raise ValueError(f"{name} is given twice")
             parts[name] = value
-        return Command(str(rule), "", tuple(one for one in children if not isinstance(one, dict)), parts)
+        return Command(str(rule), "", tuple(one for one in children if not isinstance(one, dict | None)), parts)
 
     def start(self, children: list[Any]) -> Command:
-        *instance, command = children
-        return cast("Command", command._replace(instance=instance[0] if instance else ""))
+        instance, command = children
+        return cast("Command", command._replace(instance=instance or ""))
 
     def names(self, names: list[str]) -> Names:
         return Names(tuple(names), union=False)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from inbound_audit._ipcount import MONITOR_KINDS
 from inbound_audit.cli.console.context import ConsoleContext, SeriesInfo, titles
-from inbound_audit.cli.console.result import Paint, Result, ResultRow
+from inbound_audit.cli.console.result import Result
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.output import plain
-from inbound_audit.errors import InboundAuditError
+from inbound_audit.errors import InboundAuditError, did_you_mean
 from inbound_audit.shared import OwnerInfo
 
 PROBE_TIMEOUT_S = 0.5
@@ -26,6 +26,9 @@ def _change(
     context: ConsoleContext, command: str, series: str, parameters: tuple[int, int], ip: str, by: int
 ) -> Result:
     one = _series(context, series, parameters)
+    known = [other.name for other in context.all_series if other.scope == "series"]
+    if one.name not in known and (hint := did_you_mean(one.name, known)):
+        context.note(f"{one.title}: a new series is defined{hint}")
     owner = _owner_for(context, one)
     described: dict[str, object] = {"series": one.name, "interval": one.interval, "num_windows": one.num_windows}
     if one.type == "string":  # the process that has a series knows which addresses it counts; a new one counts all
@@ -37,12 +40,8 @@ def _change(
     about = {"command": command, "series": one.name, "key": ip, "by": by, "pid": owner.pid}
     columns = ("interval", "num_windows", "window", "count")
     rows = [(one.interval, one.num_windows, 0, _count_of(context, one, ip))]
-    return Result(about, columns, rows, lambda row, paint: _changed_text(one, row, paint))
-
-
-def _changed_text(one: SeriesInfo, row: ResultRow, paint: Paint) -> str:
-    """``failures 300/0: 5``: the count of the current window, in the form of `show ip`."""
-    return f"{plain(one.name)} {row[0]}/{row[2]}: {paint(str(row[3]))}"
+    # ``failures 300/0: 5``: the form of `show ip`
+    return Result(about, columns, rows, lambda row, paint: f"{plain(one.name)} {row[0]}/{row[2]}: {paint(str(row[3]))}")
 
 
 def _count_of(context: ConsoleContext, one: SeriesInfo, key: str, window: int = 0) -> int:

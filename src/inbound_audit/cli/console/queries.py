@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import socket
@@ -9,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
-from typing import Any
 
 from inbound_audit._ipcount import MONITOR_KINDS
 from inbound_audit.cli.console.context import ConsoleContext, SeriesInfo
@@ -18,7 +18,7 @@ from inbound_audit.cli.console.result import Paint, Result, ResultRow
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.output import GAP, WIDTH, listing, plain, plural
 from inbound_audit.cli.prefixes import Network, network_of
-from inbound_audit.cli.show import heading, rows_of
+from inbound_audit.cli.show import heading
 from inbound_audit.errors import SharedStateError
 from inbound_audit.shared import View
 
@@ -40,8 +40,8 @@ def show_ip(context: ConsoleContext, cidr: str) -> Result:
         for one in monitors
         for window in range(one.num_windows)
     )
-    about: dict[str, object] = {"command": "show ip", "cidr": cidr}
-    return Result(about, ("kind", "interval", "num_windows", "window", "count"), rows, _window_text)
+    columns = ("kind", "interval", "num_windows", "window", "count")
+    return Result({"command": "show ip", "cidr": cidr}, columns, rows, _window_text)
 
 
 def _window_text(row: ResultRow, paint: Paint) -> str:
@@ -90,7 +90,7 @@ def show_available(context: ConsoleContext) -> Result:
     for one in context.all_series:
         end = (int(time.time()) // one.interval + 1) * one.interval
         times = [datetime.fromtimestamp(max(at, 0), timezone.utc) for at in (end - one.interval * one.num_windows, end)]
-        rows.append((one.label, one.type, one.interval, one.num_windows, *(at.isoformat() for at in times)))
+        rows.append((one.label, *one[2:], *(at.isoformat() for at in times)))
     columns = ("series", "type", "interval", "num_windows", "from", "to")
     return Result({"command": "show available"}, columns, rows, _available_text)
 
@@ -100,6 +100,11 @@ def _available_text(row: ResultRow, paint: Paint) -> str:
     name, _, interval, num_windows, *times = row
     begin, end = (f"{datetime.fromisoformat(at).astimezone():%Y%m%dT%H%M%S}" for at in times)
     return f"{plain(name)} {interval},{num_windows} : {begin} => {end}"
+
+
+def cache_details(context: ConsoleContext) -> Result:
+    """The reference keeps what its query shell has read from files. Here there is nothing of that kind."""
+    raise Failure("cache details: not part of inbound_audit: counts are read from memory, and there is no cache")
 
 
 # ---- the query
@@ -139,7 +144,11 @@ def show_count(
         series = [{**_described(one), "start": s, "end": e} for one, (s, e) in zip(found, spans, strict=True)]
         about |= {"series": series, "union": names.union}
     columns = (*(["day"] if daily else []), "prefix", "count" if names.union or len(found) == 1 else "counts")
-    return Result(about, columns, _query_rows(rows[:limit], network, columns), _query_text)
+    found_rows = (
+        (*([day] if daily else []), str(type(network)((address, length))), row if columns[-1] == "counts" else row[0])
+        for (day, address, length), row in rows[:limit]
+    )
+    return Result(about, columns, found_rows, _query_text)
 
 
 def _lengths(network: Network, cidrsize: tuple[int, int] | None) -> range:
@@ -203,17 +212,6 @@ def _addresses(hosts: Iterable[tuple[int, str]], network: Network) -> Iterator[t
                 yield address, count
 
 
-def _query_rows(
-    rows: list[tuple[tuple[str, int, int], list[int]]], network: Network, columns: tuple[str, ...]
-) -> Iterator[ResultRow]:
-    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
-    size = network.max_prefixlen // 8
-    for (day, address, length), counts in rows:
-        prefix = f"{socket.inet_ntop(family, address.to_bytes(size, 'big'))}/{length}"
-        row: list[Any] = [prefix, counts if columns[-1] == "counts" else counts[0]]
-        yield tuple([day, *row] if columns[0] == "day" else row)
-
-
 def _query_text(row: ResultRow, paint: Paint) -> str:
     """``     31                         10.0.0.0/8``; with several series ``31,4``. A day comes first."""
     *day, prefix, count = row
@@ -227,8 +225,8 @@ def _query_text(row: ResultRow, paint: Paint) -> str:
 def shared_list(context: ConsoleContext) -> Result:
     rows: list[ResultRow] = [("cidrtree", SHARED, None, None, len(context.owners))]
     rows += [(one.scope, one.name, one.interval, one.num_windows, None) for one in context.all_series]
-    about: dict[str, object] = {"command": "cluster shared list"}
-    return Result(about, ("kind", "name", "interval", "num_windows", "processes"), rows, _shared_text)
+    columns = ("kind", "name", "interval", "num_windows", "processes")
+    return Result({"command": "cluster shared list"}, columns, rows, _shared_text)
 
 
 def _shared_text(row: ResultRow, paint: Paint) -> str:
@@ -241,14 +239,10 @@ def _shared_text(row: ResultRow, paint: Paint) -> str:
 
 
 def shared_show(context: ConsoleContext, node: str | None = None) -> Result:
-    about: dict[str, object] = {"command": "cluster shared show", "tree": SHARED, "from": node}
-    if node is None:
-        rows = list(rows_of(context.view, SHARED, None)[1])
-    else:
-        with _view_of(context, node) as view:
-            rows = list(rows_of(view, SHARED, None)[1])
-    turned = ((prefix, count) for count, prefix in rows)
-    return Result(about, ("prefix", "count"), turned, _query_text, heading(SHARED, node))
+    with contextlib.nullcontext(context.view) if node is None else _view_of(context, node) as view:
+        rows = [(prefix, count) for count, prefix in view.tree(SHARED)]
+    about = {"command": "cluster shared show", "tree": SHARED, "from": node}
+    return Result(about, ("prefix", "count"), rows, _query_text, heading(SHARED, node))
 
 
 def _view_of(context: ConsoleContext, node: str) -> View:

@@ -22,6 +22,7 @@ from inbound_audit.cli.console.context import ConsoleContext, SeriesInfo, titles
 from inbound_audit.cli.console.result import Paint, Result, ResultRow
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.output import plain, progress
+from inbound_audit.descriptor import open_regular
 from inbound_audit.persist import Entry, default_directory, names, read_log
 from inbound_audit.shared import OwnerInfo
 
@@ -46,8 +47,8 @@ class _Known(NamedTuple):
 def load(context: ConsoleContext, series: str, file: str | None = None) -> Result:
     path = os.path.join(default_directory(), names.log(series)) if file is None else file
     try:
-        with open(path, "rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open_regular(path, os.O_RDONLY) as log:
+            fcntl.flock(log.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             known = _ask_all(context, series)
             loaded = _Load(context, known, path)
             loaded.run()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from inbound_audit.cli.console.result import ResultWriter
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import plural
+from inbound_audit.descriptor import open_regular
 from inbound_audit.errors import InboundAuditError
 from inbound_audit.persist.state_directory import user_state_directory
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
 
-def run_once(context: ConsoleContext, writer: ResultWriter, words: Sequence[str]) -> None:
-    """One command. Raises Failure, or a usage error of click."""
+def run_once(context: ConsoleContext, writer: ResultWriter, arguments: Sequence[str]) -> None:
+    """One command, in several arguments or in one. Raises Failure, or a usage error of click."""
     try:
-        writer.write(run(context, words))
+        writer.write(run(context, grammar.split(arguments[0]) if len(arguments) == 1 else arguments))
     except WrongSyntax as error:
         raise click.UsageError(str(error)) from None
     except InboundAuditError as error:
@@ -66,20 +66,14 @@ def _try(context: ConsoleContext, writer: ResultWriter, line: str) -> str | None
     """Runs a line. Returns why it failed, or None. Raises Quit, and OSError if the output can't be written."""
     try:
         words = grammar.split(line)
-        context.view.refresh()
-        result = run(context, words)
-    except (WrongSyntax, InboundAuditError) as error:
+        try:
+            context.view.refresh()
+            result = run(context, words)
+        except OSError as error:  # such as no descriptor left
+            return reason(error)
+        writer.write(result)  # rows are read while they are written
+    except (WrongSyntax, InboundAuditError, Failure) as error:
         return str(error)
-    except Failure as error:
-        return error.format_message()
-    except OSError as error:  # such as no descriptor left
-        return reason(error)
-    try:
-        writer.write(result)
-    except InboundAuditError as error:  # rows are read while they are written
-        return str(error)
-    except Failure as error:
-        return error.format_message()
     return None
 
 
@@ -174,17 +168,6 @@ def _history(context: ConsoleContext) -> History:
 
 def _make_private(path: str) -> None:
     """Makes a file that only this user can read. Raises OSError, also for a file of another user."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    try:
-        found = os.fstat(fd)
-    finally:
-        os.close(fd)
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError("it is not a regular file")
-    if found.st_uid != os.geteuid():
-        raise PermissionError("it belongs to another user")
-
-
-def words_of(arguments: Sequence[str]) -> list[str]:
-    """The words of a command in several arguments, or in one."""
-    return grammar.split(arguments[0]) if len(arguments) == 1 else list(arguments)
+    with open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) as history:
+        if os.fstat(history.number).st_uid != os.geteuid():
+            raise PermissionError("it belongs to another user")

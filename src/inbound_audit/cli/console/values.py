@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any, NamedTuple
 
 from inbound_audit._ipcount import LIMITS, parse_monitor, parse_prefix
+from inbound_audit.cli.params import read_number
 from inbound_audit.errors import MonitorError
 
 ORDERS = ("count", "cidr")
@@ -69,15 +71,6 @@ def series_name(word: str) -> str:
     return text(word)
 
 
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def read(word: str) -> int:
-        if not (word.isascii() and word.isdigit() and len(word) < 20 and least <= int(word) <= most):
-            raise ValueError(f"write a whole number from {least} to {most}")
-        return int(word)
-
-    return read
-
-
 def order(word: str) -> str:
     if word.lower() not in ORDERS:
         raise ValueError(f"order by {' or '.join(ORDERS)}")
@@ -126,29 +119,38 @@ def _spoken(words: str) -> Span:
     return Span(found, found)
 
 
+def between(first: Span, last: Span) -> tuple[datetime, datetime]:
+    """From the begin of a date to the end of another. Raises ValueError."""
+    if last.start < first.start:
+        raise ValueError("the time ends before it begins; write the earlier date first")
+    return first.start, last.end
+
+
 def _day(found: datetime) -> Span:
     """From midnight to midnight in local time, on days of 23 and 25 hours too."""
     start = found.replace(hour=0, minute=0, second=0, microsecond=0)
     return Span(start, start + timedelta(days=1))
 
 
+WINDOW = Value("a window; 0 is the current one", partial(read_number, 0, LIMITS["windows"] - 1))
+POSITIVE = Value("a whole number from 1 on", partial(read_number, 1, LIMITS["count"]))
+
 VALUES = {
     "PREFIX": Value("inbound_audit or inbound_audit:NAME", instance),
-    "ADDRESS": Value("192.0.2.7 or 192.0.2.0/24", cidr),
     "CIDR": Value("192.0.2.0/24 or 192.0.2.7", cidr),
     "SERIES": Value("the name of a series", text),
     "NAME": Value("the name of a series", series_name),
     "PARAMETERS": Value("seconds and windows, such as 300,6", parameters),
-    "START": Value("a window; 0 is the current one", _number(0, LIMITS["windows"] - 1)),
-    "END": Value("a window; 0 is the current one", _number(0, LIMITS["windows"] - 1)),
+    "START": WINDOW,
+    "END": WINDOW,
     "KEY": Value("192.0.2.7 or 2001:db8::7; any text in a series of type string", text),
-    "INCREMENT": Value("a whole number from 1 on", _number(1, LIMITS["count"])),
+    "INCREMENT": POSITIVE,
     "FILE": Value("the path of a change log", text),
     "NODE": Value("a process id, or an owner's id as in `ps --json`", text),
     "COMMAND": Value("a command", text),
     "DATE": Value(DATE_EXAMPLE, text),  # a word of a date: `date` reads all of them together
     "COLUMN": Value("count or cidr", order),
-    "LENGTH": Value("the length of a prefix", _number(0, 128)),
-    "MINIMUM": Value("a whole number from 1 on", _number(1, LIMITS["count"])),
-    "ROWS": Value("a whole number from 1 on", _number(1, LIMITS["count"])),
+    "LENGTH": Value("the length of a prefix", partial(read_number, 0, 128)),
+    "MINIMUM": POSITIVE,
+    "ROWS": POSITIVE,
 }
