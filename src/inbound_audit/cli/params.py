@@ -37,15 +37,8 @@ def kind(name: str) -> Callable[[Callable[[str], Any]], Kind]:
     return functools.partial(Kind, name)
 
 
-def option(
-    name: str,
-    kind: click.ParamType | str,
-    about: str,
-    *,
-    parameter: str | None = None,
-    **more: Any,  # type: ignore[type-arg]
-) -> Callable[[Any], Any]:
-    """An option of a command, with its help. `kind` may be a text: the option then takes any, and the help calls it so.
+def option(name: str, kind: Any, about: str, *, parameter: str | None = None, **more: Any) -> Callable[[Any], Any]:
+    """An option of a command, with its help. `kind` is a type of click, or a word: the option then takes any text.
 
     `parameter` is the argument of the function, if it has another name than the option; `more` is for `click.option`.
     """
