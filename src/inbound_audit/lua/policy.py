@@ -13,7 +13,7 @@ from inbound_audit.lua.script_host import ScriptHost
 from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import World, logger, raw, text
 from inbound_audit.policy.base import Choice, ScriptPolicy
-from inbound_audit.policy.verdict import ACCEPT, Verdict, cached_verdict
+from inbound_audit.policy.verdict import ACCEPT, Verdict
 from inbound_audit.process import wait_before_forks
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class LuaPolicy(ScriptPolicy):
             return self._hook_failed("validate_connect", error)
         finally:
             self._asked.pop(handle, None)
-        return ACCEPT if answer is None else cached_verdict(*answer)
+        return ACCEPT if answer is None else self._verdict("validate_connect", *answer)
 
     def validate_ehlo(self, ac: Session, text: str) -> Verdict:
         return self._ask("validate_ehlo", ac, raw(text))
@@ -188,7 +188,7 @@ class LuaPolicy(ScriptPolicy):
         finally:
             self._asked.pop(handle, None)
             self._host.messages.pop(handle, None)
-        return ACCEPT if answer is None else cached_verdict(*answer)
+        return ACCEPT if answer is None else self._verdict(hook, *answer)
 
     def _enter(self, hook: str, handle: int, arguments: tuple[object, ...]) -> Any:
         if self._closed:

@@ -6,12 +6,12 @@ import logging
 from collections import Counter
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from inbound_audit._ipcount import parse_monitor
 from inbound_audit.errors import PolicyError
 from inbound_audit.log_limiter import LogLimiter
-from inbound_audit.policy.verdict import ACCEPT, LOCAL_ERROR, UNAVAILABLE, Verdict
+from inbound_audit.policy.verdict import ACCEPT, LOCAL_ERROR, UNAVAILABLE, Verdict, cached_verdict
 from inbound_audit.process import ProcessLock
 
 if TYPE_CHECKING:
@@ -38,14 +38,17 @@ class ConnectPolicy(Protocol):
 def evaluate(policy: ConnectPolicy | None, hook: str, *arguments: object) -> Verdict:
     """Calls a hook of a policy; ACCEPT if there is no policy or it does not have the hook.
 
-    Raises what the hook raises, and TypeError if it returns something else than a Verdict.
+    Raises what the hook raises, TypeError if it returns something else than a Verdict, and PolicyError for a verdict of
+    a class derived from it whose values are wrong.
     """
     method = getattr(policy, hook, None)
     if method is None:
         return ACCEPT
     verdict = method(*arguments)
-    if not isinstance(verdict, Verdict):
-        raise TypeError(f"the policy returned {verdict!r}, which is not a Verdict")
+    if type(verdict) is not Verdict:
+        if not isinstance(verdict, Verdict):
+            raise TypeError(f"the policy returned {verdict!r}, which is not a Verdict")
+        Verdict(verdict.accepted, verdict.code, verdict.text, verdict.tarpit, verdict.disconnect)
     return verdict
 
 
@@ -146,6 +149,13 @@ class ScriptPolicy(Policy):
             super().check(audit)
         except PolicyError as error:
             raise PolicyError(f"{self.path}: {error}") from None
+
+    def _verdict(self, hook: str, *answer: Any) -> Verdict:
+        """The verdict that a script comes to (`cached_verdict`). Wrong values are a failure of the hook."""
+        try:
+            return cached_verdict(*answer)
+        except (PolicyError, TypeError) as error:  # TypeError: a value that can't even be looked up
+            return self._failed(hook, str(error))
 
     def _failed(self, hook: str, message: str) -> Verdict:
         """Records a failure of a hook. Returns the verdict that `on_error` chooses."""

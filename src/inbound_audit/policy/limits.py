@@ -107,13 +107,12 @@ def _check_overlap(networks: Mapping[str, _Network]) -> None:
                 raise PolicyError(f"{name}: {prefix!r} is listed in {other}, too; list it once")
 
 
-def _refusal(code: object, text: object) -> Verdict:
+def _refusal(code: Any, text: Any) -> Verdict:
     """Raises PolicyError."""
-    if isinstance(code, bool) or not isinstance(code, int) or not 400 <= code <= 599:
+    verdict = Verdict(accepted=False, code=code, text=text, disconnect=True)
+    if code < 400:
         raise PolicyError(f"code {code!r}: a refusal has a reply code from 400 to 599, such as 421")
-    if not isinstance(text, str):
-        raise PolicyError(f"text {text!r} is not a text")
-    return Verdict(accepted=False, code=code, text=text, disconnect=True)
+    return verdict
 
 
 class Limits(LimitTables, Policy):

@@ -70,11 +70,11 @@ class SievePolicy(ScriptPolicy):
             if self._closed:
                 raise PolicyError("the policy is closed")
             self._run(run)
+            return run.verdict()
         except ScriptError as error:
             return self._failed("validate_connect", f"{self.path.name}:{error}")
         except Exception as error:
             return self._failed("validate_connect", f"{self.path.name}: {error}")
-        return run.verdict()
 
     def close(self) -> None:
         """Idempotent. Sessions that are validated afterwards are let in or refused, as `on_error` decides."""

@@ -7,14 +7,11 @@ from typing import Annotated
 
 from inbound_audit._ipcount import parse_duration
 from inbound_audit.errors import PolicyError
+from inbound_audit.policy.verdict import MAX_CODE, MAX_TARPIT_S, MIN_CODE
 from inbound_audit.sieve.functions import AsText, Reader, function, functions
 from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.tree import At
 from inbound_audit.sieve.values import Value, number, text
-
-MIN_CODE, MAX_CODE = 200, 599
-MAX_TARPIT_S = 86400
-"""A day: no client waits longer."""
 
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]+")
 

@@ -207,10 +207,10 @@ def test_a_refusal_comes_before_the_banner(guard: Guard, audit: InboundAudit, wa
         (Verdict(False), b"421 connection limit exceeded\r\n"),
         (Verdict(False, 554, "5.7.1 go away"), b"554 5.7.1 go away\r\n"),
         (Verdict(True, 421, "later", disconnect=True), b"421 later\r\n"),
-        (Verdict(False, 450, "one\r\ntwo\nthree"), b"450-one\r\n450-two\r\n450 three\r\n"),
-        (Verdict(False, 450, "gr\u00fc\u00df Gott\r\n"), b"450 gr?? Gott\r\n"),
+        (Verdict(False, 450, "one\ntwo\nthree"), b"450-one\r\n450-two\r\n450 three\r\n"),
+        (Verdict(False, 450, "gr\u00fc\u00df Gott\n"), b"450 gr?? Gott\r\n"),
         (Verdict(False, 250, "not so"), b"421 not so\r\n"),
-        (Verdict(False, 70000, "\n"), b"421 \r\n"),
+        (Verdict(False, 599, "\n"), b"599 \r\n"),
     ],
 )
 def test_the_words_of_a_refusal(guard: Guard, verdict: Verdict, reply: bytes) -> None:

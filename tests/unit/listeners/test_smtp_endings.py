@@ -344,9 +344,9 @@ def test_a_refused_peer_of_implicit_tls_is_not_waited_for(
 
 
 def test_a_peer_that_reads_nothing_is_closed_at_the_time_out(guard: Guard) -> None:
-    guard.policy = Script({"ehlo": Verdict(False, 550, "x" * 1_000_000)})
-    with mx(guard, timeout=0.5, max_idle_commands=1000) as server, Peer(*server.address) as peer:
-        peer.send(lines(*GREETED * 100))
+    guard.policy = Script({"ehlo": Verdict(False, 550, "x" * 8192)})
+    with mx(guard, timeout=0.5, max_idle_commands=10_000) as server, Peer(*server.address) as peer:
+        peer.send(lines(*GREETED * 2000))
         eventually(lambda: guard.open == 0)
 
 
