@@ -23,7 +23,7 @@ HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve test test-system test-readers test-tooling test-all test-core test-one test-changed faults \
-  bench bench-instructions peers debug sanitize model lint format docs docs-serve changelog dist wheels clean
+  bench bench-instructions peers debug sanitize model soak lint format docs docs-serve changelog dist wheels clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -78,6 +78,11 @@ model: ## the models in docs/model in all their states, and their mutants (needs
 	$(SAY) 'the models'
 	$(PYTHON) tools/models.py $(ARGS)
 
+soak: $(HAVE)-dev ## simulated traffic against a simple model: STEPS=1e9, SEED= for the same traffic once more
+	$(SAY) 'what the traffic needs, compiled'
+	@$(PY) tests/support/build_inner.py soak
+	$(PY) -m tests.support.soaking $(or $(STEPS),1e9) $(SEED)
+
 peers: $(HAVE)-bench  # what the benchmarks measure beside the core; their tests skip what is not there
 
 bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.md (BENCH_QUICK=1: in a minute)
@@ -92,7 +97,7 @@ bench-instructions: $(HAVE)-bench
 lint: $(HAVE)-dev ## ruff, cython-lint, mypy, and the stub against the built core
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint --max-line-length 120 $(filter %.pyx %.pxd %.pxi,$(NATIVE)) tests/support/inner.pyx
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint --max-line-length 120 $(filter %.pyx %.pxd %.pxi,$(NATIVE)) tests/support/inner.pyx tests/support/soak.pyx
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/stubtest --mypy-config-file pyproject.toml inbound_audit._ipcount
 

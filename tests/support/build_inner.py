@@ -1,6 +1,7 @@
 """Builds tests/support/inner.pyx in place: python tests/support/build_inner.py
 
 The core is compiled into it as the debug build compiles it: bounds checks, assertions, and each warning is an error.
+With the argument `soak` tests/support/soak.pyx is built instead, as fast as the release build.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ inner = Extension(
     undef_macros=["NDEBUG"],
     extra_compile_args=["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"],
 )
+soak = Extension(
+    "soak",
+    sources=["tests/support/soak.pyx"],
+    include_dirs=["src"],
+    define_macros=[("CYTHON_WITHOUT_ASSERTIONS", "1")],
+    extra_compile_args=["-O2", "-g0", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"],
+)
 directives = {"language_level": 3, "wraparound": False, "cdivision": True}
 options = {
     "build": {"build_base": "build/inner"},
@@ -34,6 +42,8 @@ options = {
 
 if __name__ == "__main__":
     os.chdir(ROOT)
+    extension = soak if sys.argv[1:] == ["soak"] else inner
     # `src` and `tests` hold pyproject.toml's package; this extension is no part of it.
     sys.argv[1:] = ["--quiet", "--no-user-cfg", "build_ext"]
-    setup(name="inner", packages=[], py_modules=[], ext_modules=[inner], options=options)
+    options["build"]["build_base"] = f"build/{extension.name}"
+    setup(name=extension.name, packages=[], py_modules=[], ext_modules=[extension], options=options)
