@@ -1,5 +1,7 @@
 # Forks, and files that are kept locked.
 
+import _imp  # the lock of imports: Python itself asks for it by this module
+
 cdef extern from "Python.h":
     void PyOS_AfterFork_Child()
 
@@ -33,14 +35,27 @@ def announce_fork(bint made):
     python_forks = made
 
 
+cdef bint take_import_lock():
+    """Whether this thread, the only one, holds the lock of imports once more: as after a fork that Python makes. False if a
+    thread of the parent held it, which does not exist here: since Python 3.13 such a lock can't be given back."""
+    if _imp.lock_held():
+        try:
+            _imp.release_lock()
+        except RuntimeError:
+            return False
+        _imp.acquire_lock()  # this thread forked in the middle of an import
+    _imp.acquire_lock()
+    return True
+
+
 cdef int handle_the_fork() except -1:
     """A fork that bypassed Python leaves its lock for threads broken in the child: a second thread hangs. So Python
     learns of it first, while there is no second one."""
     global python_forks
     cdef bint done = False
-    if not python_forks and fork.is_alone():
+    if not python_forks and fork.is_alone() and take_import_lock():
         python_forks = True
-        PyOS_AfterFork_Child()  # runs the handlers, ours among them
+        PyOS_AfterFork_Child()  # gives the lock of imports back, and runs the handlers, ours among them
         python_forks = False
     while fork.is_child() and not fork.is_handling():
         if not fork.begin_handling():
