@@ -260,7 +260,8 @@ cdef inline void erase(Node *n, bint v6, u8 byte, u64 *at) noexcept nogil:
         store32(sums_of(n, v6) + (byte >> 4), sums_of(n, v6)[byte >> 4] - count_of(at[0]))
         store64(at, 0)
     else:
-        store64(&n.used, n.used & ~(<u64>1 << (at - entries_of(n, v6, False))))
+        # Below 64 unless another process wrote to the node meanwhile.
+        store64(&n.used, n.used & ~(<u64>1 << ((at - entries_of(n, v6, False)) & 63)))
 
 
 cdef inline void copy_slots(Node *source, Node *target, bint v6, u64 *leave) noexcept nogil:

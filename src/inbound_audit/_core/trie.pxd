@@ -84,7 +84,8 @@ cdef inline void retire(Retired *r, int kind, u32 unit) noexcept nogil:
 
 
 cdef inline void retire_node(Retired *r, Arena *a, Node *n, bint v6) noexcept nogil:
-    retire(r, size_class(n.grade, v6), handle(a, n) & BODY)
+    if n.grade <= GRADE_FULL:  # else another process wrote there: the block is lost
+        retire(r, size_class(n.grade, v6), handle(a, n) & BODY)
 
 
 cdef inline void release_all(Arena *a, Retired *r) noexcept nogil:
@@ -145,9 +146,9 @@ cdef inline u32 fork_path(Arena *a, bint v6, u64 e, u64 hi, u64 lo, u32 n, Retir
 
 
 cdef inline u32 grow(Arena *a, bint v6, Node *n, u8 byte, u64 e, Retired *r) noexcept nogil:
-    """Makes a node of the next grade with one more slot; 0 if the arena is full."""
+    """Makes a node of the next grade with one more slot; 0 if the arena is full, or another process wrote there."""
     cdef Key k = path_of(n, v6)
-    cdef Node *fresh = new_node(a, v6, n.grade + 1, n.depth, k.hi, k.lo)
+    cdef Node *fresh = new_node(a, v6, n.grade + 1, n.depth, k.hi, k.lo) if n.grade < GRADE_FULL else NULL
     if fresh == NULL:
         return 0
     copy_slots(n, fresh, v6, NULL)  # model: seqlock/build
@@ -180,7 +181,8 @@ cdef inline int insert(Arena *a, bint v6, u64 hi, u64 lo, u32 n, Path *path, Ret
         mine = new_host(a, v6, node.depth + 1, hi, lo)
         if mine == 0:
             return FULL
-        if node.live < SLOTS[node.grade]:
+        # In damaged bytes the new host's block may be this node's, so its grade is bounded again.
+        if node.live < SLOTS[node.grade & 7]:
             write_open(&header(a).seq)
             put(node, v6, byte, entry(mine, n))
             return OK
