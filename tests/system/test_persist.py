@@ -268,6 +268,7 @@ def patched(at: int, kind: str, *values: object) -> bytes:
         (patched(64, "=I", 2**32 - 1), "ends [0-9]+ bytes too soon"),
         (patched(64, "=I", 1), "has 64 bytes too many"),
         (patched(72, "=4s", b"sp\xff\xfe"), "is no UTF-8"),
+        (patched(79, "=B", 1), "bytes other than zero after the name"),
         (patched(32, "=q", 6), "has windows 3 to 7, and 6 is the newest"),
         (patched(32, "=q", 9), "has windows 3 to 7, and 9 is the newest"),
         (patched(112, "=q", 3), "has a window twice"),

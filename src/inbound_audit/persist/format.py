@@ -170,6 +170,8 @@ class _Reader:
     def text(self, size: int) -> str:
         """With zeros added, up to a multiple of 8 bytes."""
         padded = bytes(self.take(size + -size % 8))
+        if any(padded[size:]):
+            raise Damaged("has bytes other than zero after the name of its series")
         try:
             return padded[:size].decode("utf-8")
         except UnicodeDecodeError:
