@@ -36,8 +36,8 @@ def announce_fork(bint made):
 
 
 cdef bint take_import_lock():
-    """Whether this thread, the only one, holds the lock of imports once more: as after a fork that Python makes. False if a
-    thread of the parent held it, which does not exist here: since Python 3.13 such a lock can't be given back."""
+    """Whether this thread, the only one, holds the lock of imports once more: as after a fork that Python makes. False
+    if a thread of the parent held it, which does not exist here: since Python 3.13 such a lock can't be given back."""
     if _imp.lock_held():
         try:
             _imp.release_lock()
