@@ -23,7 +23,8 @@ HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve test test-system test-readers test-tooling test-all test-core test-one test-changed faults \
-  bench bench-instructions peers debug sanitize model soak lint format docs docs-serve changelog dist wheels clean
+  fuzz fuzz-one bench bench-instructions peers debug sanitize model soak lint format docs docs-serve changelog dist wheels \
+  clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -85,6 +86,16 @@ soak: $(HAVE)-dev ## simulated traffic against a simple model: STEPS=1e9, SEED= 
 
 peers: $(HAVE)-bench  # what the benchmarks measure beside the core; their tests skip what is not there
 
+FUZZ_SECONDS ?= 60
+
+fuzz: $(HAVE)-fuzz ## every fuzz target for FUZZ_SECONDS, two at a time; what is found lies in build/fuzz/findings
+	$(SAY) 'the fuzz targets, $(FUZZ_SECONDS) s each'
+	$(PY) -m fuzz.run --seconds $(FUZZ_SECONDS) $(ARGS)
+
+fuzz-one: $(HAVE)-fuzz ## one fuzz target: make fuzz-one TARGET=address FUZZ_SECONDS=600
+	$(if $(TARGET),,$(error which target? make fuzz-one TARGET=address))
+	$(PY) -m fuzz.run --seconds $(FUZZ_SECONDS) $(TARGET)
+
 bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.md (BENCH_QUICK=1: in a minute)
 	mkdir -p .bench
 	$(PYTEST) benchmarks -q --benchmark-quiet --benchmark-json=.bench/results.json $(ARGS)
@@ -97,7 +108,8 @@ bench-instructions: $(HAVE)-bench
 lint: $(HAVE)-dev ## ruff, cython-lint, mypy, and the stub against the built core
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint --max-line-length 120 $(filter %.pyx %.pxd %.pxi,$(NATIVE)) tests/support/inner.pyx tests/support/soak.pyx
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint --max-line-length 120 $(filter %.pyx %.pxd %.pxi,$(NATIVE)) tests/support/inner.pyx \
+	  tests/support/soak.pyx fuzz/native
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/stubtest --mypy-config-file pyproject.toml inbound_audit._ipcount
 
@@ -149,6 +161,11 @@ $(HAVE)-dev: $(HAVE)-core $(HAVE)-inner
 $(HAVE)-docs $(HAVE)-changelog $(HAVE)-wheels: $(HAVE)-%: $(HAVE)-core
 	$(SAY) 'the tools of $*'
 	@$(PIP) --group $*
+	@touch $@
+
+$(HAVE)-fuzz: $(HAVE)-dev
+	$(SAY) 'the fuzzer of the Python targets'
+	@$(PIP) --group fuzz || echo 'atheris has no wheel for this Python: its targets are left out'
 	@touch $@
 
 $(HAVE)-bench: $(HAVE)-dev

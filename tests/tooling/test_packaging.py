@@ -57,7 +57,7 @@ def test_the_sdist_holds_all_that_a_build_and_its_tests_need(dist: Path) -> None
         held = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {
         str(path.relative_to(ROOT))
-        for folder in ("src", "tests", "examples", "benchmarks")
+        for folder in ("src", "tests", "examples", "benchmarks", "fuzz")
         for suffix in ("py", "pyi", "pyx", "pxd", "pxi", "lua", "h", "service", "typed")
         for path in (ROOT / folder).rglob(f"*.{suffix}")
     } | {
@@ -72,7 +72,7 @@ def test_the_sdist_holds_all_that_a_build_and_its_tests_need(dist: Path) -> None
     }
     assert wanted <= held
     made = {name for name in held if name.endswith((".c", ".so", ".pyc"))}
-    assert {name for name in made if not name.startswith(("examples/", "benchmarks/"))} == set()
+    assert {name for name in made if not name.startswith(("examples/", "benchmarks/", "fuzz/"))} == set()
 
 
 @pytest.mark.tooling

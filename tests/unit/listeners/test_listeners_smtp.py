@@ -870,3 +870,26 @@ def test_whatever_bytes_a_peer_sends_the_lua_policy_is_asked(guard: Guard, tmp_p
     with contextlib.closing(policy), mx(guard, enable_SMTPUTF8=True) as (_, address), greeted(address) as peer:
         assert peer.ask(b"EHLO " + name) == f"550 never, {len(name)} bytes\r\n".encode()
         assert policy.errors == guard.failures == 0
+
+
+@pytest.mark.parametrize("line", [b"A\rB", b"HELP A\rB", b"EHLO a\rb", b"MAIL FROM:<a\rb@c>", b"VRFY a\rb@c.example"])
+def test_a_reply_repeats_no_lone_carriage_return(guard: Guard, line: bytes) -> None:
+    with mx(guard) as (_, address), greeted(address) as peer:
+        peer.send(b"HELO c.example\r\n" + line + b"\r\nQUIT\r\n")
+        replies = peer.rest()
+        assert replies.endswith(b"221 Bye\r\n")
+        assert b"\r" not in replies.replace(b"\r\n", b"")
+
+
+@pytest.mark.parametrize("address_text", [b"<b@[192.", b"<b@[", b"<b@[1.2.3.4", b"b@["])
+def test_a_malformed_address_is_a_5xx_reply_and_no_error_in_the_log(
+    guard: Guard, caplog: pytest.LogCaptureFixture, address_text: bytes
+) -> None:
+    """Python's parser of addresses raises more than aiosmtpd expects; the connection goes on."""
+    with caplog.at_level(logging.ERROR), mx(guard) as (_, address), greeted(address) as peer:
+        assert peer.ask(b"HELO c.example").startswith(b"250 ")
+        assert peer.ask(b"MAIL FROM:" + address_text)[:1] == b"5"
+        assert peer.ask(b"MAIL FROM:<a@c.example>").startswith(b"250 ")
+        assert peer.ask(b"RCPT TO:" + address_text)[:1] == b"5"
+        assert peer.ask(b"NOOP").startswith(b"250 ")
+    assert caplog.records == []
