@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import NamedTuple
 
 from inbound_audit.cli.failure import abandon_output, reason
+from inbound_audit.cli.service_manager import ServiceManager
 
 logger = logging.getLogger("inbound_audit.serve")
 
@@ -41,14 +42,31 @@ def total(figures: Iterable[Figures]) -> Figures:
 
 
 class Report:
-    """Writes lines to standard output. If that fails it writes no more, and the server goes on."""
+    """Writes lines to standard output. If that fails it writes no more, and the server goes on.
+
+    The service manager is told the same, and that the server is alive.
+    """
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._broken = False
+        self._manager = ServiceManager()
+
+    @property
+    def beat_s(self) -> float | None:
+        """Seconds between two calls of `alive`, half of what the watchdog allows; None without a watchdog."""
+        return self._manager.watchdog_s and self._manager.watchdog_s / 2
+
+    def alive(self) -> None:
+        """Called by the loop that serves: it does not hang."""
+        self._manager.notify("WATCHDOG=1")
+
+    def close(self) -> None:
+        self._manager.close()
 
     def event(self, event: str, text: str, **details: object) -> None:
         """One line: `text` after the time of day, or `details` as JSON."""
+        self._manager.notify(f"STATUS={text}")
         now = datetime.now(timezone.utc)
         if self._as_json:
             self._write(json.dumps({"time": now.isoformat(timespec="milliseconds"), "event": event, **details}))
@@ -58,6 +76,7 @@ class Report:
     def listening(self, names: Sequence[str], workers: Sequence[int] = ()) -> None:
         """Where it listens, and the process ids of workers if there are any."""
         text = f"listening on {' '.join(names)}" + (f" with {len(workers)} workers" if workers else "")
+        self._manager.notify("READY=1")
         self.event("listening", text, addresses=list(names), **({"workers": list(workers)} if workers else {}))
 
     def discarding(self) -> None:
@@ -69,7 +88,10 @@ class Report:
         self.event(event, f"{event} {description}", policy=description)
 
     def stopping(self, count: int, grace: float) -> None:
-        """`count` mail transactions are open; idle sessions have been closed."""
+        """`count` mail transactions are open; idle sessions have been closed. Without any no line is written."""
+        self._manager.notify("STOPPING=1")
+        if not count:
+            return
         text = f"stopping: {count} in a mail transaction, {grace:g} s for them to end"
         self.event("stopping", text, open=count, grace=grace)
 

@@ -10,7 +10,10 @@ import click
 from inbound_audit.cli import params
 from inbound_audit.cli.budget import budget_options, taken
 from inbound_audit.cli.settings import Settings
-from inbound_audit.errors import PolicyError
+from inbound_audit.errors import MonitorError, PolicyError
+from inbound_audit.series import read_monitors
+
+MIN_WORKER_TIMEOUT_S = 3
 
 CHOICE = click.Choice(["accept", "refuse"])
 
@@ -103,8 +106,23 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 @params.option(
     "--workers", params.whole_number(1, 256), "Serve in N processes that count together; needs --shared.", default=1
 )
+@params.option(
+    "--worker-timeout", params.duration, "Kill and replace a worker whose loop has not run for so long.", default="10s"
+)
 @params.option("--shared", shared_name, "Count together with every process of this machine that uses the same name.")
-@params.option("--group", "GROUP", "With --shared: members of this Unix group may read the counts.")
+@params.option("--user", "USER", "Become this user, with all of its groups, after listening; for root.")
+@params.option(
+    "--group",
+    "GROUP",
+    "With --shared: members of this Unix group may read the counts. With --user: run in it, not in the user's own.",
+)
+@params.option("--chroot", "DIR", "With --user: see only what lies below this directory. Other paths are within it.")
+@click.option(
+    "--landlock/--no-landlock",
+    default=True,
+    help="Let the kernel refuse programs, connections to others, and all files but those of Python, the directories of "
+    "the policy and the certificate, and the directories for state, shared counts and messages.",
+)
 @params.option(
     "--monitor",
     params.monitor,
@@ -153,6 +171,10 @@ def _check(settings: Settings) -> None:
         raise click.UsageError("--policy excludes --limit, --exempt and --network: write the limits in the policy")
     if settings.policy is None:
         _check_limits(settings)
+    try:
+        read_monitors(settings.monitor, None, settings.monitor_bytes)
+    except MonitorError as error:
+        raise click.UsageError(f"--monitor: {error}") from None
     if settings.tls_key is not None and settings.tls_cert is None:
         raise click.UsageError("--tls-key needs --tls-cert")
     if settings.workers > 1 and settings.shared is None:
@@ -161,8 +183,14 @@ def _check(settings: Settings) -> None:
         )
     if settings.message_memory < settings.budget.max_message_bytes:
         raise click.UsageError("--message-memory is less than --max-size, so no message would be accepted")
-    if settings.group is not None and settings.shared is None:
-        raise click.UsageError("--group needs --shared")
+    if settings.worker_timeout < MIN_WORKER_TIMEOUT_S:
+        raise click.UsageError(
+            f"--worker-timeout is less than {MIN_WORKER_TIMEOUT_S} s, and workers answer each second"
+        )
+    if settings.group is not None and settings.shared is None and settings.user is None:
+        raise click.UsageError("--group needs --shared or --user")
+    if settings.chroot is not None and settings.user is None:
+        raise click.UsageError("--chroot needs --user: root can leave a changed root again")
 
 
 def _check_limits(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from inbound_audit import InboundAudit
-from inbound_audit.cli import logs, sockets
+from inbound_audit.cli import logs, privileges, sockets
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.maildir import Discard, Maildir
 from inbound_audit.cli.policies import Policies
@@ -40,9 +40,13 @@ def run(settings: Settings) -> None:
     """Serves until a signal stops it. Raises Failure if it can't start."""
     logs.set_up(settings.verbose)
     allow_many_connections()
-    with parts(settings) as (audit, policies), contextlib.ExitStack() as held:
-        server = held.enter_context(contextlib.closing(Server(settings, audit, policies, Report(settings.json))))
+    with contextlib.ExitStack() as held:
+        report = held.enter_context(contextlib.closing(Report(settings.json)))
+        settings = privileges.become_user(settings)
         listening = [held.enter_context(bound) for bound in sockets.bind(settings.listen)]
+        privileges.restrict(settings)
+        audit, policies = held.enter_context(parts(settings))
+        server = held.enter_context(contextlib.closing(Server(settings, audit, policies, report)))
         asyncio.run(server.serve(listening))
 
 
@@ -128,7 +132,8 @@ class Server:
         if self._settings.maildir is None:
             self._report.discarding()
         self._report.policy("policy", self._policies.describe())
-        background = [asyncio.ensure_future(work) for work in (self._report_each_second(), self._reload_on_order())]
+        work = (self._report_each_second(), self._beat(), self._reload_on_order())
+        background = [asyncio.ensure_future(one) for one in work]
         await _first(asyncio.ensure_future(self._stop.wait()), *background)
         for server in servers:
             server.close()
@@ -162,6 +167,13 @@ class Server:
         while not self._settings.quiet:
             await asyncio.sleep(1)
             self._periodic.write()
+        await asyncio.Event().wait()
+
+    async def _beat(self) -> None:
+        """Shows whoever watches over this process that its loop runs."""
+        while self._report.beat_s is not None:
+            self._report.alive()
+            await asyncio.sleep(self._report.beat_s)
         await asyncio.Event().wait()
 
     # ---- reload
@@ -199,9 +211,7 @@ class Server:
     async def _finish(self, factory: SMTPFactory) -> None:
         """Closes idle sessions, and waits for open mail transactions until the grace is over or `_cut` is set."""
         settings = self._settings
-        open_transactions = factory.stop()
-        if open_transactions:
-            self._report.stopping(open_transactions, settings.grace)
+        self._report.stopping(factory.stop(), settings.grace)
         cut = await factory.shut_down(settings.grace, self._cut)
         if not settings.quiet:
             self._periodic.write()

@@ -35,8 +35,12 @@ class Settings:
     prefixlen: tuple[int, int]
     capacity: int
     workers: int
+    worker_timeout: float
     shared: str | None
+    user: str | None
     group: str | None
+    chroot: str | None
+    landlock: bool
     monitor: tuple[str, ...]
     monitor_bytes: int
     state: str | None

@@ -131,13 +131,17 @@ def _both_families(port: int, create: Create) -> socket.socket:
     return create(("0.0.0.0", port))
 
 
-def _hold(address: Any, *, family: int = socket.AF_INET, dualstack_ipv6: bool = False) -> socket.socket:
-    """`socket.create_server` without `listen`; later sockets may share the address."""
+def _hold(
+    address: Any, *, family: int = socket.AF_INET, dualstack_ipv6: bool = False, shared: bool = False
+) -> socket.socket:
+    """`socket.create_server` without `listen`; later sockets may share the address. With `shared` it is such a one."""
     held = socket.socket(family, socket.SOCK_STREAM)
     try:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dualstack_ipv6)
+        if shared:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(address)
         # After `bind`: before it, another server of the same user with the same option would not be noticed, and the
         # two would divide the connections between them.
@@ -150,4 +154,4 @@ def _hold(address: Any, *, family: int = socket.AF_INET, dualstack_ipv6: bool = 
 
 def _share(held: socket.socket) -> socket.socket:
     both = held.family == socket.AF_INET6 and not held.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-    return socket.create_server(held.getsockname(), family=held.family, reuse_port=True, dualstack_ipv6=both)
+    return _hold(held.getsockname(), family=held.family, dualstack_ipv6=both, shared=True)

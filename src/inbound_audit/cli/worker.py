@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import click
 
 from inbound_audit import InboundAudit
-from inbound_audit.cli import sockets
+from inbound_audit.cli import privileges, sockets
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Busiest, Report
 from inbound_audit.cli.server import Problem, Server, parts
@@ -39,11 +39,13 @@ def serve(settings: Settings, held: Sequence[socket.socket], supervisor: socket.
     """
     report = SupervisorReport(supervisor)
     try:
-        with parts(settings) as (audit, policies), contextlib.ExitStack() as own:
-            worker = own.enter_context(contextlib.closing(Worker(settings, audit, policies, report, supervisor)))
+        with contextlib.ExitStack() as own:
             listening = [own.enter_context(bound) for bound in sockets.beside(held)]
             for address in held:
                 address.close()
+            privileges.restrict(settings)
+            audit, policies = own.enter_context(parts(settings))
+            worker = own.enter_context(contextlib.closing(Worker(settings, audit, policies, report, supervisor)))
             asyncio.run(worker.serve(listening))
     except click.ClickException as failure:
         report.event("failed", "", why=failure.format_message()[:_MAX_TEXT])
@@ -59,11 +61,17 @@ class SupervisorReport(Report):
 
     def __init__(self, supervisor: socket.socket) -> None:
         super().__init__(as_json=True)
+        self.close()  # the service manager watches the supervisor alone
         self._supervisor = supervisor
+
+    beat_s = 1.0
+
+    def alive(self) -> None:
+        self.event("alive", "")
 
     def event(self, event: str, text: str, **details: object) -> None:
         # Figures may be lost: a supervisor that does not read must not delay sessions, and the next figures follow.
-        flags = socket.MSG_DONTWAIT if event == "second" else 0
+        flags = socket.MSG_DONTWAIT if event in ("second", "alive") else 0
         with contextlib.suppress(BlockingIOError, ConnectionError):
             self._supervisor.send(json.dumps({"event": event, **details}).encode(), flags)
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from inbound_audit.cli import logs, sockets, worker
+from inbound_audit.cli import logs, privileges, sockets, worker
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.report import NOTHING, Busiest, Figures, PeriodicReport, Report, total
 from inbound_audit.cli.server import allow_many_connections
@@ -43,6 +43,9 @@ STABLE_AFTER_S = 10.0
 
 KILL_TIMEOUT_S = 10.0
 """Seconds that a worker has to end after its sessions must have ended; then it is killed."""
+
+START_TIMEOUT_S = 300.0
+"""Seconds that a worker may be silent until it is ready: a policy may load large lists."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -70,6 +73,8 @@ class Child:
     pause: float
     """Seconds until its replacement starts, unless this worker becomes stable."""
     ready_at: float = math.inf
+    heard_at: float = field(default_factory=time.monotonic)
+    """When it last sent anything; infinite once it was killed for its silence."""
     figures: Figures = NOTHING
     why: str | None = None
     """Why it could not start, in its own words."""
@@ -99,8 +104,8 @@ class Supervisor:
     """One run of `serve --workers`. Raises Failure if the addresses can't be bound."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self._report = Report(settings.json)
+        self._settings = settings = privileges.become_user(settings)
         self._view: View | None = None
         # Not the default selector: its descriptor would be shared between a fork and its supervisor.
         self._selector = selectors.PollSelector()
@@ -116,6 +121,7 @@ class Supervisor:
         self._reloading: Broadcast | None = None
         self._reload_again = False
 
+        self._last_check = time.monotonic()
         self._past = NOTHING  # figures of workers that have ended
         self._cut = 0
         self._periodic = PeriodicReport(self._report, self._figures, self._busiest)
@@ -127,6 +133,7 @@ class Supervisor:
             child.channel.close()
         for held in (*self._held, self._wake, self._waker):
             held.close()
+        self._report.close()
         self._close_view()
 
     def run(self) -> None:
@@ -149,8 +156,23 @@ class Supervisor:
     def _report_each_second(self) -> None:
         # Workers send their figures at the full second.
         self._timers.enterabs(math.floor(time.monotonic()) + 1.1, 0, self._report_each_second)
+        self._kill_silent()
+        self._report.alive()
         if self._serving and not self._settings.quiet:
             self._periodic.write()
+
+    def _kill_silent(self) -> None:
+        """Kills the workers that hang or were stopped: they keep their sockets, and new connections would wait."""
+        now = time.monotonic()
+        late, self._last_check = now - self._last_check > 3, now
+        for child in self._children if self._stopping is None else ():
+            if late:  # this process was stopped itself, and has not read what they have sent
+                child.heard_at = max(child.heard_at, now)
+            silent_s = now - child.heard_at
+            if silent_s > (self._settings.worker_timeout if _is_ready(child) else START_TIMEOUT_S):
+                logger.error("worker %d has been silent for %d s and is killed", child.pid, silent_s)
+                child.heard_at = math.inf
+                os.kill(child.pid, signal.SIGKILL)
 
     def _kill_all(self) -> None:
         for child in self._children:
@@ -276,6 +298,7 @@ class Supervisor:
         if not packet:
             self._ended(child)
             return
+        child.heard_at = max(child.heard_at, time.monotonic())
         event = json.loads(packet)
         if "total" in event:
             child.figures = Figures(**event["total"])
@@ -318,9 +341,8 @@ class Supervisor:
             child.order(worker.CUT if cut else worker.STOP)
 
     def _report_stopping(self, answers: list[dict[str, Any]]) -> None:
-        count = sum(answer.get("open", 0) for answer in answers)
-        if count and self._failure is None:
-            self._report.stopping(count, self._settings.grace)
+        if self._failure is None:
+            self._report.stopping(sum(answer.get("open", 0) for answer in answers), self._settings.grace)
 
     def _reload(self) -> None:
         """Orders a reload. Signals that come during a reload cause one more."""

@@ -184,6 +184,7 @@ class World:
         self._state.gccollect()
 
 
+@cache
 def room(name: str) -> bytes:
     """The text of a Lua file of this directory."""
     return resources.files(__package__).joinpath(f"{name}.lua").read_bytes()

@@ -1,0 +1,146 @@
+"""What `serve` gives up: root, all privileges but one port below 1024, and files that it does not need.
+
+The order: change the root, become the user and keep one capability, which binds ports below 1024; bind; give up that
+capability as well; restrict the files. The supervisor keeps the capability, since it starts workers that bind again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import grp
+import importlib
+import os
+import pkgutil
+import pwd
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import inbound_audit
+from inbound_audit.cli import landlock
+from inbound_audit.cli.failure import Failure, reason
+from inbound_audit.cli.settings import Settings
+from inbound_audit.lua.world import room
+from inbound_audit.persist import default_directory
+from inbound_audit.shared import directory_of
+
+_PR_SET_KEEPCAPS = 8
+_CAPABILITY_VERSION_3 = 0x20080522
+_NET_BIND_SERVICE = 1 << 10
+
+_SYSTEM = (
+    "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/localtime", "/etc/ssl/openssl.cnf",
+    "/etc/nsswitch.conf", "/etc/passwd", "/etc/group", "/proc/self", "/dev/urandom",
+)  # fmt: skip
+"""What libraries read when they are first used: other libraries, time zones, the names of users and groups."""
+
+
+def become_user(settings: Settings) -> Settings:
+    """Changes the root and the user, as `--chroot`, `--user` and `--group` say. To be called before anything is bound.
+
+    Directories for state, messages and shared counts that are not there are made for the user. Returns the settings
+    with the paths as they are now. Raises Failure.
+    """
+    if settings.user is None and settings.chroot is None:
+        return settings
+    if os.geteuid() != 0 or settings.user is None:
+        raise Failure("--user and --chroot: only root can become another user or change its root")
+    try:
+        account = pwd.getpwnam(settings.user)
+        gid = account.pw_gid if settings.group is None else _gid_of(settings)
+    except KeyError as error:
+        raise Failure(f"--user and --group: {error.args[0]}") from None
+    groups = os.getgrouplist(settings.user, gid)
+    try:
+        settings = replace(settings, state=settings.state or default_directory())
+        _load_everything()
+        if settings.chroot is not None:
+            os.chroot(settings.chroot)
+            os.chdir("/")
+        for path, mode in _own_directories(settings):
+            _make_for(account.pw_uid, gid, path, mode)
+        landlock.prctl(_PR_SET_KEEPCAPS, 1)
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+        _set_capabilities(_NET_BIND_SERVICE)
+        landlock.prctl(landlock.PR_SET_NO_NEW_PRIVS, 1)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise Failure(f"cannot become {settings.user}: {reason(error)}{where}") from None
+    os.environ["HOME"] = account.pw_dir
+    return settings
+
+
+def restrict(settings: Settings) -> None:
+    """Gives up what was kept to bind, and all files that are not needed. Called once everything is bound, before any
+    thread starts. Raises Failure."""
+    try:
+        if settings.user is not None:
+            _set_capabilities(0)
+        if settings.landlock and sys.platform == "linux":
+            writable = []
+            for path, mode in _own_directories(settings):
+                writable.append(path)
+                with contextlib.suppress(OSError, KeyError):  # whoever needs it reports why it can't be made
+                    _make_for(-1, _gid_of(settings) if mode != 0o700 else -1, path, mode)
+            landlock.restrict(_readable(settings), [*writable, "/dev/null"])
+    except OSError as error:
+        raise Failure(f"cannot restrict this process: {reason(error)}; --no-landlock leaves out Landlock") from None
+
+
+def _gid_of(settings: Settings) -> int:
+    """The group of `--group`. Raises KeyError."""
+    return grp.getgrnam(settings.group or "").gr_gid
+
+
+def _own_directories(settings: Settings) -> Iterator[tuple[str, int]]:
+    """The directories that this process writes to, each with its mode."""
+    yield settings.state or default_directory(), 0o700
+    if settings.maildir is not None:
+        yield os.path.abspath(settings.maildir), 0o700
+    if settings.shared is not None:
+        yield directory_of(settings.shared), 0o700 if settings.group is None else 0o2770
+
+
+def _load_everything() -> None:
+    """Imports what is otherwise imported when it is needed: later the files may be out of reach."""
+    for module in pkgutil.walk_packages(inbound_audit.__path__, "inbound_audit."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):  # an extra that is not installed
+                importlib.import_module(module.name)
+    for name in ("encodings.idna", "encodings.latin_1", "email.header", "lupa.luajit21"):
+        importlib.import_module(name)
+    for file in Path(inbound_audit.__path__[0], "lua").glob("*.lua"):
+        room(file.stem)
+
+
+def _make_for(uid: int, gid: int, path: str, mode: int) -> None:
+    """Makes a directory for a user. One that is there stays as it is."""
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+        os.chown(path, uid, gid, follow_symlinks=False)
+        os.chmod(path, mode)
+
+
+def _readable(settings: Settings) -> Iterator[str]:
+    """The policy, the certificate, and the libraries of Python, which are loaded when they are needed."""
+    for path in filter(None, (settings.policy, settings.tls_cert, settings.tls_key)):
+        yield os.path.dirname(os.path.abspath(path))
+        yield os.path.dirname(os.path.realpath(path))
+    yield os.path.dirname(os.__file__)
+    yield from filter(os.path.isabs, sys.path[1:])  # the first is the directory of the program, or the current one
+    yield str(Path(inbound_audit.__file__).parent)
+    yield from _SYSTEM
+
+
+def _set_capabilities(kept: int) -> None:
+    """Keeps no other capability (capset(2)). Raises OSError."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    data = struct.pack("=IIIIII", kept, kept, 0, 0, 0, 0)
+    if ctypes.CDLL(None, use_errno=True).capset(header, data) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,0 +1,179 @@
+"""A process of `serve` that hangs: the supervisor replaces a worker, and systemd is told that a process is alive."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.command_line import COMMAND, Serve, begun
+from tests.support.listening import Peer
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of Linux")
+
+WORKERS = ("--workers", "2", "--shared", "watched", "--worker-timeout", "3s")
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INBOUND_AUDIT_SHM", str(tmp_path))
+
+
+def test_a_worker_that_is_stopped_is_killed_and_replaced() -> None:
+    with Serve(*WORKERS) as server:
+        victim = server.workers[0]
+        os.kill(victim, signal.SIGSTOP)
+        try:
+            # Some of these go to the stopped worker, whose end resets them; the others are served.
+            peers = [Peer(*server.addresses[0]) for _ in range(12)]
+            assert server.event("worker")["pid"] == victim
+            assert server.event("restarted")["replaces"] == victim
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGCONT)
+        server.complaint(f"worker {victim} has been silent for")
+        for peer in peers:
+            peer.close()
+        for _ in range(12):
+            with contextlib.closing(begun(server.addresses[0])):
+                pass
+        assert server.running
+
+
+def test_a_worker_whose_policy_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from inbound_audit.cli import policies, worker, workers
+from inbound_audit.policy.base import Policy
+class Hangs(Policy):
+    def validate_ehlo(self, ac, text):
+        while text == "hang":
+            pass
+        return super().validate_ehlo(ac, text)
+policies.Policies.make = lambda self, audit=None: Hangs()
+from inbound_audit.__main__ import main
+sys.exit(main())
+"""
+    with Serve(*WORKERS, command=(sys.executable, "-c", program)) as server:
+        hanging = Peer(*server.addresses[0])
+        assert hanging.line().startswith(b"220")
+        hanging.send(b"EHLO hang\r\n")
+        victim = server.event("worker")
+        assert (victim["signal"], server.event("restarted")["replaces"]) == ("SIGKILL", victim["pid"])
+        server.complaint(f"worker {victim['pid']} has been silent for")
+        hanging.close()
+        for _ in range(8):
+            with contextlib.closing(begun(server.addresses[0])):
+                pass
+
+
+def test_a_supervisor_that_was_stopped_kills_no_worker() -> None:
+    with Serve(*WORKERS) as server:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            time.sleep(5)  # longer than the timeout: nothing that the workers send is read
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        with contextlib.closing(begun(server.addresses[0])):
+            server.tell(signal.SIGHUP)
+            server.complaint("nothing to reload")  # it has handled what it had not read
+        assert server.stopped()["accepted"] >= 1
+        assert not [event for event in server.events if event["event"] == "worker"]
+
+
+# ---- systemd
+
+
+class Manager:
+    """A service manager's socket: what it was sent, line by line."""
+
+    def __init__(self, name: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.settimeout(60)
+        self.socket.bind("\0" + name[1:] if name.startswith("@") else name)
+        self.lines: list[str] = []
+
+    def await_line(self, start: str) -> str:
+        """The next line that begins so."""
+        while True:
+            for line in self.socket.recv(1 << 16).decode().split("\n"):
+                self.lines.append(line)
+                if line.startswith(start):
+                    return line
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
+    with tempfile.TemporaryDirectory() as short:
+        name = f"{short}/notify" if request.param == "path" else f"@inbound-audit-test-{os.getpid()}"
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        made = Manager(name)
+        yield made
+        made.socket.close()
+
+
+@pytest.mark.parametrize("options", [(), WORKERS])
+def test_systemd_is_told_of_a_life(manager: Manager, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    with Serve(*options) as server:
+        manager.await_line("READY=1")
+        assert manager.await_line("STATUS=listening on").count(str(server.addresses[0][1])) == 1
+        for _ in range(3):
+            manager.await_line("WATCHDOG=1")
+        peer = begun(server.addresses[0])
+        manager.await_line("STATUS=open 1  accepted +1")
+        server.tell(signal.SIGTERM)
+        manager.await_line("STOPPING=1")
+        manager.await_line("STATUS=stopping: 1 in a mail transaction")
+        manager.await_line("WATCHDOG=1")  # also while it waits for the transaction
+        peer.close()
+        assert server.end() == 0
+        manager.await_line("STATUS=stopped")
+        assert manager.lines.count("READY=1") == 1
+
+
+def test_a_process_that_hangs_feeds_no_watchdog(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    with Serve() as server:
+        manager.await_line("WATCHDOG=1")
+        server.tell(signal.SIGSTOP)
+        manager.socket.settimeout(4)
+        fed = 0
+        with contextlib.suppress(TimeoutError):
+            while fed < 50:
+                manager.await_line("WATCHDOG=1")
+                fed += 1
+        assert fed <= 2  # what was sent before the signal came
+        server.tell(signal.SIGCONT)
+        manager.socket.settimeout(60)
+        manager.await_line("WATCHDOG=1")
+
+
+def test_no_watchdog_is_fed_that_is_for_another_process(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    with Serve() as server:
+        with contextlib.closing(begun(server.addresses[0])):
+            manager.await_line("STATUS=open 1")
+        server.tell(signal.SIGTERM)
+        assert server.end() == 0
+        manager.await_line("STATUS=stopped")
+    assert "WATCHDOG=1" not in manager.lines
+
+
+@pytest.mark.parametrize("name", ["/nowhere/notify", "@nobody-listens-here", "vsock:1:2", ""])
+def test_a_service_manager_that_is_not_there_holds_up_nothing(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", name)
+    with Serve(command=COMMAND) as server:
+        if name.startswith(("/", "@")):
+            server.complaint("can't be reached")
+        with contextlib.closing(begun(server.addresses[0])):
+            pass
