@@ -42,9 +42,7 @@ class Descriptor:
                 number = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FIRST)
             finally:
                 os.close(low)
-        if _is_anonymous(os.fstat(number)):
-            fcntl.fcntl(number, fcntl.F_SETSIG, _MARK)
-        self._identity = _identity_of(number)
+        self._identity = _identity_of(number, mark=True)
         self._number = number
 
     @property
@@ -122,11 +120,11 @@ def pipe() -> tuple[Descriptor, Descriptor]:
     return ends[0], ends[1]
 
 
-def _identity_of(number: int) -> Identity:
+def _identity_of(number: int, *, mark: bool = False) -> Identity:
     found = os.fstat(number)
-    return found.st_dev, found.st_ino, fcntl.fcntl(number, fcntl.F_GETSIG) if _is_anonymous(found) else 0
-
-
-def _is_anonymous(found: os.stat_result) -> bool:
-    """An inotify descriptor shares its inode with all others of its kind."""
-    return stat.S_IFMT(found.st_mode) == 0
+    if stat.S_IFMT(found.st_mode):
+        return found.st_dev, found.st_ino, 0
+    # An inotify descriptor shares its inode with all others of its kind.
+    if mark:
+        fcntl.fcntl(number, fcntl.F_SETSIG, _MARK)
+    return found.st_dev, found.st_ino, fcntl.fcntl(number, fcntl.F_GETSIG)

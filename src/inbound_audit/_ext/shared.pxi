@@ -180,6 +180,11 @@ cdef class OwnerFile:
         return fault
 
     @property
+    def grown(self):
+        """Whether there are sections that `refresh` has not mapped yet."""
+        return self.f.head != NULL and bits.load32(&self.f.head.trees) > self.f.trees
+
+    @property
     def needed(self):
         """The least number of bytes of the file, by its sections, unless another program has cut it short."""
         cdef model.Tree *t = self.f.first

@@ -14,6 +14,7 @@ import select
 import struct
 import time
 import weakref
+from collections.abc import Mapping
 
 from inbound_audit import _ipcount
 from inbound_audit.descriptor import Descriptor
@@ -21,7 +22,7 @@ from inbound_audit.process import Stage, register
 from inbound_audit.shared.directory import Directory
 
 _EVENT = struct.Struct("iIII")  # watch, what happened, cookie, bytes of the name
-_OVERFLOW, _IGNORED = 0x4000, 0x8000  # events were lost; the watch has ended
+_CLOSED, _IGNORED = 0x8, 0x8000  # by its writer; the watch has ended
 
 _COARSE_NS = 50_000_000
 """Two changes within this time may give a directory the same time of change."""
@@ -30,23 +31,28 @@ _COARSE_NS = 50_000_000
 class Changes:
     """The names that have changed in a directory; at first, and where it can't be found out, any may have.
 
-    A name is reported twice, by two calls of `take`: a process that dies closes its file just before the kernel
-    releases the lock on it.
+    A file that was closed by its writer is reported twice, by two calls of `take`: a process that dies closes its file
+    just before the kernel releases the lock on it. Without a watch, only new and lost names are found.
     """
 
     def __init__(self, place: Directory) -> None:
         self.place = place
         self._names: set[str] | None = None  # None: any
+        self._closed: set[str] = set()
         self._again: set[str] | None = set()
         self._number = 0  # of the watch; 0: none
         self._changed_ns = 0
+        self._listed: set[str] = set()
         self._follow()
 
     @property
     def pending(self) -> bool:
         """Whether there is something to take that was not reported yet, as of the last `read_changes`."""
         if not self._number and self._names is not None:
-            self._compare()
+            try:
+                self._compare()
+            except OSError:
+                self._names = None
         return self._names is None or bool(self._names)
 
     @property
@@ -65,17 +71,22 @@ class Changes:
             self._follow()
         found = self._names if self.pending else set()
         names = None if found is None or self._again is None else found | self._again
-        self._names, self._again = set(), found
+        self._names, self._again, self._closed = set(), None if found is None else self._closed, set()
         return None if all else names
+
+    def mentions(self, name: str) -> bool:
+        """Whether `take` would report that name."""
+        return self.pending and (self._names is None or name in self._names)
 
     def lose_track(self) -> None:
         """What was taken last was not checked: any name may have changed."""
         self._names = None
 
-    def note(self, name: str) -> None:
-        """That name has changed."""
+    def note(self, names: Mapping[str, int]) -> None:
+        """Those names have changed, and what happened to each. The directory itself has none."""
         if self._names is not None:
-            self._names.add(name)
+            self._names.update(filter(None, names))
+        self._closed.update(name for name, what in names.items() if what & _CLOSED)
 
     def lose(self) -> None:
         """The watch has ended, or events were lost."""
@@ -92,13 +103,10 @@ class Changes:
             self._names = None  # what came before the watch
 
     def _compare(self) -> None:
-        try:
-            changed_ns = os.fstat(self.place.fd).st_mtime_ns
-        except OSError:
-            self._names = None
-            return
-        if changed_ns != self._changed_ns or abs(time.time_ns() - changed_ns) < _COARSE_NS:
-            self._names = None
+        changed_ns = os.fstat(self.place.fd).st_mtime_ns
+        if self._names is not None and (changed_ns != self._changed_ns or time.time_ns() - changed_ns < _COARSE_NS):
+            before, self._listed = self._listed, set(self.place.names())
+            self._names |= {"", *(before ^ self._listed)}  # "": perhaps only the directory was touched
         self._changed_ns = changed_ns
 
 
@@ -168,19 +176,23 @@ class _Inotify:
         return found
 
     def _note(self, events: bytes) -> None:
+        found: dict[int, dict[str, int]] = {}
         at = 0
         while at < len(events):
             number, what, _, size = _EVENT.unpack_from(events, at)
             at += _EVENT.size + size
-            if what & _OVERFLOW:
-                self.reset()
+            names = found.setdefault(number, {})
             name = os.fsdecode(events[at - size : at].rstrip(b"\0"))
-            for one in self._watches.pop(number, _NONE) if what & _IGNORED else self._watches.get(number, _NONE):
-                if what & _IGNORED:
+            names[name] = names.get(name, 0) | what
+        for number, names in found.items():
+            lost = names.get("", 0) & _IGNORED
+            for one in self._watches.pop(number, _NONE) if lost else self._watches.get(number, _NONE):
+                one.note(names)
+                if lost:
                     one.lose()
-                elif name:
-                    one.note(name)
             self._end_if_unused(number)
+        if -1 in found:  # some events were left out
+            self.reset()
 
 
 _inotify = _Inotify()

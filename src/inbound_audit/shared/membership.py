@@ -47,6 +47,12 @@ MANY_FILES = 16
 RESCAN_DELAY_S = 0.02
 """Seconds from a scan that a change caused to the next; and between two checks of directories without a watch."""
 
+RETOUCH_S = 0.05
+"""Seconds until an owner that waits for others says again that it is there; then twice as long, and so on."""
+
+CROWD_PAUSE_S = 50e-6
+"""Seconds between a change and the scan for it, per file in all audits of the process; at most `RESCAN_DELAY_S`."""
+
 UNWATCHED_PER_S = 20_000
 """At most this many directories without a watch are checked per second."""
 
@@ -106,6 +112,13 @@ class OsResources:
         if self.socket is not None:
             control_server.stop_listening(self.socket)
             self.socket = None
+
+    def touch(self, *, directory: bool = False) -> None:
+        """Makes others scan: those that watch the directory, and with `directory` those that can't. Raises OSError."""
+        if self.file is not None:
+            os.utime(self.file, dir_fd=self.place.fd, follow_symlinks=False)
+        if directory:
+            os.utime(self.place.fd)
 
     def remove_file(self, place: SharedDirectory) -> None:
         """Removes the names of our file and socket. Raises OSError."""
@@ -241,33 +254,31 @@ class Membership:
     def wait_until_scanned(self) -> None:
         """Waits until every owner that is there has scanned once from now on; or none has for `JOIN_TIMEOUT_S`
         seconds."""
-        deadline = time.monotonic() + JOIN_TIMEOUT_S
-        pause = 0.0005
         awaited: dict[str, int] | None = None
-        while True:
-            try:
-                with shared_lock:
-                    held = self._resources
-                    if held.file is None:
-                        return
-                    if awaited is None:  # a change for those that watch the directory, and for those that can't
-                        os.utime(held.file, dir_fd=held.place.fd, follow_symlinks=False)
-                        os.utime(held.place.fd)
+        began = time.monotonic()
+        deadline, touch_due, pause = began + JOIN_TIMEOUT_S, began + RETOUCH_S, 0.0005
+        while awaited is None or (awaited and time.monotonic() < deadline):
+            if awaited is not None:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.01)
+            with shared_lock:
+                if self._resources.file is None:
+                    return
+                now: dict[str, int] = {}
+                with contextlib.suppress(OSError):  # no descriptor is left, or our file was removed
                     self.scan(all=False)  # others may be waiting for us
                     now = self._scanner.scan_counts
-            except OSError:  # no descriptor is left, or our file was removed; the thread makes a new one
-                now = {}
-            before = awaited
-            if awaited is None and now:
-                # An odd number is a scan that may have begun before; the one after it counts.
-                awaited = {name: (count + 1) // 2 * 2 + 2 for name, count in now.items()}
-            awaited = {name: count for name, count in (awaited or {}).items() if now.get(name, count) < count}
-            if before is not None and len(awaited) < len(before):
+                    if awaited is None:
+                        # An odd number is a scan that may have begun before; the one after it counts.
+                        awaited = {name: (count + 1) // 2 * 2 + 2 for name, count in now.items()}
+                        self._resources.touch()  # only now: they scan for it
+                    elif time.monotonic() > touch_due:  # they may have seen it in a scan that had begun before
+                        self._resources.touch(directory=True)
+                        touch_due += 2 * (touch_due - began)
+            left = {name: count for name, count in (awaited or {}).items() if now.get(name, count) < count}
+            if len(left) < len(awaited or {}):
                 deadline = time.monotonic() + JOIN_TIMEOUT_S
-            if not awaited or time.monotonic() > deadline:
-                return
-            time.sleep(pause)
-            pause = min(2 * pause, 0.01)
+            awaited = left
 
     # ---- scans
 
@@ -327,8 +338,11 @@ class Membership:
         """What the thread does each time: checks our file, and scans. Failures are logged, each once in a row."""
         try:
             with shared_lock:
+                held = self._resources
                 if self._finalizer.alive:
-                    self._repair_own_file()
+                    ours = (held.file, held.socket_name)
+                    if all or held.lock is None or any(name and held.changes.mentions(name) for name in ours):
+                        self._repair_own_file()
                     self.scan(all=all)
         except Exception as error:  # whatever it is: without the thread, dead processes would stay counted
             if str(error) != self._last_error:
@@ -409,7 +423,9 @@ def _handler(audit: _ipcount.Audit, handle: Handler) -> Callable[[bytes], bytes]
 def _scan_when_needed(thread: BackgroundThread) -> None:
     """What the thread does. It holds no audit, so that one without other references is collected."""
     next_all = again = 0.0  # when to scan everything, and when to scan what has changed once more; 0: nothing has
-    while thread.wait(_pause(min(next_all, again or next_all)), watched()) is not None:
+    while (events := thread.wait(_pause(min(next_all, again or next_all)), watched())) is not None:
+        if events:  # in a large crowd changes come in crowds: one scan for several
+            time.sleep(min(RESCAN_DELAY_S, CROWD_PAUSE_S * sum(one.files for one in _thread.members)))
         now = time.monotonic()
         all, repeat = now >= next_all, 0 < again <= now
         if not thread.acquire(shared_lock):

@@ -66,6 +66,7 @@ class OwnerScanner:
         self._pid = pid
         self._owner = owner
         self._files: dict[str, _OpenOwner] = {}
+        self._names: dict[Identity, str] = {}  # a file may have two names; it counts once
 
     def scan(self, own: Identity | None = None, changed: set[str] | None = None) -> None:
         """Drops owners that are dead and attaches those that are new, except for the file whose identity is `own`.
@@ -80,27 +81,32 @@ class OwnerScanner:
         for name in there - set(self._files):
             if owner_file.NAME.fullmatch(name) and self._owner in (None, owner_file.id_of(name)):
                 self._open_owner(name, own)
-            elif self._remove_dead and owner_file.SOCKET.fullmatch(name) and f"{name[:16]}.owner" not in there:
-                owner_file.remove_unused_socket(self._place, name)
+        if changed is None and self._remove_dead:
+            for name in filter(owner_file.SOCKET.fullmatch, there):
+                if f"{name[:16]}.owner" not in there:
+                    owner_file.remove_unused_socket(self._place, name)
 
     def _known(self, own: Identity | None, changed: set[str] | None) -> list[str]:
         """The attached files among those that have changed. A file was made without a name, and the kernel reports that
         its writer closed it under the number of its inode: an unknown number may stand for any file."""
-        closed = {name for name in changed or () if name.startswith("#")}
-        if changed is None or not closed:
-            return [name for name in (self._files if changed is None else changed) if name in self._files]
-        numbers = {f"#{file.descriptor.identity[1]}": name for name, file in self._files.items()}
+        if changed is None:
+            return list(self._files)
+        closed = {name for name in changed if name.startswith("#")}
+        numbers = {f"#{identity[1]}": name for identity, name in self._names.items()} if closed else {}
         if own is not None:
             closed.discard(f"#{own[1]}")
         if not closed <= numbers.keys():
             return list(self._files)
-        return list({*(name for name in changed if name in self._files), *(numbers[number] for number in closed)})
+        grown = {name for name, file in self._files.items() if file.mapped is not None and file.mapped.grown}
+        return list(grown | (changed & self._files.keys()) | {numbers[number] for number in closed})
 
     def _check(self, name: str, file: _OpenOwner) -> None:
         if not self._reopen(name, file):
             self._detach(name)
-        elif owner_file.has_owner(file.descriptor.number):
-            self._refresh_owner(name, file)
+            return
+        fd = file.descriptor.number
+        if owner_file.has_owner(fd):
+            self._refresh_owner(name, file, fd)
         else:
             self._drop_dead(name)
 
@@ -142,15 +148,15 @@ class OwnerScanner:
 
     def _open_owner(self, name: str, own: Identity | None) -> None:
         descriptor = owner_file.open_to_read(self._place, name)
-        # A file may have two names; it counts once.
-        known = [own, *(other.descriptor.identity for other in self._files.values())]
-        if descriptor is None or descriptor.identity in known:
+        if descriptor is None or descriptor.identity == own or descriptor.identity in self._names:
             return
-        if not stat.S_ISREG(os.fstat(descriptor.number).st_mode):
+        fd = descriptor.number
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             return
-        if owner_file.has_owner(descriptor.number):
+        if owner_file.has_owner(fd):
             self._files[name] = _OpenOwner(descriptor)
-            self._refresh_owner(name, self._files[name])
+            self._names[descriptor.identity] = name
+            self._refresh_owner(name, self._files[name], fd)
         else:
             self._remove(name)
 
@@ -163,8 +169,7 @@ class OwnerScanner:
             file.descriptor = again
         return True
 
-    def _refresh_owner(self, name: str, file: _OpenOwner) -> None:
-        fd = file.descriptor.number
+    def _refresh_owner(self, name: str, file: _OpenOwner, fd: int) -> None:
         found = os.fstat(fd)
         try:
             if file.mapped is None:
@@ -173,7 +178,7 @@ class OwnerScanner:
                 return
             file.mapped.refresh(fd, found.st_size, 512 * found.st_blocks, monotonic_ns())
             needed = file.mapped.needed
-            if os.fstat(fd).st_size < needed:  # read again: the file may have grown since
+            if found.st_size < needed > os.fstat(fd).st_size:  # read again: the file may have grown since
                 raise SharedStateError("was cut short by another process")
         except InboundAuditError as error:
             if file.damaged != str(error):
@@ -190,7 +195,9 @@ class OwnerScanner:
             file.mapped = None
 
     def _detach(self, name: str) -> None:
-        self._unmap(self._files.pop(name))
+        file = self._files.pop(name)
+        del self._names[file.descriptor.identity]
+        self._unmap(file)
 
     def _drop_dead(self, name: str) -> None:
         dead = self._files[name].descriptor.identity
