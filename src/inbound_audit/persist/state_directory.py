@@ -12,7 +12,8 @@ import stat
 
 from inbound_audit._ipcount import shared_mode_possible
 from inbound_audit.errors import SharedStateError
-from inbound_audit.shared.directory import Directory, first_of
+from inbound_audit.shared.directory import Directory
+from inbound_audit.shared.places import first_of
 
 VARIABLE = "INBOUND_AUDIT_STATE"
 FOR_ROOT = "/var/lib/inbound_audit"

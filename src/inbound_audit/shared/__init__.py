@@ -1,6 +1,8 @@
 """Shared mode: the sessions of all processes of a host that name the same audit, counted together.
 
-    directory     the directory: where it is, and which user may write to it
+    places        where the directory is: of a service, of a user
+    directory     the directory, open: which user may write to it
+    changes       which of its files have changed
     owner_file    a process's file: created, locked, published, removed
     scanner       discovers the files of other owners and drops the dead ones
     membership    a process that counts: its own file, and the thread that scans
@@ -12,8 +14,8 @@ What the files hold, and why readers need no lock, is said in `_core/foreign.pxd
 
 from __future__ import annotations
 
-from inbound_audit.shared.directory import directory_of
+from inbound_audit.shared.places import directory_of, find_directory
 from inbound_audit.shared.scanner import ListenerInfo, OwnerInfo
 from inbound_audit.shared.view import View
 
-__all__ = ["ListenerInfo", "OwnerInfo", "View", "directory_of"]
+__all__ = ["ListenerInfo", "OwnerInfo", "View", "directory_of", "find_directory"]

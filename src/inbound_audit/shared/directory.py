@@ -2,8 +2,8 @@
 
 Every process that is attached reads the files in it, and takes each name of the right form for an owner's file. So the
 directory belongs to one user and is closed to all others (0700); or to a group that was named, whose members trust one
-another (2770). Anything else is refused and left as it is: another user's directory, a link, a mode that lets others
-in.
+another (3770: sticky, so each removes its own files alone). Anything else is refused and left as it is: another user's
+directory, a link, a mode that lets others in.
 """
 
 from __future__ import annotations
@@ -11,41 +11,23 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
-import re
 import stat
 
 from inbound_audit._ipcount import shared_mode_possible
 from inbound_audit.descriptor import Descriptor, Identity, open_file
 from inbound_audit.errors import SharedStateError
-
-DEFAULT_ROOT = "/dev/shm"
-"""A file system in memory, that every Linux has and every user may write to."""
-
-ROOT_VARIABLE = "INBOUND_AUDIT_SHM"
+from inbound_audit.shared.places import (
+    ROOT_VARIABLE,
+    SERVICES_ROOT,
+    directory_of,
+    find_directory,
+    name_of_user,
+    number_of_user,
+    user_text,
+)
 
 MAX_TRIES = 100
 """To open a directory that other processes remove whenever it is empty."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-
-
-def directory_of(name: str) -> str:
-    """Where the files of an audit lie, whether it exists or not: in ``$INBOUND_AUDIT_SHM``; else in
-    ``$RUNTIME_DIRECTORY`` (systemd's RuntimeDirectory=); else in /dev/shm.
-
-    Raises SharedStateError for a name that can't be one.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise SharedStateError(
-            f"{name!r}: is no name for shared counts: a letter or digit, then up to 62 letters, digits, '.', '_' or '-'"
-        )
-    root = os.environ.get(ROOT_VARIABLE) or first_of("RUNTIME_DIRECTORY") or DEFAULT_ROOT
-    return os.path.join(os.path.abspath(root), f"inbound_audit-{name}")
-
-
-def first_of(variable: str) -> str:
-    """The first absolute path in a list that systemd hands over (systemd.exec(5)); empty without one."""
-    return next(filter(os.path.isabs, os.environ.get(variable, "").split(":")), "")
 
 
 class Directory:
@@ -111,16 +93,24 @@ class Directory:
 class SharedDirectory(Directory):
     """The open directory of a name, or the one at `path`, where it was found before.
 
-    Raises SharedStateError when it is refused, or is not there and may not be made.
+    `read_only`: of `user` (a name or number), of this one, or of a group of this one. Raises SharedStateError when it is
+    refused, or is not there and may not be made.
     """
 
     def __init__(
-        self, name: str, group: str | None = None, path: str | None = None, *, read_only: bool = False
+        self,
+        name: str,
+        group: str | None = None,
+        path: str | None = None,
+        *,
+        read_only: bool = False,
+        user: str | None = None,
     ) -> None:
         if not shared_mode_possible():
             raise SharedStateError(f"{name!r}: counts that processes share need Linux; leave out `shared`")
-        self.path = path or directory_of(name)
         self.group = None if group is None else _number_of(group)
+        self._user = user
+        self.path = path or (find_directory(name, user) if read_only else directory_of(name, group=self.group))
         for tries_left in reversed(range(1 if read_only else MAX_TRIES)):
             if not read_only:
                 self._make()
@@ -134,7 +124,7 @@ class SharedDirectory(Directory):
             except OSError as error:
                 why = str(error.strerror) if _is_directory(self.path) else "it is a link or no directory"
                 raise SharedStateError(f"{self.path}: refused: {why}") from None
-        fault = self._why_not_read(found) if read_only else self._why_not_join(found)
+        fault = self._why_not_read(found) if read_only else self._why_not_join(self._give_to_group(found))
         if fault:
             self.close()
             raise SharedStateError(f"{self.path}: refused: {fault}")
@@ -146,28 +136,33 @@ class SharedDirectory(Directory):
                 os.rmdir(self.path)
 
     def _make(self) -> None:
-        made = False
         try:
-            with contextlib.suppress(FileExistsError):
+            if os.path.dirname(self.path) == SERVICES_ROOT and os.geteuid() == 0:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(SERVICES_ROOT)
+                    os.chmod(SERVICES_ROOT, 0o755)  # only root writes beside it: it can't be another's by now
+            with contextlib.suppress(FileExistsError, FileNotFoundError):  # the latter as when it is opened
                 os.mkdir(self.path, 0o700)
-                made = True
-            if self.group is not None and self._is_new():
-                # Of several processes that start together each may do it.
-                os.chown(self.path, -1, self.group, follow_symlinks=False)
-                os.chmod(self.path, 0o2770)
-        except FileNotFoundError:
-            pass  # as when it is opened
         except OSError as error:
-            if made:
-                with contextlib.suppress(OSError):
-                    os.rmdir(self.path)
             raise SharedStateError(f"{self.path}: can't be made: {error.strerror}") from None
 
-    def _is_new(self) -> bool:
-        """Ours, closed to all others, and empty: made just now, or left by processes that counted without a group."""
-        found = os.stat(self.path, follow_symlinks=False)
-        ours = found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode)
-        return ours and stat.S_IMODE(found.st_mode) in (0o700, 0o2700) and not os.listdir(self.path)
+    def _give_to_group(self, found: os.stat_result) -> os.stat_result:
+        """A directory of ours that is new and empty, or was made by an earlier version, is closed to all but the group.
+        Of several processes that start together each may do it. Works on what is open, whatever has its name."""
+        mode, fd = stat.S_IMODE(found.st_mode), self.fd
+        new = mode in (0o700, 0o2700) and not self.names()
+        earlier = mode == 0o2770 and found.st_gid == self.group
+        if self.group is None or found.st_uid != os.geteuid() or not (new or earlier):
+            return found
+        try:
+            os.chown(fd, -1, self.group)
+            os.chmod(fd, 0o3770)
+        except OSError as error:
+            self.close()
+            with contextlib.suppress(OSError):
+                os.rmdir(self.path)
+            raise SharedStateError(f"{self.path}: can't be made: {error.strerror}") from None
+        return os.fstat(fd)
 
     def _why_not_join(self, found: os.stat_result) -> str | None:
         mode = stat.S_IMODE(found.st_mode)
@@ -175,10 +170,11 @@ class SharedDirectory(Directory):
             if found.st_gid != self.group:
                 return f"it belongs to the group {_name_of(found.st_gid)}, not to {_name_of(self.group)}"
             return (
-                None if mode == 0o2770 else f"its mode is {mode:04o}, not 2770; remove it while no process is attached"
+                None if mode == 0o3770 else f"its mode is {mode:04o}, not 3770; remove it while no process is attached"
             )
         if found.st_uid != os.geteuid():
-            return f"it belongs to another user (uid {found.st_uid}); choose another name, or share it with a group"
+            how = f"choose another name, share it with a group, or use a directory of your own: ${ROOT_VARIABLE}"
+            return f"it belongs to another user ({user_text(found.st_uid)}); {how}"
         if mode & 0o070:
             return f"it is shared with the group {_name_of(found.st_gid)}; say so (group={_name_of(found.st_gid)!r})"
         return (
@@ -187,9 +183,11 @@ class SharedDirectory(Directory):
 
     def _why_not_read(self, found: os.stat_result) -> str | None:
         mode = stat.S_IMODE(found.st_mode)
-        ours = found.st_uid == os.geteuid() or os.geteuid() == 0
-        if not ours and (found.st_gid not in {os.getegid(), *os.getgroups()} or not mode & 0o070):
-            return f"it belongs to another user (uid {found.st_uid})"
+        ours = found.st_uid == (os.geteuid() if self._user is None else number_of_user(self._user))
+        shared = self._user is None and found.st_gid in {os.getegid(), *os.getgroups()} and mode & 0o070
+        if not ours and (not shared or os.geteuid() == 0):
+            say = f"; say so (user={name_of_user(found.st_uid)!r})" if os.geteuid() == 0 else ""
+            return f"it belongs to another user ({user_text(found.st_uid)}){say}"
         return f"its mode {mode:04o} lets all users in" if mode & 0o007 else None
 
 

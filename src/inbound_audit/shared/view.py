@@ -16,19 +16,21 @@ from inbound_audit.shared.scanner import OwnerInfo, OwnerScanner
 class View(_ipcount.Audit):
     """The counts of the processes that share an audit. It writes nothing and removes nothing.
 
-    `pid` selects the owners that state this process id, `owner` the one with that id. Queries are those of
-    `InboundAudit`: over the owners as of the last `refresh`, and their counts as of now.
+    `user` (a name or number): whose audit it is, if not of this user; root has to name another user. `pid` selects the
+    owners that state this process id, `owner` the one with that id. Queries are those of `InboundAudit`: over the
+    owners as of the last `refresh`, and their counts as of now.
 
     Raises SharedStateError when there is no such audit, no such owner, or the directory is refused.
 
     Lock rule: `_lock` is held for a scan and for the end. Counts take no lock.
     """
 
-    def __init__(self, name: str, *, pid: int | None = None, owner: str | None = None) -> None:
+    def __init__(self, name: str, *, pid: int | None = None, owner: str | None = None, user: str | None = None) -> None:
         super().__init__(services=SERVICE_TYPES)
         self._lock = ProcessLock()
         self._name = name
-        self._place = SharedDirectory(name, read_only=True)
+        self._user = user
+        self._place = SharedDirectory(name, read_only=True, user=user)
         self._scanner = OwnerScanner(self, self._place, remove_dead=False, pid=pid, owner=owner)
         try:
             self.refresh()
@@ -47,7 +49,7 @@ class View(_ipcount.Audit):
                 raise InboundAuditError("the view is closed")
             if self._place.gone:
                 with contextlib.suppress(SharedStateError):  # no process counts there any more
-                    place, self._place = self._place, SharedDirectory(self._name, read_only=True)
+                    place, self._place = self._place, SharedDirectory(self._name, read_only=True, user=self._user)
                     self._scanner.move(self._place)
                     place.close()
             self._scanner.scan()
