@@ -32,8 +32,9 @@ Exit status: 0 done (also without processes, or with damaged ones), 1 there is n
   can't be opened, 2 usage."""
 )
 @click.argument("name")
+@view_options.user_option
 @click.option("--json", "as_json", is_flag=True, help=view_options.AS_JSON)
-def ps(name: str, as_json: bool) -> None:
+def ps(name: str, user: str | None, as_json: bool) -> None:
     """List the processes that count in a shared audit, each with its listeners and open sessions.
 
     NAME is what they share under. Process id and start are what each process reports of itself. A process whose file
@@ -45,7 +46,7 @@ def ps(name: str, as_json: bool) -> None:
     with contextlib.ExitStack() as undo:
         undo.callback(shared.setLevel, shared.level)
         shared.setLevel(logging.ERROR)  # it warns of damaged files, which the table shows
-        view = undo.enter_context(view_options.open_view(name))
+        view = undo.enter_context(view_options.open_view(name, user))
         owners = sorted(view.owners, key=lambda owner: (owner.damaged is not None, owner.started, owner.pid))
     if as_json:
         click.echo(json.dumps(_summary(name, owners)))

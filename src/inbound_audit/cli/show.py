@@ -28,10 +28,13 @@ Exit status: 0 done, 1 there is no such audit, process or service or it can't be
 @click.argument("name")
 @click.argument("cidr", required=False, type=params.network)
 @view_options.service_option
+@view_options.user_option
 @click.option("--from", "pid", type=params.whole_number(1), metavar="PID", help="Count this process alone.")
 @click.option("--reference", is_flag=True, help="Print rows as the reference's console does.")
 @click.option("--json", "as_json", is_flag=True, help=view_options.AS_JSON)
-def show(name: str, cidr: str | None, service: str, pid: int | None, reference: bool, as_json: bool) -> None:
+def show(
+    name: str, cidr: str | None, service: str, user: str | None, pid: int | None, reference: bool, as_json: bool
+) -> None:
     """Print the open sessions of a shared audit as a tree.
 
     NAME is what the processes share under. A row is a count and a prefix: each prefix at which addresses branch, and
@@ -41,7 +44,7 @@ def show(name: str, cidr: str | None, service: str, pid: int | None, reference: 
     It only reads, and no process waits for it: each row was true at some moment while it ran.
     """
     network = None if cidr is None else network_of(cidr)
-    with view_options.open_view(name, pid) as view:
+    with view_options.open_view(name, user, pid) as view:
         count, rows = rows_of(view, service, network)
         total, processes = view.total(service), sum(owner.damaged is None for owner in view.owners)
         view_options.say_if_no_process(name, view)

@@ -37,6 +37,7 @@ class TopOptions(NamedTuple):
     n: int
     service: str
     prefixlen: tuple[int, int]
+    user: str | None
 
 
 class TopCounts(NamedTuple):
@@ -63,9 +64,12 @@ Exit status: 0 done, or the watch was ended (q, Escape, Ctrl-C, TERM, the reader
 @click.option("-n", "n", type=params.whole_number(1), default="20", help="At most N prefixes.")
 @params.option("--prefixlen", params.prefix_lengths, "The lengths of the prefixes.", default="24,56")
 @view_options.service_option
+@view_options.user_option
 @click.option("--watch", is_flag=True, help="Count again every second, until q or Ctrl-C: a live table on a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead; with --watch one per second.")
-def top(name: str, n: int, prefixlen: tuple[int, int], service: str, watch: bool, as_json: bool) -> None:
+def top(
+    name: str, n: int, prefixlen: tuple[int, int], service: str, user: str | None, watch: bool, as_json: bool
+) -> None:
     """Print the prefixes with the most open sessions of a shared audit.
 
     NAME is what the processes share under. The heading has all open sessions of the service, and how many processes
@@ -73,12 +77,12 @@ def top(name: str, n: int, prefixlen: tuple[int, int], service: str, watch: bool
 
     It only reads, and no process waits for it.
     """
-    options = TopOptions(name, n, service, prefixlen)
+    options = TopOptions(name, n, service, prefixlen, user)
     if watch:
         with _until_it_is_ended(), view_options.failures(name):
             _watch(options, as_json)
         return
-    with view_options.open_view(name) as view:
+    with view_options.open_view(name, user) as view:
         counts = _count(view, options)
     if as_json:
         click.echo(_as_json(options, counts))
@@ -134,9 +138,8 @@ def _watch_live(output: Output, options: TopOptions) -> None:
 
 def _every_second(options: TopOptions, wait: Callable[[], None]) -> Iterator[TopCounts]:
     """Counts again and again, without end. Raises SharedStateError and UnknownServiceType."""
-    from inbound_audit.shared import View
 
-    with View(options.name) as view:
+    with view_options.open_view(options.name, options.user) as view:
         while True:
             yield _count(view, options)
             wait()

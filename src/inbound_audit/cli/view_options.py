@@ -29,12 +29,19 @@ service_option = click.option(
 )
 
 
+user_option = click.option(
+    "--user", metavar="USER", help="The audit of this user (a name or number). Root has to name any user but root."
+)
+
+
 @contextlib.contextmanager
-def open_view(name: str, pid: int | None = None) -> Iterator[View]:
+def open_view(name: str, user: str | None = None, pid: int | None = None) -> Iterator[View]:
     """A view of the audit with that name. Raises Failure if it can't be opened, here and in the block."""
     from inbound_audit.shared import View
 
-    with failures(name), View(name, pid=pid) as view:
+    with failures(name), View(name, pid=pid, user=user) as view:
+        if user is not None:
+            say(f"{name!r}: the audit of {user}")
         yield view
 
 
@@ -61,10 +68,10 @@ def say_if_no_process(name: str, view: View) -> None:
 
 def _known_names(name: str) -> str:
     """Where no directory has that name: the names of the audits that there are."""
-    from inbound_audit.shared import directory_of
+    from inbound_audit.shared import find_directory
 
     with contextlib.suppress(SharedStateError, OSError):
-        root, directory = os.path.split(directory_of(name))
+        root, directory = os.path.split(find_directory(name))
         before = directory.removesuffix(name)
         entries = [entry.removeprefix(before) for entry in os.listdir(root) if entry.startswith(before)]
         known = sorted(entry for entry in entries if has_owners(entry))
@@ -75,10 +82,10 @@ def _known_names(name: str) -> str:
 
 def has_owners(name: str) -> bool:
     """Whether an audit of that name has files, or a directory that cannot be read. False for a wrong name."""
-    from inbound_audit.shared import directory_of
+    from inbound_audit.shared import find_directory
 
     try:
-        return any(entry.endswith(".owner") for entry in os.listdir(directory_of(name)))
+        return any(entry.endswith(".owner") for entry in os.listdir(find_directory(name)))
     except PermissionError:
         return True
     except (SharedStateError, OSError):

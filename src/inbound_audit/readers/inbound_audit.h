@@ -80,6 +80,7 @@ typedef struct ia_owner {
 
 typedef struct ia_handle {
     char *directory;
+    int by_path; /* it was named by a path, not by the name of an audit */
     unsigned flags;
     ia_error fault; /* if not IA_OK, every count returns it, negated */
     size_t owners;  /* that live, in no order */
@@ -585,24 +586,6 @@ static inline int ia__is_name(const char *name)
     return i >= 1 && i <= 63;
 }
 
-static inline char *ia__directory(const char *name)
-{
-    static const char prefix[] = "/inbound_audit-";
-    const char *place = getenv("INBOUND_AUDIT_SHM");
-    char *path;
-    if (place == NULL || *place == 0)
-        place = "/dev/shm";
-    if (strchr(name, '/') != NULL)
-        return strdup(name);
-    path = (char *)malloc(strlen(place) + sizeof prefix + strlen(name));
-    if (path != NULL) {
-        strcpy(path, place);
-        strcat(path, prefix);
-        strcat(path, name);
-    }
-    return path;
-}
-
 static inline int ia__in_group(gid_t group)
 {
     gid_t mine[1024];
@@ -612,14 +595,80 @@ static inline int ia__in_group(gid_t group)
     return found;
 }
 
+static inline int ia__shares_with_us(const struct stat *st)
+{
+    return (st->st_mode & S_IRWXG) != 0 && ia__in_group(st->st_gid);
+}
+
 /* Whoever may put files there decides what is counted: it has to be our own user, or a group that we belong to. Root is
- * shown everybody's. */
-static inline int ia__is_believed(const struct stat *st)
+ * shown any user's, if it says which by the path. */
+static inline int ia__is_believed(const struct stat *st, int by_path)
 {
     const uid_t me = geteuid();
     if ((st->st_mode & S_IRWXO) != 0)
         return 0;
-    return me == 0 || st->st_uid == me || ((st->st_mode & S_IRWXG) != 0 && ia__in_group(st->st_gid));
+    return st->st_uid == me || (me == 0 ? by_path : ia__shares_with_us(st));
+}
+
+/* The first absolute path of a list that systemd hands over, and its length; NULL without one. */
+static inline const char *ia__first_of(const char *list, size_t *size)
+{
+    while (list != NULL && *list != 0) {
+        *size = strcspn(list, ":");
+        if (*list == '/')
+            return list;
+        list += *size + (list[*size] != 0);
+    }
+    return NULL;
+}
+
+/* A service has a directory where only root or its own user makes any; each user may make one in /dev/shm. */
+static inline int ia__is_trusted(const char *root)
+{
+    struct stat st;
+    return lstat(root, &st) == 0 && S_ISDIR(st.st_mode) && (st.st_mode & (S_IWGRP | S_IWOTH)) == 0
+        && (st.st_uid == 0 || st.st_uid == geteuid() || geteuid() == 0);
+}
+
+static inline char *ia__join(const char *root, size_t size, const char *name)
+{
+    static const char prefix[] = "/inbound_audit-";
+    char *path = (char *)malloc(size + sizeof prefix + strlen(name));
+    if (path != NULL) {
+        memcpy(path, root, size);
+        strcpy(path + size, prefix);
+        strcat(path, name);
+    }
+    return path;
+}
+
+/* Our own, else that of a group of ours, else that of any user. */
+static inline char *ia__directory(const char *name)
+{
+    static const char services[] = "/run/inbound_audit", users[] = "/dev/shm";
+    const char *place = getenv("INBOUND_AUDIT_SHM");
+    size_t size = place == NULL ? 0 : strlen(place);
+    struct stat st;
+    char *path, *service;
+    int rank;
+    if (strchr(name, '/') != NULL)
+        return strdup(name);
+    if (size == 0)
+        place = ia__first_of(getenv("RUNTIME_DIRECTORY"), &size);
+    if (place != NULL && *place != 0)
+        return ia__join(place, size, name);
+    path = ia__join(users, sizeof users - 1, name);
+    if (path == NULL || !ia__is_trusted(services))
+        return path;
+    service = ia__join(services, sizeof services - 1, name);
+    rank = lstat(path, &st) != 0 ? 3 : st.st_uid == geteuid() ? 0 : ia__shares_with_us(&st) ? 1 : 2;
+    if (service != NULL && lstat(service, &st) == 0
+        && (st.st_uid == geteuid() ? 0 : ia__shares_with_us(&st) ? 1 : 2) <= rank) {
+        free(path);
+        return service;
+    }
+    free(service);
+    return path;
 }
 
 /* `name` is 16 hexadecimal digits and ".owner". */
@@ -679,7 +728,7 @@ static inline ia_error ia_refresh(ia_handle *h)
     if (directory < 0) {
         why = errno;
         worst = why == ENOENT ? IA_ABSENT : why == ENOTDIR || why == ELOOP ? IA_REFUSED : IA_SYSTEM;
-    } else if (fstat(directory, &st) != 0 || !ia__is_believed(&st)) {
+    } else if (fstat(directory, &st) != 0 || !ia__is_believed(&st, h->by_path)) {
         worst = IA_REFUSED;
     } else if ((listing = fdopendir(directory)) == NULL) {
         why = errno;
@@ -736,6 +785,7 @@ static inline ia_handle *ia_open(const char *name, unsigned flags, ia_error *err
     if (h == NULL)
         return NULL;
     h->flags = flags;
+    h->by_path = strchr(name, '/') != NULL;
     h->directory = ia__directory(name);
     if (h->directory != NULL)
         *err = ia_refresh(h);

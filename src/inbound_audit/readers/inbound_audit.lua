@@ -32,7 +32,7 @@ if not machine or jit.os ~= "Linux" or not ffi.abi("le") then
   error("inbound_audit reads on Linux, x86-64 or arm64, and not on " .. jit.os .. " " .. jit.arch)
 end
 local O_NONBLOCK, O_CLOEXEC = 0x800, 0x80000
-local AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
+local AT_FDCWD, AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW = -100, 0x1000, 0x100
 local F_OFD_GETLK, F_RDLCK, F_UNLCK = 36, 0, 2
 local ENOENT, EINTR, ENOTDIR, ELOOP = 2, 4, 20, 40
 local AF_INET, AF_INET6 = 2, 10
@@ -101,6 +101,12 @@ local function stat(fd)
     error("statx: " .. why(), 0)
   end
   return found
+end
+
+-- Of a path, which is not followed if it is a link; nil when nothing is there.
+local function lstat(path)
+  local found = new(Statx)
+  return C.ia_statx(machine.statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0x7ff, found) == 0 and found or nil
 end
 
 ---- a count. An address is a table of its 4 or 16 bytes, from 1; a word of the file holds its first byte last.
@@ -388,9 +394,13 @@ local function is_member(group)
   return C.ia_getegid() == group
 end
 
+local function shares_with_us(found)
+  return band(found.mode, 0x38) ~= 0 and is_member(found.gid)
+end
+
 -- Whoever may put files there decides what is counted: it has to be our own user, or a group that we belong to. Root is
--- shown everybody's.
-local function open_directory(path)
+-- shown any user's, if it says which by the path.
+local function open_directory(path, by_path)
   local fd = C.ia_openat(AT_FDCWD, path, machine.O_DIRECTORY + machine.O_NOFOLLOW + O_CLOEXEC, 0)
   if fd < 0 then
     local number = ffi.errno()
@@ -402,7 +412,7 @@ local function open_directory(path)
   end
   local held = descriptor(fd)
   local found, me = stat(fd), C.ia_geteuid()
-  local ours = me == 0 or found.uid == me or (band(found.mode, 0x38) ~= 0 and is_member(found.gid))
+  local ours = found.uid == me or (me == 0 and by_path) or (me ~= 0 and shares_with_us(found))
   if not ours or band(found.mode, 7) ~= 0 then
     error(path .. ": refused: it belongs to another user, or lets everybody in", 0)
   end
@@ -467,7 +477,7 @@ function View:refresh()
       self.attached[name] = nil
     end
   end
-  local directory = open_directory(self.directory)
+  local directory = open_directory(self.directory, self.by_path)
   for _, name in ipairs(names_in(directory.fd)) do
     self.attached[name] = self.attached[name] or open_owner(self, directory, name)
   end
@@ -536,22 +546,42 @@ end
 
 local ia = {}
 
--- Where the files of an audit lie.
+-- A service has a directory where only root or its own user makes any; each user may make one in /dev/shm.
+local function roots()
+  local found, me = lstat("/run/inbound_audit"), C.ia_geteuid()
+  local trusted = found
+    and band(found.mode, 0xf000) == 0x4000
+    and (found.uid == 0 or found.uid == me or me == 0)
+    and band(found.mode, 0x12) == 0
+  return trusted and { "/run/inbound_audit", "/dev/shm" } or { "/dev/shm" }
+end
+
+-- Where the files of an audit lie: our own, else those of a group of ours, else those of any user.
 function ia.directory_of(name)
   if type(name) ~= "string" or #name > 63 or not name:find("^%w[%w._-]*$") then
     error(tostring(name) .. ": is not the name of an audit", 2)
   end
-  local place = os.getenv("INBOUND_AUDIT_SHM")
-  return (place and place ~= "" and place or "/dev/shm") .. "/inbound_audit-" .. name
+  local place = os.getenv("INBOUND_AUDIT_SHM") or ""
+  for path in ("%s:"):format(os.getenv("RUNTIME_DIRECTORY") or ""):gmatch("([^:]*):") do
+    place = place == "" and path:sub(1, 1) == "/" and path or place
+  end
+  local best, least = nil, 4
+  for _, root in ipairs(place == "" and roots() or { place }) do
+    local path = root .. "/inbound_audit-" .. name
+    local found, me = lstat(path), C.ia_geteuid()
+    local rank = not found and 3 or found.uid == me and 0 or shares_with_us(found) and 1 or 2
+    if rank < least or rank == 3 then
+      best, least = least < rank and best or path, min(least, rank)
+    end
+  end
+  return best
 end
 
 -- Opens the audit of that name, or of that directory when there is a slash in it.
 function ia.open(name)
-  local directory = tostring(name)
-  if not directory:find("/", 1, true) then
-    directory = ia.directory_of(name)
-  end
-  local view = setmetatable({ directory = directory, attached = {} }, View)
+  local by_path = tostring(name):find("/", 1, true) ~= nil
+  local directory = by_path and tostring(name) or ia.directory_of(name)
+  local view = setmetatable({ directory = directory, by_path = by_path, attached = {} }, View)
   view:refresh()
   if view.fault then
     error(view.fault, 2)

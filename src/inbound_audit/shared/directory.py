@@ -9,6 +9,7 @@ directory, a link, a mode that lets others in.
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import stat
@@ -93,8 +94,8 @@ class Directory:
 class SharedDirectory(Directory):
     """The open directory of a name, or the one at `path`, where it was found before.
 
-    `read_only`: of `user` (a name or number), of this one, or of a group of this one. Raises SharedStateError when it is
-    refused, or is not there and may not be made.
+    `read_only`: of `user` (a name or number), of this one, or of a group of this one. Raises SharedStateError when it
+    is refused, or is not there and may not be made.
     """
 
     def __init__(
@@ -122,8 +123,7 @@ class SharedDirectory(Directory):
                     why = f"no process is attached to it: {self.path} does not exist"
                     raise SharedStateError(f"{name!r}: {why}") from None
             except OSError as error:
-                why = str(error.strerror) if _is_directory(self.path) else "it is a link or no directory"
-                raise SharedStateError(f"{self.path}: refused: {why}") from None
+                raise SharedStateError(f"{self.path}: refused: {_why_not_open(self.path, error)}") from None
         fault = self._why_not_read(found) if read_only else self._why_not_join(self._give_to_group(found))
         if fault:
             self.close()
@@ -186,16 +186,20 @@ class SharedDirectory(Directory):
         ours = found.st_uid == (os.geteuid() if self._user is None else number_of_user(self._user))
         shared = self._user is None and found.st_gid in {os.getegid(), *os.getgroups()} and mode & 0o070
         if not ours and (not shared or os.geteuid() == 0):
-            say = f"; say so (user={name_of_user(found.st_uid)!r})" if os.geteuid() == 0 else ""
-            return f"it belongs to another user ({user_text(found.st_uid)}){say}"
+            name = name_of_user(found.st_uid)
+            how = f"; name that user (--user {name}, or user={name!r})" if os.geteuid() == 0 else ""
+            return f"it belongs to another user ({user_text(found.st_uid)}){how}"
         return f"its mode {mode:04o} lets all users in" if mode & 0o007 else None
 
 
-def _is_directory(path: str) -> bool:
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except OSError:
-        return False
+def _why_not_open(path: str, error: OSError) -> str:
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode):
+            return "it is a link or no directory"
+        if error.errno == errno.EACCES and found.st_uid != os.geteuid():
+            return f"it belongs to another user ({user_text(found.st_uid)})"
+    return str(error.strerror)
 
 
 def _number_of(group: str) -> int:

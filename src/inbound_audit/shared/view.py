@@ -61,6 +61,11 @@ class View(_ipcount.Audit):
             return self._scanner.owners
 
     @property
+    def user(self) -> str | None:
+        """The user that was named."""
+        return self._user
+
+    @property
     def place(self) -> SharedDirectory:
         """The directory, as of the last `refresh`."""
         return self._place

@@ -37,8 +37,9 @@ Exit status: 0 done, 1 there is no such audit or it can't be opened, or a comman
 )
 @click.argument("name")
 @click.argument("command", nargs=-1)
+@view_options.user_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per command instead.")
-def console(name: str, command: tuple[str, ...], as_json: bool) -> int:
+def console(name: str, command: tuple[str, ...], user: str | None, as_json: bool) -> int:
     """Ask about the windows and series of a shared audit, and change them.
 
     NAME is what the processes share under. COMMAND is one command. Without it, commands are read from standard input,
@@ -53,7 +54,7 @@ def console(name: str, command: tuple[str, ...], as_json: bool) -> int:
     from inbound_audit.cli.logs import say
     from inbound_audit.cli.output import Output
 
-    with view_options.open_view(name) as view:
+    with view_options.open_view(name, user) as view:
         context = ConsoleContext(name, view, say)
         writer = ResultWriter(Output(), as_json=as_json)
         if command:

@@ -249,9 +249,9 @@ def _view_of(context: ConsoleContext, node: str) -> View:
     """The view of one process, by its id or by its owner's id. Raises Failure."""
     try:
         if any(owner.id == node for owner in context.view.owners):
-            return View(context.name, owner=node)
+            return View(context.name, owner=node, user=context.view.user)
         if node.isascii() and node.isdigit() and 0 < int(node) < 1 << 32:
-            return View(context.name, pid=int(node))
+            return View(context.name, pid=int(node), user=context.view.user)
     except SharedStateError as error:
         raise Failure(str(error)) from None
     known = listing([str(owner.pid) for owner in context.owners])
