@@ -14,7 +14,7 @@ from cpython.exc cimport PyErr_SetInterrupt
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset, strlen, strpbrk
 
 cimport inbound_audit._core.bits as bits

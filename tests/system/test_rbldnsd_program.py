@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import random
 import re
@@ -22,7 +21,6 @@ import pytest
 from inbound_audit._ipcount import NetworkMap
 from inbound_audit.address_lists.lists import NetworkLists
 from inbound_audit.address_lists.rbldnsd import Zone
-from inbound_audit.log_limiter import LogLimiter
 
 PROGRAM = shutil.which("rbldnsd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="rbldnsd is not installed")
@@ -246,6 +244,6 @@ def test_random_lines(readable: Path) -> None:
 
 def test_a_list_as_policies_ask_it(readable: Path) -> None:
     (readable / "l").write_text("\n".join([":2:Listed: $", *LINES]))
-    found = NetworkLists(readable, limiter=LogLimiter(logging.getLogger("test")))
+    found = NetworkLists(readable)
     found.define("l", "l", "txt", 0)
     assert found.query("l", "192.0.2.8") == "Listed: 192.0.2.8"

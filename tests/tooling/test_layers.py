@@ -21,7 +21,7 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services", "descriptor"},
+    {"services", "descriptor", "regular_file"},
     {"process"},
     {"log_limiter"},
     {"shared", "address_lists"},

@@ -1,6 +1,15 @@
 # The limits that are checked at accept: the native part of `inbound_audit.Limits`.
 
 
+cdef object ONE = 1  # a Python number: the ends of ranges have up to 129 bits
+
+
+cdef tuple range_of_prefix(const prefix.Prefix *p):
+    """Its first and last address, left-aligned in 128 bits."""
+    first = (<object>p.address.hi << 64) | <object>p.address.lo
+    return first, first | ((ONE << (128 - p.length)) - 1)
+
+
 cdef class LimitTables:
     """Tables of limits, one per network, and which addresses belong to which network.
 

@@ -1,37 +1,25 @@
 # Networks by longest match.
 
 
-cdef object ONE = 1  # a Python number: the ends of ranges have up to 129 bits
+cdef class NetworkArray:
+    """Networks of one family, in memory that grows."""
 
+    cdef ranges.Network *network
+    cdef size_t size, room
 
-cdef tuple range_of_prefix(const prefix.Prefix *p):
-    """Its first and last address, left-aligned in 128 bits."""
-    first = (<object>p.address.hi << 64) | <object>p.address.lo
-    return first, first | ((ONE << (128 - p.length)) - 1)
+    cdef int append(self, const prefix.Prefix *p, int value) except -1:
+        cdef ranges.Network *larger
+        if self.size == self.room:
+            larger = <ranges.Network *>realloc(self.network, (2 * self.room + 16) * sizeof(ranges.Network))
+            if larger == NULL:
+                raise MemoryError
+            self.network, self.room = larger, 2 * self.room + 16
+        self.network[self.size] = ranges.Network(p.address.hi, p.address.lo, p.length, value, self.size)
+        self.size += 1
+        return 0
 
-
-@cython.wraparound(True)
-cdef list flatten(list items):
-    """Nested ranges `(first, last, value)` sorted by (first, -last) as boundaries `[first, value]`, inner ones win."""
-    cdef list edges = [], stack = []
-
-    def edge(at, value):
-        if edges and edges[-1][0] == at:
-            edges[-1][1] = value
-        else:
-            edges.append([at, value])
-
-    def close_before(at):
-        while stack and stack[-1][0] < at:
-            last, _ = stack.pop()
-            edge(last + 1, stack[-1][1] if stack else ranges.NO_VALUE)
-
-    for first, last, value in items:
-        close_before(first)
-        edge(first, value)
-        stack.append((last, value))
-    close_before(ONE << 129)
-    return [e for e in edges if e[0] < ONE << 128]
+    def __dealloc__(self):
+        free(self.network)
 
 
 @cython.final
@@ -47,26 +35,19 @@ cdef class NetworkMap:
 
     def __cinit__(self, items=()):
         cdef prefix.Prefix p
-        both = ([], [])
+        cdef NetworkArray ipv4 = NetworkArray(), ipv6 = NetworkArray()
+        cdef bint fits
         for cidr, value in items:
             read_prefix(cidr, NULL, &p)
             if not 0 <= value <= 0x7FFFFFFF:
                 raise ValueError(f"{cidr!r}: its value {value!r} is not between 0 and 2147483647")
-            both[p.address.version == 6].append((*range_of_prefix(&p), value))
+            (ipv6 if p.address.version == 6 else ipv4).append(&p, value)
             self.size += 1
-        for version in range(2):
-            self.fill(&self.family[version], flatten(sorted(both[version], key=lambda item: (item[0], -item[1]))))
-
-    cdef int fill(self, ranges.Ranges *r, list edges) except -1:
-        ranges.free_ranges(r)
-        if not ranges.reserve_ranges(r, len(edges)):
+        with nogil:  # a list of a million networks takes so long that other threads would wait
+            fits = ranges.flatten(&self.family[0], ipv4.network, ipv4.size)
+            fits = fits and ranges.flatten(&self.family[1], ipv6.network, ipv6.size)
+        if not fits:
             raise MemoryError
-        for first, value in edges:
-            r.range[r.size].hi = first >> 64
-            r.range[r.size].lo = first & ((ONE << 64) - 1)
-            r.range[r.size].value = value
-            r.size += 1
-        return 0
 
     def __dealloc__(self):
         ranges.free_ranges(&self.family[0])

@@ -1,114 +1,173 @@
-"""Address lists by name: read from files, searched by longest match, read again when they change."""
+"""Address lists by name: read from files, searched by longest match, read again when they change.
+
+A list that is read again is read in a thread, and takes the place of the old one when all of it is there: a session
+never waits for a file, be it large, slow or bad.
+"""
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import logging
-import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from inbound_audit._ipcount import NetworkMap, parse_prefix
 from inbound_audit.address_lists.rbldnsd import Value, Zone
 from inbound_audit.errors import PolicyError
-from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.process import ProcessLock
+from inbound_audit.regular_file import Stamp, read_regular
 
 logger = logging.getLogger("inbound_audit.address_lists")
 
 Clock = Callable[[], float]
+MAX_BYTES = 1 << 26
+"""Bytes of one file."""
+MAX_LISTS = 64
+RETRY_S = 10
+"""Seconds until a file is read again that never could be."""
 _MAX_WARNINGS = 10  # lines of one file that are named when they can't be read; of more, only the number is logged
+
+
+_one_at_a_time = ProcessLock()  # many threads that read would leave little to those that serve
+
+
+class _Contents(NamedTuple):
+    """A file as it was read: never changed, exchanged as a whole."""
+
+    networks: NetworkMap
+    values: list[Value | None]
+    zone: Zone
+    stamp: Stamp
 
 
 class NetworkList:
     """One list. `kind` is the record that a match returns, ``"a"`` or ``"txt"``.
 
-    `refresh` is the number of seconds after which a look-up checks the file again; 0: never. If the file has gone or
-    can't be read by then, the list stays as it was, and an error is logged. A line that can't be read is skipped with a
-    warning.
+    `refresh` is the number of seconds after which a look-up has the file checked again; 0: never. If the file has gone
+    or can't be read by then, the list stays as it was, and an error is logged, once until there is another one. A line
+    that can't be read is skipped with a warning.
     """
 
-    def __init__(self, path: Path, kind: str, refresh: float, *, clock: Clock, limiter: LogLimiter) -> None:
-        self._path, self._kind, self._refresh = path, kind, refresh
-        self._clock, self._limiter = clock, limiter
-        self.reload()
+    def __init__(self, path: Path, kind: str, refresh: float, clock: Clock) -> None:
+        self._path, self._kind, self._refresh, self._clock = path, kind, refresh, clock
+        self._contents: _Contents | None = None
+        self._error: str | None = None
+        self._lock = ProcessLock()
+        self._reader: threading.Thread | None = None  # in a child of a fork it is not alive
 
     def lookup(self, address: str, expand: bool = True) -> str | None:
-        """The value of the longest match, None without one. Raises AddressError. O(log networks).
+        """The value of the longest match, None without one. O(log networks).
 
-        `expand`: ``$`` in a text is replaced by the address, ``$1`` to ``$9`` by the file's own texts.
+        `expand`: ``$`` in a text is replaced by the address, ``$1`` to ``$9`` by the file's own texts. Raises
+        AddressError, and PolicyError for a list that could not be read, or is still being read for the first time.
         """
-        if self._refresh and self._clock() >= self._due:
-            self._check_file()
-        index = self._networks.lookup(address)
-        value = None if index is None else self._values[index]
+        contents = self._contents
+        if (self._refresh or contents is None) and self._clock() >= self._due:
+            self._start(changed=True)
+        if contents is None:
+            raise PolicyError(self._error or f"{self._path}: is still being read")
+        index = contents.networks.lookup(address)
+        value = None if index is None else contents.values[index]
         if value is None or self._kind == "a":
             return value and value.a
         shown = str(ipaddress.ip_address(parse_prefix(address)[1]))
         # An entry without a text returns its A record: policies take "" for "not listed".
-        return (self._zone.expand(value.txt, shown) if expand else value.txt) or value.a
+        return (contents.zone.expand(value.txt, shown) if expand else value.txt) or value.a
 
-    def reload(self) -> None:
-        """Reads the file now. Raises PolicyError, and the list stays as it was. O(lines)."""
-        stamp = _stamp(self._path)
-        wrong: list[str] = []
+    def reload(self, wait_s: float | None) -> None:
+        """Reads the file. O(lines).
+
+        Waits for `wait_s` seconds, for ever if it is None, then the file is read on in a thread. Raises PolicyError if
+        the file turned out to be bad meanwhile; the list stays as it was.
+        """
+        if wait_s is None:
+            self._read(changed=False)
+        else:
+            reader = self._start(changed=False)
+            reader.join(wait_s)
+            if reader.is_alive():
+                return
+        if self._error is not None:
+            raise PolicyError(self._error)
+
+    def _start(self, changed: bool) -> threading.Thread:
+        with self._lock:
+            if self._reader is None or not self._reader.is_alive():
+                self._due = self._clock() + (self._refresh or RETRY_S)
+                self._reader = threading.Thread(target=self._read, args=(changed,), name="address list", daemon=True)
+                self._reader.start()
+            return self._reader
+
+    def _read(self, changed: bool) -> None:
+        """Exchanges the contents; of a file that has not changed, only if not `changed`. Logs a new error."""
+        self._due = self._clock() + (self._refresh or RETRY_S)
         try:
-            # utf-8-sig: a byte order mark does not belong to the first address.
-            with self._path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-                zone = Zone(lines, lambda number, reason: wrong.append(f"{self._path}:{number}: {reason}"))
-        except OSError as error:
-            raise PolicyError(f"{self._path}: {error.strerror or error}") from None
-        values: dict[Value | None, int] = {}
-        networks: dict[str, int] = {}
-        for network, value in zone.entries:
-            networks.setdefault(network, values.setdefault(value, len(values)))
-        self._networks, self._values, self._zone = NetworkMap(networks.items()), list(values), zone
-        zone.entries.clear()
-        self._stamp, self._due = stamp, self._clock() + self._refresh
-        for line in wrong[:_MAX_WARNINGS]:
-            logger.warning("%s; the line is skipped", line)
-        if len(wrong) > _MAX_WARNINGS:
-            logger.warning("%s: %d lines are skipped in all", self._path, len(wrong))
-
-    def _check_file(self) -> None:
-        self._due = self._clock() + self._refresh
-        try:
-            if _stamp(self._path) != self._stamp:
-                self.reload()
-        except PolicyError as error:
-            self._limiter.report(logging.ERROR, "a list stays as it was: %s", error)
+            with _one_at_a_time:
+                self._contents = _read(self._path, self._contents if changed else None)
+            self._error = None
+        except (PolicyError, MemoryError) as error:
+            message = str(error) or f"{self._path}: not enough memory"
+            if self._contents is not None and message != self._error:
+                logger.error("a list stays as it was: %s", message)
+            self._error = message
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """Changes whenever the file is written or replaced."""
+def _read(path: Path, known: _Contents | None) -> _Contents:
+    """Reads a file; returns `known` if it is the same file still. Raises PolicyError, MemoryError."""
+    raw, stamp = read_regular(path, MAX_BYTES, None if known is None else known.stamp)
+    if raw is None and known is not None:
+        return known
+    wrong: list[str] = []
+    # utf-8-sig: a byte order mark does not belong to the first address.
+    lines = io.TextIOWrapper(io.BytesIO(raw or b""), encoding="utf-8-sig", errors="surrogateescape")
     try:
-        status = os.stat(path)
-    except OSError as error:
-        raise PolicyError(f"{path}: {error.strerror or error}") from None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+        zone = Zone(lines, lambda number, reason: wrong.append(f"{path}:{number}: {reason}"))
+    except ValueError as error:
+        raise PolicyError(f"{path}: {error}") from None
+    values: dict[Value | None, int] = {}
+    # Of equal networks the first line counts; the map takes the last one. It makes its steps in Python, so that other
+    # threads go on meanwhile.
+    networks = NetworkMap((network, values.setdefault(value, len(values))) for network, value in reversed(zone.entries))
+    zone.entries.clear()
+    for line in wrong[:_MAX_WARNINGS]:
+        logger.warning("%s; the line is skipped", line)
+    if len(wrong) > _MAX_WARNINGS:
+        logger.warning("%s: %d lines are skipped in all", path, len(wrong))
+    return _Contents(networks, list(values), zone, stamp)
 
 
 class NetworkLists:
-    """The lists of one policy, by name; relative paths start from the policy's directory."""
+    """The lists of one policy, by name; relative paths start from the policy's directory.
 
-    def __init__(self, directory: Path, *, limiter: LogLimiter, clock: Clock = time.monotonic) -> None:
-        self._directory, self._limiter, self._clock = directory, limiter, clock
+    `wait_s` is how long a call waits for a file: for ever if it is None, as while the policy is loaded.
+    """
+
+    def __init__(self, directory: Path, *, clock: Clock = time.monotonic) -> None:
+        self._directory, self._clock = directory, clock
         self._lists: dict[str, NetworkList | None] = {}  # None: an empty one
 
-    def define(self, name: str, source: str | None = None, kind: str = "a", refresh: float = 0) -> None:
+    def define(
+        self, name: str, source: str | None = None, kind: str = "a", refresh: float = 0, wait_s: float | None = None
+    ) -> None:
         """Reads a list; an older one of that name is replaced. Without a source it is empty. Raises PolicyError."""
-        if source is None:
-            self._lists[name] = None
-            return
-        path = self._directory / source.removeprefix("file://")
-        self._lists[name] = NetworkList(path, kind, refresh, clock=self._clock, limiter=self._limiter)
+        if name not in self._lists and len(self._lists) >= MAX_LISTS:
+            raise PolicyError(f"{name!r}: a policy has at most {MAX_LISTS} address lists")
+        made = None
+        if source is not None:
+            made = NetworkList(self._directory / source.removeprefix("file://"), kind, refresh, self._clock)
+            made.reload(wait_s)
+        self._lists[name] = made
 
     def query(self, name: str, address: str, expand: bool = True) -> str | None:
-        """Raises AddressError for what is not an address, KeyError for an undefined list."""
+        """Raises AddressError, PolicyError, and KeyError for an undefined list."""
         found = self._lists[name]
         return None if found is None else found.lookup(address, expand)
 
-    def reload(self, name: str) -> None:
+    def reload(self, name: str, wait_s: float | None = None) -> None:
         """Raises PolicyError, KeyError."""
         if found := self._lists[name]:
-            found.reload()
+            found.reload(wait_s)

@@ -21,9 +21,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from inbound_audit._ipcount import parse_prefix
+from inbound_audit.errors import CidrError
+
+MAX_ENTRIES = 1_000_000
+"""Networks of one list; a range is several."""
+
 _DEFAULT_A = "127.0.0.2"  # the program's own
 _MAX_TXT = 255  # bytes of a TXT record in a file
 _MAX_EXPANDED = 254  # bytes of one that is returned
+_ALL = 1 << 32  # addresses of IPv4
 _TEMPLATE = "="  # the name of the template that all texts are put into
 
 _SPECIAL = re.compile(r"[#;:]?\$(.*)", re.DOTALL)
@@ -31,6 +38,10 @@ _VARIABLE = re.compile(r"([0-9=])[ \t]+(.+)", re.DOTALL)
 _IGNORED = re.compile(r"(soa|ns|nameserver|ttl|timestamp)[ \t]", re.IGNORECASE)  # for a name server alone
 _MAX_RANGE = re.compile(r"maxrange4[ \t]+(/?)(\d+)$", re.IGNORECASE)
 
+# Most lines: an address or a network that the core reads, alone or with a value behind it.
+_PLAIN = re.compile(
+    r"(?:\d+\.){3}\d+(?:/\d+)?(?![^ \t#;:])|[0-9a-f:]*::[0-9a-f:]*(?:/\d+)?(?![^ \t#;])", re.ASCII | re.IGNORECASE
+)
 _OCTETS = r"(\d+(?:\.\d+){0,3})"
 _IPV4 = re.compile(rf"{_OCTETS}(?:/(\d+)|-{_OCTETS})?(?![^ \t#;:])", re.ASCII)
 _GROUP = re.compile(r"[0-9a-f]+", re.ASCII | re.IGNORECASE)
@@ -48,7 +59,7 @@ class Value(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One network of a list; `value` is None for an excluded one."""
+    """One network of a list, as text, which may have host bits; `value` is None for an excluded one."""
 
     network: str
     value: Value | None
@@ -57,19 +68,22 @@ class Entry(NamedTuple):
 class Zone:
     """A list as a file has it. `entries` are in the order of the file, of equal networks the first counts.
 
-    `skip` is called with the number of a line, and the reason, for each line that can't be read. O(lines).
+    `skip` is called with the number of a line, and the reason, for each line that can't be read. Raises ValueError for
+    more than `MAX_ENTRIES` networks. O(lines).
     """
 
     def __init__(self, lines: Iterable[str], skip: Callable[[int, str], None]) -> None:
         self.entries: list[Entry] = []
         self._default = Value()
         self._variables: dict[str, str] = {}
-        self._max_range = 1 << 32
+        self._max_range = _ALL
         for number, line in enumerate(lines, 1):
             try:
                 self._read(line.strip(" \t\r\n"))
             except ValueError as error:
                 skip(number, str(error))
+            if len(self.entries) > MAX_ENTRIES:
+                raise ValueError(f"has more than {MAX_ENTRIES} networks")
 
     def expand(self, text: str, address: str) -> str:
         """A TXT value as the program returns it for `address` (in its shortest form)."""
@@ -98,17 +112,31 @@ class Zone:
 
     def _entries(self, line: str) -> Iterator[Entry]:
         excluded = line.startswith("!")
-        line = line[1:].lstrip(" \t") if excluded else line
-        match = _IPV4.match(line)
-        if match and (match[2] or match[3] or "." in match[1]):
-            networks, rest = list(_ipv4(match[1], match[2], match[3], self._max_range)), line[match.end() :]
-        else:
-            network, rest = _ipv6(line)
-            networks = [network]
+        networks, rest = self._networks(line[1:].lstrip(" \t") if excluded else line)
         rest = rest.lstrip(" \t")
         value = self._default if excluded or not rest or rest[0] in "#;" else _value(rest, self._default)
         for network in networks:
             yield Entry(network, None if excluded else value)
+
+    def _networks(self, line: str) -> tuple[list[str], str]:
+        """The networks at the start of a line, and what follows."""
+        plain = _PLAIN.match(line)
+        if plain and (self._max_range == _ALL or "/" not in plain[0]) and _is_prefix(plain[0]):
+            return [plain[0]], line[plain.end() :]
+        match = _IPV4.match(line)
+        if match and (match[2] or match[3] or "." in match[1]):
+            return _ipv4(match[1], match[2], match[3], self._max_range), line[match.end() :]
+        network, rest = _ipv6(line)
+        return [network], rest
+
+
+def _is_prefix(text: str) -> bool:
+    """Whether the core reads it; if not, it is a form of this format alone, or an error that has its own words here."""
+    try:
+        parse_prefix(text)
+    except CidrError:
+        return False
+    return True
 
 
 def _value(text: str, default: Value) -> Value:
@@ -133,7 +161,7 @@ def _octets(text: str) -> list[int]:
     return octets
 
 
-def _ipv4(first: str, length: str | None, last: str | None, max_range: int) -> Iterator[str]:
+def _ipv4(first: str, length: str | None, last: str | None, max_range: int) -> list[str]:
     low = _octets(first)
     high = low if last is None else _octets(last)
     if last is not None and len(high) == 1:  # 192.0.2.10-20
@@ -143,12 +171,14 @@ def _ipv4(first: str, length: str | None, last: str | None, max_range: int) -> I
     missing = 4 - len(low)
     begin = ipaddress.IPv4Address(bytes(low + [0] * missing))
     end = ipaddress.IPv4Address(bytes(high + [255] * missing))
-    if length is not None:
-        network = ipaddress.IPv4Network((begin, int(length)), strict=False)
-        begin, end = network[0], network[-1]
-    if int(end) - int(begin) >= max_range:
+    if length is not None and int(length) > 32:
+        raise ValueError(f"{length} is not a length from 0 to 32")
+    size = int(end) - int(begin) + 1 if length is None else 1 << (32 - int(length))
+    if size > max_range:
         raise ValueError("larger than $MAXRANGE4 allows")
-    yield from map(str, ipaddress.summarize_address_range(begin, end))
+    if length is not None:
+        return [f"{begin}/{int(length)}"]
+    return [str(network) for network in ipaddress.summarize_address_range(begin, end)]
 
 
 def _ipv6(line: str) -> tuple[str, str]:

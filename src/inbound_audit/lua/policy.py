@@ -12,7 +12,7 @@ from inbound_audit.errors import InboundAuditError, PolicyError, named_keywords
 from inbound_audit.lua.script_host import ScriptHost
 from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import World, logger, raw, text
-from inbound_audit.policy.base import Choice, ScriptPolicy
+from inbound_audit.policy.base import DEFAULT_HOOK_SECONDS, Choice, ScriptPolicy
 from inbound_audit.policy.verdict import ACCEPT, Verdict
 from inbound_audit.process import wait_before_forks
 
@@ -61,13 +61,14 @@ class LuaPolicy(ScriptPolicy):
         max_steps: int = DEFAULT_STEPS,
         max_memory: int = DEFAULT_MEMORY,
         max_sessions: int = DEFAULT_SESSIONS,
+        hook_seconds: float = DEFAULT_HOOK_SECONDS,
         audit: InboundAudit | None = None,
     ) -> None:
         _check_bound("max_steps", max_steps, 1)
         _check_bound("max_memory", max_memory, MIN_MEMORY)
         _check_bound("max_sessions", max_sessions, 1)
         sources = Sources(path, search)
-        super().__init__(sources.path, on_error, logger)
+        super().__init__(sources.path, on_error, logger, hook_seconds)
         self._host = ScriptHost(sources, audit)
         self._asked = self._host.asked
         self._known: set[Listener] = set()
@@ -82,6 +83,7 @@ class LuaPolicy(ScriptPolicy):
         self._running = threading.RLock()  # held while Lua runs: in a child it is not in the middle
         wait_before_forks(self._running)
         self._load(sources)
+        self._host.wait_s = hook_seconds  # from now on sessions wait as well
         if audit is not None:
             self.check(audit)
         self._connect: Callable[[int], Any] = (

@@ -35,7 +35,9 @@ class ScriptHost:
         self._sources = sources
         self._dropped = LogLimiter(logger)
         self.series = SeriesHost(audit, self._audit_of)
-        self._lists = NetworkLists(sources.path.parent, limiter=LogLimiter(logger))
+        self._lists = NetworkLists(sources.path.parent)
+        self.wait_s: float | None = None
+        """How long the script waits for the file of an address list: for ever while it is loaded."""
         self.asked: dict[int, Session] = {}
         self.messages: dict[int, Message] = {}
         self.listeners: dict[int, Listener] = {}
@@ -112,14 +114,14 @@ class ScriptHost:
         return self._sources.find(text(module), text(templates))
 
     def lua_define(self, name: bytes, source: bytes | None = None, kind: bytes = b"a", refresh: float = 0) -> None:
-        self._lists.define(text(name), None if source is None else text(source), text(kind), refresh)
+        self._lists.define(text(name), None if source is None else text(source), text(kind), refresh, self.wait_s)
 
     def lua_query(self, name: bytes, address: bytes, expand: bool) -> bytes | None:
         value = self._lists.query(text(name), text(address), expand)
         return None if value is None else raw(value)
 
     def lua_reload(self, name: bytes) -> None:
-        self._lists.reload(text(name))
+        self._lists.reload(text(name), self.wait_s)
 
 
 def _tree(accept: bytes) -> int:

@@ -26,6 +26,10 @@ Capabilities = tuple["Sequence[str]", "Sequence[str]"]
 """The ESMTP capabilities that a policy adds and removes."""
 
 
+DEFAULT_HOOK_SECONDS = 0.05
+"""How long a hook of a script may hold its caller up."""
+
+
 class ConnectPolicy(Protocol):
     """The least that a listener accepts as a policy: an object with `validate_connect`.
 
@@ -114,9 +118,9 @@ class ScriptPolicy(Policy):
 
     An error of the script never reaches the listener: it is counted in `errors_by_hook`, kept in `last_error`, and
     logged, at most one line per hook and 10 seconds. `on_error` decides what becomes of the session: "accept" lets it
-    in, "refuse" refuses it with a temporary code.
+    in, "refuse" refuses it with a temporary code. A hook that runs for more than `hook_seconds` fails.
 
-    Raises PolicyError if `on_error` is neither.
+    Raises PolicyError if `on_error` is neither, or if `hook_seconds` is not from 0.001 to 3600.
     """
 
     implementation: str
@@ -124,9 +128,18 @@ class ScriptPolicy(Policy):
 
     _close_when_collected = False
 
-    def __init__(self, path: str | PathLike[str], on_error: Choice, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        on_error: Choice,
+        logger: logging.Logger,
+        hook_seconds: float = DEFAULT_HOOK_SECONDS,
+    ) -> None:
         if on_error not in ("accept", "refuse"):
             raise PolicyError(f"on_error {on_error!r}: is neither 'accept' nor 'refuse'")
+        if type(hook_seconds) not in (int, float) or not 0.001 <= hook_seconds <= 3600:
+            raise PolicyError(f"hook_seconds {hook_seconds!r}: is not a number of seconds from 0.001 to 3600")
+        self.hook_seconds = hook_seconds
         self.path = Path(path)
         self.on_error = on_error
         self.errors_by_hook: Counter[str] = Counter()

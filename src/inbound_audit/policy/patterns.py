@@ -20,6 +20,11 @@ Pattern: TypeAlias = Any
 MAX_MEMORY = 1 << 20
 """Bytes that a pattern may take, compiled and while it is matched."""
 
+MAX_PATTERN = 8192
+"""Characters of a pattern: compiling takes time as well."""
+MAX_WORK = 1 << 21
+"""Bytes of a text times the steps of a pattern: where RE2 can't keep its states, each byte meets each step."""
+
 _PARTS_OF_A_GLOB = re.compile(r"\\(?P<escaped>.)|(?P<many>\*)|(?P<one>\?)|(?P<plain>.)", re.DOTALL)
 
 
@@ -27,13 +32,20 @@ _PARTS_OF_A_GLOB = re.compile(r"\\(?P<escaped>.)|(?P<many>\*)|(?P<one>\?)|(?P<pl
 @lru_cache(maxsize=256)
 def regex(pattern: str, ignore_case: bool = False) -> Pattern:
     """A regular expression in RE2's syntax. Raises PolicyError. O(pattern)."""
+    _check_length(pattern)
     return _compiled(pattern, ignore_case)
 
 
 @lru_cache(maxsize=256)
 def glob(pattern: str, ignore_case: bool = False) -> Pattern:
     """A pattern of ``:matches`` (RFC 5228, 2.7.1): ``*`` is any text, ``?`` one character. Raises PolicyError."""
+    _check_length(pattern)
     return _compiled(rf"(?s)\A{_PARTS_OF_A_GLOB.sub(_as_regex, pattern)}\z", ignore_case)
+
+
+def _check_length(pattern: str) -> None:
+    if len(pattern) > MAX_PATTERN:
+        raise PolicyError(f"pattern {pattern[:40]!r}: has more than {MAX_PATTERN} characters")
 
 
 def _as_regex(part: re.Match[str]) -> str:
@@ -41,6 +53,14 @@ def _as_regex(part: re.Match[str]) -> str:
         return ".*"
     escaped: str = "." if part["one"] else re2.escape(part["escaped"] or part["plain"])
     return escaped
+
+
+def search(pattern: Pattern, text: str) -> Any:
+    """The first match, or None. Raises PolicyError for a text that is too long for the pattern."""
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    if size * pattern.programsize > MAX_WORK:
+        raise PolicyError(f"a text of {size} bytes is too long for a pattern of {pattern.programsize} steps")
+    return pattern.search(text)
 
 
 def _compiled(pattern: str, ignore_case: bool) -> Pattern:

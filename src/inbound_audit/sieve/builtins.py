@@ -14,10 +14,10 @@ from functools import partial
 from typing import Annotated
 
 from inbound_audit.errors import PolicyError
-from inbound_audit.policy.patterns import regex
+from inbound_audit.policy.patterns import regex, search
 from inbound_audit.sieve.functions import AsHash, AsIs, AsList, AsReal, AsText, Reader, function, functions
 from inbound_audit.sieve.run import Run
-from inbound_audit.sieve.values import MAX_MEMBERS, UNSET, Scalar, Value, joined, text
+from inbound_audit.sieve.values import MAX_MEMBERS, UNSET, Scalar, Value, text
 
 # ---- numbers
 
@@ -79,30 +79,32 @@ def split(run: Run, delimiter: Delimiter, string: AsText) -> Value:
     """The members of a text; O(text)."""
     if string.count(delimiter) >= MAX_MEMBERS:
         raise PolicyError(f"a list of more than {MAX_MEMBERS} members")
+    run.check()
     found: list[Scalar] = [*string.split(delimiter)]
     return found
 
 
 def join(run: Run, delimiter: AsText, stringlist: AsList) -> Value:
-    return joined(delimiter.join(map(text, stringlist)))
+    return run.joined(delimiter, stringlist)
 
 
 def reverse(run: Run, value: Either) -> Value:
     """A list from its last member to its first, a text from its last character to its first."""
-    return value[::-1] if isinstance(value, list) else text(value)[::-1]
+    return value[::-1] if isinstance(value, list) else run.joined("", [text(value)[::-1]])
 
 
 def reverse_delim(run: Run, delimiter: Delimiter, string: AsText) -> Value:
-    return delimiter.join(reversed(string.split(delimiter)))
+    return run.joined(delimiter, reversed(string.split(delimiter)))
 
 
 def ec_tolower(run: Run, string: AsText) -> Value:
-    return joined(string.lower())
+    return run.joined("", [string.lower()])
 
 
 def ec_pcre_match(run: Run, string: AsText, pattern: Pattern) -> Value:
     """What matched, then each captured part, "" where it took no part; an empty list without a match. O(string)."""
-    found = regex(pattern).search(string)
+    run.check()
+    found = search(regex(pattern), string)
     parts: list[Scalar] = [] if found is None else [found.group(0), *(part or "" for part in found.groups())]
     return parts
 
@@ -115,6 +117,8 @@ def hash_create(run: Run) -> Value:
 
 
 def hash_set(run: Run, into: AsHash, key: AsText, value: AsIs) -> None:
+    if len(into) >= MAX_MEMBERS and key not in into:
+        raise PolicyError(f"a hash of more than {MAX_MEMBERS} keys")
     into[key] = value
 
 
@@ -129,7 +133,7 @@ def hash_keys(run: Run, of: AsHash) -> Value:
 
 def hash_values(run: Run, of: AsHash) -> Value:
     """In the order of the keys; a list as one text. Raises PolicyError for a hash among them."""
-    return [value if isinstance(value, (int, float)) else text(value) for value in of.values()]
+    return [value if isinstance(value, (int, float)) else run.joined("", [text(value)]) for value in of.values()]
 
 
 # ---- context variables: what a script keeps of the connection and of the message

@@ -28,6 +28,8 @@ class Relation(NamedTuple):
     subject: Callable[[Scalar], Any]
     key: Callable[[Scalar], Any]
     holds: Callable[[Any, Any], bool]
+    is_quick: bool = True
+    """A short text is compared in some microseconds."""
 
 
 def numeric(value: Scalar) -> int | float:
@@ -70,7 +72,7 @@ def relation(match: str, name: str, comparator: str | None) -> Relation:
     if match == "contains":
         return Relation(made, made, operator.contains)
     compiled = patterns.glob if match == "matches" else patterns.regex
-    return Relation(text, lambda key: compiled(text(key), chosen == CASEMAP), _found)
+    return Relation(text, lambda key: compiled(text(key), chosen == CASEMAP), _found, is_quick=False)
 
 
 def _operator(name: str, comparator: str) -> Callable[[Any, Any], bool]:
@@ -90,4 +92,4 @@ def _common_bits(subject: int | float, key: int | float) -> bool:
 
 
 def _found(subject: str, pattern: patterns.Pattern) -> bool:
-    return pattern.search(subject) is not None
+    return patterns.search(pattern, subject) is not None

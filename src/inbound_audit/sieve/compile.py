@@ -16,7 +16,7 @@ from inbound_audit.sieve.calls import FUNCTIONS, assignment, call
 from inbound_audit.sieve.compare import COMPARATORS
 from inbound_audit.sieve.conditions import TESTS, Condition, condition
 from inbound_audit.sieve.expressions import constant
-from inbound_audit.sieve.run import Run
+from inbound_audit.sieve.run import Run, with_checks
 from inbound_audit.sieve.tree import At, ScriptError
 
 Step: TypeAlias = Callable[[Run], object]
@@ -95,6 +95,9 @@ def _is_terminal(statement: tree.Statement) -> bool:
 
 
 def _sequence(steps: list[tuple[Step, At]], ends: bool) -> Block:
+    if steps:
+        steps = with_checks(steps, (Run.check, steps[0][1]))
+
     def block(run: Run) -> bool:
         for step, at in steps:
             try:
@@ -149,19 +152,27 @@ def _plain(command: tree.Command) -> Step | None:
 
 def _chain(commands: list[tree.Command]) -> Step:
     """An ``if`` with its ``elsif`` and ``else``."""
-    branches = [(_test(command), _body(command), command.at) for command in commands]
+    made = [(_test(command), _body(command), command.at) for command in commands]
+    branches = with_checks(made, (_checked, made[0][1], made[0][2]))
 
     def chain(run: Run) -> bool:
         for test, body, at in branches:
             try:
-                chosen = test(run)
+                if not test(run):
+                    continue
+                run.check()
             except Exception as error:
                 raise _failed_at(at, error) from error
-            if chosen:
-                return body(run)
+            return body(run)
         return False
 
     return chain
+
+
+def _checked(run: Run) -> bool:
+    """A test that fails, unless the run has taken too long."""
+    run.check()
+    return False
 
 
 def _test(command: tree.Command) -> Condition:

@@ -12,9 +12,9 @@ from inbound_audit.sieve.calls import FUNCTIONS, call, no_tests
 from inbound_audit.sieve.compare import MATCH_TYPES, Relation, relation
 from inbound_audit.sieve.expressions import Expression, constant, expression
 from inbound_audit.sieve.networks import CHECK_CIDR
-from inbound_audit.sieve.run import Run
+from inbound_audit.sieve.run import SMALL, Run, with_checks
 from inbound_audit.sieve.tree import ScriptError
-from inbound_audit.sieve.values import Value, count, members, number, text
+from inbound_audit.sieve.values import Scalar, Value, count, members, number, text
 
 Condition: TypeAlias = Callable[[Run], bool]
 
@@ -45,7 +45,13 @@ def _not(node: tree.Call) -> Condition:
 def _first(decides: bool, node: tree.Call) -> Condition:
     """Of several tests: asks one after the other until one decides."""
     _takes(node, tests="a list of tests")
-    tests = [condition(test) for test in node.tests]
+    nested = any(test.tests for test in node.tests)
+
+    def check(run: Run) -> bool:
+        run.check()
+        return not decides
+
+    tests = with_checks([condition(test) for test in node.tests] + [check] * nested, check)
 
     def first(run: Run) -> bool:
         for test in tests:
@@ -96,6 +102,7 @@ def _vctx(node: tree.Call) -> Condition:
         names_of = expression(names)
 
         def values(run: Run) -> Value:
+            run.check()
             known = run.context[node.name]
             return [known[name] for name in map(text, members(names_of(run))) if name in known]
 
@@ -144,7 +151,14 @@ def _key(asked: Relation, node: tree.Value) -> Any:
 
 
 def _keys(asked: Relation, key_of: Expression) -> Callable[[Run], list[Any]]:
-    return lambda run: [asked.key(member) for member in members(key_of(run))]
+    def keys(run: Run) -> list[Any]:
+        found = []
+        for member in members(key_of(run)):
+            run.check()
+            found.append(asked.key(member))
+        return found
+
+    return keys
 
 
 def _tags(node: tree.Call) -> tuple[str, str, str | None, list[tree.Value]]:
@@ -184,20 +198,27 @@ def _against_one(asked: Relation, subject_of: Expression, key: Any) -> Condition
 
     def test(run: Run) -> bool:
         value = subject_of(run)
-        if isinstance(value, (str, int, float)):
+        if isinstance(value, (int, float)) or (isinstance(value, str) and len(value) <= SMALL and asked.is_quick):
             return holds(made(value), key)
-        return any(holds(made(member), key) for member in members(value))
+        return _any_holds(run, asked, members(value), [key])
 
     return test
 
 
 def _against(asked: Relation, subject_of: Expression, keys_of: Callable[[Run], list[Any]]) -> Condition:
-    def test(run: Run) -> bool:
-        subjects = [asked.subject(member) for member in members(subject_of(run))]
-        keys = keys_of(run)
-        return any(asked.holds(subject, key) for subject in subjects for key in keys)
+    return lambda run: _any_holds(run, asked, members(subject_of(run)), keys_of(run))
 
-    return test
+
+def _any_holds(run: Run, asked: Relation, subjects: list[Scalar], keys: list[Any]) -> bool:
+    """Whether one pair matches. Each subject, and each pair, may take as long as `Run.check` allows."""
+    for member in subjects:
+        run.check()
+        subject = asked.subject(member)
+        for key in keys:
+            run.check()
+            if asked.holds(subject, key):
+                return True
+    return False
 
 
 TESTS: dict[str, Callable[[tree.Call], Condition]] = {

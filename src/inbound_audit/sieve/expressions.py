@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from inbound_audit.errors import PolicyError
 from inbound_audit.sieve import tree
 from inbound_audit.sieve.run import Run
-from inbound_audit.sieve.values import MAX_MEMBERS, UNSET, Scalar, Value, joined, number, text
+from inbound_audit.sieve.values import MAX_MEMBERS, UNSET, Scalar, Value, number, text
 
 Expression: TypeAlias = Callable[[Run], Value]
 
@@ -116,7 +116,11 @@ def _template(written: str) -> Expression:
 
         return single
     pieces = [part if isinstance(part, str) else _expansion(part) or part.written for part in found]
-    return lambda run: joined("".join([text(piece(run)) if callable(piece) else piece for piece in pieces]))
+
+    def template(run: Run) -> Value:
+        return run.joined("", (text(piece(run)) if callable(piece) else piece for piece in pieces))
+
+    return template
 
 
 def _expansion(part: str | Expansion) -> Expression | None:

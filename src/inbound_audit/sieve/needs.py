@@ -12,7 +12,7 @@ from inbound_audit.sieve import tree
 from inbound_audit.sieve.calls import FUNCTIONS
 from inbound_audit.sieve.expressions import constant
 from inbound_audit.sieve.tree import ScriptError
-from inbound_audit.sieve.values import Value, number, text
+from inbound_audit.sieve.values import Hash, Value, number, text
 
 _COUNTS = {f"ec_ip_{kind}{suffix}" for kind in MONITOR_KINDS for suffix in ("", "_cluster")}
 _WINDOWS = ("monitor", "period_start", "period_end")
@@ -23,6 +23,8 @@ class Needs(NamedTuple):
     """Named in hashes, in the order of the script."""
     number: int
     """How many monitors there must be for the highest position that the script counts with."""
+    lists: tuple[Hash, ...]
+    """The options of address lists that are defined by constants alone."""
 
 
 def needs_of(statements: Sequence[tree.Statement]) -> Needs:
@@ -43,17 +45,22 @@ def needs_of(statements: Sequence[tree.Statement]) -> Needs:
             names[value.name] += 1
     monitors: dict[str, None] = {}
     positions = [0]
+    lists: list[Hash] = []
     for call in calls:
         first = call.arguments[0] if call.arguments else None
         if isinstance(first, tree.Variable):
             if call.name in _COUNTS:
-                named = options[first.name]["monitor"]
+                named = options[first.name].get("monitor", ())
                 monitors |= dict.fromkeys(text(value) for value in named if value is not None)
             if names[first.name] == 1:
                 _check_windows(call, options[first.name])
+            once = [(name, values[0]) for name, values in options[first.name].items() if len(values) == 1]
+            given = {name: value for name, value in once if value is not None}
+            if call.name == "define_cidr" and len(given) == len(options[first.name]):
+                lists.append(given)
         elif call.name in _COUNTS and (position := constant(first)) is not None:
             positions.append(number(position) + 1)
-    return Needs(tuple(monitors), max(positions))
+    return Needs(tuple(monitors), max(positions), tuple(lists))
 
 
 def _check_windows(call: tree.Call, options: dict[str, list[Value | None]]) -> None:
@@ -61,7 +68,7 @@ def _check_windows(call: tree.Call, options: dict[str, list[Value | None]]) -> N
     function = FUNCTIONS[call.name].by_hash if call.name in FUNCTIONS else None
     if function is None or str(None) in options:  # a key that is not constant may be any
         return
-    known = {name: options[name][0] for name in _WINDOWS if len(options[name]) == 1}
+    known = {name: options[name][0] for name in _WINDOWS if len(options.get(name, ())) == 1}
     try:
         function.check({name: function.read_option(name, value) for name, value in known.items() if value is not None})
     except InboundAuditError as error:

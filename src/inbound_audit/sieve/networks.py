@@ -63,7 +63,8 @@ def define_list(
     if dstype != "rbldnsd":
         raise PolicyError(f"option 'dstype': expected 'rbldnsd', not {dstype!r}")
     chosen = AddressList(*query, refresh, type == "value", default_value, interpolate == TRUE)
-    run.host.define_list(cidrname, chosen)
+    with run.waiting() as wait_s:
+        run.host.define_list(cidrname, chosen, wait_s)
 
 
 def query_cidr(run: Run, name: AsText, *, ip: Annotated[str | None, Reader(text, "address")] = None) -> Value:
@@ -86,11 +87,13 @@ def check_cidr(
 
 def reload_cidr(run: Run, name: AsText) -> None:
     run.host.defined_list(name)
-    run.host.lists.reload(name)
+    with run.waiting() as wait_s:
+        run.host.lists.reload(name, wait_s)
 
 
+DEFINE_LIST = function(define_list)
 NETWORKS = {
-    "define_cidr": function(define_cidr, by_hash=function(define_list)),
+    "define_cidr": function(define_cidr, by_hash=DEFINE_LIST),
     "query_cidr": function(query_cidr, tags=("ip",)),
     **functions(reload_cidr),
 }

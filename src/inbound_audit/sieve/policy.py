@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from inbound_audit.errors import PolicyError, named_keywords
-from inbound_audit.policy.base import Choice, ScriptPolicy
+from inbound_audit.errors import InboundAuditError, PolicyError, named_keywords
+from inbound_audit.policy.base import DEFAULT_HOOK_SECONDS, Choice, ScriptPolicy
+from inbound_audit.regular_file import read_regular
 from inbound_audit.sieve.compile import script
 from inbound_audit.sieve.needs import needs_of
+from inbound_audit.sieve.networks import DEFINE_LIST, define_list
 from inbound_audit.sieve.parse import decode, parse
 from inbound_audit.sieve.run import Host, Run, logger
 from inbound_audit.sieve.tree import ScriptError
@@ -40,16 +42,22 @@ class SievePolicy(ScriptPolicy):
     implementation = "Sieve"
 
     @named_keywords
-    def __init__(self, path: str | PathLike[str], *, on_error: Choice = "accept") -> None:
-        super().__init__(path, on_error, logger)
-        self._host = Host(self.path)
+    def __init__(
+        self, path: str | PathLike[str], *, on_error: Choice = "accept", hook_seconds: float = DEFAULT_HOOK_SECONDS
+    ) -> None:
+        super().__init__(path, on_error, logger, hook_seconds)
+        self._host = Host(self.path, hook_seconds)
         self._closed = False
         try:
-            statements = parse(decode(_read(self.path)))
+            statements = parse(decode(read_regular(self.path, MAX_BYTES)[0] or b""))
             self._run = script(statements)
-            self.needed_monitors, self._number_of_monitors = needs_of(statements)
+            self.needed_monitors, self._number_of_monitors, lists = needs_of(statements)
         except ScriptError as error:
             raise PolicyError(f"{self.path}:{error}") from None
+        loading = Run(cast("Session", None), self._host, None)
+        for options in lists:  # now, so that no session waits for their files; the run reports what is wrong with them
+            with contextlib.suppress(InboundAuditError):
+                define_list(loading, **DEFINE_LIST.read_options(options))
 
     def check(self, audit: InboundAudit) -> None:
         super().check(audit)
@@ -65,7 +73,7 @@ class SievePolicy(ScriptPolicy):
 
     def validate_connect(self, ac: Session) -> Verdict:
         """Runs the script: may the connection stay?"""
-        run = Run(ac, self._host)
+        run = Run(ac, self._host, self.hook_seconds)
         try:
             if self._closed:
                 raise PolicyError("the policy is closed")
@@ -79,17 +87,3 @@ class SievePolicy(ScriptPolicy):
     def close(self) -> None:
         """Idempotent. Sessions that are validated afterwards are let in or refused, as `on_error` decides."""
         self._closed = True
-
-
-def _read(path: Path) -> bytes:
-    """Raises PolicyError when the file is missing, not a regular file, unreadable or larger than `MAX_BYTES`."""
-    try:
-        if path.exists() and not path.is_file():
-            raise PolicyError(f"{path}: is not a regular file")
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise PolicyError(f"{path}: {error.strerror or error}") from None
-    if len(raw) > MAX_BYTES:
-        raise PolicyError(f"{path}: is larger than {MAX_BYTES} bytes")
-    return raw

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from time import monotonic, thread_time
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from inbound_audit.address_lists.lists import NetworkLists
 from inbound_audit.errors import PolicyError, did_you_mean
-from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict, cached_verdict
 from inbound_audit.process import ProcessLock
 from inbound_audit.sieve.tree import At
-from inbound_audit.sieve.values import Value
+from inbound_audit.sieve.values import Scalar, Value, joined
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Session
@@ -27,6 +29,19 @@ DEFAULT_REFRESH_S = 1800
 MAX_COUNTERS = 1000
 """Names of counters; what comes after them is counted together."""
 OTHERS = "others"
+MAX_CHARACTERS = 1 << 24
+"""Characters of all texts that one run puts together."""
+SMALL = 1000
+"""Characters that are compared or copied in a few microseconds."""
+
+
+Item = TypeVar("Item")
+_PART = 16
+
+
+def with_checks(items: Sequence[Item], check: Item) -> list[Item]:
+    """What runs one after the other, with a check between parts that are so short that no part needs one."""
+    return [one for at, item in enumerate(items) for one in ((check, item) if at and at % _PART == 0 else (item,))]
 
 
 class AddressList(NamedTuple):
@@ -44,18 +59,18 @@ class AddressList(NamedTuple):
 class Host:
     """What all runs of one script share. `hits` counts how often its actions were taken, by the counter's name."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, hook_seconds: float) -> None:
+        self.path, self.hook_seconds = path, hook_seconds
         self.hits: Counter[str] = Counter()
         self._lock = ProcessLock()
         self._places: dict[int, str] = {}
-        self.lists = NetworkLists(path.parent, limiter=LogLimiter(logger))
+        self.lists = NetworkLists(path.parent)
         self._defined: dict[str, AddressList] = {}
 
-    def define_list(self, name: str, chosen: AddressList) -> None:
+    def define_list(self, name: str, chosen: AddressList, wait_s: float | None) -> None:
         """Reads an address list, unless it is there with the same options. Raises PolicyError."""
         if self._defined.get(name) != chosen:
-            self.lists.define(name, chosen.source, chosen.kind, chosen.refresh)
+            self.lists.define(name, chosen.source, chosen.kind, chosen.refresh, wait_s)
             self._defined[name] = chosen
 
     def defined_list(self, name: str) -> AddressList:
@@ -78,7 +93,11 @@ class Host:
 
 
 class Run:
-    """One run: its session, its variables, its context variables, and the reply to the session as far as it is set."""
+    """One run: its session, its variables, its context variables, and the reply to the session as far as it is set.
+
+    A run has bounds in time and memory. Whatever takes more than some microseconds calls `check` before the next such
+    step, and each text that is put together is counted by `joined`.
+    """
 
     # The reply. On the class, since most runs let the session in without one.
     code = 0
@@ -86,10 +105,46 @@ class Run:
     tarpit = 0.0
     refused = leave = False
 
-    def __init__(self, ac: Session, host: Host) -> None:
+    _characters = 0
+    _deadline: float | None = None
+
+    def __init__(self, ac: Session, host: Host, wait_s: float | None) -> None:
         self.ac = ac
         self.host = host
         self.variables: dict[str, Value] = {}
+        self.wait_s = wait_s
+        """How long the run may wait for files, all in all; None: for ever."""
+
+    def check(self) -> None:
+        """Raises PolicyError if the run has taken too long.
+
+        The time is that of the processor, from the first check on: a run is not to fail because the machine is busy.
+        """
+        now = thread_time()
+        if self._deadline is None:
+            self._deadline = now + self.host.hook_seconds
+        elif now > self._deadline:
+            raise PolicyError(f"the script ran for more than {self.host.hook_seconds} seconds")
+
+    def joined(self, between: str, parts: Iterable[Scalar | str]) -> str:
+        """Puts a text together. Raises PolicyError when it is too long, or all texts of the run together are."""
+        made = joined(between, parts)
+        self._characters += len(made)
+        if self._characters > MAX_CHARACTERS:
+            raise PolicyError(f"the script puts together texts of more than {MAX_CHARACTERS} characters in all")
+        if len(made) > SMALL:
+            self.check()
+        return made
+
+    @contextmanager
+    def waiting(self) -> Iterator[float | None]:
+        """For what waits for a file: how long it may wait."""
+        started = monotonic()
+        try:
+            yield self.wait_s
+        finally:
+            if self.wait_s is not None:
+                self.wait_s = max(0.0, self.wait_s - (monotonic() - started))
 
     @cached_property
     def context(self) -> dict[str, dict[str, str]]:

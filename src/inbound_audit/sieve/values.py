@@ -7,6 +7,7 @@ needed. A hash is passed by reference, so two variables may name the same one.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TypeAlias, Union
 
 from inbound_audit.errors import PolicyError
@@ -40,14 +41,15 @@ def text(value: Value) -> str:
         return f"{value:.6f}"
     if isinstance(value, dict):
         raise PolicyError("a hash can't become a text")
-    return joined(", ".join(map(text, value)))
+    return joined(", ", value)
 
 
-def joined(made: str) -> str:
-    """A text that was put together. Raises PolicyError when it is too long."""
-    if len(made) > MAX_TEXT:
+def joined(between: str, parts: Iterable[Scalar]) -> str:
+    """The texts of parts, put together. Raises PolicyError when the whole would be too long, before it is made."""
+    texts = list(map(text, parts))
+    if sum(map(len, texts)) + len(between) * max(len(texts) - 1, 0) > MAX_TEXT:
         raise PolicyError(f"a text of more than {MAX_TEXT} characters")
-    return made
+    return between.join(texts)
 
 
 def members(value: Value) -> list[Scalar]:

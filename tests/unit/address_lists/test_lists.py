@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import socket
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.support.listening import PATIENCE, eventually
+from tests.support.timing import Clock
 
-from inbound_audit.address_lists.lists import NetworkLists
-from inbound_audit.errors import AddressError
-from inbound_audit.log_limiter import LogLimiter
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+import inbound_audit.address_lists.lists
+from inbound_audit.address_lists.lists import MAX_BYTES, MAX_LISTS, RETRY_S, NetworkLists
+from inbound_audit.errors import AddressError, PolicyError
 
 
 def lists(directory: Path, clock: Clock) -> NetworkLists:
-    return NetworkLists(directory, limiter=LogLimiter(logging.getLogger("inbound_audit.lua"), clock=clock), clock=clock)
+    return NetworkLists(directory, clock=clock)
 
 
 def test_longest_match_and_exclusions(tmp_path: Path) -> None:
@@ -47,19 +43,34 @@ def test_a_file_that_changes_is_read_again_when_it_is_due(tmp_path: Path, caplog
     found = lists(tmp_path, clock)
     found.define("l", f"file://{path}", "a", 60)
     path.write_text("192.0.2.0/24\n")
-    clock.now += 59
+    clock.step(59)
     assert found.query("l", "10.0.0.1") == "127.0.0.2"
-    clock.now += 1
-    assert found.query("l", "10.0.0.1") is None
+    clock.step(1)
+    eventually(lambda: found.query("l", "10.0.0.1") is None)
     assert found.query("l", "192.0.2.1") == "127.0.0.2"
     path.unlink()
-    clock.now += 60
-    assert found.query("l", "192.0.2.1") == "127.0.0.2"
-    assert len(caplog.messages) == 1
-    assert f"a list stays as it was: {path}: No such file" in caplog.messages[0]
+    for _ in range(3):  # one kind of error is logged once
+        clock.step(60)
+        read_on(found)
+        assert found.query("l", "192.0.2.1") == "127.0.0.2"
+    assert caplog.messages == [f"a list stays as it was: {path}: No such file or directory"]
+    path.mkdir()
+    clock.step(60)
+    read_on(found)
+    assert caplog.messages[1:] == [f"a list stays as it was: {path}: is not a regular file"]
+    path.rmdir()
     path.write_text("10.0.0.0/8\n")
-    clock.now += 60
-    assert found.query("l", "10.0.0.1") == "127.0.0.2"
+    clock.step(60)
+    eventually(lambda: found.query("l", "10.0.0.1"))
+    assert len(caplog.messages) == 2
+
+
+def read_on(found: NetworkLists) -> None:
+    """Looks up, and waits for the reader that this has started."""
+    found.query("l", "192.0.2.1")
+    reader = found._lists["l"]._reader  # type: ignore[union-attr]
+    assert reader is not None
+    reader.join()
 
 
 def test_a_file_is_recognised_although_its_time_stands_still(tmp_path: Path) -> None:
@@ -72,8 +83,104 @@ def test_a_file_is_recognised_although_its_time_stands_still(tmp_path: Path) -> 
     fresh.write_text("11.0.0.0/8\n")
     os.utime(fresh, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     fresh.replace(path)
-    clock.now += 1
-    assert found.query("l", "11.0.0.1") == "127.0.0.2"
+    clock.step(1)
+    eventually(lambda: found.query("l", "11.0.0.1") == "127.0.0.2")
+
+
+class Slow:
+    """Stands in for the reading of a file: it does not end until `go_on` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go_on, self.threads = threading.Event(), set()
+        read = inbound_audit.address_lists.lists._read
+
+        def slow(path: Path, known: Any) -> Any:
+            self.threads.add(threading.current_thread())
+            assert self.go_on.wait(PATIENCE)
+            return read(path, known)
+
+        monkeypatch.setattr(inbound_audit.address_lists.lists, "_read", slow)
+
+
+def test_no_look_up_waits_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, clock = tmp_path / "l", Clock()
+    path.write_text("10.0.0.0/8\n")
+    found = lists(tmp_path, clock)
+    found.define("l", "l", "a", 60)
+    slow = Slow(monkeypatch)
+    path.write_text("192.0.2.0/24\n")
+    for _ in range(5):  # the old list is whole until the new one is, and one thread reads it
+        clock.step(60)
+        assert found.query("l", "10.0.0.1") == "127.0.0.2"
+        found.reload("l", 0.001)
+        assert found.query("l", "192.0.2.1") is None
+    assert len(slow.threads) == 1
+    assert threading.current_thread() not in slow.threads
+    slow.go_on.set()
+    eventually(lambda: found.query("l", "192.0.2.1") == "127.0.0.2")
+    assert found.query("l", "10.0.0.1") is None
+
+
+def test_a_list_that_is_read_for_the_first_time_is_an_error_until_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clock = tmp_path / "l", Clock()
+    found = lists(tmp_path, clock)
+    slow = Slow(monkeypatch)
+    found.define("l", "l", "a", 0, 0.001)
+    with pytest.raises(PolicyError, match="is still being read"):
+        found.query("l", "10.0.0.1")
+    slow.go_on.set()
+    eventually(lambda: "No such file" in error_of(found))
+    path.write_text("10.0.0.0/8\n")
+    clock.step(RETRY_S)
+    eventually(lambda: error_of(found) == "")
+    assert found.query("l", "10.0.0.1") == "127.0.0.2"
+
+
+def error_of(found: NetworkLists) -> str:
+    try:
+        found.query("l", "10.0.0.1")
+    except PolicyError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "socket", "large", "crowded"])
+def test_what_is_no_list_is_refused_at_once_and_replaces_none(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, clock = tmp_path / "l", Clock()
+    path.write_text("192.0.2.0/24\n")
+    found = lists(tmp_path, clock)
+    found.define("l", "l", "a", 60)
+    path.unlink()
+    words = "is not a regular file"
+    listening = socket.socket(socket.AF_UNIX)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "socket":
+        listening.bind(str(path))
+        words = "No such device or address"
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate(MAX_BYTES + 1)
+        words = f"is larger than {MAX_BYTES} bytes"
+    else:
+        monkeypatch.setattr(inbound_audit.address_lists.rbldnsd, "MAX_ENTRIES", 9)
+        path.write_text("".join(f"10.0.0.{n}\n" for n in range(10)))
+        words = "has more than 9 networks"
+    with listening:
+        with pytest.raises(PolicyError, match=words):
+            lists(tmp_path, clock).define("other", "l")
+        clock.step(60)
+        read_on(found)
+        assert found.query("l", "192.0.2.1") == "127.0.0.2"
+        assert words in caplog.text
 
 
 def test_a_wrong_line_is_skipped_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -126,3 +233,12 @@ def test_an_empty_list(tmp_path: Path) -> None:
     found.define("l")
     found.reload("l")
     assert found.query("l", "192.0.2.7") is None
+
+
+def test_a_policy_has_a_bounded_number_of_lists(tmp_path: Path) -> None:
+    found = lists(tmp_path, Clock())
+    for number in range(MAX_LISTS):
+        found.define(str(number))
+    found.define("0")
+    with pytest.raises(PolicyError, match="'one more': a policy has at most 64 address lists"):
+        found.define("one more")

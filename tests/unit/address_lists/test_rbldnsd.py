@@ -16,7 +16,7 @@ PLAIN = Value("127.0.0.2", "")
 def read(*lines: str) -> tuple[list[Entry], list[tuple[int, str]]]:
     skipped: list[tuple[int, str]] = []
     zone = Zone(lines, lambda number, reason: skipped.append((number, reason)))
-    return zone.entries, skipped
+    return [Entry(str(ipaddress.ip_network(network, strict=False)), value) for network, value in zone.entries], skipped
 
 
 @pytest.mark.parametrize(

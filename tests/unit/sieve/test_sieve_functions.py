@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.listening import eventually
 from tests.support.sieve_support import Bench, bench_of
 
 from inbound_audit.errors import PolicyError
@@ -234,8 +235,16 @@ def test_a_list_is_read_once_and_again_when_it_is_reloaded(bench: Bench) -> None
         assert not reloading.validate_connect(ac)
         path.write_text("203.0.113.0/24 :2:x\n")
         assert not policy.validate_connect(ac)
-        assert reloading.validate_connect(ac)
+        eventually(lambda: reloading.validate_connect(ac))
         assert (policy.errors, reloading.errors) == (0, 0)
+
+
+def test_a_list_that_constants_define_is_read_when_the_script_is_loaded(bench: Bench) -> None:
+    path = bench.write(LIST, "list")
+    policy = bench.policy(defined(path) + 'define_cidr $c; if check_cidr "bad" { ec_action 550 "listed"; }')
+    path.unlink()
+    with bench.listener.session("192.0.2.7") as ac:
+        assert policy.validate_connect(ac).text == "listed"
 
 
 @pytest.mark.parametrize(
