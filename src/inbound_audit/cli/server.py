@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from inbound_audit import InboundAudit
-from inbound_audit.cli import logs, privileges, sockets
+from inbound_audit.cli import logs, memory, privileges, sockets
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.maildir import Discard, Maildir
 from inbound_audit.cli.policies import Policies
@@ -132,7 +132,8 @@ class Server:
         if self._settings.maildir is None:
             self._report.discarding()
         self._report.policy("policy", self._policies.describe())
-        work = (self._report_each_second(), self._beat(), self._reload_on_order())
+        giving_back = memory.give_back(lambda: self._guard.opened)
+        work = (self._report_each_second(), self._beat(), self._reload_on_order(), giving_back)
         background = [asyncio.ensure_future(one) for one in work]
         await _first(asyncio.ensure_future(self._stop.wait()), *background)
         for server in servers:

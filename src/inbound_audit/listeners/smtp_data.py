@@ -119,16 +119,16 @@ class IncomingMessage:
 
     def _refuse(self, reply: bytes) -> None:
         self.refusal = reply
-        self._content = io.BytesIO()
         self.release()
 
     def content(self) -> bytes:
         """The message, with CRLF at each line's end and without the added dots. May be called once."""
-        content, self._content = self._content.getvalue(), io.BytesIO()
-        return content
+        content, self._content = self._content, io.BytesIO()
+        return content.getvalue()
 
     def release(self) -> None:
-        """Gives the memory's bytes back. Idempotent."""
+        """Drops what has come, and gives the memory's bytes back. Idempotent."""
+        self._content = io.BytesIO()
         self._memory.release(self._reserved)
         self._reserved = 0
 

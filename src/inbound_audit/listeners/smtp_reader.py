@@ -10,6 +10,9 @@ from inbound_audit.listeners.smtp_data import IncomingMessage
 READ_BYTES = 1 << 14
 """Bytes that are kept unread of what a peer has sent; beyond twice as many the transport stops reading."""
 
+RECEIVE_BYTES = 1 << 16
+"""Bytes that are received at a time; asyncio's 256 KiB take a buffer of that size, and other peers wait for longer."""
+
 MAX_DROPPED_BYTES = 1 << 16
 """Bytes of a line that is too long, until its end is no longer waited for."""
 

@@ -23,7 +23,7 @@ from inbound_audit.listeners.proxy import HeaderError, read_header
 from inbound_audit.listeners.smtp_data import MESSAGE_MEMORY_BYTES, MessageMemory
 from inbound_audit.listeners.smtp_dialogue import SHUTDOWN_REPLY, Dialogue
 from inbound_audit.listeners.smtp_policy import SMTPPolicy
-from inbound_audit.listeners.smtp_reader import CommandReader
+from inbound_audit.listeners.smtp_reader import RECEIVE_BYTES, CommandReader
 
 _NEEDS_AUTHENTICATOR = (aiosmtpd.smtp.SMTP.auth_LOGIN, aiosmtpd.smtp.SMTP.auth_PLAIN)
 
@@ -88,6 +88,8 @@ class SMTP(Dialogue):
         in_clear = self._original_transport is None
         super().connection_made(transport)
         limit_tls_close(transport)
+        if hasattr(transport, "max_size"):
+            transport.max_size = RECEIVE_BYTES
         if in_clear:  # and not once more after STARTTLS
             assert self._handler_coroutine is not None
             self._handler_coroutine.add_done_callback(functools.partial(_task_ended, self))
