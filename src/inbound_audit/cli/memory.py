@@ -10,16 +10,16 @@ from collections.abc import Callable
 INTERVAL_S = 10.0
 
 
-async def give_back(opened: Callable[[], int]) -> None:
-    """Gives memory back after each interval in which there were sessions, until it is cancelled.
+async def give_back(sessions: Callable[[], object]) -> None:
+    """Gives memory back after each interval in which sessions began or ended, until it is cancelled.
 
-    `opened` returns the number of sessions so far. Without glibc, whose `malloc_trim` this is, only garbage is collected.
+    `sessions` returns what changes with each of them. Without glibc, which has `malloc_trim`, garbage is collected only.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    done = opened()
+    done = sessions()
     while True:
         await asyncio.sleep(INTERVAL_S)
-        now = opened()
+        now = sessions()
         if now != done:
             gc.collect()  # a session is a cycle of objects, with its buffers
             if trim is not None:

@@ -132,7 +132,7 @@ class Server:
         if self._settings.maildir is None:
             self._report.discarding()
         self._report.policy("policy", self._policies.describe())
-        giving_back = memory.give_back(lambda: self._guard.opened)
+        giving_back = memory.give_back(lambda: (self._guard.opened, self._guard.open))
         work = (self._report_each_second(), self._beat(), self._reload_on_order(), giving_back)
         background = [asyncio.ensure_future(one) for one in work]
         await _first(asyncio.ensure_future(self._stop.wait()), *background)
