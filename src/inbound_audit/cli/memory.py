@@ -13,7 +13,7 @@ INTERVAL_S = 10.0
 async def give_back(sessions: Callable[[], object]) -> None:
     """Gives memory back after each interval in which sessions began or ended, until it is cancelled.
 
-    `sessions` returns what changes with each of them. Without glibc, which has `malloc_trim`, garbage is collected only.
+    `sessions` returns what changes with each of them. Without glibc and its `malloc_trim`, only garbage is collected.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     done = sessions()
