@@ -83,7 +83,9 @@ def of_python(function: Callable[..., int | None], *arguments: Any, **options: A
 
 def literal(value: object) -> str:
     if isinstance(value, str):
-        return '"' + "".join(f"\\{byte:03d}" for byte in value.encode()) + '"'
+        escaped = ("".join(f"\\{byte:03d}" for byte in character.encode()) for character in value)
+        pairs = zip(value, escaped, strict=True)
+        return '"' + "".join(c if c.isprintable() and c not in '"\\' else code for c, code in pairs) + '"'
     return "nil" if value is None else str(value)
 
 

@@ -67,7 +67,9 @@ class Policies:
             self._policy = limits = limits_of(settings)
             return limits
         try:
-            policy = load_policy(settings.policy, on_error=settings.on_error, audit=audit)
+            lua = {"search": settings.policy_dir, "max_hook_ms": settings.max_hook_ms}
+            options = {} if settings.policy.lower().endswith(SIEVE_SUFFIXES) else lua
+            policy = load_policy(settings.policy, on_error=settings.on_error, audit=audit, **options)
         except (ImportError, PolicyError) as error:
             raise Failure(f"--policy: {error}") from None
         self._errors_before, self._policy = self.errors, policy

@@ -59,6 +59,21 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
 @params.option("--policy", "FILE.lua", "A policy in Lua; FILE.sieve and FILE.siv are Sieve.")
 @params.option(
+    "--policy-dir",
+    "DIR",
+    "A policy in Lua reads modules and address lists from here, too, and from no other directory but its own; "
+    "repeatable.",
+    multiple=True,
+)
+@params.option(
+    "--max-hook-ms",
+    params.whole_number(1),
+    "The processor time in milliseconds that a hook of a policy in Lua may take; beyond it the hook fails, and "
+    "--on-error decides.",
+    default=50,
+    show_default=True,
+)
+@params.option(
     "--limit",
     params.limit,
     "At most N sessions from a prefix of this length; repeatable. /24,/56=N has a length per family, total=N is "

@@ -48,3 +48,5 @@ class Settings:
     quiet: bool
     verbose: bool
     network: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    policy_dir: tuple[str, ...] = ()
+    max_hook_ms: int = 50

@@ -5,6 +5,7 @@ local ac = room(settings.ffi and "ac_ffi" or "ac_portable")
 local error, find, pairs, tostring, type = error, string.find, pairs, tostring, type
 local is, session_count = ac.is, ac.session_count
 
+local MAX_CAPABILITY = 500 -- bytes: it has a line of the EHLO reply to itself
 local NO_SERVICE = settings.codes.NO_SERVICE -- for a service that is not a string, which the core can't be handed
 
 local function explain(accept, code, cidr, service)
@@ -44,7 +45,7 @@ end
 -- A capability is one line of the EHLO reply; a control character would make it several.
 local function note(list)
   return function(accept, name)
-    if type(name) ~= "string" or name == "" or find(name, "%c") then
+    if type(name) ~= "string" or name == "" or #name > MAX_CAPABILITY or find(name, "%c") then
       return tostring(plain(name)) .. ": is not the name of an ESMTP capability"
     end
     local why, service = nil, "SMTP"

@@ -1,6 +1,6 @@
 -- What a script hands over, and the errors about it: they name the nearest known option and the place of the caller.
 local room = ...
-local host = room("host")
+local host, count = room("host"), room("steps").count
 local concat, error, next, pairs, sort, tostring, type = table.concat, error, next, pairs, table.sort, tostring, type
 
 local arguments = {}
@@ -43,6 +43,7 @@ end
 function arguments.unknown(where, given, known)
   local wrong
   for key in next, given do
+    count()
     if known[key] == nil then
       local name = tostring(plain(key))
       wrong = (wrong == nil or name < wrong) and name or wrong

@@ -7,9 +7,11 @@
 --     vctx       the validation context and the reply that a hook sets
 --     message    the message of the running transaction
 --     bits       the bit operators of the dialect
---     steps      the bound on what one hook may do
+--     steps      the bounds on what one hook may do
+--     matcher    patterns, matched in steps that are counted
+--     patterns   string.find, match, gmatch and gsub in bounded time
 --     compile    from text to function: dialect, steps, environment
---     guards     library functions that could bring the process down
+--     guards     library functions that could bring the process down or hold it up
 --     sandbox    the globals that a script sees
 --     modules    `require` and `module`
 --     msys       the names that policies use, in audit, series, cidr, dumper, pbp, pcre and macro

@@ -2,7 +2,7 @@
 local room = ...
 local ac, arguments, host, sessions = room("ac"), room("arguments"), room("host"), room("sessions")
 local lower, next, tostring, type = string.lower, next, tostring, type
-local now, plain, raising = sessions.now, arguments.plain, arguments.raising
+local count, now, plain, raising = room("steps").count, sessions.now, arguments.plain, arguments.raising
 
 local REFRESH_S = 1800 -- between two checks of the file, as in the reference; 0: only msys.cidr.reload reads it again
 local WHERE = "msys.cidr.define"
@@ -19,6 +19,7 @@ local cidr = {}
 local function without_tables(given)
   local kept = {}
   for key, value in next, given do
+    count()
     if type(value) ~= "table" then
       kept[key] = value
     end

@@ -4,28 +4,34 @@ The reference's dialect adds ``!=`` beside ``~=``, the operators ``& | ^^ << >> 
 (`operators` says how they bind). Nothing else is changed, every token stays on its line, and what the Lua compiler then
 says about a script is what it would have said about the original.
 
-The rewritten chunk also counts its steps: a call that is cheap to compile stands at the start of each function and
-each loop's body and before each ``goto``, so that an endless loop ends in an error. (A count hook would not do:
-LuaJIT's compiled code never calls hooks, and without the compiler a count from Lua takes fifteen times as long.)
+The rewritten chunk also weighs the texts that ``..`` makes, and counts its steps: a call that is cheap to compile
+stands at the start of each function and each loop's body and before each ``goto``, so that an endless loop ends in an
+error. (A count hook would not do: LuaJIT's compiled code never calls hooks, and without the compiler a count from Lua
+takes fifteen times as long.) A call that is returned is no tail call, so that an error in it has its place.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from inbound_audit.lua.operators import Operation
 
 # Local names of the chunk around a script; the leading "ia__" avoids the names of a script.
-STEP, BITS = "ia__step", "ia__bits"
+STEP, BITS, TEXT, ALL = "ia__step", "ia__bits", "ia__text", "ia__all"
 
 BINARY = {"&": "band", "|": "bor", "^^": "bxor", "<<": "lshift", ">>": "rshift", "\\": "idiv"}
 UNARY = {"~": "bnot"}
 
+LONG_TEXT = 4096  # bytes, as in steps.lua
+
 _TOKEN = re.compile(
     r"""
       (?P<space>   \s+ | --\[(?P<c>=*)\[.*?(?:\](?P=c)\]|\Z) | --[^\n]* )
-    | (?P<string>  \[(?P<s>=*)\[.*?\](?P=s)\]
-                 | "(?:\\z\s*|\\\r\n|\\.|[^"\\\n])*" | '(?:\\z\s*|\\\r\n|\\.|[^'\\\n])*' )
+    | (?P<string>  \[(?P<s>=*)\[.*?(?:\](?P=s)\]|\Z)
+                 | "(?:\\z\s*|\\\r\n|\\.|[^"\\\n])*"? | '(?:\\z\s*|\\\r\n|\\.|[^'\\\n])*'? )
     | (?P<number>  (?: 0[xX][\da-fA-F.]*(?:[pP][+-]?\d+)? | (?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)? ) [uUlLiI]* )
     | (?P<name>    [A-Za-z_\x80-\xff][\w\x80-\xff]* )
     | (?P<sign>    \.\.\.? | [=~!<>]= | << | >> | \^\^ | :: | . )
@@ -48,14 +54,17 @@ class Token(NamedTuple):
 
 class Translation(NamedTuple):
     """`plain` is the script as Lua 5.1, to be compiled for its errors. `counted` is the chunk to run: called with the
-    step function and the table of bit operators, it returns the script as a function."""
+    function that counts a step, the table of bit operators, the function that weighs a text and one that returns its
+    arguments, it returns the script as a function.
+    `has_long_text`: a constant is longer than LONG_TEXT."""
 
     plain: str
     counted: str
+    has_long_text: bool
 
 
 def tokenize(source: str) -> list[Token]:
-    """All of `source`, piece by piece; an unfinished string falls apart into signs. O(length)."""
+    """All of `source`, piece by piece; an unfinished string ends with its line or the script. O(length)."""
     tokens, line = [], 1
     for match in _TOKEN.finditer(source):
         text = match.group()
@@ -69,33 +78,38 @@ def translate(source: str) -> Translation:
 
     Raises DialectError when a bit operator lacks an operand.
     """
-    tokens = tokenize("--" + source if source.startswith("#") else source)
-    before, after = [""] * len(tokens), [""] * len(tokens)
-    texts = ["~=" if token.text == "!=" else token.text for token in tokens]
-    if any(token.kind == "sign" and (token.text in BINARY or token.text in UNARY) for token in tokens):
-        from inbound_audit.lua.operators import operations
+    from inbound_audit.lua.operators import operations
 
-        for operator, first, last in operations(tokens):
-            _call(tokens[operator].text, operator, first, last, texts, before, after)
-    plain = _join(before, texts, after)
+    tokens = tokenize("--" + source if source.startswith("#") else source)
+    texts = ["~=" if token.text == "!=" else token.text for token in tokens]
+    found = operations(tokens)
+    plain = _rewritten(tokens, texts, [each for each in found if tokens[each.operator].text not in ("..", "return")])
     for at in _steps(tokens):
         texts[at] = f"{STEP}(); {texts[at]}" if texts[at] == "goto" else f"{texts[at]} {STEP}();"
-    counted = _join(before, texts, after)
-    return Translation(plain, f"local {STEP}, {BITS} = ...; return function(...) {counted}\nend")
+    counted = _rewritten(tokens, texts, found)
+    return Translation(
+        plain,
+        f"local {STEP}, {BITS}, {TEXT}, {ALL} = ...; return function(...) {counted}\nend",
+        any(token.kind == "string" and len(token.text) > LONG_TEXT for token in tokens),
+    )
 
 
-def _call(
-    sign: str, operator: int, first: int, last: int, texts: list[str], before: list[str], after: list[str]
-) -> None:
-    """Makes ``a & b`` a call ``band(a, b)``; operations come innermost first, so outer calls go around inner ones."""
-    if operator == first:
-        before[first], texts[operator] = f"{BITS}.{UNARY[sign]}({before[first]}", ""
-    else:
-        before[first], texts[operator] = f"{BITS}.{BINARY[sign]}({before[first]}", ","
-    after[last] += ")"
+def _rewritten(tokens: list[Token], texts: list[str], found: list[Operation]) -> str:
+    """Makes ``a & b`` a call ``band(a, b)``, and ``a .. b`` and what is returned the argument of a call.
 
-
-def _join(before: list[str], texts: list[str], after: list[str]) -> str:
+    Operations come innermost first, so that outer calls go around inner ones.
+    """
+    texts, before, after = list(texts), [""] * len(tokens), [""] * len(tokens)
+    for operator, first, last in found:
+        sign = tokens[operator].text
+        if sign in ("..", "return"):
+            function = TEXT if sign == ".." else ALL
+        elif operator == first:
+            function, texts[operator] = f"{BITS}.{UNARY[sign]}", ""
+        else:
+            function, texts[operator] = f"{BITS}.{BINARY[sign]}", ","
+        before[first] = f"{function}({before[first]}"
+        after[last] += ")"
     return "".join(piece for pieces in zip(before, texts, after, strict=True) for piece in pieces)
 
 

@@ -1,7 +1,8 @@
 -- msys.dumper.Dumper(value): the value as Lua source, for logs. Keys are in order; each table inside itself is named.
 local room = ...
 local guards, arguments, steps = room("guards"), room("arguments"), room("steps")
-local concat, format, next, rep, sort = table.concat, string.format, next, string.rep, guards.table.sort
+local concat, format, next = guards.table.concat, string.format, next
+local rep, sort, text = guards.string.rep, guards.table.sort, steps.text
 local find, gmatch, tostring, type = string.find, string.gmatch, tostring, type
 
 local dump
@@ -38,12 +39,13 @@ local function dump_table(t, depth, above)
   above[t] = true
   local keys, lines = {}, {}
   for key in next, t do
+    steps.count()
     keys[#keys + 1] = key
   end
   sort(keys, before)
   local blanks = rep("  ", depth + 1)
   for i = 1, #keys do
-    lines[i] = blanks .. key_of(keys[i], depth + 1, above) .. " = " .. dump(t[keys[i]], depth + 1, above) .. ",\n"
+    lines[i] = text(blanks .. key_of(keys[i], depth + 1, above) .. " = " .. dump(t[keys[i]], depth + 1, above) .. ",\n")
   end
   above[t] = nil
   return #lines == 0 and "{}" or "{\n" .. concat(lines) .. rep("  ", depth) .. "}"

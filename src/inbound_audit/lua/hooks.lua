@@ -9,7 +9,9 @@ local ac, compile, context, message = room("ac"), room("compile"), room("vctx"),
 local registry, sessions, steps = room("registry"), room("sessions"), room("steps")
 room("sandbox")
 room("msys")
-local concat, error, gmatch, tostring = table.concat, error, string.gmatch, tostring
+local concat, error, gmatch, sub, tostring = table.concat, error, string.gmatch, string.sub, tostring
+
+local MAX_SHOWN = 100 -- bytes of a wrong answer in its error
 
 local CONT, DONE, AGAIN = context.VALIDATE_CONT, context.VALIDATE_DONE, context.VALIDATE_AGAIN
 local VCTX_CONN = context.VCTX_CONN
@@ -21,7 +23,7 @@ local function fail(module, hook, answer)
   if answer == AGAIN then
     error(name .. "msys.core.VALIDATE_AGAIN, which is not part of inbound_audit: no hook is asked again", 0)
   end
-  error(name .. tostring(plain(answer)) .. ", which is neither msys.core.VALIDATE_CONT nor VALIDATE_DONE", 0)
+  error(name .. sub(tostring(plain(answer)), 1, MAX_SHOWN) .. ", which is neither msys.core.VALIDATE_CONT nor VALIDATE_DONE", 0)
 end
 
 -- Asks module `i` and those after it. No answer at all means VALIDATE_CONT: many a script forgets its last line.
@@ -159,7 +161,7 @@ end
 -- Runs the policy's own file, then the init of its modules; returns their number.
 function entry_points.load(text, name)
   sessions.none()
-  steps.refill()
+  steps.refill(true)
   local chunk, why = compile.chunk(text, name)
   if not chunk then
     error(why, 0)

@@ -2,10 +2,11 @@
 -- macros of RFC 7208, section 7. A key that is not set expands to nothing; an unknown macro stays as it is.
 local room = ...
 local ac, context, sessions = room("ac"), room("vctx"), room("sessions")
-local byte, find, format, gmatch, gsub = string.byte, string.find, string.format, string.gmatch, string.gsub
+local byte, find, format, gmatch = string.byte, string.find, string.format, string.gmatch
 local lower, match, sub = string.lower, string.match, string.sub
+local gsub = room("patterns").gsub
 local concat, error, tonumber, type = table.concat, error, tonumber, type
-local now = sessions.now
+local now, text_of = sessions.now, room("steps").text
 
 local CONTEXTS = { vctx_conn = context.VCTX_CONN, vctx_mess = context.VCTX_MESS }
 
@@ -115,5 +116,5 @@ return function(text)
     error("msys.expandMacro: no session is being validated", 2)
   end
   local expanded = gsub(text, "%%{([^}]*)}", expand)
-  return expanded
+  return text_of(expanded)
 end

@@ -2,7 +2,8 @@
 local room = ...
 local absent, ac, context, modules, sandbox = room("absent"), room("ac"), room("vctx"), room("modules"), room("sandbox")
 local arguments, sessions = room("arguments"), room("sessions")
-local error, find, match, pairs, tostring, type = error, string.find, string.match, pairs, tostring, type
+local error, match, pairs, tostring, type = error, string.match, pairs, tostring, type
+local find = room("patterns").find
 local now = sessions.now
 
 local ANSWERS = {

@@ -29,6 +29,7 @@ _UNARY_BINDING = 12
 _UNARY = ("not", "#", "-", "~")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _VALUES = ("nil", "true", "false")
+_ENDS = ("end", "else", "elseif", "until", ";", "")  # after the last statement of a block
 _KEYWORDS = frozenset((
     "and", "break", "do", "else", "elseif", "end", "for", "function", "goto", "if", "in", "local", "not", "or",
     "repeat", "return", "then", "until", "while",
@@ -36,7 +37,8 @@ _KEYWORDS = frozenset((
 
 
 class Operation(NamedTuple):
-    """One use of one of the dialect's operators; indices into the token list, `last` is inclusive."""
+    """One use of one of the dialect's operators, a chain of ``..``, or a call that is returned. Indices of tokens;
+    `last` is inclusive."""
 
     operator: int
     first: int
@@ -44,7 +46,7 @@ class Operation(NamedTuple):
 
 
 def operations(tokens: list[Token]) -> list[Operation]:
-    """Every use of the dialect's operators with the extent of its operands, inner ones before outer ones.
+    """Every use of the dialect's operators and of ``..`` with the extent of its operands, inner ones before outer ones.
 
     Raises DialectError for an operator without an operand, or brackets nested beyond what Lua itself takes. O(tokens).
     """
@@ -86,10 +88,23 @@ class _Scan:
                 return
             if self.starts():
                 self.run(0)
+            elif self.text() == "return" and self.kind() == "name":
+                self.returned()
             elif self.text() in BINARY:
                 raise DialectError(f"{self.line()}: unexpected symbol near {self.text()!r}")
             else:
                 self.at += 1
+
+    def returned(self) -> None:
+        """What a function returns. A call of a method or a field is noted: as a tail call its place would be lost."""
+        operator, first = self.at, self.at + 1
+        self.at = first
+        if self.starts():
+            self.run(0)
+            texts = [self.tokens[at].text for at in (*self.code[first : first + 2], self.code[self.at - 1])]
+            by_name = self.tokens[self.code[first]].kind == "name" and texts[1] == "("
+            if texts[-1] == ")" and self.text() in _ENDS and not by_name:
+                self.note(operator, first)
 
     def starts(self) -> bool:
         """Whether an operand begins at the cursor."""
@@ -98,21 +113,21 @@ class _Scan:
             return text == "not" or text not in _KEYWORDS
         return kind in ("string", "number") or text in ("(", "{", "...", "#", "-", "~")
 
-    def run(self, binding: int) -> None:
-        """An operand and all operators after it that bind more tightly than `binding`."""
+    def run(self, binding: int, in_chain: bool = False) -> None:
+        """An operand and all operators after it that bind more tightly; `in_chain`: it stands right of a ``..``."""
         first = self.at
         self.operand()
         while (sign := self.text()) in _BINDING and self.kind() != "string" and _BINDING[sign][0] > binding:
             operator = self.at
-            self.right_side(_BINDING[sign][1])
-            if sign in BINARY:
+            self.right_side(_BINDING[sign][1], sign == "..")
+            if sign in BINARY or (sign == ".." and not in_chain):
                 self.note(operator, first)
 
-    def right_side(self, binding: int) -> None:
+    def right_side(self, binding: int, in_chain: bool = False) -> None:
         sign, line = self.text(), self.line()
         self.at += 1
         if self.starts():
-            self.run(binding)
+            self.run(binding, in_chain)
         elif sign in BINARY or sign in UNARY:
             raise DialectError(f"{line}: no operand after {sign!r}")
 

@@ -2,7 +2,8 @@
 -- carried out.
 local room = ...
 local absent, arguments, context, host = room("absent"), room("arguments"), room("vctx"), room("host")
-local ipairs, lower, match, tonumber, tostring, type = ipairs, string.lower, string.match, tonumber, tostring, type
+local ipairs, lower, tonumber, tostring, type = ipairs, string.lower, tonumber, tostring, type
+local count, match = room("steps").count, room("patterns").match
 local plain, raising = arguments.plain, arguments.raising
 
 local PREFIX = "dp_whitelist_" -- policies that call vctx:exists use it
@@ -30,6 +31,7 @@ pbp.check_whitelist = raising(function(vctx, list)
     list = list.honor_whitelist
   end
   for _, name in ipairs(type(list) == "table" and list or { list }) do
+    count()
     local key = PREFIX .. tostring(plain(name))
     if (context.get(vctx, context.VCTX_CONN, key) or context.get(vctx, context.VCTX_MESS, key)) ~= nil then
       return nil, true

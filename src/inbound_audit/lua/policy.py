@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inbound_audit.policy.message import Message
 
 DEFAULT_STEPS = 10_000_000
+DEFAULT_HOOK_MS = 50
 DEFAULT_MEMORY = 256 << 20
 DEFAULT_SESSIONS = 100_000
 MIN_MEMORY = 2 << 20  # with less, Lua runs out of memory while it starts, and that ends the process
@@ -36,9 +37,10 @@ class LuaPolicy(ScriptPolicy):
 
     `ffi` chooses how an accept construct is handed over: LuaJIT's FFI, a portable userdata, or (None) the better one
     that there is; scripts cannot tell. `lua` names one of lupa's modules (``"luajit21"``, ``"lua51"``); None takes
-    LuaJIT where there is one. `max_steps` bounds the function calls and loop passes of one hook. `max_memory` bounds
-    the bytes of the Lua state and is at least 2 MiB (LuaJIT 2.0 has no such bound). `max_sessions` bounds the sessions
-    for which something is kept.
+    LuaJIT where there is one. `max_steps` bounds the function calls and loop passes of one hook, `max_hook_ms` its
+    processor time in milliseconds (100 times as much while the policy is loaded). `max_memory` bounds the bytes of the
+    Lua state and is at least 2 MiB (LuaJIT 2.0 has no such bound). `max_sessions` bounds the sessions for which
+    something is kept.
 
     Series that the script defines are defined in each audit whose sessions it is asked about. One that is given as
     `audit` is known before there is a session: they are then defined in it at once, and `init` may count in them.
@@ -59,12 +61,14 @@ class LuaPolicy(ScriptPolicy):
         lua: str | None = None,
         search: Sequence[str | PathLike[str]] = (),
         max_steps: int = DEFAULT_STEPS,
+        max_hook_ms: int = DEFAULT_HOOK_MS,
         max_memory: int = DEFAULT_MEMORY,
         max_sessions: int = DEFAULT_SESSIONS,
         hook_seconds: float = DEFAULT_HOOK_SECONDS,
         audit: InboundAudit | None = None,
     ) -> None:
         _check_bound("max_steps", max_steps, 1)
+        _check_bound("max_hook_ms", max_hook_ms, 1)
         _check_bound("max_memory", max_memory, MIN_MEMORY)
         _check_bound("max_sessions", max_sessions, 1)
         sources = Sources(path, search)
@@ -75,7 +79,12 @@ class LuaPolicy(ScriptPolicy):
         self._world = World(lua, ffi, max_memory)
         self._world.build(
             self._host.functions(),
-            {"path": raw(sources.templates), "max_steps": max_steps, "max_sessions": max_sessions},
+            {
+                "path": raw(sources.templates),
+                "max_steps": max_steps,
+                "max_hook_ms": max_hook_ms,
+                "max_sessions": max_sessions,
+            },
         )
         self._entry_points = self._world.entry_points
         self.implementation = self._world.implementation

@@ -15,6 +15,8 @@ local HOOKS = set_of(settings.hooks) -- those that this package calls
 local OTHER_HOOKS = set_of(settings.other_hooks) -- the reference's others
 local DECIDES_NOTHING = { init = true, deinit = true, validate_dealloc = true }
 
+local MAX_MODULES = 1000 -- each hook walks over all of them
+
 local registry = { modules = {} }
 local modules, others, started = registry.modules, 0, false
 
@@ -94,6 +96,9 @@ end
 
 -- `session` is the metatable of the tables that this module's hooks are called with, one per session.
 function registry.add(name, hooks)
+  if #modules == MAX_MODULES then
+    return "msys.registerModule: a policy has at most " .. MAX_MODULES .. " modules"
+  end
   local module = { name = name, hooks = hooks, session = { __index = hooks }, number = #modules + 1 }
   modules[module.number] = module
   return started and start(module) or nil
@@ -108,7 +113,7 @@ end
 -- Runs the init of every module, and returns how much the policy has registered. A module that is registered later is started at once.
 function registry.start()
   sessions.none()
-  steps.refill()
+  steps.refill(true)
   started = true
   for i = 1, #modules do
     local why = start(modules[i])
@@ -121,7 +126,7 @@ end
 
 function registry.stop()
   sessions.none()
-  steps.refill()
+  steps.refill(true)
   for i = 1, #modules do
     local deinit = modules[i].hooks.deinit
     local why = deinit and fail(modules[i], "deinit", deinit(modules[i].hooks))

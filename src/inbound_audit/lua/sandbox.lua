@@ -1,7 +1,7 @@
 -- The globals that a script sees: Lua 5.1 without files, processes, bytecode, metatables of its host, and Python.
 local room = ...
-local host, compile, guards = room("host"), room("compile"), room("guards")
-local collectgarbage, concat, date, debug, error = collectgarbage, table.concat, os.date, debug, error
+local host, compile, guards, steps = room("host"), room("compile"), room("guards"), room("steps")
+local debug, error = debug, error
 local getfenv, getmetatable, os, pairs, rawtype = getfenv, getmetatable, os, pairs, type
 local select, setfenv, tostring = select, setfenv, tostring
 
@@ -18,20 +18,22 @@ local function copy(library, safe)
 end
 
 for _, name in pairs({
-  "_VERSION", "assert", "error", "getmetatable", "ipairs", "next", "pairs", "pcall", "rawequal", "rawget", "rawset",
-  "select", "setmetatable", "tonumber", "tostring", "xpcall",
+  "_VERSION", "assert", "error", "getmetatable", "ipairs", "next", "pairs", "rawequal", "rawget", "rawset",
+  "select", "setmetatable", "tonumber", "tostring",
 }) do
   globals[name] = OUTSIDE[name]
 end
 globals._G = globals
-globals.unpack = guards.unpack or unpack
+for _, name in pairs({ "collectgarbage", "pcall", "unpack", "xpcall" }) do
+  globals[name] = guards[name]
+end
 globals.string = copy(string, guards.string)
 globals.string.dump = nil
 globals.table = copy(table, guards.table)
 globals.math = copy(math)
 globals.coroutine = copy(coroutine, guards.coroutine)
 globals.bit = bit and copy(bit) -- LuaJIT's own library, where there is one
-globals.os = { clock = os.clock, date = date, difftime = os.difftime, time = os.time }
+globals.os = { clock = os.clock, date = guards.date, difftime = os.difftime, time = os.time }
 globals.debug = { traceback = debug.traceback }
 
 -- ("x"):upper() finds what a script adds to its `string`, and no script finds the table behind it.
@@ -50,16 +52,7 @@ function globals.print(...)
   for i = 1, select("#", ...) do
     words[i] = tostring((select(i, ...)))
   end
-  host.log(concat(words, "\t"))
-end
-
--- A script may look at the memory in use and tidy up; that the collector runs at all is not its choice.
-function globals.collectgarbage(option)
-  option = option or "collect"
-  if option ~= "collect" and option ~= "count" and option ~= "step" then
-    error("collectgarbage: only 'collect', 'count' and 'step' are available", 2)
-  end
-  return collectgarbage(option)
+  host.log(guards.table.concat(words, "\t"))
 end
 
 -- Functions of the sandbox and of C live outside; a script that asks for their environment is shown its own.
@@ -97,12 +90,13 @@ function globals.load(pieces, name)
   end
   local text = {}
   for piece in pieces do
+    steps.count()
     if piece == "" then
       break
     end
     text[#text + 1] = piece
   end
-  return from_text(concat(text), name or "=(load)")
+  return from_text(guards.table.concat(text), name or "=(load)")
 end
 
 room("modules")

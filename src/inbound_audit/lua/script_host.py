@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from inbound_audit.audit import InboundAudit
     from inbound_audit.policy.message import Message
 
+_MAX_NAME = 100  # characters of a wrong name for which a right one is searched
+
 
 class ScriptHost:
     """The Python side of one policy.
@@ -83,7 +85,7 @@ class ScriptHost:
         return _ipcount.accept_field(accept, text(name))
 
     def lua_did_you_mean(self, name: object, known: bytes) -> bytes:
-        return raw(did_you_mean(str(shown(name)), text(known).split()))
+        return raw(did_you_mean(str(shown(name))[:_MAX_NAME], text(known).split()))
 
     def _session_of(self, accept: bytes) -> tuple[int, Session]:
         conn_id = _ipcount.accept_field(accept, "conn_id")
@@ -105,7 +107,7 @@ class ScriptHost:
         message = self.messages.get(self._session_of(accept)[0])
         return raw("\n".join(message.rcptto if message else ()))
 
-    def lua_translate(self, source: bytes, chunkname: bytes) -> tuple[bytes, bytes]:
+    def lua_translate(self, source: bytes, chunkname: bytes) -> tuple[bytes, bytes, bool]:
         translated = translation(source, chunkname)
         self.monitors.update(dict.fromkeys(monitors_of(source.decode("latin-1"))))
         return translated
@@ -114,7 +116,8 @@ class ScriptHost:
         return self._sources.find(text(module), text(templates))
 
     def lua_define(self, name: bytes, source: bytes | None = None, kind: bytes = b"a", refresh: float = 0) -> None:
-        self._lists.define(text(name), None if source is None else text(source), text(kind), refresh, self.wait_s)
+        path = None if source is None else str(self._sources.list_path(text(source)))
+        self._lists.define(text(name), path, text(kind), refresh, self.wait_s)
 
     def lua_query(self, name: bytes, address: bytes, expand: bool) -> bytes | None:
         value = self._lists.query(text(name), text(address), expand)

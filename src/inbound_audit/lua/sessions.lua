@@ -11,6 +11,8 @@ local next, setmetatable = next, setmetatable
 
 local MAX_SESSIONS = options.max_sessions
 
+local MAX_CAPABILITIES = 100
+
 local kept, live = {}, 0
 local order, first, last = {}, 1, 0 -- connection ids by the number under which they were kept; `first` is at most the oldest's
 
@@ -170,6 +172,9 @@ function sessions.capability(id, list, name)
     if names[i] == name then
       return
     end
+  end
+  if #names == MAX_CAPABILITIES then
+    return name .. ": a session has at most " .. MAX_CAPABILITIES .. " capabilities of a policy"
   end
   names[#names + 1] = name
 end

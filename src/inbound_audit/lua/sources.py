@@ -11,6 +11,7 @@ from inbound_audit.errors import PolicyError
 
 _BYTECODE = b"\x1b"
 _BOM = b"\xef\xbb\xbf"
+_OUTSIDE = "lies outside of the policy's directory and of those of search (serve --policy-dir)"
 
 
 class Source(NamedTuple):
@@ -21,7 +22,7 @@ class Source(NamedTuple):
 
 
 class Sources:
-    """The policy's own file and the places where the modules that it requires are looked for: beside it, then `search`.
+    """The policy's own file, and the directories in which all other files lie that it reads: its own, then `search`.
 
     Names in errors are relative to the policy's directory: Lua cuts long ones, at the wrong end.
     """
@@ -29,8 +30,8 @@ class Sources:
     def __init__(self, path: str | PathLike[str], search: Sequence[str | PathLike[str]] = ()) -> None:
         self.path = Path(path)
         self._directory = self.path.parent
-        places = [self._directory, *map(Path, search)]
-        self.templates = ";".join(f"{place / '?.lua'};{place / '?' / 'init.lua'}" for place in places)
+        self._places = [self._directory, *map(Path, search)]
+        self.templates = ";".join(f"{place / '?.lua'};{place / '?' / 'init.lua'}" for place in self._places)
 
     def main(self) -> Source:
         """The policy's own file. Raises PolicyError if it can't be read, or is not source."""
@@ -44,10 +45,31 @@ class Sources:
         tried = []
         for template in filter(None, templates.split(";")):
             path = Path(template.replace("?", module.replace(".", "/")))
-            if path.is_file():
+            if not self._is_inside(path):
+                tried.append(f"'{path}' {_OUTSIDE}")
+            elif path.is_file():
                 return self._read(path)
-            tried.append(f"no file '{path}'")
+            else:
+                tried.append(f"no file '{path}'")
         raise PolicyError(f"module '{module}' not found: {', '.join(tried) or 'package.path is empty'}")
+
+    def list_path(self, name: str) -> Path:
+        """Where an address list of that name lies: relative names start from the policy's directory.
+
+        Raises PolicyError if that is outside of the directories. O(links on the way).
+        """
+        path = self._directory / name.removeprefix("file://")
+        if not self._is_inside(path):
+            raise PolicyError(f"{path}: {_OUTSIDE}")
+        return path
+
+    def _is_inside(self, path: Path) -> bool:
+        """Whether a path lies in one of the directories once ``..`` and all links are followed."""
+        try:
+            real = path.resolve()
+            return any(real.is_relative_to(place.resolve()) for place in self._places)
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
+            return False
 
     def _read(self, path: Path) -> Source:
         try:

@@ -1,22 +1,144 @@
--- The bound on what one hook may do. A script's functions and loops call `steps.count` (dialect.py puts the calls in);
--- once a hook has used up its steps every further one is an error, so a pcall around an endless loop does not help.
+-- The bounds on what one hook may do: steps and time. A script's functions and loops call `steps.count` (dialect.py puts
+-- the calls in), and library functions pay for what they do in one call. Every few hundred steps the clock is read: that
+-- of the thread where FFI can reach it, otherwise that of the process. Once a hook has used up its steps or its time every
+-- further step is an error, and guards.lua lets no pcall and no coroutine catch it.
 local _, _, options = ...
-local error = error
+local clock, collectgarbage, error, floor, getinfo = os.clock, collectgarbage, error, math.floor, debug.getinfo
+local find, max, min, type = string.find, math.max, math.min, type
 
-local MOST = options.max_steps
-local left = MOST
+local MAX_STEPS, MAX_MS = options.max_steps, options.max_hook_ms
+local START_FACTOR = 100 -- loading and init may take so many times as long as a hook: nothing waits for them
+local CHUNK, LONG_CHUNK = 500, 50 -- steps between two looks at the clock; the second once there are long texts
+local HEAP_CHUNK = 500000 -- steps times KiB: a step may walk over a table as large as the memory in use
+local LONG_TEXT, MAX_TEXT = 4096, 2 ^ 18 -- bytes
 
-local steps = {}
+if options.ffi then
+  local ffi = require("ffi")
+  ffi.cdef("typedef struct { int64_t s, ns; } ia_time; int clock_gettime(int, ia_time *);")
+  local C, id, time, to_number = ffi.C, options.clock, ffi.new("ia_time"), tonumber
+  function clock()
+    C.clock_gettime(id, time)
+    return to_number(time.s) + to_number(time.ns) / 1e9
+  end
+end
+
+local normal = CHUNK -- steps until the next look at the clock
+local chunk = normal -- those with which `left` began
+local left = chunk
+local used, estimated = 0, 0 -- steps before this chunk; those of this chunk that may not have been needed
+local began, limit_s, expired = nil, 0, nil -- `expired` is the message once the hook has no more steps or time
+local has_long_texts = false
+
+local steps = { MAX_TEXT = MAX_TEXT }
+
+-- "script:line: " of the innermost function of a script.
+local function place()
+  local level = 3
+  local info = getinfo(level, "Sl")
+  while info do
+    if info.currentline > 0 and not find(info.source, "^=inbound_audit/lua/") then
+      return info.short_src .. ":" .. info.currentline .. ": "
+    end
+    level = level + 1
+    info = getinfo(level, "Sl")
+  end
+  return ""
+end
+
+-- Raises an error that no pcall catches.
+local function expire(why)
+  expired = expired or place() .. why
+  chunk, left, estimated = 0, 0, 0
+  error(expired, 0)
+end
+
+-- Begins the next chunk, unless the steps or the time are used up.
+local function look()
+  used = used + chunk - left - estimated
+  normal = max(1, min(has_long_texts and LONG_CHUNK or CHUNK, floor(HEAP_CHUNK / collectgarbage("count"))))
+  chunk = max(0, min(normal, MAX_STEPS - used))
+  left, estimated = chunk, 0
+  if expired or used > MAX_STEPS then
+    expire("more than " .. MAX_STEPS .. " steps (function calls and loop passes) in one hook; max_steps bounds them")
+  end
+  local now = clock()
+  began = began or now
+  if now - began > limit_s then
+    expire("more than " .. limit_s * 1000 .. " ms in one hook; max_hook_ms bounds them")
+  end
+end
 
 function steps.count()
   left = left - 1
   if left < 0 then
-    error("more than " .. MOST .. " steps (function calls and loop passes) in one hook", 2)
+    look()
   end
 end
 
-function steps.refill()
-  left = MOST
+-- Counts `n` steps that one call of a library function is about to take.
+function steps.pay(n)
+  left = left - n
+  if left < 0 then
+    look()
+  end
+end
+
+-- The same for steps that it may take: they bring the next look at the clock nearer, and nothing else.
+function steps.reserve(n)
+  left, estimated = left - n, estimated + n
+  if left < 0 then
+    look()
+  end
+end
+
+-- Reads the clock before and after something that may take long.
+function steps.check()
+  look()
+  estimated, left = estimated + left, 0
+end
+
+-- Raises an error at the innermost place of a script.
+function steps.fail(why)
+  error(place() .. why, 0)
+end
+
+-- Raises an error for a text of so many bytes that is too long.
+function steps.weigh(bytes)
+  if bytes > MAX_TEXT then
+    steps.fail("a text of a policy has at most " .. MAX_TEXT .. " bytes")
+  elseif bytes > LONG_TEXT then
+    has_long_texts = true
+    if left > LONG_CHUNK then
+      estimated, left = estimated + left - LONG_CHUNK, LONG_CHUNK
+    end
+    steps.reserve(floor(bytes / 4096))
+  end
+end
+
+-- A text that a script has made.
+function steps.text(text)
+  if type(text) == "string" and #text > LONG_TEXT then
+    steps.weigh(#text)
+  end
+  return text
+end
+
+-- The message, if the hook's steps or time are used up.
+function steps.expired()
+  return expired
+end
+
+-- Whether the policy is being loaded, started or stopped, and no hook runs.
+function steps.starting()
+  return limit_s > MAX_MS / 1000
+end
+
+-- A hook begins; `starting`: or loading, init or deinit.
+function steps.refill(starting)
+  used, estimated, began, expired = 0, 0, nil, nil
+  limit_s = (starting and START_FACTOR or 1) * MAX_MS / 1000
+  chunk = min(normal, MAX_STEPS)
+  left = chunk
 end
 
 return steps

@@ -9,6 +9,7 @@ local plain, raising = arguments.plain, arguments.raising
 local VALIDATE_CONT, VALIDATE_DONE, VALIDATE_AGAIN = 0, 1, 2
 local VCTX_CONN, VCTX_MESS = 1, 2
 local REFUSED, MIN_CODE, MAX_CODE = 421, 200, 599
+local MAX_REPLY = 8192 -- bytes, as a verdict takes
 local MAX_TARPIT_S = 86400 -- a day is beyond any client's patience and still a number that can be slept
 
 local REPLY = { "_code", "_text", "_tarpit", "_refused", "_disconnect" }
@@ -102,8 +103,8 @@ end
 -- Sets the reply. Returns a reason, or nil and what a hook returns that ends so: `return vctx:pbp_action(...)`.
 local function reply(vctx, code, text)
   local why, number, words = split(code, text)
-  if why then
-    return why
+  if why or #words > MAX_REPLY then
+    return why or "the text of a reply has at most " .. MAX_REPLY .. " bytes"
   end
   rawset(vctx, "_code", number)
   rawset(vctx, "_text", without_controls(words))

@@ -2,11 +2,12 @@
 -- of the core's codes.
 local room, _, settings = ...
 local ac, arguments, host, sessions = room("ac"), room("arguments"), room("host"), room("sessions")
-local floor, tonumber, tostring, type = math.floor, tonumber, tostring, type
+local floor, min, tonumber, tostring, type = math.floor, math.min, tonumber, tostring, type
 local bytes, plain, unknown = ac.bytes, arguments.plain, arguments.unknown
-local now = sessions.now
+local now, reserve = sessions.now, room("steps").reserve
 
 local BEYOND = 2^31 -- a window that no ring has
+local WINDOW_STEPS, MAX_WINDOWS = 20, settings.max_windows -- for each window that is added up; no ring has more
 local MAX_AMOUNT = settings.max_amount
 
 local windows = { codes = settings.codes }
@@ -33,6 +34,9 @@ function windows.question(where, given, key_option, known)
   local why = unknown(where, given, known)
   if not why and not (first and last) then
     why = tostring(plain(first and endv or startv)) .. ": is not the number of a window"
+  end
+  if not why and last > first then
+    reserve(WINDOW_STEPS * min(last - first, MAX_WINDOWS))
   end
   return why, given[key_option], first, last
 end

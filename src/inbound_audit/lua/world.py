@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from collections.abc import Callable
 from functools import cache, wraps
 from importlib import resources
@@ -155,6 +156,8 @@ class World:
             **{name.removeprefix("ia_"): value for name, value in abi.items()},
             "codes": self._table(dict(_ipcount.CODES)),
             "kinds": self._table({"connection": 0, **{kind: n for n, kind in enumerate(_ipcount.MONITOR_KINDS)}}),
+            "clock": getattr(time, "CLOCK_THREAD_CPUTIME_ID", 3),
+            "max_windows": _ipcount.LIMITS["windows"],
             "max_amount": _ipcount.LIMITS["count"],
             "hooks": raw(HOOKS),
             "other_hooks": raw(OTHER_HOOKS),
@@ -190,15 +193,15 @@ def room(name: str) -> bytes:
     return resources.files(__package__).joinpath(f"{name}.lua").read_bytes()
 
 
-def translation(source: bytes, chunkname: bytes) -> tuple[bytes, bytes]:
-    """A script as Lua 5.1: the plain form and the one that counts its steps. Raises PolicyError."""
+def translation(source: bytes, chunkname: bytes) -> tuple[bytes, bytes, bool]:
+    """A script as `dialect.Translation` describes it. Raises PolicyError."""
     if source.startswith(b"\x1b"):
         raise PolicyError("bytecode is not allowed")
     try:
-        plain, counted = translate(source.decode("latin-1"))
+        plain, counted, has_long_text = translate(source.decode("latin-1"))
     except DialectError as error:
         raise PolicyError(f"{_shown(chunkname)}:{error}") from None
-    return plain.encode("latin-1"), counted.encode("latin-1")
+    return plain.encode("latin-1"), counted.encode("latin-1"), has_long_text
 
 
 def _shown(chunkname: bytes) -> str:

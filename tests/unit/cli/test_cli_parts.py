@@ -36,7 +36,17 @@ msys.registerModule("policy", policy)
 
 def settings(**given: Any) -> Settings:
     nothing: dict[str, Any] = {field.name: None for field in fields(Settings)}
-    return Settings(**{**nothing, "exempt": (), "dry_run": False, "on_error": "accept", **given})
+    return Settings(
+        **{
+            **nothing,
+            "exempt": (),
+            "policy_dir": (),
+            "max_hook_ms": 50,
+            "dry_run": False,
+            "on_error": "accept",
+            **given,
+        }
+    )
 
 
 # ---- values of options

@@ -7,7 +7,7 @@ import logging
 import pytest
 from tests.support.lua_support import Bench
 
-from inbound_audit import LuaPolicy
+from inbound_audit import LuaPolicy, Verdict
 from inbound_audit.errors import PolicyError
 from inbound_audit.policy.message import Message
 from inbound_audit.policy.verdict import ACCEPT
@@ -106,7 +106,7 @@ def test_sessions_that_end_are_forgotten_although_memory_is_short(bench_of_first
     policy = bench.policy(
         """
         local mod = {}
-        function mod:validate_connect(ac, vctx) self.text = ("x"):rep(1e6) .. ac.conn_id end
+        function mod:validate_connect(ac, vctx) for i = 1, 5 do self[i] = ("x"):rep(2e5) .. ac.conn_id .. i end end
         msys.registerModule("m", mod)
         """,
         max_memory=16 << 20,
@@ -310,3 +310,39 @@ def test_a_capability_needs_an_smtp_session(bench: Bench) -> None:
     ac = bench.session()
     policy.validate_connect(ac)
     assert policy.capabilities(ac) == (("X",), ())
+
+
+# ---- what leaves a script
+
+WORST = [
+    "0/0", "1/0", "-1/0", "-5", "0", "1e300", "2^53", "200.5", "600", "'550'", "('x'):rep(2^17)", "'\\0'", "'a\\nb'",
+    "'\\255'", "'\\237\\160\\128'", "{}", "print", "true", "false", "ac", "vctx", "coroutine.create(print)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["_code", "_text", "_tarpit", "_refused", "_disconnect"])
+def test_a_field_that_a_script_overwrites_is_an_answer_or_an_error(bench: Bench, field: str) -> None:
+    for value in WORST:
+        policy = bench.hook(f"vctx:disconnect(421, 'no') vctx:tarpit(1) rawset(vctx, '{field}', {value})")
+        verdict = policy.validate_connect(bench.session())
+        assert isinstance(verdict, Verdict), value
+        assert verdict.code == 0 or 200 <= verdict.code <= 599
+        assert 0 <= verdict.tarpit <= 86400
+        assert len(verdict.text) <= 8192
+        assert verdict.text.replace("\n", " ").isprintable()
+
+
+@pytest.mark.parametrize("call", ["set_code(250, {})", "disconnect(421, {})", "pbp_action(421, {})"])
+def test_a_reply_that_is_too_long_is_an_error(bench: Bench, call: str) -> None:
+    error = bench.fails("vctx:" + call.format("('x'):rep(8193)"))
+    assert error == "policy.lua:3: the text of a reply has at most 8192 bytes"
+
+
+def test_capabilities_that_are_too_many_or_too_long_are_errors(bench: Bench) -> None:
+    smtp = "validate_ehlo(text, ac, vctx)"
+    policy = bench.hook("for i = 1, 101 do ac:esmtp_capability_add('X' .. i) end", smtp)
+    policy.validate_ehlo(bench.session(), "x")
+    assert policy.last_error == "policy.lua:3: X101: a session has at most 100 capabilities of a policy"
+    policy = bench.hook("ac:esmtp_capability_add(('X'):rep(501))", smtp)
+    policy.validate_ehlo(bench.session(), "x")
+    assert "is not the name of an ESMTP capability" in str(policy.last_error)

@@ -346,3 +346,18 @@ def test_a_policy_in_the_shape_of_the_published_ones(bench: Bench) -> None:
         if limited:
             assert (second.code, second.text, second.disconnect) == (421, f"4.7.1 <{host}> Too many", True)
     assert policy.errors == 0, policy.last_error
+
+
+@pytest.mark.parametrize(
+    "call", ["vctx:pbp_action('x')", "vctx:disconnect(999)", "msys.audit.connections('x')", "('x'):rep(1e9)", "ac:x()"]
+)
+def test_an_error_of_a_call_that_is_returned_has_the_place_of_the_call(bench: Bench, call: str) -> None:
+    for statement in (f"return {call}", f"if ac then return {call}; end", f"do return {call} end"):
+        assert bench.fails(statement).startswith("policy.lua:3: "), statement
+
+
+def test_a_call_that_is_returned_returns_all_its_results(bench: Bench) -> None:
+    first = "local t = {f = function() return 1, nil, 3, nil end} function t:g(...) return t.f(...) end "
+    assert bench.say("select('#', (function() return t:g() end)())", first) == "4"
+    assert bench.say("f(100000)", "local function g(n) return n == 0 and 'end' or n end "
+                     "function f(n) if n > 0 then return f(n - 1) end return g(n) end") == "end"  # fmt: skip

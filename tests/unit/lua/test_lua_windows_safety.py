@@ -121,7 +121,8 @@ def test_policies_that_define_are_collected(bench: Timed) -> None:
 
 
 VALUES = st.one_of(
-    st.none(), st.integers(-(2**33), 2**33), st.floats(), st.sampled_from(TEXTS), st.text(max_size=6),
+    st.none(), st.integers(-(2**33), 2**33), st.floats(),
+    st.sampled_from([text for text in TEXTS if len(text) < 500]), st.text(max_size=6),
     st.sampled_from(["s", "t", "/24", "192.0.2.7", "192.0.2.0/24", "300,6"]),
 )  # fmt: skip
 
