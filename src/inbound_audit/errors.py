@@ -6,6 +6,8 @@ that code which already guards a parse with ``except ValueError`` keeps working.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -28,6 +30,32 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: ``; did you mean 'limits'?``, or nothing if no known name is near."""
     near = nearest(name, known)
     return "" if near is None else f"; did you mean {near!r}?"
+
+
+_WHAT_TO_DO = {
+    errno.EFBIG: "this process may not write files that large: ulimit -f, LimitFSIZE=",
+    errno.ENOSPC: "the file system is full: df, or mount it with a larger size",
+    errno.EDQUOT: "the user's quota is used up",
+    errno.EMFILE: "this process may open no more files: ulimit -n, LimitNOFILE=",
+    errno.ENFILE: "the system may open no more files: sysctl fs.file-max",
+    errno.ENOMEM: "no memory or address space is left: ulimit -v, MemoryMax=, sysctl vm.max_map_count",
+    errno.EACCES: "this user has no right to do that: ls -l, or another directory",
+    errno.EPERM: "this user has no right to do that: ls -l, or another directory",
+    errno.EROFS: "the file system is mounted to be read only",
+    errno.ENOLCK: "the system has no lock left, or the file system has none",
+    errno.EOPNOTSUPP: "the file system can't do that: use one in memory, such as /dev/shm",
+    errno.EIO: "the device failed: dmesg",
+    errno.EBADF: "other code of this process has closed our file",
+}
+
+
+def cause_of(error: int | OSError) -> str:
+    """The cause of an error of the system, by its number, and what to do about it."""
+    number = error.errno if isinstance(error, OSError) else error
+    if not number:
+        return str(error)
+    advice = _WHAT_TO_DO.get(number)
+    return os.strerror(number) + (f" ({advice})" if advice else "")
 
 
 def named_keywords(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

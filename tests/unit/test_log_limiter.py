@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import re
 import threading
 
 import pytest
 
-from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.log_limiter import MAX_KINDS, LogLimiter, kind_of_text
 
 NOTE = "%s knocked"
 
@@ -51,6 +53,38 @@ def test_after_a_pause_nothing_is_owed(limiter: LogLimiter, clock: Clock, caplog
     clock.now += 10.0
     limiter.report(logging.WARNING, NOTE, "b")
     assert [r.getMessage() for r in caplog.records] == ["a knocked", "b knocked"]
+
+
+def test_a_frequent_kind_hides_no_other(limiter: LogLimiter, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """A kind is a format and the kinds of the errors in it; or what the caller says."""
+    for _ in range(3):
+        limiter.report(logging.ERROR, "it failed: %s", OSError(errno.ENOSPC, "full"))
+        limiter.report(logging.ERROR, "it failed: %s", OSError(errno.EACCES, "forbidden"))
+        limiter.report(logging.ERROR, "it failed: %s", ValueError("full"))
+        limiter.report(logging.ERROR, "%s failed", "x", kind="one")
+        limiter.report(logging.ERROR, "%s failed", "y", kind="other")
+    assert len(caplog.records) == 5
+    clock.now += 10.0
+    limiter.report(logging.ERROR, "it failed: %s", OSError(errno.EACCES, "forbidden"))
+    assert caplog.records[-1].getMessage().endswith("(and 2 more like it since the last such line)")
+
+
+def test_whoever_provokes_many_kinds_gets_few_lines(
+    limiter: LogLimiter, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for turn in range(1, 4):
+        for number in range(10 * MAX_KINDS):
+            limiter.report(logging.ERROR, "%s", number, kind=(turn, number))
+        assert len(caplog.records) <= turn * (MAX_KINDS + 2)
+        clock.now += 10.0
+    limiter.report(logging.ERROR, "last", kind="another kind")
+    told = [int(found[1]) for record in caplog.records if (found := re.search(r"and (\d+) more", record.getMessage()))]
+    assert len(caplog.records) + sum(told) == 30 * MAX_KINDS + 1
+
+
+def test_a_kind_of_text_is_without_its_details() -> None:
+    one, other = (kind_of_text(f"mail.lua:{n}: {name!r} is no address") for n, name in ((12, "a'"), (7, "b")))
+    assert one == other == "mail.lua::  is no address"
 
 
 def test_a_message_that_is_held_back_is_never_formatted(limiter: LogLimiter) -> None:

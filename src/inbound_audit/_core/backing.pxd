@@ -8,6 +8,8 @@ Lock rule: the caller holds the tree's writer lock, or no other thread knows the
 
 from libc.string cimport memset
 
+from libc.errno cimport EBADF, ENOMEM, errno
+
 from inbound_audit._core.bits cimport u8, u32, u64, store32
 from inbound_audit._core.codes cimport FULL, OK
 from inbound_audit._core.kept_file cimport KeptFile, kept_fd
@@ -85,18 +87,21 @@ cdef inline u64 share_needs(const Arena *a) noexcept nogil:
 cdef inline int arena_share(Arena *a, KeptFile *file, u64 offset) noexcept nogil:
     """Moves the arena into a file, at the same addresses: readers see the same bytes before and after.
 
-    Returns OK; or FULL, and the arena is unchanged.
+    Returns OK; or FULL, and the arena is unchanged but for `error`.
     """
     cdef u64 used = <u64>a.bump * UNIT
     cdef u64 bytes = share_needs(a)
     cdef int slot, fd = kept_fd(file)
     if fd < 0 or back_file(fd, offset, bytes) != 0 or write_failed(fd, a.base, <size_t>used, offset):
+        a.error = EBADF if fd < 0 else errno
         return FULL
     slot = guard(a.base, <size_t>a.size, True) if a.guarded == UNGUARDED else a.guarded
     if slot == UNGUARDED:
+        a.error = ENOMEM
         return FULL
     a.guarded = slot
     if map_file(a.base, <size_t>a.size, fd, offset, True) == NULL:
+        a.error = errno
         return FULL
     a.in_file = True
     a.file = file
@@ -119,13 +124,15 @@ cdef inline bint arena_leave(Arena *a) noexcept nogil:
 
 
 cdef inline bint hold(Arena *a, u64 upto) noexcept nogil:
-    """Asks the file system for the bytes from `held` up to `upto`. Returns False if it has no room for them."""
+    """Asks the file system for the bytes from `held` up to `upto`. Returns False, and sets `error`, if it fails."""
     cdef u64 at = a.held
     cdef int fd = kept_fd(a.file)
     if fd < 0 or back_file(fd, a.offset + at, upto - at) != 0:
+        a.error = EBADF if fd < 0 else errno
         return False
     # An overtaken reader may have read there before, and the SIGBUS handler put an empty page in the file's place.
     if map_file(a.base + at, <size_t>(upto - at), fd, a.offset + at, True) == NULL:
+        a.error = errno
         return False
     set_backed(a, upto)
     return True

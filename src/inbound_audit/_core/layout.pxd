@@ -105,6 +105,7 @@ cdef struct Arena:
     int guarded          # slot of the guard, kept once the arena was in a file; else UNGUARDED
     u64 offset           # of the range in the file
     u64 held             # bytes of the range that the file system has given
+    int error            # number of the error that the last growth, or move into a file, failed with
 
 
 cdef inline Header *header(const Arena *a) noexcept nogil:

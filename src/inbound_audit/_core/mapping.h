@@ -47,7 +47,7 @@ static inline void *ia_map_file(void *at, size_t size, int fd, uint64_t offset, 
     return where == MAP_FAILED ? NULL : where;
 }
 
-/* Returns 1 if not all was written. */
+/* Returns 1 and sets errno if not all was written. */
 static inline int ia_write_file(int fd, const void *from, size_t size, uint64_t offset)
 {
     const char *next = (const char *)from;
@@ -55,6 +55,8 @@ static inline int ia_write_file(int fd, const void *from, size_t size, uint64_t 
         ssize_t done = pwrite(fd, next, size, (off_t)offset);
         if (done < 0 && errno == EINTR)
             continue;
+        if (done == 0)
+            errno = ENOSPC;
         if (done <= 0)
             return 1;
         next += done, offset += (uint64_t)done, size -= (size_t)done;
@@ -65,14 +67,14 @@ static inline int ia_write_file(int fd, const void *from, size_t size, uint64_t 
 #ifdef __linux__
 #define IA_SHARED 1
 
-/* Asks the file system for the memory of a range. Returns 0, or an error number. */
+/* Asks the file system for the memory of a range. Returns 0; or an error number, which is in errno, too. */
 static inline int ia_back(int fd, uint64_t offset, uint64_t size)
 {
     int error, tries = 100;
     do
         error = posix_fallocate(fd, (off_t)offset, (off_t)size);
     while (error == EINTR && tries--);
-    return error;
+    return errno = error;
 }
 
 static inline int ia_give_back_file(void *at, size_t size) { return madvise(at, size, MADV_REMOVE); }
@@ -82,7 +84,7 @@ static inline int ia_give_back_file(void *at, size_t size) { return madvise(at, 
 static inline int ia_back(int fd, uint64_t offset, uint64_t size)
 {
     (void)fd, (void)offset, (void)size;
-    return ENOTSUP;
+    return errno = ENOTSUP;
 }
 
 static inline int ia_give_back_file(void *at, size_t size)

@@ -145,6 +145,7 @@ cdef struct Owner:
     # the file of this process, in shared mode
     KeptFile *own_file
     u32 own_sections
+    int error               # number of the error for which the last tree, or the last file, was not made
 
 # A prefix whose count is added to a sum (sign 1) or subtracted from it (sign -1).
 cdef struct Term:

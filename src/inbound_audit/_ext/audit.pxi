@@ -106,7 +106,7 @@ cdef class Audit:
             unlock_owner(self.owner)
         if code == NO_TREES:
             raise CapacityError(f"{name!r}: an audit has room for {model.MAX_TREES} listeners")
-        raise_unmade(code, self.capacity)
+        raise_unmade(code, self.capacity, self.owner.error)
         return made
 
     def _ensure_file(self):

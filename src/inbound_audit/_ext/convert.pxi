@@ -148,7 +148,7 @@ cdef int raise_change(int code, object given, model.Tree *t) except -1:
     if code == codes.DAMAGED:
         raise SharedStateError(f"{given!r}: {reason_of(code)}")
     if code == codes.FULL and t.arena.backed < t.arena.limit:
-        raise CapacityError(f"{given!r}: the file system that holds the shared counts has no room")
+        raise CapacityError(f"{given!r}: no room in the shared counts: {cause_of(t.arena.error)}")
     raise CapacityError(f"{given!r}: {reason_of(code)}")
 
 

@@ -5,15 +5,14 @@ cdef enum:
     MADE = 0
     NO_TREES = 1            # the audit has as many as it can have
     NO_RANGE = 2            # the system reserves no address space
-    NO_SPACE = 3            # the file system has no room
+    NO_SPACE = 3            # the file can't be had, or can't grow: the owner has the error's number
     NO_MEMORY = 4
-    NO_DESCRIPTOR = 7
     NO_SERIES_LEFT = 5
     AUDIT_CLOSED = 6
 
 
-cdef int raise_unmade(int code, u64 size) except -1:
-    """`size`: the bytes of address space that a tree asked for."""
+cdef int raise_unmade(int code, u64 size, int error) except -1:
+    """`size`: the bytes of address space that a tree asked for; `error`: the number in the owner."""
     if code == MADE:
         return 0
     if code == NO_TREES:
@@ -21,9 +20,7 @@ cdef int raise_unmade(int code, u64 size) except -1:
     if code == NO_RANGE:
         raise no_room(size)
     if code == NO_SPACE:
-        raise CapacityError("the file system that holds the shared counts has no room for another process or listener")
-    if code == NO_DESCRIPTOR:
-        raise CapacityError("this process has no descriptor left for the shared counts")
+        raise CapacityError(f"no room for another process or listener in the shared counts: {cause_of(error)}")
     if code == AUDIT_CLOSED:
         raise InboundAuditError("the audit is closed")
     raise MemoryError
@@ -87,6 +84,7 @@ cdef int share_tree(Audit audit, model.Tree *t) noexcept:
     cdef u64 offset = mapping.GRAIN + audit.owner.own_sections * layout.range_of(audit.capacity)
     layout.write_label(&t.arena, &t.label)
     if backing.arena_share(&t.arena, audit.owner.own_file, offset) != codes.OK:
+        audit.owner.error = t.arena.error
         return NO_SPACE
     audit.owner.own_sections += 1
     bits.publish32(&audit.own.trees, audit.owner.own_sections)
@@ -105,14 +103,12 @@ cdef int back_all(Audit audit, int fd) noexcept:
     cdef model.Tree *t = audit.owner.listeners
     cdef u64 at = mapping.GRAIN
     cdef u64 last_page = mapping.GRAIN - layout.PAGE
-    if mapping.back_file(fd, 0, layout.PAGE) != 0 or mapping.back_file(fd, last_page, layout.PAGE) != 0:
-        return NO_SPACE
-    while t != NULL:
-        if mapping.back_file(fd, at, backing.share_needs(&t.arena)) != 0:
-            return NO_SPACE
+    audit.owner.error = mapping.back_file(fd, 0, layout.PAGE) or mapping.back_file(fd, last_page, layout.PAGE)
+    while t != NULL and audit.owner.error == 0:
+        audit.owner.error = mapping.back_file(fd, at, backing.share_needs(&t.arena))
         at += layout.range_of(audit.capacity)
         t = t.sibling
-    return back_series(audit, fd, at)
+    return back_series(audit, fd, at) if audit.owner.error == 0 else NO_SPACE
 
 
 cdef int share_all(Audit audit, int fd, const char *path, u32 pid, u64 started) noexcept:
@@ -133,9 +129,10 @@ cdef int share_all(Audit audit, int fd, const char *path, u32 pid, u64 started) 
         return NO_RANGE
     file = kept_file.kept_open(fd, path, kept_file.O_RDWR, False)
     if file == NULL:
+        o.error = errno
         sigbus.unguard(slot)
         mapping.unmap_range(head, layout.PAGE)
-        return NO_DESCRIPTOR
+        return NO_SPACE
     leave_file(audit)
     o.shared = True
     file.before = o.own_file
@@ -199,7 +196,7 @@ cdef class OwnFile:
         lock_owner(self.audit.owner)
         code = share_all(self.audit, fd, path, pid, started)
         unlock_owner(self.audit.owner)
-        raise_unmade(code, layout.PAGE)
+        raise_unmade(code, layout.PAGE, self.audit.owner.error)
 
     def detach(self):
         """The file of the last `share` could not be published: no tree grows in it any more. O(trees)."""

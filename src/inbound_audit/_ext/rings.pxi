@@ -222,7 +222,8 @@ cdef int back_series(Audit audit, int fd, u64 at) noexcept:
         s = audit.owner.series[i]
         for k in range(2 * s.slots if s.own != NULL else 0):
             if s.own.tree[k] != NULL:
-                if mapping.back_file(fd, at, backing.share_needs(&s.own.tree[k].arena)) != 0:
+                audit.owner.error = mapping.back_file(fd, at, backing.share_needs(&s.own.tree[k].arena))
+                if audit.owner.error != 0:
                     return NO_SPACE
                 at += layout.range_of(audit.capacity)
     return MADE

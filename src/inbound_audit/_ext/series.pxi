@@ -246,7 +246,7 @@ cdef class SeriesTable:
         lock_owner(self._audit.owner)
         code = make_negative_trees(self._audit, s, &made)
         unlock_owner(self._audit.owner)
-        raise_unmade(code, window_bytes(s))
+        raise_unmade(code, window_bytes(s), s.owner.error)
         return made
 
     def log_other_family(self, name):

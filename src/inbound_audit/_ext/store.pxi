@@ -41,7 +41,7 @@ cdef class SeriesStore:
         unlock_owner(self.audit.owner)
         if code == NO_SERIES_LEFT:
             raise CapacityError(f"{name!r}: an audit has room for {model.MAX_SERIES} series")
-        raise_unmade(code, min(window_bytes, self.audit.capacity))
+        raise_unmade(code, min(window_bytes, self.audit.capacity), self.audit.owner.error)
 
     def define_monitor(self, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts):
         """One monitor more. Before any series is defined."""

@@ -13,24 +13,23 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from time import monotonic
 
-from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.log_limiter import LogLimiter, kind_of
 
 logger = logging.getLogger("inbound_audit.cli")
 
 
 class LogLimitFilter(logging.Filter):
-    """Limits each place in the code to one line per interval of a `LogLimiter`. The places are few, so this has no
-    bound."""
+    """Limits each kind of message to one line per interval of a `LogLimiter`: those of one place in the code that
+    report the same kind of error."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         super().__init__()
-        self._clock = clock
-        self._limiters: dict[tuple[str, int], LogLimiter] = {}
+        self._limiter = LogLimiter(logger, clock=clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        place = record.pathname, record.lineno
-        limiter = self._limiters.setdefault(place, LogLimiter(logger, clock=self._clock))
-        held_back = limiter.admit()
+        raised = record.exc_info[1] if record.exc_info else None
+        kind = record.pathname, record.lineno, kind_of(None, (raised, *(record.args or ())))
+        held_back = self._limiter.admit(kind)
         if held_back:
             record.msg, record.args = f"{record.getMessage()} (and {held_back} more like it)", None
         return held_back is not None

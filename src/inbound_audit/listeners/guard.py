@@ -142,7 +142,8 @@ class Admission:
 
     def report_handler_error(self, error: Exception) -> None:
         """Logs that the server's own code has raised for this connection, at most one line per interval."""
-        self._guard.handler_errors.report(logging.ERROR, "the handler failed for %s:\n%s", self, _Traceback(error))
+        report = self._guard.handler_errors.report
+        report(logging.ERROR, "the handler failed for %s:\n%s", self, _Traceback(error), kind=type(error).__name__)
 
     @property
     def peer(self) -> str:
@@ -277,7 +278,13 @@ class Guard:
         self.failures += 1
         verdict = self._error_verdict
         self._errors.report(
-            logging.ERROR, "%s failed for %s, which is %s:\n%s", hook, admission, _outcome(verdict), _Traceback(error)
+            logging.ERROR,
+            "%s failed for %s, which is %s:\n%s",
+            hook,
+            admission,
+            _outcome(verdict),
+            _Traceback(error),
+            kind=type(error).__name__,
         )
         return verdict
 

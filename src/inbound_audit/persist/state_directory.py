@@ -11,7 +11,7 @@ import os
 import stat
 
 from inbound_audit._ipcount import shared_mode_possible
-from inbound_audit.errors import SharedStateError
+from inbound_audit.errors import SharedStateError, cause_of
 from inbound_audit.shared.directory import Directory
 from inbound_audit.shared.places import first_of
 
@@ -53,7 +53,7 @@ class StateDirectory(Directory):
             _make(self.path)
             found = self._open()
         except OSError as error:
-            raise SharedStateError(f"{self.path}: no state can be kept there: {error.strerror}") from None
+            raise SharedStateError(f"{self.path}: no state can be kept there: {cause_of(error)}") from None
         fault = _why_not(found)
         if fault:
             self.close()

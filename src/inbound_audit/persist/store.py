@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 
 from inbound_audit._ipcount import Audit, SeriesStore, fork_is_pending
-from inbound_audit.errors import InboundAuditError, SharedStateError
+from inbound_audit.errors import InboundAuditError, SharedStateError, cause_of
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.persist import claims
 from inbound_audit.persist.change_log import ChangeLog
@@ -200,8 +200,9 @@ class StateStore:
                 continue
             words = str(error)
             if isinstance(error, OSError):
-                words = (error.strerror or words) + (f" ({error.filename})" if error.filename else "")
-            self._complaints.report(logging.ERROR, "%s: %s; it is tried again", place, words)
+                words = cause_of(error) + (f": {error.filename}" if error.filename else "")
+            kind = type(error), getattr(error, "errno", None) or words
+            self._complaints.report(logging.ERROR, "%s: %s; it is tried again", place, words, kind=kind)
 
     # ---- the thread
 

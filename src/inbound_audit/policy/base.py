@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from inbound_audit._ipcount import parse_monitor
 from inbound_audit.errors import PolicyError
-from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.log_limiter import LogLimiter, kind_of_text
 from inbound_audit.policy.verdict import ACCEPT, LOCAL_ERROR, UNAVAILABLE, Verdict, cached_verdict
 from inbound_audit.process import ProcessLock
 
@@ -146,7 +146,7 @@ class ScriptPolicy(Policy):
         self.last_error: str | None = None
         self._lock = ProcessLock()
         self._logger = logger
-        self._limiters: dict[str, LogLimiter] = {}
+        self._limiter = LogLimiter(self._logger)
 
     def __del__(self) -> None:
         if self._close_when_collected:
@@ -175,8 +175,8 @@ class ScriptPolicy(Policy):
         with self._lock:
             self.errors_by_hook[hook] += 1
             self.last_error = message
-            limiter = self._limiters.setdefault(hook, LogLimiter(self._logger))
-        limiter.report(logging.ERROR, "%s: %s failed: %s", self.path, hook, message)
+        kind = hook, kind_of_text(message)
+        self._limiter.report(logging.ERROR, "%s: %s failed: %s", self.path, hook, message, kind=kind)
         if self.on_error == "accept":
             return ACCEPT
         return UNAVAILABLE if hook == "validate_connect" else LOCAL_ERROR

@@ -16,7 +16,7 @@ import stat
 
 from inbound_audit._ipcount import shared_mode_possible
 from inbound_audit.descriptor import Descriptor, Identity, open_file
-from inbound_audit.errors import SharedStateError
+from inbound_audit.errors import SharedStateError, cause_of
 from inbound_audit.shared.places import (
     ROOT_VARIABLE,
     SERVICES_ROOT,
@@ -144,7 +144,7 @@ class SharedDirectory(Directory):
             with contextlib.suppress(FileExistsError, FileNotFoundError):  # the latter as when it is opened
                 os.mkdir(self.path, 0o700)
         except OSError as error:
-            raise SharedStateError(f"{self.path}: can't be made: {error.strerror}") from None
+            raise SharedStateError(f"{self.path}: can't be made: {cause_of(error)}") from None
 
     def _give_to_group(self, found: os.stat_result) -> os.stat_result:
         """A directory of ours that is new and empty, or was made by an earlier version, is closed to all but the group.
@@ -161,7 +161,7 @@ class SharedDirectory(Directory):
             self.close()
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)
-            raise SharedStateError(f"{self.path}: can't be made: {error.strerror}") from None
+            raise SharedStateError(f"{self.path}: can't be made: {cause_of(error)}") from None
         return os.fstat(fd)
 
     def _why_not_join(self, found: os.stat_result) -> str | None:
@@ -199,7 +199,7 @@ def _why_not_open(path: str, error: OSError) -> str:
             return "it is a link or no directory"
         if error.errno == errno.EACCES and found.st_uid != os.geteuid():
             return f"it belongs to another user ({user_text(found.st_uid)})"
-    return str(error.strerror)
+    return cause_of(error)
 
 
 def _number_of(group: str) -> int:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 
 from inbound_audit import _ipcount
 from inbound_audit.descriptor import Descriptor, Identity
-from inbound_audit.errors import InboundAuditError, SharedStateError
+from inbound_audit.errors import InboundAuditError, SharedStateError, cause_of
 from inbound_audit.process import BackgroundThread, MemberThread, Stage, register, shared_lock
 from inbound_audit.shared import owner_file
 from inbound_audit.shared.changes import Changes, read_changes, watched
@@ -204,7 +204,7 @@ class Membership:
                 self._open_control()
                 return
             except OSError as error:
-                failure = SharedStateError(f"{path}: {error.strerror}")
+                failure = SharedStateError(f"{path}: {cause_of(error)}")
             except SharedStateError as error:
                 failure = error
             if not (tries_left and self.place.gone):  # another process has removed the directory: it was empty

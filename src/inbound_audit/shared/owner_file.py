@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from inbound_audit._ipcount import HeldFile
 from inbound_audit.descriptor import Descriptor, open_file
-from inbound_audit.errors import CapacityError, SharedStateError
+from inbound_audit.errors import CapacityError, SharedStateError, cause_of
 from inbound_audit.shared.control import protocol
 from inbound_audit.shared.directory import SharedDirectory
 
@@ -28,7 +28,7 @@ NAME = re.compile(r"[0-9a-f]{16}\.owner")
 SOCKET = re.compile(r"[0-9a-f]{16}\.control")
 """Anything else in the directory is left alone."""
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK)
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
 
 
@@ -54,7 +54,7 @@ def create(place: SharedDirectory) -> NewFile:
             return NewFile(open_file(f"/proc/self/fd/{locked.number}", os.O_RDWR), HeldFile(locked.number))
     except OSError as error:
         raise (CapacityError if error.errno in _NO_ROOM else SharedStateError)(
-            f"{place.path}: we can't {doing} there: {error.strerror}"
+            f"{place.path}: we can't {doing} there: {cause_of(error)}"
         ) from None
 
 
@@ -88,7 +88,7 @@ def publish(place: SharedDirectory, descriptor: Descriptor, name: str) -> None:
         os.link(source, name, src_dir_fd=place.fd, dst_dir_fd=place.fd, follow_symlinks=True)
     except OSError as error:
         raise (CapacityError if error.errno in _NO_ROOM else SharedStateError)(
-            f"{place.path}: a file can't be given a name there: {error.strerror}"
+            f"{place.path}: a file can't be given a name there: {cause_of(error)}"
         ) from None
 
 

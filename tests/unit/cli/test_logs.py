@@ -70,4 +70,6 @@ def test_a_library_that_repeats_itself_is_limited(capsys: pytest.CaptureFixture[
         for number in range(5):
             logging.getLogger("another").warning("number %d", number)
         logging.getLogger("another").warning("elsewhere")
-    assert capsys.readouterr().err.splitlines() == ["number 0", "elsewhere"]
+        for error in (ValueError("one"), TypeError("other"), ValueError("one more")):
+            logging.getLogger("another").warning("failed: %s", error)
+    assert capsys.readouterr().err.splitlines() == ["number 0", "elsewhere", "failed: one", "failed: other"]
