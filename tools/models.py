@@ -46,7 +46,7 @@ def mutants(name: str) -> list[str]:
 
 
 def steps(name: str) -> set[str]:
-    return set(re.findall(rf"step: ({name}/\w+)", source(name)))
+    return set(re.findall(rf"step: ({name}/[a-z_]+)", source(name)))
 
 
 def quick_defines(name: str) -> list[str]:
@@ -59,7 +59,7 @@ def steps_in_code() -> set[str]:
     found: set[str] = set()
     for path in sorted((ROOT / "src").rglob("*")):
         if path.suffix in {".py", ".pyx", ".pxd", ".pxi", ".h"}:
-            for line in re.findall(r"\bmodel: ((?:\w+/\w+(?:, )?)+)", path.read_text()):
+            for line in re.findall(r"\bmodel: ((?:[a-z]+/[a-z_]+(?:, )?)+)", path.read_text()):
                 found.update(line.split(", "))
     return found
 

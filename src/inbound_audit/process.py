@@ -9,6 +9,8 @@ A fork may bypass Python's hooks (a server that embeds Python, `ctypes`). Its ch
 counted there (`_ipcount.handle_fork`), and goes through the same steps, but for those before the fork: so a member
 takes nothing for granted but that its own thread and the locks' holders do not exist.
 
+docs/model/fork.pml is a model of this; comments "model: fork/NAME" name its steps.
+
 Lock rule: a thread that holds the lock of a stage takes only locks of earlier stages. The holder of a lock may wait for
 a background thread to stop: `BackgroundThread.acquire` gives up when the thread is to stop.
 """
@@ -142,7 +144,7 @@ class BackgroundThread:
             self._stops = False
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                thread.start()
+                thread.start()  # model: fork/start
                 self._thread = thread
 
     def stop(self) -> bool:
@@ -150,11 +152,11 @@ class BackgroundThread:
         it ran."""
         with self._lock:
             runs = self._thread is not None and not self._stops
-            self._stops = True
+            self._stops = True  # model: fork/stop
             thread = None if self._busy else self._thread
         self.wake()
         if thread is not None and thread is not threading.current_thread():
-            thread.join()
+            thread.join()  # model: fork/join
         return runs
 
     def wake(self) -> None:
@@ -190,7 +192,7 @@ class BackgroundThread:
 
     def acquire(self, lock: ProcessLock) -> bool:
         """Takes a lock; False when the job is to return instead."""
-        while not lock.acquire(LOCK_POLL_S):
+        while not lock.acquire(LOCK_POLL_S):  # model: fork/take_or_give_up
             if self._ends():
                 return False
         return True
@@ -215,7 +217,7 @@ class BackgroundThread:
         """Whether the job is to return. From then on `start` makes another thread."""
         with self._lock:
             if self._stops and self._thread is threading.current_thread():
-                self._thread = None
+                self._thread = None  # model: fork/end_of_job
             return self._thread is not threading.current_thread()
 
     def _open_pipe(self) -> int:
@@ -283,12 +285,12 @@ def _before_fork() -> None:
     waited_for = sorted(_waited_for, key=id)  # one order for threads that fork at the same time
     for lock in waited_for:
         lock.acquire()
-    persist_lock.acquire()
-    shared_lock.acquire()
+    persist_lock.acquire()  # model: fork/lock_persist
+    shared_lock.acquire()  # model: fork/lock_shared
     _held[:] = waited_for
     _paused[:] = [thread for thread in list(_threads) if thread.stop()]
     _ipcount._lock_counters()
-    _ipcount.announce_fork(True)
+    _ipcount.announce_fork(True)  # next: model: fork/fork
 
 
 def _after_fork_in_parent() -> None:
@@ -296,9 +298,9 @@ def _after_fork_in_parent() -> None:
     _ipcount._release_counters()
     paused, _paused[:] = list(_paused), []
     for thread in paused:
-        _guarded(thread.start)
+        _guarded(thread.start)  # model: fork/start_again
     held, _held[:] = list(_held), []
-    shared_lock.release()
+    shared_lock.release()  # model: fork/unlock
     persist_lock.release()
     for lock in held:
         lock.release()
@@ -316,12 +318,12 @@ def _become_child() -> None:
     """The handler of all forks: in the child, before anything is counted there."""
     _paused.clear()
     for lock in list(_locks):
-        lock.renew()
+        lock.renew()  # model: fork/renew_locks
     for thread in list(_threads):
         thread.after_fork_in_child()
     for stage in Stage:
         for member, (in_child, _) in list(_members[stage].items()):
-            _guarded(partial(in_child, member))
+            _guarded(partial(in_child, member))  # model: fork/forget
 
 
 def _at_exit() -> None:

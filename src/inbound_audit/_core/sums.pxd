@@ -79,7 +79,7 @@ cdef inline int64_t sum_trees(Tree *t, const Prefix *p) noexcept nogil:
     """The sum over `t` and the trees after it in the list."""
     cdef int64_t total = 0
     while t != NULL:
-        total += tree_count(t, p)
+        total += tree_count(t, p)  # model: owners/count
         t = load_tree(&t.next)
     return total
 

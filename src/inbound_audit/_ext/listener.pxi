@@ -63,12 +63,12 @@ cdef class Listener:
         if t.state != model.READY:
             code = codes.CLOSED
         else:
-            code = trie.trie_add(&t.arena, &a, 1)
+            code = trie.trie_add(&t.arena, &a, 1)  # model: owners/open
             s.ac.epoch = t.epoch
             s.ac.open = code == codes.OK
         seqlock.unlock(&t.arena.lock)
         if t.arena.file != NULL:
-            bits.fence_full()
+            bits.fence_full()  # model: owners/fence
         if code == codes.CLOSED:
             raise InboundAuditError("the audit is closed")
         if code != codes.OK:

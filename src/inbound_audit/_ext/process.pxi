@@ -57,17 +57,17 @@ cdef int handle_the_fork() except -1:
         python_forks = True
         PyOS_AfterFork_Child()  # gives the lock of imports back, and runs the handlers, ours among them
         python_forks = False
-    while fork.is_child() and not fork.is_handling():
-        if not fork.begin_handling():
+    while fork.is_child() and not fork.is_handling():  # model: fork/is_child
+        if not fork.begin_handling():  # model: fork/begin_handling
             with nogil:
-                seqlock.sched_yield()
+                seqlock.sched_yield()  # model: fork/wait_for_handler
             continue
         try:
             if fork_handler is not None:
                 fork_handler()
             done = True
         finally:
-            fork.end_handling(done)
+            fork.end_handling(done)  # model: fork/end_handling
     return 0
 
 

@@ -4,6 +4,8 @@ A saved count is in one file, except for a moment: a process that adopts a snaps
 in it before it removes the other. So a file counts nothing when its id stands in the list of another one, and that list
 is asked for while the lock of the id is held. Whoever reads the files one after the other can't miss the one that has
 the id: it can lose it only by going itself into another file, and where a file went meanwhile, all are read again.
+
+docs/model/adoption.pml is a model of this; comments "model: adoption/NAME" name its steps.
 """
 
 from __future__ import annotations
@@ -36,12 +38,12 @@ def absorbed(place: StateDirectory, series: str) -> set[str]:
     for _ in range(_MAX_ROUNDS):
         found: set[str] = set()
         try:
-            for id in ids_of(place, series):
-                try:
+            for id in ids_of(place, series):  # model: adoption/list_files
+                try:  # model: adoption/read_list
                     found.update(snapshots.read(place, names.snapshot(series, id), series).absorbed)
                 except Damaged:
                     continue  # logged when it is set aside
-        except FileNotFoundError:
+        except FileNotFoundError:  # model: adoption/read_again
             continue
         return found
     raise SharedStateError(f"{place.path}: snapshots of {series!r} come and go too quickly to be read")
@@ -86,7 +88,7 @@ def release_unused(locks: Locks, needed: set[str]) -> None:
 
     Raises OSError.
     """
-    files = locks.place.names()
+    files = locks.place.names()  # model: adoption/list_unused
     used: dict[str, list[str]] = {}
     for file in files:
         found = names.parse(file.removesuffix(names.NEW))

@@ -44,9 +44,9 @@ class Locks:
 
     def hold(self) -> None:
         """Makes our lock file, unless there is one. Raises OSError."""
-        while self._own is None:
+        while self._own is None:  # model: adoption/make_lock
             with open_file(names.lock(self.id), os.O_RDWR | os.O_CREAT | os.O_EXCL, at=self.place.fd) as made:
-                lock = _locked(made)
+                lock = _locked(made)  # model: adoption/hold
                 if lock is not None:
                     self._own = lock, made.identity
                 else:  # a process that removes unused lock files took it before we could
@@ -61,8 +61,8 @@ class Locks:
             return False
         if id not in self._taken:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            with open_file(names.lock(id), flags, at=self.place.fd) as found:
-                lock = _locked(found)
+            with open_file(names.lock(id), flags, at=self.place.fd) as found:  # model: adoption/open_lock
+                lock = _locked(found)  # model: adoption/take
             if lock is None:
                 return False
             self._taken[id] = lock
@@ -73,9 +73,9 @@ class Locks:
         lock = self._taken.pop(id)
         try:
             if remove:
-                self.place.remove(names.lock(id))
+                self.place.remove(names.lock(id))  # model: adoption/remove_lock
         finally:
-            lock.release()
+            lock.release()  # model: adoption/release
 
     def release_all(self, *, remove: bool = False) -> None:
         """Releases all; `remove`: we leave no snapshot behind. Never raises."""

@@ -97,7 +97,7 @@ class PersistedSeries:
             if locks.place.identity_of(file) is not None:
                 if not locks.take(id):  # another process reads it, and finds that it counts nothing
                     continue
-                locks.place.remove(file)
+                locks.place.remove(file)  # model: adoption/remove
             gone.add(id)
         if gone:
             locks.place.sync()
@@ -108,8 +108,9 @@ class PersistedSeries:
     def adopt(self, audit: Audit, locks: Locks) -> None:
         """Makes the counts of processes that have ended ours. Raises OSError, SharedStateError, CapacityError."""
         name, place = self.series.name, locks.place
+        # model: adoption/list_ids
         found = [id for id in claims.ids_of(place, name) if id not in self._refused and id not in self.absorbed]
-        found = [id for id in found if locks.take(id)]
+        found = [id for id in found if locks.take(id)]  # before the lists are read
         if not found:
             return
         superfluous = claims.absorbed(place, name) | self.absorbed
@@ -119,7 +120,7 @@ class PersistedSeries:
         for id in found:
             try:
                 if id in superfluous:
-                    place.remove(names.snapshot(name, id))
+                    place.remove(names.snapshot(name, id))  # model: adoption/remove_superfluous
                 else:
                     self._absorb(audit, locks, id)
             except OSError as error:  # the others are adopted all the same
@@ -137,7 +138,7 @@ class PersistedSeries:
             return
         file = names.snapshot(name, id)
         try:
-            SeriesStore(audit).restore(name, snapshot.newest, snapshot.windows)
+            SeriesStore(audit).restore(name, snapshot.newest, snapshot.windows)  # model: adoption/restore
         except SeriesError as error:
             claims.set_aside_and_log(place, file, f"{error}; nothing of it is counted")
             return

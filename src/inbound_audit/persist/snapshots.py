@@ -29,7 +29,7 @@ def write(place: StateDirectory, file: str, pieces: Iterable[bytes | memoryview]
             for piece in pieces:
                 _write_all(made, piece)
             os.fsync(made.number)
-        os.rename(new, file, src_dir_fd=place.fd, dst_dir_fd=place.fd)
+        os.rename(new, file, src_dir_fd=place.fd, dst_dir_fd=place.fd)  # model: adoption/rename
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(new, dir_fd=place.fd)

@@ -12,6 +12,8 @@ Fork: the parent's threads are stopped and no file is made while the process for
 process that is not scanning. The child first releases the parent's file; then it has no file and no sessions. It gets a
 file when it opens its first session.
 
+docs/model/owners.pml is a model of joining, scanning and dropping; comments "model: owners/NAME" name its steps.
+
 Lock rule: `_lock` is one for all memberships of the process, held for a scan or a change of file, never for a wait. The
 thread gives up waiting for it when it is stopped, so the caller of `stop` may hold it.
 """
@@ -188,7 +190,7 @@ class Membership:
                 self._join()
         self.wait_until_scanned()
         with shared_lock:
-            self._own_file.mark_ready()
+            self._own_file.mark_ready()  # model: owners/ready
             self._is_ready = True
             self.start()
 
@@ -270,11 +272,13 @@ class Membership:
                     now = self._scanner.scan_counts
                     if awaited is None:
                         # An odd number is a scan that may have begun before; the one after it counts.
+                        # model: owners/await
                         awaited = {name: (count + 1) // 2 * 2 + 2 for name, count in now.items()}
                         self._resources.touch()  # only now: they scan for it
                     elif time.monotonic() > touch_due:  # they may have seen it in a scan that had begun before
                         self._resources.touch(directory=True)
                         touch_due += 2 * (touch_due - began)
+            # model: owners/awaited
             left = {name: count for name, count in (awaited or {}).items() if now.get(name, count) < count}
             if len(left) < len(awaited or {}):
                 deadline = time.monotonic() + JOIN_TIMEOUT_S
@@ -289,7 +293,7 @@ class Membership:
             if not self._finalizer.alive:
                 return
             held = self._resources
-            self._own_file.mark_scan(True)
+            self._own_file.mark_scan(True)  # model: owners/scan_begins
             if read_changes():  # after the mark: others take what they changed before it for seen
                 _thread.wake()  # some may be of other audits
             changed = held.changes.take(all=all)
@@ -300,7 +304,7 @@ class Membership:
                 if self._finalizer.alive:  # else a signal handler has closed it meanwhile
                     raise
             held.files = 1 + len(self._scanner)
-            self._own_file.mark_scan(False)
+            self._own_file.mark_scan(False)  # model: owners/scan_ends
 
     def _repair_own_file(self) -> None:
         """Makes a new file if ours was removed, or cut short: others would count it no more."""

@@ -45,7 +45,7 @@ def create(place: SharedDirectory) -> NewFile:
     try:
         with open_file(".", os.O_TMPFILE | os.O_RDWR, at=place.fd) as locked:
             doing = "lock files"
-            lock(locked.number)
+            lock(locked.number)  # model: owners/lock
             if place.group is not None:
                 doing = "give files to the group"
                 os.fchown(locked.number, -1, place.group)
@@ -85,6 +85,7 @@ def publish(place: SharedDirectory, descriptor: Descriptor, name: str) -> None:
     """Gives a complete file its name; from then on others find it. Raises SharedStateError or CapacityError."""
     try:
         source = f"/proc/self/fd/{descriptor.number}"
+        # model: owners/publish
         os.link(source, name, src_dir_fd=place.fd, dst_dir_fd=place.fd, follow_symlinks=True)
     except OSError as error:
         raise (CapacityError if error.errno in _NO_ROOM else SharedStateError)(

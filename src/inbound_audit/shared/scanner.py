@@ -77,6 +77,7 @@ class OwnerScanner:
         _ipcount.watch_faults()
         for name in self._known(own, changed):
             self._check(name, self._files[name])
+        # model: owners/list
         there = set(self._place.names()) if changed is None else changed
         for name in there - set(self._files):
             if owner_file.NAME.fullmatch(name) and self._owner in (None, owner_file.id_of(name)):
@@ -105,7 +106,7 @@ class OwnerScanner:
             self._detach(name)
             return
         fd = file.descriptor.number
-        if owner_file.has_owner(fd):
+        if owner_file.has_owner(fd):  # model: owners/has_owner
             self._refresh_owner(name, file, fd)
         else:
             self._drop_dead(name)
@@ -154,11 +155,11 @@ class OwnerScanner:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return
         if owner_file.has_owner(fd):
-            self._files[name] = _OpenOwner(descriptor)
+            self._files[name] = _OpenOwner(descriptor)  # model: owners/attach
             self._names[descriptor.identity] = name
             self._refresh_owner(name, self._files[name], fd)
         else:
-            self._remove(name)
+            self._remove(name)  # model: owners/remove_unowned
 
     def _reopen(self, name: str, file: _OpenOwner) -> bool:
         """Whether the file is open: other code of the process may have closed its descriptor."""
@@ -201,9 +202,9 @@ class OwnerScanner:
 
     def _drop_dead(self, name: str) -> None:
         dead = self._files[name].descriptor.identity
-        self._detach(name)
+        self._detach(name)  # model: owners/detach
         if dead == self._place.identity_of(name):
-            self._remove(name)
+            self._remove(name)  # model: owners/remove_dead
 
     def _remove(self, name: str) -> None:
         if self._remove_dead:
