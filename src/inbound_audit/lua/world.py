@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import time
+import weakref
 from collections.abc import Callable
 from functools import cache, wraps
 from importlib import resources
@@ -105,6 +107,22 @@ def _deny(*_: object) -> object:
     raise AttributeError("not available")
 
 
+COLLECT_BYTES = 64 << 20
+"""Memory of all Lua states at which Python's collector runs before one more is made."""
+
+_worlds: weakref.WeakSet[World] = weakref.WeakSet()
+_collect_at = COLLECT_BYTES
+
+
+def collect_replaced() -> None:
+    """Frees the Lua states of policies that were replaced: they are in reference cycles, and Python's collector does
+    not know how much memory Lua has. Runs it when that memory is large, and has doubled since. O(states)."""
+    global _collect_at
+    if sum(world.memory for world in list(_worlds)) >= _collect_at:
+        gc.collect()
+        _collect_at = max(COLLECT_BYTES, 2 * sum(world.memory for world in list(_worlds)))
+
+
 class World:
     """A Lua state in which the rooms of this directory have been built; `entry_points` are the functions of hooks.lua.
 
@@ -114,6 +132,7 @@ class World:
 
     def __init__(self, name: str | None, ffi: bool | None, max_memory: int) -> None:
         lua = import_lua(name)
+        collect_replaced()
         self.error: type[Exception] = lua.LuaError
         self._limit = max_memory
         self._state = self._make(lua, max_memory)
@@ -124,6 +143,12 @@ class World:
             raise PolicyError(f"{self.implementation}: policies are written in Lua 5.1")
         self.ffi = self._choose_memory(ffi)
         self.entry_points: dict[str, Callable[..., Any]] = {}
+        _worlds.add(self)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that Lua has; 0 for LuaJIT 2.0, which does not say."""
+        return int(self._state.get_memory_used(True)) if self._limit else 0
 
     def _make(self, lua: ModuleType, max_memory: int) -> Any:
         options = {

@@ -1,0 +1,69 @@
+"""Many audits in a process, and many processes of an audit: what each costs the others."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from tests.support.sharing import Worker, eventually
+
+from inbound_audit import InboundAudit
+
+pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")]
+
+JOIN = "audit = InboundAudit(shared=NAME, capacity=1 << 24)\nmx = audit.listener()\nown = sessions_of(mx, 3)"
+
+NOTE_CHECKS = """
+from inbound_audit.shared import membership, scanner
+membership.SCAN_INTERVAL_S = 3600
+checked, check = [], scanner.OwnerScanner._check
+def note(self, name, file):
+    checked.append(name)
+    return check(self, name, file)
+scanner.OwnerScanner._check = note
+"""
+
+
+def names_of_threads() -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("inbound_audit"))
+
+
+def watches() -> int:
+    """The inotify descriptors of this process."""
+    held = [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()]
+    return sum("inotify" in name for name in held)
+
+
+def test_all_audits_of_a_process_share_two_threads_and_one_watch(place: Path) -> None:
+    before = watches()
+    audits = [InboundAudit(shared=f"audit-{number}", capacity=1 << 20) for number in range(60)]
+    assert names_of_threads() == ["inbound_audit", "inbound_audit control"]
+    assert watches() <= before + 1
+    sessions = [audit.listener().session("192.0.2.7") for audit in audits]
+    assert [audit.total() for audit in audits] == [1] * 60
+    for audit in audits[:59]:
+        audit.close()
+    assert names_of_threads() == ["inbound_audit", "inbound_audit control"]
+    assert [audit.total() for audit in audits] == [0] * 59 + [1]
+    audits[59].close()
+    eventually(lambda: names_of_threads() == [], "the end of the threads")
+    assert list(place.iterdir()) == []
+    del sessions
+
+
+def test_a_process_that_joins_costs_the_others_a_check_of_its_own_file(hire) -> None:  # type: ignore[no-untyped-def]
+    crew: list[Worker] = hire.hire(12, JOIN)
+    crew[0].do(NOTE_CHECKS)
+    eventually(lambda: crew[0].do("len(set(checked))") == 11, "the last scan of all files")
+    crew[0].do("checked.clear()")
+    new = hire(JOIN)
+    eventually(lambda: crew[0].do("audit.total()") == 39, "the new one")
+    new.do("more = audit.listener('Control').session('192.0.2.7')")
+    eventually(lambda: crew[0].do("audit.total('Control')") == 1, "its second listener")
+    assert crew[0].do("len(set(checked))") <= 1
+    new.kill()
+    eventually(lambda: crew[0].do("audit.total()") == 36, "its end")
+    assert crew[0].do("len(set(checked))") == 1
