@@ -60,6 +60,21 @@ end
 msys.registerModule("counts", mod)
 """
 LOOP = 20_000
+
+# Patterns of an ordinary policy on names that clients give themselves; the same loop runs without a policy.
+PATTERNS_IN_A_LOOP = """
+  local names = {"mail-7.dyn.customers.example.net", "h1.example.org", "a.dyn.example.com", "x-1-2-3-4.dyn.example"}
+  local n = 0
+  for i = 1, %d do
+    local name = names[i %% 4 + 1]
+    if name:find("[dy]n") then n = n + #name:match("^[%%w-]+%%.(.+)$") end
+  end
+"""
+PATTERNS_IN_A_HOOK = f"""
+local mod = {{}}
+function mod:validate_connect(ac, vctx){PATTERNS_IN_A_LOOP}end
+msys.registerModule("patterns", mod)
+"""
 PYTHON_LOOP = "function(ac, n) for i = 1, n do ac.inbound_session_count('/24') end end"
 
 
@@ -197,6 +212,18 @@ def test_count_from_lua(lua_policy: Callable[[str], Any], hold: Callable[..., No
             "on ac": loop_of(LOOP, lambda _: policy.validate_connect(sessions[0])),
         }
         hold("lua-count", Race(subjects), "on a Python object", "on ac", ROUNDS)
+        assert policy.errors == 0
+
+
+def test_patterns_in_lua(lua_policy: Callable[[str], Any], hold: Callable[..., None]) -> None:
+    policy = lua_policy(PATTERNS_IN_A_HOOK % LOOP)
+    bare = same_lua().eval(f"function(){PATTERNS_IN_A_LOOP % LOOP}end")
+    with open_sessions(RANDOM.texts(1_000)) as (_, _, sessions):
+        subjects = {
+            "bare LuaJIT": loop_of(LOOP, lambda _: bare()),
+            "in a hook": loop_of(LOOP, lambda _: policy.validate_connect(sessions[0])),
+        }
+        hold("lua-patterns", Race(subjects), "in a hook", "bare LuaJIT", ROUNDS)
         assert policy.errors == 0
 
 

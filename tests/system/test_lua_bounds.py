@@ -114,8 +114,17 @@ end
 msys.audit_series.define("s", "string", 60, 6)
 msys.cidr.define("l", "empty")
 local mod, ways = {}, nil
+local AC, VCTX = {}, {} -- stand for what a hook gets
+function mod:init()
+    ways = ways_of(AC, VCTX)
+end
 function mod:validate_connect(ac, vctx)
-    ways = ways_of(ac, vctx)
+    for i = 1, #ways do
+        for place = 1, 2 do
+            local given = ways[i][place]
+            ways[i][place] = given == AC and ac or given == VCTX and vctx or given
+        end
+    end
     vctx:set_code(250, #ways)
 end
 function mod:validate_ehlo(name, ac, vctx) -- for ever
@@ -155,7 +164,7 @@ PROGRAM = """
     from inbound_audit.policy.message import Message
     def made():
         logger.setLevel(logging.INFO)
-        policy = LuaPolicy({path!r}, lua={lua!r}, ffi={ffi}, audit=audit, on_error="refuse", max_hook_ms=2)
+        policy = LuaPolicy({path!r}, lua={lua!r}, ffi={ffi}, audit=audit, on_error="refuse", max_hook_ms=10)
         logger.setLevel(logging.CRITICAL)
         return policy
     with InboundAudit(monitors=["300,6"]) as audit:

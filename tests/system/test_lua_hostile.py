@@ -199,7 +199,7 @@ def hostile(directory: Path, kind: Kind) -> list[str]:
         from inbound_audit._ipcount import SeriesStore
         def work():
             with InboundAudit(monitors=["300,6"], clock=lambda: 1e9) as audit:
-                policy = LuaPolicy({str(script)!r}, lua={kind.lua!r}, ffi={kind.ffi})
+                policy = LuaPolicy({str(script)!r}, lua={kind.lua!r}, ffi={kind.ffi}, max_hook_ms=10**6)
                 with audit.listener().session("192.0.2.8") as old:
                     policy.validate_ehlo(old, "x")
                 policy.validate_connect(audit.listener().session("192.0.2.7"))

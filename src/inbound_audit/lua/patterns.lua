@@ -86,8 +86,10 @@ function patterns.find(text, pattern, start, plain)
       return find(text, pattern, start, plain)
     end
     return find_plain(text, pattern, start)
-  elseif is_short(text, pattern) then
-    return find(text, pattern, start, plain)
+  end
+  local most = soon[pattern]
+  if most and type(text) == "string" and #text <= most or is_short(text, pattern) then
+    return find(text, pattern, start)
   elseif not find(pattern, SPECIAL) then
     return find_plain(tostring(text), tostring(pattern), start)
   end
@@ -100,7 +102,8 @@ function patterns.find(text, pattern, start, plain)
 end
 
 function patterns.match(text, pattern, start)
-  if is_short(text, pattern) then
+  local most = soon[pattern]
+  if most and type(text) == "string" and #text <= most or is_short(text, pattern) then
     return match(text, pattern, start)
   end
   local attempt = matcher.attempt(text, pattern, true)

@@ -116,8 +116,9 @@ class ScriptHost:
         return self._sources.find(text(module), text(templates))
 
     def lua_define(self, name: bytes, source: bytes | None = None, kind: bytes = b"a", refresh: float = 0) -> None:
-        path = None if source is None else str(self._sources.list_path(text(source)))
-        self._lists.define(text(name), path, text(kind), refresh, self.wait_s)
+        if source is not None:
+            self._sources.check_list(text(source))
+        self._lists.define(text(name), None if source is None else text(source), text(kind), refresh, self.wait_s)
 
     def lua_query(self, name: bytes, address: bytes, expand: bool) -> bytes | None:
         value = self._lists.query(text(name), text(address), expand)

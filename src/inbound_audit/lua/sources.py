@@ -53,15 +53,14 @@ class Sources:
                 tried.append(f"no file '{path}'")
         raise PolicyError(f"module '{module}' not found: {', '.join(tried) or 'package.path is empty'}")
 
-    def list_path(self, name: str) -> Path:
-        """Where an address list of that name lies: relative names start from the policy's directory.
+    def check_list(self, name: str) -> None:
+        """Raises PolicyError if an address list of that name lies outside of the directories. O(links on the way).
 
-        Raises PolicyError if that is outside of the directories. O(links on the way).
+        Relative names start from the policy's directory.
         """
         path = self._directory / name.removeprefix("file://")
         if not self._is_inside(path):
             raise PolicyError(f"{path}: {_OUTSIDE}")
-        return path
 
     def _is_inside(self, path: Path) -> bool:
         """Whether a path lies in one of the directories once ``..`` and all links are followed."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tests.support.lua_support import Bench
 
+from inbound_audit import LuaPolicy
+
 SECRET = "secret = no list"
 OUTSIDE = "lies outside of the policy's directory and of those of search (serve --policy-dir)"
 
@@ -79,3 +81,22 @@ def test_a_module_that_is_no_regular_file_is_not_found(bench: Bench) -> None:
     (bench.directory / "folder.lua").mkdir()
     for module in ("pipe", "folder"):
         assert f"module '{module}' not found" in bench.fails(f"require('{module}')")
+
+
+def test_a_policy_that_is_named_by_a_relative_path(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.write("policies/data/list.txt", "192.0.2.0/24\n")
+    bench.write("policies/module.lua", "return 'beside'")
+    bench.write(
+        "policies/policy.lua",
+        """
+        msys.cidr.define("l", {type = "rbldnsd", source = "data/list.txt"})
+        local beside = require("module")
+        msys.registerModule("m", {validate_connect = function(self, ac, vctx)
+            vctx:set_code(250, beside .. " " .. msys.cidr.query("l"))
+        end})
+        """,
+    )
+    monkeypatch.chdir(bench.directory)
+    for path in ("policies/policy.lua", "./policies/../policies/policy.lua"):
+        policy = LuaPolicy(path, **bench.kind._asdict())
+        assert policy.validate_connect(bench.session()).text == "beside 127.0.0.2"
