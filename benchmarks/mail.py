@@ -119,6 +119,8 @@ class Workers:
         reported = self._read()
         self.port = int(reported["addresses"][0].rpartition(":")[2])
         self._pids: list[int] = reported.get("workers", [process.pid])
+        self.pids = [process.pid, *(pid for pid in self._pids if pid != process.pid)]
+        """Of all processes, the supervisor too."""
 
     def __len__(self) -> int:
         return len(self._pids)
@@ -147,10 +149,10 @@ class Workers:
 
 
 @contextmanager
-def working(number: int) -> Iterator[Workers]:
+def working(number: int, *options: str) -> Iterator[Workers]:
     """The command line's server with so many workers, which share their counts; with one as with several."""
     command = [sys.executable, "-m", "inbound_audit", "serve", "--listen", f"{HOST}:0", "--hostname", "bench"]
-    command += ["--workers", str(number), "--shared", "bench", "--quiet", "--json"]
+    command += ["--workers", str(number), "--shared", "bench", "--quiet", "--json", *options]
     with tempfile.TemporaryDirectory(prefix="inbound_audit-bench-", dir="/dev/shm") as place:
         environment = os.environ | {"INBOUND_AUDIT_SHM": place}
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:

@@ -21,3 +21,6 @@ BUILD_MOST = 2.0 if QUICK else 8.0
 SMTP_BLOCKS = 1 if QUICK else 3
 SMTP_ROUNDS = 12 if QUICK else 40
 SMTP_CONNECTIONS = 150
+
+HOSTILE_S = 10 if QUICK else 60
+"""Seconds for which hostile peers do their worst."""

@@ -3,7 +3,8 @@
     guard     counts a connection and asks the policy; every adapter uses it
     pending   the gate of asyncio servers: a connection until it is accepted or refused
     aio       asyncio servers
-    smtp      aiosmtpd; smtp_session, smtp_policy and proxy: its parts
+    budget    what one session may use
+    smtp      aiosmtpd; its parts are smtp_session, smtp_dialogue, smtp_reader, smtp_data, smtp_policy and proxy
     threads   socketserver
 
 Import an adapter by its own name; a program then loads only the frameworks that it uses.
