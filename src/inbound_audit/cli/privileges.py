@@ -25,7 +25,7 @@ from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.settings import Settings
 from inbound_audit.lua.world import room
 from inbound_audit.persist import default_directory
-from inbound_audit.shared import directory_of
+from inbound_audit.shared import directory_of, find_directory
 
 _PR_SET_KEEPCAPS = 8
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -50,7 +50,7 @@ def become_user(settings: Settings) -> Settings:
         raise Failure("--user and --chroot: only root can become another user or change its root")
     try:
         account = pwd.getpwnam(settings.user)
-        gid = account.pw_gid if settings.group is None else _gid_of(settings)
+        gid = account.pw_gid if settings.group is None else grp.getgrnam(settings.group).gr_gid
     except KeyError as error:
         raise Failure(f"--user and --group: {error.args[0]}") from None
     groups = os.getgrouplist(settings.user, gid)
@@ -60,8 +60,8 @@ def become_user(settings: Settings) -> Settings:
         if settings.chroot is not None:
             os.chroot(settings.chroot)
             os.chdir("/")
-        for path, mode in _own_directories(settings):
-            _make_for(account.pw_uid, gid, path, mode)
+        for path in _own_directories(settings, account.pw_uid):
+            _make_for(account.pw_uid, gid, path)
         landlock.prctl(_PR_SET_KEEPCAPS, 1)
         os.setgroups(groups)
         os.setresgid(gid, gid, gid)
@@ -82,28 +82,24 @@ def restrict(settings: Settings) -> None:
         if settings.user is not None:
             _set_capabilities(0)
         if settings.landlock and sys.platform == "linux":
-            writable = []
-            for path, mode in _own_directories(settings):
-                writable.append(path)
-                with contextlib.suppress(OSError, KeyError):  # whoever needs it reports why it can't be made
-                    _make_for(-1, _gid_of(settings) if mode != 0o700 else -1, path, mode)
+            writable = list(_own_directories(settings, os.geteuid()))
+            for path in writable:
+                with contextlib.suppress(OSError):  # whoever needs it reports why it can't be made
+                    _make_for(-1, -1, path)
             landlock.restrict(_readable(settings), [*writable, "/dev/null"])
     except OSError as error:
         raise Failure(f"cannot restrict this process: {reason(error)}; --no-landlock leaves out Landlock") from None
 
 
-def _gid_of(settings: Settings) -> int:
-    """The group of `--group`. Raises KeyError."""
-    return grp.getgrnam(settings.group or "").gr_gid
-
-
-def _own_directories(settings: Settings) -> Iterator[tuple[str, int]]:
-    """The directories that this process writes to, each with its mode."""
-    yield settings.state or default_directory(), 0o700
+def _own_directories(settings: Settings, uid: int) -> Iterator[str]:
+    """The directories that a user's process writes to."""
+    yield settings.state or default_directory()
     if settings.maildir is not None:
-        yield os.path.abspath(settings.maildir), 0o700
+        yield os.path.abspath(settings.maildir)
     if settings.shared is not None:
-        yield directory_of(settings.shared), 0o700 if settings.group is None else 0o2770
+        path = find_directory(settings.shared, str(uid))
+        theirs = os.path.isdir(path) and os.stat(path).st_uid == uid
+        yield path if theirs else directory_of(settings.shared)
 
 
 def _load_everything() -> None:
@@ -118,13 +114,15 @@ def _load_everything() -> None:
         room(file.stem)
 
 
-def _make_for(uid: int, gid: int, path: str, mode: int) -> None:
-    """Makes a directory for a user. One that is there stays as it is."""
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+def _make_for(uid: int, gid: int, path: str) -> None:
+    """Makes a directory for a user alone. One that is there stays as it is."""
+    parent = os.path.dirname(path)
+    if not os.path.isdir(parent):
+        os.makedirs(parent)
+        os.chmod(parent, 0o755)  # whatever the umask is: the user must reach what lies in it
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
         os.chown(path, uid, gid, follow_symlinks=False)
-        os.chmod(path, mode)
 
 
 def _readable(settings: Settings) -> Iterator[str]:
