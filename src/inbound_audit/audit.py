@@ -95,6 +95,7 @@ class InboundAudit(_ipcount.Audit):
         """The name under which processes count together; None for counts of this process alone."""
         return self._shared
 
+    @named_keywords
     def listener(
         self, service_type: str = DEFAULT_SERVICE_TYPE, name: str = DEFAULT_LISTENER_NAME
     ) -> _ipcount.Listener:

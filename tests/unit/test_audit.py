@@ -413,3 +413,14 @@ def made_by_hand(cls, made):
     ):
         with pytest.raises(TypeError):
             attempt()
+
+
+@pytest.mark.parametrize("capacity", ["x", 1e9, None, True])
+def test_a_capacity_is_a_whole_number(capacity):
+    with pytest.raises(TypeError, match=f"capacity {capacity!r}: is not a whole number of bytes"):
+        InboundAudit(capacity=capacity)
+
+
+def test_an_unknown_keyword_of_a_listener_names_the_nearest(audit):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'service_typ'; did you mean 'service_type'\?"):
+        audit.listener(service_typ="SMTP")

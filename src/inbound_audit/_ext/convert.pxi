@@ -168,6 +168,8 @@ cdef void forget(model.Tree *t, u32 state) noexcept:
 
 
 cdef int check_capacity(object capacity) except -1:
+    if isinstance(capacity, bool) or not isinstance(capacity, int):
+        raise TypeError(f"capacity {capacity!r}: is not a whole number of bytes")
     if not layout.MIN_CAPACITY <= capacity <= <u64>layout.MAX_UNITS * layout.UNIT:
         raise CapacityError(
             f"{capacity!r}: a capacity is between {layout.MIN_CAPACITY} and {<u64>layout.MAX_UNITS * layout.UNIT} bytes"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from inbound_audit._ipcount import LimitTables, parse_pair, parse_prefix
@@ -24,6 +25,11 @@ Row = tuple[str, str, int, int, int]
 # it takes the part of an IPv4 host; a /48 is what one site is given at most (RFC 6177), the part of an IPv4 /24.
 STOCK_LIMITS: LimitTable = {"/32,/64": 10, "/24,/48": 100, "/0": 20000}
 
+MAX_PREFIXES = 1 << 16
+"""Listed prefixes, the exempt ones included: a limit may have to count each of them when a session is accepted."""
+MAX_LIMITS = 1 << 10
+"""Limits of all networks together."""
+
 _EXEMPT, _DEFAULT = 0, 1
 _RESERVED = ("default", "listener")  # they begin the names of other limits in `refused`
 _NETWORK_KEYS = ("prefixes", "limits", "total")
@@ -32,7 +38,9 @@ _WHOLE = (0, 0)
 
 def _maximum(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise PolicyError(f"{where}: {value!r} is not a number of sessions")
+        # A number of many thousand digits has no text of digits.
+        shown = hex(value)[:40] if isinstance(value, int) and abs(value) >> 128 else repr(value)
+        raise PolicyError(f"{where}: {shown} is not a number of sessions")
     return value
 
 
@@ -55,7 +63,9 @@ def _prefixes(prefixes: object, where: str) -> list[str]:
     """Raises PolicyError."""
     if isinstance(prefixes, str) or not isinstance(prefixes, Iterable):
         raise PolicyError(f"{where}: {prefixes!r} is not a list of prefixes")
-    listed = list(prefixes)
+    listed = list(islice(prefixes, MAX_PREFIXES + 1))
+    if len(listed) > MAX_PREFIXES:
+        raise PolicyError(f"{where}: has more than {MAX_PREFIXES} prefixes")
     try:
         for prefix in listed:
             parse_prefix(prefix)
@@ -167,6 +177,8 @@ class Limits(LimitTables, Policy):
         if not any(tables):
             raise PolicyError("limits: nothing is limited; expected e.g. {'/32': 10}, a total or listener_total")
         prefixes = [(prefix, number) for number, network in enumerate(listed) for prefix in network.prefixes]
+        if len(prefixes) > MAX_PREFIXES or sum(map(len, tables)) > MAX_LIMITS:
+            raise PolicyError(f"networks: have more than {MAX_PREFIXES} prefixes or {MAX_LIMITS} limits in all")
         refusal = _refusal(code, text)
         self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal)
         self._options = [_option(row) for network in listed for row in network.rows] + [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 
 import pytest
 from hypothesis import given
@@ -184,6 +185,38 @@ def test_a_dry_run_counts_and_lets_in(smtp):
 def test_a_bad_entry_is_named(arguments, named):
     with pytest.raises(PolicyError, match=named):
         Limits(**arguments)
+
+
+def network_of(number):
+    return f"10.{number >> 8 & 255}.{number & 255}.{number >> 16}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"exempt": map(network_of, itertools.count())}, "exempt: has more than 65536 prefixes"),
+        (
+            {"networks": {str(n): {"prefixes": [network_of(m + n * 33_000) for m in range(33_000)], "total": 1}
+                          for n in range(2)}},
+            "networks: have more than 65536 prefixes",
+        ),
+        ({"networks": {str(n): {"prefixes": [network_of(n)], "total": 1} for n in range(1025)}}, "or 1024 limits"),
+        ({"exempt": ["192.0.2.0/" + "1" * 100_000]}, "192.0.2.0/111"),
+        ({"exempt": [":" * 100_000]}, ":::"),
+        ({"limits": {"/24" + "," * 100_000: 1}}, "/24,,,"),
+        ({"limits": {"/24": 10**5000}}, "is not a number of sessions"),
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_a_configuration_has_bounds(arguments, named):
+    with pytest.raises(PolicyError, match=named):
+        Limits(**arguments)
+
+
+def test_prefixes_that_hold_one_another_may_be_all_lengths():
+    networks = {str(n): {"prefixes": [f"2001:db8:ffff::/{n}"], "total": 1} for n in range(129)}
+    with InboundAudit() as audit, audit.listener().session("2001:db8:ffff::") as ac:
+        assert Limits(networks=networks).validate_connect(ac)
 
 
 @given(
