@@ -67,8 +67,8 @@ class Policies:
             self._policy = limits = limits_of(settings)
             return limits
         try:
-            lua = {"search": settings.policy_dir, "max_hook_ms": settings.max_hook_ms}
-            options = {} if settings.policy.lower().endswith(SIEVE_SUFFIXES) else lua
+            in_sieve = settings.policy.lower().endswith(SIEVE_SUFFIXES)
+            options = {"max_hook_ms": settings.max_hook_ms} | ({} if in_sieve else {"search": settings.policy_dir})
             policy = load_policy(settings.policy, on_error=settings.on_error, audit=audit, **options)
         except (ImportError, PolicyError) as error:
             raise Failure(f"--policy: {error}") from None

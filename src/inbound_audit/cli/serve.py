@@ -68,8 +68,8 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 @params.option(
     "--max-hook-ms",
     params.whole_number(1),
-    "The processor time in milliseconds that a hook of a policy in Lua may take; beyond it the hook fails, and "
-    "--on-error decides.",
+    "The processor time in milliseconds that a hook of a policy in Lua or Sieve may take; beyond it the hook "
+    "fails, and --on-error decides.",
     default=50,
     show_default=True,
 )

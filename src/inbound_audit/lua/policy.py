@@ -12,7 +12,7 @@ from inbound_audit.errors import InboundAuditError, PolicyError, named_keywords
 from inbound_audit.lua.script_host import ScriptHost
 from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import World, logger, raw, text
-from inbound_audit.policy.base import DEFAULT_HOOK_SECONDS, Choice, ScriptPolicy
+from inbound_audit.policy.base import DEFAULT_HOOK_MS, Choice, ScriptPolicy, check_bound
 from inbound_audit.policy.verdict import ACCEPT, Verdict
 from inbound_audit.process import wait_before_forks
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from inbound_audit.policy.message import Message
 
 DEFAULT_STEPS = 10_000_000
-DEFAULT_HOOK_MS = 50
 DEFAULT_MEMORY = 256 << 20
 DEFAULT_SESSIONS = 100_000
 MIN_MEMORY = 2 << 20  # with less, Lua runs out of memory while it starts, and that ends the process
@@ -64,15 +63,13 @@ class LuaPolicy(ScriptPolicy):
         max_hook_ms: int = DEFAULT_HOOK_MS,
         max_memory: int = DEFAULT_MEMORY,
         max_sessions: int = DEFAULT_SESSIONS,
-        hook_seconds: float = DEFAULT_HOOK_SECONDS,
         audit: InboundAudit | None = None,
     ) -> None:
-        _check_bound("max_steps", max_steps, 1)
-        _check_bound("max_hook_ms", max_hook_ms, 1)
-        _check_bound("max_memory", max_memory, MIN_MEMORY)
-        _check_bound("max_sessions", max_sessions, 1)
+        check_bound("max_steps", max_steps, 1)
+        check_bound("max_memory", max_memory, MIN_MEMORY)
+        check_bound("max_sessions", max_sessions, 1)
         sources = Sources(path, search)
-        super().__init__(sources.path, on_error, logger, hook_seconds)
+        super().__init__(sources.path, on_error, logger, max_hook_ms)
         self._host = ScriptHost(sources, audit)
         self._asked = self._host.asked
         self._known: set[Listener] = set()
@@ -92,7 +89,7 @@ class LuaPolicy(ScriptPolicy):
         self._running = threading.RLock()  # held while Lua runs: in a child it is not in the middle
         wait_before_forks(self._running)
         self._load(sources)
-        self._host.wait_s = hook_seconds  # from now on sessions wait as well
+        self._host.wait_s = max_hook_ms / 1000  # from now on sessions wait as well
         if audit is not None:
             self.check(audit)
         self._connect: Callable[[int], Any] = (
@@ -233,11 +230,6 @@ class LuaPolicy(ScriptPolicy):
             with self._running:
                 self._world.collect()
         return self._failed(hook, _message(error))
-
-
-def _check_bound(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise PolicyError(f"{name} {value!r}: expected a whole number from {least}")
 
 
 def _about(message: Message) -> tuple[int, bytes, bytes]:

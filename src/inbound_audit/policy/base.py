@@ -26,8 +26,8 @@ Capabilities = tuple["Sequence[str]", "Sequence[str]"]
 """The ESMTP capabilities that a policy adds and removes."""
 
 
-DEFAULT_HOOK_SECONDS = 0.05
-"""How long a hook of a script may hold its caller up."""
+DEFAULT_HOOK_MS = 50
+"""Milliseconds of the processor that a hook of a script may take."""
 
 
 class ConnectPolicy(Protocol):
@@ -118,9 +118,9 @@ class ScriptPolicy(Policy):
 
     An error of the script never reaches the listener: it is counted in `errors_by_hook`, kept in `last_error`, and
     logged, at most one line per hook and 10 seconds. `on_error` decides what becomes of the session: "accept" lets it
-    in, "refuse" refuses it with a temporary code. A hook that runs for more than `hook_seconds` fails.
+    in, "refuse" refuses it with a temporary code. A hook that runs for more than `max_hook_ms` fails.
 
-    Raises PolicyError if `on_error` is neither, or if `hook_seconds` is not from 0.001 to 3600.
+    Raises PolicyError if `on_error` is neither, or if `max_hook_ms` is not a whole number from 1.
     """
 
     implementation: str
@@ -133,13 +133,12 @@ class ScriptPolicy(Policy):
         path: str | PathLike[str],
         on_error: Choice,
         logger: logging.Logger,
-        hook_seconds: float = DEFAULT_HOOK_SECONDS,
+        max_hook_ms: int = DEFAULT_HOOK_MS,
     ) -> None:
         if on_error not in ("accept", "refuse"):
             raise PolicyError(f"on_error {on_error!r}: is neither 'accept' nor 'refuse'")
-        if type(hook_seconds) not in (int, float) or not 0.001 <= hook_seconds <= 3600:
-            raise PolicyError(f"hook_seconds {hook_seconds!r}: is not a number of seconds from 0.001 to 3600")
-        self.hook_seconds = hook_seconds
+        check_bound("max_hook_ms", max_hook_ms, 1)
+        self.max_hook_ms = max_hook_ms
         self.path = Path(path)
         self.on_error = on_error
         self.errors_by_hook: Counter[str] = Counter()
@@ -180,3 +179,9 @@ class ScriptPolicy(Policy):
         if self.on_error == "accept":
             return ACCEPT
         return UNAVAILABLE if hook == "validate_connect" else LOCAL_ERROR
+
+
+def check_bound(name: str, value: object, least: int) -> None:
+    """Raises PolicyError for what is not a whole number from `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise PolicyError(f"{name} {value!r}: expected a whole number from {least}")

@@ -8,7 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, cast
 
 from inbound_audit.errors import InboundAuditError, PolicyError, named_keywords
-from inbound_audit.policy.base import DEFAULT_HOOK_SECONDS, Choice, ScriptPolicy
+from inbound_audit.policy.base import DEFAULT_HOOK_MS, Choice, ScriptPolicy
 from inbound_audit.regular_file import read_regular
 from inbound_audit.sieve.compile import script
 from inbound_audit.sieve.needs import needs_of
@@ -31,7 +31,8 @@ class SievePolicy(ScriptPolicy):
 
     The script is compiled here and run for each session, before the banner. If a run fails, `on_error` lets
     the session in or refuses it. The error never reaches the caller: it is logged, at most one line per 10 seconds,
-    and counted in `errors`. `hits` counts by name how often actions were taken.
+    and counted in `errors`. A run that takes more than `max_hook_ms` milliseconds of the processor fails. `hits`
+    counts by name how often actions were taken.
 
     Raises PolicyError when the script is missing, can't be read, or is wrong; the message has line and column. Needs
     lark and google-re2, which the extra `sieve` brings; raises ImportError without them.
@@ -43,10 +44,10 @@ class SievePolicy(ScriptPolicy):
 
     @named_keywords
     def __init__(
-        self, path: str | PathLike[str], *, on_error: Choice = "accept", hook_seconds: float = DEFAULT_HOOK_SECONDS
+        self, path: str | PathLike[str], *, on_error: Choice = "accept", max_hook_ms: int = DEFAULT_HOOK_MS
     ) -> None:
-        super().__init__(path, on_error, logger, hook_seconds)
-        self._host = Host(self.path, hook_seconds)
+        super().__init__(path, on_error, logger, max_hook_ms)
+        self._host = Host(self.path, max_hook_ms)
         self._closed = False
         try:
             statements = parse(decode(read_regular(self.path, MAX_BYTES)[0] or b""))
@@ -73,7 +74,7 @@ class SievePolicy(ScriptPolicy):
 
     def validate_connect(self, ac: Session) -> Verdict:
         """Runs the script: may the connection stay?"""
-        run = Run(ac, self._host, self.hook_seconds)
+        run = Run(ac, self._host, self.max_hook_ms / 1000)
         try:
             if self._closed:
                 raise PolicyError("the policy is closed")

@@ -59,8 +59,8 @@ class AddressList(NamedTuple):
 class Host:
     """What all runs of one script share. `hits` counts how often its actions were taken, by the counter's name."""
 
-    def __init__(self, path: Path, hook_seconds: float) -> None:
-        self.path, self.hook_seconds = path, hook_seconds
+    def __init__(self, path: Path, max_hook_ms: int) -> None:
+        self.path, self.max_hook_ms = path, max_hook_ms
         self.hits: Counter[str] = Counter()
         self._lock = ProcessLock()
         self._places: dict[int, str] = {}
@@ -122,9 +122,9 @@ class Run:
         """
         now = thread_time()
         if self._deadline is None:
-            self._deadline = now + self.host.hook_seconds
+            self._deadline = now + self.host.max_hook_ms / 1000
         elif now > self._deadline:
-            raise PolicyError(f"the script ran for more than {self.host.hook_seconds} seconds")
+            raise PolicyError(f"the script ran for more than {self.host.max_hook_ms} ms")
 
     def joined(self, between: str, parts: Iterable[Scalar | str]) -> str:
         """Puts a text together. Raises PolicyError when it is too long, or all texts of the run together are."""
