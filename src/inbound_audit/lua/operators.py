@@ -143,7 +143,7 @@ class _Scan:
         self.item()
         while callable_ and self.text() in (".", ":", "(", "[", "{", '"'):
             self.item()
-            if self.tokens[self.code[self.at - 1]].text in (".", ":"):
+            if self.tokens[self.code[self.at - 1]].text in (".", ":") and self.kind() == "name":
                 self.at += 1
 
     def item(self) -> None:

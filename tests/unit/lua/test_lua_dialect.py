@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,6 +115,21 @@ def test_every_operation_is_found_once(source: str) -> None:
 def test_an_operator_without_an_operand(source: str, message: str) -> None:
     with pytest.raises(DialectError, match=message.replace("|", "\\|")):
         translate(source)
+
+
+@pytest.mark.parametrize("source", [*REWRITTEN, "x = 1 | a.b", "x = ~a:b()", "x = a.b[c] & d:e{} << f'g'"])
+def test_a_script_that_ends_anywhere_is_rewritten_or_refused(source: str) -> None:
+    for end in range(len(source)):
+        try:
+            assert plain(source[:end]).count("\n") == source.count("\n", 0, end)
+        except DialectError as error:
+            assert re.match(r"\d+: ", str(error))  # noqa: PT017  # either end is right
+
+
+@given(st.text(alphabet="ab12 \n\"'[]=-~!&|^<>\\().:{},#\0\xff"))
+def test_any_text_is_rewritten_or_refused(source: str) -> None:
+    with contextlib.suppress(DialectError):
+        assert translate(source).plain.count("\n") == source.count("\n")
 
 
 @given(st.text(alphabet="ab12 \n\"'[]=-~!&|^<>\\().:{},#\0\xff"))
