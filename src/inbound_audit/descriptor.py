@@ -42,7 +42,11 @@ class Descriptor:
                 number = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FIRST)
             finally:
                 os.close(low)
-        self._identity = _identity_of(number, mark=True)
+        try:
+            self._identity = _identity_of(number, mark=True)
+        except OSError:
+            os.close(number)
+            raise
         self._number = number
 
     @property
@@ -52,8 +56,9 @@ class Descriptor:
         try:
             if self._number >= 0 and _identity_of(self._number) != self._identity:
                 self._forget()
-        except OSError:
-            self._forget()
+        except OSError as error:
+            if error.errno == errno.EBADF:  # another error says nothing about the number
+                self._forget()
         return self._number >= 0
 
     def _forget(self) -> None:
@@ -114,10 +119,21 @@ def open_regular(path: str | os.PathLike[str], flags: int, mode: int = 0o600, *,
     return opened
 
 
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """What was made, renamed or removed in the directory survives a power failure. Raises OSError."""
+    with open_file(path, os.O_RDONLY | os.O_DIRECTORY) as opened:
+        os.fsync(opened.number)
+
+
 def pipe() -> tuple[Descriptor, Descriptor]:
     """Both ends of a pipe, to read and to write. Neither waits. Raises OSError."""
-    ends = [Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)]
-    return ends[0], ends[1]
+    reads, writes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        end = Descriptor(reads)
+    except OSError:
+        os.close(writes)
+        raise
+    return end, Descriptor(writes)
 
 
 def _identity_of(number: int, *, mark: bool = False) -> Identity:

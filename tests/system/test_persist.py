@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import itertools
 import logging
@@ -46,6 +47,7 @@ from tests.support.sharing import NAME as SHARED
 
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import SeriesStore
+from inbound_audit.descriptor import open_file
 from inbound_audit.errors import SharedStateError
 from inbound_audit.persist import (
     StateDirectory,
@@ -1366,3 +1368,63 @@ def test_a_directory_that_somebody_else_makes_meanwhile(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "mkdir", make_after_others)
     StateDirectory(tmp_path / "above" / "state").close()
+
+
+def test_a_lock_that_fails_once_is_taken_at_the_next_save(
+    state: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with counting(state, clock) as kept:
+        kept.add(count=3)
+
+        def fail(fd: int) -> bool:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("inbound_audit.shared.owner_file.lock", fail)
+            with pytest.raises(OSError, match=os.strerror(errno.ENOLCK)):
+                kept.store.save()
+        kept.store.save()
+        assert len(snapshots_of(state)) == 1
+    with counting(state, clock) as again:
+        assert again.count() == 3
+
+
+def test_a_log_is_not_loaded_before_its_snapshot_is_adopted(
+    state: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = Counting(state, clock, log=True)
+    dead.add(count=3)
+    dead.store.save()
+    dead.add(count=4)
+    dead.die()
+    with monkeypatch.context() as patch:
+
+        def fail(*arguments: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        patch.setattr("inbound_audit.persist.claims.load", fail)
+        heir = Counting(state, clock)
+        with pytest.raises(SharedStateError, match=os.strerror(errno.EIO)):
+            heir.store.known(NAME)
+    assert list(heir.store.known(NAME).values()) == [1]
+    assert heir.count() == 3
+    heir.end()
+
+
+def test_a_descriptor_whose_file_cannot_be_asked_for_its_state_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_file(tmp_path, os.O_RDONLY)
+    before = len(os.listdir("/proc/self/fd"))
+
+    def fail(fd: int) -> os.stat_result:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fstat", fail)
+        assert opened.is_ours
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            open_file(tmp_path, os.O_RDONLY)
+    assert len(os.listdir("/proc/self/fd")) == before
+    opened.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1

@@ -292,7 +292,9 @@ def test_lines_that_cannot_be_written_are_told(state, clock, path, caplog):
         assert kept.count() == 4
         kept.store.run_once()
     reported = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert reported == [f"{state}: 2 lines of the log of '{NAME}' could not be written; it is tried again"]
+    assert reported == [
+        f"{state}: 2 lines of the log of '{NAME}' could not be written: File too large; it is tried again"
+    ]
     assert [entry.key for entry in read_log(path, broken=lambda *_: None)] == ["192.0.2.1", "192.0.2.4"]
 
 

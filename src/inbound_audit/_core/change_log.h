@@ -28,8 +28,8 @@ static inline size_t ia_percent_encode(const char *key, size_t size, char *out)
     return (size_t)(at - out);
 }
 
-/* `encode`: the key is a text and is percent-encoded; otherwise it is an address of at most 63 bytes. Returns 1 if the
-   line was not written whole. */
+/* `encode`: the key is a text and is percent-encoded; otherwise it is an address of at most 63 bytes. Returns 0; or
+   an error number if the line was not written whole: ENOSPC for the beginning of a line. */
 static inline int ia_write_line(int fd, uint64_t log, uint64_t number, int64_t when, int64_t by, int removed,
                                 const char *key, size_t size, int encode)
 {
@@ -50,7 +50,7 @@ static inline int ia_write_line(int fd, uint64_t log, uint64_t number, int64_t w
     do
         done = write(fd, line, length);
     while (done < 0 && errno == EINTR);
-    return done != (ssize_t)length;
+    return done == (ssize_t)length ? 0 : done < 0 ? errno : ENOSPC;
 }
 
 #endif

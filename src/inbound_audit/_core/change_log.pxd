@@ -9,6 +9,7 @@ of strings is percent-encoded. `log_failures` counts the lines that could not be
 Lock rule: the caller holds `Series.lock`, so that the numbers grow in the order of the lines.
 """
 
+from libc.errno cimport EBADF
 from libc.stdint cimport int64_t
 
 from inbound_audit._core.address cimport Address
@@ -19,7 +20,7 @@ from inbound_audit._core.model cimport Series
 
 cdef extern from "inbound_audit/_core/change_log.h":
     const size_t MAX_KEY "IA_MAX_KEY"    # bytes of a string
-    bint write_line_failed "ia_write_line"(
+    int write_line "ia_write_line"(
         int fd, u64 log, u64 number, int64_t when, int64_t by, bint removed, const char *key, size_t size, bint text
     ) noexcept nogil
 
@@ -30,7 +31,7 @@ cdef inline void log_change(
     """Writes a line if the series has a log. `key`: the text, in a series of strings; NULL: the address is the key."""
     cdef char text[TEXT_MAX]
     cdef const char *shown = key
-    cdef int fd
+    cdef int fd, error = EBADF
     if s.log == NULL:
         return
     if key == NULL:
@@ -38,5 +39,8 @@ cdef inline void log_change(
         size = <size_t>format_address(a, text)
     s.log_sequence += 1
     fd = kept_fd(s.log)
-    if fd < 0 or write_line_failed(fd, s.log_id, s.log_sequence, now, by, removed, shown, size, key != NULL):
+    if fd >= 0:
+        error = write_line(fd, s.log_id, s.log_sequence, now, by, removed, shown, size, key != NULL)
+    if error != 0:
+        s.log_error = error
         s.log_failures += 1

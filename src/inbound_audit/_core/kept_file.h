@@ -28,10 +28,13 @@ struct ia_kept_file {
     char path[];
 };
 
+/* An error other than EBADF says nothing about the number: the descriptor counts as ours. */
 static inline int ia_is_file(int fd, dev_t device, ino_t inode)
 {
     struct stat found;
-    return fd >= 0 && !fstat(fd, &found) && found.st_dev == device && found.st_ino == inode;
+    if (fd >= 0 && fstat(fd, &found))
+        return errno != EBADF;
+    return fd >= 0 && found.st_dev == device && found.st_ino == inode;
 }
 
 static inline int ia_same_file(const struct ia_kept_file *b, int fd) { return ia_is_file(fd, b->device, b->inode); }
@@ -96,10 +99,10 @@ static inline int ia_kept_status(struct ia_kept_file *b, uint64_t *status)
 {
     struct stat found;
     int fd = ia_kept_fd(b);
-    if (fd < 0 || fstat(fd, &found)) {
+    if (fd < 0)
         errno = EBADF;
+    if (fd < 0 || fstat(fd, &found))
         return -1;
-    }
     status[0] = (uint64_t)found.st_size, status[1] = (uint64_t)found.st_nlink;
     return 0;
 }

@@ -119,6 +119,7 @@ cdef struct Series:
     u64 log_id
     u64 log_sequence
     u64 log_failures
+    int log_error        # why the last of them failed: an error number
 
 cdef struct Service:
     char name[MAX_SERVICE_NAME + 1]

@@ -238,6 +238,10 @@ cdef class SeriesStore:
         cdef model.Series *s = series_of(self.audit, name)
         return bits.load64(&s.log_sequence), bits.load64(&s.log_failures)
 
+    def log_error(self, name):
+        """Why the last line that could not be written was not: an error number."""
+        return series_of(self.audit, name).log_error
+
     def check(self):
         """Raises AssertionError when an invariant does not hold in a window of this process. O(hosts)."""
         cdef model.Series *s

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import mailbox
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit.cli.failure import Failure, reason
+from inbound_audit.descriptor import sync_directory
 from inbound_audit.log_limiter import LogLimiter
 
 if TYPE_CHECKING:
@@ -52,8 +55,12 @@ class Maildir(Discard):
         try:
             for part in ("tmp", "new", "cur"):
                 Path(directory, part).mkdir(mode=0o700, parents=True, exist_ok=True)
+            for above in (Path(directory), *Path(os.path.abspath(directory)).parents):
+                with contextlib.suppress(PermissionError):  # one that we can't read was not made by us
+                    sync_directory(above)
         except OSError as error:
             raise Failure(f"--maildir {directory}: {reason(error)}") from None
+        self._new = os.path.join(os.path.abspath(directory), "new")
         self._box = mailbox.Maildir(directory, factory=None)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="maildir")
 
@@ -61,11 +68,16 @@ class Maildir(Discard):
         message: Any = _Pieces(trace(server, session, envelope), envelope.original_content or b"")
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._writer, self._box.add, message)
+            await loop.run_in_executor(self._writer, self._store, message)
         except (OSError, mailbox.Error) as error:
             self._errors.report(logging.ERROR, "a message could not be stored: %s", error)
             return "451 4.3.0 the message could not be stored, try again later"
         return "250 2.0.0 OK"
+
+    def _store(self, message: Any) -> None:
+        """When this returns, the message survives a power failure. Raises OSError and mailbox.Error."""
+        self._box.add(message)
+        sync_directory(self._new)  # mailbox syncs the file, not its name
 
     def close(self) -> None:
         self._writer.shutdown()

@@ -43,14 +43,18 @@ class Locks:
         return list(self._taken)
 
     def hold(self) -> None:
-        """Makes our lock file, unless there is one. Raises OSError."""
+        """Makes our lock file, unless there is one. Raises OSError; then the next try has another id."""
         while self._own is None:  # model: adoption/make_lock
-            with open_file(names.lock(self.id), os.O_RDWR | os.O_CREAT | os.O_EXCL, at=self.place.fd) as made:
-                lock = _locked(made)  # model: adoption/hold
-                if lock is not None:
-                    self._own = lock, made.identity
-                else:  # a process that removes unused lock files took it before we could
-                    self.id = names.new_id()
+            id, self.id = self.id, names.new_id()
+            with open_file(names.lock(id), os.O_RDWR | os.O_CREAT | os.O_EXCL, at=self.place.fd) as made:
+                try:
+                    lock = _locked(made)  # model: adoption/hold
+                except OSError:
+                    with contextlib.suppress(OSError):  # else a scan for unused lock files removes it
+                        os.unlink(names.lock(id), dir_fd=self.place.fd)
+                    raise
+            if lock is not None:  # else a process that removes unused lock files took it before we could
+                self._own, self.id = (lock, made.identity), id
 
     def take(self, id: str) -> bool:
         """Takes the lock of an id whose process has ended; False: it lives, or another process has taken it.

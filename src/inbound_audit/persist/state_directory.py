@@ -11,6 +11,7 @@ import os
 import stat
 
 from inbound_audit._ipcount import shared_mode_possible
+from inbound_audit.descriptor import sync_directory
 from inbound_audit.errors import SharedStateError, cause_of
 from inbound_audit.shared.directory import Directory
 from inbound_audit.shared.places import first_of
@@ -65,7 +66,7 @@ class StateDirectory(Directory):
 
 
 def _make(path: str) -> None:
-    """Makes a directory and those above it that are missing, each 0700."""
+    """Makes a directory and those above it that are missing, each 0700. They survive a power failure."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -74,6 +75,8 @@ def _make(path: str) -> None:
         _make(os.path.dirname(path))
         with contextlib.suppress(FileExistsError):  # of several processes that start together each does this
             os.mkdir(path, 0o700)
+    with contextlib.suppress(PermissionError):  # the directory above may be one that we can't read
+        sync_directory(os.path.dirname(path))
 
 
 def _why_not(found: os.stat_result) -> str | None:

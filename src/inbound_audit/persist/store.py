@@ -113,8 +113,16 @@ class StateStore:
     # ---- what was loaded from logs
 
     def known(self, name: str) -> dict[int, int]:
-        """Up to which number the lines of each log id are in our counts of a series; `EVERY` for our own lines."""
+        """Up to which number the lines of each log id are in our counts of a series; `EVERY` for our own lines.
+
+        Adopts first: a snapshot that were adopted after its lines are loaded would count them twice. Raises
+        SharedStateError and CapacityError when a snapshot can't be adopted.
+        """
         with persist_lock:
+            for error in self._run([self._kept[name]], adopt=True) if name in self._kept else ():
+                if not isinstance(error, OSError):
+                    raise error
+                raise SharedStateError(f"what was saved can't be adopted: {error.strerror}") from error
             own = {self._log_id: EVERY} if name in self._logged else {}
             return {**(self._marks[name].sequences if name in self._marks else {}), **own}
 
@@ -189,7 +197,8 @@ class StateStore:
         failures = store.logged(name)[1]
         lost, log.reported_failures = failures - log.reported_failures, failures
         if lost:
-            raise SharedStateError(f"{lost} lines of the log of {name!r} could not be written")
+            why = os.strerror(store.log_error(name))
+            raise SharedStateError(f"{lost} lines of the log of {name!r} could not be written: {why}")
 
     def _log_failures(self, wrong: list[Exception]) -> None:
         place = self._locks.place.path if self._locks is not None else ""

@@ -86,8 +86,10 @@ class Directory:
         """Whether the directory was removed or replaced: no other process would find what is made in it."""
         try:
             there = os.stat(self.path, follow_symlinks=False)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return True
+        except OSError:  # it says nothing about the directory
+            return False
         return (there.st_dev, there.st_ino) != self._descriptor.identity[:2]
 
 

@@ -94,7 +94,8 @@ class OsResources:
         written to."""
         _thread.leave(self)
         self.close_socket()
-        self.remove_file(self.place)
+        with contextlib.suppress(OSError):  # a file without a lock is removed by other owners
+            self.remove_file(self.place)
         self.place.remove_if_empty()
 
     def open_socket(self) -> None:

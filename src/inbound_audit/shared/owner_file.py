@@ -45,7 +45,8 @@ def create(place: SharedDirectory) -> NewFile:
     try:
         with open_file(".", os.O_TMPFILE | os.O_RDWR, at=place.fd) as locked:
             doing = "lock files"
-            lock(locked.number)  # model: owners/lock
+            if not lock(locked.number):  # model: owners/lock
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
             if place.group is not None:
                 doing = "give files to the group"
                 os.fchown(locked.number, -1, place.group)

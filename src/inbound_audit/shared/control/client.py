@@ -128,8 +128,9 @@ class _PendingRequest:
             piece = self.socket.recv(65536)
         except BlockingIOError:
             return
-        except OSError:  # it has gone, or let us go
-            piece = b""
+        except OSError as error:  # it has gone, or let us go
+            self.answer = SharedStateError(f"has not answered: {error.strerror}")
+            return
         self._received += piece
         if not piece:
             self.answer = SharedStateError("closed the connection without an answer")

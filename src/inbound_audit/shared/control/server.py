@@ -161,19 +161,20 @@ class ControlServer:
         try:
             with _as_socket(listening) as borrowed:
                 made, _ = borrowed.accept()
+            with made:
+                credentials = made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                if not may_request(_CREDENTIALS.unpack(credentials)[1]):
+                    return
+                made.setblocking(False)
+                connection = _Connection(Descriptor(made.detach()), handle, self._thread)
         except BlockingIOError:  # the client has gone
             return
         except OSError:
             self._pauses_until = time.monotonic() + _RETRY_S
             return
-        credentials = made.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if not may_request(_CREDENTIALS.unpack(credentials)[1]):
-            made.close()
-            return
         if len(self._connections) == MAX_CONNECTIONS:
             self._connections.pop(0).close()
-        made.setblocking(False)
-        self._connections.append(_Connection(Descriptor(made.detach()), handle, self._thread))
+        self._connections.append(connection)
 
 
 @contextlib.contextmanager
