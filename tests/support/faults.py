@@ -20,6 +20,7 @@ import functools
 import gc
 import hashlib
 import importlib
+import io
 import json
 import logging
 import mmap
@@ -224,7 +225,9 @@ class Partner:
         self._to.write(pickle.dumps((question, method, arguments)))
         answered = None
         while answered != question:
-            answered, failure, answer = pickle.load(self._from)
+            come = io.BytesIO(os.read(self._from.fileno(), 1 << 16))  # answers are short, and come whole
+            while come.tell() < len(come.getvalue()):
+                answered, failure, answer = pickle.load(come)
         assert not failure, failure
         return answer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import mmap
 import os
@@ -36,6 +37,7 @@ from tests.support.keeping import (
 from tests.support.sharing import FULL, rounds
 
 from inbound_audit._ipcount import SeriesStore
+from inbound_audit.errors import cause_of
 from inbound_audit.persist import Entry, change_log, marks, persisted_series, read_log
 from inbound_audit.persist.format import Mark
 
@@ -293,7 +295,7 @@ def test_lines_that_cannot_be_written_are_told(state, clock, path, caplog):
         kept.store.run_once()
     reported = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert reported == [
-        f"{state}: 2 lines of the log of '{NAME}' could not be written: File too large; it is tried again"
+        f"{state}: 2 lines of the log of '{NAME}' could not be written: {cause_of(errno.EFBIG)}; it is tried again"
     ]
     assert [entry.key for entry in read_log(path, broken=lambda *_: None)] == ["192.0.2.1", "192.0.2.4"]
 

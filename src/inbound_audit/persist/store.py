@@ -197,7 +197,7 @@ class StateStore:
         failures = store.logged(name)[1]
         lost, log.reported_failures = failures - log.reported_failures, failures
         if lost:
-            why = os.strerror(store.log_error(name))
+            why = cause_of(store.log_error(name))
             raise SharedStateError(f"{lost} lines of the log of {name!r} could not be written: {why}")
 
     def _log_failures(self, wrong: list[Exception]) -> None:
