@@ -8,7 +8,7 @@
    time, which a stopped process causes, is not part of this. */
 
 #ifndef OWNERS
-#define OWNERS 3      /* quick: -DOWNERS=2 -DSCANS=3 */
+#define OWNERS 2      /* quick: -DSCANS=3 */
 #endif
 #ifndef SCANS
 #define SCANS 4       /* of an owner, at most */
