@@ -1,7 +1,6 @@
 """What many audits in a process, and many processes of an audit, cost. Run it alone: `python -m benchmarks.crowd`.
 
 Prints two tables: n processes that are forked at once and join one audit, and n audits in one process.
-docs/performance.md has both.
 """
 
 from __future__ import annotations
