@@ -473,7 +473,7 @@ def test_prefixes_as_text(crowd: Crowd, start: Start, kind: str) -> None:
 
 
 @every_reader
-def test_a_writer_that_stands_still_in_mid_update_holds_nobody_up(crowd: Crowd, start: Start, kind: str) -> None:
+def test_a_stopped_writer_in_mid_update_delays_no_reader(crowd: Crowd, start: Start, kind: str) -> None:
     reader = start(kind)
     reader.one("open mail")
     for file in crowd.files:
@@ -725,7 +725,7 @@ def test_a_file_that_was_cut_short(crowd: Crowd, start: Start, kind: str, size: 
 
 
 @pytest.mark.parametrize("kind", ["c", "c-mapped"])
-def test_who_maps_a_file_is_killed_by_who_cuts_it_short(crowd: Crowd, programs: Programs, kind: str) -> None:
+def test_a_reader_is_killed_when_the_file_it_maps_is_truncated(crowd: Crowd, programs: Programs, kind: str) -> None:
     """That is what the header says of it, and why it has IA_PREAD."""
     reader = Reader(programs.command(kind))
     reader.one("open mail")
@@ -766,7 +766,7 @@ def flip_and_ask(
 
 
 @pytest.mark.parametrize("kind", ["c-mapped", "c-pread", "luajit", "lupa.luajit21"])
-def test_ten_thousand_flips_crash_nobody(crowd: Crowd, start: Start, kind: str) -> None:
+def test_ten_thousand_flips_crash_no_reader(crowd: Crowd, start: Start, kind: str) -> None:
     """The C reader runs under sanitizers."""
     reader = start(kind, checked=kind in C_READERS)
     reader.one("open mail")
@@ -1070,7 +1070,7 @@ def test_beside_a_writer_that_never_rests(owners: Callable[[], Owner], start: St
 
 
 @pytest.mark.parametrize("kind", ["c-mapped", "c-pread", "luajit"])
-def test_flips_in_a_shared_audit_crash_nobody(owners: Callable[[], Owner], start: Start, kind: str) -> None:
+def test_flips_in_a_shared_audit_crash_no_owner(owners: Callable[[], Owner], start: Start, kind: str) -> None:
     rng = random.Random(9)
     reader = start(kind, checked=kind in C_READERS)
     owners().open("SMTP", "mx", addresses(rng, 300))

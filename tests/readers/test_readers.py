@@ -34,7 +34,7 @@ def crowd():
     sessions.clear()
 
 
-def test_a_writer_that_stands_still_in_mid_update_holds_nobody_up(crowd):
+def test_a_stopped_writer_in_mid_update_delays_no_reader(crowd):
     """`seq` stays odd, as a stopped writer leaves it: everything is answered, and right, for the tree is sound."""
     audit, sessions = crowd
     ask = sessions[0].inbound_session_count
@@ -87,7 +87,7 @@ audit.close()
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_damaged_bytes_crash_nobody(seed):
+def test_damaged_bytes_crash_no_process(seed):
     run = subprocess.run(
         [sys.executable, "-c", DAMAGE, str(seed)], capture_output=True, text=True, check=False, timeout=100
     )

@@ -57,7 +57,7 @@ def test_help_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert text == capsys.readouterr().out
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("inbound-audit, version ")
 

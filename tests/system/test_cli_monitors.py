@@ -108,7 +108,7 @@ def test_the_options_arrive(tmp_path: Path) -> None:
         assert sum(audit.connections(0, host, 0, 1) for host in hosts) < 5000
 
 
-def test_what_is_persisted_lies_where_it_is_told_to(tmp_path: Path) -> None:
+def test_snapshots_lie_in_the_given_directory(tmp_path: Path) -> None:
     for total in (3, 6):
         with parts(settings(capacity=1 << 20, monitor=(), monitor_bytes=1 << 28, state=str(tmp_path))) as (audit, _):
             audit.series.define("kept", "ip", 86400, 3, persist=True)
@@ -143,7 +143,7 @@ def test_without_options_nothing_is_counted_over_time(tmp_path: Path) -> None:
         assert audit.monitors == ()
 
 
-def test_no_room_is_told_with_the_options_that_matter() -> None:
+def test_no_room_is_reported_with_the_options_that_matter() -> None:
     many = tuple(f"{seconds},1024" for seconds in range(60, 76))
     with (
         pytest.raises(Failure, match="another --capacity, such as 1G or --monitor-bytes"),

@@ -75,7 +75,7 @@ def family(request: pytest.FixtureRequest) -> Iterator[int]:
     return request.param
 
 
-def test_a_message_is_in_the_maildir_when_the_peer_is_told_so(tmp_path: Path, family: int) -> None:
+def test_a_message_is_in_the_maildir_when_the_peer_reads_250(tmp_path: Path, family: int) -> None:
     with Serve("--maildir", str(tmp_path / "a" / "box")) as server:
         with smtplib.SMTP(*server.addresses[family], timeout=PATIENCE) as client:
             client.ehlo("client.example")
@@ -158,7 +158,7 @@ def test_the_stock_limits_hold_without_a_policy(family: int) -> None:
         assert server.event("policy")["policy"] == "/32,/64=10 /24,/48=100 /0=20000"
 
 
-def test_a_dry_run_lets_in_and_counts_who_would_have_been_refused(family: int) -> None:
+def test_a_dry_run_lets_in_and_counts_sessions_it_would_refuse(family: int) -> None:
     with Serve("--limit", "/32,/64=1", "--dry-run") as server:
         with Peer(*server.addresses[family]) as first, Peer(*server.addresses[family]) as second:
             assert first.line().startswith(b"220")
@@ -353,7 +353,7 @@ def test_a_name_is_every_address_that_it_has() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_an_address_in_use_is_told_and_nothing_is_served(host: str) -> None:
+def test_an_address_in_use_is_an_error_and_nothing_is_served(host: str) -> None:
     with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as held:
         address = f"[{host}]:{held.getsockname()[1]}"
         done = run("serve", "--listen", "127.0.0.1:0", "--listen", address.replace("[127.0.0.1]", "127.0.0.1"))
@@ -364,7 +364,7 @@ def test_an_address_in_use_is_told_and_nothing_is_served(host: str) -> None:
         assert str(held.getsockname()[1]).encode() in done.stderr
 
 
-def test_a_policy_that_does_not_compile_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_policy_that_does_not_compile_is_reported_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "policy.lua").write_text("local a = 1\nlocal = 2\n")
     done = run("serve", "--listen", "127.0.0.1:0", "--policy", "policy.lua", cwd=tmp_path)
     assert done.returncode == 1
@@ -528,7 +528,7 @@ def test_peers_that_behave_badly_fill_no_log() -> None:
         assert server.complaints == []
 
 
-def test_a_report_that_nobody_reads_stops_no_server() -> None:
+def test_a_report_that_is_not_read_stops_no_server() -> None:
     with subprocess.Popen(
         [*COMMAND, "serve", "--listen", "[::1]:0"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),

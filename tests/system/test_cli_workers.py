@@ -162,7 +162,7 @@ def test_another_supervisor_does_not_get_the_port() -> None:
         assert server.running
 
 
-def test_an_address_is_held_for_others_and_answers_nobody() -> None:
+def test_an_address_is_held_for_others_and_accepts_no_connection() -> None:
     held = sockets.hold([Endpoint("127.0.0.1", 0), Endpoint(None, 0)])
     with contextlib.ExitStack() as closed:
         for place in held:
@@ -215,7 +215,7 @@ def test_a_limit_holds_over_all_workers_at_every_moment() -> None:
         assert server.complaints == []
 
 
-def test_who_comes_one_after_the_other_fills_a_limit_to_the_last_place() -> None:
+def test_sessions_one_after_the_other_fill_a_limit_to_the_last_place() -> None:
     with several(3, "--limit", "/32,/64=20") as server:
         peers = connect(server, 20)
         with Peer(*server.addresses[0]) as peer:
@@ -297,7 +297,7 @@ def test_each_worker_that_dies_early_is_waited_for_twice_as_long() -> None:
         assert server.stopped()["open"] == 0
 
 
-def test_a_worker_that_has_settled_is_replaced_at_once_again() -> None:
+def test_a_worker_that_ran_for_long_is_replaced_at_once_again() -> None:
     with several(2, command=patched("workers.STABLE_AFTER_S = 0.0")) as server:
         victim = server.workers[1]
         for number in range(3):
@@ -359,7 +359,7 @@ os.fork = sometimes
         assert server.event("restarted")["replaces"] == server.workers[0]
 
 
-def test_a_worker_that_fails_is_told_with_a_traceback() -> None:
+def test_a_worker_that_fails_logs_a_traceback() -> None:
     with several(2, command=patched("worker.Worker._receive_orders = lambda *_: None", FAILS)) as server:
         # Both fail when their first second is over.
         event = server.event("worker")
@@ -503,7 +503,7 @@ def test_a_stop_before_all_are_ready_is_not_lost(tmp_path: Path) -> None:
 # ---- reload
 
 
-def test_a_hangup_reloads_in_all_workers_and_is_told_once(tmp_path: Path) -> None:
+def test_a_hangup_reloads_in_all_workers_and_is_logged_once(tmp_path: Path) -> None:
     policy = tmp_path / "policy.lua"
     policy.write_text(POLICY % 100)
     with several(3, "--policy", str(policy)) as server:
@@ -585,7 +585,7 @@ def test_a_worker_that_dies_with_an_order_unread_holds_up_no_reload(tmp_path: Pa
 # ---- it cannot start
 
 
-def test_a_policy_that_does_not_compile_is_told_once(tmp_path: Path) -> None:
+def test_a_policy_that_does_not_compile_is_logged_once(tmp_path: Path) -> None:
     (tmp_path / "policy.lua").write_text(NO_LUA)
     assert "policy.lua:2:" in failing("--policy", "policy.lua", cwd=tmp_path)
 
@@ -711,7 +711,7 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_report_that_nobody_reads_stops_no_worker() -> None:
+def test_a_report_that_is_not_read_stops_no_worker() -> None:
     with subprocess.Popen(
         [*COMMAND, "serve", "--listen", "[::1]:0", "--workers", "2", "--shared", "test", *FREE],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),

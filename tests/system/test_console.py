@@ -258,7 +258,7 @@ def test_delete_ip(crew):
     assert console("delete_ip", "a b", "texts", f"{LONG},2").startswith("removed from texts")
 
 
-def test_one_that_stands_still(crew):
+def test_a_stopped_process(crew):
     """Queries do not wait for it, `add` asks another process, and `delete_ip` says which process did not answer."""
     one, other = crew
     one.freeze()
@@ -431,7 +431,7 @@ def test_quit_ends_the_lines(crew):
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_each_line_sees_who_is_there_then(crew, hire):
+def test_each_line_sees_the_processes_of_that_moment(crew, hire):
     with subprocess.Popen(
         [*COMMAND, "console", NAME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     ) as process:

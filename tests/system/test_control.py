@@ -205,7 +205,7 @@ def test_any_bytes_get_one_line(line):
         assert isinstance(json.loads(answer)["ok"], bool)
 
 
-def test_a_fault_of_ours_is_told_to_both_sides(caplog):
+def test_a_fault_of_ours_is_reported_on_both_sides(caplog):
     def fail(name: str) -> None:
         raise ZeroDivisionError("surprise")
 
@@ -226,7 +226,7 @@ def test_the_socket_is_its_users_alone(hire):
     assert stat.S_IMODE(found.st_mode) == 0o600
 
 
-def test_who_is_welcome(monkeypatch):
+def test_the_users_that_may_send_requests(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1234)
     assert [uid for uid in (0, 1, 1233, 1234, 1235, 65534) if server.may_request(uid)] == [0, 1234]
 
@@ -264,7 +264,7 @@ def test_another_user_gets_no_word(hire, place):
 
 
 @as_root
-def test_who_may_not_ask_is_told(hire, place, monkeypatch):
+def test_a_user_without_permission_reads_why(hire, place, monkeypatch):
     worker = hire(JOIN)
     with View(NAME) as view:
         owner_id = id_of(worker.pid)
@@ -281,7 +281,7 @@ def test_who_may_not_ask_is_told(hire, place, monkeypatch):
 # ---- no client blocks it
 
 
-def test_silent_and_slow_callers_hold_nobody_up(hire):
+def test_silent_and_slow_clients_delay_no_other(hire):
     one = hire(JOIN)
     before = open_sockets(one.pid)
     with contextlib.ExitStack() as held:
@@ -299,7 +299,7 @@ def test_silent_and_slow_callers_hold_nobody_up(hire):
     eventually(lambda: open_sockets(one.pid) <= before, "the end of all connections")
 
 
-def test_who_says_nothing_is_let_go(hire):
+def test_a_silent_client_is_disconnected(hire):
     worker = hire("from inbound_audit.shared.control import server\nserver.DEADLINE_S = 0.05\n" + JOIN)
     with connected(worker) as connection:
         assert everything(connection) == b""
@@ -325,7 +325,7 @@ def test_a_request_may_come_in_pieces_and_is_bounded(hire):
     assert count_of(worker) == 5
 
 
-def test_who_does_not_read_the_answer_is_let_go(hire):
+def test_a_client_that_does_not_read_the_answer_is_disconnected(hire):
     """It is larger than what the system keeps for a reader."""
     worker = hire("from inbound_audit.shared.control import server\nserver.DEADLINE_S = 0.2\n" + JOIN)
     worker.do("audit.series.state_store().note_loaded('failures', {log: 1 for log in range(1, 30000)})")
@@ -337,7 +337,7 @@ def test_who_does_not_read_the_answer_is_let_go(hire):
         eventually(lambda: open_sockets(worker.pid) == before, "its end")
 
 
-def test_what_nobody_waits_for_any_more_is_not_done(hire):
+def test_a_request_whose_client_is_gone_is_not_carried_out(hire):
     worker = hire(JOIN)
     path_holder = View(NAME)
     owner_id = id_of(worker.pid)
@@ -350,7 +350,7 @@ def test_what_nobody_waits_for_any_more_is_not_done(hire):
     assert count_of(worker) == 0
 
 
-def test_one_that_stands_still_among_others(hire):
+def test_a_stopped_process_among_others(hire):
     crew = hire.hire(3, JOIN)
     with View(NAME) as view:
         ids = {worker.pid: id_of(worker.pid) for worker in crew}
@@ -415,7 +415,7 @@ def test_a_process_that_answers_nonsense(tmp_path, answer, close, why):
         impostor.close()
 
 
-def test_nobody_is_there(tmp_path):
+def test_no_process_is_attached(tmp_path):
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(SharedStateError, match="accepts no requests, or has just ended"):
@@ -472,7 +472,7 @@ def test_a_socket_whose_owner_is_gone_is_removed_and_nothing_else(hire):
 
 
 @pytest.mark.parametrize("what", ["*", "*.control", "*.owner", ""])
-def test_names_that_somebody_removes_come_back(hire, what):
+def test_names_that_another_program_removes_come_back(hire, what):
     worker = hire(JOIN)
     before = sockets()
     directory = Path(directory_of(NAME))
@@ -642,7 +642,7 @@ def test_two_that_remove_from_each_other_at_once(hire):
     assert [worker.do("complaints") for worker in crew] == [[], []]
 
 
-def test_who_did_not_remove_it_is_told(hire):
+def test_the_processes_that_did_not_remove_it_are_named(hire):
     one, other = hire.hire(2, JOIN + "audit.series.add('failures', '192.0.2.7')")
     other.freeze()
     one.do("audit.series.remove_item('failures', '192.0.2.7')")

@@ -365,7 +365,7 @@ def lua_times(n):
 )
 
 
-def test_a_process_that_stands_in_mid_update_holds_nobody_up(hire, tell):
+def test_a_stopped_process_in_mid_update_delays_no_reader(hire, tell):
     """Its file says that it is in the middle of a change, for ever: its last count is what is counted."""
     victim = hire(MX + "many = sessions_of(mx, 3000)")
     reader = hire(READER)
@@ -576,7 +576,7 @@ def places_in(file: OwnerFile) -> list[tuple[int, int]]:
     return found
 
 
-def test_damaged_bytes_crash_nobody(hire, tell):
+def test_damaged_bytes_crash_no_process(hire, tell):
     """A live owner's file is flipped, cut, stretched, replaced and removed: readers answer or raise, and go on."""
     victim = hire(MX.replace("1 << 28", "1 << 20") + CROWD)
     file = file_of(victim.pid)

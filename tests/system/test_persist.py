@@ -150,7 +150,7 @@ def test_another_users_directory_is_refused(state, clock):
 
 
 @pytest.mark.parametrize("path", ["file", "file/below", "gone/file"])
-def test_what_can_be_no_directory_is_told(state, clock, path):
+def test_a_path_that_cannot_be_a_directory_is_an_error(state, clock, path):
     (state / "file").write_text("")
     (state / "gone").symlink_to("nowhere")
     with pytest.raises(SharedStateError, match=f"{path}.*: no state can be kept there"):
@@ -402,7 +402,7 @@ def test_the_thread_saves_and_adopts(state, clock, period):
         eventually(lambda: len(files_of(state)) == 2, "the end of its files")
 
 
-def test_an_audit_that_nobody_holds_lets_go_of_its_files(state, clock, period):
+def test_a_collected_audit_closes_its_files(state, clock, period):
     forgotten = Counting(state, clock)
     forgotten.add()
     forgotten.store.save()
@@ -550,7 +550,7 @@ def test_a_file_of_another_definition_is_left_alone(state, clock, options, why, 
 # ---- several processes
 
 
-def test_who_lives_keeps_what_is_his(state, clock):
+def test_a_living_owner_keeps_its_files(state, clock):
     with counting(state, clock) as first, counting(state, clock) as second:
         first.add("192.0.2.7", 1)
         second.add("192.0.2.7", 2)
@@ -609,7 +609,7 @@ def test_an_id_in_another_file_counts_nothing(state, clock, saved):
         assert read(snapshots_of(state)[0]).absorbed == ()
 
 
-def test_an_id_in_the_file_of_somebody_who_lives_counts_nothing(state, clock, saved):
+def test_an_id_in_the_file_of_a_living_owner_counts_nothing(state, clock, saved):
     with counting(state, clock) as alive:
         alive.add("192.0.2.7", 50)
         alive.store._kept[NAME].absorbed.add("00000000000000aa")
@@ -1259,7 +1259,7 @@ def test_a_series_is_kept_and_logged_from_when_it_is_asked_for(state, clock):
         assert audit.series.count("spam", "192.0.2.7") == 7
 
 
-def test_a_refused_directory_is_told_each_time(state, clock):
+def test_a_refused_directory_is_an_error_each_time(state, clock):
     state.chmod(0o777)
     with InboundAudit(state=state, clock=clock) as audit:
         for _ in range(2):
@@ -1332,7 +1332,7 @@ def test_what_a_forked_worker_inherits_is_seen_by_all(hire, state):
         assert worker.do("audit.series.count('spam', '192.0.2.7', 0, 4)") == 3
 
 
-def test_who_closes_is_not_counted_twice_while_others_inherit(place, state, monkeypatch):
+def test_a_closing_owner_is_not_counted_twice_while_others_inherit(place, state, monkeypatch):
     """His counts go before his lock does."""
     seen = []
     forget = StateStore.forget
@@ -1355,7 +1355,7 @@ def lock_is_held(path: Path) -> bool:
         return owner_file.has_owner(file.fileno())
 
 
-def test_a_directory_that_somebody_else_makes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_another_process_makes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several processes start together, and each finds that nothing is there yet."""
     make = os.mkdir
 

@@ -167,13 +167,13 @@ def test_a_cut_off_line_does_not_take_the_next_one_with_it(path):
         "1f0c44d29b07aa13 99999999999999999999 1795572000123456 1 192.0.2.7",
     ],
 )
-def test_a_broken_line_is_told_with_its_number(path, line, caplog):
+def test_a_broken_line_is_reported_with_its_number(path, line, caplog):
     assert read_and_reported(path, f"{GOOD}\n{line}\n{NEXT}") == ([1, 4], [(3, "is not a line of a change log")])
     assert [entry.line for entry in read_log(path)] == [1, 4]
     assert [record.getMessage() for record in caplog.records] == [f"{path}:3: is not a line of a change log"]
 
 
-def test_a_key_in_another_encoding_is_told(path):
+def test_a_key_in_another_encoding_is_reported(path):
     assert read_and_reported(path, GOOD.replace("192.0.2.7", "%FF") + NEXT) == ([2], [(1, "its key is no UTF-8")])
 
 
@@ -278,7 +278,7 @@ def test_a_log_that_is_copied_and_cut(state, clock, path):
         assert [entry.key for entry in read_log(path)] == ["192.0.2.2"]
 
 
-def test_lines_that_cannot_be_written_are_told(state, clock, path, caplog):
+def test_lines_that_cannot_be_written_are_reported(state, clock, path, caplog):
     with counting(state, clock, log=True) as kept:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         try:
@@ -350,7 +350,7 @@ def test_a_load_that_was_not_saved_is_loaded_again(state, clock, path):
         assert (third.count(), load(third, path), third.count()) == (1, 0, 1)
 
 
-def test_marks_are_inherited_by_who_lives(state, clock, path):
+def test_marks_are_inherited_by_the_living(state, clock, path):
     first, second = Counting(state, clock, log=True), Counting(state, clock, log=True)
     first.add("192.0.2.7", 3)
     second.add("192.0.2.7", 20)

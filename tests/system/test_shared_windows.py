@@ -121,7 +121,7 @@ def test_an_item_is_removed_in_all_processes(audit, clock, hire):
     assert audit.series.count("t", "text", 1) == others[0].do("audit.series.count('t', 'text', 1)") == 0
 
 
-def test_series_of_one_name_that_differ_are_told_apart(audit, hire):
+def test_series_of_one_name_that_differ_are_kept_apart(audit, hire):
     """Nobody asks the others before they define: their windows are not of one kind, so they are no sum."""
     other = hire(JOIN)
     other.do("define('mine', 'ip', 10, 3); audit.series.add('mine', '192.0.2.7', 5)")
@@ -265,7 +265,7 @@ def test_a_view_sees_everybody_s_windows(audit, hire):
 
 
 @pytest.mark.parametrize("asked", [("series", "nope", 10, 3), ("series", "s", 10, 4), ("sessions", "s", 10, 3)])
-def test_what_nobody_has_is_an_error(audit, asked):
+def test_an_unknown_series_is_an_error(audit, asked):
     with pytest.raises(ValueError, match=asked[1]):
         SeriesStore(audit).rows(*asked, 0, 0)
 
@@ -356,7 +356,7 @@ for i in range(60000):
     assert audit.series.count("s", "10.0.0.0/8") == 0
 
 
-def test_an_error_of_a_worker_is_told(audit, hire):
+def test_an_error_of_a_worker_is_printed(audit, hire):
     other = hire(JOIN)
     with pytest.raises(WorkerError, match="SeriesError"):
         other.do("audit.series.add('nope', '192.0.2.7')")

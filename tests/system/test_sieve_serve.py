@@ -23,7 +23,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield from bench_of(tmp_path)
 
 
-def test_lark_is_loaded_for_a_policy_and_its_absence_is_told() -> None:
+def test_lark_is_loaded_for_a_policy_and_its_absence_names_the_extra() -> None:
     program = """
 import sys
 sys.modules["lark"] = None
@@ -80,7 +80,7 @@ def test_runs_that_fail_are_reported(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("name", ["policy.sieve", "policy.SIV"])
-def test_a_policy_in_sieve_that_is_wrong_is_told_in_one_line(bench: Bench, name: str) -> None:
+def test_a_wrong_policy_in_sieve_is_reported_in_one_line(bench: Bench, name: str) -> None:
     bench.write("if true {", name)
     done = run("serve", "--listen", "127.0.0.1:0", "--policy", name, cwd=bench.directory)
     assert done.returncode == 1

@@ -75,7 +75,7 @@ def test_a_peer_counts_as_the_gold_model_does(kind: type[Peer], version: int) ->
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("kind", COUNTERS, ids=lambda kind: kind.name)
-def test_who_is_said_to_count_any_prefix_does_and_who_is_not_cannot(kind: type[Peer], version: int) -> None:
+def test_peers_count_the_prefixes_that_the_report_says(kind: type[Peer], version: int) -> None:
     peer = made(kind, version)
     gold = life(peer, version)
     others = [length for length in range(1, WIDTH[version]) if length not in CHOSEN[version]]
@@ -165,7 +165,7 @@ def test_every_bar_is_measured_somewhere() -> None:
     assert [key for key in load_bars() if f'"{key}"' not in sources] == []
 
 
-def test_a_bar_is_read_and_told_in_the_same_words() -> None:
+def test_a_bar_is_read_and_printed_in_the_same_words() -> None:
     bar = parse_bars("| k | what it is | at least 0.97 x bare aiosmtpd |\n")["k"]
     assert (bar.what, str(bar)) == ("what it is", "at least 0.97 x bare aiosmtpd")
     assert bar.holds(0.97)
@@ -346,7 +346,7 @@ def test_reasons_are_found_by_the_key_of_their_bar() -> None:
     assert set(reasons(written.read_text())) <= set(load_bars())
 
 
-def test_a_missed_bar_is_told_aloud_and_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missed_bar_is_printed_and_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results, page = tmp_path / "results.json", tmp_path / "performance.md"
     results.write_text(json.dumps(CANNED))
     assert main([str(results), str(page)]) == 0

@@ -128,7 +128,7 @@ def test_the_lock_and_the_fences_are_where_they_are_said_to_be(generated):
         assert "ia_exchange" not in body(generated, room, name)
 
 
-def test_who_only_asks_about_windows_takes_no_lock(generated):
+def test_counting_in_windows_takes_no_lock(generated):
     """And the time is not read while a lock is held: the clock may be Python's, which waits for the GIL."""
     for room, name in [("window", "range_count"), ("window", "window_count"), ("series_query", "query_key")]:
         assert not re.search("lock_(wait|at)", body(generated, room, name))

@@ -146,7 +146,7 @@ def test_a_clock_that_answers_nonsense_is_not_believed(clock, answer):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, StopIteration, MemoryError])
-def test_a_clock_that_raises_stops_nobody(clock, error):
+def test_a_clock_that_raises_stops_no_thread(clock, error):
     broken = False
 
     def reported():
@@ -166,7 +166,7 @@ def test_a_clock_that_raises_stops_nobody(clock, error):
         assert shown(audit) == [0, 2, 0]
 
 
-def test_who_interrupts_a_clock_interrupts_the_program(clock):
+def test_an_interrupt_in_a_clock_interrupts_the_program(clock):
     """Python runs a signal's handler wherever it is, sometimes in the clock; the count stands all the same."""
 
     def reported():

@@ -178,7 +178,7 @@ def test_a_protocol_that_raises_at_either_end(guard: Guard, audit: InboundAudit,
 
 
 @every_way
-def test_a_refused_peer_is_told_and_no_protocol_is_made(guard: Guard, audit: InboundAudit, way: Way) -> None:
+def test_a_refused_peer_reads_the_reason_and_no_protocol_is_made(guard: Guard, audit: InboundAudit, way: Way) -> None:
     made: list[Echo] = []
 
     def factory() -> Echo:
@@ -645,7 +645,7 @@ def test_a_stream_through_tls(guard: Guard, audit: InboundAudit, tls: tuple[ssl.
         eventually(lambda: audit.total() == 0)
 
 
-def test_a_door_is_a_factory_of_its_own(guard: Guard) -> None:
+def test_a_gated_factory_is_a_factory_of_its_own(guard: Guard) -> None:
     """Two servers may stand before one door."""
     door = counted(Echo, guard)
     assert isinstance(door, GatedFactory)

@@ -101,7 +101,7 @@ def test_a_full_arena_lets_in_uncounted_and_says_so_once(
     guard.close_all()
 
 
-def test_a_full_arena_refuses_if_told_to(full_listener: Listener) -> None:
+def test_a_full_arena_refuses_if_so_configured(full_listener: Listener) -> None:
     guard = Guard(full_listener, when_full="refuse")
     admission = guard.admit("2001:db8::1")
     assert not admission.let_in
@@ -169,7 +169,7 @@ def test_a_closed_audit_lets_in_uncounted(audit: InboundAudit) -> None:
     admission.close()
 
 
-def test_a_reload_in_between_does_not_change_who_is_told_of_the_end(guard: Guard) -> None:
+def test_a_reload_in_between_does_not_change_the_policy_that_hears_of_the_end(guard: Guard) -> None:
     old, new = Script(), Script({"connect": Verdict(accepted=False)})
     guard.policy = old
     before = guard.admit("192.0.2.7")
@@ -184,7 +184,7 @@ def test_a_reload_in_between_does_not_change_who_is_told_of_the_end(guard: Guard
     assert [old.ended, new.ended] == [ended[:1], ended[1:]]
 
 
-def test_an_accepted_verdict_that_disconnects_lets_nobody_in(guard: Guard) -> None:
+def test_an_accepted_verdict_that_disconnects_lets_no_one_in(guard: Guard) -> None:
     guard.policy = Script({"connect": Verdict(disconnect=True)})
     admission = guard.admit("192.0.2.7")
     assert not admission.let_in

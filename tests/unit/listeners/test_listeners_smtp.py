@@ -220,7 +220,7 @@ def test_the_words_of_a_refusal(guard: Guard, verdict: Verdict, reply: bytes) ->
 
 
 @every_way
-def test_a_tarpit_holds_the_banner_back_and_nobody_else(guard: Guard, audit: InboundAudit, way: Way) -> None:
+def test_a_tarpit_delays_one_banner_alone(guard: Guard, audit: InboundAudit, way: Way) -> None:
     policy = guard.policy = Script({"connect": FOREVER})
     with mx(guard, way) as (_, address):
         slow = Peer(*address)
@@ -692,7 +692,7 @@ def controlled(guard: Guard, handler: object = None, **kwargs: Any) -> Iterator[
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_controller_counts_nobody_but_clients(guard: Guard, audit: InboundAudit, host: str) -> None:
+def test_a_controller_counts_clients_alone(guard: Guard, audit: InboundAudit, host: str) -> None:
     with controlled(guard, hostname=host) as controller:
         ((where, port),) = controller.addresses
         assert (where, guard.opened) == (host, 0)

@@ -152,7 +152,7 @@ def test_a_handler_that_raises(guard: Guard, audit: InboundAudit, kind: type[Any
 
 @every_way
 @every_concurrent_server
-def test_a_refused_peer_is_told(guard: Guard, audit: InboundAudit, way: Way, kind: type[Any]) -> None:
+def test_a_refused_peer_reads_the_reason(guard: Guard, audit: InboundAudit, way: Way, kind: type[Any]) -> None:
     guard.policy = policy = Limits({"/32": 1})
     with serving(kind, guard, way, refusal=b"busy\n") as (_, address):
         with Peer(*address) as one:
@@ -184,7 +184,7 @@ def test_a_refusal_that_cannot_be_made_is_a_silent_one(guard: Guard, refusal: An
         assert guard.failures == 2
 
 
-def test_a_refused_peer_that_does_not_listen_holds_up_nobody(guard: Guard) -> None:
+def test_a_refused_peer_that_does_not_read_delays_no_other(guard: Guard) -> None:
     guard.policy = Script({"connect": BUSY})
     with serving(Serial, guard, refusal=b"busy\n" * (1 << 22)) as (_, address), Peer(*address):
         with Peer(*address) as peer:

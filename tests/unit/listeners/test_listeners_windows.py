@@ -91,7 +91,7 @@ def test_so_is_what_a_hook_refuses(guard: Guard, audit: InboundAudit, answer: Ve
 
 
 @pytest.mark.parametrize(("choice", "rejections"), [("accept", 0), ("refuse", 1)])
-def test_a_policy_that_fails_rejects_whom_it_keeps_out(audit: InboundAudit, choice: Any, rejections: int) -> None:
+def test_a_policy_that_fails_records_a_rejection(audit: InboundAudit, choice: Any, rejections: int) -> None:
     guard = Guard(audit.listener(), Script({"connect": ValueError("on purpose"), "ehlo": None}), on_error=choice)
     admission = guard.admit("192.0.2.7")
     admission.hook("validate_ehlo", "c.example")
@@ -99,7 +99,7 @@ def test_a_policy_that_fails_rejects_whom_it_keeps_out(audit: InboundAudit, choi
     assert seen(audit, "192.0.2.7") == (1, 0, 2 * rejections)
 
 
-def test_a_dry_run_rejects_nobody(guard: Guard, audit: InboundAudit) -> None:
+def test_a_dry_run_rejects_no_session(guard: Guard, audit: InboundAudit) -> None:
     guard.policy = limits = Limits({"/32": 1}, dry_run=True)
     admissions = [guard.admit("192.0.2.7") for _ in range(3)]
     assert sum(limits.would_refuse.values()) == 2
@@ -109,7 +109,7 @@ def test_a_dry_run_rejects_nobody(guard: Guard, audit: InboundAudit) -> None:
 
 
 @pytest.mark.parametrize("choice", ["accept", "refuse"])
-def test_who_is_not_counted_is_not_counted_over_time(choice: Any) -> None:
+def test_a_session_that_is_not_counted_is_not_recorded_over_time(choice: Any) -> None:
     with InboundAudit(capacity=8192, monitors=["300,6"]) as audit:
         guard = Guard(audit.listener(), Script({"connect": REFUSE}), when_full=choice)
         kept = listening.fill(guard.listener)
@@ -391,7 +391,7 @@ def test_behind_a_balancer_through_starttls(
     assert seen(audit, "198.51.100.7") == everybody(audit) == (1, 1, 0)
 
 
-def test_a_balancers_header_that_is_not_believed_rejects_nobody(guard: Guard, audit: InboundAudit) -> None:
+def test_a_balancers_header_that_is_not_trusted_records_no_rejection(guard: Guard, audit: InboundAudit) -> None:
     """The policy has not said so."""
     guard.policy = Script()
     with mx(guard) as (_, address), greeted(address) as peer:

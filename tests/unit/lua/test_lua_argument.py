@@ -100,7 +100,7 @@ def test_three_names_for_one_count(bench: Bench) -> None:
     assert text == "2 2 2 1 0 0"
 
 
-def test_errors_of_the_other_names_are_told_at_their_caller(bench: Bench) -> None:
+def test_errors_of_the_other_names_name_the_line_of_their_caller(bench: Bench) -> None:
     assert bench.fails('msys.audit.inbound_session_count("x")').startswith("policy.lua:3: 'x': ")
     assert bench.fails('ac:pbp_inbound_session_count_service("/24", "SMTP")').startswith("policy.lua:3: '/24': no such")
     assert bench.fails('return 1 + ac.inbound_session_count("/24")').startswith("policy.lua:3: the accept construct is")

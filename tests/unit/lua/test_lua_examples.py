@@ -138,7 +138,7 @@ def test_the_policy_of_how_often(over_time: Timed, network: str, host: str) -> N
     assert policy.errors == 0, policy.last_error
 
 
-def test_the_policy_of_how_often_knows_who_sends_nothing_of_use(over_time: Timed) -> None:
+def test_the_policy_of_frequency_knows_senders_of_rejected_mail(over_time: Timed) -> None:
     policy = load(over_time, "frequency.lua")
     bad, mixed = over_time.session("192.0.2.7"), over_time.session("2001:db8::7")
     for ac in (bad, mixed):

@@ -82,7 +82,7 @@ def test_values_of_the_context(bench: Bench) -> None:
         ("loadstring(5)", "policy.lua:3: loadstring: the chunk must be a string"),
     ],
 )
-def test_errors_are_told_at_their_caller(bench: Bench, body: str, message: str) -> None:
+def test_errors_name_the_line_of_their_caller(bench: Bench, body: str, message: str) -> None:
     assert message in bench.fails(body)
 
 
@@ -251,7 +251,7 @@ def test_address_lists_that_are_wrong(bench: Bench, call: str, message: str) -> 
     assert message in error
 
 
-def test_a_list_is_reloaded_when_told(bench: Bench) -> None:
+def test_a_list_is_reloaded_on_request(bench: Bench) -> None:
     path = bench.write("list.txt", "10.0.0.0/8\n")
     policy = bench.policy(
         """

@@ -251,7 +251,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("call", "message"), BROKEN)
-def test_errors_are_told_at_their_caller(bench: Timed, call: str, message: str) -> None:
+def test_errors_name_the_line_of_their_caller(bench: Timed, call: str, message: str) -> None:
     """With script and line, and so that pcall catches them: the count does not end in the hook's end."""
     policy = bench.policy(
         f"""{DEFINE}

@@ -64,7 +64,7 @@ def test_a_session_is_recorded_in_the_series_of_its_family(audit):
         assert counts(audit, "/24,/56", ac=six) == [4, 0, 4]
 
 
-def test_who_follows_the_reference_and_sums_both_series_counts_each_client_once(audit):
+def test_the_sum_of_a_series_per_family_counts_each_client_once(audit):
     for remote in (FOUR, SIX):
         with audit.listener().session(remote) as ac:
             for name in ("cidr", "cidr_ipv6"):
@@ -158,7 +158,7 @@ def test_a_line_of_a_change_log_of_before_is_refused_with_the_reason(audit, cloc
 
 
 @pytest.mark.parametrize("type", ["ip", "cidr", "cidr_ipv6"])
-def test_the_type_of_a_series_is_told(clock, type):
+def test_the_type_of_a_series_is_listed(clock, type):
     with InboundAudit(clock=clock) as audit:
         audit.series.define("s", type, 10, 3)
         assert [row[2] for row in SeriesStore(audit).known] == [type]

@@ -19,7 +19,7 @@ def audit(clock):
         yield audit
 
 
-def test_monitors_are_told_as_they_are_asked_for():
+def test_monitors_are_listed_as_they_are_asked_for():
     with InboundAudit(monitors=[" 300 , 6 ", "1800,4"]) as audit:
         assert audit.monitors == ("300,6", "1800,4")
         for monitor in ("300,6", " 300,6", "300, 6 ", 0):

@@ -21,7 +21,7 @@ def series(audit):
 # ---- definitions
 
 
-def test_a_definition_is_told(audit):
+def test_a_definition_is_listed(audit):
     made = audit.series.define("s", "cidr", 300, 6, serialize=False, replicate="cluster", max_hosts=1000)
     assert made == audit.series.defined("s")
     assert made == ("s", "cidr", 300, 6, False, "cluster", False, 1000, 256 << 20)

@@ -17,7 +17,7 @@ STEADY = 7
 
 @pytest.mark.parametrize("who", ["the system's clock", "a clock of Python's"])
 @pytest.mark.parametrize("max_hosts", [None, 50])
-def test_who_adds_without_the_gil_loses_nothing(who, max_hosts):
+def test_adding_without_the_gil_loses_nothing(who, max_hosts):
     """Also while windows turn and fold. A clock that is Python's is asked for before the lock is taken."""
     seconds = [0.0]
     clock = None if who == "the system's clock" else lambda: seconds[0]

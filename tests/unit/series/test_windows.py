@@ -268,7 +268,7 @@ def test_a_closed_audit_counts_nothing():
     audit.close()
 
 
-def test_sessions_count_on_in_an_audit_that_nobody_holds():
+def test_sessions_count_on_in_an_audit_without_a_reference():
     session = InboundAudit(monitors=["300,6"]).listener().session("192.0.2.7")
     session.record_reception()
     session.rebind("192.0.2.8")
@@ -277,7 +277,7 @@ def test_sessions_count_on_in_an_audit_that_nobody_holds():
     session.close()
 
 
-def test_more_than_can_be_counted_is_left_out_and_told(audit):
+def test_more_than_can_be_counted_is_left_out_and_logged(audit):
     with audit.listener().session("192.0.2.7") as ac:
         ac.record_reception(2**32 - 1)
         assert audit.uncounted == 0

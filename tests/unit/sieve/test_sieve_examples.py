@@ -269,7 +269,7 @@ def test_a_series_of_ones_own_by_hashes(bench: Bench, clock: Clock, ac: Session)
     assert bench.audit.series.defined("knocks").replicate
 
 
-def test_a_series_of_somebody_else(bench: Bench, ac: Session) -> None:
+def test_a_series_of_another_owner(bench: Bench, ac: Session) -> None:
     """What a client does is held against another address, and against that one's network."""
     policy = bench.policy("""
         $add = hash_create;

@@ -115,7 +115,7 @@ def test_a_listener_counts_its_own_sessions_alone(bench: Bench, service: str, ci
 
 
 @given(st.text("/,0123456789.:af[]x ", max_size=10) | st.from_regex(r"\A/[0-9]{1,3}(,/[0-9]{1,3})?\Z", fullmatch=True))
-def test_a_prefix_in_a_script_is_refused_if_it_is_one_for_nobody(cidr: str) -> None:
+def test_a_prefix_in_a_script_is_refused_if_it_is_malformed(cidr: str) -> None:
     def understood(ac: Session) -> bool:
         try:
             ac.inbound_session_count(cidr)
@@ -173,7 +173,7 @@ def test_a_run_that_fails(
     assert record.getMessage() == f"{policy.path}: validate_connect failed: {policy.last_error}"
 
 
-def test_what_is_no_error_of_the_script_is_told_by_its_kind(bench: Bench) -> None:
+def test_an_error_outside_the_script_is_named_by_its_kind(bench: Bench) -> None:
     policy = bench.policy('$n = audit_service "SMTP" "/24";')
     nobody: Session = None  # type: ignore[assignment]
     assert policy.validate_connect(nobody) is ACCEPT

@@ -130,7 +130,7 @@ def test_the_form_with_a_hash_is_a_sum(bench: Bench, clock: Clock, ac: Session, 
 @pytest.mark.parametrize(
     ("times", "gone", "shown"), [(0, 0, "0"), (1, 3, "0"), (25, 150, "12"), (2**32 - 1, 0, "4294967295")]
 )
-def test_an_average_is_told_without_its_fraction(
+def test_an_average_is_returned_without_its_fraction(
     bench: Bench, clock: Clock, ac: Session, times: int, gone: float, shown: str
 ) -> None:
     if times:
