@@ -119,10 +119,12 @@ class StateStore:
         SharedStateError and CapacityError when a snapshot can't be adopted.
         """
         with persist_lock:
-            for error in self._run([self._kept[name]], adopt=True) if name in self._kept else ():
-                if not isinstance(error, OSError):
-                    raise error
-                raise SharedStateError(f"what was saved can't be adopted: {error.strerror}") from error
+            kept, audit, locks = self._kept.get(name), self._audit(), self._locks
+            if kept is not None and audit is not None and locks is not None and not (self._closed or self._sleeps):
+                try:
+                    kept.adopt(audit, locks)
+                except OSError as error:
+                    raise SharedStateError(f"what was saved can't be adopted: {cause_of(error)}") from error
             own = {self._log_id: EVERY} if name in self._logged else {}
             return {**(self._marks[name].sequences if name in self._marks else {}), **own}
 
