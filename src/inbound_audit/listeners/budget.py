@@ -61,8 +61,9 @@ class SessionBudget:
         "Commands other than MAIL, RCPT and DATA between two messages",
     )  # fmt: skip
     max_errors: int = _bound(
-        20, "--max-errors", "smtpd_hard_error_limit", "421 4.7.0", "Replies of 4xx and 5xx between two messages"
-    )
+        20, "--max-errors", "smtpd_hard_error_limit", "421 4.7.0",
+        "Replies of 4xx and 5xx between two messages, but 452 4.5.3",
+    )  # fmt: skip
     max_commands: int = _bound(10_000, "--max-session-commands", "", "421 4.7.0", "Commands of a session")
     max_messages: int = _bound(1000, "--max-messages", "", "421 4.7.0", "Messages of a session")
     max_auth_attempts: int = _bound(5, "--max-auth", "", "421 4.7.0", "AUTH commands of a session")

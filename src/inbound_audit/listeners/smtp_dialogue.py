@@ -33,6 +33,8 @@ SHUTDOWN_REPLY = b"421 4.3.2 service is shutting down"  # RFC 5321, 3.8
 _TRANSACTION = ("MAIL", "RCPT", "DATA", "PROXY", "QUIT")
 _TIMED_OUT = b"421 4.4.2 timeout exceeded"
 _TOO_LONG = b"500 5.5.2 line too long"
+TOO_MANY_RECIPIENTS = b"452 4.5.3 too many recipients"
+"""No error of the peer, which sends the message for the others and goes on with the rest: RFC 5321, 4.5.3.1.10."""
 
 
 class _Session(aiosmtpd.smtp.Session):
@@ -137,7 +139,7 @@ class Dialogue(aiosmtpd.smtp.SMTP):
         if isinstance(status, str):
             status = status.encode("utf-8" if self.enable_SMTPUTF8 else "ascii", "replace")
         assert isinstance(status, bytes)  # a handler's answer
-        if status[:1] in b"45":
+        if status.startswith((b"4", b"5")) and status != TOO_MANY_RECIPIENTS:
             self._errors += 1
         self._writer.write(status + b"\r\n")
         await self._writer.drain()

@@ -21,7 +21,7 @@ from inbound_audit.listeners.guard import Admission
 from inbound_audit.listeners.pending import close_transport, limit_tls_close
 from inbound_audit.listeners.proxy import HeaderError, read_header
 from inbound_audit.listeners.smtp_data import MESSAGE_MEMORY_BYTES, MessageMemory
-from inbound_audit.listeners.smtp_dialogue import SHUTDOWN_REPLY, Dialogue
+from inbound_audit.listeners.smtp_dialogue import SHUTDOWN_REPLY, TOO_MANY_RECIPIENTS, Dialogue
 from inbound_audit.listeners.smtp_policy import SMTPPolicy
 from inbound_audit.listeners.smtp_reader import RECEIVE_BYTES, CommandReader
 
@@ -122,7 +122,7 @@ class SMTP(Dialogue):
         assert self.session is not None
         assert self.envelope is not None
         if command == "RCPT" and len(self.envelope.rcpt_tos) >= self.budget.max_recipients:
-            return "452 4.5.3 too many recipients"
+            return TOO_MANY_RECIPIENTS
         refusal = await self._policy.check_command(command, args)
         if refusal is not None:
             if command in ("EHLO", "HELO"):

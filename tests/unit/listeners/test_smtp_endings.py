@@ -461,6 +461,14 @@ def test_a_message_has_at_most_so_many_recipients(guard: Guard, audit: InboundAu
         assert audit.rejections(0, "127.0.0.1") == 0
 
 
+def test_recipients_beyond_the_limit_are_no_errors_of_the_peer(guard: Guard) -> None:
+    """A client that sends all recipients at once has its message accepted for the first ones."""
+    with mx(guard, max_recipients=3, max_errors=2) as server, server.peer(*BEGUN[:2]) as peer:
+        peer.send(b"RCPT TO:<b@example.com>\r\n" * 100 + b"DATA\r\n")
+        assert [peer.line()[:3] for _ in range(101)] == [b"250"] * 3 + [b"452"] * 97 + [b"354"]
+        assert peer.ask(b".").startswith(b"250")
+
+
 def test_the_default_is_a_thousand_recipients(guard: Guard) -> None:
     with mx(guard) as server, server.peer(*BEGUN[:2]) as peer:
         peer.send(b"RCPT TO:<b@example.com>\r\n" * 1001)
