@@ -25,7 +25,7 @@ from inbound_audit.cli import landlock
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="privileges of Linux")
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-with_landlock = pytest.mark.skipif(landlock.version() < 1, reason="this kernel has no Landlock")
+with_landlock = pytest.mark.skipif(landlock.version() < landlock.MIN_VERSION, reason="this kernel has no Landlock")
 
 USER = "nobody"
 
@@ -156,6 +156,18 @@ msys.registerModule("p", p)
         server.tell(signal.SIGHUP)
         server.event("reloaded")
     assert len(list((place / "mail" / "new").iterdir())) == 1
+
+
+def test_a_kernel_that_lets_no_file_change_its_directory_restricts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 1 of Landlock (Linux 5.13 to 5.18) would refuse each message of a Maildir."""
+
+    def call(number: int, *arguments: object) -> int:
+        assert arguments == (None, 0, 1), "only the version may be asked for"
+        return 1
+
+    monkeypatch.setattr(landlock, "_call", call)
+    assert landlock.version() == 1
+    assert not landlock.restrict(["/"], ["/"])
 
 
 # ---- another user

@@ -25,7 +25,9 @@ PR_SET_NO_NEW_PRIVS = 38
 _READ = 1 << 2 | 1 << 3
 _DEVICES = 1 << 6 | 1 << 11 | 1 << 15
 _OF_A_FILE = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
-_RIGHTS_BY_VERSION = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+_RIGHTS_BY_VERSION = {2: 14, 3: 15, 4: 15, 5: 16}
+MIN_VERSION = 2
+"""Under version 1 no file can be linked or moved to another directory, and a Maildir moves each message."""
 _TCP = 1 << 0 | 1 << 1  # bind and connect; since version 4
 _SCOPES = 1 << 0 | 1 << 1  # abstract Unix sockets and signals of other processes; since version 6
 
@@ -42,11 +44,12 @@ def restrict(readable: Iterable[str], writable: Iterable[str]) -> bool:
     """From now on only what lies at or below these paths can be opened: nothing can be executed, connected to by TCP or
     bound, and no device can be made.
 
-    A path that is not there, or out of reach, is left out. Returns False where the kernel has no Landlock.
+    A path that is not there, or out of reach, is left out. Returns False where the kernel has no Landlock, or only one
+    before `MIN_VERSION`.
     Raises OSError.
     """
     abi = version()
-    if abi < 1:
+    if abi < MIN_VERSION:
         return False
     handled = (1 << _RIGHTS_BY_VERSION.get(abi, 16)) - 1
     attributes = struct.pack("=QQQ", handled, _TCP, _SCOPES)[: 8 if abi < 4 else 16 if abi < 6 else 24]
