@@ -46,9 +46,9 @@ class Bench:
         return path
 
     def policy(self, text: str, **options: object) -> LuaPolicy:
-        """A policy whose whole script is `text`."""
+        """A policy whose whole script is `text`. Its hooks have more time than a busy machine needs, unless one is given."""
         path = self.write("policy.lua", text)
-        policy = LuaPolicy(path, **{**self.kind._asdict(), **options})  # type: ignore[arg-type]
+        policy = LuaPolicy(path, **{"max_hook_ms": 600_000, **self.kind._asdict(), **options})  # type: ignore[arg-type]
         self.policies.append(policy)
         return policy
 

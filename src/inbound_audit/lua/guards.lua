@@ -36,6 +36,9 @@ end
 -- Raises the error of a protected call again. The library's own errors have lost two things: the place, which is that
 -- of the caller, and the function's name.
 local function raise(message, name)
+  if type(message) == "string" then
+    message = gsub(message, "^inbound_audit/lua/[^\n:]+:%d+: ", "") -- PUC Lua may name the guard's own line
+  end
   if type(message) ~= "string" or find(message, "^[^\n]-:%d+: ") then
     error(message, 0)
   end

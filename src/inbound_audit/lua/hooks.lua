@@ -154,6 +154,7 @@ end
 
 -- The ESMTP capabilities that hooks of the session asked for, one per line: to be added, to be removed.
 function entry_points.capabilities(token)
+  steps.refill() -- whatever the hook before has used up
   local id = ac.conn_id(ac.open(token))
   return concat(sessions.capabilities(id, "add") or {}, "\n"), concat(sessions.capabilities(id, "remove") or {}, "\n")
 end
