@@ -46,7 +46,7 @@ class Bench:
         return path
 
     def policy(self, text: str, **options: object) -> LuaPolicy:
-        """A policy whose whole script is `text`. Its hooks have more time than a busy machine needs, unless one is given."""
+        """A policy whose whole script is `text`. Its hooks have time for a busy machine, unless it is given."""
         path = self.write("policy.lua", text)
         policy = LuaPolicy(path, **{"max_hook_ms": 600_000, **self.kind._asdict(), **options})  # type: ignore[arg-type]
         self.policies.append(policy)
