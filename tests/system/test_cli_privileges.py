@@ -227,6 +227,19 @@ def test_a_low_port_is_bound_and_nothing_is_left_of_root(place: Path, workers: t
 
 
 @as_root
+def test_the_user_reaches_its_directories_whatever_the_umask_is(place: Path) -> None:
+    account, before = pwd.getpwnam(USER), os.umask(0o077)
+    try:
+        with Serve("--user", USER, "--state", str(place / "a/b/c/state"), "--maildir", str(place / "d/e/f/mail")):
+            made = [place / "a/b/c/state", place / "d/e/f/mail"]
+            assert [(path.stat().st_uid, path.stat().st_mode & 0o777) for path in made] == [(account.pw_uid, 0o700)] * 2
+            for above in ("a", "a/b", "a/b/c", "d", "d/e", "d/e/f"):
+                assert ((place / above).stat().st_uid, (place / above).stat().st_mode & 0o777) == (0, 0o755)
+    finally:
+        os.umask(before)
+
+
+@as_root
 def test_without_a_group_it_is_the_users_own(place: Path) -> None:
     account = pwd.getpwnam(USER)
     with Serve("--user", USER, "--state", str(place / "state")) as server:

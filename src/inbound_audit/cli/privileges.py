@@ -116,10 +116,10 @@ def _load_everything() -> None:
 
 def _make_for(uid: int, gid: int, path: str) -> None:
     """Makes a directory for a user alone. One that is there stays as it is."""
-    parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        os.makedirs(parent)
-        os.chmod(parent, 0o755)  # whatever the umask is: the user must reach what lies in it
+    for parent in reversed(Path(path).parents):
+        if not parent.is_dir():
+            parent.mkdir()
+            parent.chmod(0o755)  # whatever the umask is: the user must reach what lies in it
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
         os.chown(path, uid, gid, follow_symlinks=False)
