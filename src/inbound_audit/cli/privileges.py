@@ -84,8 +84,11 @@ def restrict(settings: Settings) -> None:
         if settings.landlock and sys.platform == "linux":
             writable = list(_own_directories(settings, os.geteuid()))
             for path in writable:
-                with contextlib.suppress(OSError):  # whoever needs it reports why it can't be made
+                try:
                     _make_for(-1, -1, path)
+                except OSError as error:  # later it would be out of reach, which is not why
+                    if settings.maildir is not None and path == os.path.abspath(settings.maildir):
+                        raise Failure(f"--maildir {settings.maildir}: {reason(error)}") from None
             landlock.restrict(_readable(settings), [*writable, "/dev/null"])
     except OSError as error:
         raise Failure(f"cannot restrict this process: {reason(error)}; --no-landlock leaves out Landlock") from None
