@@ -93,6 +93,20 @@ statements = {
     ["values"] = function(ac, vctx) for i = 1, 1e9 do vctx:set(1, "x" .. i % 1000, i) end end,
     ["series"] = function(ac) for i = 1, 1e9 do msys.audit_series.add("s", {key = "k" .. i}) end end,
     ["counts"] = function(ac) while true do ac:inbound_session_count("/0") end end,
+    ["parts in a row"] = loadstring(
+        "while true do " .. ("A:upper() A:sub(2) A:reverse() A:byte(1, 7000) "):rep(800) .. "end"),
+    ["numbers in a row"] = loadstring("while true do " .. ("tonumber(DIGITS) "):rep(2000) .. "end"),
+    ["keys in a row"] = loadstring("while true do " .. ("next(EMPTIED) "):rep(2000) .. "end"),
+    ["results in a row"] = loadstring("while true do " .. ("select(2, unpack(BIG, 1, 7000)) "):rep(2000) .. "end"),
+    ["characters in a row"] = loadstring(
+        "local t = {unpack(BIG, 1, 7000)} while true do " .. ("string.char(unpack(t)) "):rep(2000) .. "end"),
+    ["matches in a row"] = loadstring(
+        "local s = ('x'):rep(4000) while true do " .. ("s:gsub('x', 'y') s:find('y') s:match('y') "):rep(600) .. "end"),
+    ["dates in a row"] = loadstring(
+        "local f = ('%c'):rep(400) while true do " .. ("os.date(f) "):rep(2000) .. "end"),
+    ["messages in a row"] = loadstring("while true do " .. ("debug.traceback(A) "):rep(2000) .. "end"),
+    ["long sums"] = loadstring(
+        "local function f() return " .. ("A .. "):rep(150) .. "A end while true do pcall(f) end"),
     ["goto"] = loadstring("local function f() return f() end f()"),
     ["pcall"] = function() local function f() pcall(f) pcall(f) pcall(f) end f() end,
     ["many pcalls"] = loadstring("local function f() " .. ("pcall(f) "):rep(500) .. "end f()"),

@@ -8,8 +8,8 @@ local patterns, steps = room("patterns"), room("steps")
 local collectgarbage, create, date, resume, rep = collectgarbage, coroutine.create, os.date, coroutine.resume, string.rep
 local concat, insert, move, next, remove, sort = table.concat, table.insert, table.move, next, table.remove, table.sort
 local error, find, floor, format, gsub, max = error, string.find, math.floor, string.format, string.gsub, math.max
-local pcall, rawget, select, tonumber, tostring, type = pcall, rawget, select, tonumber, tostring, type
-local unpack, xpcall = unpack, xpcall
+local pairs, pcall, rawget, select, tonumber, tostring, type = pairs, pcall, rawget, select, tonumber, tostring, type
+local char, string, traceback, unpack, xpcall = string.char, string, debug.traceback, unpack, xpcall
 local count, expired, fail, pay, text, weigh = steps.count, steps.expired, steps.fail, steps.pay, steps.text, steps.weigh
 
 local MAX_NESTED = 40 -- some 350 KiB, so that threads with a small stack are safe too
@@ -18,6 +18,7 @@ local MAX_ARGUMENTS = 255 -- of string.format
 local MAX_FORMAT = 1000 -- bytes of a format of os.date
 local MAX_POSITION = 2 ^ 31 - 1 -- in a table; the library takes an int
 local GC_STEPS = 200 -- per KiB of the memory in use
+local ITEMS = 100 -- arguments or results that are handed over in the time of a step
 
 local depth = 0
 
@@ -43,6 +44,14 @@ local function raise(message, name)
     error(message, 0)
   end
   fail((gsub(message, "to '%?'", "to '" .. name .. "'", 1)))
+end
+
+-- The results of a protected call of the library's function of that name, or its error at the script's place.
+local function results(name, ok, ...)
+  if not ok then
+    raise((...), name)
+  end
+  return ...
 end
 
 -- The results of a protected call, unless the hook's steps or time are used up: that error goes all the way up.
@@ -79,7 +88,13 @@ local function unwrap(ok, ...)
   return ...
 end
 
+function guards.coroutine.create(f)
+  count()
+  return create(f)
+end
+
 function guards.coroutine.wrap(f)
+  count()
   local co = create(f)
   return function(...)
     return unwrap(guarded_resume(co, ...))
@@ -98,6 +113,41 @@ function guards.string.gsub(subject, pattern, replacement, most)
   return text(result), n
 end
 
+-- These go over the whole text. Many of them in a row, without a loop, are not to outlast the hook's time.
+for _, name in pairs({ "byte", "lower", "reverse", "sub", "upper" }) do
+  local f = string[name]
+  guards.string[name] = function(...)
+    count()
+    text((...))
+    return results(name, pcall(f, ...))
+  end
+end
+
+function guards.string.char(...)
+  pay(1 + select("#", ...) / ITEMS)
+  return results("char", pcall(char, ...))
+end
+
+function guards.select(...)
+  pay(1 + select("#", ...) / ITEMS)
+  return results("select", pcall(select, ...))
+end
+
+function guards.tonumber(...)
+  text((...))
+  return results("tonumber", pcall(tonumber, ...))
+end
+
+function guards.next(...)
+  count()
+  return results("next", pcall(next, ...))
+end
+
+function guards.traceback(message, ...)
+  count()
+  return text(traceback(text(message), ...))
+end
+
 -- It calls __tostring.
 function guards.string.format(...)
   local n, bytes, arguments = select("#", ...), 0, { ... }
@@ -105,6 +155,7 @@ function guards.string.format(...)
     fail("string.format: more than " .. MAX_ARGUMENTS .. " arguments")
   end
   descend()
+  pay(1 + n / ITEMS)
   for i = 1, n do
     local argument = arguments[i]
     if type(argument) == "table" then
@@ -127,7 +178,7 @@ function guards.string.rep(s, n, separator)
     pay(1)
     weigh(times * max(bytes, 1))
   end
-  return rep(s, n, separator)
+  return results("rep", pcall(rep, s, n, separator))
 end
 
 -- Compares in steps that are counted, also where the library would compare by itself.
@@ -158,7 +209,7 @@ function guards.table.concat(list, separator, first, last)
     end
     weigh(bytes)
   end
-  return concat(list, separator, first, last)
+  return results("concat", pcall(concat, list, separator, first, last))
 end
 
 -- Checks a position in a table, and pays for what the library will move between it and the end.
@@ -175,12 +226,12 @@ function guards.table.insert(list, ...)
   if select("#", ...) == 2 then
     position(list, (...), "insert")
   end
-  return insert(list, ...)
+  return results("insert", pcall(insert, list, ...))
 end
 
 function guards.table.remove(list, ...)
   position(list, (...), "remove")
-  return remove(list, ...)
+  return results("remove", pcall(remove, list, ...))
 end
 
 if move then
@@ -224,11 +275,13 @@ function guards.unpack(list, first, last)
   if (last or #list) - (first or 1) >= MAX_RESULTS then
     error("too many results to unpack", 2)
   end
+  pay(1 + max(0, (last or #list) - (first or 1)) / ITEMS)
   return unpack(list, first or 1, last or #list)
 end
 guards.table.unpack = table.unpack and guards.unpack
 
 function guards.date(form, time)
+  count()
   if type(form) == "string" and #form > MAX_FORMAT then
     fail("os.date: a format has at most " .. MAX_FORMAT .. " bytes")
   end

@@ -8,6 +8,8 @@ local matcher, steps = room("matcher"), room("steps")
 local concat, min, tonumber, tostring, type = table.concat, math.min, tonumber, tostring, type
 local find, gmatch, gsub, match, sub = string.find, string.gmatch, string.gsub, string.match, string.sub
 
+local count = steps.count
+
 local SOON, LATER = 1e4, 1e6 -- ways that take some 50 microseconds, and 5 ms
 local MAX_PATTERN = 1000 -- bytes; each may be a level of recursion
 local MAX_CACHED = 500
@@ -81,6 +83,7 @@ local function find_plain(text, wanted, start)
 end
 
 function patterns.find(text, pattern, start, plain)
+  count()
   if plain then
     if type(text) ~= "string" or type(pattern) ~= "string" or #text * #pattern <= SOON then
       return find(text, pattern, start, plain)
@@ -102,6 +105,7 @@ function patterns.find(text, pattern, start, plain)
 end
 
 function patterns.match(text, pattern, start)
+  count()
   local most = soon[pattern]
   if most and type(text) == "string" and #text <= most or is_short(text, pattern) then
     return match(text, pattern, start)
@@ -115,6 +119,7 @@ function patterns.match(text, pattern, start)
 end
 
 function patterns.gmatch(text, pattern)
+  count()
   if is_short(text, pattern) then
     return gmatch(text, pattern)
   end
@@ -162,18 +167,18 @@ end
 
 local function replace_slowly(text, pattern, replacement, most)
   local attempt, replace = matcher.attempt(text, pattern, true), replacer(replacement)
-  local parts, at, bytes, count = {}, 1, 0, 0
+  local parts, at, bytes, found = {}, 1, 0, 0
   local function add(part)
     bytes = bytes + #part
     steps.weigh(bytes)
     parts[#parts + 1] = part
   end
-  while count < most do
+  while found < most do
     local first, after = matcher.search(attempt, at)
     if not first then
       break
     end
-    count = count + 1
+    found = found + 1
     local value = replace(attempt, first, after)
     if value and type(value) ~= "string" and type(value) ~= "number" then
       steps.fail("invalid replacement value (a " .. type(value) .. ")")
@@ -190,7 +195,7 @@ local function replace_slowly(text, pattern, replacement, most)
     end
   end
   add(sub(text, at))
-  return concat(parts), count
+  return concat(parts), found
 end
 
 -- A replacement whose texts are weighed as they are added up.
@@ -205,6 +210,7 @@ local function weighed(replacement)
 end
 
 function patterns.gsub(text, pattern, replacement, most)
+  count()
   local kind, short = type(replacement), is_short(text, pattern)
   if kind == "table" or kind == "function" then
     replacement = short and weighed(replacement) or replacement

@@ -18,13 +18,13 @@ local function copy(library, safe)
 end
 
 for _, name in pairs({
-  "_VERSION", "assert", "error", "getmetatable", "ipairs", "next", "pairs", "rawequal", "rawget", "rawset",
-  "select", "setmetatable", "tonumber", "tostring",
+  "_VERSION", "assert", "error", "getmetatable", "ipairs", "pairs", "rawequal", "rawget", "rawset", "setmetatable",
+  "tostring",
 }) do
   globals[name] = OUTSIDE[name]
 end
 globals._G = globals
-for _, name in pairs({ "collectgarbage", "pcall", "unpack", "xpcall" }) do
+for _, name in pairs({ "collectgarbage", "next", "pcall", "select", "tonumber", "unpack", "xpcall" }) do
   globals[name] = guards[name]
 end
 globals.string = copy(string, guards.string)
@@ -34,7 +34,7 @@ globals.math = copy(math)
 globals.coroutine = copy(coroutine, guards.coroutine)
 globals.bit = bit and copy(bit) -- LuaJIT's own library, where there is one
 globals.os = { clock = os.clock, date = guards.date, difftime = os.difftime, time = os.time }
-globals.debug = { traceback = debug.traceback }
+globals.debug = { traceback = guards.traceback }
 
 -- ("x"):upper() finds what a script adds to its `string`, and no script finds the table behind it.
 local of_strings = getmetatable("")

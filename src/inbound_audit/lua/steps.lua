@@ -102,16 +102,17 @@ function steps.fail(why)
   error(place() .. why, 0)
 end
 
--- Raises an error for a text of so many bytes that is too long.
+-- Raises an error for a text of so many bytes that is too long. It was perhaps made by then, and took time as well.
 function steps.weigh(bytes)
-  if bytes > MAX_TEXT then
-    steps.fail("a text of a policy has at most " .. MAX_TEXT .. " bytes")
-  elseif bytes > LONG_TEXT then
+  if bytes > LONG_TEXT then
     has_long_texts = true
     if left > LONG_CHUNK then
       estimated, left = estimated + left - LONG_CHUNK, LONG_CHUNK
     end
     steps.reserve(floor(bytes / 4096))
+  end
+  if bytes > MAX_TEXT then
+    steps.fail("a text of a policy has at most " .. MAX_TEXT .. " bytes")
   end
 end
 

@@ -351,3 +351,23 @@ def test_time_begins_anew_with_each_hook(bench: Bench) -> None:
 def test_a_bound_that_is_no_number_is_refused(bench_of_first_kind: Bench, bound: str, value: object) -> None:
     with pytest.raises(PolicyError, match=f"{bound} .*: expected a whole number from 1"):
         bench_of_first_kind.hook("", **{bound: value})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    {
+        "string.sub()": "bad argument #1 to 'sub' (",
+        "string.upper({})": "bad argument #1 to 'upper' (",
+        "string.char(999)": "bad argument #1 to 'char' (",
+        "string.rep()": "bad argument #1 to 'rep' (",
+        "tonumber()": "bad argument #1 to 'tonumber' (",
+        "tonumber('1', 99)": "bad argument #2 to 'tonumber' (",
+        "next(1)": "bad argument #1 to 'next' (",
+        "select(0)": "bad argument #1 to 'select' (",
+        "table.insert(1, 2)": "bad argument #1 to 'insert' (",
+        "table.remove(1)": "bad argument #1 to 'remove' (",
+        "table.concat(1)": "bad argument #1 to 'concat' (",
+    }.items(),
+)
+def test_a_wrong_argument_is_an_error_at_the_scripts_line(bench: Bench, call: str, message: str) -> None:
+    assert bench.fails(call).startswith(f"policy.lua:3: {message}")
