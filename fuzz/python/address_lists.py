@@ -22,7 +22,11 @@ def run(data: bytes) -> None:
     first: dict[str, int] = {}
     for entry in zone.entries:
         first.setdefault(entry.network, values.index(entry.value))
-    networks = {ipaddress.ip_network(network): at for network, at in first.items()}  # strict: no host bits
+    networks: dict[ipaddress.IPv4Network | ipaddress.IPv6Network, int] = {}
+    for network, at in first.items():
+        networks.setdefault(
+            ipaddress.ip_network(network, strict=False), at
+        )  # host bits are ignored; the first one holds
     found = NetworkMap(first.items())
     for probe in PROBES:
         around = [network for network in networks if probe in network]

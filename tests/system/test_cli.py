@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.support.command_line import COMMAND, environment, run
@@ -28,16 +29,16 @@ FAILURES = {
 
 @pytest.mark.parametrize(("line", "message"), FAILURES.items(), ids=FAILURES)
 def test_a_failure_is_one_line_that_names_it(
-    line: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: object, monkeypatch: pytest.MonkeyPatch
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(str(tmp_path))
-    with open("no.pem", "w") as file:
-        file.write("this is no certificate\n")
-    assert main(line.split()) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert message in output.err
-    assert output.err.count("\n") == 1
+    """In a process of its own: a server confines the one that it runs in."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "no.pem").write_text("this is no certificate\n")
+    output = run(*line.split())
+    assert output.returncode == 1
+    assert output.stdout == b""
+    assert message in output.stderr.decode()
+    assert output.stderr.count(b"\n") == 1
 
 
 @pytest.mark.parametrize("line", ["--help", "-h", "", "serve --help", "count --help"])
