@@ -26,7 +26,7 @@ def run(data: bytes) -> None:
     for network, at in first.items():
         networks.setdefault(
             ipaddress.ip_network(network, strict=False), at
-        )  # host bits are ignored; the first one holds
+        )  # the first one holds
     found = NetworkMap(first.items())
     for probe in PROBES:
         around = [network for network in networks if probe in network]
