@@ -24,9 +24,7 @@ def run(data: bytes) -> None:
         first.setdefault(entry.network, values.index(entry.value))
     networks: dict[ipaddress.IPv4Network | ipaddress.IPv6Network, int] = {}
     for network, at in first.items():
-        networks.setdefault(
-            ipaddress.ip_network(network, strict=False), at
-        )  # the first one holds
+        networks.setdefault(ipaddress.ip_network(network, strict=False), at)  # the first one holds
     found = NetworkMap(first.items())
     for probe in PROBES:
         around = [network for network in networks if probe in network]
