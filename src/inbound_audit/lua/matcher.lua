@@ -188,6 +188,9 @@ local function match_plain(attempt, one, at)
     return not one.set[at > 1 and byte(text, at - 1) or 0] and one.set[byte(text, at) or 0] and at or nil
   end
   local before = matcher.captured(attempt, one.number)
+  if attempt[-one.number] == AT then
+    return nil -- a place is no text: the library's own functions find nothing, too
+  end
   steps.pay(#before / 16)
   return sub(text, at, at + #before - 1) == before and at + #before or nil
 end

@@ -96,6 +96,7 @@ PIECES = [
 @example("THE (quick) fox", "%f[%a]%a+%f[%A]")
 @example("hello", "")
 @example("abc", "()b()")
+@example("1", "()%1")
 @example("aXb", "^a.b$")
 @example("a^b$", "a^b$")
 @example("a-b", "[a-]-[b-]")
