@@ -73,7 +73,7 @@ test-changed: $(HAVE)-dev ## the tests of the rooms that differ from main
 	$(PY) tools/changed_tests.py | xargs -r $(PYTEST) -q $(ARGS)
 
 faults: $(HAVE)-dev ## shared mode and kept series while processes are killed, files damaged, disks full: the long form
-	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/system -k 'faults or persist' $(ARGS)
+	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/system -k 'faults or persist or lua_bounds or power_loss' $(ARGS)
 
 model: ## the models in docs/model in all their states, and their mutants (needs spin: apt install spin); ARGS=--quick
 	$(SAY) 'the models'

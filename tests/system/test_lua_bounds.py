@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.lua_support import KINDS
+from tests.support.sharing import FULL
 
 # A hook that does one thing for ever, and catches every error that can be caught. `f` is the function, `ways` are its
 # arguments. What takes long to make is made while the policy is loaded.
@@ -204,6 +205,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.skipif(not FULL, reason="takes its time: make faults")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", KINDS)
 def test_every_function_with_the_worst_arguments_known(tmp_path: Path, name: str) -> None:
