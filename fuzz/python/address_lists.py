@@ -24,7 +24,10 @@ def run(data: bytes) -> None:
         first.setdefault(entry.network, values.index(entry.value))
     networks: dict[ipaddress.IPv4Network | ipaddress.IPv6Network, int] = {}
     for network, at in first.items():
-        networks.setdefault(ipaddress.ip_network(network, strict=False), at)  # the first one holds
+        try:
+            networks.setdefault(ipaddress.ip_network(network, strict=False), at)  # the first one holds
+        except ValueError:
+            return  # a form of rbldnsd's own, such as 10.01.2.3: the second reader does not know it
     found = NetworkMap(first.items())
     for probe in PROBES:
         around = [network for network in networks if probe in network]
