@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from inbound_audit._ipcount import NetworkMap
-from inbound_audit.address_lists.lists import NetworkLists
+from inbound_audit.address_lists.lists import NetworkLists, networks_of
 from inbound_audit.address_lists.rbldnsd import Zone
 
 PROGRAM = shutil.which("rbldnsd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
@@ -182,11 +181,9 @@ def readable() -> Iterator[Path]:
 def ours(path: Path, address: str) -> Answer:
     with path.open() as lines:
         zone = Zone(lines, lambda number, reason: None)
-    networks: dict[str, int] = {}
-    for number, entry in enumerate(zone.entries):
-        networks.setdefault(entry.network, number)
-    index = NetworkMap(networks.items()).lookup(address)
-    value = None if index is None else zone.entries[index].value
+    networks, values = networks_of(zone.entries)
+    index = networks.lookup(address)
+    value = None if index is None else values[index]
     if value is None:
         return Answer(None, None)
     return Answer(value.a, zone.expand(value.txt, str(ipaddress.ip_address(address))) or None)

@@ -11,12 +11,12 @@ import ipaddress
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from inbound_audit._ipcount import NetworkMap, parse_prefix
-from inbound_audit.address_lists.rbldnsd import Value, Zone
+from inbound_audit.address_lists.rbldnsd import Entry, Value, Zone
 from inbound_audit.errors import PolicyError
 from inbound_audit.process import ProcessLock
 from inbound_audit.regular_file import Stamp, read_regular
@@ -128,16 +128,22 @@ def _read(path: Path, known: _Contents | None) -> _Contents:
         zone = Zone(lines, lambda number, reason: wrong.append(f"{path}:{number}: {reason}"))
     except ValueError as error:
         raise PolicyError(f"{path}: {error}") from None
-    values: dict[Value | None, int] = {}
-    # Of equal networks the first line counts; the map takes the last one. It makes its steps in Python, so that other
-    # threads go on meanwhile.
-    networks = NetworkMap((network, values.setdefault(value, len(values))) for network, value in reversed(zone.entries))
+    networks, values = networks_of(zone.entries)
     zone.entries.clear()
     for line in wrong[:_MAX_WARNINGS]:
         logger.warning("%s; the line is skipped", line)
     if len(wrong) > _MAX_WARNINGS:
         logger.warning("%s: %d lines are skipped in all", path, len(wrong))
-    return _Contents(networks, list(values), zone, stamp)
+    return _Contents(networks, values, zone, stamp)
+
+
+def networks_of(entries: Sequence[Entry]) -> tuple[NetworkMap, list[Value | None]]:
+    """The networks of a list for look-ups, which return an index of the values. O(n log n)."""
+    values: dict[Value | None, int] = {}
+    # Of equal networks the first line counts; the map takes the last one. It makes its steps in Python, so that other
+    # threads go on meanwhile.
+    networks = NetworkMap((network, values.setdefault(value, len(values))) for network, value in reversed(entries))
+    return networks, list(values)
 
 
 class NetworkLists:
