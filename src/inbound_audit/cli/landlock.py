@@ -45,8 +45,7 @@ def restrict(readable: Iterable[str], writable: Iterable[str]) -> bool:
     bound, and no device can be made.
 
     A path that is not there, or out of reach, is left out. Returns False where the kernel has no Landlock, or only one
-    before `MIN_VERSION`.
-    Raises OSError.
+    before `MIN_VERSION`. Raises OSError.
     """
     abi = version()
     if abi < MIN_VERSION:
@@ -77,9 +76,13 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def _call(number: int, *arguments: int | bytes | None) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
+    return c_function("syscall", number, *arguments)
+
+
+def c_function(name: str, *arguments: int | bytes | None) -> int:
+    """Calls a function of the C library. Raises OSError if it returns a number below 0."""
     words = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
-    result: int = libc.syscall(ctypes.c_long(number), *words)
+    result: int = getattr(ctypes.CDLL(None, use_errno=True), name)(*words)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
@@ -87,6 +90,4 @@ def _call(number: int, *arguments: int | bytes | None) -> int:
 
 def prctl(option: int, value: int) -> None:
     """An option of this thread (prctl(2)). Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    c_function("prctl", option, value, 0, 0, 0)

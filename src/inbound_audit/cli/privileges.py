@@ -7,7 +7,6 @@ capability as well; restrict the files. The supervisor keeps the capability, sin
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import grp
 import importlib
 import os
@@ -143,5 +142,4 @@ def _set_capabilities(kept: int) -> None:
     """Keeps no other capability (capset(2)). Raises OSError."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     data = struct.pack("=IIIIII", kept, kept, 0, 0, 0, 0)
-    if ctypes.CDLL(None, use_errno=True).capset(header, data) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    landlock.c_function("capset", header, data)
