@@ -158,6 +158,29 @@ msys.registerModule("p", p)
     assert len(list((place / "mail" / "new").iterdir())) == 1
 
 
+@with_landlock
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_lists_in_a_directory_of_the_policy_are_read_behind_landlock(place: Path, workers: tuple[str, ...]) -> None:
+    for name in ("policies", "lists"):
+        (place / name).mkdir()
+    policy, listed = place / "policies" / "policy.lua", place / "lists" / "list.txt"
+    listed.write_text("127.0.0.1\n")
+    policy.write_text(f"""
+msys.cidr.define("l", {{type = "rbldnsd", source = {str(listed)!r}}})
+local p = {{}}
+function p:validate_connect(ac, vctx)
+  if msys.cidr.query("l", ac.remote_ip) then return vctx:disconnect(554, "listed") end
+end
+msys.registerModule("p", p)
+""")
+    options = ("--policy", str(policy), "--policy-dir", str(place / "lists"), "--shared", "listed", *workers)
+    with (
+        Serve(*options, listen=("127.0.0.1:0",)) as server,
+        contextlib.closing(Peer(*server.addresses[0])) as peer,
+    ):
+        assert peer.line() == b"554 listed\r\n"
+
+
 def test_a_kernel_that_lets_no_file_change_its_directory_restricts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Version 1 of Landlock (Linux 5.13 to 5.18) would refuse each message of a Maildir."""
 

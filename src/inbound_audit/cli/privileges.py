@@ -128,10 +128,12 @@ def _make_for(uid: int, gid: int, path: str) -> None:
 
 
 def _readable(settings: Settings) -> Iterator[str]:
-    """The policy, the certificate, and the libraries of Python, which are loaded when they are needed."""
+    """The policy and its directories, the certificate, and the libraries of Python, which are loaded when they are
+    needed."""
     for path in filter(None, (settings.policy, settings.tls_cert, settings.tls_key)):
         yield os.path.dirname(os.path.abspath(path))
         yield os.path.dirname(os.path.realpath(path))
+    yield from settings.policy_dir
     yield os.path.dirname(os.__file__)
     yield from filter(os.path.isabs, sys.path[1:])  # the first is the directory of the program, or the current one
     yield str(Path(inbound_audit.__file__).parent)
