@@ -10,6 +10,7 @@ import pwd
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -311,6 +312,25 @@ def test_in_a_changed_root_nothing_else_is_there(place: Path) -> None:
         with contextlib.closing(Peer(*server.addresses[0])) as peer:
             assert peer.line().startswith(b"220")
         server.stopped()
+
+
+@as_root
+def test_counts_are_shared_with_a_group_in_a_changed_root(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No group has a name there."""
+    jail, group = place / "jail", grp.getgrnam("mail")
+    monkeypatch.setenv("INBOUND_AUDIT_SHM", "/dev/shm")
+    for path in ("proc", "dev", "dev/shm"):
+        (jail / path).mkdir(parents=True)
+    (jail / "dev/shm").chmod(0o1777)
+    if subprocess.run(["mount", "--bind", "/proc", jail / "proc"], check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        options = ("--shared", "grouped", "--user", USER, "--group", group.gr_name, "--state", "/state")
+        with Serve("--chroot", str(jail), *options):
+            found = (jail / "dev/shm/inbound_audit-grouped").stat()
+            assert (found.st_gid, found.st_mode & 0o7777) == (group.gr_gid, 0o3770)
+    finally:
+        subprocess.run(["umount", jail / "proc"], check=True)
 
 
 @as_root

@@ -212,6 +212,8 @@ def test_refused_arguments(place):
         InboundAudit(group="daemon")
     with pytest.raises(SharedStateError, match="no such group"):
         InboundAudit(shared=NAME, group="no such group")
+    with pytest.raises(SharedStateError, match="no such group"):
+        InboundAudit(shared=NAME, group=str((1 << 32) - 1))
     with pytest.raises(CapacityError):
         InboundAudit(shared=NAME, capacity=1)
     assert list(place.iterdir()) == []

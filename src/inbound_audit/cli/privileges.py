@@ -54,7 +54,9 @@ def become_user(settings: Settings) -> Settings:
         raise Failure(f"--user and --group: {error.args[0]}") from None
     groups = os.getgrouplist(settings.user, gid)
     try:
-        settings = replace(settings, state=settings.state or default_directory())
+        # The group by its number: in a changed root it has no name.
+        group = None if settings.group is None else str(gid)
+        settings = replace(settings, state=settings.state or default_directory(), group=group)
         _load_everything()
         if settings.chroot is not None:
             os.chroot(settings.chroot)

@@ -27,6 +27,8 @@ from inbound_audit.shared.places import (
     user_text,
 )
 
+_NO_GROUP = (1 << 32) - 1  # chown(2) takes this number for "as it is"
+
 MAX_TRIES = 100
 """To open a directory that other processes remove whenever it is empty."""
 
@@ -205,9 +207,12 @@ def _why_not_open(path: str, error: OSError) -> str:
 
 
 def _number_of(group: str) -> int:
+    """The number of a group that has a name, or of one that is a number: in a changed root no group has a name."""
     try:
         return grp.getgrnam(group).gr_gid
     except (KeyError, TypeError, ValueError):
+        if isinstance(group, str) and group.isdecimal() and int(group) < _NO_GROUP:
+            return int(group)
         raise SharedStateError(f"{group!r}: there is no such group") from None
 
 
