@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.readers.test_readers import arena_base
-from tests.support.listening import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 import inbound_audit
 from inbound_audit import InboundAudit, Listener, Session

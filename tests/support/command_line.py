@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tests.support.listening import PATIENCE, Peer, eventually
+from tests.support.listening import Peer
+from tests.support.waiting import PATIENCE, eventually
 
 COMMAND = (sys.executable, "-m", "inbound_audit")
 SHUTDOWN = b"421 4.3.2 service is shutting down\r\n"

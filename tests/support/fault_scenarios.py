@@ -14,8 +14,10 @@ import signal
 import smtplib
 import time
 from collections import Counter
+from pathlib import Path
 
-from tests.support.faults import LIMIT_S, Partner, Scenario, eventually, forked, status_of
+from tests.support.faults import LIMIT_S, NOTHING, Library, Partner, Scenario, eventually, forked
+from tests.support.waiting import end_of
 
 from inbound_audit import InboundAudit, Listener, Session
 from inbound_audit._ipcount import SeriesStore
@@ -24,7 +26,7 @@ from inbound_audit.errors import SharedStateError
 from inbound_audit.persist import read_log
 from inbound_audit.persist.persisted_series import PersistedSeries
 from inbound_audit.series import requests
-from inbound_audit.shared import View, membership
+from inbound_audit.shared import View, directory_of, membership
 from inbound_audit.shared.control import client
 
 NAME = "mail"
@@ -376,7 +378,7 @@ class Adopt(Keeping):
     def before(self) -> None:
         super().before()
         for count in (3, 5):
-            assert status_of(forked(lambda count=count: self._leave(count))) == 0
+            assert end_of(forked(lambda count=count: self._leave(count))) == 0
         self.tally[DONE] = self.tally[ATTEMPTED]
 
     def _leave(self, count: int) -> None:
@@ -464,7 +466,7 @@ class Replay(Keeping):
 
     def before(self) -> None:
         super().before()
-        assert status_of(forked(self._leave)) == 0
+        assert end_of(forked(self._leave)) == 0
         self.tally[DONE] = 4  # what was saved; the rest is promised once it is loaded and saved
 
     def _leave(self) -> None:
@@ -551,6 +553,12 @@ class Asked:
     def count(self) -> int:
         return self.audit.series.count("asked", ALL, 0, 3)
 
+    def touch(self) -> None:
+        """A name comes and goes in the directory, which all owners read."""
+        path = Path(directory_of(NAME), "passing")
+        path.touch()
+        path.unlink()
+
     def leave(self) -> None:
         self.audit.close()
 
@@ -568,6 +576,12 @@ class AskedByOthers(Scenario):
 
     def act(self) -> None:
         self.tried, self.done = self.partner.ask("ask", 4)
+        self.partner.ask("touch")
+        if self.case == NOTHING:  # else the fault may be what keeps the subject from reading it
+            eventually(lambda: "read" in Library().seen(), "the change")
+
+    def after(self) -> None:
+        self.partner.ask("count")  # what a subject that was killed has asked for is over before another one is there
 
     def again(self) -> None:
         tried, done = self.partner.ask("ask", 3)
@@ -665,7 +679,7 @@ class Serve(Scenario):
     def after(self) -> None:
         """Another process serves: the first one has confined itself."""
         self.tally[PHASE], before = -1, self.tally[DONE]
-        assert status_of(forked(lambda: self._serve(2))) == 0
+        assert end_of(forked(lambda: self._serve(2))) == 0
         assert self.tally[DONE] == before + 2, (before, self.tally[DONE])
         os.waitpid(self.driver, 0)
         self.partner.ask("await_total", 3)

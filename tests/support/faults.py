@@ -42,11 +42,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.support import waiting
+from tests.support.waiting import end_of
+
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(__file__).with_name("faults.c")
 
 LIMIT_S = 120
 """Seconds after which a case hangs: each takes less than two."""
+
+eventually = functools.partial(waiting.eventually, within_s=LIMIT_S / 4)
 
 MAX_PIPE_ENDS = 4
 """Descriptors that stay open as long as the process lives: its two threads have a pipe each."""
@@ -202,10 +207,6 @@ def forked(job: Callable[[], object]) -> int:
         os._exit(status)
 
 
-def status_of(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 class Partner:
     """A process that does what it is asked: it holds an object, whose methods are called by name."""
 
@@ -252,14 +253,6 @@ def _answer(of: object, asks: int, tells: int, others: tuple[int, ...]) -> None:
             except Exception as error:
                 answer = question, f"{type(error).__name__}: {error}", None
             answers.write(pickle.dumps(answer))
-
-
-def eventually(condition: Callable[[], object], what: str) -> None:
-    """Polls until a condition holds. Raises AssertionError when it does not within a quarter of a case's limit."""
-    deadline = time.monotonic() + LIMIT_S / 4
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come to hold"
-        time.sleep(0.002)
 
 
 # ---- a scenario
@@ -393,14 +386,14 @@ def run_case(make: Callable[[Path, Case], Scenario], case: Case) -> dict[str, An
         os.close(writes)
         with os.fdopen(reads, "rb") as answer:
             said = answer.read()
-        status = status_of(pid)
+        status = end_of(pid)
         scenario.killed = status == -signal.SIGKILL
         if said:
             report = json.loads(said)
         if status != 0 and not (scenario.killed and case.what == "kill"):
             report["problems"].append(f"the subject ended with {status}")
         scenario.after()
-        if status_of(forked(scenario.fresh)):
+        if end_of(forked(scenario.fresh)):
             report["problems"].append("a fresh process finds it wrong")
     except Exception:
         report["problems"].append(traceback.format_exc())
@@ -453,7 +446,7 @@ class Runner:
         os.close(pidfd)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
-        status_of(pid)
+        end_of(pid)
         return hangs
 
     def run_all(self, calls: dict[str, int]) -> None:

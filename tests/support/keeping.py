@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.waiting import end_of
 
 from inbound_audit import InboundAudit
 from inbound_audit.persist import StateStore, format, names
@@ -133,11 +134,6 @@ def fork_to(job: Callable[[], object]) -> int:
         finally:
             os._exit(status)
     return pid
-
-
-def end_of(pid: int) -> int:
-    """Waits for a child: its exit status, or the negative number of a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def in_a_child(job: Callable[[], object]) -> int:

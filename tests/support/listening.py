@@ -11,19 +11,17 @@ import socket
 import struct
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Listener, Session, Verdict
 from inbound_audit.errors import CapacityError
 from inbound_audit.listeners import Guard
 from inbound_audit.policy.verdict import ACCEPT
-
-PATIENCE = 120.0
 
 
 class Clock:
@@ -34,14 +32,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
-    """Polls until a condition holds; fails when it does not within `PATIENCE` seconds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come to hold"
-        time.sleep(0.002)
 
 
 @dataclass(frozen=True)

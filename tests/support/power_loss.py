@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.faults import Library, forked, status_of
+from tests.support.faults import Library, forked
+from tests.support.waiting import end_of
 
 SPAN = {"interval": 1 << 20, "num_windows": 4}
 
@@ -175,7 +176,7 @@ def adopt(directory: Path, library: Library) -> None:
         os._exit(0)
 
     for count, before in ((3, 0), (5, 3)):
-        assert status_of(forked(lambda count=count, before=before: leave(count, before))) == 0
+        assert end_of(forked(lambda count=count, before=before: leave(count, before))) == 0
     kept = Saved(directory, library)
     kept.save()
     kept.add(4)

@@ -30,6 +30,8 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import TypeVar
 
+from tests.support.waiting import PATIENCE, eventually
+
 from inbound_audit import InboundAudit, Session
 from inbound_audit._ipcount import Audit, SeriesStore  # noqa: F401  the code that tests send uses it
 from inbound_audit.shared import directory_of
@@ -40,7 +42,6 @@ FULL = os.environ.get("INBOUND_AUDIT_FAULTS") == "full"
 Number = TypeVar("Number", int, float)
 
 NAME = "mail"
-PATIENCE = 120.0
 ROOT = Path(__file__).parents[2]
 
 HEADER = 65536  # bytes of an owner's file before its first section
@@ -50,14 +51,6 @@ STEADY = "198.51.100.0/24"  # where sessions only move about: their number never
 
 def rounds(short: Number, full: Number) -> Number:
     return full if FULL else short
-
-
-def eventually(condition: Callable[[], object], what: str = "the condition") -> None:
-    """Polls until a condition holds; fails when it does not within `PATIENCE` seconds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come to hold"
-        time.sleep(0.001)
 
 
 # ---- workers

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.command_line import COMMAND, environment, lines, run
-from tests.support.listening import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit.__main__ import main
 from inbound_audit.cli.address_input import MAX_COMPLAINTS

@@ -27,8 +27,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.command_line import COMMAND, environment, run
 from tests.support.grammar import CASES
-from tests.support.listening import PATIENCE, eventually
 from tests.support.strategies import addresses
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import PrefixCounter
 from inbound_audit.__main__ import main

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from tests.support.command_line import Serve
-from tests.support.listening import PATIENCE, Peer, eventually
+from tests.support.listening import Peer
+from tests.support.waiting import PATIENCE, eventually
 from tests.unit.cli.test_cli_parts import settings
 
 from inbound_audit import InboundAudit

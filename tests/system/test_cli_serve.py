@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 import trustme
 from tests.support.command_line import COMMAND, SHUTDOWN, Serve, address_of, begun, environment, run
-from tests.support.listening import PATIENCE, Peer, eventually
+from tests.support.listening import Peer
+from tests.support.waiting import PATIENCE, eventually
 
 MESSAGE = b"Subject: greetings\r\n\r\nhello\r\n.a line with a dot\r\n"
 

@@ -18,8 +18,9 @@ from uuid import uuid4
 
 import pytest
 from tests.support.command_line import COMMAND, SHUTDOWN, Serve, address_of, begun, environment, run
-from tests.support.listening import PATIENCE, Peer, eventually
+from tests.support.listening import Peer
 from tests.support.sharing import open_sockets
+from tests.support.waiting import PATIENCE, eventually
 
 import inbound_audit.cli
 from inbound_audit.__main__ import main

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.sharing import NAME, UNDER_ASAN, Worker, eventually, open_sockets, owner_files
+from tests.support.sharing import NAME, UNDER_ASAN, Worker, open_sockets, owner_files
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit
 from inbound_audit.errors import SharedStateError

@@ -8,7 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.support.sharing import Worker, eventually
+from tests.support.sharing import Worker
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit
 

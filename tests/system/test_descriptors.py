@@ -26,6 +26,7 @@ if sys.stderr:
     faulthandler.dump_traceback_later(110, exit=True)
 from inbound_audit import InboundAudit
 from inbound_audit.shared import View
+from tests.support.waiting import eventually
 
 sizes = {}
 count = 0
@@ -48,12 +49,6 @@ def check_files():
         now = os.fstat(fd)
         assert (now.st_dev, now.st_ino, now.st_size) == (before.st_dev, before.st_ino, before.st_size), (fd, now)
 
-def eventually(condition):
-    end = time.monotonic() + 100
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
 def sessions(listener, n, block=0):
     return [listener.session(f"10.{block}.{i >> 8}.{i & 255}") for i in range(n)]
 """
@@ -75,7 +70,12 @@ def run(tmp_path: Path) -> Callable[..., str]:
     def run_scenario(body: str, *, inherit: str = "", end: str = END) -> str:
         code = BEGIN + textwrap.dedent(body) + end
         (tmp_path / "scenario.py").write_text(code)
-        env = {**os.environ, "INBOUND_AUDIT_SHM": str(tmp_path / "shm"), "INBOUND_AUDIT_STATE": str(tmp_path / "state")}
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "INBOUND_AUDIT_SHM": str(tmp_path / "shm"),
+            "INBOUND_AUDIT_STATE": str(tmp_path / "state"),
+        }
         command = [sys.executable, "-X", "dev", str(tmp_path / "scenario.py")]
         if inherit:
             command = ["sh", "-c", f'exec "$@" {inherit}', "sh", *command]

@@ -14,7 +14,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.support.listening import PATIENCE, Peer, eventually
+from tests.support.listening import Peer
+from tests.support.waiting import PATIENCE, eventually
 
 import inbound_audit
 

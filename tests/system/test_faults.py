@@ -32,7 +32,6 @@ from tests.support.sharing import (
     OwnerFile,
     Worker,
     WorkerError,
-    eventually,
     file_of,
     held_of,
     look,
@@ -40,6 +39,7 @@ from tests.support.sharing import (
     rounds,
     sessions_of,
 )
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, Session
 from inbound_audit.errors import InboundAuditError

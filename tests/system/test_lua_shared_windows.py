@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tests.support.lua_support import KINDS
 from tests.support.lua_windows import ECHO, MONITORS, Timed, ask, timed
-from tests.support.sharing import NAME, Worker, Workers, eventually
+from tests.support.sharing import NAME, Worker, Workers
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")
 

@@ -35,15 +35,15 @@ from tests.support.keeping import (
     Counting,
     counting,
     dying_at,
-    end_of,
     files_of,
     fork_to,
     in_a_child,
     read,
     snapshots_of,
 )
-from tests.support.sharing import FULL, eventually, owner_files, rounds
+from tests.support.sharing import FULL, owner_files, rounds
 from tests.support.sharing import NAME as SHARED
+from tests.support.waiting import end_of, eventually
 
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import SeriesStore

@@ -21,20 +21,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support import keeping
-from tests.support.keeping import (
-    ALL6,
-    BEGIN,
-    NAME,
-    Clock,
-    Counting,
-    counting,
-    end_of,
-    fork_to,
-    in_a_child,
-    read,
-    snapshots_of,
-)
+from tests.support.keeping import ALL6, BEGIN, NAME, Clock, Counting, counting, fork_to, in_a_child, read, snapshots_of
 from tests.support.sharing import FULL, rounds
+from tests.support.waiting import end_of
 
 from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import cause_of

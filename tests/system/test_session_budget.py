@@ -16,7 +16,8 @@ import pytest
 import trustme
 from benchmarks.hostile import HOST, banner_time, resident
 from tests.support.command_line import Serve, begun, run
-from tests.support.listening import Peer, eventually
+from tests.support.listening import Peer
+from tests.support.waiting import eventually
 
 from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.listeners.smtp_data import MAX_SIZE_FACTOR

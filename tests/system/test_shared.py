@@ -25,7 +25,6 @@ from tests.support.sharing import (
     Worker,
     WorkerError,
     Workers,
-    eventually,
     file_of,
     held_of,
     is_dead,
@@ -34,6 +33,7 @@ from tests.support.sharing import (
     sessions_of,
 )
 from tests.support.threads import lua_reader
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, _ipcount
 from inbound_audit.errors import CapacityError, InboundAuditError, SharedStateError, UnknownServiceType

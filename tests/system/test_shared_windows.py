@@ -6,8 +6,9 @@ import sys
 import threading
 
 import pytest
-from tests.support.sharing import NAME, UNDER_ASAN, Worker, WorkerError, eventually
+from tests.support.sharing import NAME, UNDER_ASAN, Worker, WorkerError
 from tests.support.timing import START, Clock
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import SeriesStore

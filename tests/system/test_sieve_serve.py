@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from tests.support.command_line import Serve, run
-from tests.support.listening import PATIENCE, Peer
+from tests.support.listening import Peer
 from tests.support.sharing import Workers
 from tests.support.sieve_support import Bench, bench_of
+from tests.support.waiting import PATIENCE
 from tests.unit.sieve.test_sieve_policy import FAILS, NOT_TODAY, ONE_A_HOST
 from tests.unit.sieve.test_sieve_windows import run as run_script
 

@@ -29,15 +29,10 @@ BEGIN = """
 import ctypes, gc, logging, os, platform, signal, sys, time, traceback
 from inbound_audit import InboundAudit, process
 from inbound_audit.shared import View
+from tests.support.waiting import end_of, eventually
 
 CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine(), 0)
 STATE = os.environ["INBOUND_AUDIT_STATE"]
-
-def eventually(condition):
-    end = time.monotonic() + 100
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 def sessions(listener, n, block=0):
     return [listener.session(f"10.{block}.{i >> 8}.{i & 255}") for i in range(n)]
@@ -61,9 +56,6 @@ def in_child(job):
     for thread in paused:
         thread.start()
     return pid
-
-def end_of(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 """
 
 
@@ -77,7 +69,12 @@ def run(tmp_path: Path) -> Callable[[str, str], str]:
         if how == "_Fork" and os.confstr("CS_GNU_LIBC_VERSION") < "glibc 2.34":
             pytest.skip("the C library has no _Fork")
         (tmp_path / "scenario.py").write_text(BEGIN.replace("FORK", FORKS[how]) + textwrap.dedent(body))
-        env = {**os.environ, "INBOUND_AUDIT_SHM": str(tmp_path / "shm"), "INBOUND_AUDIT_STATE": str(tmp_path / "state")}
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "INBOUND_AUDIT_SHM": str(tmp_path / "shm"),
+            "INBOUND_AUDIT_STATE": str(tmp_path / "state"),
+        }
         done = subprocess.run(
             [sys.executable, str(tmp_path / "scenario.py")],
             env=env, timeout=150, capture_output=True, text=True, check=False,

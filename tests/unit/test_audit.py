@@ -14,8 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 from tests.support.gold import GoldCounter, unmapped
-from tests.support.listening import eventually
 from tests.support.strategies import addresses, length_for
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Listener, Session
 from inbound_audit.errors import AddressError, CapacityError, InboundAuditError, UnknownServiceType

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.listening import PATIENCE, eventually
 from tests.support.timing import Clock
+from tests.support.waiting import PATIENCE, eventually
 
 import inbound_audit.address_lists.lists
 from inbound_audit.address_lists.lists import MAX_BYTES, MAX_LISTS, RETRY_S, NetworkLists

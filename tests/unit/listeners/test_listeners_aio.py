@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import trustme
 from tests.support import listening
-from tests.support.listening import LoopThread, Peer, Script, Way, eventually, every_way, serving, warnings_kept
+from tests.support.listening import LoopThread, Peer, Script, Way, every_way, serving, warnings_kept
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, Verdict
 from inbound_audit.listeners import Guard

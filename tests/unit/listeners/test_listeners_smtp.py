@@ -16,7 +16,8 @@ import pytest
 import trustme
 from aiosmtpd.handlers import Sink
 from tests.support import listening
-from tests.support.listening import LoopThread, Peer, Script, Way, eventually, every_way, serving, warnings_kept
+from tests.support.listening import LoopThread, Peer, Script, Way, every_way, serving, warnings_kept
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, LuaPolicy, Session, Verdict
 from inbound_audit.listeners import Guard

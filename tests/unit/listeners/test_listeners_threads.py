@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from tests.support import listening
-from tests.support.listening import WAYS, Peer, Script, Way, eventually, every_way
+from tests.support.listening import WAYS, Peer, Script, Way, every_way
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, Verdict
 from inbound_audit.listeners import Guard

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 from tests.support import listening
-from tests.support.listening import Peer, Script, eventually, serving
+from tests.support.listening import Peer, Script, serving
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit
 from inbound_audit.listeners import Guard

@@ -14,18 +14,8 @@ from typing import Any
 import pytest
 import trustme
 from aiosmtpd.handlers import Sink
-from tests.support.listening import (
-    PATIENCE,
-    WAYS,
-    Clock,
-    LoopThread,
-    Peer,
-    Script,
-    Way,
-    eventually,
-    every_way,
-    serving,
-)
+from tests.support.listening import WAYS, Clock, LoopThread, Peer, Script, Way, every_way, serving
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Verdict
 from inbound_audit.listeners import Guard

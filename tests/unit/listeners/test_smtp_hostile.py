@@ -16,7 +16,8 @@ from aiosmtpd.smtp import AuthResult
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support import listening
-from tests.support.listening import WAYS, Peer, eventually, serving
+from tests.support.listening import WAYS, Peer, serving
+from tests.support.waiting import eventually
 
 from inbound_audit import Verdict
 from inbound_audit.listeners import Guard

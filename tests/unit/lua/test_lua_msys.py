@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.support.listening import eventually
 from tests.support.lua_support import Bench
+from tests.support.waiting import eventually
 
 from inbound_audit import LuaPolicy
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.listening import eventually
 from tests.support.sieve_support import Bench, bench_of
+from tests.support.waiting import eventually
 
 from inbound_audit.errors import PolicyError
 from inbound_audit.sieve.calls import FUNCTIONS

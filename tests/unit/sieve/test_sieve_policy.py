@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import listening
 from tests.support.grammar import CASES, Answer, case_id, populate
-from tests.support.listening import PATIENCE, Peer, eventually
+from tests.support.listening import Peer
 from tests.support.sieve_support import Bench, bench_of
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Session, SievePolicy
 from inbound_audit.errors import CidrError
