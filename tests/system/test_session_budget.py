@@ -65,13 +65,18 @@ def test_timeout_ends_a_silent_session() -> None:
 
 def test_command_timeout_ends_a_command_that_comes_byte_by_byte() -> None:
     with serving("--command-timeout", "1s") as server, greeted(server) as peer:
-        with contextlib.suppress(OSError):
-            for _ in range(10_000):
-                peer.send(b"x")
-                if peer_has_replied(peer):
-                    break
-                time.sleep(0.01)
+        trickle(peer, b"x")
         assert peer.rest() == TIMED_OUT
+
+
+def trickle(peer: Peer, data: bytes) -> None:
+    """Sends the same again and again, until the server says something or closes the connection."""
+    with contextlib.suppress(OSError):
+        for _ in range(10_000):
+            peer.send(data)
+            if peer_has_replied(peer):
+                break
+            time.sleep(0.01)
 
 
 def peer_has_replied(peer: Peer) -> bool:
@@ -102,12 +107,7 @@ def peer_asks(peer: Peer, line: bytes) -> bytes:
 
 def test_min_rate_ends_a_message_that_trickles() -> None:
     with serving("--timeout", "1s", "--min-rate", "1000000") as server, in_data(server) as peer:
-        with contextlib.suppress(OSError):
-            for _ in range(10_000):
-                peer.send(b"x\r\n")
-                if peer_has_replied(peer):
-                    break
-                time.sleep(0.01)
+        trickle(peer, b"x\r\n")
         assert peer.rest() == TIMED_OUT
 
 
