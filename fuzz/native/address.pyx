@@ -4,39 +4,22 @@ core writes is read by both as the same.
 The first byte of an input says what the rest is: a text, a text with a port, or the bytes of an address.
 """
 
-from libc.string cimport memcmp, strcmp, strlen
+from libc.string cimport strlen
 
 cimport inbound_audit._core.address as ip
 cimport inbound_audit._core.address_text as ip_text
 cimport inbound_audit._core.codes as codes
 from inbound_audit._core.bits cimport u8
 
-cdef extern from "driver.h":
-    void expect(bint, const char *) noexcept nogil
+include "gold.pxi"
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char *inet_ntop(int, const void *, char *, unsigned) noexcept
     int AF_INET, AF_INET6
 
 cdef extern from "gold.h":
-    ctypedef struct gold_prefix:
-        unsigned char byte[16]
-        int version
-        int length
     int gold_address(const char *, size_t, gold_prefix *) noexcept nogil
     int gold_number(const char *, size_t, int) noexcept nogil
-
-cdef enum:
-    MAX_TEXT = 4096
-
-
-cdef bint same(const ip.Address *a, const gold_prefix *gold) noexcept nogil:
-    cdef u8 packed[16]
-    cdef int i
-    for i in range(8):
-        packed[i] = <u8>(a.hi >> (56 - 8 * i))
-        packed[8 + i] = <u8>(a.lo >> (56 - 8 * i))
-    return a.version == gold.version and memcmp(packed, gold.byte, 16) == 0
 
 
 cdef void check_address(const char *s, size_t size) noexcept nogil:
@@ -46,10 +29,10 @@ cdef void check_address(const char *s, size_t size) noexcept nogil:
     cdef bint right = gold_address(s, size, &gold) != 0
     expect(right == (code == codes.OK), "the core and inet_pton accept the same addresses")
     if right:
-        expect(same(&a, &gold), "the core and inet_pton read the same address")
+        expect(same_address(&a, &gold), "the core and inet_pton read the same address")
         check_written(&a)
     else:
-        expect(strcmp(codes.reason(code), "unknown error") != 0, "what is refused has a reason")
+        check_reason(code)
 
 
 cdef void check_written(const ip.Address *a) noexcept nogil:
@@ -57,7 +40,7 @@ cdef void check_written(const ip.Address *a) noexcept nogil:
     cdef gold_prefix gold
     cdef int size = ip_text.format_address(a, text)
     expect(0 < size < ip_text.TEXT_MAX and gold_address(text, <size_t>size, &gold), "inet_pton reads what is written")
-    expect(same(a, &gold), "inet_pton reads what is written as the same address")
+    expect(same_address(a, &gold), "inet_pton reads what is written as the same address")
 
 
 cdef void check_remote(const char *s, size_t size) noexcept nogil:
@@ -68,11 +51,11 @@ cdef void check_remote(const char *s, size_t size) noexcept nogil:
     cdef size_t i
     cdef int code = ip_text.parse_remote(s, s + size, &a, &port)
     if code != codes.OK:
-        expect(strcmp(codes.reason(code), "unknown error") != 0, "what is refused has a reason")
+        check_reason(code)
         expect(not gold_address(s, size, &gold), "an address alone is a remote")
         return
     if gold_address(s, size, &gold):
-        expect(port == 0 and same(&a, &gold), "an address alone has port 0")
+        expect(port == 0 and same_address(&a, &gold), "an address alone has port 0")
         return
     i = size
     while i and s[i - 1] != b":":
@@ -94,10 +77,6 @@ cdef void check_bytes(const u8 *data, size_t size) noexcept nogil:
     expect(ip_text.parse_address(text, text + strlen(text), &a) == codes.OK, "what inet_ntop writes is an address")
     expect(a.hi == packed.hi and a.lo == packed.lo and a.version == packed.version, "and is that address")
     check_written(&a)
-
-
-cdef public void set_up() noexcept nogil:
-    pass
 
 
 cdef public void run(const u8 *data, size_t size) noexcept nogil:

@@ -6,7 +6,6 @@ the same; what it refuses has a reason.
 """
 
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp, strcmp
 
 cimport inbound_audit._core.address as ip
 cimport inbound_audit._core.address_text as ip_text
@@ -15,20 +14,14 @@ cimport inbound_audit._core.monitor as monitor
 cimport inbound_audit._core.prefix as prefix
 from inbound_audit._core.bits cimport u8
 
-cdef extern from "driver.h":
-    void expect(bint, const char *) noexcept nogil
+include "gold.pxi"
 
 cdef extern from "gold.h":
-    ctypedef struct gold_prefix:
-        unsigned char byte[16]
-        int version
-        int length
     int gold_absolute(const char *, size_t, gold_prefix *) noexcept nogil
     int gold_relative(const char *, size_t, int) noexcept nogil
     void gold_mask(gold_prefix *) noexcept nogil
 
 cdef enum:
-    MAX_TEXT = 4096
     UNITS = 7
 
 cdef extern from *:
@@ -48,16 +41,7 @@ cdef extern from *:
 
 
 cdef bint same(const prefix.Prefix *p, const gold_prefix *gold) noexcept nogil:
-    cdef u8 packed[16]
-    cdef int i
-    for i in range(8):
-        packed[i] = <u8>(p.address.hi >> (56 - 8 * i))
-        packed[8 + i] = <u8>(p.address.lo >> (56 - 8 * i))
-    return p.address.version == gold.version and p.length == gold.length and memcmp(packed, gold.byte, 16) == 0
-
-
-cdef void check_reason(int code) noexcept nogil:
-    expect(code < 0 and strcmp(codes.reason(code), "unknown error") != 0, "what is refused has a reason")
+    return same_address(&p.address, gold) and p.length == gold.length
 
 
 cdef void check_written(const prefix.Prefix *p) noexcept nogil:
@@ -135,10 +119,6 @@ cdef void check_monitor(const char *s, size_t size) noexcept nogil:
         expect(0 < interval <= monitor.MAX_INTERVAL_S and 0 < windows <= monitor.MAX_WINDOWS, "a monitor has bounds")
     else:
         expect(code == codes.BAD_MONITOR, "what is no monitor is refused as one")
-
-
-cdef public void set_up() noexcept nogil:
-    pass
 
 
 cdef public void run(const u8 *data, size_t size) noexcept nogil:
