@@ -570,6 +570,7 @@ class AskedByOthers(Scenario):
 
     def before(self) -> None:
         self.partner = Partner(Asked)
+        self.partner.ask("count")  # it has joined
 
     def prepare(self) -> None:
         self.asked = Asked()
@@ -604,6 +605,7 @@ class AsksOthers(Scenario):
 
     def before(self) -> None:
         self.partner = Partner(Asked)
+        self.partner.ask("count")  # it has joined
 
     def prepare(self) -> None:
         self.asked = Asked()
@@ -633,7 +635,7 @@ class AsksOthers(Scenario):
 
 # ---- serving
 
-PID, PHASE = 2, 3  # places in the tally of `Serve`
+PID, PHASE, DRIVEN = 2, 3, 4  # places in the tally of `Serve`
 POLICY = """
 require("msys.core")
 require("msys.extended.ac")
@@ -678,7 +680,9 @@ class Serve(Scenario):
 
     def after(self) -> None:
         """Another process serves: the first one has confined itself."""
-        self.tally[PHASE], before = -1, self.tally[DONE]
+        self.tally[PHASE] = -1
+        eventually(lambda: self.tally[DRIVEN] == 1, "the end of the first one's clients")
+        before = self.tally[DONE]
         assert end_of(forked(lambda: self._serve(2))) == 0
         assert self.tally[DONE] == before + 2, (before, self.tally[DONE])
         os.waitpid(self.driver, 0)
@@ -713,6 +717,7 @@ class Serve(Scenario):
             if self.tally[PHASE] == phase:
                 os.kill(self.tally[PID], number)
         eventually(lambda: self.tally[PHASE] != phase, "the server's end")
+        self.tally[DRIVEN] = phase
 
     def _message(self) -> bool:
         """Whether the server has taken responsibility for it."""
