@@ -112,7 +112,7 @@ def open_file(path: str | os.PathLike[str], flags: int, mode: int = 0o600, *, at
 
 def open_regular(path: str | os.PathLike[str], flags: int, mode: int = 0o600, *, at: int | None = None) -> Descriptor:
     """As `open_file`. Raises OSError for anything but a regular file; it waits for no other end of a pipe."""
-    opened = open_file(path, flags | os.O_NONBLOCK, mode, at=at)
+    opened = open_file(path, flags | os.O_NONBLOCK | os.O_NOCTTY, mode, at=at)
     if not stat.S_ISREG(os.fstat(opened.number).st_mode):
         opened.close()
         raise OSError(0, "it is not a regular file", os.fspath(path))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import NamedTuple
 
+from inbound_audit.descriptor import open_regular
 from inbound_audit.errors import PolicyError
 
 
@@ -26,20 +26,12 @@ def read_regular(
     `max_bytes`. A pipe or a device is neither waited for nor read.
     """
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            status = os.fstat(file.fileno())
+        with open_regular(path, os.O_RDONLY) as opened, open(opened.number, "rb", closefd=False) as file:
+            status = os.fstat(opened.number)
             stamp = Stamp(status.st_mtime_ns, status.st_size, status.st_ino)
-            if not stat.S_ISREG(status.st_mode):
-                raise PolicyError(f"{path}: is not a regular file")
             raw = None if stamp == unless else file.read(max_bytes + 1)
-    except IsADirectoryError:
-        raise PolicyError(f"{path}: is not a regular file") from None
     except OSError as error:
         raise PolicyError(f"{path}: {error.strerror or error}") from None
     if raw is not None and len(raw) > max_bytes:
         raise PolicyError(f"{path}: is larger than {max_bytes} bytes")
     return raw, stamp
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)

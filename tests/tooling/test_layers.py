@@ -21,8 +21,8 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services", "descriptor", "regular_file"},
-    {"process"},
+    {"services", "descriptor"},
+    {"process", "regular_file"},
     {"log_limiter"},
     {"shared", "address_lists"},
     {"persist"},

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from inbound_audit.errors import PolicyError
+from inbound_audit.regular_file import read_regular
+
+MAX_BYTES = 1 << 26
+"""Bytes of one file of a policy."""
 
 _BYTECODE = b"\x1b"
 _BOM = b"\xef\xbb\xbf"
@@ -71,12 +75,7 @@ class Sources:
             return False
 
     def _read(self, path: Path) -> Source:
-        try:
-            if path.exists() and not path.is_file():
-                raise PolicyError(f"{path}: is no regular file")
-            text = path.read_bytes()
-        except OSError as error:
-            raise PolicyError(f"{path}: {error.strerror or error}") from None
+        text = read_regular(path, MAX_BYTES)[0] or b""
         if text.startswith(_BYTECODE):
             raise PolicyError(f"{path}: is Lua bytecode; a policy must be source")
         return Source(text.removeprefix(_BOM), b"@" + self._name(path).encode("utf-8", "surrogateescape"))

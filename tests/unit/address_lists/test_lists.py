@@ -57,7 +57,7 @@ def test_a_file_that_changes_is_read_again_when_it_is_due(tmp_path: Path, caplog
     path.mkdir()
     clock.step(60)
     read_on(found)
-    assert caplog.messages[1:] == [f"a list stays as it was: {path}: is not a regular file"]
+    assert caplog.messages[1:] == [f"a list stays as it was: {path}: it is not a regular file"]
     path.rmdir()
     path.write_text("10.0.0.0/8\n")
     clock.step(60)

@@ -500,7 +500,7 @@ def test_a_script_that_cannot_be_loaded(bench: Bench, script: str, message: str)
 def test_a_script_that_cannot_be_read(bench: Bench) -> None:
     with pytest.raises(PolicyError, match=r"missing\.lua: No such file"):
         LuaPolicy(bench.directory / "missing.lua", **bench.kind._asdict())
-    with pytest.raises(PolicyError, match="is no regular file"):
+    with pytest.raises(PolicyError, match="is not a regular file"):
         LuaPolicy(bench.directory, **bench.kind._asdict())
 
 
