@@ -563,10 +563,8 @@ class Asked:
         self.audit.close()
 
 
-class AskedByOthers(Scenario):
-    """The subject handles requests."""
-
-    calls = calls_of("accept recv send sockopt read")
+class Requests(Scenario):
+    """The subject and a partner that has joined before it."""
 
     def before(self) -> None:
         self.partner = Partner(Asked)
@@ -574,6 +572,12 @@ class AskedByOthers(Scenario):
 
     def prepare(self) -> None:
         self.asked = Asked()
+
+
+class AskedByOthers(Requests):
+    """The subject handles requests."""
+
+    calls = calls_of("accept recv send sockopt read")
 
     def act(self) -> None:
         self.tried, self.done = self.partner.ask("ask", 4)
@@ -598,17 +602,10 @@ class AskedByOthers(Scenario):
         other.leave()
 
 
-class AsksOthers(Scenario):
+class AsksOthers(Requests):
     """The subject asks, and the partner answers."""
 
     calls = calls_of("socket connect recv send")
-
-    def before(self) -> None:
-        self.partner = Partner(Asked)
-        self.partner.ask("count")  # it has joined
-
-    def prepare(self) -> None:
-        self.asked = Asked()
 
     def act(self) -> None:
         with self.may_fail(), View(NAME) as view:
