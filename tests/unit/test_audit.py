@@ -376,7 +376,7 @@ def test_a_finalizer_may_make_what_is_just_being_made(outer, inner):
     audits = [InboundAudit(capacity=1 << 20) for _ in range(20)]
     try:
         gc.collect()
-        gc.freeze()  # each collection below is quick: it leaves out what the test runner has
+        gc.freeze()  # each collection from now on is quick: it leaves out what the test runner has
         for audit in audits:
             Finalized(audit)
             gc.set_threshold(1)
@@ -384,7 +384,6 @@ def test_a_finalizer_may_make_what_is_just_being_made(outer, inner):
             gc.set_threshold(*thresholds)
     finally:
         gc.set_threshold(*thresholds)
-        gc.unfreeze()
     # Another thread may be in the midst of a collection, and then `gc.collect` does nothing.
     eventually(lambda: gc.collect() >= 0 and len(made) + len(errors) == len(audits), "the last finalizer")
     assert errors == []
