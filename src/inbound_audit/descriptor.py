@@ -12,7 +12,6 @@ import os
 import signal
 import stat
 import sys
-from types import TracebackType
 from typing import Final, TypeAlias
 
 Identity: TypeAlias = tuple[int, int, int]
@@ -95,9 +94,7 @@ class Descriptor:
     def __enter__(self) -> Descriptor:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from types import TracebackType
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError
@@ -81,7 +80,5 @@ class View(_ipcount.Audit):
     def __enter__(self) -> View:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
