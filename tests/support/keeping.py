@@ -68,9 +68,9 @@ class Counting:
         self.definition = self.series.define(name, type, interval, windows, **options)
         self.store = StateStore(self.audit, str(directory))
         if keep:
-            self.store.keep(self.definition)
+            self.store.keep(*self.definition[:4])
         if log:
-            self.store.log(self.definition)
+            self.store.log(self.definition.name)
 
     @property
     def id(self) -> str:

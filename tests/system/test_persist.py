@@ -59,7 +59,7 @@ from inbound_audit.persist import (
     snapshots,
     store,
 )
-from inbound_audit.persist.format import Damaged, Known, Mark, Snapshot, Window
+from inbound_audit.persist.format import Damaged, Mark, Series, Snapshot, Window
 from inbound_audit.persist.locks import Locks
 from inbound_audit.shared import owner_file
 
@@ -181,7 +181,7 @@ def any_snapshot(draw) -> Snapshot:
     slots, newest = draw(st.integers(1, 9)), draw(I64)
     numbers = draw(st.sets(st.integers(0, slots - 1)))
     return Snapshot(
-        Known(
+        Series(
             draw(st.text(max_size=30)), draw(st.sampled_from(["cidr", "string"])), draw(st.integers(1, 2**31)), slots
         ),
         draw(U64.map("{:016x}".format)),
@@ -201,7 +201,7 @@ def test_bytes_and_back(snapshot):
 
 
 SMALL = Snapshot(
-    Known("spam", "cidr", 300, 6),
+    Series("spam", "cidr", 300, 6),
     "00c0ffee00c0ffee",
     7,
     ("0123456789abcdef",),
@@ -478,7 +478,7 @@ def test_a_file_under_another_name_is_set_aside(state, clock, saved, caplog):
     """A copy would count twice, and another series' counts for this one."""
     copy = b"".join(format.encode(format.decode(saved)._replace(id="00000000000000bb"))[0])
     assert "is the snapshot of series 'failures' and id 00000000000000bb" in damaged(state, clock, copy, caplog)
-    other = b"".join(format.encode(format.decode(saved)._replace(series=Known("other", "cidr", 300, 6)))[0])
+    other = b"".join(format.encode(format.decode(saved)._replace(series=Series("other", "cidr", 300, 6)))[0])
     assert "is the snapshot of series 'other'" in damaged(state, clock, other, caplog)
 
 
@@ -584,7 +584,7 @@ def test_one_heir_of_several(state, clock):
 def test_series_of_one_process_have_different_heirs(state, clock):
     with counting(state, clock) as both:
         other = both.series.define("other", "ip", 60, 2)
-        both.store.keep(other)
+        both.store.keep(*other[:4])
         both.add("192.0.2.7", 3)
         both.series.add("other", "192.0.2.7", 4)
     assert len(files_of(state)) == 3
@@ -657,7 +657,7 @@ def test_a_snapshot_of_before_holds_both_families(state, clock, type, four, six)
         Window(newest, 32, 128, 0, rows((v4, 5, 4), (v6, 2, 6)), b""),
         Window(newest - 1, 32, 128, 0, rows((v4, 4, 4), (v6, 9, 6)), rows((v4, 1, 4), (v6, 2, 6))),
     )
-    saved = Snapshot(Known(NAME, "cidr", 300, 6), "00000000000000aa", newest, (), (), windows)
+    saved = Snapshot(Series(NAME, "cidr", 300, 6), "00000000000000aa", newest, (), (), windows)
     (state / names.snapshot(NAME, saved.id)).write_bytes(b"".join(format.encode(saved)[0]))
     for _ in range(3):  # adopted from the file of before, then from our own
         with counting(state, clock, type=type) as kept:
@@ -673,7 +673,7 @@ def test_ids_are_inherited_from_a_file_of_which_only_a_part_found_room(state, cl
     both = struct.pack("=QQII", 0x0A000001 << 32, 0, 100, 4) + struct.pack("=QQII", 0xC0000207 << 32, 0, 1, 4)
     window = Window(int(BEGIN) // 300, 32, 128, 0, both, b"")
     marks = (Mark(7, 9, window.number),)
-    heir = Snapshot(Known(NAME, "cidr", 300, 6), newer, window.number, (older,), marks, (window,))
+    heir = Snapshot(Series(NAME, "cidr", 300, 6), newer, window.number, (older,), marks, (window,))
     busy = Locks(StateDirectory(state))
     with counting(state, clock) as kept:
         kept.add("192.0.2.7", 2**32 - 101)  # there is room for a hundred more
@@ -1015,7 +1015,7 @@ def heir_until(state: Path, step: int) -> int:
 def estate(state) -> Path:
     """What four processes have left: one wrote in the middle of its end, one had absorbed another."""
     ids = [f"{n:016x}" for n in range(1, 6)]
-    base = Snapshot(Known(NAME, "cidr", 300, 6), ids[0], int(BEGIN) // 300, (), (Mark(1, 1, 0),), ())
+    base = Snapshot(Series(NAME, "cidr", 300, 6), ids[0], int(BEGIN) // 300, (), (Mark(1, 1, 0),), ())
     for n, absorbed in enumerate([(), (), (ids[1],), (), ()]):
         row = struct.pack("=QQII", (0x0A000000 + n) << 32, 0, 10**n, 4)
         window = Window(base.newest, 32, 128, 0, row, b"")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from inbound_audit.errors import SharedStateError
 
@@ -34,21 +34,8 @@ class Damaged(SharedStateError):
     """A file is no snapshot that can be used. The message says why, and does not name the file."""
 
 
-class Series(Protocol):
-    """What a snapshot says of its series; an `inbound_audit.series.Definition` has it all, and more."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def type(self) -> str: ...
-    @property
-    def interval(self) -> int: ...
-    @property
-    def num_windows(self) -> int: ...
-
-
-class Known(NamedTuple):
-    """A series as a file has it. `type` is ``"cidr"`` or ``"string"``, `interval` is in seconds."""
+class Series(NamedTuple):
+    """What a snapshot says of its series. In a file `type` is ``"cidr"`` or ``"string"``; `interval` is in seconds."""
 
     name: str
     type: str
@@ -79,7 +66,7 @@ class Mark(NamedTuple):
 class Snapshot(NamedTuple):
     """What a file holds. `absorbed`: the ids whose files count nothing beside this one."""
 
-    series: Known
+    series: Series
     id: str
     newest: int
     absorbed: tuple[str, ...]
@@ -120,7 +107,7 @@ def decode(data: bytes) -> Snapshot:
         raise Damaged("its digest is not that of its bytes")
     reader = _Reader(body)
     head = _Head(*_HEAD.unpack(reader.take(_HEAD.size)))
-    series = Known(reader.text(head.name), "string" if head.kind else "cidr", head.interval, head.num_windows)
+    series = Series(reader.text(head.name), "string" if head.kind else "cidr", head.interval, head.num_windows)
     absorbed = tuple(f"{number:016x}" for (number,) in reader.records(_ID, head.absorbed))
     marks = tuple(Mark(*fields) for fields in reader.records(_MARK, head.marks))
     windows = tuple(reader.window() for _ in range(head.windows))

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from inbound_audit._ipcount import Audit, SeriesStore
 from inbound_audit.errors import CapacityError, SeriesError
 from inbound_audit.persist import claims, format, names, snapshots
-from inbound_audit.persist.format import Known, Series, Snapshot, Window, kind_of
+from inbound_audit.persist.format import Series, Snapshot, Window, kind_of
 from inbound_audit.persist.locks import Locks
 from inbound_audit.persist.marks import Marks
 
@@ -51,10 +51,9 @@ class PersistedSeries:
         newest, windows, marks = self._dump(audit)
         if windows or marks or self.absorbed:
             locks.hold()
-            series = self.series
-            known = Known(series.name, kind_of(series.type), series.interval, series.num_windows)
+            series = self.series._replace(type=kind_of(self.series.type))
             absorbed = tuple(sorted(self.absorbed))
-            self._write(locks, Snapshot(known, locks.id, newest, absorbed, marks, windows))
+            self._write(locks, Snapshot(series, locks.id, newest, absorbed, marks, windows))
         elif self._written is not None:
             locks.place.remove(names.snapshot(self.series.name, locks.id))
             self._written = None

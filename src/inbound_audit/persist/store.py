@@ -66,29 +66,30 @@ class StateStore:
 
     # ---- which series
 
-    def keep(self, series: Series) -> None:
+    def keep(self, name: str, type: str, interval: int, num_windows: int) -> None:
         """From now on the series is saved, and what was saved of it by processes that have ended is counted again.
 
         Raises SharedStateError when the state directory can't be had. Again with the same name: nothing happens.
         """
         with persist_lock:
-            if series.name not in self._kept and not self._closed:
+            if name not in self._kept and not self._closed:
                 self._acquire()
-                kept = self._kept[series.name] = PersistedSeries(series, self._marks_of(series.name))
+                series = Series(name, type, interval, num_windows)
+                kept = self._kept[name] = PersistedSeries(series, self._marks_of(name))
                 self._sleeps = False
                 self._name_logs()
                 self._log_failures(self._run([kept], adopt=True))
                 self.start()
 
-    def log(self, series: Series) -> None:
+    def log(self, name: str) -> None:
         """From now on each change of the series is a line in its log, too.
 
         Raises SharedStateError when the state directory can't be had. Again with the same name: nothing happens.
         """
         with persist_lock:
-            if series.name not in self._logged and not self._closed:
+            if name not in self._logged and not self._closed:
                 self._acquire()
-                self._logged.append(series.name)
+                self._logged.append(name)
                 self._name_logs()
                 self._log_failures(self._run([], adopt=False))
                 self.start()

@@ -117,10 +117,10 @@ class SeriesSet(_ipcount.SeriesTable):
     def _keep(self, known: Definition, wanted: Definition) -> Definition:
         """Begins to persist or to log a series that was not before."""
         if wanted.persist and not known.persist:
-            self.state_store().keep(known)
+            self.state_store().keep(*known[:4])
             known = self._definitions[known.name] = known._replace(persist=True)
         if wanted.serialize and not known.serialize:
-            self.state_store().log(known)
+            self.state_store().log(known.name)
             known = self._definitions[known.name] = known._replace(serialize=True)
         return known
 
