@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.support.faults import LIMIT_S, NOTHING, Library, Partner, Scenario, eventually, forked
+from tests.support.sharing import request_one
 from tests.support.waiting import end_of
 
 from inbound_audit import InboundAudit, Listener, Session
@@ -27,7 +28,6 @@ from inbound_audit.persist import read_log
 from inbound_audit.persist.persisted_series import PersistedSeries
 from inbound_audit.series import requests
 from inbound_audit.shared import View, directory_of, membership
-from inbound_audit.shared.control import client
 
 NAME = "mail"
 SPAN = {"interval": 1 << 20, "num_windows": 4}
@@ -543,9 +543,7 @@ class Asked:
                 request = {"do": "add", "series": "asked", **SPAN, "key": "192.0.2.7", "count": 1}
                 try:
                     tried += len(owners)
-                    done += sum(
-                        client.request(view.place, owner, request, LIMIT_S / 4)["ok"] is True for owner in owners
-                    )
+                    done += sum(request_one(view.place, owner, request, LIMIT_S / 4)["ok"] is True for owner in owners)
                 except SharedStateError:
                     pass
         return tried, done
@@ -614,7 +612,7 @@ class AsksOthers(Requests):
                 request = {"do": "add", "series": "asked", **SPAN, "key": "192.0.2.7", "count": 1}
                 self.tally[ATTEMPTED] += 1
                 with self.may_fail():
-                    assert client.request(view.place, owner, request)["ok"] is True
+                    assert request_one(view.place, owner, request)["ok"] is True
                     self.tally[DONE] += 1
 
     def again(self) -> None:

@@ -25,16 +25,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import TypeVar
 
 from tests.support.waiting import PATIENCE, eventually
 
-from inbound_audit import InboundAudit, Session
+from inbound_audit import InboundAudit, Session, errors
 from inbound_audit._ipcount import Audit, SeriesStore  # noqa: F401  the code that tests send uses it
 from inbound_audit.shared import directory_of
+from inbound_audit.shared.control import client
+from inbound_audit.shared.directory import Directory
 
 FULL = os.environ.get("INBOUND_AUDIT_FAULTS") == "full"
 """`make faults` asks for the long form of every test; `make test` takes the short one."""
@@ -337,6 +339,16 @@ return function(cidrs, rounds)
     return most
 end
 """
+
+
+def request_one(
+    place: Directory, owner_id: str, message: Mapping[str, object], timeout: float = client.TIMEOUT_S
+) -> client.Answer:
+    """What one process answers. Raises SharedStateError without an answer."""
+    answer = client.request_all(place, [owner_id], message, timeout)[owner_id]
+    if isinstance(answer, errors.SharedStateError):
+        raise answer
+    return answer
 
 
 def count_in_a_child(connection: Connection, n: int) -> None:

@@ -20,14 +20,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.sharing import NAME, UNDER_ASAN, Worker, open_sockets, owner_files
+from tests.support.sharing import NAME, UNDER_ASAN, Worker, open_sockets, owner_files, request_one
 from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit
 from inbound_audit.errors import SharedStateError
 from inbound_audit.series import requests
 from inbound_audit.shared import View, directory_of
-from inbound_audit.shared.control import client, protocol, server
+from inbound_audit.shared.control import MAX_REQUEST, client, file_of, path_of, server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")
 
@@ -50,7 +50,7 @@ def id_of(pid: int) -> str:
 
 def ask(worker: Worker, request: dict[str, object], timeout: float = 20.0) -> dict[str, Any]:
     with View(NAME, pid=worker.pid) as view:
-        return client.request(view.place, view.owners[0].id, request, timeout)
+        return request_one(view.place, view.owners[0].id, request, timeout)
 
 
 def count_of(worker: Worker, key: str = "192.0.2.7") -> object:
@@ -70,7 +70,7 @@ def names_of_owners() -> list[str]:
 @contextlib.contextmanager
 def connected(worker: Worker) -> Iterator[socket.socket]:
     with View(NAME) as view, socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(protocol.path_of(view.place, id_of(worker.pid)))
+        connection.connect(path_of(view.place, id_of(worker.pid)))
         connection.settimeout(20)  # not before: it would not wait where others are before us
         yield connection
 
@@ -221,7 +221,7 @@ def test_a_fault_of_ours_is_reported_on_both_sides(caplog):
 
 def test_the_socket_is_its_users_alone(hire):
     worker = hire("import os\nos.umask(0)\n" + JOIN)
-    assert sockets() == names_of_owners() == [protocol.file_of(id_of(worker.pid))]
+    assert sockets() == names_of_owners() == [file_of(id_of(worker.pid))]
     found = os.stat(f"{directory_of(NAME)}/{sockets()[0]}")
     assert stat.S_ISSOCK(found.st_mode)
     assert stat.S_IMODE(found.st_mode) == 0o600
@@ -274,7 +274,7 @@ def test_a_user_without_permission_reads_why(hire, place, monkeypatch):
         os.seteuid(12345)
         try:
             with pytest.raises(SharedStateError, match="another user"):
-                client.request(view.place, owner_id, KNOWN)
+                request_one(view.place, owner_id, KNOWN)
         finally:
             os.seteuid(0)
 
@@ -322,7 +322,7 @@ def test_a_request_may_come_in_pieces_and_is_bounded(hire):
                 connection.sendall(b"x" * 65536)
         assert everything(connection) == b""
     with View(NAME) as view, pytest.raises(SharedStateError, match="bytes"):
-        client.request(view.place, id_of(worker.pid), {**KNOWN, "x": "x" * protocol.MAX_REQUEST})
+        request_one(view.place, id_of(worker.pid), {**KNOWN, "x": "x" * MAX_REQUEST})
     assert count_of(worker) == 5
 
 
@@ -344,7 +344,7 @@ def test_a_request_whose_client_is_gone_is_not_carried_out(hire):
     owner_id = id_of(worker.pid)
     worker.freeze()
     with pytest.raises(SharedStateError, match=r"did not answer within 0\.2 s"):
-        client.request(path_holder.place, owner_id, ADD, 0.2)
+        request_one(path_holder.place, owner_id, ADD, 0.2)
     worker.thaw()
     path_holder.close()
     assert ask(worker, KNOWN)["ok"]  # it comes behind the other
@@ -354,15 +354,11 @@ def test_a_request_whose_client_is_gone_is_not_carried_out(hire):
 def test_a_stopped_process_among_others(hire):
     crew = hire.hire(3, JOIN)
     with View(NAME) as view:
-        ids = {worker.pid: id_of(worker.pid) for worker in crew}
         crew[1].freeze()
-        answers = client.request_all(view.place, ids.values(), KNOWN, 0.5)
+        answers, failures = client.request_owners(view.place, view.owners, KNOWN, 0.5)
         crew[1].thaw()
-        assert [client.why_not(answers[ids[worker.pid]]) for worker in crew] == [
-            None,
-            "did not answer within 0.5 s",
-            None,
-        ]
+        assert failures == [f"process {crew[1].pid} did not answer within 0.5 s"]
+        assert answers.keys() == {id_of(crew[0].pid), id_of(crew[2].pid)}
 
 
 class Impostor:
@@ -371,7 +367,7 @@ class Impostor:
     def __init__(self, directory: Path, answer: bytes | None, *, close: bool = True) -> None:
         self.fd = os.open(directory, os.O_RDONLY)
         self.door = socket.socket(socket.AF_UNIX)
-        self.door.bind(protocol.path_of(self, "0" * 16))
+        self.door.bind(path_of(self, "0" * 16))
         self.door.listen()
         self._held: list[socket.socket] = []
         self.thread = threading.Thread(target=self._run, args=(answer, close))
@@ -411,7 +407,7 @@ def test_a_process_that_answers_nonsense(tmp_path, answer, close, why):
     impostor = Impostor(tmp_path, answer, close=close)
     try:
         with pytest.raises(SharedStateError, match=why):
-            client.request(impostor, "0" * 16, KNOWN, 0.5 if not close else 20)
+            request_one(impostor, "0" * 16, KNOWN, 0.5 if not close else 20)
     finally:
         impostor.close()
 
@@ -420,7 +416,7 @@ def test_no_process_is_attached(tmp_path):
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(SharedStateError, match="accepts no requests, or has just ended"):
-            client.request(SimpleNamespace(fd=fd), "0" * 16, KNOWN, 20)
+            request_one(SimpleNamespace(fd=fd), "0" * 16, KNOWN, 20)
     finally:
         os.close(fd)
 
@@ -443,7 +439,7 @@ def test_it_goes_with_its_owner(hire):
         worker.await_end()
     assert len(sockets()) >= 1  # its owner was killed
     last = hire(JOIN)
-    assert sockets() == names_of_owners() == [protocol.file_of(id_of(last.pid))]
+    assert sockets() == names_of_owners() == [file_of(id_of(last.pid))]
 
 
 def test_it_goes_when_python_exits_and_when_the_audit_is_collected(place):
@@ -504,7 +500,7 @@ def test_two_audits_of_one_process_are_asked_apart(place):
             audit.series.add("failures", "192.0.2.7")
         assert len(view.owners) == 2
         for owner in view.owners:
-            assert client.request(view.place, owner.id, ADD, 20)["ok"]
+            assert request_one(view.place, owner.id, ADD, 20)["ok"]
         assert one.series.count("failures", "192.0.2.7") == 12
         two.series.remove_item("failures", "192.0.2.7")
         assert one.series.count("failures", "192.0.2.7") == 0

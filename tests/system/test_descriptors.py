@@ -282,7 +282,7 @@ def test_a_process_is_asked_as_before(run: Callable[..., str]) -> None:
         request = {"do": "add", "series": "s", "interval": 300, "num_windows": 6, "key": "192.0.2.1", "count": 2}
         def asked():
             try:
-                return client.request(view.place, owner, request)["ok"]
+                return client.request_all(view.place, [owner], request)[owner]["ok"]
             except Exception:
                 return False
         eventually(asked)

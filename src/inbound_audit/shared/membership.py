@@ -371,7 +371,7 @@ class Membership:
         """Asks all the others to handle a request: a sentence for each that did not. Waits `timeout` seconds at
         most."""
         with shared_lock:
-            owners = {owner.id: owner for owner in self._scanner.owners if owner.damaged is None}
+            owners = [owner for owner in self._scanner.owners if owner.damaged is None]
             if not owners:
                 return []
             try:
@@ -379,16 +379,11 @@ class Membership:
             except OSError as error:
                 return [f"no process can be asked: {error.strerror}"]
         try:
-            answers = client.request_all(place, owners, message, timeout)
+            return client.request_owners(place, owners, message, timeout)[1]
         except SharedStateError as error:
             return [str(error)]
         finally:
             place.close()
-        return [
-            f"process {owners[owner_id].pid} {why}"
-            for owner_id, answer in answers.items()
-            if (why := client.why_not(answer)) is not None
-        ]
 
     # ---- the end, and forks
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from inbound_audit._ipcount import HeldFile
 from inbound_audit.descriptor import Descriptor, open_file
 from inbound_audit.errors import CapacityError, SharedStateError, cause_of
-from inbound_audit.shared.control import protocol
+from inbound_audit.shared.control import file_of
 from inbound_audit.shared.directory import SharedDirectory
 
 NAME = re.compile(r"[0-9a-f]{16}\.owner")
@@ -117,7 +117,7 @@ def remove(place: SharedDirectory, name: str) -> None:
 
 def socket_of(name: str) -> str:
     """The name of the socket beside that file."""
-    return protocol.file_of(id_of(name))
+    return file_of(id_of(name))
 
 
 def remove_unused_socket(place: SharedDirectory, socket: str) -> None:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from inbound_audit._ipcount import MONITOR_KINDS, SeriesStore
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.output import listing, plain
-from inbound_audit.errors import SharedStateError
 from inbound_audit.shared import OwnerInfo, View
 from inbound_audit.shared.control import client
 
@@ -86,17 +85,8 @@ class ConsoleContext:
         self, owners: list[OwnerInfo], request: Mapping[str, object], timeout: float = client.TIMEOUT_S
     ) -> tuple[dict[str, client.Answer], list[str]]:
         """Sends a request to processes. Returns answers by owner id, and a sentence per process that failed."""
-        found = client.request_all(self.view.place, [owner.id for owner in owners], request, timeout)
-        answers: dict[str, client.Answer] = {}
-        failures = []
-        for owner in owners:
-            answer = found[owner.id]
-            why = client.why_not(answer)
-            if why is not None:
-                failures.append(f"process {owner.pid} {plain(why)}")
-            elif not isinstance(answer, SharedStateError):
-                answers[owner.id] = answer
-        return answers, failures
+        answers, failures = client.request_owners(self.view.place, owners, request, timeout)
+        return answers, list(map(plain, failures))
 
     def some_owners(self) -> list[OwnerInfo]:
         """The processes that count, at least one. Raises Failure."""

@@ -18,10 +18,14 @@ import select
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from inbound_audit.errors import SharedStateError
-from inbound_audit.shared.control.protocol import MAX_REQUEST, path_of
+from inbound_audit.shared.control import MAX_REQUEST, path_of
 from inbound_audit.shared.directory import Directory
+
+if TYPE_CHECKING:
+    from inbound_audit.shared.scanner import OwnerInfo
 
 TIMEOUT_S = 2.0
 """Seconds to wait for answers, by default."""
@@ -34,17 +38,6 @@ _RETRY_DELAY_S = 0.01  # seconds between two tries to connect
 _NOT_YET = (errno.ENOENT, errno.ECONNREFUSED)
 
 Answer = dict[str, object]
-
-
-def request(place: Directory, owner_id: str, message: Mapping[str, object], timeout: float = TIMEOUT_S) -> Answer:
-    """What the process answers: ``ok`` is true, or there is an ``error``. `timeout` is in seconds.
-
-    Raises SharedStateError when there is no answer. Then nothing was done, unless the answer came too late.
-    """
-    answer = request_all(place, [owner_id], message, timeout)[owner_id]
-    if isinstance(answer, SharedStateError):
-        raise answer
-    return answer
 
 
 def request_all(
@@ -72,11 +65,22 @@ def request_all(
             one.close()
 
 
-def why_not(answer: Answer | SharedStateError) -> str | None:
-    """Why a request was not carried out, in words that follow a process's name; None when it was."""
-    if isinstance(answer, SharedStateError):
-        return str(answer)
-    return None if answer["ok"] else f"refused: {answer.get('error')}"
+def request_owners(
+    place: Directory, owners: Iterable[OwnerInfo], message: Mapping[str, object], timeout: float = TIMEOUT_S
+) -> tuple[dict[str, Answer], list[str]]:
+    """As `request_all`. Returns the answers of the processes that have carried the request out, by owner id, and a
+    sentence for each of the others."""
+    pids = {owner.id: owner.pid for owner in owners}
+    answers: dict[str, Answer] = {}
+    failures = []
+    for owner_id, answer in request_all(place, pids, message, timeout).items():
+        if isinstance(answer, SharedStateError):
+            failures.append(f"process {pids[owner_id]} {answer}")
+        elif not answer["ok"]:
+            failures.append(f"process {pids[owner_id]} refused: {answer.get('error')}")
+        else:
+            answers[owner_id] = answer
+    return answers, failures
 
 
 def _exchange(asking: list[_PendingRequest], deadline: float) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 
 from inbound_audit.descriptor import Descriptor
 from inbound_audit.process import BackgroundThread, MemberThread, Stage, register
-from inbound_audit.shared.control.protocol import MAX_REQUEST, path_of
+from inbound_audit.shared.control import MAX_REQUEST, path_of
 from inbound_audit.shared.directory import Directory
 
 logger = logging.getLogger("inbound_audit.shared")
