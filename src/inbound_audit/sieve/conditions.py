@@ -11,6 +11,7 @@ from inbound_audit.sieve import tree
 from inbound_audit.sieve.calls import FUNCTIONS, call, no_tests
 from inbound_audit.sieve.compare import MATCH_TYPES, Relation, relation
 from inbound_audit.sieve.expressions import Expression, constant, expression
+from inbound_audit.sieve.functions import AsIs, Function, function
 from inbound_audit.sieve.networks import CHECK_CIDR
 from inbound_audit.sieve.run import SMALL, Run, with_checks
 from inbound_audit.sieve.tree import ScriptError
@@ -32,19 +33,19 @@ def condition(node: tree.Call) -> Condition:
 
 
 def _always(holds: bool, node: tree.Call) -> Condition:
-    _takes(node, tests="no test")
+    _check_tests(node, "no test", not node.tests)
     return lambda run: holds
 
 
 def _not(node: tree.Call) -> Condition:
-    _takes(node, tests="one test")
+    _check_tests(node, "one test", len(node.tests) == 1)
     test = condition(node.tests[0])
     return lambda run: not test(run)
 
 
 def _first(decides: bool, node: tree.Call) -> Condition:
     """Of several tests: asks one after the other until one decides."""
-    _takes(node, tests="a list of tests")
+    _check_tests(node, "a list of tests", bool(node.tests))
     nested = any(test.tests for test in node.tests)
 
     def check(run: Run) -> bool:
@@ -62,29 +63,24 @@ def _first(decides: bool, node: tree.Call) -> Condition:
     return first
 
 
-def _isset(node: tree.Call) -> Condition:
+def _check_tests(node: tree.Call, takes: str, fits: bool) -> None:
+    """Raises ScriptError for other tests than it takes, and for an argument."""
+    if not fits:
+        raise ScriptError(node.tests[0].at if node.tests else node.at, f"{node.name} takes {takes}")
+    if node.arguments:
+        raise ScriptError(node.arguments[0].at, f"{node.name} takes no arguments")
+
+
+def isset(run: Run, whole: AsIs, key: AsIs) -> Value:
     """Whether a list has a member of that number, or a hash that key."""
-    whole_of, key_of = map(expression, _takes(node, arguments=2))
-
-    def isset(run: Run) -> bool:
-        whole, key = whole_of(run), key_of(run)
-        if isinstance(whole, dict):
-            return text(key) in whole
-        return isinstance(whole, list) and 0 <= number(key) < len(whole)
-
-    return isset
+    if isinstance(whole, dict):
+        return text(key) in whole
+    return isinstance(whole, list) and 0 <= number(key) < len(whole)
 
 
-def _takes(node: tree.Call, *, arguments: int = 0, tests: str = "no test") -> list[tree.Value]:
-    """The arguments of a test that knows no tags. Raises ScriptError unless all is there, and nothing else."""
-    given = len(node.tests)
-    if not {"no test": given == 0, "one test": given == 1}.get(tests, given > 0):
-        raise ScriptError(node.tests[0].at if node.tests else node.at, f"{node.name} takes {tests}")
-    values = [argument for argument in node.arguments if not isinstance(argument, tree.Tag)]
-    if len(node.arguments) != arguments or len(values) != arguments:
-        place = node.arguments[0].at if node.arguments and not arguments else node.at
-        raise ScriptError(place, f"{node.name} takes {arguments or 'no'} arguments" + " and no tag" * (arguments > 0))
-    return values
+def _called(function: Function, node: tree.Call) -> Condition:
+    """A test that is a function of values."""
+    return call(node, function)  # type: ignore[return-value]  # it returns a bool
 
 
 # ---- comparisons
@@ -109,10 +105,6 @@ def _vctx(node: tree.Call) -> Condition:
         return values
 
     return _comparison(node, "names of context variables and a key to compare their values with", values_of)
-
-
-def _check_cidr(node: tree.Call) -> Condition:
-    return call(node, CHECK_CIDR)  # type: ignore[return-value]  # it returns a bool
 
 
 def _comparison(node: tree.Call, expected: str, subject: Callable[[tree.Value], Expression]) -> Condition:
@@ -227,9 +219,9 @@ TESTS: dict[str, Callable[[tree.Call], Condition]] = {
     "not": _not,
     "allof": partial(_first, False),
     "anyof": partial(_first, True),
-    "isset": _isset,
+    "isset": partial(_called, function(isset)),
     "ec_test": _ec_test,
     "vctx_conn": _vctx,
     "vctx_mess": _vctx,
-    "check_cidr": _check_cidr,
+    "check_cidr": partial(_called, CHECK_CIDR),
 }

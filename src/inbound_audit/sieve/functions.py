@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, TypeAlias, get_args
 
 from inbound_audit.errors import InboundAuditError, PolicyError, did_you_mean
-from inbound_audit.sieve.values import Hash, Scalar, Value, mapping, members, number, real, text, whole
+from inbound_audit.sieve.values import Hash, Scalar, Value, mapping, members, real, text, whole
 
 NO_DEFAULT = inspect.Parameter.empty
 
@@ -30,7 +30,6 @@ AsText = Annotated[str, Reader(text)]
 AsList = Annotated[list[Scalar], Reader(members)]
 AsHash = Annotated[Hash, Reader(mapping, "hash")]
 AsReal = Annotated[float, Reader(real, "number")]
-AsNumber = Annotated[int, Reader(number)]
 AsWhole = Annotated[int, Reader(whole)]
 
 Runner: TypeAlias = Callable[..., Value | None]
