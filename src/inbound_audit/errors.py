@@ -16,20 +16,14 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-def nearest(name: object, known: Iterable[str]) -> str | None:
-    """The known name that is nearest to a wrong one, None if no known name is near."""
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: ``; did you mean 'limits'?``, or nothing if no known name is near."""
     # difflib is imported when an error is made, never for a count.
     from difflib import get_close_matches
 
     folded = {one.lower(): one for one in known}
     near = get_close_matches(name.lower(), list(folded), n=1) if isinstance(name, str) else []
-    return folded[near[0]] if near else None
-
-
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: ``; did you mean 'limits'?``, or nothing if no known name is near."""
-    near = nearest(name, known)
-    return "" if near is None else f"; did you mean {near!r}?"
+    return f"; did you mean {folded[near[0]]!r}?" if near else ""
 
 
 _WHAT_TO_DO = {
