@@ -128,47 +128,31 @@ def _position(stream: io.BufferedReader) -> int:
 
 
 def _print(stats: InputStats, options: CountOptions) -> None:
-    output = Output()
+    output, counter = Output(), stats.counter
+    sections = _sections(counter, options)
     if options.json:
-        output.write([json.dumps(_summary(stats, options)) + "\n"])
+        summary = {"sessions": counter.total, "hosts": len(counter), "lines": stats.lines, "bad": stats.bad}
+        counts = {"counts": {cidr: count for count, cidr in sections.pop("counts")}} if options.cidr else {}
+        objects = {name: list(as_objects(rows)) for name, rows in sections.items()}
+        output.write([json.dumps({**summary, **counts, **objects}) + "\n"])
         return
-    for at, section in enumerate(_sections(stats, options, output)):
-        output.write("\n" if at else "")
-        output.write(section)
-
-
-def _sections(stats: InputStats, options: CountOptions, output: Output) -> Iterator[Iterator[str]]:
-    counter, rows = stats.counter, output.reference_rows
     if options.only_summary:
-        yield rows([(counter.total, "sessions"), (len(counter), "hosts")])
-        yield rows(counter.top(DEFAULT_TOP, prefixlen=options.prefixlen))
-    if options.cidr:
-        yield rows((counter.count(cidr), cidr) for cidr in options.cidr)
-    if options.top is not None:
-        yield rows(counter.top(options.top, prefixlen=options.prefixlen))
-    if options.tree:
-        yield (output.reference_rows if options.reference else output.tree_rows)(counter.tree())
+        sections = {"summary": [(counter.total, "sessions"), (len(counter), "hosts")], **sections}
+    for at, (name, rows) in enumerate(sections.items()):
+        output.write("\n" if at else "")
+        output.write((output.tree_rows if name == "tree" and not options.reference else output.reference_rows)(rows))
 
 
-def _summary(stats: InputStats, options: CountOptions) -> dict[str, object]:
-    counter = stats.counter
-    summary: dict[str, object] = {
-        "sessions": counter.total,
-        "hosts": len(counter),
-        "lines": stats.lines,
-        "bad": stats.bad,
-    }
+def _sections(counter: PrefixCounter, options: CountOptions) -> dict[str, list[Row]]:
+    """The rows that are asked for, by their names in JSON."""
+    sections = {}
     if options.cidr:
-        summary["counts"] = {cidr: counter.count(cidr) for cidr in options.cidr}
+        sections["counts"] = [(counter.count(cidr), cidr) for cidr in options.cidr]
     if options.top is not None or options.only_summary:
-        summary["top"] = _objects(counter.top(options.top or DEFAULT_TOP, prefixlen=options.prefixlen))
+        sections["top"] = counter.top(options.top or DEFAULT_TOP, prefixlen=options.prefixlen)
     if options.tree:
-        summary["tree"] = _objects(counter.tree())
-    return summary
-
-
-def _objects(rows: list[Row]) -> list[dict[str, object]]:
-    return list(as_objects(rows))
+        sections["tree"] = counter.tree()
+    return sections
 
 
 def _report_bad_lines(stats: InputStats) -> None:
