@@ -61,26 +61,15 @@ def _sessions(owner: OwnerInfo) -> int:
 
 
 def _summary(name: str, owners: Iterable[OwnerInfo]) -> dict[str, object]:
-    return {
-        "audit": name,
-        "total": sum(map(_sessions, owners)),
-        "owners": [
-            {"id": owner.id, "pid": None, "started": None, "sessions": None, "listeners": [], "damaged": owner.damaged}
-            if owner.damaged is not None
-            else {
-                "id": owner.id,
-                "pid": owner.pid,
-                "started": owner.started,
-                "sessions": _sessions(owner),
-                "listeners": [
-                    {"service_type": each.service_type, "name": each.name, "sessions": each.total}
-                    for each in owner.listeners
-                ],
-                "damaged": None,
-            }
-            for owner in owners
-        ],
-    }
+    return {"audit": name, "total": sum(map(_sessions, owners)), "owners": list(map(_as_object, owners))}
+
+
+def _as_object(owner: OwnerInfo) -> dict[str, object]:
+    """For JSON. What a damaged file would say is null."""
+    listeners = [{"service_type": kind, "name": name, "sessions": total} for kind, name, total in owner.listeners]
+    says = {"pid": owner.pid, "started": owner.started, "sessions": _sessions(owner)}
+    known = says if owner.damaged is None else dict.fromkeys(says)
+    return {"id": owner.id, **known, "listeners": listeners, "damaged": owner.damaged}
 
 
 def _table(owners: list[OwnerInfo], now: float) -> Text:
