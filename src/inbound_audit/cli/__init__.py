@@ -53,12 +53,8 @@ def main() -> None:
     """How many sessions are open right now from this address, or from any prefix around it?"""
 
 
-main.add_command(serve)
-main.add_command(count)
-main.add_command(show)
-main.add_command(top)
-main.add_command(ps)
-main.add_command(console)
+for command in (serve, count, show, top, ps, console):
+    main.add_command(command)
 
 
 @main.command("help", context_settings={"ignore_unknown_options": True})

@@ -31,6 +31,11 @@ class SeriesInfo(NamedTuple):
         """The words that name it in a command, with its parameters."""
         return f"{plain(self.label)} {self.interval},{self.num_windows}"
 
+    @property
+    def described(self) -> dict[str, object]:
+        """For JSON and in requests."""
+        return {"series": self.label, "interval": self.interval, "num_windows": self.num_windows}
+
 
 class ConsoleContext:
     """An audit for as long as a console has it. `note` tells the user something beside the result."""

@@ -30,10 +30,9 @@ def _change(
     if one.name not in known and (hint := did_you_mean(one.name, known)):
         context.note(f"{one.title}: a new series is defined{hint}")
     owner = _owner_for(context, one)
-    described: dict[str, object] = {"series": one.name, "interval": one.interval, "num_windows": one.num_windows}
-    if one.type == "string":  # the process that has a series knows which addresses it counts; a new one counts all
-        described["type"] = one.type
-    _, failures = context.request([owner], {"do": "add", **described, "key": ip, "count": by})
+    # The process that has a series knows which addresses it counts; a new one counts all.
+    type = {"type": one.type} if one.type == "string" else {}
+    _, failures = context.request([owner], {"do": "add", **one.described, **type, "key": ip, "count": by})
     if failures:
         raise Failure(failures[0])
     context.view.refresh()  # the window may be the first of the series
@@ -55,8 +54,7 @@ def delete_ip(context: ConsoleContext, ip: str, series: str, parameters: tuple[i
     one = _series(context, series, parameters)
     owners, known = context.some_owners(), one in context.all_series
     before = [_count_of(context, one, ip, window) for window in range(one.num_windows if known else 0)]
-    request = {"do": "remove", "series": one.name, "key": ip, "interval": one.interval, "num_windows": one.num_windows}
-    answers, failures = context.request(owners, request)
+    answers, failures = context.request(owners, {"do": "remove", **one.described, "key": ip})
     if failures:
         raise Failure(f"{plain(ip)} was not removed everywhere: {'; '.join(failures)}")
     having = [owner for owner in owners if owner.id in answers and answers[owner.id].get("defined")]

@@ -74,14 +74,9 @@ def count_cidr(
     context: ConsoleContext, cidr: str, series: str, parameters: tuple[int, int], start: int, end: int
 ) -> Result:
     one = context.find(series, parameters)
-    about: dict[str, object] = {"command": "count_cidr", "cidr": cidr, **_described(one), "start": start, "end": end}
+    about: dict[str, object] = {"command": "count_cidr", "cidr": cidr, **one.described, "start": start, "end": end}
     rows = [(context.count(one, cidr, start, end),)]
     return Result(about, ("count",), rows, lambda row, paint: paint(str(row[0])))
-
-
-def _described(one: SeriesInfo) -> dict[str, object]:
-    """For JSON."""
-    return {"series": one.label, "interval": one.interval, "num_windows": one.num_windows}
 
 
 def show_available(context: ConsoleContext) -> Result:
@@ -139,9 +134,9 @@ def show_count(
     rows.sort(key=lambda one: (one[0][0], *([-one[1][0]] if order == "count" else []), *one[0][1:]))
     about: dict[str, object] = {"command": "show count", "cidr": str(network)}
     if len(found) == 1:
-        about |= {**_described(found[0]), "start": spans[0][0], "end": spans[0][1]}
+        about |= {**found[0].described, "start": spans[0][0], "end": spans[0][1]}
     else:
-        series = [{**_described(one), "start": s, "end": e} for one, (s, e) in zip(found, spans, strict=True)]
+        series = [{**one.described, "start": s, "end": e} for one, (s, e) in zip(found, spans, strict=True)]
         about |= {"series": series, "union": names.union}
     columns = (*(["day"] if daily else []), "prefix", "count" if names.union or len(found) == 1 else "counts")
     found_rows = (

@@ -174,8 +174,7 @@ class _Load:
         if not self._rows and not new:
             return
         one, owner = self._known.one, self._known.owner
-        series = {"series": one.name, "type": one.type, "interval": one.interval, "num_windows": one.num_windows}
-        request = {"do": "load", **series, "rows": self._rows, "marks": new}
+        request = {"do": "load", **one.described, "type": one.type, "rows": self._rows, "marks": new}
         answers, failures = self._context.request([owner], request, LOAD_TIMEOUT_S)
         if failures:
             raise Failure(f"{self._added} lines were counted, then {failures[0]}; load again to count the rest")
