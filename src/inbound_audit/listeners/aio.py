@@ -15,54 +15,117 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
+import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 from inbound_audit._ipcount import Session
-from inbound_audit.listeners.guard import Admission, Guard, Refusal
+from inbound_audit.listeners.admission import Admission, Refusal
+from inbound_audit.listeners.budget import SessionBudget, check_bound
+from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.pending import GatedFactory, close_transport
+from inbound_audit.listeners.time_limit import IDLE_S, Deadline, TimeLimit
 
 Callback = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None] | None]
 
 # Keyed by identity: protocols with __slots__ (aiohttp's) can hold neither an attribute nor a weak reference. A counted
 # protocol removes its own entry, at the latest when it is collected.
-_admissions: dict[int, Admission] = {}
+_connections: dict[int, _Connection] = {}
 
 
-def counted(factory: Callable[[], asyncio.BaseProtocol], guard: Guard, *, refusal: Refusal = b"") -> GatedFactory:
+def counted(
+    factory: Callable[[], asyncio.BaseProtocol],
+    guard: Guard,
+    *,
+    refusal: Refusal = b"",
+    idle_s: float | None = IDLE_S,
+    session_s: float | None = None,
+    max_early_bytes: int = SessionBudget.max_early_bytes,
+) -> GatedFactory:
     """A protocol factory that counts each connection and asks the policy before `factory` is called.
 
     A refused connection is sent `refusal` (bytes, or a function from the Verdict to bytes) and closed. The server
     holds the object that `factory` made; `factory` must make one for each connection.
+
+    A connection that is silent for `idle_s` seconds, or is served for `session_s`, is closed; None is no limit. During
+    a tarpit `max_early_bytes` are read. Raises TypeError or ValueError for numbers that are none.
     """
+    limit = TimeLimit(idle_s=idle_s, session_s=session_s)
+    check_bound("max_early_bytes", max_early_bytes)
 
     def make(admission: Admission) -> asyncio.BaseProtocol:
         protocol = factory()
-        _adopt(protocol, admission)
+        _adopt(protocol, admission, limit)
         return protocol
 
-    return GatedFactory(guard, make, refusal)
+    return GatedFactory(guard, make, refusal, max_early_bytes=max_early_bytes)
 
 
 def counted_callback(
-    callback: Callback, guard: Guard, *, refusal: Refusal = b""
+    callback: Callback,
+    guard: Guard,
+    *,
+    refusal: Refusal = b"",
+    idle_s: float | None = IDLE_S,
+    session_s: float | None = None,
 ) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
     """A `client_connected_cb` for `asyncio.start_server` that counts each connection and asks the policy.
 
     `callback` is a coroutine function or a plain one. If a coroutine raises or is cancelled, even before its first
-    step, its connection is closed.
+    step, its connection is closed. `idle_s` and `session_s` are as for `counted`.
     """
-    return _StreamGate(callback, guard, refusal)._connected
+    return _StreamGate(callback, guard, refusal, TimeLimit(idle_s=idle_s, session_s=session_s))._connected
 
 
 def session_of(connection: object) -> Session | None:
     """The accept construct of a counted protocol, transport or StreamWriter; None when it is not counted."""
     if isinstance(connection, asyncio.StreamWriter):
         connection = connection.transport
-    admission = _admissions.get(id(connection))
-    if admission is None and hasattr(connection, "get_protocol"):
-        admission = _admissions.get(id(connection.get_protocol()))
-    return None if admission is None else admission.session
+    found = _connections.get(id(connection))
+    if found is None and hasattr(connection, "get_protocol"):
+        found = _connections.get(id(connection.get_protocol()))
+    return None if found is None else found.admission.session
+
+
+class _Connection:
+    """A counted connection, and the timer of its limit, which runs while it is served.
+
+    It keeps neither transport nor event loop alive: a connection that both have forgotten is to be collected.
+    """
+
+    __slots__ = ("_deadline", "_limit", "_timer", "_transport", "admission")
+
+    _transport: weakref.ref[asyncio.BaseTransport]
+    _deadline: Deadline
+
+    def __init__(self, admission: Admission, limit: TimeLimit) -> None:
+        self.admission = admission
+        self._limit = limit
+        self._timer: weakref.ref[asyncio.TimerHandle] | None = None
+
+    def begin(self, transport: asyncio.BaseTransport) -> None:
+        """Called when the connection begins to be served, and perhaps again after STARTTLS."""
+        if self._timer is None and self._limit.first_s < math.inf:
+            self._transport = weakref.ref(transport)
+            self._deadline = Deadline(transport.get_extra_info("socket"), self._limit)
+            self._wait(self._limit.first_s)
+
+    def stop(self) -> None:
+        timer = None if self._timer is None else self._timer()
+        if timer is not None:
+            timer.cancel()
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = weakref.ref(asyncio.get_running_loop().call_later(seconds, self._check))
+
+    def _check(self) -> None:
+        left, transport = self._deadline.left_s(), self._transport()
+        if not self._deadline.over:
+            self._wait(left)
+        elif transport is not None:
+            self.admission.report_time_over()
+            close_transport(cast("asyncio.WriteTransport", transport))
 
 
 class _StreamGate:
@@ -72,16 +135,17 @@ class _StreamGate:
     tarpit; a stream stops reading by itself when its buffer is full.
     """
 
-    def __init__(self, callback: Callback, guard: Guard, refusal: Refusal) -> None:
+    def __init__(self, callback: Callback, guard: Guard, refusal: Refusal, limit: TimeLimit) -> None:
         self._callback = callback
         self._guard = guard
         self._refusal = refusal
+        self._limit = limit
         self._tasks: set[asyncio.Task[None]] = set()  # the event loop holds tasks only weakly
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
         admission = self._guard.admit(transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
-        _adopt(transport.get_protocol(), admission)
+        _adopt(transport.get_protocol(), admission, self._limit)
         if admission.verdict.tarpit > 0:
             loop = asyncio.get_running_loop()
             loop.call_later(admission.verdict.tarpit, self._decide, reader, writer, admission)
@@ -95,6 +159,7 @@ class _StreamGate:
             writer.write(admission.refusal_bytes(self._refusal))
             close_transport(writer.transport)
             return
+        _connections[id(writer.transport.get_protocol())].begin(writer.transport)
         try:
             serving = self._callback(reader, writer)
         except BaseException:
@@ -118,9 +183,9 @@ class _StreamGate:
             close_transport(transport)
 
 
-def _adopt(protocol: asyncio.BaseProtocol, admission: Admission) -> None:
+def _adopt(protocol: asyncio.BaseProtocol, admission: Admission, limit: TimeLimit) -> None:
     """Makes a protocol's `connection_lost` close the admission. Raises TypeError if its class can't be replaced."""
-    if id(protocol) in _admissions:
+    if id(protocol) in _connections:
         raise TypeError(f"{protocol!r} serves a connection already: the factory must make one protocol for each")
     kind: Any = type(protocol)
     try:
@@ -128,7 +193,7 @@ def _adopt(protocol: asyncio.BaseProtocol, admission: Admission) -> None:
     except TypeError as error:
         # Classes of extension modules. A Python class that derives from such a class can be counted.
         raise TypeError(f"{kind.__qualname__} can't be counted, derive a Python class from it: {error}") from error
-    _admissions[id(protocol)] = admission
+    _connections[id(protocol)] = _Connection(admission, limit)
 
 
 @functools.cache
@@ -141,17 +206,26 @@ def _counted_class(kind: Any) -> Any:
         __slots__ = ()
         _inbound_audit_counted = True
 
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            connection = _connections.get(id(self))
+            if connection is not None:
+                connection.begin(transport)
+            super().connection_made(transport)
+
         def connection_lost(self, exc: Exception | None) -> None:
             try:
                 super().connection_lost(exc)
             finally:
-                admission = _admissions.pop(id(self), None)
-                if admission is not None:
-                    admission.close()
+                connection = _connections.pop(id(self), None)
+                if connection is not None:
+                    connection.stop()
+                    connection.admission.close()
 
         def __del__(self) -> None:
             # The transport got another protocol, or its loop was closed. The admission warns and closes.
-            _admissions.pop(id(self), None)
+            connection = _connections.pop(id(self), None)
+            if connection is not None:
+                connection.stop()
             inherited = getattr(super(), "__del__", None)
             if inherited is not None:
                 inherited()

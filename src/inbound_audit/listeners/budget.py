@@ -7,6 +7,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 
+def check_bound(name: str, value: object) -> None:
+    """Raises TypeError or ValueError unless `value` is a number above 0, and a whole one unless it is in seconds."""
+    whole = not name.endswith("_s")
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise TypeError(f"{name}={value!r}: expected a {'whole ' if whole else ''}number")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value!r}: expected a number above 0")
+
+
 def _bound(default: float, option: str, postfix: str, beyond: str, what: str) -> Any:
     """A field with its words: the option of `serve`, Postfix's parameter, the reply beyond it, and what it bounds."""
     words = {"option": option, "postfix": postfix, "beyond": beyond, "what": what}
@@ -70,11 +79,7 @@ class SessionBudget:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value, whole = getattr(self, each.name), not each.name.endswith("_s")
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                raise TypeError(f"{each.name}={value!r}: expected a {'whole ' if whole else ''}number")
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{each.name}={value!r}: expected a number above 0")
+            check_bound(each.name, getattr(self, each.name))
 
     @classmethod
     def taken_from(cls, options: dict[str, Any], budget: SessionBudget | None = None) -> SessionBudget:

@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+from inbound_audit.listeners.admission import Admission, Refusal
 from inbound_audit.listeners.budget import SessionBudget
-from inbound_audit.listeners.guard import Admission, Guard, Refusal
+from inbound_audit.listeners.guard import Guard
 
 Make = Callable[[Admission], asyncio.BaseProtocol]
 

@@ -16,7 +16,7 @@ from typing import Any
 from aiosmtpd.proxy_protocol import AF, PROTO, V2_CMD, V2_SIGNATURE, ProxyData
 
 from inbound_audit._ipcount import NetworkMap
-from inbound_audit.listeners.guard import Admission
+from inbound_audit.listeners.admission import Admission
 from inbound_audit.listeners.smtp_reader import CommandReader, LineTooLong
 
 MAX_V1_BYTES = 107

@@ -25,8 +25,9 @@ except ModuleNotFoundError:
     message = "inbound_audit.listeners.smtp needs aiosmtpd: pip install 'inbound-audit[smtp]'"
     raise ModuleNotFoundError(message, name="aiosmtpd") from None
 
+from inbound_audit.listeners.admission import Admission
 from inbound_audit.listeners.budget import SessionBudget
-from inbound_audit.listeners.guard import Admission, Guard
+from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, GatedFactory
 from inbound_audit.listeners.proxy import TrustedProxies
 from inbound_audit.listeners.smtp_data import MESSAGE_MEMORY_BYTES, MessageMemory

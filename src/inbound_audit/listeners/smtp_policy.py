@@ -14,7 +14,7 @@ from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Ver
 if TYPE_CHECKING:
     from aiosmtpd.proxy_protocol import ProxyData
 
-    from inbound_audit.listeners.guard import Admission
+    from inbound_audit.listeners.admission import Admission
     from inbound_audit.listeners.smtp import SMTP
 
 

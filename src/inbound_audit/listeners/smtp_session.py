@@ -16,8 +16,8 @@ import aiosmtpd.smtp
 from aiosmtpd.smtp import MISSING, TLSSetupException
 
 from inbound_audit._ipcount import Session
+from inbound_audit.listeners.admission import Admission
 from inbound_audit.listeners.budget import SessionBudget
-from inbound_audit.listeners.guard import Admission
 from inbound_audit.listeners.pending import close_transport, limit_tls_close
 from inbound_audit.listeners.proxy import HeaderError, read_header
 from inbound_audit.listeners.smtp_data import MESSAGE_MEMORY_BYTES, MessageMemory

@@ -17,7 +17,9 @@ import socketserver
 import threading
 from typing import TYPE_CHECKING, Any
 
-from inbound_audit.listeners.guard import Admission, Guard, Refusal
+from inbound_audit.listeners.admission import Admission, Refusal
+from inbound_audit.listeners.guard import Guard
+from inbound_audit.listeners.time_limit import IDLE_S, TimeLimit
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Session
@@ -39,14 +41,26 @@ class Counted(_Base):
     connection waits out its tarpit; a server that serves one connection at a time does not wait. Unix stream servers
     accept every peer, uncounted.
 
-    Raises TypeError for a UDP server, which has no connections.
+    A connection that is silent for `idle_s` seconds, or that is served for `session_s`, is shut down: the handler finds
+    its end, and an OSError that follows from that is not reported. None is no limit.
+
+    Raises TypeError for a UDP server, which has no connections, and TypeError or ValueError for seconds that are none.
     """
 
-    def __init__(self, *args: Any, guard: Guard, refusal: Refusal = b"", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        guard: Guard,
+        refusal: Refusal = b"",
+        idle_s: float | None = IDLE_S,
+        session_s: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         if self.socket_type != socket.SOCK_STREAM:
             raise TypeError(f"{type(self).__name__} has no connections that could be counted")
         self.guard = guard
         self._refusal = refusal
+        self._limit = TimeLimit(idle_s=idle_s, session_s=session_s)
         self._admissions: dict[Any, Admission] = {}
         self._children: dict[int, Admission] = {}
         self._stopping = threading.Event()
@@ -84,7 +98,8 @@ class Counted(_Base):
         if self._waits(admission):
             self._stopping.wait(admission.verdict.tarpit)
         if admission.let_in:
-            super().finish_request(request, client_address)
+            with admission.time_limited(request, self._limit):
+                super().finish_request(request, client_address)
         else:
             self._refuse(request, admission)
 

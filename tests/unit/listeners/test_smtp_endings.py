@@ -585,7 +585,7 @@ def test_a_refusal_formats_nothing_for_a_log_that_is_not_written(
     guard: Guard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     formatted: list[object] = []
-    from inbound_audit.listeners.guard import Admission
+    from inbound_audit.listeners.admission import Admission
 
     monkeypatch.setattr(Admission, "__str__", lambda admission: formatted.append(admission) or "a peer")
     guard.policy = Script({"connect": Verdict(False, 421, "not you")})
