@@ -1,0 +1,157 @@
+"""Simulated life of a cluster, drawn from a seed: sessions come and go, agents end, networks fail; then it is quiet."""
+
+from __future__ import annotations
+
+import sys
+from random import Random
+
+from tests.support.fake_cluster import TICK_S, FakeCluster, FakeNode
+from tests.support.fake_engine import CALM, Faults
+from tests.support.gold_nodes import GoldTrees, Host
+
+from inbound_audit.cluster.receiver import LEASE_S
+
+NAMES = ("mx1", "mx2", "mx3", "mx4", "mx5")
+HOSTS: tuple[Host, ...] = tuple((4, 0xC0000200 + at) for at in range(24)) + tuple((6, at << 64) for at in range(1, 17))
+STEP_S = 0.002
+PHASE_STEPS = 2000
+QUIET_S = 2.0
+SHORT_LIFE_S = 0.5
+"""A start that lived shorter than this may be taken for the newer one until its lease is over."""
+STATES_S = 6.0
+MAX_DELAY_S = 0.2
+
+
+class Simulation:
+    """One cluster of five nodes. A step is a session that opens or closes, a turn of one agent, and perhaps a fault."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = Random(seed)
+        self.cluster = FakeCluster(seed)
+        self.reached: dict[tuple[str, FakeNode], float] = {}
+        self.short_life = False
+        self.faults = 0
+        ends, others = (self.kill, self.stop), (self.restart, self.freeze, self.cut, self.network, self.heal)
+        self.all_faults = (*ends, *others, *[self.join] * 4)
+        for name in NAMES:
+            self.cluster.start(name)
+
+    def run(self, steps: int) -> None:
+        for step in range(1, steps + 1):
+            self.step()
+            if step % PHASE_STEPS == 0:
+                self.quiet()
+
+    def step(self) -> None:
+        cluster, draw = self.cluster, self.draw
+        cluster.network.run(cluster.now + draw.expovariate(1 / STEP_S))
+        if cluster.nodes:
+            self.session(draw.choice(cluster.nodes).trees)
+            node = draw.choice(cluster.nodes)
+            node.turn()
+            self.check(node)
+        if draw.random() < 0.01:
+            self.faults += 1
+            draw.choice(self.all_faults)()
+
+    def session(self, trees: GoldTrees) -> None:
+        host = self.draw.choice(HOSTS)
+        trees.open(host, self.draw.randint(-trees.own.get(host, 0), 3))
+
+    def check(self, node: FakeNode) -> None:
+        """The invariants, and that nothing is counted of a node that could not be heard for the time of its lease."""
+        now = self.cluster.now
+        self.cluster.check_always(node)
+        for name, tree in node.view().items():
+            if any(other.name == name and self.hears(other, node) for other in self.cluster.nodes):
+                self.reached[name, node] = now
+            elif not node.frozen and tree.hosts:
+                silent = now - self.reached.get((name, node), now)
+                assert silent <= LEASE_S + MAX_DELAY_S + 2 * TICK_S, (node.name, name, silent)
+
+    def hears(self, one: FakeNode, other: FakeNode) -> bool:
+        return not one.frozen and self.cluster.network.reaches(one.engine, other.engine)
+
+    # ---- faults
+
+    def any_node(self) -> FakeNode | None:
+        return self.draw.choice(self.cluster.nodes) if self.cluster.nodes else None
+
+    def kill(self) -> None:
+        """The host ends, with its sessions."""
+        if node := self.any_node():
+            self.note_life(node)
+            self.cluster.kill(node)
+
+    def restart(self) -> None:
+        """The agent ends and begins again; the workers go on."""
+        if node := self.any_node():
+            self.note_life(node)
+            self.cluster.kill(node)
+            self.cluster.start(node.name, node.trees)
+
+    def stop(self) -> None:
+        if node := self.any_node():
+            self.note_life(node)
+            self.cluster.stop(node)
+
+    def note_life(self, node: FakeNode) -> None:
+        self.short_life = self.short_life or self.cluster.now - node.began < SHORT_LIFE_S
+
+    def join(self) -> None:
+        away = [name for name in NAMES if not any(node.name == name for node in self.cluster.nodes)]
+        if away:
+            self.cluster.start(self.draw.choice(away))
+
+    def freeze(self) -> None:
+        if node := self.any_node():
+            node.thaw() if node.frozen else node.freeze()
+
+    def cut(self) -> None:
+        pairs = list(self.cluster.pairs())
+        if pairs:
+            one, other = self.draw.choice(pairs)
+            self.cluster.cut(one, other)
+            if self.draw.random() < 0.5:
+                self.cluster.cut(other, one)
+
+    def network(self) -> None:
+        draw = self.draw
+        self.cluster.network.faults = Faults(
+            loss=draw.choice((0, 0.05, 0.5)),
+            repeat=draw.choice((0, 0.3)),
+            truncate=draw.choice((0, 0.1)),
+            flip=draw.choice((0, 0.1)),
+            max_delay_s=draw.choice((0.001, 0.02, MAX_DELAY_S)),
+            late_s=5.0,
+            hint=draw.choice((0, 0.5, 1)),
+        )
+
+    def heal(self) -> None:
+        self.cluster.heal()
+
+    # ---- quiet
+
+    def quiet(self) -> None:
+        """No session, no fault: two seconds later every view is the truth, and then every state."""
+        self.cluster.heal(CALM)
+        self.cluster.run(QUIET_S * (2 if self.short_life else 1), 0.05)
+        self.cluster.check_views()
+        self.cluster.run(STATES_S, 0.05)
+        self.cluster.check_states()
+        self.short_life = False
+        for node in self.cluster.nodes:
+            for name in node.view():
+                self.reached[name, node] = self.cluster.now
+
+
+def main() -> None:
+    """python -m tests.support.cluster_simulation STEPS SEED"""
+    steps, seed = (int(float(argument)) for argument in sys.argv[1:])
+    simulation = Simulation(seed)
+    simulation.run(steps)
+    print(f"{steps:,} steps, {simulation.faults:,} faults, {simulation.cluster.now:,.0f} s: no error")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What a node says: its changes after a pause, heartbeats, snapshots in parts; and what its numbers mean."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support.gold_nodes import GoldTrees, decode
+
+from inbound_audit.cluster import sender as rooms
+from inbound_audit.cluster.frames import MAX_FRAME_BYTES, Frame, FrameType, unpack
+from inbound_audit.cluster.sender import HEARTBEAT_S, MIN_PAUSE_S, Sender
+
+
+class Speaker:
+    """A sender, its host's sessions, and the time."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.trees = GoldTrees()
+        self.sender = Sender("mx1", 7, self.trees, lambda: self.now)
+
+    def said(self, wait_s: float = 0.0) -> list[Frame]:
+        self.now += wait_s
+        return [unpack(frame) for frame in self.sender.frames(self.now)]
+
+
+@pytest.fixture
+def speaker() -> Speaker:
+    return Speaker()
+
+
+def test_the_first_word_comes_at_once(speaker: Speaker) -> None:
+    """Also of a host without sessions."""
+    assert speaker.sender.due(speaker.now) == 0
+    (frame,) = speaker.said()
+    assert (frame.type, frame.epoch, frame.seq, frame.base, frame.hosts) == (FrameType.HEARTBEAT, 7, 1, 0, 0)
+
+
+def test_sessions_from_before_the_start_are_said(speaker: Speaker) -> None:
+    speaker.trees.own[4, 9] = 3
+    (frame,) = speaker.said()
+    assert (frame.type, frame.hosts, frame.total) == (FrameType.DELTA, 1, 3)
+    assert decode(frame.records) == [((4, 9), 3)]
+
+
+def test_a_change_is_said_after_the_pause_and_once(speaker: Speaker) -> None:
+    speaker.said()
+    speaker.trees.open((4, 9), 2)
+    assert speaker.sender.due(speaker.now) == pytest.approx(MIN_PAUSE_S)
+    assert speaker.said() == []
+    (frame,) = speaker.said(MIN_PAUSE_S)
+    assert (frame.seq, frame.base) == (2, 0)
+    speaker.trees.open((4, 9), 1)
+    (frame,) = speaker.said(MIN_PAUSE_S)
+    assert (frame.seq, frame.base) == (3, 2)
+    assert decode(frame.records) == [((4, 9), 3)]
+    assert speaker.said(MIN_PAUSE_S) == []
+
+
+def test_a_host_that_has_ended_is_said_with_no_session(speaker: Speaker) -> None:
+    speaker.trees.open((6, 9), 2)
+    speaker.said()
+    speaker.trees.open((6, 9), -2)
+    (frame,) = speaker.said(1)
+    assert decode(frame.records) == [((6, 9), 0)]
+    assert (frame.hosts, frame.total, frame.digest) == (0, 0, 0)
+
+
+def test_heartbeats_have_numbers_of_their_own_and_name_the_last_change(speaker: Speaker) -> None:
+    speaker.trees.open((4, 9))
+    (change,) = speaker.said()
+    beats = [frame for _ in range(4) for frame in speaker.said(HEARTBEAT_S)]
+    assert [(frame.type, frame.seq, frame.base) for frame in beats] == [
+        (FrameType.HEARTBEAT, seq, change.seq) for seq in range(2, 6)
+    ]
+    assert {frame.digest for frame in beats} == {change.digest}
+    assert [frame.age_ms for frame in beats] == [250, 500, 750, 1000]
+
+
+def test_the_pause_grows_with_the_nodes(speaker: Speaker) -> None:
+    speaker.said()
+    speaker.sender.nodes = 1000
+    speaker.trees.open((4, 9))
+    assert speaker.sender.due(speaker.now) == pytest.approx(HEARTBEAT_S)
+    speaker.now += HEARTBEAT_S
+    assert [frame.type for frame in speaker.said()] == [FrameType.HEARTBEAT]
+    assert [frame.type for frame in speaker.said(0.5 - HEARTBEAT_S)] == [FrameType.DELTA]
+
+
+def test_the_pause_grows_with_the_walk(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = GoldTrees.difference
+
+    def slow(trees: GoldTrees, *arguments: object) -> bytes:
+        speaker.now += 0.05
+        return whole(trees, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GoldTrees, "difference", slow)
+    speaker.trees.open((4, 9))
+    speaker.said()
+    assert speaker.sender.pause == pytest.approx(20 * 2 * 0.05)
+
+
+def test_many_changes_are_several_frames_that_follow_one_another(
+    speaker: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms, "MAX_RECORDS_BYTES", 300)
+    for host in range(100):
+        speaker.trees.open((4, host))
+    said = speaker.said()
+    assert len(said) > 5
+    assert [frame.base for frame in said] == [0, *(frame.seq for frame in said[:-1])]
+    assert len([row for frame in said for row in decode(frame.records)]) == said[-1].hosts == 100
+
+
+def test_what_is_beyond_a_burst_is_said_later(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "MAX_RECORDS_BYTES", 60)
+    monkeypatch.setattr(rooms, "MAX_FRAMES_AT_ONCE", 3)
+    for host in range(20):
+        speaker.trees.open((4, host))
+    said = []
+    while len(said) < 20 and (more := speaker.said(MIN_PAUSE_S)):
+        assert len(more) <= 3
+        said += [row for frame in more for row in decode(frame.records)]
+    assert len(said) == 20
+
+
+def test_a_snapshot_has_all_that_was_said_and_nothing_else(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rooms, "MAX_RECORDS_BYTES", 300)
+    for host in range(50):
+        speaker.trees.open((6, host << 64), host + 1)
+    last = speaker.said()[-1]
+    speaker.trees.open((4, 1))
+    speaker.said(0.0)
+    parts = [unpack(part) for part in speaker.sender.snapshot()]
+    assert [(part.part, part.parts) for part in parts] == [(at, len(parts)) for at in range(len(parts))]
+    assert {part._replace(records=b"", part=0) for part in parts} == {
+        Frame(FrameType.SNAPSHOT, 7, last.seq, 0, 0, 50, 1275, last.digest, b"", 0, len(parts))
+    }
+    rows = [row for part in parts for row in decode(part.records)]
+    assert rows == [((6, host << 64), host + 1) for host in range(50)]
+
+
+def test_a_snapshot_of_nothing_has_one_part(speaker: Speaker) -> None:
+    (part,) = speaker.sender.snapshot()
+    assert unpack(part)[:3] == (FrameType.SNAPSHOT, 7, 0)
+    assert unpack(part).parts == 1
+
+
+def test_a_goodbye_is_the_next_word(speaker: Speaker) -> None:
+    speaker.said()
+    assert unpack(speaker.sender.goodbye())[:3] == (FrameType.GOODBYE, 7, 2)
+
+
+def test_a_node_of_many_hosts(speaker: Speaker) -> None:
+    """Frames stay within their bound, and a host takes at most 5 bytes."""
+    speaker.trees.own = {(4, (host * 2654435761) % 2**32): 1 for host in range(2_000)}
+    frames = speaker.sender.frames(speaker.now)
+    assert all(len(frame) <= MAX_FRAME_BYTES for frame in frames)
+    assert sum(map(len, frames)) <= 5 * 2_000 + 64 * len(frames)
