@@ -8,6 +8,7 @@ import logging
 import resource
 import signal
 import socket
+import ssl
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -95,7 +96,9 @@ class Server:
             audit.listener("SMTP"), policies.make(audit), when_full=settings.when_full, on_error=settings.on_error
         )
         self._certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
+        context = self._certificate.load() if self._certificate else None
         self._handler = Maildir(settings.maildir) if settings.maildir else Discard()
+        self._factory = self._make_factory(context)
         self._report = report
         self._periodic = PeriodicReport(report, self.figures, self.busiest)
         self._stop, self._cut, self._reload_wanted = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -126,8 +129,7 @@ class Server:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_unless_reset)
         self._receive_orders(loop)
-        factory = self._factory()
-        servers = [await loop.create_server(factory, sock=bound, backlog=BACKLOG) for bound in listening]
+        servers = [await loop.create_server(self._factory, sock=bound, backlog=BACKLOG) for bound in listening]
         self._report.listening([sockets.name_of(bound) for bound in listening])
         if self._settings.maildir is None:
             self._report.discarding()
@@ -138,11 +140,11 @@ class Server:
         await _first(asyncio.ensure_future(self._stop.wait()), *background)
         for server in servers:
             server.close()
-        await self._finish(factory)
+        await self._finish()
         for task in background:
             task.cancel()
 
-    def _factory(self) -> SMTPFactory:
+    def _make_factory(self, context: ssl.SSLContext | None) -> SMTPFactory:
         settings = self._settings
         return protocol_factory(
             self._handler,
@@ -152,7 +154,7 @@ class Server:
             budget=settings.budget,
             message_memory=settings.message_memory,
             ident="ESMTP",
-            tls_context=self._certificate.context if self._certificate else None,
+            tls_context=context,
         )
 
     def _receive_orders(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -186,13 +188,16 @@ class Server:
             self._reloaded(await self._reload())
 
     async def _reload(self) -> Problem | None:
-        """Loads the policy and the certificate again. Open sessions keep the policy that accepted them."""
+        """Loads the policy and the certificate again, both or none. Open sessions keep the policy that accepted them.
+
+        In threads: sessions go on while files are read, the script compiles and its `init` runs.
+        """
         try:
-            if self._certificate:
-                self._certificate.renew()
+            context = await asyncio.to_thread(self._certificate.load) if self._certificate else None
             if self._policies.reloadable:
-                # In a thread: sessions go on while the script compiles and its `init` runs.
                 self._guard.policy = await asyncio.to_thread(self._policies.make, self._audit)
+            if context is not None:
+                self._factory.present(context)
         except Failure as failure:
             return logging.ERROR, f"{_NOT_RELOADED}: {failure.format_message()}"
         except Exception:  # whatever the file contains, the server goes on
@@ -209,11 +214,11 @@ class Server:
 
     # ---- the end
 
-    async def _finish(self, factory: SMTPFactory) -> None:
+    async def _finish(self) -> None:
         """Closes idle sessions, and waits for open mail transactions until the grace is over or `_cut` is set."""
         settings = self._settings
-        self._report.stopping(factory.stop(), settings.grace)
-        cut = await factory.shut_down(settings.grace, self._cut)
+        self._report.stopping(self._factory.stop(), settings.grace)
+        cut = await self._factory.shut_down(settings.grace, self._cut)
         if not settings.quiet:
             self._periodic.write()
         self._report.stopped(self.figures(), cut)

@@ -1,37 +1,52 @@
-"""The certificate for STARTTLS, and its renewal while sessions are open."""
+"""The certificate for STARTTLS, which is read again while sessions are open."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
+from collections.abc import Iterator
+from typing import Final
 
 from inbound_audit.cli.failure import Failure, reason
+from inbound_audit.descriptor import open_regular
+
+MAX_BYTES: Final = 1 << 20
+"""Bytes of a certificate chain, and of a key: some kilobytes are usual."""
 
 
 class Certificate:
-    """A certificate chain and its key on disk, and the TLS context that presents it.
-
-    Raises Failure if they can't be read or do not belong together.
-    """
+    """A certificate chain and its key on disk; a chain without a key has it in the same file."""
 
     def __init__(self, chain: str, key: str | None) -> None:
         self._chain = chain
         self._key = key
-        self.context = self._load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
 
-    def renew(self) -> None:
-        """Reads the files again, for later handshakes. Raises Failure; the old certificate then stays in use."""
-        # Loaded into another context first: a pair that does not match would leave half of itself in this one.
-        self._load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
-        self._load(self.context)
+    def load(self) -> ssl.SSLContext:
+        """Reads the files, which may block. Returns a TLS context that presents the certificate.
 
-    def _load(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        Raises Failure if the files can't be read, are no regular ones or too large, or do not belong together.
+        """
         names = f"--tls-cert {self._chain}" + (f" --tls-key {self._key}" if self._key else "")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
-            # Without this OpenSSL asks the terminal for the password of an encrypted key.
-            context.load_cert_chain(self._chain, self._key, password=lambda: b"")
+            with contextlib.ExitStack() as opened:
+                files = [opened.enter_context(_checked(path)) for path in (self._chain, self._key) if path]
+                # Without a password OpenSSL asks the terminal for that of an encrypted key.
+                context.load_cert_chain(*files, password=lambda: b"")
         except ssl.SSLError as error:
             why = error.reason or error
             raise Failure(f"{names}: not a PEM certificate with its unencrypted key ({why})") from None
         except OSError as error:
             raise Failure(f"{names}: {reason(error)}") from None
         return context
+
+
+@contextlib.contextmanager
+def _checked(path: str) -> Iterator[str]:
+    """A name of the file that was checked, whatever is put into its place meanwhile. Raises OSError."""
+    with open_regular(path, os.O_RDONLY) as opened:
+        if os.fstat(opened.number).st_size > MAX_BYTES:
+            raise OSError(0, f"it is larger than {MAX_BYTES} bytes", path)
+        name = f"/proc/self/fd/{opened.number}"
+        yield name if os.path.exists(name) else path  # a changed root may have no /proc

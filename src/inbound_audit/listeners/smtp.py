@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -88,6 +89,12 @@ class SMTPFactory(GatedFactory):
         session.deliveries = self._deliveries
         self._sessions.add(session)
         return session
+
+    def present(self, context: ssl.SSLContext) -> None:
+        """Presents another certificate in all later handshakes, those of open sessions too."""
+        self._kwargs["tls_context"] = context
+        for session in list(self._sessions):
+            session.tls_context = context
 
     def stop(self) -> int:
         """Sends 421 to the sessions between two transactions, and to new connections, and closes them.
