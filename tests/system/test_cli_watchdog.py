@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from tests.support.command_line import COMMAND, Serve, begun
 from tests.support.listening import Peer
+from tests.support.waiting import PATIENCE
+
+from inbound_audit.cli.service_manager import ServiceManager
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes of Linux")
 
@@ -138,6 +141,44 @@ def test_systemd_is_told_of_a_life(manager: Manager, monkeypatch: pytest.MonkeyP
         assert server.end() == 0
         manager.await_line("STATUS=stopped")
         assert manager.lines.count("READY=1") == 1
+
+
+@pytest.mark.parametrize("options", [(), WORKERS])
+def test_a_short_interval_is_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
+    """A beat per second would need more time for these than `eventually` gives."""
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    with Serve(*options):
+        deadline = time.monotonic() + PATIENCE
+        for _ in range(200):
+            manager.await_line("WATCHDOG=1")
+            assert time.monotonic() < deadline
+
+
+NO_INTERVALS = ["0", "-5", "x", "1e6", "2.5", " ", "9" * 5000, str(2**64 - 1), str(2**64), "\u0661"]
+
+
+@pytest.mark.parametrize("text", NO_INTERVALS, ids=lambda text: f"{text:.8}")
+def test_what_is_no_interval_is_ignored_as_systemd_does(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", text)
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    assert ServiceManager().watchdog_s is None
+
+
+def test_a_server_says_what_it_ignores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "9" * 5000)
+    with Serve() as server, contextlib.closing(begun(server.addresses[0])):
+        server.complaint("$WATCHDOG_USEC is ignored")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("1", 1e-6), ("1500000", 1.5), (str(2**64 - 2), (2**64 - 2) / 1e6)])
+def test_an_interval_in_microseconds(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", text)
+    for pid in ("", str(os.getpid())):
+        monkeypatch.setenv("WATCHDOG_PID", pid)
+        assert ServiceManager().watchdog_s == seconds
+    for pid in ("1", "x"):
+        monkeypatch.setenv("WATCHDOG_PID", pid)
+        assert ServiceManager().watchdog_s is None
 
 
 def test_a_process_that_hangs_feeds_no_watchdog(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:

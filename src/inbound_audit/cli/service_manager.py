@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 
 from inbound_audit.cli.failure import reason
+
+FOREVER_USEC = (1 << 64) - 1
+"""systemd's USEC_INFINITY, which is no time."""
 
 logger = logging.getLogger("inbound_audit.serve")
 
@@ -52,6 +56,9 @@ class ServiceManager:
 def _watchdog_s() -> float | None:
     """``$WATCHDOG_USEC`` in seconds, if it is for this process (sd_watchdog_enabled(3))."""
     text, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
-    if not (text.isascii() and text.isdigit() and int(text) > 0) or pid not in ("", str(os.getpid())):
+    if not text or pid not in ("", str(os.getpid())):
+        return None
+    if re.fullmatch("[0-9]{1,20}", text) is None or not 0 < int(text) < FOREVER_USEC:
+        logger.warning("$WATCHDOG_USEC is ignored, it is no time in microseconds: %.40s", text)
         return None
     return int(text) / 1e6

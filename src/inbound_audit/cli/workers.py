@@ -142,6 +142,7 @@ class Supervisor:
             while self._failure is None and len(self._children) < self._settings.workers:
                 self._start(MIN_PAUSE_S)
             self._report_each_second()
+            self._beat()
             while self._children or self._pending_starts:
                 for key, _ in self._selector.select(self._timers.run(blocking=False)):
                     key.data()
@@ -157,9 +158,14 @@ class Supervisor:
         # Workers send their figures at the full second.
         self._timers.enterabs(math.floor(time.monotonic()) + 1.1, 0, self._report_each_second)
         self._kill_silent()
-        self._report.alive()
         if self._serving and not self._settings.quiet:
             self._periodic.write()
+
+    def _beat(self) -> None:
+        """Shows the service manager that this loop runs."""
+        if self._report.beat_s is not None:
+            self._timers.enter(self._report.beat_s, 0, self._beat)
+            self._report.alive()
 
     def _kill_silent(self) -> None:
         """Kills the workers that hang or were stopped: they keep their sockets, and new connections would wait."""
