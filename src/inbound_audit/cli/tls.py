@@ -31,9 +31,10 @@ class Certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
             with contextlib.ExitStack() as opened:
-                files = [opened.enter_context(_checked(path)) for path in (self._chain, self._key) if path]
+                chain = opened.enter_context(_checked(self._chain))
+                key = opened.enter_context(_checked(self._key)) if self._key else None
                 # Without a password OpenSSL asks the terminal for that of an encrypted key.
-                context.load_cert_chain(*files, password=lambda: b"")
+                context.load_cert_chain(chain, key, password=lambda: b"")
         except ssl.SSLError as error:
             why = error.reason or error
             raise Failure(f"{names}: not a PEM certificate with its unencrypted key ({why})") from None
