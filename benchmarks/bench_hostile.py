@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,7 @@ GIVEN_BACK_S = 30.0
 """Seconds after which the memory of ended sessions has been given back."""
 MESSAGE_MEMORY = 256 << 20
 MIB = 1 << 20
+LIMIT = ("--limit", "/32=1000")
 
 
 @dataclass
@@ -36,17 +40,28 @@ class Siege:
     banners: list[float]
 
 
+@contextlib.contextmanager
+def worst_policy() -> Iterator[str]:
+    """The path of `worst.lua`, with the list that it reads beside it."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(shutil.copy(Path(__file__).with_name("worst.lua"), directory))
+        path.with_suffix(".txt").write_text(
+            "".join(f"10.{n >> 8}.{n & 255}.0/24 :2:text {n}\n" for n in range(1 << 16))
+        )
+        yield str(path)
+
+
 def written(authority: Any, path: str) -> str:
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
     return path
 
 
 @functools.cache
-def besieged(workers: int) -> Siege:
+def besieged(workers: int, *options: str) -> Siege:
     trustme = pytest.importorskip("trustme")
     with (
         tempfile.NamedTemporaryFile(suffix=".pem") as certificate,
-        working(workers, "--limit", "/32=1000", "--tls-cert", written(trustme.CA(), certificate.name)) as server,
+        working(workers, *options, "--tls-cert", written(trustme.CA(), certificate.name)) as server,
     ):
         banner_time(server.port)
         before = most = resident(server.pids)
@@ -64,7 +79,7 @@ def besieged(workers: int) -> Siege:
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read as Linux has it")
 def test_memory_under_hostile_peers(once: Callable[..., Any], report: Callable[..., None]) -> None:
     """Each kind of `hostile`, all at once. The message memory is a bound of its own, and not in the figure."""
-    siege = once(lambda: besieged(1))
+    siege = once(lambda: besieged(1, *LIMIT))
     figures = {"before": siege.before, "at the most": siege.most, "afterwards": siege.after}
     details = {name: value / MIB for name, value in figures.items()}
     report("hostile-memory", summary([max(0, siege.most - MESSAGE_MEMORY) / MIB]), details, "MiB")
@@ -72,14 +87,25 @@ def test_memory_under_hostile_peers(once: Callable[..., Any], report: Callable[.
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read as Linux has it")
 def test_memory_after_hostile_peers(once: Callable[..., Any], report: Callable[..., None]) -> None:
-    siege = once(lambda: besieged(1))
+    siege = once(lambda: besieged(1, *LIMIT))
     report("hostile-afterwards", summary([max(0, siege.after - siege.before) / MIB]), {}, "MiB")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
 def test_banner_under_hostile_peers(once: Callable[..., Any], report: Callable[..., None]) -> None:
     """The longest wait of a good client with two workers. Whatever else the machine does counts against them."""
-    siege = once(lambda: besieged(2))
-    waits = sorted(siege.banners)
-    details = {"median": waits[len(waits) // 2], "longest": waits[-1], "processors": float(os.cpu_count() or 1)}
-    report("hostile-banner", summary([waits[-1]]), details, "seconds")
+    siege = once(lambda: besieged(2, *LIMIT))
+    report("hostile-banner", summary([max(siege.banners)]), details_of(siege.banners), "seconds")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
+def test_banner_under_the_worst_script(once: Callable[..., Any], report: Callable[..., None]) -> None:
+    """The same with a policy whose every hook is the worst known script. Raises if a worker is lost."""
+    with worst_policy() as path:
+        siege = once(lambda: besieged(2, "--policy", path))
+    report("hostile-script", summary([max(siege.banners)]), details_of(siege.banners), "seconds")
+
+
+def details_of(banners: list[float]) -> dict[str, float]:
+    waits = sorted(banners)
+    return {"median": waits[len(waits) // 2], "longest": waits[-1], "processors": float(os.cpu_count() or 1)}
