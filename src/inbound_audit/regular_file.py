@@ -1,12 +1,47 @@
-"""Files that a policy is configured with: read as a whole, if they are regular and not too large."""
+"""Files that a policy is configured with: where they lie, and their bytes, if they are regular and not too large."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from inbound_audit.descriptor import open_regular
 from inbound_audit.errors import PolicyError
+
+MAX_PATH = 4096
+"""Characters of a file's path."""
+
+
+class Directories:
+    """The directories in which all files of a policy lie: that of its own file, then those of `search`.
+
+    Relative ones start where the process is now; where it goes later makes no difference.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], search: Sequence[str | os.PathLike[str]] = ()) -> None:
+        self.own = Path(path).absolute().parent
+        self.all = (self.own, *(Path(place).absolute() for place in search))
+
+    def locate(self, name: str) -> Path:
+        """The path of a file; a relative name starts from the policy's own directory. O(directories on the way).
+
+        Raises PolicyError if the file lies outside of the directories, once ``..`` and all links are followed.
+        """
+        if len(name) > MAX_PATH:
+            raise PolicyError(f"{name[:100]}...: a path has at most {MAX_PATH} characters")
+        path = self.own / name
+        try:
+            real = path.resolve()
+            inside = any(real.is_relative_to(place.resolve()) for place in self.all)
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
+            inside = False
+        if not inside:
+            raise PolicyError(
+                f"{path}: lies outside of the policy's directory and of those of search (serve --policy-dir)"
+            )
+        return path
 
 
 class Stamp(NamedTuple):

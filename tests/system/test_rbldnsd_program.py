@@ -20,6 +20,7 @@ import pytest
 
 from inbound_audit.address_lists.lists import NetworkLists, networks_of
 from inbound_audit.address_lists.rbldnsd import Zone
+from inbound_audit.regular_file import Directories
 
 PROGRAM = shutil.which("rbldnsd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="rbldnsd is not installed")
@@ -241,6 +242,6 @@ def test_random_lines(readable: Path) -> None:
 
 def test_a_list_as_policies_ask_it(readable: Path) -> None:
     (readable / "l").write_text("\n".join([":2:Listed: $", *LINES]))
-    found = NetworkLists(readable)
+    found = NetworkLists(Directories(readable / "policy"))
     found.define("l", "l", "txt", 0)
     assert found.query("l", "192.0.2.8") == "Listed: 192.0.2.8"

@@ -23,7 +23,7 @@ LAYERS = (
     {"_ipcount"},
     {"services", "descriptor"},
     {"process", "regular_file"},
-    {"log_limiter"},
+    {"log_limiter", "ration"},
     {"shared", "address_lists"},
     {"persist"},
     {"policy", "audit", "series"},

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ from inbound_audit._ipcount import NetworkMap, parse_prefix
 from inbound_audit.address_lists.rbldnsd import Entry, Value, Zone
 from inbound_audit.errors import PolicyError
 from inbound_audit.process import ProcessLock
-from inbound_audit.regular_file import Stamp, read_regular
+from inbound_audit.ration import Ration
+from inbound_audit.regular_file import Directories, Stamp, read_regular
 
 logger = logging.getLogger("inbound_audit.address_lists")
 
@@ -45,15 +47,17 @@ class _Contents(NamedTuple):
 
 
 class NetworkList:
-    """One list. `kind` is the record that a match returns, ``"a"`` or ``"txt"``.
+    """One list. `kind` is the record that a match returns, ``"a"`` or ``"txt"``. `locate` returns the path of the file,
+    or raises PolicyError.
 
     `refresh` is the number of seconds after which a look-up has the file checked again; 0: never. If the file has gone
     or can't be read by then, the list stays as it was, and an error is logged, once until there is another one. A line
     that can't be read is skipped with a warning.
     """
 
-    def __init__(self, path: Path, kind: str, refresh: float, clock: Clock) -> None:
-        self._path, self._kind, self._refresh, self._clock = path, kind, refresh, clock
+    def __init__(self, locate: Callable[[], Path], kind: str, refresh: float, clock: Clock) -> None:
+        self._locate, self._kind, self._refresh, self._clock = locate, kind, refresh, clock
+        self._path = locate()
         self._contents: _Contents | None = None
         self._error: str | None = None
         self._lock = ProcessLock()
@@ -67,7 +71,10 @@ class NetworkList:
         """
         contents = self._contents
         if (self._refresh or contents is None) and self._clock() >= self._due:
-            self._start(changed=True)
+            try:
+                self._start(changed=True)
+            except PolicyError as error:
+                self._report(str(error))
         if contents is None:
             raise PolicyError(self._error or f"{self._path}: is still being read")
         index = contents.networks.lookup(address)
@@ -94,12 +101,20 @@ class NetworkList:
         if self._error is not None:
             raise PolicyError(self._error)
 
+    @property
+    def is_being_read(self) -> bool:
+        return self._reader is not None and self._reader.is_alive()
+
     def _start(self, changed: bool) -> threading.Thread:
         with self._lock:
-            if self._reader is None or not self._reader.is_alive():
+            if self._reader is None or not self.is_being_read:
                 self._due = self._clock() + (self._refresh or RETRY_S)
-                self._reader = threading.Thread(target=self._read, args=(changed,), name="address list", daemon=True)
-                self._reader.start()
+                reader = threading.Thread(target=self._read, args=(changed,), name="address list", daemon=True)
+                try:
+                    reader.start()
+                except RuntimeError as error:
+                    raise PolicyError(f"{self._path}: is not read: {error}") from None
+                self._reader = reader
             return self._reader
 
     def _read(self, changed: bool) -> None:
@@ -107,13 +122,15 @@ class NetworkList:
         self._due = self._clock() + (self._refresh or RETRY_S)
         try:
             with _one_at_a_time:
-                self._contents = _read(self._path, self._contents if changed else None)
+                self._contents = _read(self._locate(), self._contents if changed else None)
             self._error = None
         except (PolicyError, MemoryError) as error:
-            message = str(error) or f"{self._path}: not enough memory"
-            if self._contents is not None and message != self._error:
-                logger.error("a list stays as it was: %s", message)
-            self._error = message
+            self._report(str(error) or f"{self._path}: not enough memory")
+
+    def _report(self, message: str) -> None:
+        if self._contents is not None and message != self._error:
+            logger.error("a list stays as it was: %s", message)
+        self._error = message
 
 
 def _read(path: Path, known: _Contents | None) -> _Contents:
@@ -147,25 +164,31 @@ def networks_of(entries: Sequence[Entry]) -> tuple[NetworkMap, list[Value | None
 
 
 class NetworkLists:
-    """The lists of one policy, by name; relative paths start from the policy's directory.
+    """The lists of one policy, by name, whose files lie in its directories.
 
-    `wait_s` is how long a call waits for a file: for ever if it is None, as while the policy is loaded.
+    A call that reads a file waits for it: while the policy is loaded for as long as it takes, from then on for as long
+    as `ration` allows.
     """
 
-    def __init__(self, directory: Path, *, clock: Clock = time.monotonic) -> None:
-        self._directory, self._clock = directory, clock
+    def __init__(self, directories: Directories, *, clock: Clock = time.monotonic) -> None:
+        self._directories, self._clock = directories, clock
         self._lists: dict[str, NetworkList | None] = {}  # None: an empty one
+        self._reading: list[NetworkList] = []  # also those that were replaced
+        self.ration: Ration | None = None
 
-    def define(
-        self, name: str, source: str | None = None, kind: str = "a", refresh: float = 0, wait_s: float | None = None
-    ) -> None:
+    def define(self, name: str, source: str | None = None, kind: str = "a", refresh: float = 0) -> None:
         """Reads a list; an older one of that name is replaced. Without a source it is empty. Raises PolicyError."""
         if name not in self._lists and len(self._lists) >= MAX_LISTS:
             raise PolicyError(f"{name!r}: a policy has at most {MAX_LISTS} address lists")
         made = None
+        self._reading = [one for one in self._reading if one.is_being_read]
+        if len(self._reading) >= MAX_LISTS:
+            raise PolicyError(f"{name!r}: {MAX_LISTS} address lists are still being read")
         if source is not None:
-            made = NetworkList(self._directory / source.removeprefix("file://"), kind, refresh, self._clock)
-            made.reload(wait_s)
+            locate = partial(self._directories.locate, source.removeprefix("file://"))
+            made = NetworkList(locate, kind, refresh, self._clock)
+            self._reading.append(made)
+            self._wait(made)
         self._lists[name] = made
 
     def query(self, name: str, address: str, expand: bool = True) -> str | None:
@@ -173,7 +196,14 @@ class NetworkLists:
         found = self._lists[name]
         return None if found is None else found.lookup(address, expand)
 
-    def reload(self, name: str, wait_s: float | None = None) -> None:
+    def reload(self, name: str) -> None:
         """Raises PolicyError, KeyError."""
         if found := self._lists[name]:
-            found.reload(wait_s)
+            self._wait(found)
+
+    def _wait(self, read: NetworkList) -> None:
+        if self.ration is None:
+            read.reload(None)
+        else:
+            with self.ration.spending() as left_s:
+                read.reload(left_s)

@@ -172,7 +172,7 @@ def _ipv4(first: str, length: str | None, last: str | None, max_range: int) -> l
     begin = ipaddress.IPv4Address(bytes(low + [0] * missing))
     end = ipaddress.IPv4Address(bytes(high + [255] * missing))
     if length is not None and int(length) > 32:
-        raise ValueError(f"{length} is not a length from 0 to 32")
+        raise ValueError("the length is not one from 0 to 32")
     size = int(end) - int(begin) + 1 if length is None else 1 << (32 - int(length))
     if size > max_range:
         raise ValueError("larger than $MAXRANGE4 allows")

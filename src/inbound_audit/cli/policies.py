@@ -67,9 +67,13 @@ class Policies:
             self._policy = limits = limits_of(settings)
             return limits
         try:
-            in_sieve = settings.policy.lower().endswith(SIEVE_SUFFIXES)
-            options = {"max_hook_ms": settings.max_hook_ms} | ({} if in_sieve else {"search": settings.policy_dir})
-            policy = load_policy(settings.policy, on_error=settings.on_error, audit=audit, **options)
+            policy = load_policy(
+                settings.policy,
+                on_error=settings.on_error,
+                audit=audit,
+                search=settings.policy_dir,
+                max_hook_ms=settings.max_hook_ms,
+            )
         except (ImportError, PolicyError) as error:
             raise Failure(f"--policy: {error}") from None
         self._errors_before, self._policy = self.errors, policy

@@ -61,8 +61,7 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 @params.option(
     "--policy-dir",
     "DIR",
-    "A policy in Lua reads modules and address lists from here, too, and from no other directory but its own; "
-    "repeatable.",
+    "A policy reads modules and address lists from here, too, and from no other directory but its own; repeatable.",
     multiple=True,
 )
 @params.option(

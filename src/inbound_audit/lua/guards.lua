@@ -10,7 +10,8 @@ local concat, insert, move, next, remove, sort = table.concat, table.insert, tab
 local error, find, floor, format, gsub, max = error, string.find, math.floor, string.format, string.gsub, math.max
 local pairs, pcall, rawget, select, tonumber, tostring, type = pairs, pcall, rawget, select, tonumber, tostring, type
 local char, string, traceback, unpack, xpcall = string.char, string, debug.traceback, unpack, xpcall
-local count, expired, fail, pay, text, weigh = steps.count, steps.expired, steps.fail, steps.pay, steps.text, steps.weigh
+local check, count, expired, fail = steps.check, steps.count, steps.expired, steps.fail
+local pay, text, weigh = steps.pay, steps.text, steps.weigh
 
 local MAX_NESTED = 40 -- some 350 KiB, so that threads with a small stack are safe too
 local MAX_RESULTS = 8000 -- what PUC Lua's own stack takes
@@ -54,8 +55,13 @@ local function results(name, ok, ...)
   return ...
 end
 
--- The results of a protected call, unless the hook's steps or time are used up: that error goes all the way up.
+-- The results of a protected call, unless the hook's steps or time are used up: that error goes all the way up. A call
+-- without memory fails before it is weighed, and may have taken long.
 local function passed(...)
+  local ok, message = ...
+  if not ok and message == "not enough memory" then
+    check()
+  end
   if expired() then
     error(expired(), 0)
   end

@@ -16,7 +16,7 @@ local MAX_SHOWN = 100 -- bytes of a wrong answer in its error
 local CONT, DONE, AGAIN = context.VALIDATE_CONT, context.VALIDATE_DONE, context.VALIDATE_AGAIN
 local VCTX_CONN = context.VCTX_CONN
 local modules, now = registry.modules, sessions.now
-local plain, self_of, verdict = room("arguments").plain, sessions.self, context.verdict
+local begin, plain, self_of, verdict = steps.begin, room("arguments").plain, sessions.self, context.verdict
 
 local function fail(module, hook, answer)
   local name = hook .. " of module '" .. module.name .. "' returned "
@@ -34,6 +34,7 @@ local function each(i, hook, state, a, b, c, d)
   end
   local ask = module.hooks[hook]
   if ask ~= nil then
+    begin()
     local answer = ask(self_of(state, i, module.session), a, b, c, d)
     if answer == DONE then
       return
@@ -144,6 +145,7 @@ function entry_points.end_session(token)
     local module = modules[i]
     local ask = module.hooks.validate_dealloc
     if state[i] and ask then
+      begin()
       local answer = ask(state[i])
       if answer ~= nil and answer ~= CONT and answer ~= DONE then
         fail(module, "validate_dealloc", answer)
@@ -172,6 +174,7 @@ function entry_points.load(text, name)
 end
 
 entry_points.stop = registry.stop
+entry_points.suspend, entry_points.overrun = steps.suspend, steps.overrun
 entry_points.sessions = sessions.count
 
 return entry_points

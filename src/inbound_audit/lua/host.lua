@@ -23,7 +23,7 @@ for name, call in pairs(functions) do
     else
       steps.reserve(CALL_STEPS)
     end
-    return call(...)
+    return steps.call(call, ...)
   end
 end
 return host

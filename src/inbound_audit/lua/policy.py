@@ -12,7 +12,7 @@ from inbound_audit.errors import InboundAuditError, PolicyError, named_keywords
 from inbound_audit.lua.script_host import ScriptHost
 from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import World, logger, raw, text
-from inbound_audit.policy.base import DEFAULT_HOOK_MS, Choice, ScriptPolicy, check_bound
+from inbound_audit.policy.base import DEFAULT_HOOK_MS, SUSPENDED, Choice, ScriptPolicy, check_bound
 from inbound_audit.policy.verdict import ACCEPT, Verdict
 from inbound_audit.process import wait_before_forks
 
@@ -32,7 +32,7 @@ class LuaPolicy(ScriptPolicy):
 
     `on_error` says what becomes of a session whose hook raises or returns an unknown value: it is let in, or refused.
     Such an error never reaches the caller; it is logged at most once per 10 seconds and counted in `errors`. `search`
-    are further directories for `require`.
+    are further directories for `require` and for address lists.
 
     `ffi` chooses how an accept construct is handed over: LuaJIT's FFI, a portable userdata, or (None) the better one
     that there is; scripts cannot tell. `lua` names one of lupa's modules (``"luajit21"``, ``"lua51"``); None takes
@@ -81,6 +81,7 @@ class LuaPolicy(ScriptPolicy):
                 "max_steps": max_steps,
                 "max_hook_ms": max_hook_ms,
                 "max_sessions": max_sessions,
+                "suspended": raw(SUSPENDED),
             },
         )
         self._entry_points = self._world.entry_points
@@ -89,7 +90,7 @@ class LuaPolicy(ScriptPolicy):
         self._running = threading.RLock()  # held while Lua runs: in a child it is not in the middle
         wait_before_forks(self._running)
         self._load(sources)
-        self._host.wait_s = max_hook_ms / 1000  # from now on sessions wait as well
+        self._host.lists.ration = self._world.ration = self._ration  # from now on sessions wait as well
         if audit is not None:
             self.check(audit)
         self._connect: Callable[[int], Any] = (
@@ -126,13 +127,15 @@ class LuaPolicy(ScriptPolicy):
             return failed
         handle = ac._handle
         self._asked[handle] = ac
-        try:
-            with self._running:
+        with self._running:
+            try:
+                if self._overran and self._is_suspended("validate_connect"):
+                    self._entry_points["suspend"]()
                 answer = self._connect(handle)
-        except (self._world.error, PolicyError) as error:
-            return self._hook_failed("validate_connect", error)
-        finally:
-            self._asked.pop(handle, None)
+            except (self._world.error, PolicyError) as error:
+                return self._hook_failed("validate_connect", error)
+            finally:
+                self._asked.pop(handle, None)
         return ACCEPT if answer is None else self._verdict("validate_connect", *answer)
 
     def validate_ehlo(self, ac: Session, text: str) -> Verdict:
@@ -180,7 +183,7 @@ class LuaPolicy(ScriptPolicy):
             with self._running:
                 self._entry_points["stop"]()
         except self._world.error as error:
-            self._hook_failed("deinit", error)
+            self._failed("deinit", _message(error))
 
     def _ask(self, hook: str, ac: Session, *arguments: object, message: Message | None = None) -> Verdict:
         if ac.listener not in self._known and (failed := self._add_listener(hook, ac)) is not None:
@@ -189,13 +192,14 @@ class LuaPolicy(ScriptPolicy):
         self._asked[handle] = ac
         if message is not None:
             self._host.messages[handle] = message
-        try:
-            answer = self._enter(hook, handle, arguments)
-        except (self._world.error, PolicyError) as error:
-            return self._hook_failed(hook, error)
-        finally:
-            self._asked.pop(handle, None)
-            self._host.messages.pop(handle, None)
+        with self._running:
+            try:
+                answer = self._enter(hook, handle, arguments)
+            except (self._world.error, PolicyError) as error:
+                return self._hook_failed(hook, error)
+            finally:
+                self._asked.pop(handle, None)
+                self._host.messages.pop(handle, None)
         return ACCEPT if answer is None else self._verdict(hook, *answer)
 
     def _enter(self, hook: str, handle: int, arguments: tuple[object, ...]) -> Any:
@@ -205,6 +209,8 @@ class LuaPolicy(ScriptPolicy):
         with self._running:
             if (texts or not self.ffi) and not self._world.make_room_for(texts):
                 raise PolicyError("not enough memory")
+            if self._overran and self._is_suspended(hook):
+                self._entry_points["suspend"]()
             return self._entry_points[hook](self._token(handle), *arguments)
 
     def _connect_portable(self, handle: int) -> Any:
@@ -226,10 +232,15 @@ class LuaPolicy(ScriptPolicy):
         return None
 
     def _hook_failed(self, hook: str, error: Exception) -> Verdict:
-        if isinstance(error, MemoryError):
-            with self._running:
-                self._world.collect()
-        return self._failed(hook, _message(error))
+        """While Lua's lock is held: no other hook has run since."""
+        memory = isinstance(error, MemoryError)
+        if memory:
+            self._world.collect()
+        try:
+            overrun_s = self._entry_points["overrun"](memory)
+        except MemoryError:
+            overrun_s = self.max_hook_ms / 1000
+        return self._failed(hook, _message(error), overrun_s)
 
 
 def _about(message: Message) -> tuple[int, bytes, bytes]:

@@ -126,7 +126,7 @@ end
 
 function registry.stop()
   sessions.none()
-  steps.refill(true)
+  steps.refill()
   for i = 1, #modules do
     local deinit = modules[i].hooks.deinit
     local why = deinit and fail(modules[i], "deinit", deinit(modules[i].hooks))

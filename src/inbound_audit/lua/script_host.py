@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from inbound_audit import _ipcount
@@ -37,9 +38,7 @@ class ScriptHost:
         self._sources = sources
         self._dropped = LogLimiter(logger)
         self.series = SeriesHost(audit, self._audit_of)
-        self._lists = NetworkLists(sources.path.parent)
-        self.wait_s: float | None = None
-        """How long the script waits for the file of an address list: for ever while it is loaded."""
+        self.lists = NetworkLists(sources.directories)
         self.asked: dict[int, Session] = {}
         self.messages: dict[int, Message] = {}
         self.listeners: dict[int, Listener] = {}
@@ -59,6 +58,9 @@ class ScriptHost:
 
     def _audit_of(self, accept: bytes) -> InboundAudit:
         return cast("InboundAudit", self.listeners[_tree(accept)].audit)
+
+    def lua_now(self) -> float:
+        return monotonic()
 
     def lua_log(self, message: bytes) -> None:
         logger.info("%s: %s", self._sources.path, text(message))
@@ -116,16 +118,14 @@ class ScriptHost:
         return self._sources.find(text(module), text(templates))
 
     def lua_define(self, name: bytes, source: bytes | None = None, kind: bytes = b"a", refresh: float = 0) -> None:
-        if source is not None:
-            self._sources.check_list(text(source))
-        self._lists.define(text(name), None if source is None else text(source), text(kind), refresh, self.wait_s)
+        self.lists.define(text(name), None if source is None else text(source), text(kind), refresh)
 
     def lua_query(self, name: bytes, address: bytes, expand: bool) -> bytes | None:
-        value = self._lists.query(text(name), text(address), expand)
+        value = self.lists.query(text(name), text(address), expand)
         return None if value is None else raw(value)
 
     def lua_reload(self, name: bytes) -> None:
-        self._lists.reload(text(name), self.wait_s)
+        self.lists.reload(text(name))
 
 
 def _tree(accept: bytes) -> int:

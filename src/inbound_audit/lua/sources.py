@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from inbound_audit.errors import PolicyError
-from inbound_audit.regular_file import read_regular
+from inbound_audit.regular_file import Directories, read_regular
 
 MAX_BYTES = 1 << 26
 """Bytes of one file of a policy."""
+MAX_TEMPLATES = 100
+"""Places of package.path."""
+MAX_SEARCHED = 8192
+"""Characters of a module's name and of package.path together: all of it is searched in one call."""
 
 _BYTECODE = b"\x1b"
 _BOM = b"\xef\xbb\xbf"
-_OUTSIDE = "lies outside of the policy's directory and of those of search (serve --policy-dir)"
 
 
 class Source(NamedTuple):
@@ -26,16 +29,15 @@ class Source(NamedTuple):
 
 
 class Sources:
-    """The policy's own file, and the directories in which all other files lie that it reads: its own, then `search`.
+    """The policy's own file, and the modules in its directories.
 
     Names in errors are relative to the policy's directory: Lua cuts long ones, at the wrong end.
     """
 
     def __init__(self, path: str | PathLike[str], search: Sequence[str | PathLike[str]] = ()) -> None:
         self.path = Path(path)
-        self._directory = self.path.parent
-        self._places = [self._directory, *map(Path, search)]
-        self.templates = ";".join(f"{place / '?.lua'};{place / '?' / 'init.lua'}" for place in self._places)
+        self.directories = Directories(path, search)
+        self.templates = ";".join(f"{place / '?.lua'};{place / '?' / 'init.lua'}" for place in self.directories.all)
 
     def main(self) -> Source:
         """The policy's own file. Raises PolicyError if it can't be read, or is not source."""
@@ -46,33 +48,20 @@ class Sources:
 
         Raises PolicyError that lists where was looked, or names the file that can't be read.
         """
+        places = [place for place in templates.split(";") if place]
+        if len(places) > MAX_TEMPLATES or len(templates) + len(module) * templates.count("?") > MAX_SEARCHED:
+            raise PolicyError(f"package.path has at most {MAX_TEMPLATES} places and {MAX_SEARCHED} characters")
         tried = []
-        for template in filter(None, templates.split(";")):
-            path = Path(template.replace("?", module.replace(".", "/")))
-            if not self._is_inside(path):
-                tried.append(f"'{path}' {_OUTSIDE}")
-            elif path.is_file():
+        for place in places:
+            try:
+                path = self.directories.locate(place.replace("?", module.replace(".", "/")))
+            except PolicyError as error:
+                tried.append(str(error))
+                continue
+            if path.is_file():
                 return self._read(path)
-            else:
-                tried.append(f"no file '{path}'")
+            tried.append(f"no file '{path}'")
         raise PolicyError(f"module '{module}' not found: {', '.join(tried) or 'package.path is empty'}")
-
-    def check_list(self, name: str) -> None:
-        """Raises PolicyError if an address list of that name lies outside of the directories. O(links on the way).
-
-        Relative names start from the policy's directory.
-        """
-        path = self._directory / name.removeprefix("file://")
-        if not self._is_inside(path):
-            raise PolicyError(f"{path}: {_OUTSIDE}")
-
-    def _is_inside(self, path: Path) -> bool:
-        """Whether a path lies in one of the directories once ``..`` and all links are followed."""
-        try:
-            real = path.resolve()
-            return any(real.is_relative_to(place.resolve()) for place in self._places)
-        except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
-            return False
 
     def _read(self, path: Path) -> Source:
         text = read_regular(path, MAX_BYTES)[0] or b""
@@ -82,6 +71,6 @@ class Sources:
 
     def _name(self, path: Path) -> str:
         try:
-            return str(path.relative_to(self._directory))
+            return str(path.absolute().relative_to(self.directories.own))
         except ValueError:
             return str(path)

@@ -1,24 +1,38 @@
--- The bounds on what one hook may do: steps and time. A script's functions and loops call `steps.count` (dialect.py puts
--- the calls in), and library functions pay for what they do in one call. Every few hundred steps the clock is read: that
--- of the thread where FFI can reach it, otherwise that of the process. Once a hook has used up its steps or its time every
--- further step is an error, and guards.lua lets no pcall and no coroutine catch it.
-local _, _, options = ...
+-- The bounds on what one hook may do: steps, time, and waits in functions of Python. A script's functions and loops call
+-- `steps.count` (dialect.py puts the calls in), and library functions pay for what they do in one call. Every few hundred
+-- steps the clock is read: that of the thread where FFI can reach it, otherwise that of the process. Once a hook has used up
+-- its steps or its time every further step is an error, and guards.lua lets no pcall and no coroutine catch it.
+local _, functions, options = ...
 local clock, collectgarbage, error, floor, getinfo = os.clock, collectgarbage, error, math.floor, debug.getinfo
 local find, max, min, type = string.find, math.max, math.min, type
 
-local MAX_STEPS, MAX_MS = options.max_steps, options.max_hook_ms
+local MAX_STEPS, MAX_MS, SUSPENDED = options.max_steps, options.max_hook_ms, options.suspended
 local START_FACTOR = 100 -- loading and init may take so many times as long as a hook: nothing waits for them
 local CHUNK, LONG_CHUNK = 500, 50 -- steps between two looks at the clock; the second once there are long texts
 local HEAP_CHUNK = 500000 -- steps times KiB: a step may walk over a table as large as the memory in use
 local LONG_TEXT, MAX_TEXT = 4096, 2 ^ 18 -- bytes
 
+local WAITS = 2 -- so many times as long as it may run a hook may wait
+
+-- The time of day, as far as differences show it.
+local function wall()
+  local _, seconds = functions.now()
+  return seconds
+end
+
 if options.ffi then
   local ffi = require("ffi")
   ffi.cdef("typedef struct { int64_t s, ns; } ia_time; int clock_gettime(int, ia_time *);")
-  local C, id, time, to_number = ffi.C, options.clock, ffi.new("ia_time"), tonumber
-  function clock()
+  local C, time, to_number = ffi.C, ffi.new("ia_time"), tonumber
+  local function seconds(id)
     C.clock_gettime(id, time)
     return to_number(time.s) + to_number(time.ns) / 1e9
+  end
+  function clock()
+    return seconds(options.clock)
+  end
+  function wall()
+    return seconds(options.monotonic)
   end
 end
 
@@ -26,8 +40,10 @@ local normal = CHUNK -- steps until the next look at the clock
 local chunk = normal -- those with which `left` began
 local left = chunk
 local used, estimated = 0, 0 -- steps before this chunk; those of this chunk that may not have been needed
-local began, limit_s, expired = nil, 0, nil -- `expired` is the message once the hook has no more steps or time
+local began, began_wall, limit_s, expired = nil, nil, 0, nil -- `expired`: the message once there are no more steps, or time
+local waits = 0 -- seconds
 local has_long_texts = false
+local suspended, next_suspended = false, false -- whether this hook is not to be run, and the next one
 
 local steps = { MAX_TEXT = MAX_TEXT }
 
@@ -62,7 +78,9 @@ local function look()
     expire("more than " .. MAX_STEPS .. " steps (function calls and loop passes) in one hook; max_steps bounds them")
   end
   local now = clock()
-  began = began or now
+  if not began then
+    began, began_wall = now, wall()
+  end
   if now - began > limit_s then
     expire("more than " .. limit_s * 1000 .. " ms in one hook; max_hook_ms bounds them")
   end
@@ -97,6 +115,26 @@ function steps.check()
   estimated, left = estimated + left, 0
 end
 
+-- What a function of Python returned that was called at `before`. Another thread may have had Python meanwhile.
+local function returned(before, ...)
+  waits = waits + wall() - before
+  if waits > WAITS * limit_s and not steps.starting() then
+    expire("more than " .. WAITS * limit_s * 1000 .. " ms of waits in one hook; max_hook_ms bounds them")
+  end
+  return ...
+end
+
+-- Calls a function of Python. Where FFI can't measure it the clock of the process shows what other threads do.
+if options.ffi then
+  function steps.call(f, ...)
+    return returned(wall(), f(...))
+  end
+else
+  function steps.call(f, ...)
+    return f(...)
+  end
+end
+
 -- Raises an error at the innermost place of a script.
 function steps.fail(why)
   error(place() .. why, 0)
@@ -129,15 +167,33 @@ function steps.expired()
   return expired
 end
 
--- Whether the policy is being loaded, started or stopped, and no hook runs.
+-- How many seconds the hook took that ran last, if it has used up its steps or its time, or `memory`; otherwise 0.
+function steps.overrun(memory)
+  return (expired or memory) and began_wall and wall() - began_wall or 0
+end
+
+-- The functions of scripts for the next hook are not run. What is kept of its session is kept all the same.
+function steps.suspend()
+  next_suspended = true
+end
+
+-- Comes before each function of a script that a hook calls: an error if it is not to be run.
+function steps.begin()
+  if suspended then
+    error(SUSPENDED, 0)
+  end
+end
+
+-- Whether the policy is being loaded or started, and no hook runs.
 function steps.starting()
   return limit_s > MAX_MS / 1000
 end
 
--- A hook begins; `starting`: or loading, init or deinit.
+-- A hook begins; `starting`: or loading, or init.
 function steps.refill(starting)
-  used, estimated, began, expired = 0, 0, nil, nil
+  used, estimated, began, began_wall, expired, waits = 0, 0, nil, nil, nil, 0
   limit_s = (starting and START_FACTOR or 1) * MAX_MS / 1000
+  suspended, next_suspended = next_suspended, false
   chunk = min(normal, MAX_STEPS)
   left = chunk
 end

@@ -17,6 +17,7 @@ from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, PolicyError
 from inbound_audit.lua.dialect import DialectError, translate
 from inbound_audit.lua.reference import ABSENT, HOOKS, OTHER_HOOKS
+from inbound_audit.ration import Ration
 
 # Scripts are written in Lua 5.1; `module` and `setfenv` are missing from all later ones. "lua" is what lupa is called
 # where it was built against a system's Lua.
@@ -143,6 +144,8 @@ class World:
             raise PolicyError(f"{self.implementation}: policies are written in Lua 5.1")
         self.ffi = self._choose_memory(ffi)
         self.entry_points: dict[str, Callable[..., Any]] = {}
+        self.ration: Ration | None = None
+        """Bounds the time that `collect` takes, once the policy is loaded."""
         _worlds.add(self)
 
     @property
@@ -182,6 +185,7 @@ class World:
             "codes": self._table(dict(_ipcount.CODES)),
             "kinds": self._table({"connection": 0, **{kind: n for n, kind in enumerate(_ipcount.MONITOR_KINDS)}}),
             "clock": getattr(time, "CLOCK_THREAD_CPUTIME_ID", 3),
+            "monotonic": getattr(time, "CLOCK_MONOTONIC", 1),
             "max_windows": _ipcount.LIMITS["windows"],
             "max_amount": _ipcount.LIMITS["count"],
             "hooks": raw(HOOKS),
@@ -208,8 +212,13 @@ class World:
         return not self._limit or bool(self._state.get_memory_used(True) + size < self._limit - _RESERVE)
 
     def collect(self) -> None:
-        """Frees what no script can reach any more."""
-        self._state.gccollect()
+        """Frees what no script can reach any more, unless that has taken too much time lately."""
+        if self.ration is None:
+            self._state.gccollect()
+            return
+        with self.ration.spending() as left_s:
+            if left_s > 0:
+                self._state.gccollect()
 
 
 @cache

@@ -13,6 +13,7 @@ from inbound_audit.errors import PolicyError
 from inbound_audit.log_limiter import LogLimiter, kind_of_text
 from inbound_audit.policy.verdict import ACCEPT, LOCAL_ERROR, UNAVAILABLE, Verdict, cached_verdict
 from inbound_audit.process import ProcessLock
+from inbound_audit.ration import Ration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,8 @@ Capabilities = tuple["Sequence[str]", "Sequence[str]"]
 
 DEFAULT_HOOK_MS = 50
 """Milliseconds of the processor that a hook of a script may take."""
+SUSPENDED = "the hook is not run, because its last runs have used up their time; it is tried again later"
+"""Why a hook fails that is suspended."""
 
 
 class ConnectPolicy(Protocol):
@@ -118,7 +121,8 @@ class ScriptPolicy(Policy):
 
     An error of the script never reaches the listener: it is counted in `errors_by_hook`, kept in `last_error`, and
     logged, at most one line per hook and 10 seconds. `on_error` decides what becomes of the session: "accept" lets it
-    in, "refuse" refuses it with a temporary code. A hook that runs for more than `max_hook_ms` fails.
+    in, "refuse" refuses it with a temporary code. A hook that runs for more than `max_hook_ms` fails. If such
+    runs take more than half of the time, hooks that have done it are not run, and fail at once.
 
     Raises PolicyError if `on_error` is neither, or if `max_hook_ms` is not a whole number from 1.
     """
@@ -146,6 +150,8 @@ class ScriptPolicy(Policy):
         self._lock = ProcessLock()
         self._logger = logger
         self._limiter = LogLimiter(self._logger)
+        self._ration = Ration(max_hook_ms / 1000)
+        self._overran: set[str] = set()  # hooks, since the ration was whole
 
     def __del__(self) -> None:
         if self._close_when_collected:
@@ -169,8 +175,18 @@ class ScriptPolicy(Policy):
         except (PolicyError, TypeError) as error:  # TypeError: a value that can't even be looked up
             return self._failed(hook, str(error))
 
-    def _failed(self, hook: str, message: str) -> Verdict:
-        """Records a failure of a hook. Returns the verdict that `on_error` chooses."""
+    def _is_suspended(self, hook: str) -> bool:
+        """Whether the hook is not to be run now: it has used up its time, and the ration is used up."""
+        return hook in self._overran and self._ration.left_s <= 0
+
+    def _failed(self, hook: str, message: str, overrun_s: float = 0) -> Verdict:
+        """Records a failure of a hook, which took `overrun_s` seconds if it has used up its time. Returns the verdict
+        that `on_error` chooses."""
+        if overrun_s > 0:
+            if self._ration.is_whole:
+                self._overran.clear()
+            self._overran.add(hook)
+            self._ration.spend(overrun_s)
         with self._lock:
             self.errors_by_hook[hook] += 1
             self.last_error = message

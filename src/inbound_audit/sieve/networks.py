@@ -63,8 +63,7 @@ def define_list(
     if dstype != "rbldnsd":
         raise PolicyError(f"option 'dstype': expected 'rbldnsd', not {dstype!r}")
     chosen = AddressList(*query, refresh, type == "value", default_value, interpolate == TRUE)
-    with run.waiting() as wait_s:
-        run.host.define_list(cidrname, chosen, wait_s)
+    run.host.define_list(cidrname, chosen)
 
 
 def query_cidr(run: Run, name: AsText, *, ip: Annotated[str | None, Reader(text, "address")] = None) -> Value:
@@ -87,8 +86,7 @@ def check_cidr(
 
 def reload_cidr(run: Run, name: AsText) -> None:
     run.host.defined_list(name)
-    with run.waiting() as wait_s:
-        run.host.lists.reload(name, wait_s)
+    run.host.lists.reload(name)
 
 
 DEFINE_LIST = function(define_list)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from time import monotonic, thread_time
@@ -15,6 +14,7 @@ from inbound_audit.address_lists.lists import NetworkLists
 from inbound_audit.errors import PolicyError, did_you_mean
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, Verdict, cached_verdict
 from inbound_audit.process import ProcessLock
+from inbound_audit.regular_file import Directories
 from inbound_audit.sieve.tree import At
 from inbound_audit.sieve.values import Scalar, Value, joined
 
@@ -59,18 +59,18 @@ class AddressList(NamedTuple):
 class Host:
     """What all runs of one script share. `hits` counts how often its actions were taken, by the counter's name."""
 
-    def __init__(self, path: Path, max_hook_ms: int) -> None:
+    def __init__(self, path: Path, directories: Directories, max_hook_ms: int) -> None:
         self.path, self.max_hook_ms = path, max_hook_ms
         self.hits: Counter[str] = Counter()
         self._lock = ProcessLock()
         self._places: dict[int, str] = {}
-        self.lists = NetworkLists(path.parent)
+        self.lists = NetworkLists(directories)
         self._defined: dict[str, AddressList] = {}
 
-    def define_list(self, name: str, chosen: AddressList, wait_s: float | None) -> None:
+    def define_list(self, name: str, chosen: AddressList) -> None:
         """Reads an address list, unless it is there with the same options. Raises PolicyError."""
         if self._defined.get(name) != chosen:
-            self.lists.define(name, chosen.source, chosen.kind, chosen.refresh, wait_s)
+            self.lists.define(name, chosen.source, chosen.kind, chosen.refresh)
             self._defined[name] = chosen
 
     def defined_list(self, name: str) -> AddressList:
@@ -105,15 +105,17 @@ class Run:
     tarpit = 0.0
     refused = leave = False
 
+    overrun_s = 0.0
+    """How many seconds it took, if it has used up its time."""
+
     _characters = 0
     _deadline: float | None = None
+    _began = 0.0
 
-    def __init__(self, ac: Session, host: Host, wait_s: float | None) -> None:
+    def __init__(self, ac: Session, host: Host) -> None:
         self.ac = ac
         self.host = host
         self.variables: dict[str, Value] = {}
-        self.wait_s = wait_s
-        """How long the run may wait for files, all in all; None: for ever."""
 
     def check(self) -> None:
         """Raises PolicyError if the run has taken too long.
@@ -122,8 +124,9 @@ class Run:
         """
         now = thread_time()
         if self._deadline is None:
-            self._deadline = now + self.host.max_hook_ms / 1000
+            self._deadline, self._began = now + self.host.max_hook_ms / 1000, monotonic()
         elif now > self._deadline:
+            self.overrun_s = monotonic() - self._began
             raise PolicyError(f"the script ran for more than {self.host.max_hook_ms} ms")
 
     def joined(self, between: str, parts: Iterable[Scalar | str]) -> str:
@@ -135,16 +138,6 @@ class Run:
         if len(made) > SMALL:
             self.check()
         return made
-
-    @contextmanager
-    def waiting(self) -> Iterator[float | None]:
-        """For what waits for a file: how long it may wait."""
-        started = monotonic()
-        try:
-            yield self.wait_s
-        finally:
-            if self.wait_s is not None:
-                self.wait_s = max(0.0, self.wait_s - (monotonic() - started))
 
     @cached_property
     def context(self) -> dict[str, dict[str, str]]:

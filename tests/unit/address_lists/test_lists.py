@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 from pathlib import Path
@@ -13,12 +14,19 @@ from tests.support.timing import Clock
 from tests.support.waiting import PATIENCE, eventually
 
 import inbound_audit.address_lists.lists
-from inbound_audit.address_lists.lists import MAX_BYTES, MAX_LISTS, RETRY_S, NetworkLists
+from inbound_audit.address_lists.lists import MAX_BYTES, MAX_LISTS, RETRY_S, NetworkList, NetworkLists
 from inbound_audit.errors import AddressError, PolicyError
+from inbound_audit.ration import Ration
+from inbound_audit.regular_file import Directories
 
 
 def lists(directory: Path, clock: Clock) -> NetworkLists:
-    return NetworkLists(directory, clock=clock)
+    return NetworkLists(Directories(directory / "policy"), clock=clock)
+
+
+def waiting(found: NetworkLists, seconds: float) -> None:
+    """From now on calls wait for files, and all of them together for so long."""
+    found.ration = Ration(seconds, Clock())
 
 
 def test_longest_match_and_exclusions(tmp_path: Path) -> None:
@@ -109,10 +117,11 @@ def test_no_look_up_waits_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found.define("l", "l", "a", 60)
     slow = Slow(monkeypatch)
     path.write_text("192.0.2.0/24\n")
+    waiting(found, 0.001)
     for _ in range(5):  # the old list is whole until the new one is, and one thread reads it
         clock.step(60)
         assert found.query("l", "10.0.0.1") == "127.0.0.2"
-        found.reload("l", 0.001)
+        found.reload("l")
         assert found.query("l", "192.0.2.1") is None
     assert len(slow.threads) == 1
     assert threading.current_thread() not in slow.threads
@@ -127,7 +136,8 @@ def test_a_list_that_is_read_for_the_first_time_is_an_error_until_it_is_there(
     path, clock = tmp_path / "l", Clock()
     found = lists(tmp_path, clock)
     slow = Slow(monkeypatch)
-    found.define("l", "l", "a", 0, 0.001)
+    waiting(found, 0.001)
+    found.define("l", "l", "a", 0)
     with pytest.raises(PolicyError, match="is still being read"):
         found.query("l", "10.0.0.1")
     slow.go_on.set()
@@ -161,6 +171,7 @@ def test_what_is_no_list_is_refused_at_once_and_replaces_none(
         os.mkfifo(path)
     elif kind == "device":
         path.symlink_to("/dev/zero")
+        words = "lies outside of the policy's directory"
     elif kind == "directory":
         path.mkdir()
     elif kind == "socket":
@@ -242,3 +253,97 @@ def test_a_policy_has_a_bounded_number_of_lists(tmp_path: Path) -> None:
     found.define("0")
     with pytest.raises(PolicyError, match="'one more': a policy has at most 64 address lists"):
         found.define("one more")
+
+
+def test_all_waits_for_files_together_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, clock, waits = lists(tmp_path, Clock()), Clock(), []
+    (tmp_path / "l").write_text("10.0.0.0/8\n")
+    found.define("l", "l")
+
+    def slow(_: object, wait_s: float) -> None:
+        waits.append(wait_s)
+        clock.step(wait_s)
+
+    monkeypatch.setattr(NetworkList, "reload", slow)
+    found.ration = Ration(4, clock)
+    for _ in range(3):
+        found.reload("l")
+    clock.step(3)
+    found.define("other", "l")
+    assert waits == [4, 0, 0, 3]
+
+
+def test_a_thread_that_cannot_be_started_is_an_error_with_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, clock = tmp_path / "l", Clock()
+    path.write_text("10.0.0.0/8\n")
+    found = lists(tmp_path, clock)
+    found.define("l", "l", "a", 60)
+    waiting(found, PATIENCE)
+    words = f"{path}: is not read: can't start new thread"
+    with monkeypatch.context() as failing:
+        failing.setattr(threading.Thread, "start", cannot_start)
+        for call in (lambda: found.reload("l"), lambda: found.define("other", "l")):
+            with pytest.raises(PolicyError, match=re.escape(words)):
+                call()
+        for _ in range(2):
+            clock.step(60)
+            assert found.query("l", "10.0.0.1") == "127.0.0.2"
+        assert caplog.messages == [f"a list stays as it was: {words}"]
+    path.write_text("192.0.2.0/24\n")
+    clock.step(60)
+    eventually(lambda: found.query("l", "192.0.2.1") == "127.0.0.2")
+
+
+def cannot_start(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_lists_that_are_defined_again_and_again_are_not_all_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "l").write_text("10.0.0.0/8\n")
+    found, slow = lists(tmp_path, Clock()), Slow(monkeypatch)
+    waiting(found, 0)
+    for _ in range(MAX_LISTS):
+        found.define("l", "l")
+    with pytest.raises(PolicyError, match="64 address lists are still being read"):
+        found.define("l", "l")
+    slow.go_on.set()
+    eventually(lambda: error_of(found) == "")
+    waiting(found, PATIENCE)
+    eventually(lambda: not any(one.is_being_read for one in found._reading))
+    found.define("l", "l")
+    assert found.query("l", "10.0.0.1") == "127.0.0.2"
+
+
+def test_a_file_that_has_come_to_lie_elsewhere_is_not_read_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "policy").mkdir()
+    path, clock = tmp_path / "policy" / "l", Clock()
+    (tmp_path / "secret").write_text("10.0.0.0/8\n")
+    path.write_text("192.0.2.0/24\n")
+    found = lists(path.parent, clock)
+    found.define("l", "l", "a", 60)
+    path.unlink()
+    path.symlink_to("../secret")
+    clock.step(60)
+    read_on(found)
+    assert found.query("l", "10.0.0.1") is None
+    assert "lies outside of the policy's directory" in caplog.text
+    with pytest.raises(PolicyError, match="lies outside"):
+        found.reload("l")
+
+
+def test_errors_show_nothing_of_a_file_that_is_no_list(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    secrets = [
+        "10/4111", "1.2.3.4/411111", "1.4111.1.1", "4111", "secret=4111", "$4111", "2001:4111::/4111", ":4111:x",
+        "1.2.3.4-4111", "4111.1-4112.1.1", "$MAXRANGE4 x4111", "fe80::4111%4111", "4" * 5000, "10/" + "4" * 5000,
+    ]  # fmt: skip
+    (tmp_path / "l").write_text("\n".join(f"{secret}\n!{secret}" for secret in secrets))
+    lists(tmp_path, Clock()).define("l", "l")
+    assert caplog.messages
+    for message in caplog.messages:
+        assert not re.search("4111|4444|secret", message.removeprefix(f"{tmp_path}/l:"))

@@ -90,13 +90,30 @@ def test_a_policy_that_is_named_by_a_relative_path(bench: Bench, monkeypatch: py
         "policies/policy.lua",
         """
         msys.cidr.define("l", {type = "rbldnsd", source = "data/list.txt"})
-        local beside = require("module")
         msys.registerModule("m", {validate_connect = function(self, ac, vctx)
-            vctx:set_code(250, beside .. " " .. msys.cidr.query("l"))
+            msys.cidr.reload("l")
+            vctx:set_code(250, require("module") .. " " .. msys.cidr.query("l"))
         end})
         """,
     )
-    monkeypatch.chdir(bench.directory)
     for path in ("policies/policy.lua", "./policies/../policies/policy.lua"):
+        monkeypatch.chdir(bench.directory)
         policy = LuaPolicy(path, **bench.kind._asdict())
+        monkeypatch.chdir("/")  # as a daemon does
         assert policy.validate_connect(bench.session()).text == "beside 127.0.0.2"
+
+
+def test_directories_that_are_named_by_relative_paths(bench: Bench, far: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(far.parent)
+    policy = bench.hook("vctx:set_code(250, require('module'))", search=[far.name])
+    monkeypatch.chdir("/")
+    assert policy.validate_connect(bench.session()).text == "far"
+
+
+def test_a_path_of_modules_is_bounded(bench: Bench) -> None:
+    for path in ("('a/?;'):rep(101)", "('?'):rep(5000)", "('a/'):rep(5000)"):
+        error = bench.fails(f"package.path = {path} require('xy')")
+        assert "package.path has at most 100 places and 8192 characters" in error
+    assert "a path has at most 4096 characters" in bench.fails("package.path = ('a/'):rep(3000) require('x')")
+    define = "msys.cidr.define('l', {type = 'rbldnsd', source = ('a/'):rep(3000)})"
+    assert "a path has at most 4096 characters" in bench.fails(define)

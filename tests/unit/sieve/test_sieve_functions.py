@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from tests.support.sieve_support import Bench, bench_of
 from tests.support.waiting import eventually
 
+from inbound_audit import SievePolicy
 from inbound_audit.errors import PolicyError
 from inbound_audit.sieve.calls import FUNCTIONS
 from inbound_audit.sieve.values import text
@@ -260,6 +262,36 @@ def test_a_list_that_constants_define_is_read_when_the_script_is_loaded(bench: B
 )
 def test_a_wrong_definition_is_an_error(bench: Bench, options: dict[str, str], words: str) -> None:
     assert words in bench.fails(defined(bench.directory / "list", **options) + "define_cidr $c;")
+
+
+def test_lists_lie_in_the_directories_of_the_policy(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
+    far = tmp_path_factory.mktemp("far")
+    (far / "list").write_text(LIST)
+    (bench.directory / "link").symlink_to(far)
+    names = [f"{far}/list", f"file://{far}/list", "link/list", f"{os.path.relpath(far, bench.directory)}/list",
+             "/etc/passwd", "/proc/self/environ", "/dev/zero", "."]  # fmt: skip
+    for name in names:
+        script = defined(Path(name), query=f"{name}?want=a") + 'define_cidr $c; if check_cidr "bad" { stop; }'
+        if name != ".":
+            assert "lies outside of the policy's directory and of those of search" in bench.fails(script)
+        if "list" in name:
+            policy = bench.policy(script.replace("stop", 'ec_action 550 "listed"'), search=[far])
+            assert policy.validate_connect(bench.session()).text == "listed"
+    assert "it is not a regular file" in bench.fails(script)
+
+
+def test_a_policy_that_is_named_by_a_relative_path_finds_its_lists(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.write(LIST, "list")
+    bench.write(
+        defined(Path("list"), refresh="0")
+        + 'define_cidr $c; reload_cidr "bad"; $x = query_cidr "bad"; ec_action 250 $x;'
+    )
+    monkeypatch.chdir(bench.directory)
+    policy = SievePolicy("policy.sieve")
+    monkeypatch.chdir("/")
+    assert (policy.validate_connect(bench.session()).text, policy.last_error) == ("true", None)
 
 
 def test_a_list_that_was_not_defined_is_an_error(bench: Bench) -> None:

@@ -16,15 +16,19 @@ from tests.support import listening
 from tests.support.grammar import CASES, Answer, case_id, populate
 from tests.support.listening import Peer
 from tests.support.sieve_support import Bench, bench_of
+from tests.support.timing import Clock
 from tests.support.waiting import PATIENCE, eventually
 
+import inbound_audit.sieve.run
 from inbound_audit import InboundAudit, Session, SievePolicy
 from inbound_audit.errors import CidrError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.smtp import Controller
+from inbound_audit.policy.base import SUSPENDED
 from inbound_audit.policy.verdict import ACCEPT, Verdict
+from inbound_audit.ration import Ration
 from inbound_audit.sieve.counts import check_cidr
-from inbound_audit.sieve.run import MAX_COUNTERS
+from inbound_audit.sieve.run import MAX_COUNTERS, Run
 
 audit, guard = listening.audit, listening.guard  # fixtures
 
@@ -284,3 +288,33 @@ def test_real_smtp(guard: Guard, audit: InboundAudit, bench: Bench, host: str) -
     finally:
         controller.stop()
     assert (policy.errors, guard.failures, guard.accepted, guard.refused) == (0, 0, 2, 1)
+
+
+# ---- time
+
+
+def test_runs_that_use_up_their_time_have_a_share_of_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, used = Clock(), Clock()
+    monkeypatch.setattr(inbound_audit.sieve.run, "thread_time", used)
+    monkeypatch.setattr(inbound_audit.sieve.run, "monotonic", clock)
+
+    def takes_a_second(run: Run) -> None:
+        run.check()
+        for one in (clock, used):
+            one.step(1)
+        run.check()
+
+    policy = bench.policy("keep;", on_error="refuse")
+    policy._ration = Ration(1, clock)
+    monkeypatch.setattr(policy, "_run", takes_a_second)
+    ran = []
+    for _ in range(9):
+        before = used()
+        assert not policy.validate_connect(bench.session())
+        ran.append(int(used() - before))
+        clock.step(0.5)
+    assert ran == [1, 1, 0, 1, 0, 1, 0, 1, 0]
+    assert policy.errors == 9
+    assert len([message for message in caplog.messages if SUSPENDED in message]) == 1
