@@ -15,7 +15,7 @@ PIP     := $(PY) -m pip --disable-pip-version-check install -qq
 PYTEST  := $(PY) -m pytest
 # Says what a step does before it does it, so that nothing is silent for long.
 SAY     := @printf '==> %s\n'
-NATIVE  := setup.py $(wildcard src/*.pyx src/inbound_audit/_*/*.px[di] src/inbound_audit/_core/*.h)
+NATIVE  := setup.py $(wildcard src/*.pyx src/inbound_audit/_*/*.px[di] src/inbound_audit/_*/*.h)
 PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.lua')
 
 # Stamps lie in the environment, so that they go when it goes. Each is touched when what it names is in place.

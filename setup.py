@@ -31,7 +31,7 @@ core = Extension(
     sources=["src/_ipcount.pyx"],
     include_dirs=["src"],  # the core's headers are included as "inbound_audit/_core/bits.h"
     # A room is inlined where it is cimported: without these a changed .pxd would leave the old binary in place.
-    depends=["setup.py", *glob("src/inbound_audit/_*/*.px[di]"), *glob("src/inbound_audit/_core/*.h")],
+    depends=["setup.py", *glob("src/inbound_audit/_*/*.px[di]"), *glob("src/inbound_audit/_*/*.h")],
     # Cython's assert would take the GIL inside `nogil` code; outside the debug build it is not even compiled.
     define_macros=[] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")],
     undef_macros=["NDEBUG"] if DEBUG else [],

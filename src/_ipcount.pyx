@@ -70,6 +70,9 @@ cdef extern from *:
     #endif
     """
 
+cdef extern from "inbound_audit/_ext/keywords.h":
+    pass
+
 cdef extern from "Python.h":
     bint Py_IsFinalizing() noexcept
     object PyErr_SetFromErrno(object)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+import re
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from inbound_audit import InboundAudit, Limits, LuaPolicy, errors, load_policy
+from inbound_audit import InboundAudit, Limits, LuaPolicy, PrefixCounter, _ipcount, errors, load_policy
 from inbound_audit.errors import InboundAuditError, UnknownServiceType
 from inbound_audit.listeners import Guard
 
@@ -64,3 +69,52 @@ def test_it_can_be_copied_and_pickled():
 def test_an_unknown_keyword_names_the_nearest(call, keyword, near):
     with pytest.raises(TypeError, match=rf"unexpected keyword argument '{keyword}'; did you mean '{near}'\?"):
         call(**{keyword: 1})
+
+
+def native_calls() -> Iterator[tuple[str, Callable[..., object]]]:
+    """The functions of the extension, and the methods of its classes, bound to an object."""
+    for name, function in vars(_ipcount).items():
+        if isinstance(function, types.BuiltinFunctionType) and function.__module__ == _ipcount.__name__:
+            yield name, function
+    audit = InboundAudit()
+    listener = audit.listener()
+    series, tables = _ipcount.SeriesStore(audit), Limits({"/32": 1})
+    owners: tuple[Any, ...] = (audit, listener, listener.session("192.0.2.7"), audit.series, series, tables)
+    for owner in (*owners, PrefixCounter(), _ipcount.NetworkMap([]), _ipcount.OwnFile(audit)):
+        for kind in type(owner).__mro__:
+            for name, method in vars(kind).items():
+                if kind.__module__ == _ipcount.__name__ and isinstance(method, types.MethodDescriptorType):
+                    yield f"{kind.__name__}.{name}", method.__get__(owner)
+
+
+NATIVE = {
+    f"{name}({keyword})": (call, keyword)
+    for name, call in native_calls()
+    for keyword, parameter in inspect.signature(call).parameters.items()
+    if parameter.kind is not parameter.VAR_POSITIONAL
+}
+
+
+def test_native_calls_with_keywords_are_found():
+    assert len(NATIVE) > 100
+    assert {"Listener.session(remote)", "PrefixCounter.top(prefixlen)", "Audit.top(n)", "parse_pair(bare)"} <= {*NATIVE}
+
+
+@pytest.mark.parametrize(("call", "keyword"), NATIVE.values(), ids=NATIVE)
+def test_an_unknown_keyword_of_a_native_call_names_the_nearest(call, keyword):
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{keyword}x'; did you mean '{keyword}'\?$"):
+        call(**{f"{keyword}x": 1})
+
+
+@pytest.mark.parametrize(
+    ("call", "reported"),
+    [
+        (lambda: PrefixCounter(capcity=1 << 20), "'capcity'; did you mean 'capacity'?"),
+        (lambda: PrefixCounter().top(10, prefix=(32, 128)), "'prefix'; did you mean 'prefixlen'?"),
+        (lambda: PrefixCounter().top(10, color=1), "'color'"),
+        (lambda: PrefixCounter().add("192.0.2.7", **{"\ud800": 1}), "'\ud800'"),
+    ],
+)
+def test_an_unknown_keyword_of_a_native_call(call, reported):
+    with pytest.raises(TypeError, match=re.escape(f"unexpected keyword argument {reported}") + "$"):
+        call()
