@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType, named_keywords
 from inbound_audit.process import Stage, register
-from inbound_audit.series import DEFAULT_BYTES, SeriesSet, read_monitors
+from inbound_audit.series.definition import DEFAULT_BYTES, read_monitors
+from inbound_audit.series.table import SeriesSet
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
 
 if TYPE_CHECKING:

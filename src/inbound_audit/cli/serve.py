@@ -11,7 +11,7 @@ from inbound_audit.cli import params
 from inbound_audit.cli.budget import budget_options, taken
 from inbound_audit.cli.settings import Settings
 from inbound_audit.errors import MonitorError, PolicyError
-from inbound_audit.series import read_monitors
+from inbound_audit.series.definition import read_monitors
 
 MIN_WORKER_TIMEOUT_S = 3
 

@@ -15,7 +15,7 @@ from inbound_audit._ipcount import CODES, LIMITS, MONITOR_KINDS
 from inbound_audit.errors import CapacityError, PolicyError, SeriesError
 from inbound_audit.lua.world import MAX_SHOWN, functions_of, raw, shown
 from inbound_audit.process import ProcessLock
-from inbound_audit.series import DEFAULT_BYTES, Definition, check, contradiction
+from inbound_audit.series.definition import DEFAULT_BYTES, Definition, check, contradiction
 
 if TYPE_CHECKING:
     from inbound_audit.audit import InboundAudit

@@ -8,25 +8,7 @@ A series is a ring of windows (docs/windows.md). A monitor is three series that 
 
 from __future__ import annotations
 
-from inbound_audit.series.definition import (
-    DEFAULT_BYTES,
-    REPLICATE,
-    TYPES,
-    Definition,
-    check,
-    contradiction,
-    read_monitors,
-)
+from inbound_audit.series.definition import Definition
 from inbound_audit.series.table import Folded, SeriesSet
 
-__all__ = [
-    "DEFAULT_BYTES",
-    "REPLICATE",
-    "TYPES",
-    "Definition",
-    "Folded",
-    "SeriesSet",
-    "check",
-    "contradiction",
-    "read_monitors",
-]
+__all__ = ["Definition", "Folded", "SeriesSet"]
