@@ -114,11 +114,15 @@ def register(member: Member, stage: Stage, in_child: Callable[[Member], object],
 
 
 class BackgroundThread:
-    """A daemon thread that runs `job`; it may be stopped, and started again, any number of times.
+    """One daemon thread for all of its members; it runs `job` while there are any. Members need a thread to save or to
+    scan, and thousands of threads would wait for one lock.
 
-    `job` is called in the thread with this object. It returns when `wait` or `acquire` says so, or when there is
-    nothing left to do. All methods may be called from any thread, also from the background thread itself and from
-    finalizers.
+    `job` is called in the thread with this object. It returns when `wait` or `acquire` says so. The thread may be
+    stopped, and started again, any number of times.
+
+    Lock rule: none. All methods may be called from any thread, also from the background thread itself and from
+    finalizers: `enter` adds before it starts, and `leave` starts the thread again if a member came while it was
+    stopped.
     """
 
     def __init__(self, name: str, job: Callable[[BackgroundThread], None]) -> None:
@@ -134,6 +138,27 @@ class BackgroundThread:
         self._stops = False
         self._busy = False
         self._pipe: tuple[Descriptor, Descriptor] | None = None
+        self._members: dict[Any, None] = {}
+
+    @property
+    def members(self) -> list[Any]:
+        return list(self._members)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._members
+
+    def enter(self, member: object) -> None:
+        """Starts the thread unless it runs. Again with the same member: the same. Raises OSError, RuntimeError."""
+        self._members[member] = None
+        self.start()
+        self.wake()
+
+    def leave(self, member: object) -> None:
+        """Ends the thread with its last member. Idempotent."""
+        if self._members.pop(member, self) is None and not self._members:
+            self.stop()
+            if self._members:
+                self.start()
 
     def start(self) -> None:
         """Starts the thread, unless it runs. Raises RuntimeError."""
@@ -237,39 +262,6 @@ class BackgroundThread:
         with self._lock:
             if self._thread is threading.current_thread():
                 self._thread = None
-
-
-class MemberThread(BackgroundThread):
-    """One thread for all of its members; it runs while there are any. Members need a thread to save or to scan, and
-    thousands of threads would wait for one lock.
-
-    Lock rule: none. `enter` and `leave` may be called from any thread and from finalizers: `enter` adds before it
-    starts, and `leave` starts the thread again if a member came while it was stopped.
-    """
-
-    def after_fork_in_child(self) -> None:
-        super().after_fork_in_child()
-        self._members: dict[Any, None] = {}
-
-    @property
-    def members(self) -> list[Any]:
-        return list(self._members)
-
-    def __contains__(self, member: object) -> bool:
-        return member in self._members
-
-    def enter(self, member: object) -> None:
-        """Starts the thread unless it runs. Again with the same member: the same. Raises OSError, RuntimeError."""
-        self._members[member] = None
-        self.start()
-        self.wake()
-
-    def leave(self, member: object) -> None:
-        """Ends the thread with its last member. Idempotent."""
-        if self._members.pop(member, self) is None and not self._members:
-            self.stop()
-            if self._members:
-                self.start()
 
 
 # ---- forks and exit

@@ -29,7 +29,7 @@ from inbound_audit.persist.locks import Locks
 from inbound_audit.persist.marks import EVERY, Marks
 from inbound_audit.persist.persisted_series import PersistedSeries
 from inbound_audit.persist.state_directory import StateDirectory
-from inbound_audit.process import BackgroundThread, MemberThread, Stage, persist_lock, register
+from inbound_audit.process import BackgroundThread, Stage, persist_lock, register
 
 logger = logging.getLogger("inbound_audit.persist")
 
@@ -321,4 +321,4 @@ def _save_every_interval(thread: BackgroundThread) -> None:
             store.due = ended + max(SAVE_INTERVAL_S, SHARE * (ended - began))
 
 
-_thread = MemberThread("inbound_audit state", _save_every_interval)
+_thread = BackgroundThread("inbound_audit state", _save_every_interval)

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from inbound_audit import _ipcount
 from inbound_audit.descriptor import Descriptor, Identity
 from inbound_audit.errors import InboundAuditError, SharedStateError, cause_of
-from inbound_audit.process import BackgroundThread, MemberThread, Stage, register, shared_lock
+from inbound_audit.process import BackgroundThread, Stage, register, shared_lock
 from inbound_audit.shared import owner_file
 from inbound_audit.shared.changes import Changes, read_changes, watched
 from inbound_audit.shared.control import client
@@ -459,4 +459,4 @@ def _pause(until: float) -> float:
     return min(max(0.0, until - time.monotonic()), most)
 
 
-_thread = MemberThread("inbound_audit", _scan_when_needed)
+_thread = BackgroundThread("inbound_audit", _scan_when_needed)

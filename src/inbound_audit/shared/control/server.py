@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from inbound_audit.descriptor import Descriptor
-from inbound_audit.process import BackgroundThread, MemberThread, Stage, register
+from inbound_audit.process import BackgroundThread, Stage, register
 from inbound_audit.shared.control import MAX_REQUEST, path_of
 from inbound_audit.shared.directory import Directory
 
@@ -52,7 +52,7 @@ class ControlServer:
     handles requests."""
 
     def __init__(self) -> None:
-        self._thread = MemberThread("inbound_audit control", self._run)
+        self._thread = BackgroundThread("inbound_audit control", self._run)
         self._reset()
         register(self, Stage.SHARED, ControlServer.after_fork_in_child)
 
