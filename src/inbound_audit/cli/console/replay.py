@@ -35,6 +35,9 @@ LOAD_TIMEOUT_S = 20.0
 MAX_COMPLAINTS = 10
 """Lines that can't be read and are reported one by one."""
 
+SUMS = ("lines", "added", "known", "out_of_view", "failed", "bad")
+"""What became of the lines of a log; each has a number."""
+
 
 class _Known(NamedTuple):
     """What the processes answered: the series, the process that is to count, and the last number counted per log."""
@@ -58,8 +61,7 @@ def load(context: ConsoleContext, series: str, file: str | None = None) -> Resul
         hint = f"; {_no_log(context, series)}" if file is None else ""
         raise Failure(f"cannot read {click.format_filename(path)}: {reason(error)}{hint}") from None
     about: dict[str, object] = {"command": "load", "series": series, "file": path, "pid": known.owner.pid}
-    columns = ("lines", "added", "known", "out_of_view", "failed", "bad")
-    return Result(about, columns, [loaded.sums], lambda row, paint: _text(series, row, paint))
+    return Result(about, SUMS, [tuple(loaded.sums.values())], lambda row, paint: _text(series, row, paint))
 
 
 def _no_log(context: ConsoleContext, series: str) -> str:
@@ -110,36 +112,30 @@ class _Load:
         self._rows: list[list[object]] = []
         self._bytes = 0
         self._newest = int(time.time()) // known.one.interval
-        self._complaints = 0
-        self._lines = self._added = self._known_lines = self._out_of_view = self._failed = self._bad = 0
-
-    @property
-    def sums(self) -> ResultRow:
-        return (self._lines, self._added, self._known_lines, self._out_of_view, self._failed, self._bad)
+        self.sums = dict.fromkeys(SUMS, 0)
 
     def run(self) -> None:
         """Reads the log twice: a ``remove`` is about the lines before it."""
         with progress("loading") as step:
             for entry in read_log(self._path, broken=self._complain):
-                self._lines += 1
+                self.sums["lines"] += 1
                 if entry.by is None and not self._is_known(entry):
                     self._removed[entry.key] = entry.line
-            step(total=self._lines)
+            step(total=self.sums["lines"])
             for at, entry in enumerate(read_log(self._path, broken=lambda line, why: None)):
-                if at == self._lines:  # a process has written more lines meanwhile
+                if at == self.sums["lines"]:  # a process has written more lines meanwhile
                     break
                 self._take(entry)
                 if len(self._rows) >= MAX_ROWS or self._bytes >= MAX_BYTES:
                     self._send()
                     step(completed=at + 1, lines=at + 1)
             self._send()
-        if self._complaints > MAX_COMPLAINTS:
-            self._context.note(f"and {self._complaints - MAX_COMPLAINTS} more lines that can't be read")
+        if self.sums["bad"] > MAX_COMPLAINTS:
+            self._context.note(f"and {self.sums['bad'] - MAX_COMPLAINTS} more lines that can't be read")
 
     def _complain(self, line: int, why: str) -> None:
-        self._bad += 1
-        self._complaints += 1
-        if self._complaints <= MAX_COMPLAINTS:
+        self.sums["bad"] += 1
+        if self.sums["bad"] <= MAX_COMPLAINTS:
             self._context.note(f"{self._path}:{line}: {why}")
 
     def _is_known(self, entry: Entry) -> bool:
@@ -147,7 +143,7 @@ class _Load:
 
     def _take(self, entry: Entry) -> None:
         known = self._is_known(entry)
-        self._known_lines += known
+        self.sums["known"] += known
         if not known:
             self._marks[entry.log] = max(entry.sequence, self._marks.get(entry.log, 0))
         last = self._removed.get(entry.key, 0)
@@ -177,11 +173,10 @@ class _Load:
         request = {"do": "load", **one.described, "type": one.type, "rows": self._rows, "marks": new}
         answers, failures = self._context.request([owner], request, LOAD_TIMEOUT_S)
         if failures:
-            raise Failure(f"{self._added} lines were counted, then {failures[0]}; load again to count the rest")
+            raise Failure(f"{self.sums['added']} lines were counted, then {failures[0]}; load again to count the rest")
         answer: Any = answers[owner.id]
-        self._added += answer["added"]
-        self._out_of_view += answer["out_of_view"]
-        self._failed += answer["failed"]
+        for name in ("added", "out_of_view", "failed"):
+            self.sums[name] += answer[name]
         if answer["why"]:
             self._context.note(plain(str(answer["why"])))
         self._rows, self._bytes = [], 0
