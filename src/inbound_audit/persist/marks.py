@@ -18,34 +18,29 @@ class Marks:
     """Those of one series."""
 
     def __init__(self) -> None:
-        self._known: dict[int, Mark] = {}
-        self._fresh: set[int] = set()  # those whose window is not known yet
+        self._known: dict[int, tuple[int, int | None]] = {}  # by log id: number, and window, None until it is known
 
     def note(self, marks: Mapping[int, int]) -> None:
         """The lines of these log ids are counted, up to these numbers."""
         for log, sequence in marks.items():
-            if sequence > self.sequence(log):
-                self._known[log] = Mark(log, sequence, 0)
-                self._fresh.add(log)
+            self._raise(log, sequence, None)
 
     def adopt(self, marks: Iterable[Mark]) -> None:
         """Those of a snapshot whose counts are ours now."""
         for mark in marks:
-            if mark.sequence > self.sequence(mark.log):
-                self._known[mark.log] = mark
-                self._fresh.discard(mark.log)
+            self._raise(*mark)
 
-    def sequence(self, log: int) -> int:
-        return self._known[log].sequence if log in self._known else 0
+    def _raise(self, log: int, sequence: int, window: int | None) -> None:
+        if sequence > self._known.get(log, (0, None))[0]:
+            self._known[log] = sequence, window
 
     def at(self, newest: int, num_windows: int) -> tuple[Mark, ...]:
         """All of them when `newest` is the current window. Those whose lines have all gone out of view are dropped."""
-        for log in self._fresh:
-            self._known[log] = self._known[log]._replace(window=newest)
-        self._fresh.clear()
-        self._known = {log: mark for log, mark in self._known.items() if newest - mark.window <= num_windows}
-        return tuple(sorted(self._known.values()))
+        marks = [Mark(log, sequence, newest if at is None else at) for log, (sequence, at) in self._known.items()]
+        kept = sorted(mark for mark in marks if newest - mark.window <= num_windows)
+        self._known = {mark.log: (mark.sequence, mark.window) for mark in kept}
+        return tuple(kept)
 
     @property
     def sequences(self) -> dict[int, int]:
-        return {log: mark.sequence for log, mark in self._known.items()}
+        return {log: sequence for log, (sequence, _) in self._known.items()}

@@ -74,11 +74,10 @@ class PersistedSeries:
         return newest, [Window(*window) for window in windows], self.marks.at(newest, self.series.num_windows)
 
     def _dump_logged(self, audit: Audit) -> tuple[int, list[Rows], int]:
-        for _ in range(_MAX_TRIES - 1):
+        for _ in range(_MAX_TRIES):
             newest, windows, before, after = SeriesStore(audit).dump_logged(self.series.name)
             if before == after:
-                return newest, windows, after
-        newest, windows, _, after = SeriesStore(audit).dump_logged(self.series.name)
+                break
         return newest, windows, after
 
     def _write(self, locks: Locks, snapshot: Snapshot) -> None:

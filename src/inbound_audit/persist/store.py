@@ -51,10 +51,9 @@ class StateStore:
         self._audit = weakref.ref(audit)
         self._directory = directory
         self._locks: Locks | None = None
-        self._logs: dict[str, ChangeLog] = {}
+        self._logs: dict[str, ChangeLog] = {}  # of the series that are logged
         self._finalizer: weakref.finalize[[], Audit] | None = None
         self._kept: dict[str, PersistedSeries] = {}
-        self._logged: list[str] = []
         self._marks: dict[str, Marks] = {}
         self._log_id = _new_log_id()
         self._sleeps = False  # a fork's child that has not counted yet
@@ -87,9 +86,9 @@ class StateStore:
         Raises SharedStateError when the state directory can't be had. Again with the same name: nothing happens.
         """
         with persist_lock:
-            if name not in self._logged and not self._closed:
+            if name not in self._logs and not self._closed:
                 self._acquire()
-                self._logged.append(name)
+                self._logs[name] = ChangeLog(name)
                 self._name_logs()
                 self._log_failures(self._run([], adopt=False))
                 self.start()
@@ -109,7 +108,7 @@ class StateStore:
 
     def _name_logs(self) -> None:
         for name, kept in self._kept.items():
-            kept.log_id = self._log_id if name in self._logged else None
+            kept.log_id = self._log_id if name in self._logs else None
 
     # ---- what was loaded from logs
 
@@ -126,7 +125,7 @@ class StateStore:
                     kept.adopt(audit, locks)
                 except OSError as error:
                     raise SharedStateError(f"what was saved can't be adopted: {cause_of(error)}") from error
-            own = {self._log_id: EVERY} if name in self._logged else {}
+            own = {self._log_id: EVERY} if name in self._logs else {}
             return {**(self._marks[name].sequences if name in self._marks else {}), **own}
 
     def note_loaded(self, name: str, marks: Mapping[int, int]) -> None:
@@ -168,9 +167,9 @@ class StateStore:
                     kept.adopt(audit, locks)
             with wrong:
                 kept.save(audit, locks)
-        for name in self._logged:
+        for log in self._logs.values():
             with wrong:
-                self._follow_log(audit, locks.place, name)
+                self._follow(log, audit, locks.place)
         self._sleeps = self._sleeps and not locks.held
         if adopt and not self._sleeps:
             with wrong:
@@ -193,9 +192,9 @@ class StateStore:
             for kept in self._kept.values():
                 kept.begin_anew(instead_of=before_id)
 
-    def _follow_log(self, audit: Audit, place: StateDirectory, name: str, sequence: int | None = None) -> None:
+    def _follow(self, log: ChangeLog, audit: Audit, place: StateDirectory, sequence: int | None = None) -> None:
         """Opens a change log, or follows it where it was renamed. Raises SharedStateError for lines that were lost."""
-        store, log = SeriesStore(audit), self._logs.setdefault(name, ChangeLog(name))
+        store, name = SeriesStore(audit), log.series
         log.follow(place, lambda fd, path: store.log(name, fd, path, self._log_id, sequence))
         failures = store.logged(name)[1]
         lost, log.reported_failures = failures - log.reported_failures, failures
@@ -277,10 +276,10 @@ class StateStore:
             kept.marks = self._marks_of(name)
         self._name_logs()
         failures = _Failures()
-        self._logs.clear()
-        for name in self._logged:
+        self._logs = {name: ChangeLog(name) for name in self._logs}
+        for log in self._logs.values():
             with failures:
-                self._follow_log(audit, locks.place, name, 0)
+                self._follow(log, audit, locks.place, 0)
         self._log_failures(failures)
         self.start()
 
