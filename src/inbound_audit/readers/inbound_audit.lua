@@ -254,15 +254,7 @@ end
 
 ---- prefixes
 
-local function zeros(n)
-  local address = {}
-  for i = 1, n do
-    address[i] = 0
-  end
-  return address
-end
-
-local FAMILIES = { zeros(4), zeros(16) }
+local FAMILIES = { { 0, 0, 0, 0 }, { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 } }
 
 -- An address or "address/length" as bytes and a length; IPv4-mapped IPv6 is IPv4, from a length of 96 on.
 local function parse(cidr)
