@@ -3,8 +3,6 @@
 Names are case sensitive. `inbound_cidr` is a view and no service: all SMTP sessions of the cluster.
 """
 
-from __future__ import annotations
-
 DEFAULT_SERVICE_TYPE = "SMTP"
 DEFAULT_LISTENER_NAME = "default"
 SERVICE_TYPES = ("SMTP", "ECStream", "Control", "ECmmove2", "ECCluster", "inbound_cidr")

@@ -11,8 +11,6 @@
 Import an adapter by its own name; a program then loads only the frameworks that it uses.
 """
 
-from __future__ import annotations
-
 from inbound_audit.listeners.admission import Admission
 from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.time_limit import TimeLimit

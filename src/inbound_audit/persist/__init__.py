@@ -17,8 +17,6 @@ its own, and writes them into its own snapshot together with the id that they ca
 exactly one file at every moment, whichever process is killed, and when.
 """
 
-from __future__ import annotations
-
 from inbound_audit.persist.change_log import Entry, read_log
 from inbound_audit.persist.state_directory import StateDirectory, default_directory
 from inbound_audit.persist.store import StateStore

@@ -6,8 +6,6 @@
 A series is a ring of windows (docs/windows.md). A monitor is three series that record the sessions of an audit.
 """
 
-from __future__ import annotations
-
 from inbound_audit.series.definition import Definition
 from inbound_audit.series.table import Folded, SeriesSet
 

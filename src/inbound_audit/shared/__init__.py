@@ -12,8 +12,6 @@
 What the files hold, and why readers need no lock, is said in `_core/foreign.pxd` and drawn in docs/bytes.md.
 """
 
-from __future__ import annotations
-
 from inbound_audit.shared.places import directory_of, find_directory
 from inbound_audit.shared.scanner import ListenerInfo, OwnerInfo
 from inbound_audit.shared.view import View
