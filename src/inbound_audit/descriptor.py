@@ -27,10 +27,12 @@ FIRST: Final = 3
 class Descriptor:
     """Takes over an open descriptor, which gets a number above the standard streams. Raises OSError.
 
+    `identity` is that of the file that was opened, also when the descriptor is closed.
+
     Lock rule: the owner's; `number` and `is_ours` are checks of one moment, so their result is used at once.
     """
 
-    __slots__ = ("_identity", "_lost", "_number")
+    __slots__ = ("_lost", "_number", "identity")
 
     def __init__(self, number: int) -> None:
         self._number = -1
@@ -42,7 +44,7 @@ class Descriptor:
             finally:
                 os.close(low)
         try:
-            self._identity = _identity_of(number, mark=True)
+            self.identity = _identity_of(number, mark=True)
         except OSError:
             os.close(number)
             raise
@@ -53,7 +55,7 @@ class Descriptor:
         """Whether the number still stands for the file that it was opened for. Once it did not, it never does again:
         the same file may be opened once more under the same number, and that is another descriptor."""
         try:
-            if self._number >= 0 and _identity_of(self._number) != self._identity:
+            if self._number >= 0 and _identity_of(self._number) != self.identity:
                 self._forget()
         except OSError as error:
             if error.errno == errno.EBADF:  # another error says nothing about the number
@@ -74,11 +76,6 @@ class Descriptor:
         if not self.is_ours:
             raise OSError(errno.EBADF, "a descriptor of inbound_audit was closed by other code of this process")
         return self._number
-
-    @property
-    def identity(self) -> Identity:
-        """Of the file that was opened, also when the descriptor is closed."""
-        return self._identity
 
     @property
     def closed(self) -> bool:
