@@ -75,7 +75,9 @@ class ConsoleContext:
 
     def count(self, one: SeriesInfo, cidr: str, start: int, end: int) -> int:
         """Raises Failure for windows that the series does not have."""
-        check_windows(one, start, end)
+        if not start <= end < one.num_windows:
+            last = one.num_windows - 1
+            raise Failure(f"windows {start} to {end}: {one.title} has 0 to {last}, and START comes first")
         return SeriesStore(self.view).count(one.scope, one.name, one.interval, one.num_windows, cidr, start, end)
 
     def hosts(self, one: SeriesInfo, start: int, end: int) -> list[tuple[int, str]]:
@@ -99,11 +101,6 @@ class ConsoleContext:
         if not owners:
             raise Failure(f"no process is attached to {self.name!r}")
         return owners
-
-
-def check_windows(one: SeriesInfo, start: int, end: int) -> None:
-    if not start <= end < one.num_windows:
-        raise Failure(f"windows {start} to {end}: {one.title} has 0 to {one.num_windows - 1}, and START comes first")
 
 
 def titles(series: list[SeriesInfo]) -> str:
