@@ -16,8 +16,8 @@ class View(_ipcount.Audit):
     """The counts of the processes that share an audit. It writes nothing and removes nothing.
 
     `user` (a name or number): whose audit it is, if not of this user; root has to name another user. `pid` selects the
-    owners that state this process id, `owner` the one with that id. Queries are those of `InboundAudit`: over the
-    owners as of the last `refresh`, and their counts as of now.
+    owners that state this process id, `owner` the one with that id. `place` is the directory, as of the last `refresh`.
+    Queries are those of `InboundAudit`: over the owners as of the last `refresh`, and their counts as of now.
 
     Raises SharedStateError when there is no such audit, no such owner, or the directory is refused.
 
@@ -28,9 +28,9 @@ class View(_ipcount.Audit):
         super().__init__(services=SERVICE_TYPES)
         self._lock = ProcessLock()
         self._name = name
-        self._user = user
-        self._place = SharedDirectory(name, read_only=True, user=user)
-        self._scanner = OwnerScanner(self, self._place, remove_dead=False, pid=pid, owner=owner)
+        self.user = user
+        self.place = SharedDirectory(name, read_only=True, user=user)
+        self._scanner = OwnerScanner(self, self.place, remove_dead=False, pid=pid, owner=owner)
         try:
             self.refresh()
             if pid is not None and not self.owners:
@@ -46,10 +46,10 @@ class View(_ipcount.Audit):
         with self._lock:
             if self.closed:
                 raise InboundAuditError("the view is closed")
-            if self._place.gone:
+            if self.place.gone:
                 with contextlib.suppress(SharedStateError):  # no process counts there any more
-                    place, self._place = self._place, SharedDirectory(self._name, read_only=True, user=self._user)
-                    self._scanner.move(self._place)
+                    place, self.place = self.place, SharedDirectory(self._name, read_only=True, user=self.user)
+                    self._scanner.move(self.place)
                     place.close()
             self._scanner.scan()
 
@@ -59,23 +59,13 @@ class View(_ipcount.Audit):
         with self._lock:
             return self._scanner.owners
 
-    @property
-    def user(self) -> str | None:
-        """The user that was named."""
-        return self._user
-
-    @property
-    def place(self) -> SharedDirectory:
-        """The directory, as of the last `refresh`."""
-        return self._place
-
     def close(self) -> None:
         """Closes everything; counts are 0 from then on. Idempotent."""
         with self._lock:
             if not self.closed:
                 super().close()
                 self._scanner.detach_all()
-                self._place.close()
+                self.place.close()
 
     def __enter__(self) -> View:
         return self
