@@ -49,10 +49,6 @@ def close_transport(transport: asyncio.WriteTransport) -> None:
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, transport.abort)
 
 
-def _never(admission: Admission) -> bool:
-    return False
-
-
 class GatedFactory:
     """A protocol factory for `loop.create_server`.
 
@@ -68,7 +64,7 @@ class GatedFactory:
         guard: Guard,
         make: Make,
         refusal: Refusal,
-        asks_later: Callable[[Admission], bool] = _never,
+        asks_later: Callable[[Admission], bool] = lambda admission: False,
         max_early_bytes: int = SessionBudget.max_early_bytes,
     ) -> None:
         self.guard = guard

@@ -165,8 +165,6 @@ def _windows_of(context: ConsoleContext, one: SeriesInfo, span: Time | None) -> 
     last = current
     if span[1] is not None:
         end = span[1].timestamp()
-        if end < begin:
-            raise Failure("the time ends before it begins; write the earlier date first")
         # A window that begins at the very end is not part of the time, unless the time is a moment.
         last = min(max(first, int(-(-end // one.interval)) - 1), current)
     if current - last >= one.num_windows:
