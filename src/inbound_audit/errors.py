@@ -119,3 +119,7 @@ class SharedStateError(InboundAuditError):
 
 class OtherVersionError(SharedStateError):
     """A process that counts in the same place writes another layout: sums over both would be a guess."""
+
+
+class ClusterError(InboundAuditError):
+    """The settings of a cluster are wrong, or its engine can't be used. The message says what to do."""
