@@ -39,6 +39,10 @@ cimport inbound_audit._core.trie as trie
 cimport inbound_audit._core.model as model
 cimport inbound_audit._core.trees as trees
 cimport inbound_audit._core.sums as sums
+cimport inbound_audit._core.records as records_
+cimport inbound_audit._core.hosts as hosts
+cimport inbound_audit._core.node_tree as node_tree
+cimport inbound_audit._core.difference as difference
 cimport inbound_audit._core.query as query
 cimport inbound_audit._core.window as window
 cimport inbound_audit._core.owner_files as owner_files
@@ -100,6 +104,7 @@ include "inbound_audit/_ext/store.pxi"
 include "inbound_audit/_ext/shared.pxi"
 include "inbound_audit/_ext/batch.pxi"
 include "inbound_audit/_ext/counter.pxi"
+include "inbound_audit/_ext/node_tree.pxi"
 include "inbound_audit/_ext/networks.pxi"
 include "inbound_audit/_ext/limits.pxi"
 include "inbound_audit/_ext/lua.pxi"

@@ -135,6 +135,11 @@ class InboundAudit(_ipcount.Audit):
         if self._membership:
             self._membership.ensure_file()
 
+    def _announce(self) -> None:
+        """Our file has a new tree: others scan for it at once."""
+        if self._membership:
+            self._membership.announce()
+
     def _drop_dead_owners(self) -> None:
         """Drops the counts of processes that have ended. Raises OSError."""
         if self._membership:

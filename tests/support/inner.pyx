@@ -620,8 +620,7 @@ cdef class Owner:
         if self.o == NULL:
             raise MemoryError
         self.o.now = last_now
-        trees.add_service(self.o, b"SMTP", 4)
-        trees.add_service(self.o, b"inbound_cidr", 12)
+        trees.add_known_services(self.o)
 
     def __dealloc__(self):
         if self.own != NULL:

@@ -24,6 +24,10 @@
 #   model          the structures: owner, service, tree, series, ring, session
 #   trees          the lists of trees: services, their listeners' trees
 #   sums           sums over trees
+#   records        hosts with absolute counts, as nodes of a cluster send them; the digest of a tree
+#   hosts          all hosts of a tree, or of several, in address order
+#   node_tree      the tree of one node of a cluster, and the sum over all nodes
+#   difference     what trees hold and another tree does not
 #   query          what a session, a listener or an audit asks about open sessions
 #   window         windows of time: a ring of trees that rotates
 #   owner_files    files of other owners: attached, refreshed, detached

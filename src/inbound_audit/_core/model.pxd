@@ -1,12 +1,19 @@
 """The structures of an audit.
 
-    Owner --- service "SMTP" --> tree of listener "mx" --> tree of listener "submission"
-          --- service "Control" --> ...
+    Owner --- "inbound_cidr" --> tree of node "mx2" --> tree of node "mx3" --+
+                                                                              |
+          --- "SMTP" ---> (anchor) --> tree of listener "mx" --> tree of listener "submission"
+          --- "Control" -> (anchor) --> ...
           --- series "300,6" --> ring of this process --> ring of another process
 
 A service is a list of trees: those of this process, and those of other owners that are attached. A series is a list of
-rings, one for each owner that records in it; a ring has one tree per window. `inbound_cidr` is not a service of its
-own: it is the view of all SMTP sessions of the cluster, and a host without a cluster is a cluster of one.
+rings, one for each owner that records in it; a ring has one tree per window.
+
+`inbound_cidr` is not a service of its own: it is the view of all SMTP sessions of the cluster. Its list has a tree for
+each other node (room `node_tree`), and ends in the list of SMTP, so a host without a cluster is a cluster of one. Each
+list begins with its *anchor*, a tree that holds nothing and stays where it is; the list of `inbound_cidr` ends in the
+anchor of SMTP because SMTP's first tree changes. With very many nodes one tree has the sum over them: `sum` leads to
+it, it is in no list, and SMTP's anchor comes after it.
 
 Readers follow these pointers without a lock, so each is published by one store (`publish_tree`, `publish_ring`) after
 the structure is complete. A `Tree` and its address range live as long as the audit.
@@ -27,7 +34,9 @@ cdef extern from "inbound_audit/_core/bits.h":
 cdef enum:
     MAX_SERVICES = 64
     MAX_SERVICE_NAME = 63
-    MAX_TREES = 4096        # listeners and windows of one owner: bounds a sum, and the reserved address space
+    MAX_TREES = 4096        # of one owner: bounds a sum, and the reserved address space
+    MAX_NODES = 4000        # other nodes of a cluster
+    MAX_NODE_NAME = 63      # bytes
     MAX_SERIES = 1024
     MAX_MONITORS = 16
     MAX_SLOTS = 1024        # windows of one series
@@ -38,6 +47,16 @@ cdef enum:
 cdef enum Kind:
     SESSIONS = 0            # of a listener
     WINDOW = 1              # of a series
+    REMOTE = 2              # the sessions of another node, as it said them: service SMTP, and the node's name
+    SUM = 3                 # the sum over all trees of kind REMOTE in the same file
+
+# What this host knows of another node; 0: the tree is not in use.
+cdef enum NodeState:
+    HEARD = 1
+    LOST = 2
+    DUPLICATE = 3           # two nodes have this name
+    OTHER_VERSION = 4
+    THIS_HOST = 5           # its tree is empty: its sessions are those of SMTP
 
 # What a series counts.
 cdef enum Scope:
@@ -69,6 +88,8 @@ cdef struct Tree:
     u32 state               # State; written under the arena's lock
     Label label
     Ring *ring              # of a window
+    u64 digest              # of a node: of its hosts (room `records`); written under the arena's lock
+    u64 max_hosts           # of a node
 
 # One process's windows of one series. Window `number` lies in slot `number` mod `slots`. A slot has a tree for what was
 # added; it gets a second tree when something is subtracted. The head of a ring is the first tree of slot 0.
@@ -124,10 +145,10 @@ cdef struct Series:
 cdef struct Service:
     char name[MAX_SERVICE_NAME + 1]
     u32 size
-    Tree *first
 
 cdef struct Owner:
     Service service[MAX_SERVICES]
+    Tree anchor[MAX_SERVICES]   # of each service: `next` is its first tree
     u32 services            # published after the service is complete
     u32 trees               # of this process
     u32 lock                # of a change to services, trees, series, rings or the file of this process
@@ -146,6 +167,10 @@ cdef struct Owner:
     # the file of this process, in shared mode
     KeptFile *own_file
     u32 own_sections
+    # the cluster
+    Tree *sum               # NULL: none; published
+    u32 nodes_lock          # of a change of the nodes' trees and of their sum
+    u64 nodes_waiting
     int error               # number of the error for which the last tree, or the last file, was not made
 
 # A prefix whose count is added to a sum (sign 1) or subtracted from it (sign -1).

@@ -8,7 +8,8 @@ A process in shared mode is an *owner*: it has one file, and no other process wr
 
 Other owners map a section read-only as soon as it is in use, and attach it: as one more tree in the list of its
 service, or in the owner's ring of its series. The contents of the file are not trusted: the size of the mapping
-bounds a tree, and the memory that the file system reports for the file bounds the rows of a walk.
+bounds a tree, and the memory that the file system reports for the file bounds the rows of a walk. A section of a kind
+that this version does not know is passed over.
 
 A detached tree is covered with empty pages, so a reader that stands in it counts 0 from there on, and is taken out of
 its list. Its address range and `Tree` are used again after REUSE_DELAY_NS at the earliest, and freed with the audit.
@@ -20,9 +21,9 @@ Lock rule: one thread at a time calls these functions for an audit, as in the ro
 from inbound_audit._core.bits cimport u8, u32, u64, load32, load64
 from inbound_audit._core.layout cimport BYTE_ORDER_MARK, LARGEST_UNITS, LAYOUT, MAX_UNITS, PAGE, UNIT, Header
 from inbound_audit._core.mapping cimport GRAIN, cover_failed, map_file, unmap_range
-from inbound_audit._core.model cimport MAX_TREES, Owner, Ring, Series, Tree, publish_tree
+from inbound_audit._core.model cimport INBOUND_CIDR, MAX_TREES, Owner, Ring, Series, Tree, publish_tree
 from inbound_audit._core.sigbus cimport UNGUARDED, guard, unguard, was_lost
-from inbound_audit._core.trees cimport link_tree, new_tree, unlink_tree
+from inbound_audit._core.trees cimport link_sum, link_tree, new_tree, unlink_tree
 from inbound_audit._core.window cimport REUSE_DELAY_NS, drop_ring, link_ring, new_ring, series_place
 
 cdef extern from *:
@@ -178,6 +179,16 @@ cdef inline int attach_listener_tree(
     return fault
 
 
+cdef inline int attach_sum(MappedOwner *f, Owner *o, u32 number, u64 now) noexcept nogil:
+    """Attaches section `number` as the sum over all other nodes. Returns SOUND; or a Fault, and nothing is changed."""
+    cdef Tree *t
+    cdef int fault = map_tree(f, o, number, INBOUND_CIDR, now, &t)
+    if fault == SOUND:
+        t.ring = NULL
+        link_sum(o, t)
+    return fault
+
+
 cdef inline int attach_window_tree(
     MappedOwner *f, Series *s, u32 number, u32 slot, u32 sign, u64 now
 ) noexcept nogil:
@@ -232,6 +243,8 @@ cdef inline void owner_detach(MappedOwner *f, Owner *o, u64 now) noexcept nogil:
         f.first = t.sibling
         if t.ring == NULL:
             unlink_tree(o, t)
+        if o.sum == t:
+            publish_tree(&o.sum, NULL)
         retire_tree(t, o, now)
         t = f.first
     f.trees = 0

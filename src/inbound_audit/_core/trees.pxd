@@ -1,7 +1,7 @@
 """The lists of trees: services and their listeners' trees.
 
-A list grows at its head by one published pointer. `unlink_tree` takes a tree out of its list by one store into the tree
-before it. The tree keeps its own `next`, so a reader that stands on it goes on.
+A list grows behind its anchor by one published pointer. `unlink_tree` takes a tree out of its list by one store into
+the tree before it. The tree keeps its own `next`, so a reader that stands on it goes on.
 
 Lock rule: `Owner.lock` is held to change the lists. `find_service`, `trees_of` and readers of the lists take no lock.
 """
@@ -10,14 +10,21 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from inbound_audit._core.backing cimport arena_close, arena_open
-from inbound_audit._core.bits cimport u32, u64, acquire32, publish32
+from inbound_audit._core.bits cimport u8, u32, u64, acquire32, acquire64, publish32
 from inbound_audit._core.codes cimport FULL, NO_SERVICE, OK
 from inbound_audit._core.kept_file cimport kept_free
-from inbound_audit._core.layout cimport Arena
+from inbound_audit._core.layout cimport Arena, header
 from inbound_audit._core.model cimport (
     INBOUND_CIDR, MAX_SERVICES, MAX_TREES, READY, SESSIONS, SMTP, Owner, Ring, Series, Service, Tree, load_tree,
     publish_tree,
 )
+
+cdef extern from *:
+    """
+    /* The header of a tree that holds nothing; never written to. */
+    static uint64_t ia_nothing[64];
+    """
+    u64 NOTHING "ia_nothing"[64]
 
 
 cdef inline int add_service(Owner *o, const char *name, size_t size) noexcept nogil:
@@ -27,8 +34,16 @@ cdef inline int add_service(Owner *o, const char *name, size_t size) noexcept no
         return FULL
     memcpy(s.name, name, size)
     s.size = <u32>size
+    o.anchor[o.services].arena.base = <u8 *>NOTHING
     publish32(&o.services, o.services + 1)
     return <int>o.services - 1
+
+
+cdef inline void add_known_services(Owner *o) noexcept nogil:
+    """Adds the two that the core knows by number, to an owner without services."""
+    add_service(o, b"SMTP", 4)
+    add_service(o, b"inbound_cidr", 12)
+    o.anchor[INBOUND_CIDR].next = &o.anchor[SMTP]
 
 
 cdef inline int ensure_service(Owner *o, const char *name, size_t size) noexcept nogil:
@@ -57,13 +72,13 @@ cdef inline void append_listener(Owner *o, Tree *t) noexcept nogil:
 
 
 cdef inline void link_tree(Owner *o, Tree *t) noexcept nogil:
-    t.next = o.service[t.service].first
-    publish_tree(&o.service[t.service].first, t)
+    t.next = o.anchor[t.service].next
+    publish_tree(&o.anchor[t.service].next, t)
 
 
 cdef inline void unlink_tree(Owner *o, Tree *t) noexcept nogil:
     """Takes a tree out of its list, if it is there. A reader on the tree goes on to the next one."""
-    cdef Tree **at = &o.service[t.service].first
+    cdef Tree **at = &o.anchor[t.service].next
     while at[0] != NULL and at[0] != t:
         at = &at[0].next
     if at[0] == t:
@@ -146,5 +161,29 @@ cdef inline int find_service(Owner *o, const char *name, size_t size) noexcept n
     return NO_SERVICE
 
 
+cdef inline void link_sum(Owner *o, Tree *t) noexcept nogil:
+    """Publishes a tree that has the sum over all other nodes."""
+    t.next = &o.anchor[SMTP]
+    publish_tree(&o.sum, t)
+
+
+cdef inline bint sum_in_use(Tree *sum) noexcept nogil:
+    """The header says that the sum is complete."""
+    return acquire64(<u64 *>&header(&sum.arena).number) == 1
+
+
+cdef inline Tree *remote_trees(Owner *o) noexcept nogil:
+    """The trees of the other nodes; SMTP's anchor comes after the last one."""
+    return load_tree(&o.anchor[INBOUND_CIDR].next)
+
+
+cdef inline Tree *trees_of_cluster(Owner *o) noexcept nogil:
+    """What `inbound_cidr` counts: the other nodes, or their sum, and this host."""
+    cdef Tree *sum = load_tree(&o.sum)
+    return sum if sum != NULL and sum_in_use(sum) else remote_trees(o)
+
+
 cdef inline Tree *trees_of(Owner *o, int service) noexcept nogil:
-    return load_tree(&o.service[SMTP if service == INBOUND_CIDR else service].first)
+    if service == INBOUND_CIDR:
+        return trees_of_cluster(o)
+    return load_tree(&o.anchor[service].next)

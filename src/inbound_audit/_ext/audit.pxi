@@ -29,9 +29,7 @@ cdef class Audit:
         self.listeners = {}
         self.own_guard = sigbus.UNGUARDED
         self.capacity = DEFAULT_CAPACITY
-        # The two that the core knows by number.
-        trees.add_service(self.owner, b"SMTP", 4)
-        trees.add_service(self.owner, b"inbound_cidr", 12)
+        trees.add_known_services(self.owner)
 
     def __init__(self, services=(), capacity=DEFAULT_CAPACITY, clock=None):
         if clock is not None:
@@ -111,6 +109,17 @@ cdef class Audit:
 
     def _ensure_file(self):
         """A forked child of a shared audit is about to record: `InboundAudit` makes a file of its own."""
+
+    def _announce(self):
+        """Our file has a new tree: `InboundAudit` makes other processes scan for it."""
+
+    def _nodes(self):
+        """The other nodes of the cluster, and this one, as the agent's file has them: `(name, state, heard_ns, hosts,
+        sessions)` in the order of their names. The states are `NODE_STATES`; `heard_ns` is of CLOCK_MONOTONIC.
+        O(nodes); takes no lock."""
+        if fork.is_child():
+            handle_the_fork()
+        return rows_of_nodes(self.owner)
 
     def _drop_dead_owners(self):
         """`InboundAudit` drops the counts of processes that have ended, before their saved counts are adopted."""

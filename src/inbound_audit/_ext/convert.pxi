@@ -157,6 +157,9 @@ cdef void forget(model.Tree *t, u32 state) noexcept:
     lock_tree(t)
     t.epoch += 1
     t.state = state
+    if t.label.kind == model.REMOTE or t.label.kind == model.SUM:
+        bits.store64(&t.digest, 0)
+        bits.store64(<u64 *>&layout.header(&t.arena).number, 0)
     if not t.arena.in_file:
         arena.arena_reset(&t.arena)
         if t.arena.guarded != sigbus.UNGUARDED:  # it was in a file once: a fork's child has empty pages there

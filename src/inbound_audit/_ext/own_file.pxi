@@ -55,7 +55,10 @@ cdef int make_listener_tree(Audit audit, int number, const layout.Label *label, 
             abandon_tree(o, t)
             return code
     trees.append_listener(o, t)
-    trees.link_tree(o, t)
+    if label.kind == model.SUM:
+        trees.link_sum(o, t)
+    else:
+        trees.link_tree(o, t)
     out[0] = t
     return MADE
 
@@ -157,6 +160,7 @@ cdef void forget_all(Audit audit, bint close, bint forked) noexcept:
     cdef model.Tree *t
     if forked:  # the holders of the locks are threads that the fork left behind
         seqlock.unlock(&o.lock)
+        seqlock.unlock(&o.nodes_lock)
         sigbus.free_guard_lock()
     lock_owner(o)
     audit.is_closed = audit.is_closed or close
@@ -268,12 +272,13 @@ cdef class OwnFile:
         are the parent's. O(trees)."""
         forget_all(self.audit, False, forked)
 
-    def map_owner(self, int fd, u64 size):
-        """Maps another owner's file of `size` bytes. Raises SharedStateError for a file that can't be read."""
+    def map_owner(self, int fd, u64 size, str node=None):
+        """Maps another owner's file of `size` bytes. `node`: only the tree of that node of a cluster is attached, as
+        if it were a listener of SMTP. Raises SharedStateError for a file that can't be read."""
         cdef OwnerFile found = OwnerFile.__new__(OwnerFile)
         cdef int fault = owner_files.owner_open(&found.f, fd, size)
         if fault != owner_files.SOUND:
             raise fault_error(fault)
-        found.audit, found.names = self.audit, []
+        found.audit, found.names, found.node = self.audit, [], node
         self.audit.owner.shared = True
         return found

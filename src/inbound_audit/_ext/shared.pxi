@@ -77,10 +77,15 @@ cdef bint is_printable(const char *text, size_t size) noexcept nogil:
     return True
 
 
+cdef void note_label(model.Tree *t, const layout.Header *seen) noexcept:
+    t.label.kind, t.label.listener_size = seen.kind, seen.listener_size
+    memcpy(t.label.listener, seen.listener, seen.listener_size)
+
+
 cdef int map_listener(owner_files.MappedOwner *f, model.Owner *o, const layout.Header *seen, u64 now) noexcept:
     """Hangs the next section of a file in the list of its service. A Fault, or SOUND."""
     cdef int fault = owner_files.NONSENSE, number
-    if seen.kind != model.SESSIONS or not is_printable(seen.service, seen.service_size):
+    if not is_printable(seen.service, seen.service_size):
         return owner_files.NONSENSE
     lock_owner(o)
     number = trees.ensure_service(o, seen.service, seen.service_size)
@@ -90,8 +95,33 @@ cdef int map_listener(owner_files.MappedOwner *f, model.Owner *o, const layout.H
         listener_id = trees.listener_id_of(o, number, seen.listener, seen.listener_size)
         fault = owner_files.attach_listener_tree(f, o, f.trees, number, listener_id, now)
         if fault == owner_files.SOUND:
-            f.first.label.kind, f.first.label.listener_size = model.SESSIONS, seen.listener_size
-            memcpy(f.first.label.listener, seen.listener, seen.listener_size)
+            note_label(f.first, seen)
+    unlock_owner(o)
+    return fault
+
+
+cdef int map_node(
+    owner_files.MappedOwner *f, model.Owner *o, const layout.Header *seen, int service, u64 now
+) noexcept:
+    """Hangs the next section of a file, the tree of another node, in the list of a service. A Fault, or SOUND."""
+    cdef int fault
+    if not node_tree.is_node_name(seen.listener, seen.listener_size):
+        return owner_files.NONSENSE
+    lock_owner(o)
+    fault = owner_files.attach_listener_tree(f, o, f.trees, service, 0, now)
+    if fault == owner_files.SOUND:
+        note_label(f.first, seen)
+    unlock_owner(o)
+    return fault
+
+
+cdef int map_sum(owner_files.MappedOwner *f, model.Owner *o, const layout.Header *seen, u64 now) noexcept:
+    """Attaches the next section of a file, the sum over all other nodes. A Fault, or SOUND."""
+    cdef int fault
+    lock_owner(o)
+    fault = owner_files.attach_sum(f, o, f.trees, now)
+    if fault == owner_files.SOUND:
+        note_label(f.first, seen)
     unlock_owner(o)
     return fault
 
@@ -123,7 +153,8 @@ cdef class OwnerFile:
 
     cdef owner_files.MappedOwner f
     cdef Audit audit
-    cdef list names
+    cdef list names         # of the listeners' trees
+    cdef str node           # None: all trees are attached
 
     def __dealloc__(self):
         # The trees are freed with the audit.
@@ -170,13 +201,33 @@ cdef class OwnerFile:
             return owner_files.NONSENSE
         if seen.names_sum != layout.sum_of_label(&seen):
             return owner_files.NONSENSE
+        if self.node is not None:
+            return self.attach_node(&seen, now)
         if seen.kind == model.WINDOW:
             return map_window(&self.f, self.audit.owner, &seen, now)
+        if seen.kind == model.REMOTE:
+            return map_node(&self.f, self.audit.owner, &seen, model.INBOUND_CIDR, now)
+        if seen.kind == model.SUM:
+            return map_sum(&self.f, self.audit.owner, &seen, now)
+        if seen.kind != model.SESSIONS:
+            return owner_files.SOUND  # a later version's
         fault = map_listener(&self.f, self.audit.owner, &seen, now)
         if fault == owner_files.SOUND:
             service = seen.service[:seen.service_size].decode("ascii")
             names = service, seen.listener[:seen.listener_size].decode("utf-8", "replace")
             self.names.append(names)
+        return fault
+
+    cdef int attach_node(self, const layout.Header *seen, u64 now) except -1:
+        """Attaches the tree of one node as a listener's, and passes over all others. A Fault, or SOUND."""
+        cdef int fault
+        name = seen.listener[:seen.listener_size].decode("utf-8", "replace")
+        if seen.kind != model.REMOTE or name != self.node:
+            return owner_files.SOUND
+        fault = map_node(&self.f, self.audit.owner, seen, model.SMTP, now)
+        if fault == owner_files.SOUND:
+            self.f.first.label.kind = model.SESSIONS
+            self.names.append(("SMTP", name))
         return fault
 
     @property
@@ -226,7 +277,7 @@ cdef class OwnerFile:
         cdef model.Tree *t = self.f.first
         cdef list rows = []
         for names in reversed(self.names):
-            while t.ring != NULL:  # a window
+            while t.ring != NULL or t.label.kind != model.SESSIONS:
                 t = t.sibling
             rows.append((*names, sums.tree_total(t)))
             t = t.sibling

@@ -285,6 +285,11 @@ class Membership:
                 deadline = time.monotonic() + JOIN_TIMEOUT_S
             awaited = left
 
+    def announce(self) -> None:
+        """Makes others scan, without waiting for them. Our file has a new section."""
+        with shared_lock, contextlib.suppress(OSError):  # our file was removed: a new one is due
+            self._resources.touch()
+
     # ---- scans
 
     def scan(self, *, all: bool = True) -> None:

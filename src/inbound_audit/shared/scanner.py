@@ -48,6 +48,8 @@ class _OpenOwner:
 class OwnerScanner:
     """The other owners of a directory. Only `scan` makes system calls.
 
+    `node`: only the trees of that node of a cluster are attached, as if they were listeners of SMTP.
+
     Lock rule: the caller's; one thread at a time.
     """
 
@@ -59,12 +61,14 @@ class OwnerScanner:
         remove_dead: bool,
         pid: int | None = None,
         owner: str | None = None,
+        node: str | None = None,
     ) -> None:
         self._own_file = _ipcount.OwnFile(audit)
         self._place = place
         self._remove_dead = remove_dead
         self._pid = pid
         self._owner = owner
+        self._node = node
         self._files: dict[str, _OpenOwner] = {}
         self._names: dict[Identity, str] = {}  # a file may have two names; it counts once
 
@@ -174,7 +178,7 @@ class OwnerScanner:
         found = os.fstat(fd)
         try:
             if file.mapped is None:
-                file.mapped = self._own_file.map_owner(fd, found.st_size)
+                file.mapped = self._own_file.map_owner(fd, found.st_size, self._node)
             if self._pid is not None and file.mapped.pid != self._pid:
                 return
             file.mapped.refresh(fd, found.st_size, 512 * found.st_blocks, monotonic_ns())

@@ -16,27 +16,38 @@ class View(_ipcount.Audit):
     """The counts of the processes that share an audit. It writes nothing and removes nothing.
 
     `user` (a name or number): whose audit it is, if not of this user; root has to name another user. `pid` selects the
-    owners that state this process id, `owner` the one with that id. `place` is the directory, as of the last `refresh`.
-    Queries are those of `InboundAudit`: over the owners as of the last `refresh`, and their counts as of now.
+    owners that state this process id, `owner` the one with that id. `node`: the sessions of that other node of a
+    cluster in place of this host's. `place` is the directory, as of the last `refresh`. Queries are those of
+    `InboundAudit`: over the owners as of the last `refresh`, and their counts as of now.
 
-    Raises SharedStateError when there is no such audit, no such owner, or the directory is refused.
+    Raises SharedStateError when there is no such audit, owner or node, or the directory is refused.
 
     Lock rule: `_lock` is held for a scan and for the end. Counts take no lock.
     """
 
-    def __init__(self, name: str, *, pid: int | None = None, owner: str | None = None, user: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        pid: int | None = None,
+        owner: str | None = None,
+        user: str | None = None,
+        node: str | None = None,
+    ) -> None:
         super().__init__(services=SERVICE_TYPES)
         self._lock = ProcessLock()
         self._name = name
         self.user = user
         self.place = SharedDirectory(name, read_only=True, user=user)
-        self._scanner = OwnerScanner(self, self.place, remove_dead=False, pid=pid, owner=owner)
+        self._scanner = OwnerScanner(self, self.place, remove_dead=False, pid=pid, owner=owner, node=node)
         try:
             self.refresh()
             if pid is not None and not self.owners:
                 raise SharedStateError(f"{name!r}: no process with the id {pid} is attached to it")
             if owner is not None and not self.owners:
                 raise SharedStateError(f"{name!r}: no owner with the id {owner} is attached to it")
+            if node is not None and not any(owner.listeners for owner in self.owners):
+                raise SharedStateError(f"{name!r}: no node {node!r} is known here")
         except BaseException:
             self.close()
             raise

@@ -1,0 +1,283 @@
+"""All hosts of a tree, or of a sum of trees, in address order: what a node of a cluster compares and sends.
+
+A *run* reads a tree in pieces of at most RUN hosts, each in one walk under the protocol of `seqlock`. So a writer is
+not stopped, and each host's count was true at some moment of the walk. A writer that overtakes a piece makes the next
+try shorter. A *merge* takes the lowest of several runs each time and adds up what is counted at the same address.
+
+To walk a piece costs O(its hosts), because a node's slots are visited once and in order; `seek` searches anew for each
+host. Damaged bytes of another owner's file could lead in a circle, or to more hosts than there are: a walk has a budget
+of steps, addresses only grow, and a run ends after as many hosts as the memory of its tree can hold.
+
+Lock rule: none; a `Run` and a `Merge` belong to one thread.
+"""
+
+from libc.stdlib cimport free, malloc
+
+from inbound_audit._core.address cimport Address, compare, next_address
+from inbound_audit._core.bits cimport u8, u32, u64, acquire64, ctz64, load64, pause
+from inbound_audit._core.codes cimport FULL, OK
+from inbound_audit._core.layout cimport block, header, reach_of
+from inbound_audit._core.model cimport Tree, load_tree
+from inbound_audit._core.node cimport (
+    TAG_FULL, TAG_NONE, Key, Node, byte_at, count_of, entries_of, is_node, keys_of, last_byte, path_of, tag_of, unit_of,
+)
+from inbound_audit._core.path cimport host_of
+from inbound_audit._core.records cimport Host
+from inbound_audit._core.seek cimport with_byte
+from inbound_audit._core.seqlock cimport EXACT, READ_TRIES, read_begin, read_end
+
+cdef enum:
+    RUN = 256               # hosts of a piece
+    MIN_RUN = 8
+    STEPS_A_HOST = 17       # nodes on the way to a host, at most
+    HOSTS_FREE = 65536      # hosts of a run before its budget counts
+
+cdef struct Run:
+    Tree *tree
+    bint v6
+    bint ended              # there is nothing beyond the piece
+    Address start           # where the next piece begins
+    u32 most                # hosts of the next piece
+    u32 size
+    u32 at                  # the next host of the piece
+    u64 steps               # nodes that the walk of this piece has visited
+    u64 found               # hosts of all pieces
+    Host host[RUN]
+
+cdef struct Merge:
+    Run *run
+    Run **heap              # the run with the lowest host first
+    size_t size
+    size_t room
+
+
+# ---- one tree
+
+cdef inline bint take_host(Run *r, u64 e, Key k) noexcept nogil:
+    """Appends a host to the piece. Returns False if the piece is complete."""
+    cdef Host *host = &r.host[r.size]
+    cdef Host *last = host - 1
+    # Beside a writer the bytes may be another block's by now; then the walk is repeated.
+    if compare(k.hi, k.lo, r.start.hi, r.start.lo, 128) < 0:
+        return True
+    if r.size and compare(k.hi, k.lo, last.address.hi, last.address.lo, 128) <= 0:
+        return True
+    host.address.hi = k.hi
+    host.address.lo = k.lo
+    host.address.version = r.start.version
+    host.count = count_of(e)
+    r.size += 1
+    return r.size < r.most
+
+
+cdef inline bint take_full(Run *r, Node *n, Key k, int depth, bint edge, int least) noexcept nogil:
+    cdef u64 *entries = entries_of(n, r.v6, True)
+    cdef u64 e
+    cdef int key
+    for key in range(least, 256):
+        e = load64(entries + key)
+        if e and not take_below(r, e, with_byte(k, depth, <u8>key), depth + 1, edge and key == least):
+            return False
+    return True
+
+
+cdef inline bint take_small(Run *r, Node *n, Key k, int depth, bint edge, int least) noexcept nogil:
+    """Slots are in no order, so a bit map of their keys sorts them."""
+    cdef u64 *entries = entries_of(n, r.v6, False)
+    cdef u8 *keys = keys_of(n, r.v6)
+    cdef u64 used = acquire64(&n.used), word, e
+    cdef u64[4] have
+    cdef u8[256] slot
+    cdef int i, key
+    have[0] = have[1] = have[2] = have[3] = 0
+    while used:
+        i = ctz64(used)
+        used &= used - 1
+        key = keys[i]
+        have[key >> 6] |= <u64>1 << (key & 63)
+        slot[key] = <u8>i
+    for i in range(least >> 6, 4):
+        word = have[i]
+        if i == least >> 6:
+            word &= ~(<u64>0) << (least & 63)
+        while word:
+            key = 64 * i + ctz64(word)
+            word &= word - 1
+            e = load64(entries + slot[key])
+            if not take_below(r, e, with_byte(k, depth, <u8>key), depth + 1, edge and key == least):
+                return False
+    return True
+
+
+cdef inline bint take_below(Run *r, u64 e, Key path, int depth, bint edge) noexcept nogil:
+    """Appends the hosts below an entry that is `depth` bytes deep; returns False if the piece is complete.
+
+    `edge`: `path` has the first bytes of `start`, so hosts before `start` may lie below the entry.
+    """
+    cdef Node *n
+    cdef int side, at, least = 0
+    if not is_node(e):
+        if tag_of(e) == TAG_NONE or count_of(e) == 0:
+            return True
+        return take_host(r, e, host_of(&r.tree.arena, r.v6, e, path.hi, path.lo))
+    r.steps += 1
+    if unit_of(e) >= reach_of(&r.tree.arena) or r.steps > STEPS_A_HOST * (<u64>r.size + 2):
+        return True
+    n = <Node *>block(&r.tree.arena, unit_of(e))
+    at = n.depth
+    if at < depth or at > last_byte(r.v6):
+        return True
+    if at != depth or edge:
+        path = path_of(n, r.v6)
+    if edge:
+        side = compare(path.hi, path.lo, r.start.hi, r.start.lo, 8 * at)
+        if side < 0:
+            return True
+        edge = side == 0
+    if edge:
+        least = byte_at(r.start.hi, r.start.lo, at)
+    if tag_of(e) == TAG_FULL:
+        return take_full(r, n, path, at, edge, least)
+    return take_small(r, n, path, at, edge, least)
+
+
+cdef inline void read_piece(Run *r) noexcept nogil:
+    """Reads the next hosts; none at the end."""
+    cdef u64 *seq = &header(&r.tree.arena).seq
+    cdef u64 began
+    cdef Key path
+    cdef int attempt
+    cdef bint complete = True
+    path.hi = 0
+    path.lo = 0
+    r.at = 0
+    r.size = 0
+    if r.ended:
+        return
+    for attempt in range(READ_TRIES):
+        r.size = 0
+        r.steps = 0
+        began = read_begin(seq)
+        complete = not take_below(r, load64(&header(&r.tree.arena).root[r.v6]), path, 0, True)
+        if read_end(seq, began, &r.tree.stalled, attempt) == EXACT:
+            break
+        r.most = r.most // 2 if r.most // 2 > MIN_RUN else MIN_RUN
+        pause()
+    r.found += r.size
+    r.ended = not complete or r.found > HOSTS_FREE + 8 * <u64>(r.tree.max_units or r.tree.arena.bump)
+    if r.size:
+        r.start = r.host[r.size - 1].address
+        if not next_address(&r.start):
+            r.ended = True
+    r.most = 2 * r.most if 2 * r.most < RUN else RUN
+
+
+cdef inline void start_run(Run *r, Tree *t, const Address *start) noexcept nogil:
+    """The hosts of `t` from `start` on, of its version."""
+    r.tree = t
+    r.v6 = start.version == 6
+    r.ended = False
+    r.start = start[0]
+    r.most = RUN
+    r.found = 0
+    read_piece(r)
+
+
+cdef inline bint run_has(const Run *r) noexcept nogil:
+    return r.at < r.size
+
+
+cdef inline Host *run_host(Run *r) noexcept nogil:
+    """The host at which the run stands."""
+    return &r.host[r.at]
+
+
+cdef inline void run_on(Run *r) noexcept nogil:
+    """Goes to the next host."""
+    r.at += 1
+    if r.at == r.size:
+        read_piece(r)
+
+
+# ---- several trees
+
+cdef inline int compare_runs(Run *a, Run *b) noexcept nogil:
+    cdef Address *x = &run_host(a).address
+    cdef Address *y = &run_host(b).address
+    return compare(x.hi, x.lo, y.hi, y.lo, 128)
+
+
+cdef inline void sink(Merge *m, size_t at) noexcept nogil:
+    """Puts the run at place `at` of the heap where it belongs below it."""
+    cdef Run *r = m.heap[at]
+    cdef size_t child = 2 * at + 1
+    while child < m.size:
+        if child + 1 < m.size and compare_runs(m.heap[child + 1], m.heap[child]) < 0:
+            child += 1
+        if compare_runs(m.heap[child], r) >= 0:
+            break
+        m.heap[at] = m.heap[child]
+        at = child
+        child = 2 * at + 1
+    m.heap[at] = r
+
+
+cdef inline int open_merge(Merge *m, Tree *first, Tree *stop) noexcept nogil:
+    """For the trees of a list from `first` up to `stop`, which is not one of them. Returns OK; or FULL, and nothing is
+    allocated."""
+    cdef Tree *t = first
+    m.room = 0
+    m.size = 0
+    while t != stop and t != NULL:
+        m.room += 1
+        t = load_tree(&t.next)
+    m.run = <Run *>malloc((m.room + 1) * sizeof(Run))
+    m.heap = <Run **>malloc((m.room + 1) * sizeof(Run *))
+    if m.run == NULL or m.heap == NULL:
+        close_merge(m)
+        return FULL
+    return OK
+
+
+cdef inline void close_merge(Merge *m) noexcept nogil:
+    free(m.run)
+    free(m.heap)
+    m.run = NULL
+    m.heap = NULL
+
+
+cdef inline void start_merge(Merge *m, Tree *first, Tree *stop, const Address *start) noexcept nogil:
+    """The hosts of those trees from `start` on, of its version. Trees that came since `open_merge` are left out."""
+    cdef size_t i, taken = 0
+    m.size = 0
+    while first != stop and first != NULL and taken < m.room:
+        start_run(&m.run[taken], first, start)
+        if run_has(&m.run[taken]):
+            m.heap[m.size] = &m.run[taken]
+            m.size += 1
+        taken += 1
+        first = load_tree(&first.next)
+    for i in range(m.size // 2):
+        sink(m, m.size // 2 - 1 - i)
+
+
+cdef inline bint next_host(Merge *m, Host *out) noexcept nogil:
+    """The next address with the sum of its counts (at most 2**32 - 1). Returns False at the end. O(log trees)."""
+    cdef u64 total = 0
+    cdef Run *r
+    if m.size == 0:
+        return False
+    out[0] = run_host(m.heap[0])[0]
+    while m.size:
+        r = m.heap[0]
+        if run_host(r).address.hi != out.address.hi or run_host(r).address.lo != out.address.lo:
+            break
+        total += run_host(r).count
+        run_on(r)
+        if not run_has(r):
+            m.size -= 1
+            m.heap[0] = m.heap[m.size]
+        if m.size:
+            sink(m, 0)
+    out.count = <u32>(total if total < <u64>0xFFFFFFFF else <u64>0xFFFFFFFF)
+    return True
