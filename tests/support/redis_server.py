@@ -14,6 +14,13 @@ from tests.support.waiting import eventually
 
 PROGRAM = shutil.which("redis-server")
 
+USER = (
+    "user {node} on >secret-{node} resetchannels -@all +ping +select "
+    "(+publish &ia:eu:{node} &ia-snap:eu:{node} &ia-ask:eu:*) "
+    "(+subscribe +psubscribe +unsubscribe +punsubscribe &ia:eu:* &ia-ask:eu:{node} &ia-snap:eu:*)"
+)
+"""A user that is kept to the channels of its node, as docs/howto/cluster-engines.md has it."""
+
 
 class RedisServer:
     """It keeps nothing on disk. `options` are lines of its configuration file; with `tls` it speaks TLS alone."""

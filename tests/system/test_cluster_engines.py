@@ -12,7 +12,7 @@ import pytest
 import trustme
 from tests.support.engine_nodes import Calls, Node, NodeProcess, free_ports
 from tests.support.fake_engine import FakeEngine, FakeNetwork
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import USER, RedisServer
 from tests.support.waiting import eventually
 
 from inbound_audit.cluster.engine import Engine, EngineSettings, open_engine
@@ -184,6 +184,21 @@ def test_another_cluster_hears_nothing(network):
     arrives(one, two, b"and after it has spoken")
     assert other.frames == []
     assert not any(node.heard("mx1", b"of the other cluster") for node in (one, two))
+
+
+def test_a_link_to_another_cluster_is_reported(tmp_path, caplog):
+    """With and without certificates: a mistake in --cluster looks like a cluster of one otherwise."""
+    for made in (Zenoh, lambda stack: ZenohTls(stack, tmp_path)):
+        with ExitStack() as stack:
+            network = made(stack)
+            network.node("mx1")
+            network.node("mx2", cluster="us")
+            for text in (
+                "mx2, to which this one has a link, is of the cluster us and not of eu",
+                "cluster eu and not of us",
+            ):
+                eventually(lambda text=text: text in caplog.text, "the mistake is reported")
+        caplog.clear()
 
 
 def test_a_closed_engine_takes_nothing_and_hears_nothing(network):
@@ -466,13 +481,6 @@ def test_frames_under_a_shared_identity_are_dropped(certified):
         eventually(lambda: not one.engine._links.mixed, "the second certificate is gone")
     assert not one.heard("mx2", b"forged")
     connect(one, certified.node("mx2"))
-
-
-USER = (
-    "user {node} on >secret-{node} resetchannels -@all +ping +select "
-    "(+publish &ia:eu:{node} &ia-snap:eu:{node} &ia-ask:eu:*) "
-    "(+psubscribe +subscribe +punsubscribe +unsubscribe &ia:eu:* &ia-ask:eu:{node} &ia-snap:eu:*)"
-)
 
 
 @pytest.fixture

@@ -98,14 +98,13 @@ def _access(cluster: str, names: tuple[str, ...]) -> dict[str, object]:
     """Zenoh's access control: a certificate of a name has the keys of that name, and everybody hears."""
     rules: list[dict[str, object]] = [
         {"id": "/out", "flows": ["egress"], "messages": _FROM_OTHERS + _TO_US, "key_exprs": ["**"]},
-        {"id": "/in", "flows": ["ingress"], "messages": _TO_US, "key_exprs": [f"ia/{cluster}/**"]},
+        {"id": "/in", "flows": ["ingress"], "messages": _TO_US, "key_exprs": ["ia/**"]},
     ]
     subjects: list[dict[str, object]] = [{"id": "/all"}]
     policies: list[dict[str, object]] = [{"rules": ["/out", "/in"], "subjects": ["/all"]}]
     for name in names:
-        rules.append(
-            {"id": name, "flows": ["ingress"], "messages": _FROM_OTHERS, "key_exprs": [f"ia/{cluster}/{name}/**"]}
-        )
+        keys = [f"ia/{cluster}/{name}/**", f"ia/*/{name}/alive"]  # that it is of another cluster is heard, too
+        rules.append({"id": name, "flows": ["ingress"], "messages": _FROM_OTHERS, "key_exprs": keys})
         subjects.append({"id": name, "cert_common_names": [name]})
         policies.append({"rules": [name], "subjects": [name]})
     allowed = [{"permission": "allow", **rule} for rule in rules]
@@ -190,7 +189,7 @@ class Links:
         self._up: bool | None = None
         self._links: dict[tuple[str, str, str], str | None] = {}
         self._lock = threading.Lock()
-        self._log = LogLimiter(logger)
+        self.log = LogLimiter(logger)
 
     def changed(self, event: zenoh.LinkEvent | None = None) -> None:
         """A link was made or has ended. O(links)."""
@@ -214,7 +213,7 @@ class Links:
 
     def _report(self, name: str | None, address: str) -> None:
         if self._names is not None and name not in self._names:
-            self._log.report(
+            self.log.report(
                 logging.WARNING,
                 "%s has a certificate of %r, which is no node: what it sends is dropped. Nodes: %s (--nodes)",
                 address,
@@ -229,7 +228,7 @@ class Links:
             of.setdefault(identity, set()).add(name)
         for names in of.values():
             if len(names) > 1:
-                self._log.report(
+                self.log.report(
                     logging.ERROR,
                     "certificates %s are used under one identity: their frames are dropped",
                     sorted(map(str, names)),
@@ -250,6 +249,7 @@ class ZenohEngine:
         self._closed = True
 
     def open(self, on_frame: OnFrame, on_ask: OnAsk, on_link: OnLink, on_gone: OnGone) -> None:
+        zenoh.try_init_log_from_env()  # type: ignore[no-untyped-call]
         config = zenoh.Config()
         try:
             for path, value in self._configuration.items():
@@ -276,7 +276,7 @@ class ZenohEngine:
         session.info.declare_link_events_listener(direct(self._links.changed), history=True)
         session.declare_subscriber(f"{self._root}/*/d", direct(self._frame), allowed_origin=remote)
         session.declare_queryable(f"{self._own}/s", direct(self._query), allowed_origin=remote)
-        session.liveliness().declare_subscriber(f"{self._root}/*/alive", direct(self._alive))
+        session.liveliness().declare_subscriber("ia/*/*/alive", direct(self._alive))
         self._token = session.liveliness().declare_token(f"{self._own}/alive")
         self._publisher = session.declare_publisher(
             f"{self._own}/d",
@@ -344,10 +344,20 @@ class ZenohEngine:
 
     def _alive(self, sample: zenoh.Sample) -> None:
         node = self._node(sample)
-        if node is not None and sample.kind == zenoh.SampleKind.DELETE:
+        if node is None:
+            self._other_cluster(str(sample.key_expr))
+        elif sample.kind == zenoh.SampleKind.DELETE:
             self._on_gone(node)
+
+    def _other_cluster(self, key: str) -> None:
+        cluster, _, node = key.removeprefix("ia/").removesuffix("/alive").partition("/")
+        if f"ia/{cluster}" != self._root and is_name(cluster) and is_name(node):
+            message = (
+                "node %s, to which this one has a link, is of the cluster %s and not of %s: see --cluster and --join"
+            )
+            self._links.log.report(logging.WARNING, message, node, cluster, self._root[3:], kind=(cluster, node))
 
     def _node(self, sample: zenoh.Sample) -> str | None:
         """The node whose key it is. A key of others may be a pattern."""
-        node = str(sample.key_expr)[len(self._root) + 1 :].rpartition("/")[0]
-        return node if is_name(node) and not self._closed else None
+        root, _, node = str(sample.key_expr).rpartition("/")[0].rpartition("/")
+        return node if root == self._root and is_name(node) and not self._closed else None
