@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import smtplib
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -642,6 +643,7 @@ end
 msys.registerModule("policy", policy)
 """
 END = "the last line"
+PORT = 2525
 
 
 def ignore_signals_when_served() -> None:
@@ -660,6 +662,8 @@ class Serve(Scenario):
     """`serve` starts, stores a message, reloads its policy, stores another one, and stops."""
 
     calls = calls_of("open write read fsync link unlink socket bind listen accept recv send stat mkdir thread")
+    options: tuple[str, ...] = ("--quiet",)
+    listeners = 1
 
     def before(self) -> None:
         pid = os.getpid()
@@ -677,10 +681,11 @@ class Serve(Scenario):
         """Another process serves: the first one has confined itself."""
         self.tally[PHASE] = -1
         eventually(lambda: self.tally[DRIVEN] == 1, "the end of the first one's clients")
+        eventually(lambda: self._listening() == 0, "the end of the first one's processes")
         before = self.tally[DONE]
         assert end_of(forked(lambda: self._serve(2))) == 0
         assert self.tally[DONE] == before + 2, (before, self.tally[DONE])
-        os.waitpid(self.driver, 0)
+        assert end_of(self.driver) == 0
         self.partner.ask("await_total", 3)
 
     def fresh(self) -> None:
@@ -691,8 +696,8 @@ class Serve(Scenario):
         assert len(list(self.mail.glob("tmp/*"))) <= 1  # readers of a Maildir remove what is old there
 
     def _serve(self, phase: int) -> None:
-        options = ["--listen", f"{self.host}:2525", "--hostname", "mx.example", "--maildir", str(self.mail)]
-        options += ["--policy", str(self.place / "policy.lua"), "--shared", NAME, "--capacity", "64M", "--quiet"]
+        options = ["--listen", f"{self.host}:{PORT}", "--hostname", "mx.example", "--maildir", str(self.mail)]
+        options += ["--policy", str(self.place / "policy.lua"), "--shared", NAME, "--capacity", "64M", *self.options]
         ignore_signals_when_served()
         self.tally[PID], self.tally[PHASE] = os.getpid(), phase
         try:
@@ -709,16 +714,23 @@ class Serve(Scenario):
         for number in (signal.SIGHUP, signal.SIGTERM):
             while self.tally[PHASE] == phase and not self._message():
                 time.sleep(0.005)
+            eventually(lambda: self.tally[PHASE] != phase or self._listening() == self.listeners, "all of the service")
             if self.tally[PHASE] == phase:
                 os.kill(self.tally[PID], number)
         eventually(lambda: self.tally[PHASE] != phase, "the server's end")
         self.tally[DRIVEN] = phase
 
+    def _listening(self) -> int:
+        """How many sockets accept connections there: each worker has one."""
+        number = int.from_bytes(ipaddress.IPv4Address(self.host).packed, sys.byteorder)
+        place = f" {number:08X}:{PORT:04X} 00000000:0000 0A "
+        return Path("/proc/net/tcp").read_text().count(place)
+
     def _message(self) -> bool:
         """Whether the server has taken responsibility for it."""
         number = self.tally[ATTEMPTED]
         try:
-            with smtplib.SMTP(self.host, 2525, timeout=20) as client:
+            with smtplib.SMTP(self.host, PORT, timeout=20) as client:
                 client.ehlo("client.example")
                 self.tally[ATTEMPTED] = number + 1
                 text = f"Subject: a test\r\n\r\nnumber {number}\r\n" + 3000 * "a line of a message\r\n" + END
@@ -727,6 +739,30 @@ class Serve(Scenario):
         except (OSError, smtplib.SMTPException):
             return self.tally[ATTEMPTED] > number and self.tally[DONE] > number
         return True
+
+
+class Supervise(Serve):
+    """As `Serve` with two workers. The supervisor makes the call."""
+
+    calls = calls_of("socket bind recv send fork")
+    options = ("--workers", "2", "--grace", "2s")
+    listeners = 2
+
+    def prepare(self) -> None:
+        # The supervisor leaves signals as they were; one that comes after its end does nothing.
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
+class Work(Supervise):
+    """A worker makes the call."""
+
+    calls = Serve.calls
+    in_children = True
+
+    def note_failure(self, error: BaseException) -> None:
+        if self.case.what != "kill" or "was killed by SIGKILL before it was ready" not in str(error):
+            super().note_failure(error)
 
 
 SCENARIOS: dict[str, type[Scenario]] = {
@@ -741,4 +777,6 @@ SCENARIOS: dict[str, type[Scenario]] = {
     "asked": AskedByOthers,
     "asks": AsksOthers,
     "serve": Serve,
+    "supervise": Supervise,
+    "work": Work,
 }

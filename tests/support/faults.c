@@ -3,7 +3,10 @@
    Each function below stands before that of the C library. Calls that matter are counted per class: those on files below
    one directory, on sockets, and on what has no path (pipes, threads, memory of the core). A test arms one fault, the n-th
    call of a class; `tests/support/faults.py` has the other side. The same functions write a record of what changes
-   files, so that a test can replay it as a power failure would leave it. */
+   files, so that a test can replay it as a power failure would leave it.
+
+   A fault happens in the process that armed it, or in those that it forks: in the first of them that comes to its own
+   n-th call. It happens once, whichever process it is. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>
@@ -38,8 +41,12 @@ const char *const faults_classes[] = {CLASSES(AS_TEXT) NULL};
 static char prefix[4096]; /* the directory that matters; empty: none does */
 static atomic_long seen[CLASS_COUNT];
 static atomic_long wanted_n; /* 0: nothing is armed */
-static atomic_int hit;
-static int wanted_class, wanted_action, wanted_error;
+static int wanted_class, wanted_action, wanted_error, wanted_in_child;
+static int in_child; /* of the process that armed the fault */
+static struct {
+    atomic_int hit;
+    atomic_long most[CLASS_COUNT]; /* calls of the child that has made most */
+} *shared; /* by the process that armed the fault and its children */
 static int record = -1;
 static pthread_mutex_t record_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -47,23 +54,34 @@ static pthread_mutex_t record_lock = PTHREAD_MUTEX_INITIALIZER;
 
 void faults_watch(const char *directory) { snprintf(prefix, sizeof prefix, "%s", directory); }
 
-void faults_arm(int class, long n, int action, int error)
+static void forget(void)
 {
     int i;
     for (i = 0; i < CLASS_COUNT; i++)
         atomic_store(&seen[i], 0);
-    wanted_class = class, wanted_action = action, wanted_error = error;
-    atomic_store(&hit, 0);
+}
+
+void faults_arm(int class, long n, int action, int error, int child)
+{
+    if (!shared)
+        shared = (void *)syscall(SYS_mmap, NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED)
+        abort();
+    memset(shared, 0, sizeof *shared);
+    forget();
+    in_child = 0;
+    wanted_class = class, wanted_action = action, wanted_error = error, wanted_in_child = child;
     atomic_store(&wanted_n, n);
 }
 
 int faults_disarm(void)
 {
     atomic_store(&wanted_n, 0);
-    return atomic_load(&hit);
+    return atomic_load(&shared->hit);
 }
 
-long faults_seen(int class) { return atomic_load(&seen[class]); }
+/* Calls of this process, or the most of a child. */
+long faults_seen(int class, int child) { return atomic_load(child ? &shared->most[class] : &seen[class]); }
 
 void faults_record(int fd) { record = fd; }
 
@@ -92,6 +110,16 @@ static int path_of(int fd, char *out, size_t size)
         return 0;
     out[n] = 0;
     return 1;
+}
+
+/* SOCK_STREAM and so on; 0 for what is no socket. */
+static int kind_of(int fd)
+{
+    int kind = 0, error = errno;
+    socklen_t size = sizeof kind;
+    syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &kind, &size);
+    errno = error;
+    return kind;
 }
 
 static int fd_matters(int fd)
@@ -142,9 +170,12 @@ static int fault(enum class class, int matters)
     if (!matters || !*prefix)
         return -1;
     n = atomic_fetch_add(&seen[class], 1) + 1;
-    if (!at || class != (enum class)wanted_class || n != at)
+    if (in_child && shared && n > atomic_load(&shared->most[class]))
+        atomic_store(&shared->most[class], n);
+    if (!at || class != (enum class)wanted_class || n != at || in_child != wanted_in_child)
         return -1;
-    atomic_store(&hit, 1);
+    if (atomic_exchange(&shared->hit, 1))
+        return -1;
     if (wanted_action == KILL) {
         syscall(SYS_kill, syscall(SYS_getpid), SIGKILL);
         for (;;)
@@ -260,7 +291,8 @@ OPEN_HERE(open64)
 ssize_t write(int fd, const void *from, size_t size)
 {
     REAL(ssize_t, write, int, const void *, size_t);
-    int matters = fd_matters(fd), what = fault(C_write, matters), begun;
+    /* A byte alone is how the handler of a signal wakes Python's loops, by a socket that never refuses it. */
+    int matters = fd_matters(fd), what = fault(C_write, matters && (size != 1 || !kind_of(fd))), begun;
     ssize_t done;
     long at = 0;
     if (what == FAIL)
@@ -535,6 +567,12 @@ int socket(int family, int type, int protocol)
     return fault(C_socket, 1) >= 0 ? -1 : real(family, type, protocol);
 }
 
+int socketpair(int family, int type, int protocol, int ends[2])
+{
+    REAL(int, socketpair, int, int, int, int *);
+    return fault(C_socket, 1) >= 0 ? -1 : real(family, type, protocol, ends);
+}
+
 #define ADDRESSED(name) \
     int name(int fd, const struct sockaddr *address, socklen_t size) \
     { \
@@ -561,19 +599,20 @@ int accept(int fd, struct sockaddr *address, socklen_t *size)
     return fault(C_accept, 1) >= 0 ? -1 : real(fd, address, size);
 }
 
+/* Other kinds keep the bounds of what is sent: nothing comes in part. */
 ssize_t send(int fd, const void *from, size_t size, int flags)
 {
     REAL(ssize_t, send, int, const void *, size_t, int);
     /* A zero alone is how asyncio wakes its own loop, by a socket that never refuses it. */
     int what = fault(C_send, size != 1 || *(const char *)from);
-    return what == FAIL ? -1 : real(fd, from, what == SHORT && size > 1 ? size / 2 : size, flags);
+    return what == FAIL ? -1 : real(fd, from, what == SHORT && size > 1 && kind_of(fd) == SOCK_STREAM ? size / 2 : size, flags);
 }
 
 ssize_t recv(int fd, void *to, size_t size, int flags)
 {
     REAL(ssize_t, recv, int, void *, size_t, int);
     int what = fault(C_recv, 1);
-    return what == FAIL ? -1 : real(fd, to, what == SHORT && size > 1 ? size / 2 : size, flags);
+    return what == FAIL ? -1 : real(fd, to, what == SHORT && size > 1 && kind_of(fd) == SOCK_STREAM ? size / 2 : size, flags);
 }
 
 int getsockopt(int fd, int level, int name, void *value, socklen_t *size)
@@ -615,5 +654,10 @@ int pthread_create(pthread_t *made, const pthread_attr_t *how, void *(*run)(void
 pid_t fork(void)
 {
     REAL(pid_t, fork, void);
-    return fault(C_fork, 1) >= 0 ? -1 : real();
+    pid_t made = fault(C_fork, 1) >= 0 ? -1 : real();
+    if (made == 0) {
+        in_child = 1;
+        forget();
+    }
+    return made;
 }

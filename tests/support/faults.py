@@ -142,7 +142,7 @@ class Library:
     def __init__(self) -> None:
         self._library = ctypes.CDLL(None)
         self._library.faults_seen.restype = ctypes.c_long
-        self._library.faults_arm.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_int, ctypes.c_int]
+        self._library.faults_arm.argtypes = [ctypes.c_int, ctypes.c_long, *[ctypes.c_int] * 3]
         names = (ctypes.c_char_p * 64).in_dll(self._library, "faults_classes")
         self.classes: list[str] = []
         while (name := names[len(self.classes)]) is not None:
@@ -152,18 +152,19 @@ class Library:
         """The calls on what lies below this directory matter from now on, and those on sockets."""
         self._library.faults_watch(os.fsencode(directory))
 
-    def arm(self, case: Case) -> None:
+    def arm(self, case: Case, in_children: bool = False) -> None:
+        """The fault happens in this process, or in the first that this one forks and that makes so many calls."""
         action = ACTIONS.index(case.what) if case.what in ACTIONS else 0
         error = getattr(errno, case.what, 0)
-        self._library.faults_arm(self.classes.index(case.call), case.n, action, error)
+        self._library.faults_arm(self.classes.index(case.call), case.n, action, error, in_children)
 
     def disarm(self) -> bool:
         """Whether the call was made."""
         return bool(self._library.faults_disarm())
 
-    def seen(self) -> dict[str, int]:
-        """How many calls of each class were made since `arm`."""
-        found = {name: self._library.faults_seen(i) for i, name in enumerate(self.classes)}
+    def seen(self, in_children: bool = False) -> dict[str, int]:
+        """How many calls of each class this process has made since `arm`, or the child that has made most."""
+        found = {name: self._library.faults_seen(i, in_children) for i, name in enumerate(self.classes)}
         return {name: n for name, n in found.items() if n}
 
     def record(self, fd: int) -> None:
@@ -268,6 +269,9 @@ class Scenario:
     calls: frozenset[str] = frozenset()
     """Classes of which the subject makes calls in any case: a run that sees none of one has not tested it."""
 
+    in_children = False
+    """Whether the fault happens in a process that the subject forks."""
+
     def __init__(self, place: Path, case: Case) -> None:
         self.place = place
         self.state = place / "state"
@@ -347,11 +351,11 @@ def run_subject(scenario: Scenario, report: int) -> None:
     before = held()
     scenario.prepare()
     library.watch(scenario.place)
-    library.arm(scenario.case)
+    library.arm(scenario.case, scenario.in_children)
     try:
         scenario.act()
     finally:
-        hit, seen = library.disarm(), library.seen()
+        hit, seen = library.disarm(), library.seen(scenario.in_children)
         library.watch("")
     scenario.again()
     gc.collect()

@@ -57,7 +57,7 @@ def serve(settings: Settings, held: Sequence[socket.socket], supervisor: socket.
 
 
 class SupervisorReport(Report):
-    """Sends the lines of a report to the supervisor as JSON; discards them once the supervisor has ended."""
+    """Sends the lines of a report to the supervisor as JSON; discards most once the supervisor has ended."""
 
     def __init__(self, supervisor: socket.socket) -> None:
         super().__init__(as_json=True)
@@ -72,8 +72,11 @@ class SupervisorReport(Report):
     def event(self, event: str, text: str, **details: object) -> None:
         # Figures may be lost: a supervisor that does not read must not delay sessions, and the next figures follow.
         flags = socket.MSG_DONTWAIT if event in ("second", "alive") else 0
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        try:
             self._supervisor.send(json.dumps({"event": event, **details}).encode(), flags)
+        except OSError:
+            if event in ("policy", "answered"):
+                raise  # the supervisor waits for these: it replaces a worker that has ended
 
 
 class Worker(Server):
@@ -95,8 +98,8 @@ class Worker(Server):
     def _receive_order(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
             order = self._supervisor.recv(16)
-        except ConnectionResetError:
-            return  # the supervisor ended with unread packets; what it sent before is still to come
+        except OSError:
+            return  # the loop calls again: the supervisor ended with unread packets, say, and its orders are to come
         if order == RELOAD:
             self._reload_wanted.set()
             return

@@ -80,8 +80,14 @@ class Child:
     """Why it could not start, in its own words."""
 
     def order(self, order: bytes) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionError):  # the worker hangs, or has ended
+        """Sends an order. A worker that does not get it is killed: it would go on as if there was none."""
+        try:
             self.channel.send(order, socket.MSG_DONTWAIT)
+        except ConnectionError:
+            pass  # it has ended, or is about to: its channel says so
+        except OSError as error:
+            logger.error("worker %d takes no order and is killed: %s", self.pid, reason(error))
+            os.kill(self.pid, signal.SIGKILL)
 
 
 @dataclass
@@ -200,7 +206,7 @@ class Supervisor:
             signal.set_wakeup_fd(wakeup_before)
 
     def _signalled(self) -> None:
-        for number in self._wake.recv(4096):
+        for number in _received(self._wake) or b"":
             if number == signal.SIGHUP:
                 self._reload()
             elif number in SIGNALS:
@@ -297,12 +303,10 @@ class Supervisor:
     # ---- what workers send
 
     def _receive(self, child: Child) -> None:
-        try:
-            packet = child.channel.recv(_PACKET)
-        except ConnectionResetError:
-            return  # it ended with unread orders; what it sent before is still to come
+        packet = _received(child.channel)
         if not packet:
-            self._ended(child)
+            if packet is not None:
+                self._ended(child)
             return
         child.heard_at = max(child.heard_at, time.monotonic())
         event = json.loads(packet)
@@ -406,6 +410,18 @@ class Supervisor:
 
 def _ignored(number: int, frame: object) -> None:
     """Does nothing: a signal with a Python handler is written to the wakeup descriptor."""
+
+
+def _received(readable: socket.socket) -> bytes | None:
+    """What has come; None if that can't be read now, and the selector will say so again.
+
+    A worker that has ended with unread orders is an error once; what it sent before is still to come.
+    """
+    try:
+        return readable.recv(_PACKET)
+    except OSError as error:
+        logger.debug("nothing is read: %s", reason(error))
+        return None
 
 
 def _is_ready(child: Child) -> bool:
