@@ -69,7 +69,7 @@ KINDS: dict[str, Callable[[], Sent]] = {
     "silence": lambda: repeat(b"", 1000),
     "NOOP": commands(b"NOOP"),
     "recipients": commands(b"MAIL FROM:<a@b.example>", *[b"RCPT TO:<%s@d.example>" % (b"x" * 900)] * 500),
-    "addresses": commands(b"VRFY <%s@b>" % (b"a." * 500), b"VRFY " + b"(" * 1900),
+    "addresses": commands(b"VRFY <%s@b>" % (b"a." * 250), b"VRFY " + b"(" * 1900, b"VRFY <%sx@b>" % (b"(a)" * 160)),
     "unknown commands": commands(b"BOGUS"),
     "connections": lambda: iter([b""] * 0),
     "STARTTLS that stalls": lambda: iter([b"STARTTLS\r\n", *repeat(b"", 1000)]),

@@ -5,7 +5,8 @@
     pending     the gate of asyncio servers: a connection until it is accepted or refused
     aio         asyncio servers
     budget      what one session may use
-    smtp        aiosmtpd; its parts are smtp_session, smtp_dialogue, smtp_reader, smtp_data, smtp_policy and proxy
+    smtp        aiosmtpd; its parts are smtp_session, smtp_dialogue, smtp_usage, smtp_reader, smtp_data,
+                smtp_policy and proxy
     threads     socketserver
 
 Import an adapter by its own name; a program then loads only the frameworks that it uses.

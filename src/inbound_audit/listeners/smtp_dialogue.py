@@ -12,7 +12,6 @@ import binascii
 import functools
 import logging
 from base64 import b64decode, b64encode
-from collections import Counter
 from typing import Any, NoReturn
 
 import aiosmtpd.smtp
@@ -22,6 +21,7 @@ from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.listeners.pending import close_transport, takes_replies
 from inbound_audit.listeners.smtp_data import IncomingMessage, MessageMemory
 from inbound_audit.listeners.smtp_reader import READ_BYTES, CommandReader, LineTooLong
+from inbound_audit.listeners.smtp_usage import Usage
 
 logger = logging.getLogger("inbound_audit.listeners")
 
@@ -30,7 +30,10 @@ MAX_AUTH_BYTES = 12288
 
 SHUTDOWN_REPLY = b"421 4.3.2 service is shutting down"  # RFC 5321, 3.8
 
-_TRANSACTION = ("MAIL", "RCPT", "DATA", "PROXY", "QUIT")
+MAX_PATH = 512
+"""Characters of an address with its brackets: twice those of RFC 5321, 4.5.3.1.3. The time that `email` takes to parse
+one grows with their square."""
+
 _TIMED_OUT = b"421 4.4.2 timeout exceeded"
 _TOO_LONG = b"500 5.5.2 line too long"
 TOO_MANY_RECIPIENTS = b"452 4.5.3 too many recipients"
@@ -57,8 +60,7 @@ class Dialogue(aiosmtpd.smtp.SMTP):
         self.stopping = self._greeted = False
         self._memory = memory
         self._session_end = self._deadline = self.loop.time() + budget.session_s
-        self._commands = self._idle_commands = self._errors = self._messages = 0
-        self._calls: Counter[str] = Counter()
+        self._usage = Usage(budget)
         self._message = IncomingMessage(budget, memory)
         """The message of the last DATA command."""
 
@@ -83,6 +85,11 @@ class Dialogue(aiosmtpd.smtp.SMTP):
         """`end`, for the session's own task: no further command is read."""
         self.end(reply)
         raise asyncio.CancelledError
+
+    def _hang_up_if(self, reply: bytes | None) -> None:
+        """`hang_up` with a reply, if there is one."""
+        if reply is not None:
+            self.hang_up(reply)
 
     # ---- time
 
@@ -140,7 +147,7 @@ class Dialogue(aiosmtpd.smtp.SMTP):
             status = status.encode("utf-8" if self.enable_SMTPUTF8 else "ascii", "replace")
         assert isinstance(status, bytes)  # a handler's answer
         if status.startswith((b"4", b"5")) and status != TOO_MANY_RECIPIENTS:
-            self._errors += 1
+            self._usage.record_error()
         self._writer.write(status + b"\r\n")
         await self._writer.drain()
 
@@ -153,8 +160,7 @@ class Dialogue(aiosmtpd.smtp.SMTP):
             self._greeted = True
             await self.push(f"220 {self.hostname} {self.__ident__}")
             while True:
-                if self._errors >= self.budget.max_errors:
-                    self.hang_up(b"421 4.7.0 too many errors")
+                self._hang_up_if(self._usage.check_errors())
                 if self.stopping and not self.in_transaction:
                     self.hang_up(SHUTDOWN_REPLY)
                 line = await self._read_line()
@@ -171,7 +177,7 @@ class Dialogue(aiosmtpd.smtp.SMTP):
         """Carries one command out. An exception of the handler's becomes a reply."""
         name, _, rest = line.partition(b" ")
         command, argument = (self._text(name) or "").upper(), self._text(rest.strip())
-        self._spend(command)
+        self._hang_up_if(self._usage.record_command(command, command in self._smtp_methods))
         if len(line) + 2 > (MAX_AUTH_BYTES if command == "AUTH" else self.budget.max_command_bytes):
             await self.push(_TOO_LONG)
         elif not (command.isascii() and command.isalnum()) or b"\r" in line:
@@ -192,21 +198,6 @@ class Dialogue(aiosmtpd.smtp.SMTP):
             return words.decode("utf-8", "surrogateescape")
         return words.decode("ascii") if words.isascii() else None
 
-    def _spend(self, command: str) -> None:
-        """Counts a command. Does not return if the session has used up its budget."""
-        self._commands += 1
-        self._idle_commands += command not in _TRANSACTION
-        self._calls[command] += command in self._smtp_methods
-        budget = self.budget
-        if self._idle_commands > budget.max_idle_commands:
-            self.hang_up(b"421 4.7.0 too many commands without a message")
-        if self._commands > budget.max_commands:
-            self.hang_up(b"421 4.7.0 too many commands")
-        if command == "MAIL" and self._messages >= budget.max_messages:
-            self.hang_up(b"421 4.7.0 too many messages")
-        if self._calls["AUTH"] > budget.max_auth_attempts:
-            self.hang_up(b"421 4.7.0 too many attempts to authenticate")
-
     async def _may_call(self, command: str) -> bool:
         """Whether a command may be called; otherwise a reply has been sent. The replies are aiosmtpd's."""
         if not self._tls_handshake_okay and command != "QUIT":
@@ -215,7 +206,7 @@ class Dialogue(aiosmtpd.smtp.SMTP):
             await self.push("530 Must issue a STARTTLS command first")
         elif command not in self._smtp_methods:
             await self.push(f'500 Error: command "{command[:20]}" not recognized')
-        elif self._enforce_call_limit and self._calls[command] > self._call_limit_base.get(
+        elif self._enforce_call_limit and self._usage.calls[command] > self._call_limit_base.get(
             command, self._call_limit_default
         ):
             self.hang_up(f"421 4.7.0 {command} sent too many times".encode())
@@ -246,7 +237,7 @@ class Dialogue(aiosmtpd.smtp.SMTP):
 
     async def _receive(self, message: IncomingMessage) -> str | bytes:
         """Reads a message and hands it to the handler. Returns the reply."""
-        self._messages += 1
+        self._usage.record_message()
         await self.push("354 End data with <CR><LF>.<CR><LF>")
         reader: CommandReader = self._reader  # type: ignore[assignment]
         await reader.message(message, self._received)
@@ -290,6 +281,8 @@ class Dialogue(aiosmtpd.smtp.SMTP):
         return _Session(self.loop)
 
     def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
+        if (arg.rfind(">") + 1 or len(arg)) > MAX_PATH:
+            return None, None
         try:
             return super()._getaddr(arg)
         except Exception as error:  # `email` promises none for what is no address: "<" alone is an IndexError

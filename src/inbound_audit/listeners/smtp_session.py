@@ -193,7 +193,7 @@ class SMTP(Dialogue):
     async def _store(self) -> Any:
         answer = await super()._call_handler_hook("DATA")
         if _is_success(answer):
-            self._idle_commands = self._errors = 0
+            self._usage.record_accepted()
             self._policy.admission.record_reception()
         return answer
 

@@ -85,6 +85,19 @@ def test_a_line_of_auth_may_be_longer_than_a_command(guard: Guard) -> None:
         assert peer.ask(b"AUTH PLAIN AGEAcmlnaHQ=").startswith(b"235")
 
 
+@pytest.mark.parametrize("address", [b"a" * 600 + b"@b.example", b"(a)" * 300 + b"x@b.example", b"(" * 1500])
+def test_an_address_has_a_limit(guard: Guard, address: bytes) -> None:
+    """`email` takes a time to parse it that grows with its square."""
+    with served(guard) as (_, address_of_server), Peer(*address_of_server) as peer:
+        assert peer.line().startswith(b"220")
+        assert peer.ask(b"HELO c").startswith(b"250")
+        assert peer.ask(b"MAIL FROM:<" + address + b">").startswith(b"55")
+        assert peer.ask(b"VRFY " + address).startswith(b"502")
+        assert peer.ask(b"MAIL FROM:<" + b"a" * 500 + b"@b>").startswith(b"250")
+        assert peer.ask(b"RCPT TO:<" + address + b">").startswith(b"55")
+        assert peer.ask(b"RCPT TO:<" + b"a" * 500 + b"@b>").startswith(b"250")
+
+
 def test_bytes_of_a_message_give_time_but_never_more_than_the_idle_time(audit: InboundAudit) -> None:
     loop = asyncio.new_event_loop()
     guard = Guard(audit.listener("SMTP"))
