@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import sys
+from typing import Final, TextIO
 
 import click
+
+_PIECE: Final = select.PIPE_BUF // 4
+"""Characters that a pipe takes at once if it takes any (poll(2))."""
 
 
 class Failure(click.ClickException):
@@ -28,3 +33,26 @@ def abandon_output() -> None:
     with contextlib.suppress(io.UnsupportedOperation):  # another object may stand in its place
         os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+def write_line(stream: TextIO | None, line: str) -> bool:
+    """Writes a line, unless that would wait for what reads the stream. Returns whether it was written.
+
+    A long line whose reader stops in the middle of it is cut off. Raises OSError.
+    """
+    if stream is None:  # closed when Python started
+        return True
+    line += "\n"
+    for begin in range(0, len(line), _PIECE):
+        if _would_wait(stream):
+            return False
+        stream.write(line[begin : begin + _PIECE])
+        stream.flush()
+    return True
+
+
+def _would_wait(stream: TextIO) -> bool:
+    try:
+        return not select.select([], [stream], [], 0)[1]
+    except ValueError:  # no file of the system stands behind it
+        return False

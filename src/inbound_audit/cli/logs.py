@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from time import monotonic
 
+from inbound_audit.cli.failure import write_line
 from inbound_audit.log_limiter import LogLimiter, kind_of
 
 logger = logging.getLogger("inbound_audit.cli")
@@ -38,9 +39,15 @@ class LogLimitFilter(logging.Filter):
 class _StandardError(logging.Handler):
     """Writes each record as a line to the standard error of this moment."""
 
+    waits = True
+    """Whether a line waits for what reads it; otherwise it is left out."""
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            print(self.format(record), file=sys.stderr, flush=True)
+            if self.waits:
+                print(self.format(record), file=sys.stderr, flush=True)
+            else:
+                write_line(sys.stderr, self.format(record))
         except Exception:
             self.handleError(record)
 
@@ -69,9 +76,11 @@ def to_standard_error(as_json: bool) -> Iterator[None]:
 
 
 def set_up(verbose: bool) -> None:
-    """For `serve`: lines begin with the time of day and the level; with `verbose` refusals are logged, too."""
+    """For `serve`: lines begin with the time of day and the level, and wait for no reader; with `verbose` refusals are
+    logged, too."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _StandardError):
+            handler.waits = False
             handler.setLevel(logging.INFO if verbose else logging.WARNING)
             if not isinstance(handler.formatter, _Json):
                 handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))

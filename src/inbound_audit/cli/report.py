@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from inbound_audit.cli.failure import abandon_output, reason
+from inbound_audit.cli.failure import abandon_output, reason, write_line
 from inbound_audit.cli.service_manager import ServiceManager
 
 logger = logging.getLogger("inbound_audit.serve")
@@ -48,12 +49,15 @@ def total(figures: Iterable[Figures]) -> Figures:
 class Report:
     """Writes lines to standard output. If that fails it writes no more, and the server goes on.
 
+    A line for which there is no room, as the lines before it are not read, is left out; the next one says so.
+
     The service manager is told the same, and that the server is alive.
     """
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._broken = False
+        self._left_out = 0
         self._manager = ServiceManager()
 
     @property
@@ -108,7 +112,11 @@ class Report:
         if self._broken:
             return
         try:
-            print(line, flush=True)
+            if not write_line(sys.stdout, line):
+                self._left_out += 1
+            elif self._left_out:
+                left_out, self._left_out = self._left_out, 0
+                self.event("left_out", f"{left_out} lines were left out, as none was read", lines=left_out)
         except OSError as error:
             self._broken = True
             abandon_output()
