@@ -49,8 +49,9 @@ def serve(settings: Settings, held: Sequence[socket.socket], supervisor: socket.
             asyncio.run(worker.serve(listening))
     except click.ClickException as failure:
         report.event("failed", "", why=failure.format_message()[:_MAX_TEXT])
-    except BaseException:
+    except BaseException as error:
         logger.exception("a worker failed")
+        report.event("failed", "", why=f"{type(error).__name__}: {error}"[:_MAX_TEXT])
     else:
         return 0
     return 1

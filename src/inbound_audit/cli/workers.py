@@ -77,16 +77,15 @@ class Child:
     """When it last sent anything; infinite once it was killed for its silence."""
     figures: Figures = NOTHING
     why: str | None = None
-    """Why it could not start, in its own words."""
+    """Why it could not start, or failed, in its own words."""
 
     def order(self, order: bytes) -> None:
         """Sends an order. A worker that does not get it is killed: it would go on as if there was none."""
         try:
             self.channel.send(order, socket.MSG_DONTWAIT)
-        except ConnectionError:
-            pass  # it has ended, or is about to: its channel says so
         except OSError as error:
-            logger.error("worker %d takes no order and is killed: %s", self.pid, reason(error))
+            if not isinstance(error, ConnectionError):  # usually it has ended, which its channel says
+                logger.error("worker %d takes no order and is killed: %s", self.pid, reason(error))
             os.kill(self.pid, signal.SIGKILL)
 
 
@@ -277,7 +276,7 @@ class Supervisor:
         pause = MIN_PAUSE_S if time.monotonic() - child.ready_at >= STABLE_AFTER_S else child.pause
         self._report_death(child, status, pause)
         if child.why is not None:
-            logger.error("worker %d could not start: %s", child.pid, child.why)
+            logger.error("worker %d %s: %s", child.pid, "failed" if _is_ready(child) else "could not start", child.why)
         self._start_after(pause, child.pid)
 
     def _not_started(self, why: str, pause: float, replaces: int | None) -> None:
