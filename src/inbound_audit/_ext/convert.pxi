@@ -15,6 +15,24 @@ cdef inline const char *ascii(object text, size_t *size) noexcept:
     return PyUnicode_DATA(text)
 
 
+cdef inline const char *utf8(object text, size_t *size) except? NULL:
+    """The bytes of a `str` in UTF-8, borrowed; NULL for one with a lone surrogate, which can't be encoded."""
+    cdef const char *found = ascii(text, size)
+    return encoded(text, size) if found == NULL else found
+
+
+cdef const char *encoded(object text, size_t *size) except? NULL:
+    # By itself, since a call with a `try` costs some 40 instructions more.
+    cdef Py_ssize_t length = 0
+    cdef const char *found
+    try:
+        found = PyUnicode_AsUTF8AndSize(text, &length)
+    except UnicodeEncodeError:
+        return NULL
+    size[0] = <size_t>length
+    return found
+
+
 cdef object address_error(object given, str why):
     return AddressError(f"{given!r}: {why}")
 

@@ -124,17 +124,15 @@ cdef int record_session_event(Session session, int kind, object n) except -1:
 # ---- named series
 
 cdef model.Series *series_of(Audit audit, object name) except NULL:
-    cdef Py_ssize_t size = 0
+    cdef size_t size = 0
     cdef const char *text = NULL
     cdef model.Series *s = NULL
     if fork.is_child():
         handle_the_fork()
     if isinstance(name, str):
-        try:
-            text = PyUnicode_AsUTF8AndSize(name, &size)
-        except UnicodeEncodeError:
-            raise window_error(codes.NO_SERIES, None, name, audit) from None
-        s = series_query.find_series(audit.owner, text, <size_t>size)
+        text = utf8(name, &size)
+    if text != NULL:
+        s = series_query.find_series(audit.owner, text, size)
     if s == NULL:
         raise window_error(codes.NO_SERIES, None, name, audit)
     return s
@@ -265,7 +263,6 @@ cdef struct Key:
 
 cdef int read_series_key(model.Series *s, object key, Session ac, Key *out, bint prefix=False) except -1:
     """Borrows from `key` and `ac`, which the caller holds. `prefix`: a text may be a cidr, that the core reads."""
-    cdef Py_ssize_t size = 0
     cdef ip.Address a
     cdef int port = 0
     out.text = NULL
@@ -274,11 +271,9 @@ cdef int read_series_key(model.Series *s, object key, Session ac, Key *out, bint
     if isinstance(key, Session) and s.scope != model.STRINGS:
         out.ac = &(<Session>key).ac
     elif isinstance(key, str):
-        try:
-            out.text = PyUnicode_AsUTF8AndSize(key, &size)
-        except UnicodeEncodeError:
-            raise SeriesError(f"{key!r}: a text with a lone surrogate can't be encoded") from None
-        out.size = <size_t>size
+        out.text = utf8(key, &out.size)
+        if out.text == NULL:
+            raise SeriesError(f"{key!r}: a text with a lone surrogate can't be encoded")
         if s.scope != model.STRINGS and not PyUnicode_IS_ASCII(key):
             raise not_ascii(key) if prefix else address_error(key, "has a NUL or a non-ASCII character")
     elif key is not None:
