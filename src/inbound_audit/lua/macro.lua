@@ -1,9 +1,9 @@
 -- msys.expandMacro: %{i} is the connecting IP, %{vctx_conn:KEY} and %{vctx_mess:KEY} are context values, %{spfv1:...} the
 -- macros of RFC 7208, section 7. A key that is not set expands to nothing; an unknown macro stays as it is.
 local room = ...
-local ac, context, sessions = room("ac"), room("vctx"), room("sessions")
+local ac, context, host, sessions = room("ac"), room("vctx"), room("host"), room("sessions")
 local byte, find, format, gmatch = string.byte, string.find, string.format, string.gmatch
-local lower, match, sub = string.lower, string.match, string.sub
+local lower, match = string.lower, string.match
 local gsub = room("patterns").gsub
 local concat, error, tonumber, type = table.concat, error, tonumber, type
 local now, text_of = sessions.now, room("steps").text
@@ -12,29 +12,6 @@ local CONTEXTS = { vctx_conn = context.VCTX_CONN, vctx_mess = context.VCTX_MESS 
 
 local function value(ctx, key)
   return context.get(now.state.vctx, ctx, key) or ""
-end
-
--- The hexadecimal digits of an IPv6 address with dots between them: "2.0.0.1.0.d.b.8...".
-local function dotted(ip)
-  local front, back = match(ip, "^(.-)::(.*)$")
-  local groups = {}
-  for group in gmatch(front or ip, "%x+") do
-    groups[#groups + 1] = group
-  end
-  local tail = {}
-  for group in gmatch(back or "", "%x+") do
-    tail[#tail + 1] = group
-  end
-  for _ = #groups + #tail + 1, 8 do
-    groups[#groups + 1] = "0"
-  end
-  for i = 1, #tail do
-    groups[#groups + 1] = tail[i]
-  end
-  for i = 1, #groups do
-    groups[i] = format("%04x", tonumber(groups[i], 16))
-  end
-  return sub(gsub(concat(groups), ".", "%0."), 1, -2)
 end
 
 local function helo()
@@ -50,7 +27,11 @@ end
 
 local function connecting_ip(transformed)
   local ip = ac.remote_ip(now.state.ac)
-  return transformed and find(ip, ":", 1, true) and dotted(ip) or ip
+  if transformed and find(ip, ":", 1, true) then
+    local why, dotted = host.dotted(ip)
+    return dotted or error(why, 0)
+  end
+  return ip
 end
 
 local LETTERS = {

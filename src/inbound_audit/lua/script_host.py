@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections.abc import Callable
 from time import monotonic
@@ -77,14 +78,12 @@ class ScriptHost:
         """The message of the error that Python's own count raises."""
         return raw(str(_ipcount.count_error(code, shown(cidr), shown(service), self._audit_of(accept))))
 
-    def lua_session_count(self, accept: bytes, cidr: bytes | None, service: bytes | None) -> int:
-        return _ipcount.accept_session_count(accept, cidr, service)
-
-    def lua_within(self, accept: bytes, other: bytes) -> bytes:
-        return _ipcount.accept_within(accept, other)
-
     def lua_field(self, accept: bytes, name: bytes) -> bytes | int:
         return _ipcount.accept_field(accept, text(name))
+
+    def lua_dotted(self, ip: bytes) -> bytes:
+        """The hexadecimal digits of an IPv6 address with dots between them: ``2.0.0.1.0.d.b.8...``."""
+        return raw(".".join(ipaddress.IPv6Address(text(ip)).exploded.replace(":", "")))
 
     def lua_did_you_mean(self, name: object, known: bytes) -> bytes:
         return raw(did_you_mean(str(shown(name))[:_MAX_NAME], text(known).split()))

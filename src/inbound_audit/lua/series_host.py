@@ -40,8 +40,8 @@ class SeriesHost:
 
     def functions(self) -> dict[str, Callable[..., Any]]:
         """By the names that the Lua files call. Texts come and go as bytes."""
-        counting = ("event_count", "series_add", "series_count", "series_remove")
-        return {**{name: getattr(_ipcount, f"accept_{name}") for name in counting}, **functions_of(self)}
+        native = ("within", "session_count", "event_count", "series_add", "series_count", "series_remove")
+        return {**{name: getattr(_ipcount, f"accept_{name}") for name in native}, **functions_of(self)}
 
     def add_audit(self, audit: InboundAudit) -> None:
         """Defines the policy's series in an audit. Raises SeriesError if the audit has such a series otherwise."""
