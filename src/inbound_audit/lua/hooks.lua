@@ -13,7 +13,8 @@ local concat, error, gmatch, sub, tostring = table.concat, error, string.gmatch,
 
 local MAX_SHOWN = 100 -- bytes of a wrong answer in its error
 
-local CONT, DONE, AGAIN = context.VALIDATE_CONT, context.VALIDATE_DONE, context.VALIDATE_AGAIN
+local answers = context.answers
+local CONT, DONE, AGAIN = answers.VALIDATE_CONT, answers.VALIDATE_DONE, answers.VALIDATE_AGAIN
 local VCTX_CONN = context.VCTX_CONN
 local modules, now = registry.modules, sessions.now
 local begin, plain, self_of, verdict = steps.begin, room("arguments").plain, sessions.self, context.verdict

@@ -6,12 +6,6 @@ local error, match, pairs, tostring, type = error, string.match, pairs, tostring
 local find = room("patterns").find
 local now = sessions.now
 
-local ANSWERS = {
-  VALIDATE_CONT = context.VALIDATE_CONT,
-  VALIDATE_DONE = context.VALIDATE_DONE,
-  VALIDATE_AGAIN = context.VALIDATE_AGAIN,
-}
-
 local core = {
   VCTX_CONN = context.VCTX_CONN,
   VCTX_MESS = context.VCTX_MESS,
@@ -20,14 +14,14 @@ local core = {
   AF_INET = 2,
   AF_INET6 = 10,
 }
-for name, answer in pairs(ANSWERS) do
+for name, answer in pairs(context.answers) do
   core[name] = answer
 end
 
 -- A misspelt answer would be nil, and nil lets the client in.
 absent.rest(core, "msys.core", function(key)
   if find(key, "^VALIDATE_") then
-    error("msys.core." .. key .. ": no such answer of a hook" .. arguments.hint(key, ANSWERS), 3)
+    error("msys.core." .. key .. ": no such answer of a hook" .. arguments.hint(key, context.answers), 3)
   end
 end)
 

@@ -6,7 +6,8 @@ local error, floor, gsub, ipairs, match = error, math.floor, string.gsub, ipairs
 local rawset, setmetatable, tonumber, tostring, type = rawset, setmetatable, tonumber, tostring, type
 local plain, raising = arguments.plain, arguments.raising
 
-local VALIDATE_CONT, VALIDATE_DONE, VALIDATE_AGAIN = 0, 1, 2
+local ANSWERS = { VALIDATE_CONT = 0, VALIDATE_DONE = 1, VALIDATE_AGAIN = 2 } -- of a hook
+local VALIDATE_DONE = ANSWERS.VALIDATE_DONE
 local VCTX_CONN, VCTX_MESS = 1, 2
 local REFUSED, MIN_CODE, MAX_CODE = 421, 200, 599
 local MAX_REPLY = 8192 -- bytes, as a verdict takes
@@ -168,9 +169,7 @@ local metatable = {
 }
 
 local context = {
-  VALIDATE_CONT = VALIDATE_CONT,
-  VALIDATE_DONE = VALIDATE_DONE,
-  VALIDATE_AGAIN = VALIDATE_AGAIN,
+  answers = ANSWERS,
   VCTX_CONN = VCTX_CONN,
   VCTX_MESS = VCTX_MESS,
   get = get,
