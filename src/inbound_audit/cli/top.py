@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -96,7 +96,7 @@ def top(
 @contextlib.contextmanager
 def _until_it_is_ended() -> Iterator[None]:
     """The end of a watch is not a failure. TERM ends it as Ctrl-C does, so that the terminal gets its cursor back."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -105,10 +105,6 @@ def _until_it_is_ended() -> Iterator[None]:
         abandon_output()
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _watch(options: TopOptions, as_json: bool) -> None:
