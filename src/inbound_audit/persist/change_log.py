@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from inbound_audit.descriptor import Identity, open_regular
 from inbound_audit.persist import names
@@ -28,7 +29,6 @@ MAX_LINE = 3 * 4096 + 128
 _LINE = re.compile(
     rb"([0-9a-f]{16}) ([1-9][0-9]{0,18}) (-?[0-9]{1,18}) (-?[1-9][0-9]{0,9}|remove) ((?:[^% \n]|%[0-9A-Fa-f]{2})*)\n"
 )
-_ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 class Entry(NamedTuple):
@@ -112,7 +112,7 @@ def _parsed(line: bytes, number: int, tell: Callable[[int, str], object]) -> Ent
     if found is None:
         return None
     try:
-        key = _ESCAPED.sub(lambda escape: bytes([int(escape[1], 16)]), found[5]).decode("utf-8")
+        key = unquote_to_bytes(found[5]).decode("utf-8")
     except UnicodeDecodeError:
         tell(number, "its key is no UTF-8")
         return None

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import re
 import secrets
+from urllib.parse import quote
 
 NEW = ".new"
 DAMAGED = ".damaged"
 
-_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.")
 _SNAPSHOT = re.compile(r"([A-Za-z0-9_%-][A-Za-z0-9_%.-]*)\.([0-9a-f]{16})\.series")
 _LOCK = re.compile(r"([0-9a-f]{16})\.lock")
 
@@ -30,7 +30,7 @@ def new_id() -> str:
 
 def encoded(series: str) -> str:
     """The name of a series as a part of a file's name. O(bytes)."""
-    text = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in series.encode("utf-8"))
+    text = quote(series, safe="").replace("~", "%7E")
     return f"%2E{text[1:]}" if text.startswith(".") else text
 
 
