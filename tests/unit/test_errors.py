@@ -21,7 +21,7 @@ KNOWN = ("SMTP", "ECStream", "Control")
 
 def test_all_are_of_one_family():
     found = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
-    assert len(found) == 10
+    assert len(found) == 11
     assert all(issubclass(e, InboundAuditError) for e in found)
     assert {e.__name__ for e in found if issubclass(e, ValueError)} == {
         "AddressError",
