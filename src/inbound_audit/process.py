@@ -28,7 +28,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from inbound_audit import _ipcount
 from inbound_audit.descriptor import Descriptor, pipe
@@ -96,10 +96,17 @@ _members: dict[Stage, weakref.WeakKeyDictionary[object, tuple[Step, Step | None]
 _threads: weakref.WeakSet[BackgroundThread] = weakref.WeakSet()
 
 
-_waited_for: weakref.WeakSet[Any] = weakref.WeakSet()  # locks
+class HeldInForks(Protocol):
+    """A lock, or what else a fork waits for."""
+
+    def acquire(self) -> object: ...
+    def release(self) -> object: ...
 
 
-def wait_before_forks(lock: threading.RLock) -> None:
+_waited_for: weakref.WeakSet[HeldInForks] = weakref.WeakSet()
+
+
+def wait_before_forks(lock: HeldInForks) -> None:
     """From now on a fork waits until no other thread holds the lock. What it protects may run without the GIL, and a
     thread that holds it may take the locks of all stages."""
     _waited_for.add(lock)

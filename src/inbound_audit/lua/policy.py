@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit._ipcount import accept_bytes
 from inbound_audit.errors import InboundAuditError, PolicyError, named_keywords
+from inbound_audit.lua.running import Running
 from inbound_audit.lua.script_host import ScriptHost
 from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import World, logger, raw, text
@@ -87,14 +87,14 @@ class LuaPolicy(ScriptPolicy):
         self._entry_points = self._world.entry_points
         self.implementation = self._world.implementation
         self._closed = False
-        self._running = threading.RLock()  # held while Lua runs: in a child it is not in the middle
+        self._running = Running(self._asked)
         wait_before_forks(self._running)
         self._load(sources)
         self._host.lists.ration = self._world.ration = self._ration  # from now on sessions wait as well
         if audit is not None:
             self.check(audit)
         self._connect: Callable[[int], Any] = (
-            self._entry_points["validate_connect"] if self.ffi else self._connect_portable
+            self._entry_points["validate_connect"] if self.ffi else self._connect_locked
         )
 
     def _load(self, sources: Sources) -> None:
@@ -122,20 +122,19 @@ class LuaPolicy(ScriptPolicy):
 
     def validate_connect(self, ac: Session) -> Verdict:
         """`core_validate_accept`, then `validate_connect` of every module: may the connection stay?"""
-        # `_ask` once more, without what only texts and other Luas need: this is asked for every connection.
+        # `_ask` once more, without what only texts and other Luas need, and without a lock, which costs as much as a
+        # call of Lua does: this is asked for every connection.
         if ac.listener not in self._known and (failed := self._add_listener("validate_connect", ac)) is not None:
             return failed
         handle = ac._handle
         self._asked[handle] = ac
-        with self._running:
+        try:
             try:
-                if self._overran and self._is_suspended("validate_connect"):
-                    self._entry_points["suspend"]()
-                answer = self._connect(handle)
-            except (self._world.error, PolicyError) as error:
-                return self._hook_failed("validate_connect", error)
+                answer = self._connect_locked(handle) if self._overran or self._running.forks else self._connect(handle)
             finally:
                 self._asked.pop(handle, None)
+        except (self._world.error, PolicyError) as error:
+            return self._hook_failed("validate_connect", error)
         return ACCEPT if answer is None else self._verdict("validate_connect", *answer)
 
     def validate_ehlo(self, ac: Session, text: str) -> Verdict:
@@ -169,7 +168,8 @@ class LuaPolicy(ScriptPolicy):
         """The ESMTP capabilities that hooks of this session have added and removed."""
         if self._closed:
             return (), ()
-        added, removed = self._enter("capabilities", ac._handle, ())
+        with self._running:
+            added, removed = self._enter("capabilities", ac._handle, ())
         return tuple(text(added).splitlines()), tuple(text(removed).splitlines())
 
     def close(self) -> None:
@@ -189,10 +189,10 @@ class LuaPolicy(ScriptPolicy):
         if ac.listener not in self._known and (failed := self._add_listener(hook, ac)) is not None:
             return failed
         handle = ac._handle
-        self._asked[handle] = ac
-        if message is not None:
-            self._host.messages[handle] = message
         with self._running:
+            self._asked[handle] = ac
+            if message is not None:
+                self._host.messages[handle] = message
             try:
                 answer = self._enter(hook, handle, arguments)
             except (self._world.error, PolicyError) as error:
@@ -206,15 +206,16 @@ class LuaPolicy(ScriptPolicy):
         if self._closed:
             self._refuse_to_ask(handle)
         texts = sum(len(argument) for argument in arguments if isinstance(argument, bytes))
-        with self._running:
-            if (texts or not self.ffi) and not self._world.make_room_for(texts):
-                raise PolicyError("not enough memory")
-            if self._overran and self._is_suspended(hook):
-                self._entry_points["suspend"]()
-            return self._entry_points[hook](self._token(handle), *arguments)
+        if (texts or not self.ffi) and not self._world.make_room_for(texts):
+            raise PolicyError("not enough memory")
+        if self._overran and self._is_suspended(hook):
+            self._entry_points["suspend"]()
+        return self._entry_points[hook](self._token(handle), *arguments)
 
-    def _connect_portable(self, handle: int) -> Any:
-        return self._enter("validate_connect", handle, ())
+    def _connect_locked(self, handle: int) -> Any:
+        """What is done before the hook runs needs the lock."""
+        with self._running.instead_of_being_asked(handle):
+            return self._enter("validate_connect", handle, ())
 
     def _token(self, handle: int) -> int | bytes:
         return handle if self.ffi else accept_bytes(handle)
