@@ -88,7 +88,8 @@ class Counting:
 
     def end(self) -> None:
         """As a process that exits."""
-        self.store.close()
+        self.store.leave()
+        self.store.forget()
         self.audit.close()
 
     def die(self) -> None:

@@ -229,12 +229,6 @@ class StateStore:
 
     # ---- the end, and forks
 
-    def close(self) -> None:
-        """Saves for the last time and closes everything, while the audit still has its counts. Idempotent."""
-        with persist_lock:
-            self.leave()
-            self.forget()
-
     def forget(self) -> None:
         """Closes everything as it was saved last. Idempotent."""
         with persist_lock:
