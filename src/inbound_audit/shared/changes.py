@@ -47,7 +47,7 @@ class Changes:
 
     @property
     def pending(self) -> bool:
-        """Whether there is something to take that was not reported yet, as of the last `read_changes`."""
+        """Whether there is something to take that was not reported yet, as of the last `inotify.read`."""
         if not self._number and self._names is not None:
             try:
                 self._compare()
@@ -94,12 +94,12 @@ class Changes:
 
     def close(self) -> None:
         """Ends the watch. Idempotent."""
-        _inotify.remove(self, self._number)
+        inotify.remove(self, self._number)
         self._number = 0
 
     def _follow(self) -> None:
         with contextlib.suppress(OSError):  # as the system allows
-            self._number = _inotify.add(self)
+            self._number = inotify.add(self)
             self._names = None  # what came before the watch
 
     def _compare(self) -> None:
@@ -132,8 +132,14 @@ class _Inotify:
 
     @property
     def number(self) -> int | None:
-        """What to wait for; None without a watch."""
+        """The descriptor's number; None without a watch."""
         return self._descriptor.current if self._descriptor is not None else None
+
+    @property
+    def polled(self) -> dict[int, int]:
+        """What to wait for: a descriptor that is readable when a watched directory has changed. Empty without one."""
+        number = self.number
+        return {} if number is None else {number: select.POLLIN}
 
     def add(self, one: Changes) -> int:
         """Watches a directory. Returns the number of the watch, which several audits of one directory share. Raises
@@ -162,7 +168,7 @@ class _Inotify:
             self.reset()
 
     def read(self) -> bool:
-        """Notes all changes up to now. Returns whether there were any."""
+        """Notes for all directories what has changed up to now. Returns whether anything has."""
         found = False
         try:
             while self._descriptor is not None:
@@ -195,15 +201,4 @@ class _Inotify:
             self.reset()
 
 
-_inotify = _Inotify()
-
-
-def watched() -> dict[int, int]:
-    """What to wait for: a descriptor that is readable when a watched directory has changed. Empty without one."""
-    number = _inotify.number
-    return {} if number is None else {number: select.POLLIN}
-
-
-def read_changes() -> bool:
-    """Notes for all directories what has changed up to now. Returns whether anything has."""
-    return _inotify.read()
+inotify = _Inotify()

@@ -32,7 +32,7 @@ from inbound_audit.descriptor import Descriptor, Identity
 from inbound_audit.errors import InboundAuditError, SharedStateError, cause_of
 from inbound_audit.process import BackgroundThread, Stage, register, shared_lock
 from inbound_audit.shared import owner_file
-from inbound_audit.shared.changes import Changes, read_changes, watched
+from inbound_audit.shared.changes import Changes, inotify
 from inbound_audit.shared.control import client
 from inbound_audit.shared.control.server import control_server
 from inbound_audit.shared.directory import MAX_TRIES, SharedDirectory
@@ -300,7 +300,7 @@ class Membership:
                 return
             held = self._resources
             self._own_file.mark_scan(True)  # model: owners/scan_begins
-            if read_changes():  # after the mark: others take what they changed before it for seen
+            if inotify.read():  # after the mark: others take what they changed before it for seen
                 _thread.wake()  # some may be of other audits
             changed = held.changes.take(all=all)
             try:
@@ -428,7 +428,7 @@ def _handler(audit: _ipcount.Audit, handle: Handler) -> Callable[[bytes], bytes]
 def _scan_when_needed(thread: BackgroundThread) -> None:
     """What the thread does. It holds no audit, so that one without other references is collected."""
     next_all = again = 0.0  # when to scan everything, and when to scan what has changed once more; 0: nothing has
-    while (events := thread.wait(_pause(min(next_all, again or next_all)), watched())) is not None:
+    while (events := thread.wait(_pause(min(next_all, again or next_all)), inotify.polled)) is not None:
         if events:  # in a large crowd changes come in crowds: one scan for several
             time.sleep(min(RESCAN_DELAY_S, CROWD_PAUSE_S * sum(one.files for one in _thread.members)))
         now = time.monotonic()
@@ -436,7 +436,7 @@ def _scan_when_needed(thread: BackgroundThread) -> None:
         if not thread.acquire(shared_lock):
             return
         try:
-            read_changes()
+            inotify.read()
             found = [(one, one.changes) for one in _thread.members]
             due = [one for one, new in found if all or new.pending or (repeat and new.repeats)]
         finally:
