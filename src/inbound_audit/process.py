@@ -27,7 +27,6 @@ import threading  # and its own handlers, before ours start a thread in a child
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from inbound_audit import _ipcount
@@ -319,7 +318,7 @@ def _become_child() -> None:
         thread.after_fork_in_child()
     for stage in Stage:
         for member, (in_child, _) in list(_members[stage].items()):
-            _guarded(partial(in_child, member))  # model: fork/forget
+            _guarded(in_child, member)  # model: fork/forget
 
 
 def _at_exit() -> None:
@@ -327,13 +326,13 @@ def _at_exit() -> None:
         for stage in reversed(Stage):
             for member, (_, at_exit) in list(_members[stage].items()):
                 if at_exit is not None:
-                    _guarded(partial(at_exit, member))
+                    _guarded(at_exit, member)
 
 
-def _guarded(step: Callable[[], object]) -> None:
+def _guarded(step: Callable[..., object], *arguments: object) -> None:
     """What one member does wrong keeps no other from its part."""
     try:
-        step()
+        step(*arguments)
     except Exception:
         logger.exception("a fork or the exit of the process was not handled completely")
 

@@ -181,9 +181,7 @@ class Limits(LimitTables, Policy):
             raise PolicyError(f"networks: have more than {MAX_PREFIXES} prefixes or {MAX_LIMITS} limits in all")
         refusal = _refusal(code, text)
         self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal)
-        self._options = [_option(row) for network in listed for row in network.rows] + [
-            _option(row) for row in everywhere
-        ]
+        self._options = [_option(row) for network in (*listed, _Network([], everywhere)) for row in network.rows]
 
     @classmethod
     def from_options(
