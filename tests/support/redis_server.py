@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -60,3 +63,39 @@ class RedisServer:
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+
+class Forwarder:
+    """A port in front of a server's. `swallow`: what is sent on the connections of now arrives nowhere, as behind a
+    firewall that has forgotten them."""
+
+    def __init__(self, port: int) -> None:
+        self._server = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._connections: list[socket.socket] = []
+        self._swallowed: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def swallow(self) -> None:
+        self._swallowed.update(self._connections)
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        for one in (self._listening, *self._connections):
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the end of `_listening`
+            while True:
+                ends = self._listening.accept()[0], socket.create_connection(("127.0.0.1", self._server))
+                self._connections += ends
+                for source, target in (ends, ends[::-1]):
+                    threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # either end may close
+            while data := source.recv(1 << 16):
+                if source not in self._swallowed:
+                    target.sendall(data)
+            target.shutdown(socket.SHUT_WR)

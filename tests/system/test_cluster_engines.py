@@ -11,7 +11,7 @@ import pytest
 import trustme
 from tests.support.engine_nodes import Calls, Forger, Hosts, Node, NodeProcess, free_ports
 from tests.support.fake_engine import FakeEngine, FakeNetwork
-from tests.support.redis_server import USER, RedisServer
+from tests.support.redis_server import USER, Forwarder, RedisServer
 from tests.support.waiting import eventually
 
 from inbound_audit.cluster.engine import EngineSettings, open_engine
@@ -215,6 +215,7 @@ def test_a_closed_engine_takes_nothing_and_hears_nothing(network):
     two.close()
     before = len(two.frames)
     assert not two.publish(b"late")
+    assert two.ask("mx1", 0.2) is None
     one.publish(b"to no other node", 20)
     assert one.ask("mx2", 0.2) is None
     assert len(two.frames) == before
@@ -277,7 +278,7 @@ def test_publishing_does_not_wait_for_a_node_that_does_not_read_its_snapshot(rea
     one, three = real.node("mx1"), real.node("mx3")
     two = real.node("mx2")
     connect(one, two, three)
-    one.offer(*[MAX_FRAME_BYTES] * 200)
+    one.offer(*[MAX_FRAME_BYTES] * 64)
     two.ask_without_waiting("mx1")
     eventually(lambda: one.asked, "mx2 has asked")
     two.signal(signal.SIGSTOP)
@@ -299,8 +300,30 @@ def test_closing_does_not_wait_for_what_is_dead(real, how):
         dead.kill()
     one.publish(bytes(10_000), 100)
     one.close()
+    assert one.exit() == 0
     if how == "stopped":
         dead.signal(signal.SIGCONT)
+
+
+def test_a_process_may_end_without_closing_its_engine(real):
+    one = real.node("mx1")
+    two = real.node("mx2")
+    connect(one, two)
+    two.host.send("publish", b"".hex(), 100_000)
+    assert one.exit() == 0
+
+
+def test_a_process_ends_while_its_snapshot_is_on_its_way_to_a_node_that_is_stopped(real):
+    one = real.node("mx1")
+    two = real.node("mx2")
+    connect(one, two)
+    one.offer(*[MAX_FRAME_BYTES] * 64)
+    two.ask_without_waiting("mx1")
+    eventually(lambda: one.asked, "mx2 has asked")
+    two.signal(signal.SIGSTOP)
+    one.close()
+    assert one.exit() == 0
+    two.signal(signal.SIGCONT)
 
 
 def test_the_link_goes_down_and_comes_up_again(real):
@@ -336,6 +359,20 @@ def test_an_engine_opens_without_the_others_and_finds_them(real):
     assert one.up
 
 
+def test_connections_that_lead_nowhere_are_given_up(make):
+    network = make("redis")
+    one = network.node("mx1")
+    with closing(Forwarder(network.server.port)) as forwarder:
+        two = network.node(
+            "mx2", settings=network.settings("mx2")._replace(join=(f"redis://127.0.0.1:{forwarder.port}",))
+        )
+        connect(one, two)
+        forwarder.swallow()
+        arrives(one, two, b"on a new connection")
+        arrives(two, one, b"on a new connection")
+        two.close()
+
+
 # ---- what others send
 
 
@@ -349,7 +386,7 @@ def test_what_other_programs_send_is_no_frame(real):
     eventually(lambda: two.ask("mx1") == one.snapshot(), "snapshots come after all that")
     for node in (one, two):
         assert {name for name, _ in node.frames} <= {"mx1", "mx2"}
-        assert max(len(frame) for _, frame in node.frames) <= MAX_FRAME_BYTES
+        assert node.longest <= MAX_FRAME_BYTES
 
 
 def send_by_redis(real, names, junk):

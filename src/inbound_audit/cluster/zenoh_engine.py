@@ -5,18 +5,21 @@ A node publishes on the key `ia/<cluster>/<node>/d`, answers queries on `.../s`,
 certificate to the keys of its name. It decides when a link is made, by the identity that the other end states, and that
 identity may be another's: so frames of a node are dropped while its identity has links with several certificates.
 
-Links carry messages by priority. Snapshots have a lower one than frames, because a sender of snapshots waits for a slow
-receiver, and would hold up frames in the same queue.
+Links carry messages by priority. Snapshots have a lower one than frames: their sender waits for a receiver that does
+not read, and in the same queue the next frame would wait, too (measured: 5 s; 20 ms with two priorities).
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
+import math
 import queue
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import zenoh
@@ -46,6 +49,9 @@ RETRY_MS = {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor
 
 MAX_ASKING = 64
 """Queries for a snapshot that wait at once; further ones go unanswered."""
+
+DISTRUST_S = 5.0
+"""Seconds that the frames of a node are dropped after the last link of another certificate under its identity."""
 
 CLOSE_TIMEOUT_S = 3.0
 
@@ -182,8 +188,8 @@ class Links:
     """
 
     def __init__(self, names: tuple[str, ...] | None, on_link: OnLink) -> None:
-        self.mixed: frozenset[str] = frozenset()
-        """Names of certificates that share an identity with another's: their frames can't be told apart."""
+        self._mixed: frozenset[str] = frozenset()
+        self._distrusted_until: dict[str, float] = {}
         self._names = names
         self._on_link = on_link
         self._up: bool | None = None
@@ -200,6 +206,10 @@ class Links:
                 self._up = bool(self._links)
                 self._on_link(self._up)
 
+    def distrusts(self, node: str) -> bool:
+        """Whether its certificate shares an identity with another one: their frames can't be told apart. O(1)."""
+        return time.monotonic() < self._distrusted_until.get(node, 0.0)
+
     def _note(self, event: zenoh.LinkEvent) -> None:
         link = event.link
         key = (str(link.zid), link.src, link.dst)
@@ -209,7 +219,12 @@ class Links:
             self._links[key] = link.auth_identifier
             self._report(link.auth_identifier, link.dst)
         if self._names is not None:
-            self.mixed = frozenset(self._sharing())
+            before, self._mixed = self._mixed, self._sharing()
+            until = time.monotonic() + DISTRUST_S  # frames of a link that has ended may still be on their way
+            self._distrusted_until |= dict.fromkeys(before, until) | dict.fromkeys(self._mixed, math.inf)
+            if self._mixed:
+                message = "certificates of %s are used under one identity: frames of these nodes are dropped"
+                self.log.report(logging.ERROR, message, ", ".join(sorted(self._mixed)), kind="mixed")
 
     def _report(self, name: str | None, address: str) -> None:
         if self._names is not None and name not in self._names:
@@ -222,19 +237,11 @@ class Links:
                 kind=name,
             )
 
-    def _sharing(self) -> Iterator[str]:
-        of: dict[str, set[str | None]] = {}
+    def _sharing(self) -> frozenset[str]:
+        of: dict[str, set[str]] = {}
         for (identity, _, _), name in self._links.items():
-            of.setdefault(identity, set()).add(name)
-        for names in of.values():
-            if len(names) > 1:
-                self.log.report(
-                    logging.ERROR,
-                    "certificates %s are used under one identity: their frames are dropped",
-                    sorted(map(str, names)),
-                    kind="mixed",
-                )
-                yield from (name for name in names if name is not None)
+            of.setdefault(identity, set()).add(str(name))
+        return frozenset().union(*(names for names in of.values() if len(names) > 1))
 
 
 class ZenohEngine:
@@ -258,6 +265,7 @@ class ZenohEngine:
         except zenoh.ZError as error:
             raise ClusterError(f"Zenoh can't start: {str(error).partition(' at /')[0]}") from None
         self._closed = False
+        atexit.register(self._end)
         self._on_frame, self._on_ask, self._on_gone = on_frame, on_ask, on_gone
         self._links = Links(self._names, on_link)
         self._links.changed()
@@ -272,34 +280,38 @@ class ZenohEngine:
             made: zenoh.handlers.Callback[_T] = zenoh.handlers.Callback(function, indirect=False)
             return made
 
-        remote, session = zenoh.Locality.REMOTE, self._session
+        session = self._session
         session.info.declare_link_events_listener(direct(self._links.changed), history=True)
-        session.declare_subscriber(f"{self._root}/*/d", direct(self._frame), allowed_origin=remote)
-        session.declare_queryable(f"{self._own}/s", direct(self._query), allowed_origin=remote)
+        session.declare_subscriber(f"{self._root}/*/d", direct(self._frame))
+        session.declare_queryable(f"{self._own}/s", direct(self._query))
         session.liveliness().declare_subscriber("ia/*/*/alive", direct(self._alive))
         self._token = session.liveliness().declare_token(f"{self._own}/alive")
         self._publisher = session.declare_publisher(
             f"{self._own}/d",
             congestion_control=zenoh.CongestionControl.DROP,
             priority=zenoh.Priority.DATA_HIGH,
-            allowed_destination=remote,
+            allowed_destination=zenoh.Locality.REMOTE,
         )
 
     def publish(self, frame: bytes) -> bool:
-        if self._closed:
+        try:
+            self._publisher.put(frame)
+        except zenoh.ZError:  # it is closed
             return False
-        self._publisher.put(frame)
         return True
 
     def ask(self, node: str, timeout_s: float) -> list[bytes] | None:
-        replies = self._session.get(
-            f"{self._root}/{node}/s",
-            timeout=timeout_s,
-            consolidation=zenoh.ConsolidationMode.NONE,
-            congestion_control=zenoh.CongestionControl.BLOCK,
-            priority=zenoh.Priority.DATA_LOW,
-            allowed_destination=zenoh.Locality.REMOTE,
-        )
+        try:
+            replies = self._session.get(
+                f"{self._root}/{node}/s",
+                timeout=timeout_s,
+                consolidation=zenoh.ConsolidationMode.NONE,
+                congestion_control=zenoh.CongestionControl.BLOCK,
+                priority=zenoh.Priority.DATA_LOW,
+                allowed_destination=zenoh.Locality.REMOTE,
+            )
+        except zenoh.ZError:  # it is closed
+            return None
         parts: list[bytes] = []
         for reply in replies:
             sample = reply.ok
@@ -311,15 +323,20 @@ class ZenohEngine:
         return parts or None
 
     def close(self) -> None:
-        if self._closed:
-            return
+        if not self._closed:
+            # Not a daemon, so that the interpreter waits for it: with a peer that is stopped it takes up to 10 s.
+            ending = threading.Thread(target=self._end, name="inbound_audit close", daemon=False)
+            ending.start()
+            ending.join(CLOSE_TIMEOUT_S)
+
+    def _end(self) -> None:
+        """Also at exit: if the interpreter ended while a thread is in Zenoh, or calls back, the process would abort."""
         self._closed = True
         with contextlib.suppress(queue.Full):  # then the thread has a query to find out by
             self._queries.put_nowait(None)
-        ending = threading.Thread(target=self._session.close, name="inbound_audit close", daemon=True)
-        ending.start()
-        for thread in (ending, self._answering):
-            thread.join(CLOSE_TIMEOUT_S)
+        self._session.close()  # type: ignore[no-untyped-call]
+        self._answering.join()
+        atexit.unregister(self._end)
 
     def _answer(self) -> None:
         while (query := self._queries.get()) is not None and not self._closed:
@@ -333,7 +350,7 @@ class ZenohEngine:
         node = self._node(sample)
         if node is None or sample.kind != zenoh.SampleKind.PUT or len(sample.payload) > MAX_FRAME_BYTES:
             return
-        if node not in self._links.mixed:
+        if not self._links.distrusts(node):
             self._on_frame(node, bytes(sample.payload))
 
     def _query(self, query: zenoh.Query) -> None:
