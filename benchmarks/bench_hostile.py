@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.hostile import banner_time, resident
+from benchmarks.hostile import banner_time, resident, worst_policy
 from benchmarks.mail import ROOT, working
 from benchmarks.measure import summary
 from benchmarks.scale import HOSTILE_S
@@ -38,17 +35,6 @@ class Siege:
     most: int
     after: int
     banners: list[float]
-
-
-@contextlib.contextmanager
-def worst_policy() -> Iterator[str]:
-    """The path of `worst.lua`, with the list that it reads beside it."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(shutil.copy(Path(__file__).with_name("worst.lua"), directory))
-        path.with_suffix(".txt").write_text(
-            "".join(f"10.{n >> 8}.{n & 255}.0/24 :2:text {n}\n" for n in range(1 << 16))
-        )
-        yield str(path)
 
 
 def written(authority: Any, path: str) -> str:

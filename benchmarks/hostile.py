@@ -1,4 +1,4 @@
-"""Peers that each do their worst with an SMTP server: what a session's budget is there for.
+"""Peers that each do their worst with an SMTP server: what a session's budget is there for. And the worst policy.
 
     python -m benchmarks.hostile PORT NUMBER SECONDS
 
@@ -8,9 +8,11 @@ runs so many of them at once, of each kind as many as of any other, again and ag
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import ssl
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +113,17 @@ def attack(port: int, number: int, seconds: float) -> None:
     stop.set()
     for peer in peers:
         peer.join(30)
+
+
+@contextlib.contextmanager
+def worst_policy() -> Iterator[str]:
+    """The path of `worst.lua`, with the list that it reads beside it."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(shutil.copy(Path(__file__).with_name("worst.lua"), directory))
+        path.with_suffix(".txt").write_text(
+            "".join(f"10.{n >> 8}.{n & 255}.0/24 :2:text {n}\n" for n in range(1 << 16))
+        )
+        yield str(path)
 
 
 def resident(pids: list[int]) -> int:

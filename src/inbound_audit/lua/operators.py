@@ -26,6 +26,7 @@ _BINDING = {
     "^": (14, 13),
 }  # fmt: skip
 _UNARY_BINDING = 12
+_CHAIN = 16  # so many texts are put together at once, then they are weighed
 _UNARY = ("not", "#", "-", "~")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _VALUES = ("nil", "true", "false")
@@ -37,8 +38,8 @@ _KEYWORDS = frozenset((
 
 
 class Operation(NamedTuple):
-    """One use of one of the dialect's operators, a chain of ``..``, or a call that is returned. Indices of tokens;
-    `last` is inclusive."""
+    """One use of one of the dialect's operators, a chain of ``..`` (of a long one its last part, too), or a call that
+    is returned. Indices of tokens; `last` is inclusive."""
 
     operator: int
     first: int
@@ -113,17 +114,17 @@ class _Scan:
             return text == "not" or text not in _KEYWORDS
         return kind in ("string", "number") or text in ("(", "{", "...", "#", "-", "~")
 
-    def run(self, binding: int, in_chain: bool = False) -> None:
-        """An operand and all operators after it that bind more tightly; `in_chain`: it stands right of a ``..``."""
+    def run(self, binding: int, in_chain: int = 0) -> None:
+        """An operand and all operators after it that bind more tightly; so many ``..`` of one chain are left of it."""
         first = self.at
         self.operand()
         while (sign := self.text()) in _BINDING and self.kind() != "string" and _BINDING[sign][0] > binding:
             operator = self.at
-            self.right_side(_BINDING[sign][1], sign == "..")
-            if sign in BINARY or (sign == ".." and not in_chain):
+            self.right_side(_BINDING[sign][1], in_chain + 1 if sign == ".." else 0)
+            if sign in BINARY or (sign == ".." and in_chain % _CHAIN == 0):
                 self.note(operator, first)
 
-    def right_side(self, binding: int, in_chain: bool = False) -> None:
+    def right_side(self, binding: int, in_chain: int = 0) -> None:
         sign, line = self.text(), self.line()
         self.at += 1
         if self.starts():

@@ -93,6 +93,15 @@ def test_the_extent_of_operands(source: str) -> None:
     assert plain(source) == REWRITTEN[source]
 
 
+def test_a_long_chain_of_texts_is_put_together_in_parts(bench: Bench) -> None:
+    """Each part is weighed, and its place in the chain is as before."""
+    chain = " .. ".join(f"a{number} + {number}" for number in range(100))
+    counted = translate(f"return {chain}").counted
+    assert [counted.count("ia__text(a"), counted.count(" ia__text(a16"), counted.count("))))))")] == [7, 1, 1]
+    values = "local " + ", ".join(f"a{number}" for number in range(100)) + " = " + ", ".join(["1"] * 100)
+    assert bench.say(chain, values) == "".join(str(number + 1) for number in range(100))
+
+
 @pytest.mark.parametrize("source", REWRITTEN)
 def test_every_operation_is_found_once(source: str) -> None:
     tokens = tokenize(source)
