@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shar
 
 ROOT = Path(__file__).parents[2]
 PEERS, MESSAGES = 16, 5
-WORKERS = ("--workers", "2", "--shared", "worst")
+WORKERS = ("--workers", "2", "--shared", "worst", "--worker-timeout", "120s")  # for a busy machine
 
 
 @contextlib.contextmanager

@@ -189,7 +189,14 @@ PROGRAM = """
     logging.getLogger("inbound_audit.address_lists").setLevel(logging.CRITICAL)
     from inbound_audit import InboundAudit, LuaPolicy
     from inbound_audit.policy.message import Message
+    from inbound_audit.lua import world
     from inbound_audit.ration import Ration
+    room = world.room
+    def patient_room(name):  # the script has as long to load as a busy machine needs
+        text = room(name)
+        assert name != "steps" or text.count(b"START_FACTOR = 100 ") == 1
+        return text.replace(b"START_FACTOR = 100 ", b"START_FACTOR = 1e5 ")
+    world.room = patient_room
     def made():
         logger.setLevel(logging.INFO)
         policy = LuaPolicy({path!r}, lua={lua!r}, ffi={ffi}, audit=audit, on_error="refuse", max_hook_ms=10)

@@ -57,7 +57,7 @@ class NetworkList:
 
     def __init__(self, locate: Callable[[], Path], kind: str, refresh: float, clock: Clock) -> None:
         self._locate, self._kind, self._refresh, self._clock = locate, kind, refresh, clock
-        self._path = locate()
+        self.path = locate()
         self._contents: _Contents | None = None
         self._error: str | None = None
         self._lock = ProcessLock()
@@ -76,7 +76,7 @@ class NetworkList:
             except PolicyError as error:
                 self._report(str(error))
         if contents is None:
-            raise PolicyError(self._error or f"{self._path}: is still being read")
+            raise PolicyError(self._error or f"{self.path}: is still being read")
         index = contents.networks.lookup(address)
         value = None if index is None else contents.values[index]
         if value is None or self._kind == "a":
@@ -85,16 +85,17 @@ class NetworkList:
         # An entry without a text returns its A record: policies take "" for "not listed".
         return (contents.zone.expand(value.txt, shown) if expand else value.txt) or value.a
 
-    def reload(self, wait_s: float | None) -> None:
+    def reload(self, wait_s: float | None, spend: Callable[[float], None] | None = None) -> None:
         """Reads the file. O(lines).
 
         Waits for `wait_s` seconds, for ever if it is None, then the file is read on in a thread. Raises PolicyError if
-        the file turned out to be bad meanwhile; the list stays as it was.
+        the file turned out to be bad meanwhile; the list stays as it was. `spend` gets the seconds of the processor
+        that the thread has taken: other threads of Python had to do without them.
         """
         if wait_s is None:
             self._read(changed=False)
         else:
-            reader = self._start(changed=False)
+            reader = self._start(changed=False, spend=spend)
             reader.join(wait_s)
             if reader.is_alive():
                 return
@@ -105,19 +106,19 @@ class NetworkList:
     def is_being_read(self) -> bool:
         return self._reader is not None and self._reader.is_alive()
 
-    def _start(self, changed: bool) -> threading.Thread:
+    def _start(self, changed: bool, spend: Callable[[float], None] | None = None) -> threading.Thread:
         with self._lock:
             if self._reader is None or not self.is_being_read:
                 self._due = self._clock() + (self._refresh or RETRY_S)
-                reader = threading.Thread(target=self._read, args=(changed,), name="address list", daemon=True)
+                reader = threading.Thread(target=self._read, args=(changed, spend), name="address list", daemon=True)
                 try:
                     reader.start()
                 except RuntimeError as error:
-                    raise PolicyError(f"{self._path}: is not read: {error}") from None
+                    raise PolicyError(f"{self.path}: is not read: {error}") from None
                 self._reader = reader
             return self._reader
 
-    def _read(self, changed: bool) -> None:
+    def _read(self, changed: bool, spend: Callable[[float], None] | None = None) -> None:
         """Exchanges the contents; of a file that has not changed, only if not `changed`. Logs a new error."""
         self._due = self._clock() + (self._refresh or RETRY_S)
         try:
@@ -125,7 +126,9 @@ class NetworkList:
                 self._contents = _read(self._locate(), self._contents if changed else None)
             self._error = None
         except (PolicyError, MemoryError) as error:
-            self._report(str(error) or f"{self._path}: not enough memory")
+            self._report(str(error) or f"{self.path}: not enough memory")
+        if spend is not None:
+            spend(time.thread_time())
 
     def _report(self, message: str) -> None:
         if self._contents is not None and message != self._error:
@@ -202,8 +205,11 @@ class NetworkLists:
             self._wait(found)
 
     def _wait(self, read: NetworkList) -> None:
-        if self.ration is None:
+        ration = self.ration
+        if ration is None:
             read.reload(None)
-        else:
-            with self.ration.spending() as left_s:
-                read.reload(left_s)
+            return
+        with ration.spending() as left_s:
+            if left_s <= 0:
+                raise PolicyError(f"{read.path}: is not read now: the policy's hooks have taken too much time")
+            read.reload(left_s, ration.spend)

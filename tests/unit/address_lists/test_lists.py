@@ -260,17 +260,27 @@ def test_all_waits_for_files_together_are_bounded(tmp_path: Path, monkeypatch: p
     (tmp_path / "l").write_text("10.0.0.0/8\n")
     found.define("l", "l")
 
-    def slow(_: object, wait_s: float) -> None:
+    def slow(_: object, wait_s: float, spend: object) -> None:
         waits.append(wait_s)
         clock.step(wait_s)
 
     monkeypatch.setattr(NetworkList, "reload", slow)
     found.ration = Ration(4, clock)
-    for _ in range(3):
-        found.reload("l")
+    found.reload("l")
+    for call in (lambda: found.reload("l"), lambda: found.define("other", "l")):
+        with pytest.raises(PolicyError, match="is not read now: the policy's hooks have taken too much time"):
+            call()
     clock.step(3)
     found.define("other", "l")
-    assert waits == [4, 0, 0, 3]
+    assert waits == [4, 3]
+
+
+def test_the_time_of_readers_is_spent(tmp_path: Path) -> None:
+    (tmp_path / "l").write_text("10.0.0.0/8\n" * 10_000)
+    found = lists(tmp_path, Clock())
+    found.ration = ration = Ration(PATIENCE, Clock())
+    found.define("l", "l")
+    assert ration.left_s < PATIENCE
 
 
 def test_a_thread_that_cannot_be_started_is_an_error_with_its_cause(
@@ -305,7 +315,7 @@ def test_lists_that_are_defined_again_and_again_are_not_all_read_at_once(
 ) -> None:
     (tmp_path / "l").write_text("10.0.0.0/8\n")
     found, slow = lists(tmp_path, Clock()), Slow(monkeypatch)
-    waiting(found, 0)
+    waiting(found, 0.001)
     for _ in range(MAX_LISTS):
         found.define("l", "l")
     with pytest.raises(PolicyError, match="64 address lists are still being read"):
