@@ -314,7 +314,7 @@ class Served:
     def _do_forge(self, fields: list[Any], paths: dict[str, object]) -> None:
         import zenoh
 
-        from inbound_audit.cluster.zenoh_engine import configuration
+        from inbound_audit.cluster.zenoh_settings import configuration
 
         config = zenoh.Config()
         for path, value in (configuration(settings_of(fields)) | paths).items():

@@ -7,7 +7,7 @@
     receiver      what the other nodes say: epochs, leases, bounds
     engine        what carries frames between nodes: its calls, its settings, its making by name
     certificates  whether a node's certificate is what other nodes will take
-    zenoh_engine, redis_engine
+    zenoh_settings, zenoh_engine, redis_engine
 
 The rooms down to the receiver do no input or output and start no threads; the time is passed in. Delivery is trusted
 with nothing: frames may be lost, repeated, late, out of order or damaged. Counts are absolute, each frame has a digest
