@@ -18,11 +18,11 @@ from libc.stdlib cimport free
 
 from inbound_audit._core.address cimport compare, mask
 from inbound_audit._core.bits cimport u64, high_bits
-from inbound_audit._core.model cimport Term, Tree, ia_ac, load_tree
+from inbound_audit._core.model cimport SMTP, Term, Tree, ia_ac, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.query cimport peer_of
 from inbound_audit._core.sums cimport listener_total, sum_trees, tree_sum
-from inbound_audit._core.trees cimport trees_of
+from inbound_audit._core.trees cimport trees_of, trees_of_cluster
 
 cdef enum:
     NO_NODE = -1            # the parent of a prefix that lies in no other one: the default network
@@ -33,6 +33,8 @@ cdef enum LimitKind:
     PREFIX_LIMIT = 0        # sessions of the network from the connecting IP's prefix
     NETWORK_LIMIT = 1       # all sessions of the network
     LISTENER_LIMIT = 2      # all sessions of the listener, whatever network they belong to
+    CLUSTER_PREFIX_LIMIT = 3    # as PREFIX_LIMIT and NETWORK_LIMIT, over all nodes of the cluster if the service is SMTP
+    CLUSTER_NETWORK_LIMIT = 4
 
 cdef struct Limit:
     int kind
@@ -125,15 +127,11 @@ cdef inline int64_t network_total(const LimitSet *s, int table, Tree *first) noe
     return total
 
 
-cdef inline bint passes(const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac) noexcept nogil:
-    """Whether more sessions are open than a limit allows, the one that asks included."""
-    cdef Tree *first = trees_of(ac.tree.owner, ac.tree.service)
+cdef inline bint prefix_passes(
+    const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac, Tree *first
+) noexcept nogil:
     cdef bint v6 = ac.version == 6
     cdef Prefix p
-    if limit.kind == LISTENER_LIMIT:
-        return listener_total(ac.tree) > limit.maximum
-    if limit.kind == NETWORK_LIMIT:
-        return network_total(s, table, first) > limit.maximum
     if limit.length[v6] < 0:
         return False
     peer_of(ac, &p)
@@ -143,6 +141,28 @@ cdef inline bint passes(const LimitSet *s, const Limit *limit, int table, int no
     if sum_trees(first, &p) <= limit.maximum:
         return False
     return s.nodes == 0 or count_in_network(s, table, node, first, &p) > limit.maximum
+
+
+cdef inline bint other_passes(
+    const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac
+) noexcept nogil:
+    """As `passes`, for all kinds but PREFIX_LIMIT."""
+    cdef Tree *first
+    if limit.kind == LISTENER_LIMIT:
+        return listener_total(ac.tree) > limit.maximum
+    first = trees_of(ac.tree.owner, ac.tree.service)
+    if ac.tree.service == SMTP and limit.kind != NETWORK_LIMIT:
+        first = trees_of_cluster(ac.tree.owner)
+    if limit.kind == CLUSTER_PREFIX_LIMIT:
+        return prefix_passes(s, limit, table, node, ac, first)
+    return network_total(s, table, first) > limit.maximum
+
+
+cdef inline bint passes(const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac) noexcept nogil:
+    """Whether more sessions are open than a limit allows, the one that asks included."""
+    if limit.kind != PREFIX_LIMIT:
+        return other_passes(s, limit, table, node, ac)
+    return prefix_passes(s, limit, table, node, ac, trees_of(ac.tree.owner, ac.tree.service))
 
 
 cdef inline int passed_limit(const LimitSet *s, const ia_ac *ac, int node) noexcept nogil:

@@ -185,7 +185,8 @@ cdef inline int attach_sum(MappedOwner *f, Owner *o, u32 number, u64 now) noexce
     cdef int fault = map_tree(f, o, number, INBOUND_CIDR, now, &t)
     if fault == SOUND:
         t.ring = NULL
-        link_sum(o, t)
+        if o.sum == NULL or o.sum.max_units:  # else this process keeps one itself
+            link_sum(o, t)
     return fault
 
 

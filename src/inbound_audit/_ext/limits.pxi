@@ -30,9 +30,9 @@ cdef class LimitTables:
         """Sets everything. Called once.
 
         `tables[i]` lists the limits of network i as `(name, kind, IPv4 length or -1, IPv6 length or -1, maximum)`;
-        `kind` is "prefix", "network" or "listener". `prefixes` lists `(text, network)`; of two equal prefixes the later
-        one counts. An address without a prefix belongs to network `default`. `accept` and `refuse` are what
-        `validate_connect` returns.
+        `kind` is "prefix", "network", "listener", "cluster prefix" or "cluster network". `prefixes` lists
+        `(text, network)`; of two equal prefixes the later one counts. An address without a prefix belongs to network
+        `default`. `accept` and `refuse` are what `validate_connect` returns.
 
         Raises CidrError, MemoryError, and ValueError if it was called before or a number is out of range.
         """
@@ -137,4 +137,5 @@ cdef class LimitTables:
         return self.refuse
 
 
-cdef tuple LIMIT_KINDS = ("prefix", "network", "listener")  # by `limits.LimitKind`
+# By `limits.LimitKind`.
+cdef tuple LIMIT_KINDS = ("prefix", "network", "listener", "cluster prefix", "cluster network")

@@ -132,7 +132,8 @@ class Limits(LimitTables, Policy):
     reference's stock policy holds. `exempt` lists prefixes that are not limited at all. `networks` gives named
     networks limits of their own in place of `limits`, a maximum for all their sessions together (`total`), or both:
     ``{"partner": {"prefixes": ["192.0.2.0/24", "2001:db8::/32"], "limits": {"/32": 50}, "total": 500}}``.
-    `listener_total` is the maximum of all sessions of one listener, whatever network they belong to.
+    `listener_total` is the maximum of all sessions of one listener, whatever network they belong to. With `cluster` all
+    other limits of a session of SMTP count the sessions of all nodes of the cluster, as `inbound_cidr` does.
 
     The longest listed prefix decides which network an address belongs to; an exempt prefix is listed too. A limit
     counts the sessions of its own network: those of a named network and the exempt ones use up nothing of the default
@@ -156,12 +157,13 @@ class Limits(LimitTables, Policy):
         exempt: Iterable[str] = (),
         networks: Mapping[str, Mapping[str, object]] | None = None,
         listener_total: int | None = None,
+        cluster: bool = False,
         dry_run: bool = False,
         code: int = REFUSAL_CODE,
         text: str = REFUSAL_TEXT,
     ) -> None:
         self.limits = STOCK_LIMITS if limits is None else limits
-        self.dry_run = dry_run
+        self.cluster, self.dry_run = cluster, dry_run
         if networks is not None and not isinstance(networks, Mapping):
             raise PolicyError(f"networks: {networks!r} is not a mapping from a name to a network")
         everywhere: list[Row] = []
@@ -173,7 +175,9 @@ class Limits(LimitTables, Policy):
         _check_overlap(named)
         first, *others = named.values()
         listed = [first, default, *others]
-        tables = [network.rows + everywhere * (number != _EXEMPT) for number, network in enumerate(listed)]
+        view = "cluster " if cluster else ""
+        tables = [[(name, view + kind, *bounds) for name, kind, *bounds in network.rows] for network in listed]
+        tables = [rows + everywhere * (number != _EXEMPT) for number, rows in enumerate(tables)]
         if not any(tables):
             raise PolicyError("limits: nothing is limited; expected e.g. {'/32': 10}, a total or listener_total")
         prefixes = [(prefix, number) for number, network in enumerate(listed) for prefix in network.prefixes]
@@ -234,7 +238,8 @@ class Limits(LimitTables, Policy):
         return counts
 
     def __repr__(self) -> str:
-        return f"Limits({self.limits!r}{', dry_run=True' if self.dry_run else ''})"
+        options = "".join(f", {name}=True" for name in ("cluster", "dry_run") if getattr(self, name))
+        return f"Limits({self.limits!r}{options})"
 
     def describe(self) -> str:
         """The limits in the form of the command line's ``--limit``."""
