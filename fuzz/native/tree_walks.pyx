@@ -1,19 +1,22 @@
 """A tree as another process may have written it: each long walk ends, with its rows or with an error.
 
-The rows of the tree, the hosts, and the largest prefixes. A walk that damaged bytes lead in a circle ends by its
-budget.
+The rows of the tree, the hosts, the hosts in pieces that are merged with those of the same tree, and the largest
+prefixes. A walk that damaged bytes lead in a circle ends by its budget.
 """
 
+cimport inbound_audit._core.address as ip
+cimport inbound_audit._core.hosts as hosts
+cimport inbound_audit._core.records as records
 cimport inbound_audit._core.walk as walk
 
 include "hostile_tree.pxi"
 
 
-cdef void walk_rows(int version, bint hosts) noexcept nogil:
+cdef void walk_rows(int version, bint alone) noexcept nogil:
     cdef walk.Rows rows
     cdef int code
     memset(&rows, 0, sizeof(rows))
-    code = walk.walk_hosts(&tree, version, &rows) if hosts else walk.walk_tree(&tree, version, &rows)
+    code = walk.walk_hosts(&tree, version, &rows) if alone else walk.walk_tree(&tree, version, &rows)
     expect(code == codes.OK or code == codes.DAMAGED, "a walk ends")
     walk.free_rows(&rows)
 
@@ -30,11 +33,33 @@ cdef void walk_top(int length) noexcept nogil:
     walk.free_rows(&heap)
 
 
+cdef void merge_hosts(int version, u64 hi, u64 lo) noexcept nogil:
+    """Addresses ascend from the first one on, and a host of both runs has both counts."""
+    cdef model.Tree again = tree
+    cdef hosts.Merge merge
+    cdef records.Host host
+    cdef ip.Address start
+    cdef u64 found = 0
+    start.hi, start.lo, start.version = hi, lo if version == 6 else 0, version
+    tree.next = &again
+    expect(hosts.open_merge(&merge, &tree, NULL) == codes.OK, "there is memory")
+    hosts.start_merge(&merge, &tree, NULL, &start)
+    while hosts.next_host(&merge, &host):
+        expect(ip.compare(host.address.hi, host.address.lo, start.hi, start.lo, 128) >= 0, "addresses ascend")
+        start = host.address
+        ip.next_address(&start)
+        found += 1
+    expect(found <= hosts.HOSTS_FREE + 9 * UNITS + 2 * hosts.RUN, "a run ends")
+    hosts.close_merge(&merge)
+
+
 cdef public void run(const u8 *data, size_t size) noexcept nogil:
     if size < PROBE:
         return
     fill(data + PROBE, size - PROBE)
-    if data[0] % 2:
+    if data[0] % 4 == 2:
+        merge_hosts(4 if data[1] & 1 else 6, <u64>data[2] << 56 | <u64>data[3] << 48, data[4])
+    elif data[0] % 2:
         walk_top(data[17])
     else:
         walk_rows(4 if data[1] & 1 else 6, (data[1] & 2) != 0)

@@ -31,6 +31,7 @@ from tests.support.waiting import PATIENCE, eventually
 
 import inbound_audit
 from inbound_audit import InboundAudit, Listener, Session
+from inbound_audit._ipcount import NodeTrees
 from inbound_audit.readers import header, lua_module
 from inbound_audit.shared import View, directory_of
 
@@ -975,6 +976,40 @@ def test_windows_of_a_shared_audit_are_passed_over(
         for session in sessions:
             session.close()
         assert reader.ask("total SMTP", "total Control") == ["0", "0"]
+
+
+@every_reader
+@pytest.mark.parametrize("kept", [False, True], ids=["nodes", "nodes and their sum"])
+def test_other_nodes_of_a_cluster_are_passed_over(
+    start: Start, kind: str, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They count this host; so does the view of SMTP."""
+    monkeypatch.setenv("INBOUND_AUDIT_SHM", str(tmp_path))
+    rng = random.Random(13)
+    reader = start(kind)
+    with InboundAudit(shared="mail", capacity=64 << 20) as audit:
+        trees = NodeTrees(audit)
+        trees.add("mx2").set_word(1, 7)
+        mx = audit.listener("SMTP", name="mx")
+        sessions = [mx.session(host) for host in addresses(rng, 99)]
+        trees.sum = kept
+        for name in ("mx2", "mx3"):
+            said = trees.said()
+            trees.add(name).set_many(trees.difference(said))
+        asked = [(service, f"{host}/24") for host in addresses(rng, 30) for service in ("SMTP", "inbound_cidr")]
+        expected = [str(audit.inbound_session_count(cidr, "SMTP")) for _, cidr in asked]
+        assert audit.total("inbound_cidr") == 3 * audit.total() == 3 * 396
+        assert reader.ask("open mail", "owners") == ["0", "1"]
+        for _ in range(2):
+            assert reader.ask(*(f"count {service} {cidr}" for service, cidr in asked)) == expected
+            assert reader.ask("total SMTP", "total inbound_cidr", "refresh") == ["396", "396", "0"]
+            trees.add("mx3").empty()
+        if kind not in C_READERS:
+            assert reader.one("listeners") == "SMTP:mx:396"
+        with View("mail") as view:
+            assert (view.total(), view.total("inbound_cidr")) == (396, 2 * 396)
+        for session in sessions:
+            session.close()
 
 
 # ---- windows, read as the page says

@@ -53,6 +53,7 @@ def test_a_native_target_over_its_corpus(program: dict[str, Path], name: str) ->
         ("trie", effort(5_000, 40_000)),  # of 43 steps each, against a model
         ("tree_bytes", effort(1_000, 20_000)),  # forged bytes under the readers and the writer
         ("tree_walks", effort(200, 2_000)),
+        ("records", effort(20_000, 200_000)),
         ("c_reader", effort(1_000, 20_000)),
     ],
 )

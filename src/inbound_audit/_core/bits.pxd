@@ -29,6 +29,7 @@ cdef extern from "inbound_audit/_core/bits.h":
     u32 match16 "ia_match16"(const u8 *, u8, u8) noexcept nogil
     int ctz64 "__builtin_ctzll"(u64) noexcept nogil
     int clz64 "__builtin_clzll"(u64) noexcept nogil
+    void prefetch "__builtin_prefetch"(const void *) noexcept nogil
     int popcount64 "__builtin_popcountll"(u64) noexcept nogil
 
 

@@ -14,12 +14,13 @@ Lock rule: none; a `Run` and a `Merge` belong to one thread.
 from libc.stdlib cimport free, malloc
 
 from inbound_audit._core.address cimport Address, compare, next_address
-from inbound_audit._core.bits cimport u8, u32, u64, acquire64, ctz64, load64, pause
+from inbound_audit._core.bits cimport u8, u32, u64, acquire64, ctz64, load64, pause, prefetch
 from inbound_audit._core.codes cimport FULL, OK
 from inbound_audit._core.layout cimport block, header, reach_of
 from inbound_audit._core.model cimport Tree, load_tree
 from inbound_audit._core.node cimport (
-    TAG_FULL, TAG_NONE, Key, Node, byte_at, count_of, entries_of, is_node, keys_of, last_byte, path_of, tag_of, unit_of,
+    TAG_FULL, TAG_NONE, TAG_SUFFIX, Key, Node, byte_at, count_of, entries_of, is_node, keys_of, last_byte, path_of,
+    tag_of, unit_of,
 )
 from inbound_audit._core.path cimport host_of
 from inbound_audit._core.records cimport Host
@@ -29,6 +30,9 @@ from inbound_audit._core.seqlock cimport EXACT, READ_TRIES, read_begin, read_end
 cdef enum:
     RUN = 256               # hosts of a piece
     MIN_RUN = 8
+    FEW = 8                 # slots of a node whose grade is below FEW_GRADE
+    FEW_GRADE = 3
+    AHEAD = 4               # entries of a full node whose blocks are fetched before they are visited
     STEPS_A_HOST = 17       # nodes on the way to a host, at most
     HOSTS_FREE = 65536      # hosts of a run before its budget counts
 
@@ -75,14 +79,44 @@ cdef inline bint take_full(Run *r, Node *n, Key k, int depth, bint edge, int lea
     cdef u64 e
     cdef int key
     for key in range(least, 256):
+        e = load64(entries + ((key + AHEAD) & 255))
+        if tag_of(e) > TAG_SUFFIX:
+            prefetch(block(&r.tree.arena, unit_of(e)))
         e = load64(entries + key)
         if e and not take_below(r, e, with_byte(k, depth, <u8>key), depth + 1, edge and key == least):
             return False
     return True
 
 
+cdef inline bint take_few(Run *r, Node *n, Key k, int depth, bint edge, int least) noexcept nogil:
+    """Slots are in no order; a few are sorted by insertion."""
+    cdef u64 *entries = entries_of(n, r.v6, False)
+    cdef u8 *keys = keys_of(n, r.v6)
+    cdef u64 used = acquire64(&n.used)
+    cdef u32[FEW] sorted
+    cdef u32 one
+    cdef int size = 0, i, key
+    while used and size < FEW:
+        i = ctz64(used)
+        used &= used - 1
+        one = <u32>keys[i] << 8 | <u32>i
+        i = size
+        while i and sorted[i - 1] > one:
+            sorted[i] = sorted[i - 1]
+            i -= 1
+        sorted[i] = one
+        size += 1
+    for i in range(size):
+        key = <int>(sorted[i] >> 8)
+        if key >= least and not take_below(
+            r, load64(entries + (sorted[i] & 63)), with_byte(k, depth, <u8>key), depth + 1, edge and key == least
+        ):
+            return False
+    return True
+
+
 cdef inline bint take_small(Run *r, Node *n, Key k, int depth, bint edge, int least) noexcept nogil:
-    """Slots are in no order, so a bit map of their keys sorts them."""
+    """Slots are in no order; a bit map of their keys sorts them."""
     cdef u64 *entries = entries_of(n, r.v6, False)
     cdef u8 *keys = keys_of(n, r.v6)
     cdef u64 used = acquire64(&n.used), word, e
@@ -138,6 +172,8 @@ cdef inline bint take_below(Run *r, u64 e, Key path, int depth, bint edge) noexc
         least = byte_at(r.start.hi, r.start.lo, at)
     if tag_of(e) == TAG_FULL:
         return take_full(r, n, path, at, edge, least)
+    if n.grade < FEW_GRADE:
+        return take_few(r, n, path, at, edge, least)
     return take_small(r, n, path, at, edge, least)
 
 

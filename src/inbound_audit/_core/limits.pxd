@@ -33,8 +33,8 @@ cdef enum LimitKind:
     PREFIX_LIMIT = 0        # sessions of the network from the connecting IP's prefix
     NETWORK_LIMIT = 1       # all sessions of the network
     LISTENER_LIMIT = 2      # all sessions of the listener, whatever network they belong to
-    CLUSTER_PREFIX_LIMIT = 3    # as PREFIX_LIMIT and NETWORK_LIMIT, over all nodes of the cluster if the service is SMTP
-    CLUSTER_NETWORK_LIMIT = 4
+    CLUSTER_PREFIX_LIMIT = 3    # as PREFIX_LIMIT, for SMTP over all nodes of the cluster
+    CLUSTER_NETWORK_LIMIT = 4   # as NETWORK_LIMIT, likewise
 
 cdef struct Limit:
     int kind
