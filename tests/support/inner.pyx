@@ -17,12 +17,14 @@ cimport inbound_audit._core.change_log as change_log
 cimport inbound_audit._core.clock as clock
 cimport inbound_audit._core.coalesce as coalesce_
 cimport inbound_audit._core.codes as codes
+cimport inbound_audit._core.hosts as hosts_
 cimport inbound_audit._core.kept_file as kept_file
 cimport inbound_audit._core.layout as layout
 cimport inbound_audit._core.mapping as mapping
 cimport inbound_audit._core.model as model
 cimport inbound_audit._core.monitor as monitor
 cimport inbound_audit._core.node as node
+cimport inbound_audit._core.node_tree as node_tree
 cimport inbound_audit._core.owner_files as owner_files
 cimport inbound_audit._core.path as path
 cimport inbound_audit._core.prefix as prefix
@@ -647,6 +649,40 @@ cdef class Owner:
         self.trees += 1
         return self.trees - 1
 
+    def add_sum(self):
+        """The sum over all other nodes, not in use yet."""
+        cdef model.Tree *t = trees.add_tree(self.o, model.INBOUND_CIDR, 0, 1 << 20)
+        if t == NULL:
+            raise MemoryError
+        self.tree[self.trees] = t
+        trees.link_sum(self.o, t)
+        self.trees += 1
+        return self.trees - 1
+
+    def use_sum(self, int tree, bint used):
+        node_tree.use_sum(self.tree[tree], used)
+
+    def own_sum(self):
+        """Whether this process keeps a sum that is in use."""
+        return node_tree.own_sum(self.o) != NULL
+
+    def check_sum(self, int tree):
+        """None, or why it is not the sum of the nodes."""
+        cdef const char *fault = node_tree.check_sum(self.o, self.tree[tree])
+        return None if fault == NULL else fault.decode()
+
+    def run(self, int tree, text):
+        """`(hosts, pieces)` of a tree from an address on; a host is `(address, count)`."""
+        cdef ip.Address start = address(text)
+        cdef hosts_.Run run
+        found, pieces = [], 0
+        hosts_.start_run(&run, self.tree[tree], &start)
+        while hosts_.run_has(&run):
+            pieces += run.at == 0
+            found.append((text_of(&hosts_.run_host(&run).address), hosts_.run_host(&run).count))
+            hosts_.run_on(&run)
+        return found, pieces
+
     def unlink(self, int tree):
         trees.unlink_tree(self.o, self.tree[tree])
 
@@ -813,6 +849,11 @@ cdef class OwnerFile:
     def attach(self, int service=0, u32 listener_id=0, u64 now=0):
         cdef u32 number = self.f.trees
         cdef int fault = owner_files.attach_listener_tree(&self.f, self.owner.o, number, service, listener_id, now)
+        self.f.trees += 1
+        return fault
+
+    def attach_sum(self, u64 now=0):
+        cdef int fault = owner_files.attach_sum(&self.f, self.owner.o, self.f.trees, now)
         self.f.trees += 1
         return fault
 

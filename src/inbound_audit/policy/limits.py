@@ -176,8 +176,11 @@ class Limits(LimitTables, Policy):
         first, *others = named.values()
         listed = [first, default, *others]
         view = "cluster " if cluster else ""
-        tables = [[(name, view + kind, *bounds) for name, kind, *bounds in network.rows] for network in listed]
-        tables = [rows + everywhere * (number != _EXEMPT) for number, rows in enumerate(tables)]
+        tables = [
+            [(name, view + kind, four, six, maximum) for name, kind, four, six, maximum in network.rows]
+            + everywhere * (number != _EXEMPT)
+            for number, network in enumerate(listed)
+        ]
         if not any(tables):
             raise PolicyError("limits: nothing is limited; expected e.g. {'/32': 10}, a total or listener_total")
         prefixes = [(prefix, number) for number, network in enumerate(listed) for prefix in network.prefixes]

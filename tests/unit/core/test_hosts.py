@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from tests.support import gold_records
+from tests.support import gold_records, inner
 from tests.support.effort import effort
 from tests.support.gold import Address
 
@@ -81,3 +81,27 @@ def test_a_host_that_stays_is_found_once_beside_a_writer() -> None:
         finally:
             ended.set()
             writer.join()
+
+
+@pytest.fixture
+def owner() -> inner.Owner:
+    """An owner with a tree of 600 hosts."""
+    owner = inner.Owner()
+    owner.add_tree()
+    for at in range(600):
+        owner.add(0, str(ipaddress.IPv4Address(3 * at)), 1 + at)
+    return owner
+
+
+def test_a_run_reads_pieces_of_a_bounded_size(owner: inner.Owner) -> None:
+    found, pieces = owner.run(0, "0.0.0.0")
+    assert found == [(str(ipaddress.IPv4Address(3 * at)), 1 + at) for at in range(600)]
+    assert pieces == 3  # of 256
+    assert owner.run(0, "::") == ([], 0)
+
+
+def test_a_run_beside_a_stopped_writer_ends_with_all_hosts(owner: inner.Owner) -> None:
+    owner.stop_in_update(0)
+    found, pieces = owner.run(0, "0.0.0.1")
+    assert found == [(str(ipaddress.IPv4Address(3 * at)), 1 + at) for at in range(1, 600)]
+    assert pieces > 3  # the first try of each was too long

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.support import gold_records
+from tests.support import gold_records, inner
 from tests.support.gold import Address, GoldCounter, unmapped
 from tests.support.strategies import addresses
 
@@ -308,3 +308,41 @@ def test_a_file_has_room_for_so_many_nodes() -> None:
 def test_a_tree_of_a_node_is_made_by_node_trees_alone() -> None:
     with pytest.raises(TypeError, match="NodeTrees"):
         NodeTree()
+
+
+# ---- the sum, from inside
+
+
+@pytest.fixture
+def owner() -> inner.Owner:
+    """An owner with a tree of SMTP (0), two nodes (1 and 2) and their sum (3)."""
+    owner = inner.Owner()
+    for service in (inner.SMTP, inner.INBOUND_CIDR, inner.INBOUND_CIDR):
+        owner.add(owner.add_tree(service), "192.0.2.7", 10**owner.trees)
+    owner.add(owner.add_sum(), "192.0.2.7", 1100)
+    return owner
+
+
+def test_the_sum_is_read_in_place_of_the_nodes_while_it_is_marked(owner: inner.Owner) -> None:
+    assert owner.sum_trees("192.0.2.7", inner.INBOUND_CIDR) == 1110
+    owner.use_sum(3, True)
+    assert owner.sum_trees("192.0.2.7", inner.INBOUND_CIDR) == 1110
+    owner.add(3, "192.0.2.7")  # it is the sum that is read
+    assert owner.sum_trees("192.0.2.7", inner.INBOUND_CIDR) == 1111
+    assert owner.sum_trees("192.0.2.7", inner.SMTP) == 10
+    owner.use_sum(3, False)
+    assert owner.sum_trees("192.0.2.7", inner.INBOUND_CIDR) == 1110
+
+
+def test_the_checker_finds_a_sum_that_is_none(owner: inner.Owner) -> None:
+    assert owner.check_sum(3) is None
+    owner.add(3, "192.0.2.8")
+    assert "total" in owner.check_sum(3)
+    owner.add(1, "192.0.2.9")
+    assert "another count" in owner.check_sum(3)
+
+
+def test_beside_a_stopped_writer_the_sum_is_read_as_any_tree(owner: inner.Owner) -> None:
+    owner.use_sum(3, True)
+    owner.stop_in_update(3)
+    assert owner.sum_trees("192.0.2.7", inner.INBOUND_CIDR) == 1110

@@ -111,3 +111,29 @@ def test_a_file_that_is_too_short_is_not_ready(fd: int) -> None:
 )
 def test_the_first_fields_of_a_header(magic: int, layout: int, mark: int, fault: int) -> None:
     assert inner.header_fault(magic, layout, mark, MAGIC) == fault
+
+
+def test_the_sum_of_another_owner_is_read_until_it_is_detached(fd: int, other: inner.Owner) -> None:
+    other.use_sum(1, True)  # the mark in a header
+    mine = inner.Owner()
+    file = opened(mine, fd)
+    assert file.attach(inner.INBOUND_CIDR) == inner.SOUND
+    assert file.attach_sum() == inner.SOUND
+    assert mine.sum_trees("192.0.2.7", inner.INBOUND_CIDR) == 10  # not 1
+    assert not mine.own_sum()
+    other.use_sum(1, False)
+    assert mine.sum_trees("192.0.2.7", inner.INBOUND_CIDR) == 1
+    other.use_sum(1, True)
+    file.detach(0)
+    assert mine.sum_trees("192.0.2.7", inner.INBOUND_CIDR) == 0
+
+
+def test_a_process_that_keeps_a_sum_reads_its_own(fd: int, other: inner.Owner) -> None:
+    other.use_sum(1, True)
+    mine = inner.Owner()
+    mine.use_sum(mine.add_sum(), True)
+    file = opened(mine, fd)
+    assert file.attach_sum() == inner.SOUND
+    assert (mine.own_sum(), mine.sum_trees("192.0.2.7", inner.INBOUND_CIDR)) == (True, 0)
+    file.detach(0)
+    assert mine.own_sum()
