@@ -22,7 +22,7 @@ PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.lua')
 HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve test test-system test-readers test-tooling test-all test-core test-one test-changed faults \
+.PHONY: help build serve cluster test test-system test-readers test-tooling test-all test-core test-one test-changed faults \
   fuzz fuzz-one bench bench-instructions peers debug sanitize model soak lint format docs docs-serve changelog dist wheels \
   clean
 .SUFFIXES:
@@ -36,6 +36,9 @@ build: $(HAVE)-core ## make the environment and build the core in it
 
 serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 (ARGS replaces its arguments)
 	$(BIN)/inbound-audit serve $(or $(ARGS),--policy examples/policies/stock.lua)
+
+cluster: $(HAVE)-core ## three nodes on this machine, with traffic, until Ctrl-C: what each of them counts
+	$(PY) examples/cluster.py $(ARGS)
 
 # The tiers are the folders of tests/, and marks (tests/conftest.py). Each runs in a process per core. Outside of the unit
 # tier a file stays in one process: its tests share servers and builds, and measure what they do to the machine.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType, named_keywords
+from inbound_audit.nodes import NodeInfo, nodes_of
 from inbound_audit.process import Stage, register
 from inbound_audit.series.definition import DEFAULT_BYTES, read_monitors
 from inbound_audit.series.table import SeriesSet
@@ -94,6 +95,11 @@ class InboundAudit(_ipcount.Audit):
     def shared(self) -> str | None:
         """The name under which processes count together; None for counts of this process alone."""
         return self._shared
+
+    @property
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """The nodes of the cluster, this host first; none where no agent runs. O(nodes)."""
+        return nodes_of(self)
 
     @named_keywords
     def listener(

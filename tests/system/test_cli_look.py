@@ -280,7 +280,7 @@ def check_network(cidr: str) -> None:
 def test_show_as_json(owners: tuple[Owner, Owner]) -> None:
     first, _ = owners
     found = json.loads(answer("show", NAME, "--json"))
-    assert set(found) == {"audit", "service_type", "from", "cidr", "count", "tree"}
+    assert set(found) == {"audit", "service_type", "from", "node", "cidr", "count", "tree"}
     assert (found["audit"], found["service_type"], found["from"], found["cidr"]) == (NAME, "SMTP", None, None)
     assert found["count"] == 33
     assert found["tree"][0] == {"prefix": "10.0.0.0/24", "count": 31}
@@ -288,7 +288,8 @@ def test_show_as_json(owners: tuple[Owner, Owner]) -> None:
     text = answer("show", NAME, "10.0.0.177/29", "--json", "--from", str(first.pid), "--service", "inbound_cidr")
     assert text.count("\n") == 1
     assert json.loads(text) == {
-        "audit": NAME, "service_type": "inbound_cidr", "from": first.pid, "cidr": "10.0.0.176/29", "count": 14,
+        "audit": NAME, "service_type": "inbound_cidr", "from": first.pid, "node": None, "cidr": "10.0.0.176/29",
+        "count": 14,
         "tree": [{"prefix": "10.0.0.176/29", "count": 14}, {"prefix": "10.0.0.180/32", "count": 14}],
     }  # fmt: skip
     assert json.loads(answer("show", NAME, "192.0.2.0/24", "--json"))["tree"] == [

@@ -520,7 +520,7 @@ def test_what_the_reference_has_and_this_does_not_is_named(crew):
 
 def test_help(crew):
     lines = console("help").splitlines()
-    assert len(lines) == 15
+    assert len(lines) == 16
     for line in lines:
         assert re.fullmatch(r"[a-z].*  [A-Z].*\.", line), line  # the form, then what it does
     assert any(line.startswith("inbound_audit count_cidr CIDR SERIES PARAMETERS START END  ") for line in lines)

@@ -21,7 +21,7 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services", "descriptor"},
+    {"services", "descriptor", "nodes"},
     {"process", "regular_file"},
     {"log_limiter", "ration"},
     {"shared", "address_lists"},

@@ -67,7 +67,15 @@ def test_looks_from_outside(command):
 
 def test_every_command_is_known():
     """What is run below, what installs, and what other tests run (`make test` is how you got here)."""
-    known = ("make serve ", "make test ", "pip install inbound-audit", "inbound-audit serve ", *LOOKS, "printf ")
+    known = (
+        "make serve ",
+        "make cluster",
+        "make test ",
+        "pip install inbound-audit",
+        "inbound-audit serve ",
+        *LOOKS,
+        "printf ",
+    )
     assert all(command.startswith(known) for command in commands())
 
 

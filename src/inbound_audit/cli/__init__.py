@@ -9,6 +9,8 @@
     console   `inbound-audit console`, a package: the reference's console
     show, top, ps
               `inbound-audit show`, `top`, `ps`: a shared audit from outside; view_options: what they have in common
+    agent, cluster
+              `inbound-audit agent`: this host as a node of a cluster; `inbound-audit cluster`: the nodes
 
 A command's own libraries (aiosmtpd, lupa, rich, prompt_toolkit) are imported when that command runs.
 """
@@ -22,6 +24,8 @@ from importlib.metadata import version
 
 import click
 
+from inbound_audit.cli.agent import agent
+from inbound_audit.cli.cluster import cluster
 from inbound_audit.cli.console import console
 from inbound_audit.cli.count import count
 from inbound_audit.cli.failure import abandon_output, reason
@@ -45,6 +49,7 @@ Examples:
   inbound-audit count access.log --cidr 192.0.2.0/24 --top 20 --prefixlen 24,56
   inbound-audit top mail --watch
   inbound-audit console mail
+  inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
 \b
 Exit status: 0 done, 1 failed while running, 2 usage.""",
 )
@@ -53,7 +58,7 @@ def main() -> None:
     """How many sessions are open right now from this address, or from any prefix around it?"""
 
 
-for command in (serve, count, show, top, ps, console):
+for command in (serve, count, show, top, ps, console, agent, cluster):
     main.add_command(command)
 
 

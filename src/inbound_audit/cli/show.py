@@ -20,20 +20,29 @@ if TYPE_CHECKING:
 Examples:
   inbound-audit show mail
   inbound-audit show mail 192.0.2.0/24 --from 4711
+  inbound-audit show mail --node mx2
   inbound-audit show mail --reference
   inbound-audit show mail 2001:db8::/32 --json | jq .count
 \b
-Exit status: 0 done, 1 there is no such audit, process or service or it can't be opened, 2 usage."""
+Exit status: 0 done, 1 there is no such audit, process, node or service or it can't be opened, 2 usage."""
 )
 @click.argument("name")
 @click.argument("cidr", required=False, type=params.network)
 @view_options.service_option
 @view_options.user_option
+@view_options.node_option
 @click.option("--from", "pid", type=params.whole_number(1), metavar="PID", help="Count this process alone.")
 @click.option("--reference", is_flag=True, help="Print rows as the reference's console does.")
 @click.option("--json", "as_json", is_flag=True, help=view_options.AS_JSON)
 def show(
-    name: str, cidr: str | None, service: str, user: str | None, pid: int | None, reference: bool, as_json: bool
+    name: str,
+    cidr: str | None,
+    service: str,
+    user: str | None,
+    node: str | None,
+    pid: int | None,
+    reference: bool,
+    as_json: bool,
 ) -> None:
     """Print the open sessions of a shared audit as a tree.
 
@@ -44,7 +53,7 @@ def show(
     It only reads, and no process waits for it: each row was true at some moment while it ran.
     """
     network = None if cidr is None else network_of(cidr)
-    with view_options.open_view(name, user, pid) as view:
+    with view_options.open_view(name, user, pid, node) as view:
         count, rows = rows_of(view, service, network)
         total, processes = view.total(service), sum(owner.damaged is None for owner in view.owners)
         view_options.say_if_no_process(name, view)
@@ -54,15 +63,17 @@ def show(
             "audit": name,
             "service_type": service,
             "from": pid,
+            "node": node,
             "cidr": None if network is None else str(network),
             "count": count,
         }
         output.write(json_pieces(about, "tree", as_objects(rows)))
     elif reference:
-        output.write([f"{heading(service, None if pid is None else str(pid))}\n"])
+        output.write([f"{heading(service, node or (None if pid is None else str(pid)))}\n"])
         output.write(output.reference_rows(rows))
     else:
         where = f"process {pid}" if pid is not None else plural(processes, "process")
+        where = where if node is None else f"node {node}"
         output.write([f"{plain(name)}: {plural(total, f'open {plain(service)} session')} in {where}\n"])
         output.write(output.tree_rows(rows))
 

@@ -17,7 +17,7 @@ import click
 
 from inbound_audit.cli import params, view_options
 from inbound_audit.cli.failure import abandon_output
-from inbound_audit.cli.output import Output, as_objects, plural
+from inbound_audit.cli.output import Output, as_objects, plain, plural
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -38,6 +38,7 @@ class TopOptions(NamedTuple):
     service: str
     prefixlen: tuple[int, int]
     user: str | None
+    node: str | None
 
 
 class TopCounts(NamedTuple):
@@ -56,19 +57,29 @@ Examples:
   inbound-audit top mail --watch
   inbound-audit top mail -n 5 --prefixlen 32,64 --service ECStream
   inbound-audit top mail --watch --json | jq -c .total
+  inbound-audit top mail --service inbound_cidr
+  inbound-audit top mail --node mx2
 \b
 Exit status: 0 done, or the watch was ended (q, Escape, Ctrl-C, TERM, the reader of the output left),
-  1 there is no such audit or service or it can't be opened, 2 usage."""
+  1 there is no such audit, node or service or it can't be opened, 2 usage."""
 )
 @click.argument("name")
 @click.option("-n", "n", type=params.whole_number(1), default="20", help="At most N prefixes.")
 @params.option("--prefixlen", params.prefix_lengths, "The lengths of the prefixes.", default="24,56")
 @view_options.service_option
 @view_options.user_option
+@view_options.node_option
 @click.option("--watch", is_flag=True, help="Count again every second, until q or Ctrl-C: a live table on a terminal.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead; with --watch one per second.")
 def top(
-    name: str, n: int, prefixlen: tuple[int, int], service: str, user: str | None, watch: bool, as_json: bool
+    name: str,
+    n: int,
+    prefixlen: tuple[int, int],
+    service: str,
+    user: str | None,
+    node: str | None,
+    watch: bool,
+    as_json: bool,
 ) -> None:
     """Print the prefixes with the most open sessions of a shared audit.
 
@@ -77,12 +88,12 @@ def top(
 
     It only reads, and no process waits for it.
     """
-    options = TopOptions(name, n, service, prefixlen, user)
+    options = TopOptions(name, n, service, prefixlen, user, node)
     if watch:
         with _until_it_is_ended(), view_options.failures(name):
             _watch(options, as_json)
         return
-    with view_options.open_view(name, user) as view:
+    with view_options.open_view(name, user, node=node) as view:
         counts = _count(view, options)
     if as_json:
         click.echo(_as_json(options, counts))
@@ -135,7 +146,7 @@ def _watch_live(output: Output, options: TopOptions) -> None:
 def _every_second(options: TopOptions, wait: Callable[[], None]) -> Iterator[TopCounts]:
     """Counts again and again, without end. Raises SharedStateError and UnknownServiceType."""
 
-    with view_options.open_view(options.name, options.user) as view:
+    with view_options.open_view(options.name, options.user, node=options.node) as view:
         while True:
             yield _count(view, options)
             wait()
@@ -185,7 +196,7 @@ def _as_text(options: TopOptions, counts: TopCounts, most: int) -> Text:
     from rich.text import Text
 
     words = f"{counts.when.astimezone():%H:%M:%S}  {options.name}  {options.service} {counts.total} open"
-    words += f"  {plural(counts.processes, 'process')}"
+    words += f"  node {plain(options.node)}" if options.node else f"  {plural(counts.processes, 'process')}"
     words += f"  {counts.damaged} damaged (see ps)" if counts.damaged else ""
     text = Text(no_wrap=True, overflow="crop")
     text.append(f"{words}\n", "bold")

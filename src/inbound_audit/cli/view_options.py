@@ -13,6 +13,7 @@ from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import listing
 from inbound_audit.errors import SharedStateError, UnknownServiceType
+from inbound_audit.nodes import THIS_HOST
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 
 if TYPE_CHECKING:
@@ -34,15 +35,31 @@ user_option = click.option(
 )
 
 
+node_option = click.option(
+    "--node", metavar="NODE", help="Count the sessions of this node of the cluster, as this host has them."
+)
+
+
 @contextlib.contextmanager
-def open_view(name: str, user: str | None = None, pid: int | None = None) -> Iterator[View]:
+def open_view(name: str, user: str | None = None, pid: int | None = None, node: str | None = None) -> Iterator[View]:
     """A view of the audit with that name. Raises Failure if it can't be opened, here and in the block."""
     from inbound_audit.shared import View
 
-    with failures(name), View(name, pid=pid, user=user) as view:
+    with failures(name), view_of_node(name, node, user) if node else View(name, pid=pid, user=user) as view:
         if user is not None:
             say(f"{name!r}: the audit of {user}")
         yield view
+
+
+def view_of_node(name: str, node: str, user: str | None) -> View:
+    """The view of what one node counts, as sessions of SMTP. Raises Failure, SharedStateError."""
+    from inbound_audit.shared import View
+
+    with View(name, user=user) as whole:
+        found = {one.name: one.state for one in whole.nodes}
+    if node not in found:
+        raise Failure(f"{node!r}: no such node (there is: {listing(list(found)) or 'no node, since no agent runs'})")
+    return View(name, user=user, node=None if found[node] == THIS_HOST else node)
 
 
 @contextlib.contextmanager

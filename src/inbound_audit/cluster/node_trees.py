@@ -8,7 +8,7 @@ and 0 means that the host is gone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class NodeTree(Protocol):
@@ -53,8 +53,18 @@ class NodeTrees(Protocol):
     def said(self) -> NodeTree:
         """Returns a tree that no other process sees: what this node has said."""
 
-    def difference(self, said: NodeTree, max_bytes: int) -> bytes:
+    def difference(self, said: Any, max_bytes: int) -> bytes:
         """Returns records of what this host's own trees have different from `said`, b"" if nothing."""
 
     def changed(self) -> bool:
         """Whether any of this host's own trees has changed since the last `difference`."""
+
+
+def all_records(tree: NodeTree, max_bytes: int) -> list[bytes]:
+    """Returns all hosts of a tree in parts of at most so many bytes; at least one part."""
+    parts: list[bytes] = []
+    cursor = b""
+    while not parts or cursor:
+        records, cursor = tree.records(cursor, max_bytes)
+        parts.append(records)
+    return parts

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from inbound_audit.cluster import frames
 from inbound_audit.cluster.frames import Frame, FrameError, FrameType, OtherVersionError
-from inbound_audit.cluster.node_trees import NodeTrees
+from inbound_audit.cluster.node_trees import NodeTrees, all_records
 from inbound_audit.cluster.replica import Replica
 from inbound_audit.errors import CapacityError
 
@@ -250,12 +250,7 @@ class Receiver:
             if state.state == State.LOST:
                 continue
             tree = trees.add(state.name, self.bounds.max_hosts)
-            parts: list[bytes] = []
-            cursor = b""
-            while not parts or cursor:
-                records, cursor = state.replica.tree.records(cursor, frames.MAX_RECORDS_BYTES)
-                parts.append(records)
-            tree.replace(parts)
+            tree.replace(all_records(state.replica.tree, frames.MAX_RECORDS_BYTES))
             state.replica.tree = tree
             self.nodes[state.name] = state
             self._say(state, state.state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from inbound_audit.cluster.frames import MAX_AGE_MS, MAX_RECORDS_BYTES, Frame, FrameType, pack
-from inbound_audit.cluster.node_trees import NodeTrees
+from inbound_audit.cluster.node_trees import NodeTrees, all_records
 
 MIN_PAUSE_S = 0.005
 PAUSE_PER_NODE_S = 0.0005
@@ -42,6 +42,12 @@ class Sender:
         """Seconds from one walk to the next, at least."""
         return max(MIN_PAUSE_S, PAUSE_PER_NODE_S * self.nodes, PAUSE_PER_WALK * self._walk_s)
 
+    def move(self, trees: NodeTrees) -> None:
+        """Goes on with other trees: what was said is copied there."""
+        said = trees.said()
+        said.replace(all_records(self._said, MAX_RECORDS_BYTES))
+        self._trees, self._said, self._more = trees, said, True
+
     def due(self, now: float) -> float:
         """Returns the seconds until `frames` is to be called, at most `pause`."""
         if self._first:
@@ -66,13 +72,8 @@ class Sender:
 
     def snapshot(self) -> list[bytes]:
         """Returns all that was said until now, in parts: the answer to a node that has missed something."""
-        parts: list[bytes] = []
-        cursor = b""
-        while not parts or cursor:
-            records, cursor = self._said.records(cursor, MAX_RECORDS_BYTES)
-            parts.append(records)
+        parts = all_records(self._said, MAX_RECORDS_BYTES)
         frame = self._frame(FrameType.SNAPSHOT, self._content)
-
         return [pack(frame._replace(records=part, part=at, parts=len(parts))) for at, part in enumerate(parts)]
 
     def goodbye(self) -> bytes:

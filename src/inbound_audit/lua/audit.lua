@@ -2,7 +2,7 @@
 local room, _, settings = ...
 local ac, arguments, host, sessions = room("ac"), room("arguments"), room("host"), room("sessions")
 local windows = room("windows")
-local pairs, tostring, type = pairs, tostring, type
+local error, pairs, tostring, type = error, pairs, tostring, type
 local event_count, counted, codes = ac.event_count, ac.counted, windows.codes
 local message, now, plain, question, raising = windows.message, sessions.now, arguments.plain, windows.question, arguments.raising
 
@@ -41,6 +41,18 @@ for name, kind in pairs(settings.kinds) do
     end
     return message(code, monitor, code == codes.BAD_WINDOW and given or cidr)
   end)
+end
+
+-- How many nodes of the cluster are counted, and how many are known; without an agent 1 and 1.
+function audit.nodes()
+  if not now.state.ac then
+    error("msys.audit.nodes: no session is being validated", 2)
+  end
+  local why, counted_nodes, known = host.nodes(ac.bytes(now.state.ac))
+  if why then
+    error(why, 2)
+  end
+  return counted_nodes, known
 end
 
 -- The policy needs this monitor: `serve` makes it, and any other audit that lacks it is refused when the policy is loaded.

@@ -17,6 +17,7 @@ from inbound_audit.lua.needs import monitors_of
 from inbound_audit.lua.series_host import SeriesHost
 from inbound_audit.lua.sources import Sources
 from inbound_audit.lua.world import functions_of, logger, raw, shown, text, translation
+from inbound_audit.nodes import counted_of
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
@@ -102,6 +103,9 @@ class ScriptHost:
             return None if address is None else raw(address)
         listener = self.listeners[_tree(accept)]
         return raw(listener.service_type if name == b"service_type" else listener.name)
+
+    def lua_nodes(self, accept: bytes) -> tuple[int, int]:
+        return counted_of(self._audit_of(accept).nodes)
 
     def lua_recipients(self, accept: bytes) -> bytes:
         """The recipients of the message that is being validated, one per line."""

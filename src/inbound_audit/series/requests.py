@@ -164,7 +164,7 @@ def _define(series: SeriesSet, request: Request) -> None:
     series.define(name, request.get("type", known), request["interval"], request["num_windows"])
 
 
-class _Command(NamedTuple):
+class Command(NamedTuple):
     handle: Callable[[SeriesSet, Request], dict[str, object]]
     fields: dict[str, Callable[[object], bool]]
     optional: dict[str, Callable[[object], bool]]
@@ -176,8 +176,8 @@ _SIZE: dict[str, Callable[[object], bool]] = {"interval": _is_number, "num_windo
 _TYPE: dict[str, Callable[[object], bool]] = {"type": _is_text}
 
 COMMANDS = {
-    "add": _Command(_add, {**_SERIES, "key": _is_text, "count": _is_count}, _TYPE),
-    "remove": _Command(_remove, _KEY, _SIZE),
-    "known": _Command(_known, {"series": _is_text}, {}),
-    "load": _Command(_load, {**_SERIES, "rows": _are_rows, "marks": _are_marks}, _TYPE),
+    "add": Command(_add, {**_SERIES, "key": _is_text, "count": _is_count}, _TYPE),
+    "remove": Command(_remove, _KEY, _SIZE),
+    "known": Command(_known, {"series": _is_text}, {}),
+    "load": Command(_load, {**_SERIES, "rows": _are_rows, "marks": _are_marks}, _TYPE),
 }

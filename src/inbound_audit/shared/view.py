@@ -6,6 +6,7 @@ import contextlib
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError
+from inbound_audit.nodes import NodeInfo, nodes_of
 from inbound_audit.process import ProcessLock
 from inbound_audit.services import SERVICE_TYPES
 from inbound_audit.shared.directory import SharedDirectory
@@ -63,6 +64,11 @@ class View(_ipcount.Audit):
                     self._scanner.move(self.place)
                     place.close()
             self._scanner.scan()
+
+    @property
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """The nodes of the cluster, this host first; none where no agent runs. O(nodes)."""
+        return nodes_of(self)
 
     @property
     def owners(self) -> list[OwnerInfo]:

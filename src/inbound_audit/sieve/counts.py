@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 from inbound_audit._ipcount import MONITOR_KINDS, parse_monitor, parse_pair, parse_prefix
 from inbound_audit.errors import PolicyError
+from inbound_audit.nodes import counted_of
 from inbound_audit.sieve.functions import AsText, Reader, function, functions
 from inbound_audit.sieve.run import Run
 from inbound_audit.sieve.values import Value, number, text, whole
@@ -85,6 +86,11 @@ def audit_connections_on_service(run: Run, cidr: Cidr) -> Value:
 
 def audit_connections_on_listener(run: Run, cidr: Cidr) -> Value:
     return [run.ac.listener.inbound_session_count(cidr, run.ac)]
+
+
+def audit_nodes(run: Run) -> Value:
+    """How many nodes of the cluster are counted, and how many are known; without an agent 1 and 1."""
+    return list(counted_of(_audit(run).nodes))
 
 
 # ---- connections, receptions, rejections
@@ -182,7 +188,7 @@ def _define(series: SeriesSet, name: str, of: Monitor, serialize: bool = False, 
 _SERIES, _SERIES_ADD = function(audit_series, check=_check_constants), function(audit_series_add)
 
 COUNTS = {
-    **functions(audit_service, audit_connections_on_service, audit_connections_on_listener),
+    **functions(audit_service, audit_connections_on_service, audit_connections_on_listener, audit_nodes),
     "audit_series": replace(_SERIES, by_hash=_SERIES),
     "audit_series_add": replace(_SERIES_ADD, by_hash=_SERIES_ADD),
     **{

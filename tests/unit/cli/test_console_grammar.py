@@ -29,6 +29,7 @@ LINES = {
     "subtract": ["subtract failures 300,6 192.0.2.7 1"],
     "delete_ip": ["delete_ip 192.0.2.7 failures 300,6"],
     "load": ["load failures", "load failures 'a file.log'"],
+    "membership": ["cluster membership"],
     "shared_list": ["cluster shared list"],
     "shared_show": ["cluster shared show inbound_cidr", "cluster shared show inbound_cidr from 4711"],
     "show_available": ["show available"],

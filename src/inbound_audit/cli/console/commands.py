@@ -75,11 +75,16 @@ COMMANDS: dict[str, _Entry] = {
         "Counts the change log of a series again.",
         "FILE is the one in the state directory by default. Lines that are counted already are left out.",
     ),
+    "membership": _Entry(
+        queries.membership,
+        "The nodes of the cluster: sessions, hosts, and when each was heard last.",
+        "A node that is lost, of another version or too large is listed and not counted.",
+    ),
     "shared_list": _Entry(queries.shared_list, "The tree of open sessions, the series and the monitors."),
     "shared_show": _Entry(
         queries.shared_show,
         "The tree of the open SMTP sessions.",
-        "Of all processes, or of NODE: a process id, or an owner's id.",
+        "Of the whole cluster, or of NODE: a node, a process id, or an owner's id.",
     ),
     "show_available": _Entry(
         queries.show_available,

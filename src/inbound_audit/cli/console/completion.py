@@ -46,7 +46,8 @@ class Completions(Completer):
             of = [one for one in there if one.label == series]
             return {f"{one.interval},{one.num_windows}": f"{one.num_windows} windows of {one.interval} s" for one in of}
         if value == "NODE":
-            return {str(owner.pid): f"owner {owner.id}" for owner in self._context.owners}
+            nodes = {node.name: f"node, {node.state}" for node in self._context.view.nodes}
+            return nodes | {str(owner.pid): f"owner {owner.id}" for owner in self._context.owners}
         if value == "COMMAND":
             return {usage.removeprefix("inbound_audit ").split()[0]: "" for usage in USAGE.values()}
         return dict.fromkeys({"COLUMN": ORDERS, "PREFIX": ("inbound_audit",)}.get(value, ()), "")

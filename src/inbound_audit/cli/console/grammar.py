@@ -27,6 +27,7 @@ USAGE = {
     "subtract": "inbound_audit subtract SERIES PARAMETERS KEY INCREMENT",
     "delete_ip": "inbound_audit delete_ip KEY SERIES PARAMETERS",
     "load": "inbound_audit load SERIES [FILE]",
+    "membership": "cluster membership",
     "shared_list": "cluster shared list",
     "shared_show": "cluster shared show inbound_cidr [from NODE]",
     "show_available": "show available",

@@ -10,7 +10,7 @@ from inbound_audit.cli.output import plain
 from inbound_audit.errors import InboundAuditError, did_you_mean
 from inbound_audit.shared import OwnerInfo
 
-PROBE_TIMEOUT_S = 0.5
+PROBE_TIMEOUT_S = 2.0
 """Seconds for the processes to say which has a series. One that is stopped then is left out."""
 
 

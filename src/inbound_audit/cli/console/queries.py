@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 
 from inbound_audit._ipcount import MONITOR_KINDS
+from inbound_audit.cli.cluster import FROM_AGENT, cluster_status, row_text, rows
 from inbound_audit.cli.console.context import ConsoleContext, SeriesInfo
 from inbound_audit.cli.console.grammar import Names
 from inbound_audit.cli.console.result import Paint, Result, ResultRow
@@ -19,7 +20,9 @@ from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.output import GAP, WIDTH, listing, plain, plural
 from inbound_audit.cli.prefixes import Network, network_of
 from inbound_audit.cli.show import heading
+from inbound_audit.cli.view_options import view_of_node
 from inbound_audit.errors import SharedStateError
+from inbound_audit.services import DEFAULT_SERVICE_TYPE
 from inbound_audit.shared import View
 
 SHARED = "inbound_cidr"
@@ -233,19 +236,36 @@ def _shared_text(row: ResultRow, paint: Paint) -> str:
 
 def shared_show(context: ConsoleContext, node: str | None = None) -> Result:
     with contextlib.nullcontext(context.view) if node is None else _view_of(context, node) as view:
-        rows = [(prefix, count) for count, prefix in view.tree(SHARED)]
+        rows = [(prefix, count) for count, prefix in view.tree(SHARED if node is None else DEFAULT_SERVICE_TYPE)]
     about = {"command": "cluster shared show", "tree": SHARED, "from": node}
     return Result(about, ("prefix", "count"), rows, _query_text, heading(SHARED, node))
 
 
 def _view_of(context: ConsoleContext, node: str) -> View:
-    """The view of one process, by its id or by its owner's id. Raises Failure."""
+    """The view of a node of the cluster, or of one process, by its id or by its owner's id. Raises Failure."""
     try:
+        if any(one.name == node for one in context.view.nodes):
+            return view_of_node(context.name, node, context.view.user)
         if any(owner.id == node for owner in context.view.owners):
             return View(context.name, owner=node, user=context.view.user)
         if node.isascii() and node.isdigit() and 0 < int(node) < 1 << 32:
             return View(context.name, pid=int(node), user=context.view.user)
     except SharedStateError as error:
         raise Failure(str(error)) from None
-    known = listing([str(owner.pid) for owner in context.owners])
-    raise Failure(f"from {node!r}: no such process (there is: {known or 'no process'})")
+    known = listing([*(one.name for one in context.view.nodes), *(str(owner.pid) for owner in context.owners)])
+    raise Failure(f"from {node!r}: no such node or process (there is: {known or 'no process'})")
+
+
+# ---- the cluster
+
+
+def membership(context: ConsoleContext) -> Result:
+    status = cluster_status(context.view)
+    columns = ("node", "state", "age_s", "sessions", "hosts", *FROM_AGENT)
+    found = [tuple(row[column] for column in columns) for row in rows(status)]
+    about = {"command": "cluster membership", "agent": status.agent, "sessions": status.sessions}
+
+    def text(row: ResultRow, paint: Paint) -> str:
+        return row_text(dict(zip(columns, row, strict=True)))
+
+    return Result(about, columns, found, text, None if status.agent else "no agent runs: a cluster of this host alone")

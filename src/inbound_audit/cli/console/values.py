@@ -146,7 +146,7 @@ VALUES = {
     "KEY": Value("192.0.2.7 or 2001:db8::7; any text in a series of type string", text),
     "INCREMENT": POSITIVE,
     "FILE": Value("the path of a change log", text),
-    "NODE": Value("a process id, or an owner's id as in `ps --json`", text),
+    "NODE": Value("a node of the cluster; a process id; or an owner's id as in `ps --json`", text),
     "COMMAND": Value("a command", text),
     "DATE": Value(DATE_EXAMPLE, text),  # a word of a date: `date` reads all of them together
     "COLUMN": Value("count or cidr", order),

@@ -1,0 +1,179 @@
+"""`inbound-audit agent`: the process that makes this host a node of a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from inbound_audit.cli import logs, params
+from inbound_audit.cli.failure import Failure, reason
+from inbound_audit.cli.service_manager import ServiceManager
+from inbound_audit.errors import CapacityError, ClusterError, SharedStateError
+
+if TYPE_CHECKING:
+    from inbound_audit.cluster.agent_lock import AgentLock
+    from inbound_audit.cluster.engine import EngineSettings
+
+logger = logging.getLogger("inbound_audit.cluster")
+
+STAND_BY_S = 0.2
+"""Seconds between two tries of a stand-by to take over."""
+
+
+class AgentOptions(NamedTuple):
+    """The options of `agent` that say how the cluster is reached."""
+
+    cluster: str
+    node: str
+    listen: tuple[str, ...]
+    join: tuple[str, ...]
+    join_file: str | None
+    peer: tuple[str, ...]
+    tls_cert: str | None
+    tls_key: str | None
+    tls_ca: str | None
+    login: str | None
+    password_file: str | None
+    insecure: bool
+
+    def settings(self) -> EngineSettings:
+        """As of now: files are read again. Raises ClusterError."""
+        from inbound_audit.cluster.engine import EngineSettings
+
+        return EngineSettings(
+            self.cluster, self.node, self.listen, (*self.join, *self._joined()), self.peer,
+            self.tls_cert, self.tls_key, self.tls_ca, self.insecure, self.login, self.password_file,
+        )  # fmt: skip
+
+    def _joined(self) -> list[str]:
+        """The lines of the join file, without comments."""
+        if self.join_file is None:
+            return []
+        try:
+            lines = Path(self.join_file).read_text("utf-8").splitlines()
+        except OSError as error:
+            raise ClusterError(f"--join-file {self.join_file}: {reason(error)}") from None
+        except UnicodeDecodeError:
+            raise ClusterError(f"--join-file {self.join_file}: is not text") from None
+        return [address for line in lines if (address := line.partition("#")[0].strip())]
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
+  inbound-audit agent mail --cluster eu --node mx1 --listen tls/[::]:7447 --join tls/mx2:7447 \\
+      --join tls/mx3:7447 --tls-cert mx1.pem --tls-key mx1.key --tls-ca ca.pem
+  inbound-audit agent mail --cluster eu --node mx1 --engine redis --join redis://127.0.0.1:6379
+\b
+Signals: TERM and INT leave the cluster; HUP reads the certificates, the password and the addresses of
+  --join-file again, and no count moves.
+\b
+Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
+)
+@click.argument("name")
+@params.option("--cluster", "NAME", "The cluster; its nodes hear no other one.", required=True)
+@params.option("--node", "NAME", "This node; no other node of the cluster has its name.", required=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["zenoh", "redis"]),
+    default="zenoh",
+    help="What carries the counts: zenoh needs no server, redis is a server of Redis or Valkey.",
+)
+@params.option(
+    "--listen", "ADDRESS", "Zenoh: other nodes connect here, such as tls/[::]:7447; repeatable.", multiple=True
+)
+@params.option(
+    "--join",
+    "ADDRESS",
+    "Zenoh: the other nodes, all of them, such as tls/mx2:7447. Redis: the server, such as rediss://cache:6379. "
+    "Repeatable.",
+    multiple=True,
+)
+@params.option("--join-file", "FILE", "More addresses to join, one a line; HUP reads them again.")
+@params.option(
+    "--peer",
+    "NAME",
+    "With TLS: another node, by the name in its certificate; repeatable.  [default: the host names of --join]",
+    multiple=True,
+)
+@params.option("--tls-cert", "PEM", "This node's certificate, whose name is the node's.")
+@params.option("--tls-key", "PEM", "Its key.")
+@params.option("--tls-ca", "PEM", "Who has signed the other nodes' certificates.")
+@params.option("--login", "USER", "Redis: the user.")
+@params.option("--password-file", "FILE", "Redis: the password, in a file.")
+@click.option("--insecure", is_flag=True, help="Without TLS connect to other hosts, too: for a network of your own.")
+@params.option("--group", "GROUP", "Members of this Unix group may read the counts, as in serve.")
+@click.option("--json", is_flag=True, help="Log in JSON, one object per line.")
+@click.option("--verbose", "-v", is_flag=True, help="Log each node that comes, goes or is repaired.")
+def agent(name: str, group: str | None, engine: str, json: bool, verbose: bool, **options: Any) -> None:
+    """Make this host a node of a cluster, and `inbound_cidr` the sessions of all nodes.
+
+    NAME is what the processes of this host share under (serve --shared NAME). One agent a host and audit; a second
+    one waits, and takes over when the first one ends. No process of the host waits for the agent, or for the network:
+    without the agent `inbound_cidr` is the sessions of this host.
+    """
+    logs.set_up(verbose)
+    try:
+        _run(name, group, engine, AgentOptions(**options))
+    except (CapacityError, ClusterError, SharedStateError) as error:
+        raise Failure(str(error)) from None
+
+
+def _run(name: str, group: str | None, engine: str, options: AgentOptions) -> None:
+    """Returns after a signal to stop."""
+    from inbound_audit.cluster.agent import Agent
+    from inbound_audit.cluster.agent_lock import AgentLock
+    from inbound_audit.cluster.engine import open_engine
+    from inbound_audit.shared.directory import SharedDirectory
+
+    open_engine(engine, options.settings())  # a mistake is found at once, also by a stand-by
+    stop = threading.Event()
+    with contextlib.ExitStack() as held:
+        manager = held.enter_context(contextlib.closing(ServiceManager()))
+        place = held.enter_context(contextlib.closing(SharedDirectory(name, group)))
+        held.callback(place.remove_if_empty)
+        lock = AgentLock(place)
+        held.callback(lock.release)
+        with _signals(stop.set):
+            _stand_by(name, lock, stop, manager)
+        if not stop.is_set():
+
+            def chore() -> None:
+                manager.notify("WATCHDOG=1")
+                if not lock.take():
+                    raise SharedStateError(f"{place.path}: another agent has taken over: our lock was removed")
+
+            agent = Agent(name, group, options.settings, lambda settings: open_engine(engine, settings), chore)
+            with _signals(agent.stop, agent.reload):
+                manager.notify("READY=1")
+                agent.run()
+                manager.notify("STOPPING=1")
+
+
+def _stand_by(name: str, lock: AgentLock, stop: threading.Event, manager: ServiceManager) -> None:
+    """Waits until no other agent runs, or for a stop."""
+    if not lock.take():
+        logger.warning("another agent of %r runs here; this one waits, and takes over when it ends", name)
+    while not lock.take() and not stop.is_set():
+        manager.notify("READY=1", "WATCHDOG=1")
+        stop.wait(STAND_BY_S)
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], object], reload: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """TERM and INT stop, HUP reloads, in the block."""
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    before = {number: signal.signal(number, lambda *_, act=act: act()) for number, act in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,307 @@
+"""The agent of a host: it tells the other nodes what this host counts, and keeps what they count.
+
+    engine's threads -- frames --> Inbox --> the loop: Receiver, Sender -- frames --> engine
+                                               | nodes whose snapshot is wanted
+                                               v
+                                             threads that ask --> Inbox
+
+One loop has the sender, the receiver and the trees of the nodes. The engine's threads put frames into the inbox, which
+has an end; the oldest frame gives way, and the sequence numbers show that it is missing. A snapshot is asked for on a
+thread of its own, because the answer may never come.
+
+Lock rule: `_lock` is held by the loop while it works, and by an engine's thread that wants this node's snapshot.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from inbound_audit import InboundAudit
+from inbound_audit._ipcount import NodeTrees
+from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
+from inbound_audit.cluster.receiver import NodeState, Receiver, State
+from inbound_audit.cluster.sender import Sender
+from inbound_audit.errors import ClusterError
+from inbound_audit.series import requests
+
+logger = logging.getLogger("inbound_audit.cluster")
+
+MAX_FRAMES, MAX_BYTES = 100_000, 64 << 20
+"""What waits in the inbox at most."""
+
+MAX_FRAMES_A_STEP = 500
+"""Frames that are handled before this node speaks again: some 15 ms."""
+
+MAX_WAIT_S = 0.05
+"""Seconds of the longest wait of the loop: leases end."""
+
+ASK_TIMEOUT_S = 2.0
+"""Seconds that a node has to send its snapshot."""
+
+ASKING = 4
+"""Snapshots that are asked for at once: a node that does not answer holds up no other."""
+
+CHORES_S = 1.0
+"""Seconds between two checks of what need not be checked at each step."""
+
+
+class Inbox:
+    """Frames that have come and were not handled yet: at most MAX_FRAMES, and MAX_BYTES of them.
+
+    Lock rule: its own lock, held for a few assignments.
+    """
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        """How many frames gave way to later ones."""
+        self._frames: deque[tuple[str, bytes]] = deque()
+        self._bytes = 0
+        self._woken = False
+        self._changed = threading.Condition()
+
+    def put(self, node: str, frame: bytes) -> None:
+        """Called by any thread. O(1), amortized."""
+        with self._changed:
+            self._frames.append((node, frame))
+            self._bytes += len(frame)
+            while len(self._frames) > MAX_FRAMES or self._bytes > MAX_BYTES:
+                self._bytes -= len(self._frames.popleft()[1])
+                self.dropped += 1
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """Lets `take` return."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
+
+    def take(self, timeout_s: float) -> list[tuple[str, bytes]]:
+        """The oldest MAX_FRAMES_A_STEP frames, after at most `timeout_s` seconds."""
+        with self._changed:
+            if not self._frames and not self._woken:
+                self._changed.wait(timeout_s)
+            self._woken = False
+            taken = [self._frames.popleft() for _ in range(min(len(self._frames), MAX_FRAMES_A_STEP))]
+            self._bytes -= sum(len(frame) for _, frame in taken)
+            return taken
+
+
+class Agent:
+    """The agent of the audit that the processes of this host share as `name`.
+
+    `settings` returns what the engine is opened with, and is called again for `reload`; `make_engine` makes an engine,
+    as `open_engine` does; `chore` is called once a second and may raise. Raises SharedStateError and CapacityError as
+    `InboundAudit` does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        group: str | None,
+        settings: Callable[[], EngineSettings],
+        make_engine: Callable[[EngineSettings], Engine],
+        chore: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._open_audit = partial(InboundAudit, shared=name, group=group)
+        self._settings_now = settings
+        self._settings = settings()
+        self._make_engine = make_engine
+        self._chore = chore
+        self._audit = self._open_audit()
+        trees = NodeTrees(self._audit)
+        epoch = secrets.randbits(63) + 1
+        self._sender = Sender(self._settings.node, epoch, trees, time.monotonic)
+        self._receiver = Receiver(self._settings.node, epoch, trees, time.monotonic)
+        self._inbox = Inbox()
+        self._lock = threading.Lock()
+        self._askers = ThreadPoolExecutor(ASKING, "inbound_audit cluster")
+        self._asked: set[str] = set()
+        """The nodes whose snapshot is on its way: each once."""
+        self._engine: Engine | None = None
+        self._stops = self._reloads = False
+        self._linked: bool | None = None
+        self._unsent = 0
+        self._states: dict[str, State] = {}
+        self._warning: str | None = None
+        self._chores_at = 0.0
+        requests.COMMANDS["cluster"] = requests.Command(lambda series, request: self.status(), {}, {})
+
+    # ---- from any thread, and from signal handlers
+
+    def stop(self) -> None:
+        """`run` says goodbye to the other nodes, and returns."""
+        self._stops = True
+        self._inbox.wake()
+
+    def reload(self) -> None:
+        """Opens the engine with the settings as they are now. No count moves: the epoch stays, and the others wait for
+        a lease. Settings that are wrong are logged, and the engine stays."""
+        self._reloads = True
+        self._inbox.wake()
+
+    def status(self) -> dict[str, object]:
+        """What is known of the nodes beside their counts, which each process of the host has."""
+        with self._lock:
+            return {
+                "cluster": self._settings.cluster,
+                "node": self._settings.node,
+                "linked": bool(self._linked),
+                "duplicate": self._receiver.duplicate,
+                "unsent": self._unsent,
+                "overtaken": self._inbox.dropped,
+                "unlisted": self._receiver.dropped,
+                "nodes": [_about(state) for state in self._receiver.nodes.values() if state.state != State.THIS_HOST],
+            }
+
+    # ---- the loop
+
+    def run(self) -> None:
+        """Returns after `stop`. Raises ClusterError if the engine can't be opened with the settings, and what `chore`
+        raises."""
+        try:
+            self._open(self._make_engine(self._settings))
+            while not self._stops:
+                self._step(self._inbox.take(self._pause_s()))
+                if self._reloads:
+                    self._reloads = False
+                    self._reopen()
+                if time.monotonic() >= self._chores_at:
+                    self._chores_at = time.monotonic() + CHORES_S
+                    self._do_chores()
+            if not self._receiver.duplicate:
+                self._publish([self._sender.goodbye()])
+        finally:
+            self._askers.shutdown(wait=False, cancel_futures=True)
+            if self._engine is not None:
+                self._engine.close()
+            self._audit.close()
+
+    def _pause_s(self) -> float:
+        return min(MAX_WAIT_S, self._sender.due(time.monotonic()))
+
+    def _step(self, taken: Iterable[tuple[str, bytes]]) -> None:
+        """Handles what has come first: a node whose frames have waited in the inbox was not silent."""
+        with self._lock:
+            for node, frame in taken:
+                self._receiver.heard(node, frame, time.monotonic())
+            now = time.monotonic()
+            self._receiver.tick(now)
+            wanted = self._receiver.asks(now)
+            self._sender.nodes = len(self._receiver.nodes)
+            frames = [] if self._receiver.duplicate else self._sender.frames(now)
+        self._publish(frames)
+        for node in wanted:
+            if node not in self._asked:
+                self._asked.add(node)
+                self._askers.submit(self._ask, node)
+
+    def _publish(self, frames: Iterable[bytes]) -> None:
+        if self._engine is not None:
+            self._unsent += sum(not self._engine.publish(frame) for frame in frames)
+
+    def _ask(self, node: str) -> None:
+        """On a thread that may wait."""
+        engine = self._engine
+        try:
+            parts = None if engine is None else engine.ask(node, ASK_TIMEOUT_S)
+        finally:
+            self._asked.discard(node)
+        with self._lock:
+            self._receiver.answered(node, parts, time.monotonic())
+
+    # ---- what the engine calls
+
+    def _snapshot(self) -> list[bytes]:
+        with self._lock:
+            return [] if self._receiver.duplicate else self._sender.snapshot()
+
+    def _link(self, up: bool) -> None:
+        if up != self._linked:
+            self._linked = up
+            node = self._settings.node
+            if up:
+                logger.warning("%s is connected to other nodes", node)
+            else:
+                logger.warning("%s reaches no other node; it counts its own sessions, and keeps trying", node)
+
+    def _gone(self, node: str) -> None:
+        with self._lock:
+            self._receiver.gone(node, time.monotonic())
+
+    # ---- the engine
+
+    def _open(self, engine: Engine) -> None:
+        engine.open(self._inbox.put, self._snapshot, self._link, self._gone)
+        self._engine = engine
+
+    def _reopen(self) -> None:
+        """The old engine is closed before the new one opens: both would listen at the same address."""
+        before = self._settings
+        try:
+            settings = self._settings_now()
+            engine = self._make_engine(settings)
+        except ClusterError as error:
+            logger.error("%s; the old settings stay in use", error)
+            return
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        try:
+            self._open(engine)
+            self._settings = settings
+        except ClusterError as error:
+            logger.error("%s; the old settings stay in use", error)
+            self._open(self._make_engine(before))
+
+    # ---- once a second
+
+    def _do_chores(self) -> None:
+        self._chore()
+        with self._lock:
+            if self._receiver.full:
+                self._move()
+            nodes = list(self._receiver.nodes.values())
+        self._log_changes(nodes)
+        known = sum(state.state in (State.HEARD, State.THIS_HOST) for state in nodes)
+        warning = single_join_warning(self._settings, known)
+        if warning is not None and self._warning is None:
+            logger.warning("%s", warning)
+        self._warning = warning or self._warning
+
+    def _move(self) -> None:
+        """Makes a new file for the trees: the sections of a file keep their names, and all are used up. For a moment
+        other processes may count both files."""
+        audit = self._open_audit()
+        trees = NodeTrees(audit)
+        self._receiver.move(trees)
+        self._sender.move(trees)
+        self._audit.close()
+        self._audit = audit
+
+    def _log_changes(self, nodes: Iterable[NodeState]) -> None:
+        for node in nodes:
+            if self._states.get(node.name, State.LOST) != node.state:
+                level = logging.INFO if node.state in (State.HEARD, State.THIS_HOST) else logging.WARNING
+                words = node.state.name.lower().replace("_", " ")
+                logger.log(level, "node %s: %s%s", node.name, words, f" ({node.why})" if node.why else "")
+        self._states = {node.name: node.state for node in nodes}
+
+
+def _about(state: NodeState) -> dict[str, object]:
+    return {
+        "node": state.name,
+        "epoch": None if state.epoch is None else f"{state.epoch:016x}",
+        "gaps": state.gaps,
+        "snapshots": state.snapshots,
+        "dropped": state.dropped,
+        "bytes": state.bytes,
+        "version": state.version,
+        "why": state.why or None,
+    }

@@ -1,0 +1,235 @@
+"""The agent: two hosts of one machine count each other's sessions over an engine in memory.
+
+Each host is an audit of its own name with a listener and, in a thread, an agent.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.support.fake_engine import FakeEngine, FakeNetwork
+from tests.support.waiting import PATIENCE, eventually
+
+from inbound_audit import InboundAudit
+from inbound_audit.cluster import agent as room
+from inbound_audit.cluster.agent import Agent, Inbox
+from inbound_audit.cluster.engine import Engine, EngineSettings
+from inbound_audit.cluster.receiver import Bounds
+from inbound_audit.errors import ClusterError
+from inbound_audit.series.requests import handle
+from inbound_audit.shared import View
+
+pytestmark = pytest.mark.system
+
+CIDR = "192.0.2.0/24"
+
+
+class Host:
+    """A listener's process and an agent, which share counts under the name of the node."""
+
+    def __init__(self, network: FakeNetwork, node: str, name: str | None = None, *join: str) -> None:
+        self.node, self.name = node, name or node
+        self.settings = EngineSettings("eu", node, join=join)
+        self.audit = InboundAudit(shared=self.name)
+        self.smtp = self.audit.listener("SMTP")
+        self.opened: list[EngineSettings] = []
+        self.engines: list[FakeEngine] = []
+        self.failure: Exception | None = None
+        self._network = network
+        self.agent = Agent(self.name, None, lambda: self.settings, self._make)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _make(self, settings: EngineSettings) -> Engine:
+        if settings.tls_cert == "bad":
+            raise ClusterError("--tls-cert bad: is no certificate")
+        self.opened.append(settings)
+        self.engines.append(FakeEngine(self._network, settings.node))
+        return self.engines[-1]
+
+    def _run(self) -> None:
+        try:
+            self.agent.run()
+        except Exception as error:
+            self.failure = error
+
+    def count(self, cidr: str = CIDR) -> int:
+        return self.audit.inbound_session_count(cidr, "inbound_cidr")
+
+    def kill(self) -> None:
+        """The agent goes without a word."""
+        self._network.engines.remove(self.engines[-1])
+        self.stop()
+
+    def stop(self) -> None:
+        self.agent.stop()
+        self.thread.join(PATIENCE)
+
+    def close(self) -> None:
+        self.stop()
+        self.audit.close()
+
+
+Hosts = Callable[..., Host]
+
+
+@pytest.fixture
+def hosts(place: Path) -> Iterator[Hosts]:
+    network = FakeNetwork()
+    with ExitStack() as at_end:
+
+        def make(node: str, name: str | None = None, *join: str) -> Host:
+            made = Host(network, node, name, *join)
+            at_end.callback(made.close)
+            return made
+
+        yield make
+
+
+def test_two_hosts_count_the_sessions_of_both(hosts: Hosts) -> None:
+    one, two = hosts("mx1"), hosts("mx2")
+    with two.smtp.session("192.0.2.8"):
+        with one.smtp.session("192.0.2.7"), one.smtp.session("2001:db8::7"):
+            for host in (one, two):
+                eventually(lambda host=host: host.count() == 2 and host.count("2001:db8::/32") == 1)
+                assert host.audit.inbound_session_count(CIDR, "SMTP") == 1
+        eventually(lambda: two.count() == 1)
+    eventually(lambda: (one.count(), two.count()) == (0, 0))
+
+
+def test_the_nodes_are_listed(hosts: Hosts) -> None:
+    one, two = hosts("mx1"), hosts("mx2")
+    with one.smtp.session("192.0.2.7"), two.smtp.session("192.0.2.8"), two.smtp.session("192.0.2.9"):
+        eventually(lambda: [(n.name, n.state, n.sessions, n.hosts) for n in one.audit.nodes] == [
+            ("mx1", "this host", 1, 0), ("mx2", "heard", 2, 2),
+        ])  # fmt: skip
+        with View("mx1") as view:
+            assert [node.name for node in view.nodes] == ["mx1", "mx2"]
+        with View("mx1", node="mx2") as view:
+            assert view.tree("SMTP") == one_tree(two.audit)
+    assert InboundAudit().nodes == ()
+
+
+def one_tree(audit: InboundAudit) -> list[tuple[int, str]]:
+    return list(audit.tree("SMTP"))
+
+
+def test_a_node_that_says_goodbye_is_gone_at_once(hosts: Hosts) -> None:
+    one, two = hosts("mx1"), hosts("mx2")
+    with two.smtp.session("192.0.2.8"):
+        eventually(lambda: one.count() == 1)
+        two.stop()
+        eventually(lambda: one.count() == 0)
+        assert two.count() == 1
+        eventually(lambda: two.audit.nodes == ())
+    assert two.failure is None
+
+
+def test_a_node_that_is_killed_is_gone_after_its_lease(hosts: Hosts) -> None:
+    one, two = hosts("mx1"), hosts("mx2")
+    with two.smtp.session("192.0.2.8"):
+        eventually(lambda: one.count() == 1)
+        two.kill()
+        eventually(lambda: one.count() == 0)
+
+
+def test_an_agent_that_ends_takes_the_other_nodes_out_of_the_count(hosts: Hosts) -> None:
+    one, two = hosts("mx1"), hosts("mx2")
+    with one.smtp.session("192.0.2.7"), two.smtp.session("192.0.2.8"):
+        eventually(lambda: one.count() == 2)
+        one.stop()
+        eventually(lambda: one.count() == 1)
+
+
+def test_of_two_nodes_of_one_name_one_is_silent_and_says_so(hosts: Hosts) -> None:
+    first = hosts("mx1", "a")
+    eventually(lambda: first.agent.status()["linked"] is not None)
+    hosts("mx2")
+    second = hosts("mx1", "b")
+    eventually(lambda: first.agent.status()["duplicate"] or second.agent.status()["duplicate"])
+
+
+def test_a_reload_moves_no_count_and_keeps_good_settings(hosts: Hosts, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = hosts("mx1"), hosts("mx2")
+    with two.smtp.session("192.0.2.8"):
+        eventually(lambda: one.count() == 1)
+        epoch = one.agent.status()["nodes"][0]["epoch"]  # type: ignore[index]
+        two.settings = two.settings._replace(join=("mx1:1",))
+        two.agent.reload()
+        eventually(lambda: len(two.engines) == 2)
+        assert one.count() == 1
+        two.settings = two.settings._replace(tls_cert="bad")
+        two.agent.reload()
+        eventually(lambda: any("the old settings stay in use" in line for line in caplog.messages))
+        assert [settings.join for settings in two.opened] == [(), ("mx1:1",)]
+    eventually(lambda: one.count() == 0)
+    assert one.agent.status()["nodes"][0]["epoch"] == epoch  # type: ignore[index]
+
+
+def test_one_address_for_many_nodes_is_warned_of(hosts: Hosts, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    hosts("mx1", None, "mx2:7447")
+    hosts("mx2")
+    hosts("mx3")
+    eventually(lambda: any("--join has one address" in line for line in caplog.messages))
+
+
+def test_the_status_is_what_the_control_socket_answers(hosts: Hosts) -> None:
+    one, two = hosts("mx1"), hosts("mx2")
+    eventually(lambda: len(one.audit.nodes) == 2)
+    answer = handle(one.audit, b'{"do": "cluster"}')
+    assert b'"cluster": "eu"' in answer
+    assert b'"ok": true' in answer
+    assert two.failure is None
+
+
+def test_more_names_than_sections_move_the_agent_to_a_new_file(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sections of a file keep their names: names that come and go use them up."""
+    one = hosts("mx1")
+    monkeypatch.setattr(one.agent._receiver, "bounds", Bounds(max_nodes=4))
+    for number in range(8):
+        other = hosts(f"node{number}")
+        with other.smtp.session(f"192.0.2.{number + 1}"):
+            eventually(lambda: one.count() == 1)
+        other.close()
+        eventually(lambda: one.count() == 0)
+    assert one.failure is None
+
+
+def test_an_engine_that_does_not_open_is_the_end(place: Path) -> None:
+    class Broken(FakeEngine):
+        def open(self, *callbacks: object) -> None:
+            raise ClusterError("--listen :1: address in use")
+
+    agent = Agent("mx1", None, lambda: EngineSettings("eu", "mx1"), lambda settings: Broken(FakeNetwork(), "mx1"))
+    with pytest.raises(ClusterError, match="address in use"):
+        agent.run()
+
+
+def test_the_inbox_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MAX_FRAMES", 5)
+    monkeypatch.setattr(room, "MAX_BYTES", 100)
+    inbox = Inbox()
+    for number in range(8):
+        inbox.put("mx2", bytes([number]))
+    assert inbox.dropped == 3
+    inbox.put("mx2", b"x" * 97)
+    assert [frame[:1] for _, frame in inbox.take(0)] == [b"\5", b"\6", b"\7", b"x"]
+    inbox.put("mx2", b"x" * 101)
+    assert inbox.take(0) == []
+    assert inbox.dropped == 6
+
+
+def test_the_inbox_wakes_who_waits() -> None:
+    inbox = Inbox()
+    taken: list[object] = []
+    waiting = threading.Thread(target=lambda: taken.append(inbox.take(PATIENCE)))
+    waiting.start()
+    inbox.wake()
+    waiting.join(PATIENCE)
+    assert taken == [[]]

@@ -1,0 +1,198 @@
+"""`inbound-audit agent` and `cluster` as processes: over Zenoh, with stand-bys, kills and wrong options."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.support.command_line import COMMAND, environment
+from tests.support.waiting import PATIENCE, eventually
+
+from inbound_audit import InboundAudit
+from inbound_audit.shared import View
+
+pytest.importorskip("zenoh")
+pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")]
+
+ROOT = Path(__file__).parents[2]
+
+
+class Host:
+    """A directory in place of a host, and commands that run there. Counts are read and made in this process."""
+
+    def __init__(self, root: str, name: str, port: int, others: list[int]) -> None:
+        self.name = name
+        self.directory = os.path.join(root, name)
+        os.mkdir(self.directory, 0o700)
+        self.options = ["--cluster", "test", "--node", name, "--listen", f"tcp/127.0.0.1:{port}"]
+        self.options += [word for other in others for word in ("--join", f"tcp/127.0.0.1:{other}")]
+        self.agents: list[subprocess.Popen[str]] = []
+
+    def _environment(self) -> dict[str, str]:
+        return {**environment(), "INBOUND_AUDIT_SHM": self.directory}
+
+    def start(self) -> subprocess.Popen[str]:
+        made = subprocess.Popen(
+            [*COMMAND, "agent", "mail", *self.options, "--verbose"],
+            env=self._environment(), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.agents.append(made)
+        return made
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def nodes(self) -> dict[str, tuple[str, int]]:
+        """The state and the sessions of each node, as `cluster --json` has them."""
+        done = self.run("cluster", "mail", "--json")
+        rows = json.loads(done.stdout)["nodes"] if done.returncode == 0 else []
+        return {row["node"]: (row["state"], row["sessions"]) for row in rows}
+
+    def close(self) -> None:
+        for agent in self.agents:
+            agent.kill()
+            agent.communicate()
+
+
+@pytest.fixture
+def two(free_ports: list[int]) -> Iterator[tuple[Host, Host]]:
+    with ExitStack() as at_end:
+        root = at_end.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir="/dev/shm"))
+        one, other = free_ports
+        hosts = Host(root, "mx1", one, [other]), Host(root, "mx2", other, [one])
+        for host in hosts:
+            at_end.callback(host.close)
+        yield hosts
+
+
+@pytest.fixture
+def free_ports() -> list[int]:
+    import socket
+
+    with ExitStack() as held:
+        made = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        return [one.getsockname()[1] for one in made]
+
+
+def audit_of(host: Host, monkeypatch: pytest.MonkeyPatch) -> InboundAudit:
+    monkeypatch.setenv("INBOUND_AUDIT_SHM", host.directory)
+    return InboundAudit(shared="mail")
+
+
+def test_two_agents_count_each_other_and_one_takes_over(
+    two: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    first = one.start()
+    other.start()
+    with audit_of(one, monkeypatch) as here, audit_of(other, monkeypatch) as there:
+        with here.listener().session("192.0.2.7"), there.listener().session("192.0.2.8"):
+            eventually(lambda: here.inbound_session_count("192.0.2.0/24", "inbound_cidr") == 2)
+            eventually(lambda: there.inbound_session_count("192.0.2.0/24", "inbound_cidr") == 2)
+            assert one.nodes() == {"mx1": ("this host", 1), "mx2": ("heard", 1)}
+            check_views(one)
+            second = one.start()
+            first.kill()
+            eventually(lambda: here.inbound_session_count("192.0.2.0/24", "inbound_cidr") == 2 and len(here.nodes) == 2)
+        eventually(lambda: there.total("inbound_cidr") == 0)
+        second.terminate()
+        assert second.wait(PATIENCE) == 0
+        eventually(lambda: [node.state for node in there.nodes] == ["this host", "lost"])
+
+
+def check_views(host: Host) -> None:
+    """What every command says of a node and of the sum."""
+    assert json.loads(host.run("show", "mail", "--node", "mx2", "--json").stdout)["tree"] == [
+        {"prefix": "192.0.2.8/32", "count": 1}
+    ]
+    assert json.loads(host.run("top", "mail", "--node", "mx1", "--json").stdout)["total"] == 1
+    assert json.loads(host.run("top", "mail", "--service", "inbound_cidr", "--json").stdout)["total"] == 2
+    text = host.run("cluster", "mail").stdout.splitlines()
+    assert text[0] == "cluster test, node mx1, connected"
+    assert text[-1] == "2 of 2 nodes are counted, 2 sessions"
+    console = host.run("console", "mail", "cluster", "membership").stdout
+    assert [line.split()[0] for line in console.splitlines()] == ["mx1", "mx2"]
+    shown = host.run("console", "mail", "cluster", "shared", "show", "inbound_cidr", "from", "mx2").stdout
+    assert shown.splitlines() == [
+        "lazy, snapped cidrtree 'inbound_cidr', view 'mx2'",
+        f"{1:7d}{' ' * 25}192.0.2.8/32",
+    ]
+    wrong = host.run("show", "mail", "--node", "mx9")
+    assert wrong.returncode == 1
+    assert "mx9" in wrong.stderr
+    assert "mx2" in wrong.stderr
+
+
+def test_without_an_agent_it_says_what_to_start(two: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    with audit_of(two[0], monkeypatch) as audit:
+        done = two[0].run("cluster", "mail")
+        assert done.returncode == 1
+        assert "no agent runs here (inbound-audit agent mail --cluster CLUSTER --node NODE)" in done.stderr
+        assert audit.nodes == ()
+        with View("mail") as view:
+            assert view.nodes == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--cluster", "eu", "--node", "a b", "--listen", "tcp/127.0.0.1:0"], "--node 'a b'"),
+        (["--cluster", "e/u", "--node", "a", "--listen", "tcp/127.0.0.1:0"], "--cluster 'e/u'"),
+        (["--cluster", "eu", "--node", "a", "--listen", "127.0.0.1"], "--listen '127.0.0.1'"),
+        (["--cluster", "eu", "--node", "a", "--listen", "tcp/192.0.2.1:7447"], "--insecure"),
+        (["--cluster", "eu", "--node", "a", "--join-file", "/none"], "--join-file /none: no such file"),
+        (["--cluster", "eu", "--node", "a"], "--listen"),
+        (["--cluster", "eu", "--node", "a", "--listen", "tls/127.0.0.1:0", "--tls-cert", "/none"], "--tls-"),
+        (["--cluster", "eu", "--node", "a", "--engine", "redis", "--join", "http://x"], "rediss://"),
+    ],
+)
+def test_wrong_options_are_errors_that_say_what_to_write(
+    options: list[str], words: str, two: tuple[Host, Host]
+) -> None:
+    done = two[0].run("agent", "mail", *options)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_example_shows_the_same_sum_on_every_node() -> None:
+    """`make cluster`, until all three nodes count sessions of all three."""
+    example = subprocess.Popen(
+        [sys.executable, str(ROOT / "examples" / "cluster.py")], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    assert example.stdout is not None
+    views: list[list[str]] = [[]]
+    try:
+        for line in example.stdout:
+            if line.strip():
+                views[-1].append(line)
+                continue
+            if all_agree(views[-1]):
+                break
+            views.append([])
+    finally:
+        example.send_signal(signal.SIGINT)
+        example.communicate(timeout=PATIENCE)
+    assert example.returncode == 0
+    assert all_agree(views[-1])
+
+
+def all_agree(view: list[str]) -> bool:
+    """``mx1 counts  mx1 4  mx2 6  mx3 1  in all 11``, with other first words, three times; none of them is 0."""
+    counts = {line.partition(" counts ")[2].strip() for line in view}
+    return len(view) == 3 and len(counts) == 1 and " 0" not in counts.pop() and all("counts" in line for line in view)
