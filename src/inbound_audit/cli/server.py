@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import ssl
+import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,7 @@ from inbound_audit.listeners.smtp import SMTPFactory, protocol_factory
 logger = logging.getLogger("inbound_audit.serve")
 
 BACKLOG = 512
+SWITCH_S = 0.0005
 
 Problem = tuple[int, str]
 """Why a reload failed: a level of `logging`, and a message."""
@@ -41,6 +43,7 @@ def run(settings: Settings) -> None:
     """Serves until a signal stops it. Raises Failure if it can't start."""
     logs.set_up(settings.verbose)
     allow_many_connections()
+    keep_other_threads_short()
     with contextlib.ExitStack() as held:
         report = held.enter_context(contextlib.closing(Report(settings.json)))
         settings = privileges.become_user(settings)
@@ -83,6 +86,12 @@ def allow_many_connections() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS reports "unlimited" and refuses to set it
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def keep_other_threads_short() -> None:
+    """While a thread reads a list or loads a policy, the event loop waits for Python after each call to the system: for
+    `SWITCH_S` from now on, and not for the usual 5 ms."""
+    sys.setswitchinterval(SWITCH_S)
 
 
 class Server:

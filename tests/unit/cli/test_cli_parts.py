@@ -8,6 +8,7 @@ import errno
 import gc
 import logging
 import socket
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from inbound_audit.cli.logs import LogLimitFilter
 from inbound_audit.cli.maildir import Discard
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Figures, as_text
+from inbound_audit.cli.server import keep_other_threads_short
 from inbound_audit.cli.settings import Settings
 from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.policy.dry_run import DryRun
@@ -260,3 +262,12 @@ def test_a_command_that_fails_is_logged_and_the_peer_may_come_again(caplog: pyte
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO] == [
         "an SMTP command failed: ValueError: disk"
     ]
+
+
+def test_other_threads_leave_python_to_the_event_loop_soon() -> None:
+    before = sys.getswitchinterval()
+    try:
+        keep_other_threads_short()
+        assert sys.getswitchinterval() <= before / 2
+    finally:
+        sys.setswitchinterval(before)
