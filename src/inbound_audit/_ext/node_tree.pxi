@@ -64,9 +64,6 @@ cdef class NodeTree:
             backing.arena_close(&self.t.arena)
             free(self.t)
 
-    def __init__(self):
-        raise TypeError("a NodeTree is made by NodeTrees")
-
     def __repr__(self):
         return f"<NodeTree {self.name!r}: {self.total} of {self.hosts} hosts>"
 
@@ -232,6 +229,9 @@ cdef class NodeTree:
             raise AssertionError("the digest is not that of the hosts")
 
 
+seal(NodeTree, no_node_tree)
+
+
 @cython.final
 cdef class RecordBuffer:
     """Memory in which records are written: those of IPv4, then those of IPv6."""
@@ -325,7 +325,7 @@ cdef class NodeTrees:
     cdef bint is_stale          # that call has not seen all hosts
     cdef readonly bint complete  # the last `difference` had room for all
 
-    def __init__(self, Audit audit not None):
+    def __cinit__(self, Audit audit not None):
         self.audit = audit
         self.is_stale = True
 

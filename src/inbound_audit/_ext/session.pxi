@@ -14,6 +14,11 @@ cdef extern from *:
         PyErr_SetString(PyExc_TypeError, "a listener is made by InboundAudit.listener()");
         return NULL;
     }
+    static PyObject *ia_no_node_tree(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        (void)type; (void)args; (void)kwargs;
+        PyErr_SetString(PyExc_TypeError, "a tree of a node is made by NodeTrees.add()");
+        return NULL;
+    }
     static void ia_seal(PyObject *type, newfunc refuse) {
         ((PyTypeObject *)type)->tp_new = refuse;
         ((PyTypeObject *)type)->tp_vectorcall = NULL;
@@ -22,6 +27,7 @@ cdef extern from *:
     ctypedef void (*newfunc)()
     newfunc no_session "ia_no_session"
     newfunc no_listener "ia_no_listener"
+    newfunc no_node_tree "ia_no_node_tree"
     void seal "ia_seal"(object, newfunc)
 
 

@@ -306,8 +306,12 @@ def test_a_file_has_room_for_so_many_nodes() -> None:
 
 
 def test_a_tree_of_a_node_is_made_by_node_trees_alone() -> None:
-    with pytest.raises(TypeError, match="NodeTrees"):
-        NodeTree()
+    for make in (NodeTree, lambda: NodeTree.__new__(NodeTree)):
+        with pytest.raises(TypeError, match="NodeTrees"):
+            make()
+    for wrong in ((), (None,), ("mail",)):
+        with pytest.raises(TypeError):
+            NodeTrees.__new__(NodeTrees, *wrong)
 
 
 # ---- the sum, from inside
