@@ -1,0 +1,146 @@
+"""Frames of other nodes: no error, no memory beyond the bounds, and a node that sends nothing wrong is counted right.
+
+An input is a list of steps. Some are raw bytes as a frame, some are frames with a good checksum and drawn fields, some
+are damaged frames of a node that is there, and some let time pass.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from zlib import crc32
+
+from tests.support.gold_nodes import GoldTrees
+
+from inbound_audit.cluster.frames import Frame, FrameError, FrameType, pack, unpack
+from inbound_audit.cluster.receiver import Bounds, Receiver, State
+from inbound_audit.cluster.replica import WAITING_FRAME_BYTES
+from inbound_audit.cluster.sender import HEARTBEAT_S, Sender
+
+BOUNDS = Bounds(
+    max_nodes=6,
+    max_hosts=12,
+    max_all_hosts=30,
+    max_waiting_bytes=3000,
+    max_all_waiting_bytes=8000,
+    max_bytes_per_s=1 << 20,
+)
+NAMES = ("here", "honest", "a", "b", "c", "d", "e", "f", "g", "a b", "")
+_FIELDS = struct.Struct("<BBBBBBBB")
+_STEP = struct.Struct("<BBB")
+
+
+class Cluster:
+    """A receiver, and a node that speaks to it beside the forgers."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+        self.trees = GoldTrees(BOUNDS.max_nodes)
+        self.receiver = Receiver("here", 3, self.trees, lambda: self.now, BOUNDS)
+        self.own = GoldTrees()
+        self.own.own[4, 1] = 2
+        self.sender = Sender("honest", 77, self.own, lambda: self.now)
+        self.speak()
+
+    def speak(self) -> list[bytes]:
+        frames = self.sender.frames(self.now)
+        for frame in frames:
+            self.receiver.heard("honest", frame, self.now)
+        return frames
+
+    def raw(self, node: str, data: bytes) -> None:
+        self.receiver.heard(node, data, self.now)
+        self.receiver.heard(node, b"ibac\x01" + data, self.now)
+        sealed = b"ibac\x01" + data
+        sealed += struct.pack("<I", crc32(sealed))
+        with suppress(FrameError):
+            assert pack(unpack(sealed)) == sealed, "a frame has more than one form"
+        self.receiver.heard(node, sealed, self.now)
+
+    def frame(self, node: str, data: bytes) -> None:
+        self.receiver.heard(node, forged(data), self.now)
+
+    def snapshot(self, node: str, data: bytes) -> None:
+        half = len(data) // 2
+        parts = [unpacked(forged(part)) for part in (data[:half], data[half:])]
+        whole = [parts[0]._replace(type=FrameType.SNAPSHOT, records=part.records) for part in parts]
+        answer = [pack(part._replace(base=0, part=at, parts=2)) for at, part in enumerate(whole)]
+        self.receiver.answered(node, answer, self.now)
+        self.receiver.answered(node, [forged(data)], self.now)
+
+    def damaged(self, node: str, data: bytes) -> None:
+        """A frame that the honest node says next, and a copy in which bytes differ."""
+        self.now += HEARTBEAT_S
+        self.own.open((6, len(data) % 5 + 1), 1)
+        for frame in self.speak():
+            copy = bytearray(frame)
+            for at, byte in enumerate(data):
+                copy[(at * 7) % len(copy)] ^= byte
+            if bytes(copy) != frame:
+                self.receiver.heard("honest", bytes(copy), self.now)
+
+    def time(self, node: str, data: bytes) -> None:
+        self.now += sum(data) / 256
+        self.speak()
+        self.receiver.gone(node, self.now)
+        self.speak()
+        self.receiver.tick(self.now)
+        if "honest" in self.receiver.asks(self.now):
+            self.receiver.answered("honest", self.sender.snapshot(), self.now)
+
+    def check(self) -> None:
+        receiver = self.receiver
+        states = receiver.nodes.values()
+        assert len(states) <= BOUNDS.max_nodes
+        waiting = [
+            sum(len(frame.records) + WAITING_FRAME_BYTES for frame in state.replica.waiting.values())
+            for state in states
+        ]
+        assert max(waiting) <= BOUNDS.max_waiting_bytes
+        assert sum(waiting) == receiver.waiting_bytes <= BOUNDS.max_all_waiting_bytes
+        hosts = [state.hosts for state in states]
+        assert max(hosts) <= BOUNDS.max_hosts
+        assert sum(hosts) == receiver.hosts <= BOUNDS.max_all_hosts
+        assert all(state.hosts == 0 for state in states if state.state not in (State.HEARD, State.DUPLICATE))
+
+
+def forged(data: bytes) -> bytes:
+    """A frame with a good checksum and fields that are near those of others."""
+    kind, epoch, seq, base, age, hosts, total, digest = _FIELDS.unpack(data[:8].ljust(8, b"\0"))
+    large = 2**40 if kind & 128 else 1
+    numbers = (epoch % 4, seq * large, base * large, age * 100, hosts, total, digest)
+    return pack(Frame(kind % 6, *numbers, data[8:], kind & 1, 1, kind >> 6 & 1))
+
+
+def unpacked(data: bytes) -> Frame:
+    with suppress(FrameError):
+        return unpack(data)
+    return Frame(FrameType.SNAPSHOT, 1, 1, parts=1)
+
+
+def run(data: bytes) -> None:
+    cluster = Cluster()
+    steps: list[Callable[[str, bytes], None]] = [
+        cluster.raw,
+        cluster.frame,
+        cluster.frame,
+        cluster.snapshot,
+        cluster.damaged,
+        cluster.time,
+    ]
+    at = 0
+    while at + _STEP.size <= len(data):
+        step, name, size = _STEP.unpack_from(data, at)
+        at += _STEP.size
+        node = NAMES[name % len(NAMES)]
+        chosen = steps[step % len(steps)]
+        if node == "honest" and chosen not in (cluster.damaged, cluster.time):
+            node = "a"
+        chosen(node, data[at : at + size])
+        at += size
+        cluster.check()
+    for _ in range(12):
+        cluster.time("", b"\x40")
+    assert cluster.receiver.nodes["honest"].state == State.HEARD
+    assert cluster.trees.trees["honest"].counts == cluster.own.own, "a node is counted wrong because of others"
