@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Any
 
 from tests.support.fake_engine import CALM, FakeEngine, FakeNetwork, Faults
 from tests.support.gold_nodes import GoldTree, GoldTrees, digest
@@ -21,7 +22,7 @@ MAX_INBOX = 10_000
 class FakeNode:
     """A host: its sessions, its agent, and what the agent has heard. `mute_at`: since when it says nothing."""
 
-    def __init__(self, cluster: FakeCluster, name: str, own: GoldTrees, bounds: Bounds) -> None:
+    def __init__(self, cluster: FakeCluster, name: str, own: Any, bounds: Bounds) -> None:
         self.cluster = cluster
         self.name = name
         self.trees = own
@@ -57,7 +58,8 @@ class FakeNode:
                 self.asked.add(node)
                 self.cluster.network.later(ANSWER_S, lambda node=node: self._ask(node))
         self.sender.nodes = len(self.receiver.nodes)
-        if not self.receiver.duplicate and self.sender.due(now) == 0:
+        self.sender.silent = self.receiver.duplicate
+        if self.sender.due(now) == 0:
             for frame in self.sender.frames(now):
                 self.say(frame)
 
@@ -90,7 +92,8 @@ class FakeNode:
 class FakeCluster:
     """Nodes, and the time. A host's sessions outlive its agent: `start` may begin with those of a node before."""
 
-    def __init__(self, seed: int = 0, faults: Faults = CALM, bounds: Bounds = Bounds()) -> None:  # noqa: B008
+    def __init__(self, seed: int = 0, faults: Faults = CALM, bounds: Bounds = Bounds(), trees: Any = GoldTrees) -> None:  # noqa: B008
+        self.make_trees = trees
         self.network = FakeNetwork(seed, faults)
         self.bounds = bounds
         self.nodes: list[FakeNode] = []
@@ -101,7 +104,7 @@ class FakeCluster:
         return self.network.now
 
     def start(self, name: str, own: GoldTrees | None = None) -> FakeNode:
-        trees = GoldTrees(self.bounds.max_nodes)
+        trees = self.make_trees(self.bounds.max_nodes)
         if own is not None:
             trees.own, trees._moved = own.own, True
         node = FakeNode(self, name, trees, self.bounds)

@@ -1,105 +1,52 @@
-"""The slow model of a node's tree: a dictionary of counts, the records of the wire, and the digest of all counts."""
+"""The slow model of a node's tree, and of the trees of an agent: dictionaries of counts (cluster/node_trees.py).
+
+The bytes are those of `gold_records`. What was worked out is kept, since each frame is read by many nodes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
+
+from tests.support import gold_records
+from tests.support.gold import Address
 
 from inbound_audit.errors import CapacityError
 
 Host = tuple[int, int]
-"""The family, 4 or 6, and the address as a number: in this order hosts are sorted."""
-
-WIDTH = {4: 32, 6: 128}
-MAX_COUNT = 2**32 - 1
+"""The version, 4 or 6, and the address as a number: in this order hosts are sorted."""
 
 
-def varint(number: int) -> bytes:
-    """Seven bits per byte, the lowest first; the highest bit of a byte says that another follows."""
-    written = bytearray()
-    while number > 127:
-        written.append(number & 127 | 128)
-        number >>= 7
-    written.append(number)
-    return bytes(written)
+@lru_cache(10_000)
+def address_of(host: Host) -> Address:
+    version, address = host
+    return ipaddress.IPv4Address(address) if version == 4 else ipaddress.IPv6Address(address)
 
 
-def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Returns the number and the place behind it. Raises ValueError if it is cut, or longer than it need be."""
-    number = shift = 0
-    while True:
-        if at >= len(data):
-            raise ValueError("a number is cut")
-        byte = data[at]
-        at += 1
-        number |= (byte & 127) << shift
-        shift += 7
-        if byte < 128:
-            if byte == 0 and shift > 7:
-                raise ValueError("a number has more bytes than it needs")
-            return number, at
-
-
-def encode(counts: Mapping[Host, int] | Iterable[tuple[Host, int]]) -> bytes:
-    """The records of these hosts."""
-    rows = sorted(counts.items() if isinstance(counts, Mapping) else counts)
-    written = b""
-    for family in (4, 6):
-        here = [(address, count) for (of, address), count in rows if of == family]
-        written += varint(len(here))
-        last = 0
-        for address, count in here:
-            written += varint(address - last) + varint(count)
-            last = address
-    return written
-
-
-def decode(records: bytes) -> list[tuple[Host, int]]:
-    """The hosts of these records. Raises ValueError if they are not canonical."""
-    rows: list[tuple[Host, int]] = []
-    at = 0
-    if not records:
-        return rows
-    for family in (4, 6):
-        many, at = read_varint(records, at)
-        address = 0
-        for index in range(many):
-            step, at = read_varint(records, at)
-            count, at = read_varint(records, at)
-            address += step
-            if index and step == 0:
-                raise ValueError("an address comes twice")
-            if address >> WIDTH[family] or count > MAX_COUNT:
-                raise ValueError("a number is too large")
-            if family == 6 and address >> 32 == 0xFFFF:
-                raise ValueError("an IPv4-mapped address")
-            rows.append(((family, address), count))
-    if at != len(records):
-        raise ValueError("bytes follow the records")
-    return rows
-
-
-def mix(word: int) -> int:
-    """The finalizer of SplitMix64."""
-    word = word + 0x9E3779B97F4A7C15 & 2**64 - 1
-    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & 2**64 - 1
-    word = (word ^ word >> 27) * 0x94D049BB133111EB & 2**64 - 1
-    return word ^ word >> 31
-
-
+@lru_cache(10_000)
 def hash_of(host: Host, count: int) -> int:
-    """Of the address, left-aligned in 128 bits, its family, and the count."""
-    family, address = host
-    address <<= 128 - WIDTH[family]
-    return mix(mix(mix(address >> 64) + family ^ address & 2**64 - 1) ^ count)
+    return gold_records.hash_host(address_of(host), count)
+
+
+def encode(counts: Mapping[Host, int]) -> bytes:
+    """The records of these hosts."""
+    return gold_records.encode({address_of(host): count for host, count in counts.items()})
+
+
+@lru_cache(10_000)
+def decode(records: bytes) -> tuple[tuple[Host, int], ...]:
+    """The hosts of these records, in their order. Raises ValueError if they are no records."""
+    return tuple(((host.version, int(host)), count) for host, count in gold_records.decode(records).items())
 
 
 def digest(counts: Mapping[Host, int]) -> int:
-    return sum(hash_of(host, count) for host, count in counts.items()) % 2**64
+    return sum(hash_of(host, count) for host, count in counts.items()) % gold_records.WORD
 
 
 class GoldTree:
-    """One node's counts (cluster/node_trees.py)."""
+    """One node's counts."""
 
     def __init__(self, name: str = "", max_hosts: int = 10**9) -> None:
         self.name = name
@@ -161,19 +108,20 @@ def _cut(rows: Iterator[tuple[Host, int]], max_bytes: int) -> tuple[bytes, bytes
         size += 24
         if size > max_bytes:
             (family, address), _ = taken[-1]
-            return encode(taken), bytes([family]) + address.to_bytes(16, "big")
+            return encode(dict(taken)), bytes([family]) + address.to_bytes(16, "big")
         taken.append((host, count))
-    return (encode(taken) if taken else b""), b""
+    return (encode(dict(taken)) if taken else b""), b""
 
 
 class GoldTrees:
-    """The trees of a node (cluster/node_trees.py). `own`: the counts of this host's sessions, which a test changes."""
+    """The trees of an agent. `own`: the counts of this host's sessions, which a test changes."""
 
     def __init__(self, max_nodes: int = 4000) -> None:
         self.own: dict[Host, int] = {}
         self.max_nodes = max_nodes
         self.trees: dict[str, GoldTree] = {}
-        self._moved = False
+        self.complete = True
+        self._moved = True  # until the first difference
 
     def open(self, host: Host, sessions: int = 1) -> None:
         """Opens sessions, or closes them with a negative number."""
@@ -201,7 +149,9 @@ class GoldTrees:
         self._moved = False
         hosts = sorted(self.own.keys() | said.counts.keys())
         changed = ((host, self.own.get(host, 0)) for host in hosts if self.own.get(host, 0) != said.counts.get(host, 0))
-        return _cut(changed, max_bytes)[0]
+        records, rest = _cut(changed, max_bytes)
+        self.complete = not rest
+        return records
 
     def changed(self) -> bool:
-        return self._moved
+        return self._moved or not self.complete

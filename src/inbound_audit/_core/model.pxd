@@ -57,6 +57,7 @@ cdef enum NodeState:
     DUPLICATE = 3           # two nodes have this name
     OTHER_VERSION = 4
     THIS_HOST = 5           # its tree is empty: its sessions are those of SMTP
+    TOO_LARGE = 6           # it has more hosts than it may, and is not counted
 
 # What a series counts.
 cdef enum Scope:

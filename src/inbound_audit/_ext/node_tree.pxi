@@ -3,7 +3,7 @@
 MAX_NODES = model.MAX_NODES
 NODE_STATES = MappingProxyType({
     "heard": model.HEARD, "lost": model.LOST, "duplicate": model.DUPLICATE, "other version": model.OTHER_VERSION,
-    "this host": model.THIS_HOST,
+    "this host": model.THIS_HOST, "too large": model.TOO_LARGE,
 })
 
 
@@ -215,7 +215,7 @@ cdef class NodeTree:
     def set_word(self, int state, u64 heard_ns=0):
         """Writes into the section what other processes read of the node: its state (a number of `NODE_STATES`), and
         when it was heard last, in nanoseconds of CLOCK_MONOTONIC. Raises ValueError for another state."""
-        if not 0 <= state <= model.THIS_HOST:
+        if not 0 <= state <= model.TOO_LARGE:
             raise ValueError(f"{state!r}: is not the state of a node")
         bits.store64(<u64 *>&layout.header(&self.t.arena).newest, heard_ns)
         bits.publish64(<u64 *>&layout.header(&self.t.arena).number, <u64>state)

@@ -54,10 +54,16 @@ class NodeTrees(Protocol):
         """Returns a tree that no other process sees: what this node has said."""
 
     def difference(self, said: Any, max_bytes: int) -> bytes:
-        """Returns records of what this host's own trees have different from `said`, b"" if nothing."""
+        """Returns records of what this host's own trees have otherwise than `said`, b"" if nothing.
+
+        `complete` is False if some had no room: after they were set in `said`, the next call goes on there.
+        """
+
+    @property
+    def complete(self) -> bool: ...
 
     def changed(self) -> bool:
-        """Whether any of this host's own trees has changed since the last `difference`."""
+        """Whether this host's own trees may have something that `difference` has not seen. One load per tree."""
 
 
 def all_records(tree: NodeTree, max_bytes: int) -> list[bytes]:

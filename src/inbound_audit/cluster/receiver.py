@@ -126,6 +126,11 @@ class NodeState:
         """Returns the seconds since its last word."""
         return now - self.heard_at
 
+    def end(self, epoch: int) -> None:
+        """What comes of this start from now on is late."""
+        if epoch not in self.ended:
+            self.ended = (epoch, *self.ended)[:MAX_ENDED]
+
     def drop(self, why: str) -> None:
         """Counts a frame that is not taken."""
         self.dropped += 1
@@ -155,7 +160,7 @@ class Receiver:
         self.bounds = bounds
         self.nodes: dict[str, NodeState] = {}
         self.duplicate = False
-        """Another node has this node's name and is newer: this one must be silent."""
+        """Another node has this node's name and is newer: this node's `Sender` must be silent."""
         self.full = False
         """A node was not taken, while sections are held by nodes that are lost: `move` to other trees."""
         self.dropped = 0
@@ -218,13 +223,13 @@ class Receiver:
             if state.state == State.LOST or state.name == self.node:
                 continue
             if now > state.deadline:
-                self._lose(state, now)
+                self._lose(state, now)  # model: cluster/lease
             elif now - state.replica.agreed_at > DISAGREE_S and not state.whole and state.hosts:
                 self._empty(state)
             elif state.state == State.DUPLICATE and now - state.rival_at > self._lease():
                 self._say(state, State.HEARD)
         if self.duplicate and now - self.nodes[self.node].rival_at > RESUME_S * (1 + self.epoch % 1024 / 1024):
-            self.duplicate = False
+            self.duplicate = False  # model: cluster/resume
             self._rival_seq.clear()
             self._say(self.nodes[self.node], State.THIS_HOST)
 
@@ -236,7 +241,7 @@ class Receiver:
         for state in wanting:
             if now - state.ask_at > 2 * MAX_ASK_S:
                 state.ask_pause = MIN_ASK_S
-            state.ask_at = now + state.ask_pause
+            state.ask_at = now + state.ask_pause  # model: cluster/ask
             state.ask_pause = min(2 * state.ask_pause, MAX_ASK_S)
         return [state.name for state in wanting]
 
@@ -293,19 +298,20 @@ class Receiver:
         """Whether this is the next word of the node's last start. If so it is noted as heard."""
         began = now - frame.age_ms / 1000
         lost = state.state == State.LOST
-        if state.epoch is None or (lost and now - state.lost_at > FORGET_S):
+        if state.epoch is None or (lost and now - state.lost_at > FORGET_S):  # model: cluster/forget
             self._begin(state, frame, began, now)
         elif frame.epoch == state.epoch:
             if frame.seq <= state.seq:
                 if frame.type == FrameType.DELTA and state.state in COUNTED:
-                    self._change(state, frame, now)  # late: it may be what is missing, but is no sign of life
+                    # It may be what is missing, but it is no sign of life.
+                    self._change(state, frame, now)  # model: cluster/late
                 else:
                     state.drop("it was repeated or late")
                 return False
         elif frame.epoch not in state.ended and began > state.began + (-SAME_AGE_S if lost else SAME_AGE_S):
             self._begin(state, frame, began, now)
         else:
-            self._rival(state, now)
+            self._rival(state, frame, began, now)
             return False
         state.began = min(state.began, began)
         state.seq = frame.seq
@@ -313,16 +319,18 @@ class Receiver:
 
     def _begin(self, state: NodeState, frame: Frame, began: float, now: float) -> None:
         if state.epoch is not None:
-            state.ended = (state.epoch, *state.ended)[:MAX_ENDED]
-        state.epoch = frame.epoch
+            state.end(state.epoch)
+        state.epoch = frame.epoch  # model: cluster/begin
         state.began = began
         self._account(state, -1)
         state.replica.begin(now)
         self._account(state, 1)
 
-    def _rival(self, state: NodeState, now: float) -> None:
+    def _rival(self, state: NodeState, frame: Frame, began: float, now: float) -> None:
         """A frame of an older start. The newer one counts."""
         state.drop("another node of this name, or an older start of it, is heard too")
+        if began < state.began - SAME_AGE_S:
+            state.end(frame.epoch)  # model: cluster/ended
         state.rival_at = now
         if state.state == State.HEARD:
             self._say(state, State.DUPLICATE)
@@ -340,7 +348,7 @@ class Receiver:
         if not newer or (last is not None and frame.seq <= last):
             return
         if last is not None and not self.duplicate:
-            self.duplicate = True
+            self.duplicate = True  # model: cluster/yield
             self._say(own, State.DUPLICATE)
         self._rival_seq = {frame.epoch: frame.seq}
 
@@ -348,10 +356,10 @@ class Receiver:
 
     def _take(self, state: NodeState, frame: Frame, now: float) -> None:
         if frame.type == FrameType.GOODBYE:
-            self._lose(state, now)
+            self._lose(state, now)  # model: cluster/leave
             return
         state.heard_at = now
-        state.deadline = now + self._lease()
+        state.deadline = now + self._lease()  # model: cluster/hear
         state.version = frames.VERSION
         if frame.hosts > self.bounds.max_hosts:
             self._too_large(state)

@@ -63,7 +63,7 @@ class Replica:
             self._make(frame, now)
             self._make_waiting(now)
         else:
-            self._wait(frame)
+            self._wait(frame)  # model: cluster/wait
         self.gaps += was_whole and not self.whole
 
     def compare(self, frame: Frame, now: float) -> None:
@@ -73,7 +73,7 @@ class Replica:
         was_whole = self.whole
         self.wanted = max(self.wanted, frame.content)
         if self._agrees(frame, now):
-            self.has = frame.content
+            self.has = frame.content  # model: cluster/agree
             self._make_waiting(now)
         elif frame.content == self.has:
             self.has = None
@@ -83,7 +83,7 @@ class Replica:
         """Takes a whole snapshot, and returns whether it is of use. Raises ValueError, CapacityError."""
         if self.has is not None and frame.content < self.has:
             return False
-        self.tree.replace(parts)
+        self.tree.replace(parts)  # model: cluster/swap
         agrees = self._agrees(frame, now)
         self.has = frame.content if agrees else None
         self._make_waiting(now)
@@ -98,7 +98,7 @@ class Replica:
         return agrees
 
     def _make(self, frame: Frame, now: float) -> None:
-        self.tree.set_many(frame.records)
+        self.tree.set_many(frame.records)  # model: cluster/change
         self.has = frame.seq if self._agrees(frame, now) else None
 
     def _make_waiting(self, now: float) -> None:

@@ -27,13 +27,15 @@ class Sender:
         self.epoch = epoch
         self.nodes = 1
         """How many nodes are heard: the agent sets it, and the pause grows with it."""
+        self.silent = False
+        """Whether this node says nothing, because a newer one has its name (`Receiver.duplicate`)."""
         self.bytes = 0
         self._trees = trees
         self._said = trees.said()
         self._clock = clock
         self._began = self._spoke_at = self._walked_at = clock()
         self._walk_s = 0.0
-        self._first = self._more = True
+        self._first = True
         self._seq = 0
         self._content = 0  # the number of the last delta
 
@@ -46,53 +48,59 @@ class Sender:
         """Goes on with other trees: what was said is copied there."""
         said = trees.said()
         said.replace(all_records(self._said, MAX_RECORDS_BYTES))
-        self._trees, self._said, self._more = trees, said, True
+        self._trees, self._said = trees, said
 
     def due(self, now: float) -> float:
         """Returns the seconds until `frames` is to be called, at most `pause`."""
+        if self.silent:
+            return self.pause
         if self._first:
             return 0.0
-        walk_at = self._walked_at if self._has_more() else now
+        walk_at = self._walked_at if self._trees.changed() else now
         return max(0.0, min(walk_at + self.pause, self._spoke_at + HEARTBEAT_S) - now)
 
     def frames(self, now: float) -> list[bytes]:
-        """Returns what is to be said now: the changes since the last call, or a heartbeat; [] if neither is due.
+        """Returns what is to be said now: the changes since the last call, or a heartbeat; [] if there is nothing.
 
         Costs one load per tree of this host if nothing has changed, else a walk over its hosts.
         """
         said: list[bytes] = []
-        if self._first or (now >= self._walked_at + self.pause and self._has_more()):
+        if self.silent:
+            return said
+        if self._first or (now >= self._walked_at + self.pause and self._trees.changed()):
             said = self._changes(now)
         if not said and (self._first or now >= self._spoke_at + HEARTBEAT_S):
-            said = [self._next(FrameType.HEARTBEAT)]
+            said = [self._next(FrameType.HEARTBEAT)]  # model: cluster/beat
         if said:
             self._spoke_at = now
             self._first = False
         return said
 
     def snapshot(self) -> list[bytes]:
-        """Returns all that was said until now, in parts: the answer to a node that has missed something."""
+        """Returns all that was said until now, in parts: the answer to a node that has missed something.
+
+        A silent node has no answer: [].
+        """
+        if self.silent:
+            return []
         parts = all_records(self._said, MAX_RECORDS_BYTES)
-        frame = self._frame(FrameType.SNAPSHOT, self._content)
+        frame = self._frame(FrameType.SNAPSHOT, self._content)  # model: cluster/answer
         return [pack(frame._replace(records=part, part=at, parts=len(parts))) for at, part in enumerate(parts)]
 
     def goodbye(self) -> bytes:
         """Returns the last frame of an agent that ends in order: the others drop this node at once."""
-        return self._next(FrameType.GOODBYE)
-
-    def _has_more(self) -> bool:
-        return self._more or self._trees.changed()
+        return self._next(FrameType.GOODBYE)  # model: cluster/goodbye
 
     def _changes(self, now: float) -> list[bytes]:
         began = self._clock()
         said: list[bytes] = []
-        while len(said) < MAX_FRAMES_AT_ONCE:
+        complete = False
+        while not complete and len(said) < MAX_FRAMES_AT_ONCE:
             records = self._trees.difference(self._said, MAX_RECORDS_BYTES)
-            if not records:
-                break
-            self._said.set_many(records)
-            said.append(self._next(FrameType.DELTA, records))
-        self._more = len(said) == MAX_FRAMES_AT_ONCE
+            complete = self._trees.complete
+            if records:
+                self._said.set_many(records)
+                said.append(self._next(FrameType.DELTA, records))  # model: cluster/say
         self._walk_s = self._clock() - began
         self._walked_at = now
         return said

@@ -1,31 +1,17 @@
-"""The gold codec of records: what it writes it reads, and nothing else."""
+"""The gold trees of nodes do what cluster/node_trees.py says."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.gold_nodes import GoldTree, Host, decode, digest, encode
+from tests.support.gold_nodes import GoldTree, Host, digest, encode
 
 hosts = st.one_of(
     st.tuples(st.just(4), st.integers(0, 2**32 - 1)),
     st.tuples(st.just(6), st.integers(0, 2**128 - 1).filter(lambda address: address >> 32 != 0xFFFF)),
 )
 counts = st.dictionaries(hosts, st.integers(1, 2**32 - 1), max_size=30)
-
-
-@given(counts)
-def test_records_are_read_as_written(rows: dict[Host, int]) -> None:
-    assert decode(encode(rows)) == sorted(rows.items())
-
-
-@given(st.binary(max_size=40))
-def test_records_have_one_form(data: bytes) -> None:
-    try:
-        rows = decode(data)
-    except ValueError:
-        return
-    assert not data or encode(rows) == data
 
 
 @given(counts, counts, st.integers(60, 400))

@@ -39,7 +39,7 @@ def test_sessions_from_before_the_start_are_said(speaker: Speaker) -> None:
     speaker.trees.own[4, 9] = 3
     (frame,) = speaker.said()
     assert (frame.type, frame.hosts, frame.total) == (FrameType.DELTA, 1, 3)
-    assert decode(frame.records) == [((4, 9), 3)]
+    assert decode(frame.records) == (((4, 9), 3),)
 
 
 def test_a_change_is_said_after_the_pause_and_once(speaker: Speaker) -> None:
@@ -52,7 +52,7 @@ def test_a_change_is_said_after_the_pause_and_once(speaker: Speaker) -> None:
     speaker.trees.open((4, 9), 1)
     (frame,) = speaker.said(MIN_PAUSE_S)
     assert (frame.seq, frame.base) == (3, 2)
-    assert decode(frame.records) == [((4, 9), 3)]
+    assert decode(frame.records) == (((4, 9), 3),)
     assert speaker.said(MIN_PAUSE_S) == []
 
 
@@ -61,7 +61,7 @@ def test_a_host_that_has_ended_is_said_with_no_session(speaker: Speaker) -> None
     speaker.said()
     speaker.trees.open((6, 9), -2)
     (frame,) = speaker.said(1)
-    assert decode(frame.records) == [((6, 9), 0)]
+    assert decode(frame.records) == (((6, 9), 0),)
     assert (frame.hosts, frame.total, frame.digest) == (0, 0, 0)
 
 
@@ -96,7 +96,7 @@ def test_the_pause_grows_with_the_walk(speaker: Speaker, monkeypatch: pytest.Mon
     monkeypatch.setattr(GoldTrees, "difference", slow)
     speaker.trees.open((4, 9))
     speaker.said()
-    assert speaker.sender.pause == pytest.approx(20 * 2 * 0.05)
+    assert speaker.sender.pause == pytest.approx(20 * 0.05)
 
 
 def test_many_changes_are_several_frames_that_follow_one_another(
@@ -148,6 +148,19 @@ def test_a_snapshot_of_nothing_has_one_part(speaker: Speaker) -> None:
 def test_a_goodbye_is_the_next_word(speaker: Speaker) -> None:
     speaker.said()
     assert unpack(speaker.sender.goodbye())[:3] == (FrameType.GOODBYE, 7, 2)
+
+
+def test_a_silent_node_says_nothing_and_answers_nobody(speaker: Speaker) -> None:
+    """Later it goes on where it was."""
+    speaker.said()
+    speaker.sender.silent = True
+    speaker.trees.open((4, 9))
+    assert speaker.said(10) == []
+    assert speaker.sender.snapshot() == []
+    assert speaker.sender.due(speaker.now) > 0
+    speaker.sender.silent = False
+    (frame,) = speaker.said()
+    assert (frame.type, frame.seq, frame.base) == (FrameType.DELTA, 2, 0)
 
 
 def test_a_node_of_many_hosts(speaker: Speaker) -> None:

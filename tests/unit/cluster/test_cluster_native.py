@@ -1,0 +1,147 @@
+"""The protocol over the native trees: what `inbound_cidr` counts on each node is what all nodes have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.support.effort import effort
+from tests.support.fake_cluster import FakeCluster, FakeNode
+from tests.support.fake_engine import CALM, Faults
+from tests.support.gold_nodes import Host, address_of, decode
+
+from inbound_audit import InboundAudit
+from inbound_audit._ipcount import NODE_STATES, NodeTrees
+from inbound_audit.cluster.receiver import Bounds, State
+
+FOUR = tuple((4, 0xC0000200 + at * 37) for at in range(24))
+SIX = tuple((6, at << 70) for at in range(16))
+HOSTS: tuple[Host, ...] = FOUR + SIX
+
+
+class NativeTrees:
+    """The trees of an agent over an audit of this process, in which the test opens and closes sessions."""
+
+    def __init__(self, max_nodes: int) -> None:
+        self.audit = InboundAudit(capacity=1 << 24)
+        self.native = NodeTrees(self.audit)
+        self.trees: dict[str, Any] = {}
+        self.own: Counter[Host] = Counter()
+        self._listener = self.audit.listener("SMTP")
+        self._sessions: dict[Host, list[Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.native, name)
+
+    def add(self, name: str, max_hosts: int) -> Any:
+        self.trees[name] = self.native.add(name, max_hosts)
+        return self.trees[name]
+
+    def open(self, host: Host, sessions: int = 1) -> None:
+        open_here = self._sessions.setdefault(host, [])
+        while len(open_here) < self.own[host] + sessions:
+            open_here.append(self._listener.session(address_of(host).packed))
+        while len(open_here) > self.own[host] + sessions:
+            open_here.pop().close()
+        self.own[host] += sessions
+
+    def close(self) -> None:
+        for host in list(self.own):
+            self.open(host, -self.own[host])
+        self.audit.close()
+
+
+@pytest.fixture
+def nodes() -> Iterator[list[FakeNode]]:
+    cluster = FakeCluster(5, CALM, trees=NativeTrees)
+    nodes = [cluster.start(f"mx{at}") for at in range(3)]
+    yield nodes
+    for node in nodes:
+        node.trees.close()
+
+
+def check(nodes: list[FakeNode]) -> None:
+    everything: Counter[Host] = Counter()
+    for node in nodes:
+        everything += node.trees.own
+    for node in nodes:
+        node.trees.native._check()
+        for other in nodes:
+            if other is not node:
+                tree = node.trees.trees[other.name]
+                assert dict(decode(tree.records()[0])) == +other.trees.own
+                assert tree.digest == other.sender._said.digest
+        audit = node.trees.audit
+        assert audit.total("inbound_cidr") == everything.total()
+        assert audit.total() == node.trees.own.total()
+        for host in HOSTS[::5]:
+            assert audit.inbound_session_count(str(address_of(host)), service_type="inbound_cidr") == everything[host]
+
+
+def test_faults_and_then_quiet(nodes: list[FakeNode]) -> None:
+    cluster = nodes[0].cluster
+    draw = cluster.network.random
+    for _ in range(effort(3, 30)):
+        cluster.network.faults = Faults(0.2, 0.2, 0.1, 0.1, 0.001, 0.1, 1.0)
+        for _ in range(60):
+            for node in nodes:
+                host = draw.choice(HOSTS)
+                node.trees.open(host, draw.randint(-node.trees.own[host], 3))
+            cluster.run(0.02)
+        frozen = draw.choice([None, *nodes])
+        if frozen:
+            frozen.freeze()
+            cluster.run(2, 0.05)
+        cluster.heal()
+        cluster.run(2, 0.05)
+        check(nodes)
+    assert sum(state.snapshots for node in nodes for state in node.receiver.nodes.values()) > 0
+
+
+def test_a_node_that_is_killed_is_counted_no_more(nodes: list[FakeNode]) -> None:
+    cluster = nodes[0].cluster
+    for node in nodes:
+        node.trees.open(HOSTS[0], 2)
+    cluster.run(0.5)
+    check(nodes)
+    cluster.kill(nodes[2])
+    cluster.run(1)
+    assert [node.trees.audit.total("inbound_cidr") for node in nodes[:2]] == [4, 4]
+    states = {row[0]: row[1] for row in nodes[0].trees.audit._nodes()}
+    assert states == {"mx0": State.THIS_HOST, "mx1": State.HEARD, "mx2": State.LOST}
+
+
+def test_a_snapshot_of_nothing_empties(nodes: list[FakeNode]) -> None:
+    cluster = nodes[0].cluster
+    nodes[1].trees.open(HOSTS[0])
+    cluster.run(0.5)
+    cluster.cut(nodes[1], nodes[0])
+    nodes[1].trees.open(HOSTS[0], -1)
+    cluster.run(0.3)
+    cluster.heal()
+    cluster.run(1)
+    check(nodes)
+
+
+def test_a_node_with_too_many_hosts_is_listed_and_not_counted() -> None:
+    cluster = FakeCluster(5, CALM, Bounds(max_hosts=10), trees=NativeTrees)
+    large, watcher = cluster.start("mx0"), cluster.start("mx1")
+    for host in HOSTS[:10]:
+        large.trees.open(host)
+    cluster.run(0.5)
+    check([large, watcher])
+    large.trees.open(HOSTS[10])
+    cluster.run(0.5)
+    assert [row[:2] for row in watcher.trees.audit._nodes()] == [("mx0", State.TOO_LARGE), ("mx1", State.THIS_HOST)]
+    assert watcher.trees.audit.total("inbound_cidr") == 0
+    large.trees.open(HOSTS[3], -1)
+    cluster.run(2)
+    check([large, watcher])
+    for node in (large, watcher):
+        node.trees.close()
+
+
+def test_the_states_are_those_of_the_core() -> None:
+    assert {state.name.lower().replace("_", " "): int(state) for state in State} == dict(NODE_STATES)
