@@ -22,7 +22,7 @@ from inbound_audit._core.model cimport SMTP, Term, Tree, ia_ac, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.query cimport peer_of
 from inbound_audit._core.sums cimport listener_total, sum_trees, tree_sum
-from inbound_audit._core.trees cimport trees_of, trees_of_cluster
+from inbound_audit._core.trees cimport service_trees, trees_of_cluster
 
 cdef enum:
     NO_NODE = -1            # the parent of a prefix that lies in no other one: the default network
@@ -127,11 +127,24 @@ cdef inline int64_t network_total(const LimitSet *s, int table, Tree *first) noe
     return total
 
 
-cdef inline bint prefix_passes(
-    const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac, Tree *first
-) noexcept nogil:
+cdef inline Tree *trees_of_limit(const Limit *limit, const ia_ac *ac) noexcept nogil:
+    """What a limit over the cluster counts: all nodes, for a session of SMTP."""
+    if ac.tree.service == SMTP and limit.kind >= CLUSTER_PREFIX_LIMIT:
+        return trees_of_cluster(ac.tree.owner)
+    return service_trees(ac.tree.owner, ac.tree.service)
+
+
+cdef inline bint passes(const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac) noexcept nogil:
+    """Whether more sessions are open than a limit allows, the one that asks included."""
+    cdef Tree *first = service_trees(ac.tree.owner, ac.tree.service)
     cdef bint v6 = ac.version == 6
     cdef Prefix p
+    if limit.kind != PREFIX_LIMIT:
+        if limit.kind == LISTENER_LIMIT:
+            return listener_total(ac.tree) > limit.maximum
+        first = trees_of_limit(limit, ac)
+        if limit.kind != CLUSTER_PREFIX_LIMIT:
+            return network_total(s, table, first) > limit.maximum
     if limit.length[v6] < 0:
         return False
     peer_of(ac, &p)
@@ -141,28 +154,6 @@ cdef inline bint prefix_passes(
     if sum_trees(first, &p) <= limit.maximum:
         return False
     return s.nodes == 0 or count_in_network(s, table, node, first, &p) > limit.maximum
-
-
-cdef inline bint other_passes(
-    const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac
-) noexcept nogil:
-    """As `passes`, for all kinds but PREFIX_LIMIT."""
-    cdef Tree *first
-    if limit.kind == LISTENER_LIMIT:
-        return listener_total(ac.tree) > limit.maximum
-    first = trees_of(ac.tree.owner, ac.tree.service)
-    if ac.tree.service == SMTP and limit.kind != NETWORK_LIMIT:
-        first = trees_of_cluster(ac.tree.owner)
-    if limit.kind == CLUSTER_PREFIX_LIMIT:
-        return prefix_passes(s, limit, table, node, ac, first)
-    return network_total(s, table, first) > limit.maximum
-
-
-cdef inline bint passes(const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac) noexcept nogil:
-    """Whether more sessions are open than a limit allows, the one that asks included."""
-    if limit.kind != PREFIX_LIMIT:
-        return other_passes(s, limit, table, node, ac)
-    return prefix_passes(s, limit, table, node, ac, trees_of(ac.tree.owner, ac.tree.service))
 
 
 cdef inline int passed_limit(const LimitSet *s, const ia_ac *ac, int node) noexcept nogil:

@@ -10,7 +10,7 @@ from inbound_audit._core.codes cimport OK
 from inbound_audit._core.model cimport SMTP, Owner, Tree, ia_ac
 from inbound_audit._core.prefix cimport Prefix, parse_cidr
 from inbound_audit._core.sums cimport listener_count, sum_trees
-from inbound_audit._core.trees cimport find_service, trees_of
+from inbound_audit._core.trees cimport find_service, service_trees, trees_of
 
 
 cdef inline void peer_of(const ia_ac *ac, Prefix *out) noexcept nogil:
@@ -21,21 +21,33 @@ cdef inline void peer_of(const ia_ac *ac, Prefix *out) noexcept nogil:
     out.length = width(ac.version)
 
 
+cdef inline int64_t query_service(
+    const ia_ac *ac, const Prefix *peer, const char *cidr, size_t cidr_size, const char *service, size_t service_size
+) noexcept nogil:
+    """As `query_sessions`, with the name of a service."""
+    cdef Prefix p
+    cdef int number = find_service(ac.tree.owner, service, service_size), code
+    if number < 0:
+        return number
+    if cidr == NULL:
+        return sum_trees(trees_of(ac.tree.owner, number), peer)
+    code = parse_cidr(cidr, cidr + cidr_size, &peer.address, &p)
+    return sum_trees(trees_of(ac.tree.owner, number), &p) if code == OK else code
+
+
 cdef inline int64_t query_sessions(
     const ia_ac *ac, const char *cidr, size_t cidr_size, const char *service, size_t service_size
 ) noexcept nogil:
     """`ac:inbound_session_count(cidr, service)`; NULL is nil. Returns the count, or a code."""
     cdef Prefix peer, p
-    cdef int number = SMTP, code
+    cdef int code
     peer_of(ac, &peer)
     if service != NULL:
-        number = find_service(ac.tree.owner, service, service_size)
-        if number < 0:
-            return number
+        return query_service(ac, &peer, cidr, cidr_size, service, service_size)
     if cidr == NULL:
-        return listener_count(ac.tree, &peer) if service == NULL else sum_trees(trees_of(ac.tree.owner, number), &peer)
+        return listener_count(ac.tree, &peer)
     code = parse_cidr(cidr, cidr + cidr_size, &peer.address, &p)
-    return sum_trees(trees_of(ac.tree.owner, number), &p) if code == OK else code
+    return sum_trees(service_trees(ac.tree.owner, SMTP), &p) if code == OK else code
 
 
 cdef inline int64_t query_listener(Tree *mine, const Address *peer, const char *cidr, size_t cidr_size) noexcept nogil:

@@ -11,7 +11,7 @@ from inbound_audit._core.layout cimport Arena, header
 from inbound_audit._core.model cimport Term, Tree, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.seqlock cimport BESIDE_UPDATE, EXACT, READ_TRIES, read_begin, read_end
-from inbound_audit._core.trees cimport trees_of
+from inbound_audit._core.trees cimport service_trees
 from inbound_audit._core.trie cimport trie_count
 
 
@@ -90,7 +90,7 @@ cdef inline int64_t listener_count(Tree *mine, const Prefix *p) noexcept nogil:
     cdef Tree *t
     if not mine.owner.shared:
         return tree_count(mine, p)
-    t = trees_of(mine.owner, mine.service)
+    t = service_trees(mine.owner, mine.service)
     while t != NULL:
         if t.listener_id == mine.listener_id:
             total += tree_count(t, p)

@@ -183,7 +183,10 @@ cdef inline Tree *trees_of_cluster(Owner *o) noexcept nogil:
     return sum if sum != NULL and sum_in_use(sum) else remote_trees(o)
 
 
-cdef inline Tree *trees_of(Owner *o, int service) noexcept nogil:
-    if service == INBOUND_CIDR:
-        return trees_of_cluster(o)
+cdef inline Tree *service_trees(Owner *o, int service) noexcept nogil:
+    """The trees of a service that is not the view `inbound_cidr`: one load."""
     return load_tree(&o.anchor[service].next)
+
+
+cdef inline Tree *trees_of(Owner *o, int service) noexcept nogil:
+    return trees_of_cluster(o) if service == INBOUND_CIDR else service_trees(o, service)
