@@ -14,10 +14,10 @@
 #define CHANGES 1     /* of sessions */
 #endif
 #ifndef BEATS
-#define BEATS 1       /* while frames are lost */
+#define BEATS 2       /* while frames are lost; quick: -DBEATS=1 -DFAULTS=1 */
 #endif
 #ifndef FAULTS
-#define FAULTS 1      /* leases that are over while the node lives, and damages of the tree */
+#define FAULTS 2      /* leases that are over while the node lives, and damages of the tree */
 #endif
 #ifndef AIR
 #define AIR 1         /* frames that are under way at once */
