@@ -278,7 +278,7 @@ def test_what_other_processes_read_of_a_node(audit: InboundAudit, trees: NodeTre
     two.empty()
     two.set_word(0)
     assert audit._nodes() == [("mx1", 5, 0, 0, 0)]
-    for state in (-1, 6):
+    for state in (-1, max(NODE_STATES.values()) + 1):
         with pytest.raises(ValueError, match="state"):
             one.set_word(state)
 
