@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from tests.support.cluster_simulation import Simulation
-
-FULL = os.environ.get("INBOUND_AUDIT_FAULTS") == "full"
+from tests.support.sharing import FULL
 
 
 @pytest.mark.parametrize("seed", range(100, 110 if FULL else 101))

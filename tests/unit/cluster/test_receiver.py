@@ -664,6 +664,6 @@ def test_a_node_that_floods_is_cut_to_its_bound_and_hurts_no_other() -> None:
 
 
 def test_the_bounds_that_are_published() -> None:
-    """SECURITY.md and docs/cluster.md give these figures."""
+    """docs/cluster.md gives these figures."""
     assert Bounds() == Bounds(4000, 1_000_000, 20_000_000, 1 << 20, 64 << 20, 8 << 20, 4)
     assert unpack(pack(Frame(FrameType.HEARTBEAT, 1, 1))).content == 0
