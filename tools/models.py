@@ -4,14 +4,16 @@
     python tools/models.py --quick      smaller ones, as the tests run them
     python tools/models.py fork         one model
 
-A model is a file NAME.pml. A comment ``quick: -DX=1`` in it says how the smaller form is made. ``#ifdef MUTANT_X``
-makes a mutant. A step has a name in a comment ``step: NAME/STEP``; code that does it says ``model: NAME/STEP``.
+A model is a file NAME.pml. A comment ``quick: -DX=1`` in it says how the smaller form is made, and ``checker: -DX`` how
+the checker is compiled for it. ``#ifdef MUTANT_X`` makes a mutant. A step has a name in a comment ``step: NAME/STEP``;
+code that does it says ``model: NAME/STEP``.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -25,10 +27,12 @@ COMPILER = ("gcc", "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={MAX_MEMORY_MB}")
 
 
 class Result(NamedTuple):
-    """`complete`: each state was visited. `output`: what the checker wrote."""
+    """`complete`: each state was visited. `seconds`: of processor time. `output`: what the checker wrote."""
 
     errors: int
     states: int
+    megabytes: float
+    seconds: float
     complete: bool
     output: str
 
@@ -50,7 +54,11 @@ def steps(name: str) -> set[str]:
 
 
 def quick_defines(name: str) -> list[str]:
-    found = re.search(r"quick: ((?:-D\w+=\d+ ?)+)", source(name))
+    return _options(name, "quick")
+
+
+def _options(name: str, kind: str) -> list[str]:
+    found = re.search(rf"{kind}: ((?:-D\w+(?:=\d+)? ?)+)", source(name))
     return found[1].split() if found else []
 
 
@@ -71,13 +79,17 @@ def explore(name: str, *defines: str) -> Result:
         model.write_text(source(name))
         _run(["spin", "-a", *defines, model.name], folder)
         speed = "-O0" if defines else "-O2"  # the compiler takes longer than a smaller form or a mutant
-        _run([*COMPILER, speed, "-o", "pan", "pan.c"], folder)
+        _run([*COMPILER, speed, *_options(name, "checker"), "-o", "pan", "pan.c"], folder)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         output = _run(["./pan", "-m1000000"], folder)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
     errors, states = re.search(r"errors: (\d+)", output), re.search(r"([\d.e+]+) states, stored", output)
-    if errors is None or states is None:
+    memory = re.search(r"([\d.]+)\s+total actual memory usage", output)
+    if errors is None or states is None or memory is None:
         raise RuntimeError(f"{name}: the checker did not say what it found:\n{output}")
     complete = not re.search("not completed|too small|max search depth|out of memory|pan: reached", output)
-    return Result(int(errors[1]), int(float(states[1])), complete, output)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Result(int(errors[1]), int(float(states[1])), float(memory[1]), seconds, complete, output)
 
 
 def _run(command: list[str], folder: str) -> str:
@@ -95,7 +107,8 @@ def main() -> int:
         result = explore(name, *defines)
         sound = result.errors == 0 and result.complete
         good = good and sound
-        print(f"{name}: {result.states:,} states, {'no error' if sound else 'FAILED'}", flush=True)
+        size = f"{result.states:,} states, {result.megabytes:,.0f} MB, {result.seconds:,.0f} s"
+        print(f"{name}: {size}, {'no error' if sound else 'FAILED'}", flush=True)
         if not sound:
             print(result.output)
         for mutant in mutants(name):

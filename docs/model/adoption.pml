@@ -1,294 +1,308 @@
 /* Adoption of snapshots: heirs that take over what processes that have ended had saved, with kills between all steps.
 
-   Code: persist/persisted_series.py, persist/claims.py, persist/locks.py, persist/snapshots.py. A step is one call to the
-   system. Counts are sets of origins: a process that ended before (0 and 1) or an heir's own (2, 3, 4).
+   Code: persist/persisted_series.py, persist/claims.py, persist/locks.py, persist/snapshots.py. Counts are sets of origins:
+   a process that ended before (0 and 1) or an heir's own (2, 3, 4). Each heir adopts, saves and releases again and again,
+   without an end.
+
+   A step is one call to the system. What a process computes from it alone until its next call belongs to the step. So do
+   these calls, which no other process can come between with an effect:
+   - that a file is gone, and the next list: what is gone does not come back;
+   - a lock and the check that its file has a name: only the holder of the lock removes the name;
+   - removing the name of a lock file and releasing the lock: without a name no other process can have it.
+
+   The ids have an order in the code. It is another one each time, so here each set is gone through in any order.
 
    Property: a count that was saved is in the memory of at most one process that lives, and is never lost: when all others
-   are dead, the last process has each of them once, and no file of another is left. Nothing waits for a dead process. */
+   are dead, the last process has each of them once, and no file of another is left. Nothing waits for a dead process.
+
+   checker: -DNOREDUCE (a kill is a handshake, which the reduction of orders does not allow for) */
 
 #ifndef HEIRS
-#define HEIRS 2       /* 3 is possible; it was not run to its end */
+#define HEIRS 3       /* quick: -DHEIRS=2 */
 #endif
 #define FIRST 2
 #define LAST  (FIRST + HEIRS - 1)
-#define IDS   5
+#define IDS   (FIRST + HEIRS)
 #define BIT(id) (1 << (id))
 #define HAS(set, id) (((set) >> (id)) & 1)
 
-/* The state directory: snapshots, and lock files. `inode` grows when a lock file is removed: who has the earlier one open
-   may lock it, and finds that it has no name. */
-bool is_saved[IDS];
+/* The state directory: snapshots, and lock files. */
+byte saved;           /* the ids that have a snapshot */
 byte content[IDS];
-byte list[IDS];       /* ids whose counts are in this snapshot: theirs count nothing */
-byte locks_named;     /* sets of ids */
-byte inode[IDS];
-byte holder[IDS];     /* of the lock of the file that has a name; 0: free */
+byte list[IDS];       /* the ids whose counts are in this snapshot, as far as they have one: theirs count nothing */
+byte lock_files;      /* the ids whose lock file has a name */
 
-byte memory[IDS];     /* what each process counts */
-bool dead[IDS];
-byte ever_saved;
+/* Of a process. */
+byte held[IDS];       /* the ids whose lock it has, of files that have a name */
+byte opened[IDS];     /* the lock file that it has open and not locked: 1 + id, or NAMELESS if the name was removed */
+byte memory[IDS];     /* what it counts */
+#define NAMELESS (IDS + 1)
 
-inline files(set) {
-    d_step { set = (is_saved[0] << 0) | (is_saved[1] << 1) | (is_saved[2] << 2) | (is_saved[3] << 3) | (is_saved[4] << 4) }
-}
+byte begun, dead, ever_saved;       /* ghosts */
+chan kill[IDS] = [0] of { bit };
 
-/* Clears `got` if the lock of `id` can't be had. */
-inline take(id, got) {
-    got = HAS(taken, id);
+#if HEIRS > 2
+#define HELD (held[2] | held[3] | held[4])
+#else
+#define HELD (held[2] | held[3])
+#endif
+
+/* Any member of a set. */
+inline pick(set) {
     if
-    :: got || id == me -> skip
-    :: else ->
-        atomic { locks_named = locks_named | BIT(id); opened = inode[id] };      /* step: adoption/open_lock */
-        atomic {                                                                 /* step: adoption/take */
-            if
-            :: opened == inode[id] && holder[id] == 0 ->
-                holder[id] = me; got = true; taken = taken | BIT(id)
-            :: else
-            fi;
-            opened = 0
-        }
+    :: HAS(set, 0) -> i = 0
+    :: HAS(set, 1) -> i = 1
+    :: HAS(set, 2) -> i = 2
+    :: HAS(set, 3) -> i = 3
+#if HEIRS > 2
+    :: HAS(set, 4) -> i = 4
+#endif
     fi
 }
 
-/* The ids that other snapshots list. */
-inline read_lists(set) {
-    set = 0;
-    files(left);                                                                 /* step: adoption/list_files */
-    i = 0;
+inline open_lock_file(id) {
+    lock_files = lock_files | BIT(id);
+    opened[me] = id + 1
+}
+
+inline lock_opened(id) {
+    if
+    :: opened[me] == id + 1 && !HAS(HELD, id) -> held[me] = held[me] | BIT(id)
+    :: else
+    fi;
+    opened[me] = 0
+}
+
+/* It never comes back, so that other snapshots list it means nothing any more. */
+inline remove_snapshot(id) {
+    saved = saved & ~BIT(id); content[id] = 0; list[id] = 0;
+    p = 0;
     do
-    :: i < IDS && HAS(left, i) ->
+    :: p < IDS -> list[p] = list[p] & ~BIT(id); p++
+    :: else -> p = 0; break
+    od
+}
+
+inline remove_lock_file(id) {
+    lock_files = lock_files & ~BIT(id);
+    p = FIRST;
+    do
+    :: p <= LAST ->
         if
-        :: atomic { is_saved[i] -> set = set | list[i]; i++ }                    /* step: adoption/read_list */
-#ifdef MUTANT_NO_SECOND_READ
-        :: atomic { !is_saved[i] -> i++ }
-#else
-        :: atomic { !is_saved[i] -> set = 0; i = 0 }; files(left)                /* step: adoption/read_again */
-#endif
-        fi
-    :: i < IDS && !HAS(left, i) -> i++
-    :: i == IDS -> i = 0; left = 0; break
+        :: opened[p] == id + 1 -> opened[p] = NAMELESS
+        :: else
+        fi;
+        p++
+    :: else -> p = 0; break
     od
 }
 
 inline restore(id) {
-    atomic {                                                                     /* step: adoption/restore */
-        if
-        :: !is_saved[id]
-        :: else ->
-            assert((memory[me] & content[id]) == 0);
-            assert(me == 2 || (memory[2] & content[id]) == 0);           /* what is dead has no memory */
-            assert(me == 3 || (memory[3] & content[id]) == 0);
-            assert(me == 4 || (memory[4] & content[id]) == 0);
-            memory[me] = memory[me] | content[id];
-            absorbed = absorbed | BIT(id) | list[id]
-        fi
-    }
+    if
+    :: !HAS(saved, id)
+    :: else ->
+        p = FIRST;
+        do
+        :: p <= LAST -> assert((memory[p] & content[id]) == 0); p++      /* what is dead has no memory */
+        :: else -> p = 0; break
+        od;
+        memory[me] = memory[me] | content[id];
+        absorbed = absorbed | BIT(id) | list[id]
+    fi
+}
+
+/* The ids that other snapshots list. */
+inline read_lists() {
+    do
+    :: atomic { todo != 0 -> pick(todo);
+           if
+           :: HAS(saved, i) -> superfluous = superfluous | list[i]; todo = todo & ~BIT(i)        /* step: adoption/read_list */
+#ifdef MUTANT_NO_SECOND_READ
+           :: else -> todo = todo & ~BIT(i)
+#else
+           :: else -> superfluous = absorbed; todo = saved                          /* step: adoption/read_again */
+#endif
+           fi;
+           i = 0;
+           if
+           :: todo == 0 -> break
+           :: else
+           fi }
+    :: todo == 0 -> break
+    od
 }
 
 inline adopt() {
-    files(found);                                                                /* step: adoption/list_ids */
-    found = found & ~absorbed;
+    atomic { found = saved & ~absorbed & ~BIT(me); todo = found & ~held[me] };   /* step: adoption/list_ids */
 #ifdef MUTANT_LISTS_BEFORE_LOCKS
-    read_lists(superfluous);
+    atomic { early = todo; todo = saved; superfluous = absorbed };
+    read_lists();
+    atomic { todo = early; early = 0 };
 #endif
-    i = 0;
     do
-    :: i < IDS ->
-        if
-        :: HAS(found, i) ->
-            take(i, got);
-            if
-            :: !got -> found = found & ~BIT(i)
-            :: else
-            fi
-        :: else
-        fi;
-        i++
-    :: else -> got = false; break
+    :: atomic { todo != 0 -> pick(todo); open_lock_file(i) };                    /* step: adoption/open_lock */
+       atomic { lock_opened(i);                                                  /* step: adoption/take */
+           found = found & (held[me] | ~BIT(i)); todo = todo & ~BIT(i); i = 0 }
+    :: atomic { todo == 0 ->
+#ifndef MUTANT_LISTS_BEFORE_LOCKS
+           if
+           :: found != 0 -> todo = saved; superfluous = absorbed                 /* step: adoption/list_files */
+           :: else
+           fi;
+#endif
+           break }
     od;
     if
     :: found == 0
     :: else ->
 #ifndef MUTANT_LISTS_BEFORE_LOCKS
-        read_lists(superfluous);
+        read_lists();
 #endif
-        superfluous = superfluous | absorbed;
-        i = 0;
         do
-        :: i < IDS ->
-            if
-            :: HAS(found, i) && HAS(superfluous, i) -> is_saved[i] = false       /* step: adoption/remove_superfluous */
-            :: HAS(found, i) && !HAS(superfluous, i) -> restore(i)
-            :: else
-            fi;
-            i++
-        :: else -> break
-        od;
-        atomic { found = 0; superfluous = 0; i = 0 }
-    fi
+        :: atomic { found != 0 -> pick(found); found = found & ~BIT(i);
+               if
+               :: HAS(superfluous, i) -> remove_snapshot(i)                      /* step: adoption/remove_superfluous */
+               :: else -> restore(i)                                             /* step: adoption/restore */
+               fi;
+               superfluous = superfluous & found; i = 0;
+               if
+               :: found == 0 -> break
+               :: else
+               fi }
+        od
+    fi;
+#ifdef MUTANT_LISTS_BEFORE_LOCKS
+    superfluous = 0
+#endif
 }
 
 inline save() {
     /* Our lock file: made, then locked. A process that removes unused lock files may come between. */
     do
-    :: atomic { holder[me] == me -> break }
-    :: atomic { holder[me] != me -> locks_named = locks_named | BIT(me); opened = inode[me] };    /* step: adoption/make_lock */
-        atomic {                                                                 /* step: adoption/hold */
-            if
-            :: opened == inode[me] && holder[me] == 0 -> holder[me] = me
+    :: atomic { !HAS(held[me], me) -> open_lock_file(me) };                      /* step: adoption/make_lock */
+       atomic {                                                                  /* step: adoption/hold */
 #ifdef MUTANT_LOCK_WITHOUT_NAME
-            :: opened != inode[me] -> opened = 0; break      /* the lock is that of a file which no other process finds */
+           if
+           :: opened[me] == NAMELESS -> opened[me] = 0; break   /* no other process finds the file */
+           :: else
+           fi;
 #endif
-            :: else              /* the code draws another id; here it is the same one again */
-            fi;
-            opened = 0
-        }
+           lock_opened(me) }                 /* if not, the code draws another id; here it is the same one again */
+    :: atomic { HAS(held[me], me) -> break }
     od;
 #ifdef MUTANT_REMOVE_FIRST
+    atomic { absorbed = absorbed & saved; todo = absorbed };
     remove_absorbed();
 #endif
     atomic {                                                                     /* step: adoption/rename */
-        is_saved[me] = true; content[me] = memory[me]; ever_saved = ever_saved | BIT(me);
+        saved = saved | BIT(me); content[me] = memory[me]; ever_saved = ever_saved | BIT(me);
+        absorbed = absorbed & saved;
 #ifndef MUTANT_NO_LIST
-        list[me] = absorbed
+        list[me] = absorbed;
 #endif
+        todo = absorbed
     };
     remove_absorbed()
 }
 
+/* Our file has their counts. */
 inline remove_absorbed() {
-    gone = 0;
-    i = 0;
     do
-    :: i < IDS ->
-        if
-        :: HAS(absorbed, i) && is_saved[i] ->
-            take(i, got);
-            if
-            :: got -> is_saved[i] = false; gone = gone | BIT(i)                  /* step: adoption/remove */
-            :: else
-            fi
-        :: HAS(absorbed, i) && !is_saved[i] -> gone = gone | BIT(i)
-        :: else
-        fi;
-        i++
-    :: else -> break
-    od;
-    atomic { absorbed = absorbed & ~gone; gone = 0; i = 0; got = false }
+    :: atomic { todo != 0 && opened[me] == 0 -> pick(todo);
+           if
+           :: HAS(saved, i) && !HAS(held[me], i) -> open_lock_file(i)
+           :: else ->
+               if
+               :: HAS(saved, i) -> remove_snapshot(i)                            /* step: adoption/remove */
+               :: else
+               fi;
+               absorbed = absorbed & ~BIT(i); todo = todo & ~BIT(i); i = 0
+           fi }
+    :: atomic { opened[me] != 0 -> lock_opened(i);
+           if
+           :: HAS(held[me], i)
+           :: else -> todo = todo & ~BIT(i)         /* another process reads it, and finds that it counts nothing */
+           fi;
+           i = 0 }
+    :: todo == 0 -> break
+    od
 }
 
 inline release_unused() {
-    d_step { left = (is_saved[0] << 0) | (is_saved[1] << 1) | (is_saved[2] << 2) | (is_saved[3] << 3) | (is_saved[4] << 4);
-             found = locks_named };                                              /* step: adoption/list_unused */
-    i = 0;
+    atomic { found = saved; todo = lock_files & ~saved & ~held[me] & ~BIT(me) }; /* step: adoption/list_unused */
     do
-    :: i < IDS ->
-        if
-        :: HAS(found, i) && !HAS(left, i) -> take(i, got)
-        :: else
-        fi;
-        i++
-    :: else -> break
+    :: atomic { todo != 0 -> pick(todo); open_lock_file(i) };
+       atomic { lock_opened(i); todo = todo & ~BIT(i); i = 0 }
+    :: atomic { todo == 0 -> todo = held[me] & ~absorbed & ~BIT(me); break }
     od;
-    i = 0;
     do
-    :: i < IDS ->
-        if
-        :: HAS(taken, i) && !HAS(absorbed, i) ->
-            atomic {
-                if
-                :: !HAS(left, i) -> locks_named = locks_named & ~BIT(i); inode[i]++   /* step: adoption/remove_lock */
-                :: else
-                fi;
-                holder[i] = 0; taken = taken & ~BIT(i)                           /* step: adoption/release */
-            }
-        :: else
-        fi;
-        i++
-    :: else -> break
-    od;
-    atomic { left = 0; found = 0; i = 0; got = false }
+    :: atomic { todo != 0 -> pick(todo); todo = todo & ~BIT(i);
+           if
+           :: !HAS(found, i) -> remove_lock_file(i)                              /* step: adoption/remove_lock */
+           :: else
+           fi;
+           held[me] = held[me] & ~BIT(i);                                        /* step: adoption/release */
+           i = 0 }
+    :: atomic { todo == 0 -> found = 0; break }
+    od
 }
-
-inline end_of_process() {
-    dead[me] = true; memory[me] = 0;
-    i = 0;
-    do
-    :: i < IDS -> 
-        if
-        :: holder[i] == me -> holder[i] = 0
-        :: else
-        fi;
-        i++
-    :: else -> break
-    od;
-    absorbed = 0; taken = 0; found = 0; superfluous = 0; left = 0; gone = 0; i = 0; opened = 0; got = false
-}
-
-bool killed[IDS];
 
 proctype Heir(byte me) {
-    byte absorbed, taken, found, superfluous, left, gone, i, opened;
-    bool got;
+    byte absorbed, found, superfluous, todo, early, i, p;
     {
-        adopt();
-        save();
-        release_unused();
-end_counts:
-        false           /* it goes on counting */
-    } unless { killed[me] };
-    atomic { end_of_process() }
+        /* Both heirs do the same, so that one begins after the other is no loss. */
+        atomic { me == FIRST || HAS(begun, me - 1) -> begun = begun | BIT(me); memory[me] = BIT(me) };
+        do
+        :: adopt(); save(); release_unused()
+        od
+    } unless { atomic { kill[me]?_ ->
+        dead = dead | BIT(me); memory[me] = 0; held[me] = 0; opened[me] = 0;
+        absorbed = 0; found = 0; superfluous = 0; todo = 0; early = 0; i = 0; p = 0 } }
 }
 
-proctype Kill(byte who) {
-    killed[who] = true
-}
-
-proctype Last() {
-    byte absorbed, taken, found, superfluous, left, gone, i, opened, rounds, me = LAST;
-    bool got;
+proctype Death() {
+end_of_deaths:
     do
-    :: rounds < 4 ->
-        if
-        :: rounds == 2 -> dead[2] && dead[3] && dead[4]
-        :: else
-        fi;
-        adopt(); save(); release_unused();
-        assert(rounds < 2 || (ever_saved & ~memory[LAST]) == 0);
-        rounds++
-    :: else -> break
+    :: kill[2]!0
+#if HEIRS > 2
+    :: kill[3]!0
+#endif
+    od
+}
+
+#define ALL_OTHERS (BIT(LAST) - BIT(FIRST))
+
+/* The heir that lives on: as often as it likes beside others, and twice after them. */
+proctype Last() {
+    byte absorbed, found, superfluous, todo, early, i, p, rounds, me = LAST;
+    do
+    :: atomic { rounds < 3 ->
+           if
+           :: rounds == 0
+           :: rounds > 0 || dead == ALL_OTHERS -> rounds++
+           fi };
+       adopt(); save(); release_unused();
+       assert(rounds == 0 || (ever_saved & ~memory[LAST]) == 0)
+    :: atomic { rounds == 3 -> break }
     od;
-    d_step {
-        files(left);
-        assert(left == BIT(LAST));
-        assert(locks_named == BIT(LAST));
-        left = 0
-    }
+    assert(saved == BIT(LAST));
+    assert(lock_files == BIT(LAST))
 }
 
 init {
     atomic {
-        is_saved[0] = true; content[0] = BIT(0);
-        is_saved[1] = true; content[1] = BIT(1);
-        locks_named = BIT(0) | BIT(1); ever_saved = BIT(0) | BIT(1);
+        saved = BIT(0) | BIT(1); content[0] = BIT(0);
+        lock_files = BIT(0) | BIT(1); ever_saved = BIT(0) | BIT(1);
         if
         :: content[1] = BIT(0) | BIT(1); list[1] = BIT(0)    /* 1 was killed after it had adopted 0 */
-        :: content[1] = BIT(0) | BIT(1); list[1] = BIT(0); is_saved[0] = false
-        :: skip
-        fi;
-        dead[LAST] = true;                       /* the last one waits for all others */
-        dead[4] = true;
-        memory[2] = BIT(2);
-        if
-        :: HEIRS > 2 -> memory[3] = BIT(3)
-        :: else
+        :: content[1] = BIT(0) | BIT(1); saved = BIT(1); content[0] = 0
+        :: content[1] = BIT(1)
         fi;
         memory[LAST] = BIT(LAST);
-        run Heir(2); run Kill(2);
-        if
-        :: HEIRS > 2 -> run Heir(3); run Kill(3)
-        :: else
-        fi;
-        run Last()
+        run Heir(2);
+#if HEIRS > 2
+        run Heir(3);
+#endif
+        run Last(); run Death()
     }
 }

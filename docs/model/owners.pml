@@ -1,88 +1,103 @@
 /* Owners of a shared audit: they join, find one another, count, and drop who is dead. Any of them dies at any step.
 
    Code: shared/membership.py, shared/scanner.py, shared/owner_file.py, _ext/listener.pxi. A step is one call to the system
-   or one access to shared memory.
+   or one access to shared memory; what an owner computes from it alone until the next belongs to the step. Owners scan
+   again and again, without an end. A scan goes through files in any order.
+
+   An owner counts its scans without an end too, and others wait until that number has grown by two or three. So the model
+   has, for each owner that waits and each that it waits for, how much is left.
 
    Property: two owners that are ready know each other, so of two that open a session at the same time at least one sees
    both. No owner that lives is dropped, and none that was dead when a scan began is counted after it. The end of a wait by
-   time, which a stopped process causes, is not part of this. */
+   time, which a stopped process causes, is not part of this.
+
+   checker: -DNOREDUCE (a death is a handshake, which the reduction of orders does not allow for) */
 
 #ifndef OWNERS
-#define OWNERS 2      /* quick: -DSCANS=3 */
-#endif
-#ifndef SCANS
-#define SCANS 4       /* of an owner, at most */
+#define OWNERS 3      /* quick: -DOWNERS=2 */
 #endif
 #define BIT(i) (1 << (i))
 #define HAS(set, i) (((set) >> (i)) & 1)
-#define HAS_SCANNED(i) (!HAS(awaited, i) || scan_count[i] >= until[i] || !HAS(attached[me], i))
 
 byte named, locked;          /* the files that have a name; those whose lock is held: sets of owners */
 byte sessions;               /* owners that have a session in their file */
-byte scan_count[OWNERS];
+byte scanning;               /* owners whose number of scans is odd */
 byte attached[OWNERS];       /* the files that an owner has mapped */
-bool scanning[OWNERS];       /* the lock of the process: a scan is made by one thread at a time */
+byte awaited[OWNERS];        /* by how much the numbers of others have to grow: two bits for each of them */
+#define LEFT(waiter, i) ((awaited[waiter] >> (2 * (i))) & 3)
+#define SET_LEFT(waiter, i, n) awaited[waiter] = (awaited[waiter] & ~(3 << (2 * (i)))) | ((n) << (2 * (i)))
 
-byte dead, ready, admitted;  /* ghosts: sets of owners */
+byte begun, dead, ready, admitted;  /* ghosts: sets of owners; of those that live, the last two */
+chan kill[OWNERS] = [0] of { bit };
+chan kill_session[OWNERS] = [0] of { bit };
 
-/* Takes the lowest member `j` out of `todo`. */
+/* Takes any member `j` out of `todo`. */
 inline next() {
-    j = 0;
-    do
-    :: !HAS(todo, j) -> j++
-    :: else -> break
-    od;
+    if
+    :: HAS(todo, 0) -> j = 0
+    :: HAS(todo, 1) -> j = 1
+#if OWNERS > 2
+    :: HAS(todo, 2) -> j = 2
+#endif
+    fi;
     todo = todo & ~BIT(j)
 }
 
-/* One owner's scan, under the process's lock. A lock that was let go is never taken again, so what follows from a look at
-   one lock is one step. */
+inline grow_number() {
+    scanning = scanning ^ BIT(me);
+    j = 0;
+    do
+    :: j < OWNERS ->
+        if
+        :: LEFT(j, me) > 0 -> SET_LEFT(j, me, LEFT(j, me) - 1)
+        :: else
+        fi;
+        j++
+    :: else -> j = 0; break
+    od
+}
+
+/* One owner's scan. It makes them one after another. A lock that was let go is never taken again, so what follows from
+   a look at one lock is one step. */
 inline scan() {
-    atomic { !scanning[me] -> scanning[me] = true;
-             scan_count[me]++; gone = dead; todo = attached[me] };         /* step: owners/scan_begins */
+    atomic { grow_number(); todo = attached[me];                           /* step: owners/scan_begins */
+             gone = dead & (attached[me] | named) };
     do
     :: atomic { todo != 0 -> next();                                       /* step: owners/has_owner */
            if
            :: HAS(locked, j)
            :: else ->
                assert(HAS(dead, j));
-               attached[me] = attached[me] & ~BIT(j);                      /* step: owners/detach */
-               named = named & ~BIT(j)                                     /* step: owners/remove_dead */
+               attached[me] = attached[me] & ~BIT(j); SET_LEFT(me, j, 0);  /* step: owners/detach */
+               named = named & ~BIT(j);                                    /* step: owners/remove_dead */
+               gone = gone & ~BIT(j)
            fi;
            j = 0 }
-    :: atomic { todo == 0 -> todo = named & ~BIT(me) & ~attached[me]; break }      /* step: owners/list */
+    :: atomic { todo == 0 -> todo = named & ~BIT(me) & ~attached[me];      /* step: owners/list */
+           gone = gone & (attached[me] | todo);                            /* no others can be attached now */
+           break }
     od;
     do
     :: atomic { todo != 0 -> next();
            if
            :: HAS(locked, j) -> attached[me] = attached[me] | BIT(j)       /* step: owners/attach */
            :: else ->
+               assert(HAS(dead, j));
                named = named & ~BIT(j);                                    /* step: owners/remove_unowned */
-               assert(HAS(dead, j))
+               gone = gone & ~BIT(j)
            fi;
            j = 0 }
     :: atomic { todo == 0 ->                                               /* step: owners/scan_ends */
            assert((attached[me] & gone) == 0);
-           scan_count[me]++; gone = 0; scanning[me] = false; break }
+           gone = 0; grow_number(); break }
     od
 }
 
-/* The thread that scans. */
-proctype Scanner(byte me) {
+proctype Owner(byte me) {
     byte j, todo, gone;
     {
-        do
-        :: scan_count[me] < 2 * SCANS -> scan()
-        :: else -> break
-        od
-    } unless { HAS(dead, me) };
-    atomic { j = 0; todo = 0; gone = 0 }
-}
-
-proctype Owner(byte me) {
-    byte j, todo, gone, awaited, seen;
-    byte until[OWNERS];
-    {
+        /* All owners do the same, so that one begins after the other is no loss. */
+        atomic { me == 0 || HAS(begun, me - 1) -> begun = begun | BIT(me) };
         scan();
 #ifdef MUTANT_NAME_BEFORE_LOCK
         named = named | BIT(me);
@@ -94,73 +109,88 @@ proctype Owner(byte me) {
         scan();
         /* Waits until each owner that is there has begun and ended a scan from now on. */
         atomic {                                                           /* step: owners/await */
-            awaited = attached[me];
-#ifdef MUTANT_NO_WAIT
-            awaited = 0;
+#ifndef MUTANT_NO_WAIT
+            todo = attached[me];
 #endif
-            todo = awaited;
             do
             :: todo != 0 ->
                 next();
 #ifdef MUTANT_SCAN_UNDER_WAY
-                until[j] = scan_count[j] + 1
+                SET_LEFT(me, j, 1)
 #else
-                until[j] = (scan_count[j] + 1) / 2 * 2 + 2
+                SET_LEFT(me, j, 2 + HAS(scanning, j))
 #endif
             :: else -> j = 0; break
             od
         };
-end_of_scans:                                       /* SCANS bounds the model; the code scans on */
         do
-        :: scan_count[me] < 2 * SCANS -> scan()                            /* others may wait for us */
-        :: atomic { HAS_SCANNED(0) && HAS_SCANNED(1) && HAS_SCANNED(OWNERS - 1) -> break }      /* step: owners/awaited */
+        :: scan()                                                          /* others may wait for us */
+        :: atomic { awaited[me] == 0 -> break }                            /* step: owners/awaited */
         od;
         atomic {                                                           /* step: owners/ready */
-            j = 0; awaited = 0; until[0] = 0; until[1] = 0; until[OWNERS - 1] = 0;
             ready = ready | BIT(me);
             /* Whoever lives and is ready knows us, and we know it. */
-            assert((ready & ~dead & ~BIT(me) & ~attached[me]) == 0);
+            assert((ready & ~BIT(me) & ~attached[me]) == 0);
             do
-            :: j < OWNERS ->
-                assert(j == me || !HAS(ready, j) || HAS(dead, j) || HAS(attached[j], me));
-                j++
-            :: else -> break
-            od;
-            j = 0
+            :: j < OWNERS -> assert(j == me || !HAS(ready, j) || HAS(attached[j], me)); j++
+            :: else -> j = 0; break
+            od
         };
-        run Scanner(me);
-        /* A session, with a limit of one. */
+        do
+        :: scan()
+        od
+    } unless { atomic { kill[me]?_ ->
+        dead = dead | BIT(me); locked = locked & ~BIT(me); scanning = scanning & ~BIT(me);
+        ready = ready & ~BIT(me); admitted = admitted & ~BIT(me);
+        attached[me] = 0; awaited[me] = 0; j = 0; todo = 0; gone = 0;
+        kill_session[me]!0 } }
+}
+
+/* Another thread of the same process opens a session, with a limit of one. */
+proctype Session(byte me) {
+    byte j, todo;
+    bit seen;
+    {
+        HAS(ready, me);
 #ifndef MUTANT_COUNT_FIRST
         sessions = sessions | BIT(me);                                     /* step: owners/open */
 #endif
         todo = attached[me];                                               /* step: owners/fence */
         do
-        :: atomic { todo != 0 -> next(); seen = seen + HAS(sessions, j); j = 0 }   /* step: owners/count */
+        :: atomic { todo != 0 -> next(); seen = seen | HAS(sessions, j); j = 0 }       /* step: owners/count */
         :: todo == 0 -> break
         od;
 #ifdef MUTANT_COUNT_FIRST
         sessions = sessions | BIT(me);
 #endif
         if
-        :: seen == 0 -> atomic { admitted = admitted | BIT(me); assert((admitted & ~dead) == BIT(me)) }
-        :: else -> sessions = sessions & ~BIT(me)
+        :: seen -> atomic { sessions = sessions & ~BIT(me); seen = 0 }
+        :: else -> atomic { admitted = admitted | BIT(me); assert(admitted == BIT(me)) }
         fi;
 end_counts:
         false                                       /* it goes on counting */
-    } unless { HAS(dead, me) };
-    atomic { j = 0; todo = 0; gone = 0; awaited = 0; seen = 0; until[0] = 0; until[1] = 0; until[OWNERS - 1] = 0 }
+    } unless { atomic { kill_session[me]?_ -> j = 0; todo = 0; seen = 0 } }
 }
 
-proctype Kill(byte who) {
-    atomic { dead = dead | BIT(who); locked = locked & ~BIT(who); scanning[who] = false; attached[who] = 0 }
+/* All but one: whatever the last one does then, there is no other that it may miss or miscount. */
+proctype Death() {
+    byte deaths;
+end_of_deaths:
+    do
+    :: atomic { deaths < OWNERS - 1 && HAS(begun & ~dead, 0) -> deaths++; kill[0]!0 }
+    :: atomic { deaths < OWNERS - 1 && HAS(begun & ~dead, 1) -> deaths++; kill[1]!0 }
+#if OWNERS > 2
+    :: atomic { deaths < OWNERS - 1 && HAS(begun & ~dead, 2) -> deaths++; kill[2]!0 }
+#endif
+    od
 }
 
 init {
     atomic {
-        run Owner(0); run Owner(1); run Kill(0); run Kill(1);
-        if
-        :: OWNERS > 2 -> run Owner(2)
-        :: else
-        fi
+        run Owner(0); run Session(0); run Owner(1); run Session(1);
+#if OWNERS > 2
+        run Owner(2); run Session(2);
+#endif
+        run Death()
     }
 }
