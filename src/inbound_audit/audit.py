@@ -81,7 +81,7 @@ class InboundAudit(_ipcount.Audit):
             # Known before it has a file: a fork in another thread must find all that is to be let go of.
             self._membership = Membership(self, shared, group, handle)
             try:
-                self._membership.ensure_file()
+                self._membership.ensure_file(known=bool(monitors))  # else there is nothing to count in yet
             except BaseException:
                 self.close()
                 raise

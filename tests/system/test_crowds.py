@@ -12,6 +12,7 @@ from tests.support.sharing import Worker
 from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit
+from inbound_audit.shared.membership import Membership
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")]
 
@@ -68,3 +69,54 @@ def test_a_process_that_joins_costs_the_others_a_check_of_its_own_file(hire) -> 
     new.kill()
     eventually(lambda: crew[0].do("audit.total()") == 36, "its end")
     assert crew[0].do("len(set(checked))") == 1
+
+
+NOTE_PASSES = """
+import time
+from inbound_audit.shared import membership
+REST_S = 1.0
+passes, run_once = [], membership.Membership.run_once
+membership.SCAN_INTERVAL_S = 3600
+membership.rest_s = lambda took_s, processes: REST_S
+def note(self, *, all=True):
+    passes.append(all)
+    return run_once(self, all=all)
+membership.Membership.run_once = note
+"""
+
+CHANGE_OFTEN = """
+import os
+began = time.monotonic()
+for _ in range(300):
+    os.utime(audit._membership.place.path)
+    audit._membership._resources.touch()
+    time.sleep(0.005)
+elapsed = time.monotonic() - began
+"""
+
+
+def test_changes_that_follow_one_another_make_one_scan_a_rest(hire) -> None:  # type: ignore[no-untyped-def]
+    """However often files change, a process scans once for all that has changed since it rested."""
+    first, second = hire.hire(2, JOIN)
+    second.do(NOTE_PASSES)
+    first.do("import time")
+    eventually(lambda: second.do("True in passes"), "its scan of all files")
+    second.do("passes.clear()")
+    first.do(CHANGE_OFTEN)
+    assert second.do("len(passes)") <= first.do("elapsed") / second.do("REST_S") + 2
+    eventually(lambda: second.do("len(passes)") >= 1, "a scan for the changes")
+
+
+def test_an_audit_waits_for_others_once_it_has_something_to_count_in(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[Membership] = []
+    monkeypatch.setattr(Membership, "wait_until_scanned", lambda member: waits.append(member))
+    with InboundAudit(shared="quiet", capacity=1 << 20) as audit:
+        assert waits == []
+        audit.listener()
+        assert len(waits) == 1
+        audit.listener()
+        assert len(waits) == 1
+    with InboundAudit(shared="quiet", capacity=1 << 20, monitors=["60,2"]):
+        assert len(waits) >= 2

@@ -1,6 +1,6 @@
 """A process that counts in a shared audit: its own file, and the thread that scans for other owners.
 
-A process that joins or makes a listener waits until every owner that is there has scanned once since. So two owners
+A process that makes a listener or a series waits until every owner that is there has scanned once since. So two owners
 know each other before the later one counts its first session. From then on a limit needs three steps: open the session,
 a full fence, read the counts of the others. Of two processes that race for the last place, at least one sees both. The
 wait is bounded: a stopped process does not scan, and opens no session either.
@@ -53,7 +53,10 @@ RETOUCH_S = 0.05
 """Seconds until an owner that waits for others says again that it is there; then twice as long, and so on."""
 
 CROWD_PAUSE_S = 50e-6
-"""Seconds between a change and the scan for it, per file in all audits of the process; at most `RESCAN_DELAY_S`."""
+"""Seconds between a change and the scan for it, per process of the largest audit; at most `RESCAN_DELAY_S`."""
+
+MAX_REST_S = 0.25
+"""Seconds of the longest rest between two scans; less than `JOIN_TIMEOUT_S`, after which an owner waits no more."""
 
 UNWATCHED_PER_S = 20_000
 """At most this many directories without a watch are checked per second."""
@@ -177,8 +180,9 @@ class Membership:
 
     # ---- our own file
 
-    def ensure_file(self) -> None:
-        """Makes our file, unless there is one, publishes it, waits until the others know it, and starts to scan.
+    def ensure_file(self, *, known: bool = True) -> None:
+        """Makes our file, unless there is one, publishes it, waits until the others know it if it is to be `known`, and
+        starts to scan.
 
         Raises SharedStateError or CapacityError, and everything is as it was.
         """
@@ -189,7 +193,8 @@ class Membership:
                 return
             if self._resources.lock is None or self._evicted:
                 self._join()
-        self.wait_until_scanned()
+        if known:
+            self.wait_until_scanned()
         with shared_lock:
             self._own_file.mark_ready()  # model: owners/ready
             self._is_ready = True
@@ -259,15 +264,16 @@ class Membership:
         seconds."""
         awaited: dict[str, int] | None = None
         began = time.monotonic()
-        deadline, touch_due, pause = began + JOIN_TIMEOUT_S, began + RETOUCH_S, 0.0005
+        deadline, touch_due, pause, rest = began + JOIN_TIMEOUT_S, began, 0.0005, 0.0
         while awaited is None or (awaited and time.monotonic() < deadline):
             if awaited is not None:
-                time.sleep(pause)
+                time.sleep(max(pause, rest))
                 pause = min(2 * pause, 0.01)
             with shared_lock:
                 if self._resources.file is None:
                     return
                 now: dict[str, int] = {}
+                scanned = time.monotonic()
                 with contextlib.suppress(OSError):  # no descriptor is left, or our file was removed
                     self.scan(all=False)  # others may be waiting for us
                     now = self._scanner.scan_counts
@@ -276,9 +282,11 @@ class Membership:
                         # model: owners/await
                         awaited = {name: (count + 1) // 2 * 2 + 2 for name, count in now.items()}
                         self._resources.touch()  # only now: they scan for it
+                        touch_due += min(MAX_REST_S, max(RETOUCH_S, RETOUCH_S * len(awaited) / MANY_FILES))
                     elif time.monotonic() > touch_due:  # they may have seen it in a scan that had begun before
                         self._resources.touch(directory=True)
                         touch_due += 2 * (touch_due - began)
+                rest = rest_s(time.monotonic() - scanned, self._resources.files)
             # model: owners/awaited
             left = {name: count for name, count in (awaited or {}).items() if now.get(name, count) < count}
             if len(left) < len(awaited or {}):
@@ -427,21 +435,24 @@ def _handler(audit: _ipcount.Audit, handle: Handler) -> Callable[[bytes], bytes]
 
 def _scan_when_needed(thread: BackgroundThread) -> None:
     """What the thread does. It holds no audit, so that one without other references is collected."""
-    next_all = again = 0.0  # when to scan everything, and when to scan what has changed once more; 0: nothing has
-    while (events := thread.wait(_pause(min(next_all, again or next_all)), inotify.polled)) is not None:
-        if events:  # in a large crowd changes come in crowds: one scan for several
-            time.sleep(min(RESCAN_DELAY_S, CROWD_PAUSE_S * sum(one.files for one in _thread.members)))
-        now = time.monotonic()
-        all, repeat = now >= next_all, 0 < again <= now
+    next_all = again = due = 0.0  # when to scan everything, once more what has changed, and what has; 0: nothing has
+    rested = 0.0  # no scan before
+    while (events := thread.wait(_wait_s(rested, due, again, next_all), None if due else inotify.polled)) is not None:
+        began = time.monotonic()
+        if events and not due:  # in a crowd changes come in crowds: one scan for several
+            due = began + min(RESCAN_DELAY_S, CROWD_PAUSE_S * _processes())
+        if began < max(rested, due):
+            continue
+        due, all, repeat = 0.0, began >= next_all, 0 < again <= began
         if not thread.acquire(shared_lock):
             return
         try:
             inotify.read()
             found = [(one, one.changes) for one in _thread.members]
-            due = [one for one, new in found if all or new.pending or (repeat and new.repeats)]
+            scanned = [one for one, new in found if all or new.pending or (repeat and new.repeats)]
         finally:
             shared_lock.release()
-        for one in due:
+        for one in scanned:
             if not thread.acquire(shared_lock):
                 return
             try:
@@ -451,17 +462,34 @@ def _scan_when_needed(thread: BackgroundThread) -> None:
                 del member
             finally:
                 shared_lock.release()
+        now = time.monotonic()
+        rested = now + rest_s(now - began, _processes())
         repeats = any(one.changes.repeats for one in _thread.members)
-        again = 0.0 if not repeats else again if again > now else now + RESCAN_DELAY_S
+        again = 0.0 if not repeats else again if again > began else max(rested, now + RESCAN_DELAY_S)
         if all:
             next_all = now + SCAN_INTERVAL_S * max(1.0, sum(one.files for one in _thread.members) / MANY_FILES)
 
 
-def _pause(until: float) -> float:
-    """Seconds to wait. Directories without a watch are compared from time to time."""
-    unwatched = sum(not one.changes.watched for one in _thread.members)
-    most = max(RESCAN_DELAY_S, unwatched / UNWATCHED_PER_S) if unwatched else until
-    return min(max(0.0, until - time.monotonic()), most)
+def rest_s(took_s: float, processes: int) -> float:
+    """Seconds until the next scan for a change, after one that took `took_s`. Each change makes all processes of an
+    audit scan: so all of them together use one processor at most, however many there are, and a machine that is busy
+    with other things is left to them."""
+    return min(MAX_REST_S, took_s * processes)
+
+
+def _processes() -> int:
+    """How many processes take part in the largest of our audits."""
+    return max((one.files for one in _thread.members), default=1)
+
+
+def _wait_s(rested: float, due: float, again: float, next_all: float) -> float:
+    """Seconds until the next scan, unless something changes. Directories without a watch are compared from time to
+    time."""
+    now = time.monotonic()
+    until = due or min(next_all, again or next_all)
+    if not due and (unwatched := sum(not one.changes.watched for one in _thread.members)):
+        until = min(until, now + max(RESCAN_DELAY_S, unwatched / UNWATCHED_PER_S))
+    return max(0.0, rested - now, until - now)
 
 
 _thread = BackgroundThread("inbound_audit", _scan_when_needed)

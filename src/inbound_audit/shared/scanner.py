@@ -106,11 +106,10 @@ class OwnerScanner:
         return list(grown | (changed & self._files.keys()) | {numbers[number] for number in closed})
 
     def _check(self, name: str, file: _OpenOwner) -> None:
-        if not self._reopen(name, file):
+        fd = self._descriptor_of(name, file)
+        if fd is None:
             self._detach(name)
-            return
-        fd = file.descriptor.number
-        if owner_file.has_owner(fd):  # model: owners/has_owner
+        elif owner_file.has_owner(fd):  # model: owners/has_owner
             self._refresh_owner(name, file, fd)
         else:
             self._drop_dead(name)
@@ -165,14 +164,15 @@ class OwnerScanner:
         else:
             self._remove(name)  # model: owners/remove_unowned
 
-    def _reopen(self, name: str, file: _OpenOwner) -> bool:
-        """Whether the file is open: other code of the process may have closed its descriptor."""
-        if not file.descriptor.is_ours:
+    def _descriptor_of(self, name: str, file: _OpenOwner) -> int | None:
+        """The number, or None if the file is lost: other code of the process may have closed its descriptor."""
+        fd = file.descriptor.current
+        if fd is None:
             again = owner_file.open_to_read(self._place, name)
             if again is None or again.identity != file.descriptor.identity:
-                return False
-            file.descriptor = again
-        return True
+                return None
+            file.descriptor, fd = again, again.number
+        return fd
 
     def _refresh_owner(self, name: str, file: _OpenOwner, fd: int) -> None:
         found = os.fstat(fd)
