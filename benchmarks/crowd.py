@@ -1,6 +1,7 @@
 """What many audits in a process, and many processes of an audit, cost. Run it alone: `python -m benchmarks.crowd`.
 
-Prints two tables: n processes that are forked at once and join one audit, and n audits in one process.
+Prints two tables: n processes that are forked at once and join one audit, and n audits in one process. `bench_crowd`
+holds the largest numbers against their bars.
 """
 
 from __future__ import annotations
@@ -12,21 +13,32 @@ import signal
 import tempfile
 import threading
 import time
+from typing import NamedTuple
 
+from benchmarks.resident import resident
+from benchmarks.scale import AUDITS, PROCESSES
 from inbound_audit import InboundAudit
 
-AUDITS = (100, 500, 1000, 2000)
-PROCESSES = (16, 64, 128, 256)
 CAPACITY = 1 << 24
 
 
-def many_audits(n: int) -> tuple[float, int, int]:
-    """Seconds to make them, descriptors, and threads of this process."""
+class Audits(NamedTuple):
+    """Seconds to make them; descriptors and threads of the process; bytes that its resident set grew by."""
+
+    seconds: float
+    descriptors: int
+    threads: int
+    resident: int
+
+
+def many_audits(n: int) -> Audits:
+    before = resident()
     began = time.monotonic()
     audits = [InboundAudit(shared=f"audit-{number}", capacity=CAPACITY) for number in range(n)]
     for audit in audits:
         audit.listener()
-    row = time.monotonic() - began, len(os.listdir("/proc/self/fd")), threading.active_count()
+    took = time.monotonic() - began
+    row = Audits(took, len(os.listdir("/proc/self/fd")), threading.active_count(), resident() - before)
     for audit in audits:
         audit.close()
     return row
@@ -74,10 +86,10 @@ def main() -> None:
         for n in PROCESSES:
             seconds, used = many_processes(n)
             print(f"| {n} | {seconds:.1f} | {used:.1f} |", flush=True)
-        print("\n| audits in a process | seconds | descriptors | threads |\n|---|---|---|---|")
+        print("\n| audits in a process | seconds | descriptors | threads | MiB |\n|---|---|---|---|---|")
         for n in AUDITS:
-            seconds, descriptors, threads = many_audits(n)
-            print(f"| {n} | {seconds:.1f} | {descriptors} | {threads} |", flush=True)
+            row = many_audits(n)
+            print(f"| {n} | {row.seconds:.1f} | {row.descriptors} | {row.threads} | {row.resident >> 20} |", flush=True)
     finally:
         shutil.rmtree(root)
 

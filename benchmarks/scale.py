@@ -24,3 +24,7 @@ SMTP_CONNECTIONS = 150
 
 HOSTILE_S = 10 if QUICK else 60
 """Seconds for which hostile peers do their worst."""
+
+PROCESSES = (16, 64) if QUICK else (16, 64, 128, 256)
+AUDITS = (100, 500) if QUICK else (100, 500, 1000, 2000)
+"""Processes of one audit, and audits of one process."""
