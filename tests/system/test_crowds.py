@@ -68,6 +68,7 @@ def test_a_process_that_joins_costs_the_others_a_check_of_its_own_file(hire) -> 
     assert crew[0].do("len(set(checked))") <= 1
     new.kill()
     eventually(lambda: crew[0].do("audit.total()") == 36, "its end")
+    eventually(lambda: not crew[0].do("audit._membership._resources.changes.repeats"), "the second report of its end")
     assert crew[0].do("len(set(checked))") == 1
 
 

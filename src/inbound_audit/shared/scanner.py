@@ -71,6 +71,7 @@ class OwnerScanner:
         self._node = node
         self._files: dict[str, _OpenOwner] = {}
         self._names: dict[Identity, str] = {}  # a file may have two names; it counts once
+        self._dropped: set[str] = set()  # the numbers of dead files, by the last scan: their ends are reported twice
 
     def scan(self, own: Identity | None = None, changed: set[str] | None = None) -> None:
         """Drops owners that are dead and attaches those that are new, except for the file whose identity is `own`.
@@ -79,7 +80,8 @@ class OwnerScanner:
         system calls. Raises OSError when this process has no descriptor left.
         """
         _ipcount.watch_faults()
-        for name in self._known(own, changed):
+        lately, self._dropped = self._dropped, set()
+        for name in self._known(own, changed, lately):
             self._check(name, self._files[name])
         # model: owners/list
         there = set(self._place.names()) if changed is None else changed
@@ -91,13 +93,15 @@ class OwnerScanner:
                 if f"{name[:16]}.owner" not in there:
                     owner_file.remove_unused_socket(self._place, name)
 
-    def _known(self, own: Identity | None, changed: set[str] | None) -> list[str]:
+    def _known(self, own: Identity | None, changed: set[str] | None, lately: set[str]) -> list[str]:
         """The attached files among those that have changed. A file was made without a name, and the kernel reports that
-        its writer closed it under the number of its inode: an unknown number may stand for any file."""
+        its writer closed it under the number of its inode: an unknown number may stand for any file, unless the scan
+        before has dropped it (`lately`)."""
         if changed is None:
             return list(self._files)
         closed = {name for name in changed if name.startswith("#")}
         numbers = {f"#{identity[1]}": name for identity, name in self._names.items()} if closed else {}
+        closed -= lately
         if own is not None:
             closed.discard(f"#{own[1]}")
         if not closed <= numbers.keys():
@@ -206,6 +210,7 @@ class OwnerScanner:
 
     def _drop_dead(self, name: str) -> None:
         dead = self._files[name].descriptor.identity
+        self._dropped.add(f"#{dead[1]}")
         self._detach(name)  # model: owners/detach
         if dead == self._place.identity_of(name):
             self._remove(name)  # model: owners/remove_dead
