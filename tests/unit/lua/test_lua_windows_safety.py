@@ -153,8 +153,9 @@ def test_ffi_and_portable_say_the_same(
 
 
 def reported(policy: LuaPolicy, ac: Session, expression: str) -> Verdict:
+    """A message that shows a key with control characters is no text of a reply, in either policy."""
     verdict = policy.validate_ehlo(ac, expression)
-    assert policy.errors == 0, policy.last_error
+    assert policy.errors == 0 or "in lines without controls" in str(policy.last_error)
     return verdict
 
 
