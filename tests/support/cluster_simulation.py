@@ -20,6 +20,8 @@ SHORT_LIFE_S = 0.5
 """A start that lived shorter than this may be taken for the newer one until its lease is over."""
 STATES_S = 6.0
 MAX_DELAY_S = 0.2
+MAX_TURN_S = 0.2
+"""From one turn of an agent to the next, which are drawn."""
 
 
 class Simulation:
@@ -52,6 +54,8 @@ class Simulation:
             self.check(node)
         if draw.random() < 0.01:
             self.faults += 1
+            for node in cluster.nodes:
+                self.note_reached(node)
             draw.choice(self.all_faults)()
 
     def session(self, trees: GoldTrees) -> None:
@@ -62,12 +66,17 @@ class Simulation:
         """The invariants, and that nothing is counted of a node that could not be heard for the time of its lease."""
         now = self.cluster.now
         self.cluster.check_always(node)
+        self.note_reached(node)
         for name, tree in node.view().items():
-            if any(other.name == name and self.hears(other, node) for other in self.cluster.nodes):
-                self.reached[name, node] = now
-            elif not node.frozen and tree.hosts:
+            if not node.frozen and tree.hosts:
                 silent = now - self.reached.get((name, node), now)
-                assert silent <= LEASE_S + MAX_DELAY_S + 2 * TICK_S, (node.name, name, silent)
+                assert silent <= LEASE_S + MAX_DELAY_S + TICK_S + MAX_TURN_S, (node.name, name, silent)
+
+    def note_reached(self, node: FakeNode) -> None:
+        """Whose word can reach the node now."""
+        for other in self.cluster.nodes:
+            if other is not node and self.hears(other, node):
+                self.reached[other.name, node] = self.cluster.now
 
     def hears(self, one: FakeNode, other: FakeNode) -> bool:
         return not one.frozen and self.cluster.network.reaches(one.engine, other.engine)

@@ -8,7 +8,7 @@ bounds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -29,8 +29,8 @@ DISAGREE_S = 10.0
 """A node that is heard, but of which no snapshot can be had for so long, is not counted until there is one."""
 FORGET_S = 10.0
 """So long after a node was lost, what is known of its start is forgotten: no engine delays a frame for longer."""
-MAX_ENDED = 8
-"""Earlier starts of a node that are known by their numbers."""
+MAX_OTHERS = 8
+"""Other starts of a node of which is kept when they began."""
 SAME_AGE_S = 0.2
 """Two starts of a node are told apart by their ages if these differ by more."""
 RESUME_S = 5.0
@@ -85,8 +85,8 @@ class NodeState:
     state: State = State.LOST
     epoch: int | None = None
     """The number of its last start, as far as it was heard."""
-    ended: tuple[int, ...] = ()
-    """Earlier starts: what comes of them is late."""
+    others: dict[int, float] = field(default_factory=dict)
+    """When other starts began, as far as their frames were heard: a copy that is late seems newer than it is."""
     seq: int = 0
     began: float = 0.0
     heard_at: float = 0.0
@@ -126,10 +126,13 @@ class NodeState:
         """Returns the seconds since its last word."""
         return now - self.heard_at
 
-    def end(self, epoch: int) -> None:
-        """What comes of this start from now on is late."""
-        if epoch not in self.ended:
-            self.ended = (epoch, *self.ended)[:MAX_ENDED]
+    def begin_of(self, epoch: int, began: float) -> float:
+        """Returns when another start began, by the frame of it that was least late."""
+        began = min(began, self.others.pop(epoch, began))
+        self.others[epoch] = began  # model: cluster/ended
+        while len(self.others) > MAX_OTHERS:
+            del self.others[next(iter(self.others))]
+        return began
 
     def drop(self, why: str) -> None:
         """Counts a frame that is not taken."""
@@ -308,10 +311,10 @@ class Receiver:
                 else:
                     state.drop("it was repeated or late")
                 return False
-        elif frame.epoch not in state.ended and began > state.began + (-SAME_AGE_S if lost else SAME_AGE_S):
+        elif (began := state.begin_of(frame.epoch, began)) > state.began + (-SAME_AGE_S if lost else SAME_AGE_S):
             self._begin(state, frame, began, now)
         else:
-            self._rival(state, frame, began, now)
+            self._rival(state, now)
             return False
         state.began = min(state.began, began)
         state.seq = frame.seq
@@ -319,18 +322,16 @@ class Receiver:
 
     def _begin(self, state: NodeState, frame: Frame, began: float, now: float) -> None:
         if state.epoch is not None:
-            state.end(state.epoch)
+            state.begin_of(state.epoch, state.began)
         state.epoch = frame.epoch  # model: cluster/begin
         state.began = began
         self._account(state, -1)
         state.replica.begin(now)
         self._account(state, 1)
 
-    def _rival(self, state: NodeState, frame: Frame, began: float, now: float) -> None:
+    def _rival(self, state: NodeState, now: float) -> None:
         """A frame of an older start. The newer one counts."""
         state.drop("another node of this name, or an older start of it, is heard too")
-        if began < state.began - SAME_AGE_S:
-            state.end(frame.epoch)  # model: cluster/ended
         state.rival_at = now
         if state.state == State.HEARD:
             self._say(state, State.DUPLICATE)

@@ -19,7 +19,7 @@ from inbound_audit.cluster.receiver import (
     LEASE_S,
     LONG_LEASE_NODES,
     LONG_LEASE_S,
-    MAX_ENDED,
+    MAX_OTHERS,
     RESUME_S,
     Bounds,
     NodeState,
@@ -394,12 +394,32 @@ def test_an_epoch_that_is_used_again_heals(pair: Pair) -> None:
     assert pair.state.state == State.HEARD
 
 
+def test_a_late_copy_of_a_short_start_is_not_taken_for_a_newer_one(pair: Pair) -> None:
+    """Its first frame came when it could not be told from the start before it."""
+    pair.now += 1
+    pair.begin(2)
+    pair.talk(0.01)
+    pair.begin(3)
+    late = pair.say(0.05)
+    pair.hear(*late)
+    assert pair.state.epoch == 2
+    pair.now += 0.2
+    pair.begin(4)
+    pair.open(5)
+    pair.talk(0.05)
+    pair.answer()
+    pair.now += 3
+    pair.hear(*pair.say(), *late)
+    assert pair.state.epoch == 4
+    assert pair.agrees
+
+
 def test_earlier_starts_are_bounded(pair: Pair) -> None:
     for epoch in range(2, 50):
         pair.begin(epoch)
         pair.talk(1)
     assert pair.state.epoch == 49
-    assert len(pair.state.ended) == MAX_ENDED
+    assert len(pair.state.others) == MAX_OTHERS
 
 
 # ---- other versions
