@@ -201,6 +201,20 @@ def test_more_names_than_sections_move_the_agent_to_a_new_file(hosts: Hosts, mon
     assert one.failure is None
 
 
+def test_many_nodes_are_counted_by_their_sum(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MIN_SUMMED", 2)
+    one = hosts("mx1")
+    two = hosts("mx2")
+    with two.smtp.session("192.0.2.8"):
+        three = hosts("mx3")
+        with three.smtp.session("192.0.2.9"):
+            eventually(lambda: one.agent._trees.sum and one.count() == 2)
+            three.stop()
+            eventually(lambda: one.count() == 1)
+        two.stop()
+    eventually(lambda: one.count() == 0 and not one.agent._trees.sum)
+
+
 def test_an_engine_that_does_not_open_is_the_end(place: Path) -> None:
     class Broken(FakeEngine):
         def open(self, *callbacks: object) -> None:

@@ -28,7 +28,7 @@ from inbound_audit._ipcount import NodeTrees
 from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
 from inbound_audit.cluster.receiver import NodeState, Receiver, State
 from inbound_audit.cluster.sender import Sender
-from inbound_audit.errors import ClusterError
+from inbound_audit.errors import CapacityError, ClusterError
 from inbound_audit.series import requests
 
 logger = logging.getLogger("inbound_audit.cluster")
@@ -47,6 +47,9 @@ ASK_TIMEOUT_S = 2.0
 
 ASKING = 4
 """Snapshots that are asked for at once: a node that does not answer holds up no other."""
+
+MIN_SUMMED = 50
+"""With so many other nodes their sum is kept as a tree of its own, which a process counts in place of theirs."""
 
 CHORES_S = 1.0
 """Seconds between two checks of what need not be checked at each step."""
@@ -115,10 +118,10 @@ class Agent:
         self._make_engine = make_engine
         self._chore = chore
         self._audit = self._open_audit()
-        trees = NodeTrees(self._audit)
+        self._trees = NodeTrees(self._audit)
         epoch = secrets.randbits(63) + 1
-        self._sender = Sender(self._settings.node, epoch, trees, time.monotonic)
-        self._receiver = Receiver(self._settings.node, epoch, trees, time.monotonic)
+        self._sender = Sender(self._settings.node, epoch, self._trees, time.monotonic)
+        self._receiver = Receiver(self._settings.node, epoch, self._trees, time.monotonic)
         self._inbox = Inbox()
         self._lock = threading.Lock()
         self._askers = ThreadPoolExecutor(ASKING, "inbound_audit cluster")
@@ -268,9 +271,10 @@ class Agent:
             if self._receiver.full:
                 self._move()
             nodes = list(self._receiver.nodes.values())
+            others = sum(state.state == State.HEARD for state in nodes)
+            self._keep_sum(others)
         self._log_changes(nodes)
-        known = sum(state.state in (State.HEARD, State.THIS_HOST) for state in nodes)
-        warning = single_join_warning(self._settings, known)
+        warning = single_join_warning(self._settings, others + 1)
         if warning is not None and self._warning is None:
             logger.warning("%s", warning)
         self._warning = warning or self._warning
@@ -278,12 +282,21 @@ class Agent:
     def _move(self) -> None:
         """Makes a new file for the trees: the sections of a file keep their names, and all are used up. For a moment
         other processes may count both files."""
-        audit = self._open_audit()
-        trees = NodeTrees(audit)
-        self._receiver.move(trees)
-        self._sender.move(trees)
-        self._audit.close()
-        self._audit = audit
+        before, self._audit = self._audit, self._open_audit()
+        self._trees = NodeTrees(self._audit)
+        self._receiver.move(self._trees)
+        self._sender.move(self._trees)
+        before.close()
+
+    def _keep_sum(self, others: int) -> None:
+        """Between half of the bound and the bound it stays as it is: to make the sum takes time."""
+        if others >= MIN_SUMMED or others < MIN_SUMMED // 2:
+            try:
+                self._trees.sum = others >= MIN_SUMMED
+            except CapacityError as error:
+                logger.warning(
+                    "no sum over %d nodes is kept, and their trees are counted one by one: %s", others, error
+                )
 
     def _log_changes(self, nodes: Iterable[NodeState]) -> None:
         for node in nodes:
