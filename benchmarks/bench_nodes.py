@@ -38,10 +38,10 @@ def records_of(addresses: list[str]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "kept"),
-    [(10, False), (50, False), (100, True), (1_000, True)],  # from some 50 on the agent keeps a sum
+    ("key", "nodes", "kept"),  # from 50 nodes on an agent keeps their sum
+    [("nodes-10", 10, False), ("nodes-50", 50, False), ("nodes-100", 100, True), ("nodes-1000", 1_000, True)],
 )
-def test_count_over_nodes(nodes: int, kept: bool, hold: Callable[..., None]) -> None:
+def test_count_over_nodes(key: str, nodes: int, kept: bool, hold: Callable[..., None]) -> None:
     addresses = RANDOM.texts(HOSTS * (nodes + 1))
     with InboundAudit(capacity=1 << 26) as audit, opened(audit, addresses[:HOSTS]) as sessions:
         trees = NodeTrees(audit)
@@ -49,7 +49,7 @@ def test_count_over_nodes(nodes: int, kept: bool, hold: Callable[..., None]) -> 
             trees.add(f"mx{at}").set_many(records_of(addresses[HOSTS * (at + 1) : HOSTS * (at + 2)]))
         trees.sum = kept
         subjects = {"this host": timed(COUNT, sessions), "all nodes": timed(COUNT_ALL, sessions)}
-        hold(f"nodes-{nodes}", Race(subjects), "all nodes", "this host", ROUNDS)
+        hold(key, Race(subjects), "all nodes", "this host", ROUNDS)
 
 
 @pytest.fixture
