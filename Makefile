@@ -22,9 +22,9 @@ PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.lua')
 HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve cluster test test-system test-readers test-tooling test-all test-core test-one test-changed faults \
-  fuzz fuzz-one bench bench-instructions peers debug sanitize model soak lint format docs docs-serve changelog dist wheels \
-  clean
+.PHONY: help build serve cluster test test-system test-readers test-tooling test-all test-core test-one test-changed \
+  faults fuzz fuzz-one bench bench-instructions peers debug sanitize sanitize-core tsan model soak lint format docs \
+  docs-serve changelog dist wheels clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
 
@@ -87,6 +87,10 @@ soak: $(HAVE)-dev ## simulated traffic against a simple model: STEPS=1e9, SEED= 
 	@$(PY) tests/support/build_inner.py soak
 	$(PY) -m tests.support.soaking $(or $(STEPS),1e9) $(SEED)
 
+tsan: $(HAVE)-dev ## threads in the core at once, under ThreadSanitizer: STEPS=2e5 of each, SEED= for other traffic
+	$(SAY) 'the core as a program under ThreadSanitizer, and its threads'
+	$(PY) -m tests.support.racing $(or $(STEPS),2e5) $(SEED)
+
 peers: $(HAVE)-bench  # what the benchmarks measure beside the core; their tests skip what is not there
 
 FUZZ_SECONDS ?= 60
@@ -112,7 +116,7 @@ lint: $(HAVE)-dev ## ruff, cython-lint, mypy, and the stub against the built cor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint --max-line-length 120 $(filter %.pyx %.pxd %.pxi,$(NATIVE)) tests/support/inner.pyx \
-	  tests/support/soak.pyx fuzz/native
+	  tests/support/soak.pyx tests/support/races.pyx fuzz/native
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/stubtest --mypy-config-file pyproject.toml inbound_audit._ipcount
 
@@ -185,9 +189,14 @@ debug: build/debug/.have ## the suite over a build that checks bounds and assert
 # A leak check would count what CPython keeps for good; Python's own allocator would hide overruns from the sanitizer;
 # and a report is written to the file descriptor just before the process dies, so that one is not captured.
 sanitize: build/sanitize/.have ## the suite under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(call on,sanitize) PYTHONMALLOC=malloc LD_PRELOAD="$$($(call runtime,libasan)) $$($(call runtime,libubsan))" \
+	$(SANITIZED) -m 'not tooling and not memory' $(BY_FILE) $(ARGS)
+
+sanitize-core: build/sanitize/.have ## the part of it over the core and the series, in a minute or two
+	$(SANITIZED) tests/unit/core tests/unit/series tests/unit/test_audit.py $(PARALLEL) $(ARGS)
+
+SANITIZED = $(call on,sanitize) PYTHONMALLOC=malloc LD_PRELOAD="$$($(call runtime,libasan)) $$($(call runtime,libubsan))" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  $(PYTEST) -m 'not tooling and not memory' -o timeout=600 --capture=sys $(ARGS)
+	  $(PYTEST) -o timeout=600 --capture=sys -q
 
 on      = env PYTHONPATH=$(CURDIR)/build/$(1)/lib INBOUND_AUDIT_CORE=$(CURDIR)/build/$(1)/lib
 runtime = realpath "$$($(or $(CC),gcc) -print-file-name=$(1).so)"

@@ -27,11 +27,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in NATIVE.glob("*.pyx"))
 
 
-def translate(name: str, out: Path, native: Path) -> Path:
-    """The C of a target, made by Cython."""
+def translate(name: str, out: Path, native: Path, core: Path = SOURCE) -> Path:
+    """The C of a target, made by Cython. `core` is the folder that has the core's sources."""
     made = out / f"{name}.c"
     options = [word for item in DIRECTIVES.items() for word in ("-X", "=".join(item))]
-    command = [sys.executable, "-m", "cython", *options, "-I", SOURCE, "-o", made, native / f"{name}.pyx"]
+    command = [sys.executable, "-m", "cython", *options, "-I", core, "-o", made, native / f"{name}.pyx"]
     subprocess.run(command, check=True)
     return made
 

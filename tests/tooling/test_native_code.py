@@ -128,6 +128,24 @@ def test_the_lock_and_the_fences_are_where_they_are_said_to_be(generated):
         assert "ia_exchange" not in body(generated, room, name)
 
 
+@pytest.mark.parametrize(
+    ("room", "name", "order", "times"),
+    [
+        ("node", "put", "ia_publish", 2),
+        ("trie", "insert", "ia_publish", 1),
+        ("trie", "cut", "ia_publish", 1),
+        ("trie", "count_prefix", "ia_acquire", 2),
+        ("seek", "seek_host", "ia_acquire", 3),
+        ("seek", "outermost", "ia_acquire", 1),
+        ("node", "matches", "ia_acquire", 1),
+        ("node", "next_key", "ia_acquire", 1),
+    ],
+)
+def test_what_leads_to_other_bytes_is_published_and_acquired(generated, room, name, order, times):
+    """ThreadSanitizer can't show this: relaxed accesses would be atomic, too."""
+    assert len(re.findall(rf"\b{order}\(", body(generated, room, name))) == times
+
+
 def test_counting_in_windows_takes_no_lock(generated):
     """And the time is not read while a lock is held: the clock may be Python's, which waits for the GIL."""
     for room, name in [("window", "range_count"), ("window", "window_count"), ("series_query", "query_key")]:

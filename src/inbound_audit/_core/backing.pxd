@@ -6,11 +6,9 @@ the file system for memory first (`posix_fallocate`), so a full file system is a
 Lock rule: the caller holds the tree's writer lock, or no other thread knows the arena.
 """
 
-from libc.string cimport memset
-
 from libc.errno cimport EBADF, ENOMEM, errno
 
-from inbound_audit._core.bits cimport u8, u32, u64, store32
+from inbound_audit._core.bits cimport u8, u32, u64, clear, store32
 from inbound_audit._core.codes cimport FULL, OK
 from inbound_audit._core.kept_file cimport KeptFile, kept_fd
 from inbound_audit._core.layout cimport (
@@ -32,15 +30,15 @@ cdef inline void set_backed(Arena *a, u64 bytes) noexcept nogil:
 
 
 cdef inline void arena_format(Arena *a) noexcept nogil:
-    """Makes an empty arena in private memory. Its header has no label."""
+    """Makes an empty arena in private memory, where readers of earlier contents may be. Its header has no label."""
     cdef int i
-    memset(header(a), 0, sizeof(Header))
+    clear(<u64 *>header(a), sizeof(Header) // 8)
     header(a).magic = MAGIC
     header(a).layout = LAYOUT
     header(a).byte_order = BYTE_ORDER_MARK
     header(a).limit = a.limit
     set_backed(a, a.size)
-    a.bump = HEADER_UNITS
+    store32(&a.bump, HEADER_UNITS)
     a.live = 0
     a.freed = 0
     a.touched = 0

@@ -10,7 +10,7 @@ Lock rule: the caller holds the tree's writer lock, outside of a write window.
 from libc.stdlib cimport calloc, free
 
 from inbound_audit._core.arena cimport carve
-from inbound_audit._core.bits cimport u8, u32, u64, load32
+from inbound_audit._core.bits cimport u8, u32, u64, load32, store32
 from inbound_audit._core.layout cimport CLASSES, HEADER_UNITS, UNIT, UNITS, Arena, block
 
 
@@ -48,7 +48,7 @@ cdef inline void coalesce(Arena *a) noexcept nogil:
         if unit + run == end and run:
             if <u64>end * UNIT > a.touched:
                 a.touched = <u64>end * UNIT  # else `arena_trim` would not give it back
-            a.bump = unit
+            store32(&a.bump, unit)
         elif run:
             carve(a, unit, run)
         unit += run if run else 1

@@ -14,13 +14,15 @@ Lock rule: none; a `Run` and a `Merge` belong to one thread.
 from libc.stdlib cimport free, malloc
 
 from inbound_audit._core.address cimport Address, compare, next_address
-from inbound_audit._core.bits cimport u8, u32, u64, acquire64, ctz64, load64, pause, prefetch
+from inbound_audit._core.bits cimport (
+    u8, u32, u64, acquire64, ctz64, load8, load32, load64, pause, prefetch,
+)
 from inbound_audit._core.codes cimport FULL, OK
 from inbound_audit._core.layout cimport block, header, reach_of
 from inbound_audit._core.model cimport Tree, load_tree
 from inbound_audit._core.node cimport (
-    TAG_FULL, TAG_NONE, TAG_SUFFIX, Key, Node, byte_at, count_of, entries_of, is_node, keys_of, last_byte, path_of,
-    tag_of, unit_of,
+    GRADE_FULL, TAG_FULL, TAG_NONE, TAG_SUFFIX, Key, Node, byte_at, count_of, entries_of, grade_of, is_node, keys_of,
+    last_byte, path_of, tag_of, unit_of,
 )
 from inbound_audit._core.path cimport host_of
 from inbound_audit._core.records cimport Host
@@ -75,14 +77,14 @@ cdef inline bint take_host(Run *r, u64 e, Key k) noexcept nogil:
 
 
 cdef inline bint take_full(Run *r, Node *n, Key k, int depth, bint edge, int least) noexcept nogil:
-    cdef u64 *entries = entries_of(n, r.v6, True)
+    cdef u64 *entries = entries_of(n, r.v6, GRADE_FULL)
     cdef u64 e
     cdef int key
     for key in range(least, 256):
         e = load64(entries + ((key + AHEAD) & 255))
         if tag_of(e) > TAG_SUFFIX:
             prefetch(block(&r.tree.arena, unit_of(e)))
-        e = load64(entries + key)
+        e = acquire64(entries + key)
         if e and not take_below(r, e, with_byte(k, depth, <u8>key), depth + 1, edge and key == least):
             return False
     return True
@@ -90,7 +92,7 @@ cdef inline bint take_full(Run *r, Node *n, Key k, int depth, bint edge, int lea
 
 cdef inline bint take_few(Run *r, Node *n, Key k, int depth, bint edge, int least) noexcept nogil:
     """Slots are in no order; a few are sorted by insertion."""
-    cdef u64 *entries = entries_of(n, r.v6, False)
+    cdef u64 *entries = entries_of(n, r.v6, grade_of(n))
     cdef u8 *keys = keys_of(n, r.v6)
     cdef u64 used = acquire64(&n.used)
     cdef u32[FEW] sorted
@@ -99,7 +101,7 @@ cdef inline bint take_few(Run *r, Node *n, Key k, int depth, bint edge, int leas
     while used and size < FEW:
         i = ctz64(used)
         used &= used - 1
-        one = <u32>keys[i] << 8 | <u32>i
+        one = <u32>load8(keys + i) << 8 | <u32>i
         i = size
         while i and sorted[i - 1] > one:
             sorted[i] = sorted[i - 1]
@@ -109,7 +111,7 @@ cdef inline bint take_few(Run *r, Node *n, Key k, int depth, bint edge, int leas
     for i in range(size):
         key = <int>(sorted[i] >> 8)
         if key >= least and not take_below(
-            r, load64(entries + (sorted[i] & 63)), with_byte(k, depth, <u8>key), depth + 1, edge and key == least
+            r, acquire64(entries + (sorted[i] & 63)), with_byte(k, depth, <u8>key), depth + 1, edge and key == least
         ):
             return False
     return True
@@ -117,7 +119,7 @@ cdef inline bint take_few(Run *r, Node *n, Key k, int depth, bint edge, int leas
 
 cdef inline bint take_small(Run *r, Node *n, Key k, int depth, bint edge, int least) noexcept nogil:
     """Slots are in no order; a bit map of their keys sorts them."""
-    cdef u64 *entries = entries_of(n, r.v6, False)
+    cdef u64 *entries = entries_of(n, r.v6, grade_of(n))
     cdef u8 *keys = keys_of(n, r.v6)
     cdef u64 used = acquire64(&n.used), word, e
     cdef u64[4] have
@@ -127,7 +129,7 @@ cdef inline bint take_small(Run *r, Node *n, Key k, int depth, bint edge, int le
     while used:
         i = ctz64(used)
         used &= used - 1
-        key = keys[i]
+        key = load8(keys + i)
         have[key >> 6] |= <u64>1 << (key & 63)
         slot[key] = <u8>i
     for i in range(least >> 6, 4):
@@ -137,7 +139,7 @@ cdef inline bint take_small(Run *r, Node *n, Key k, int depth, bint edge, int le
         while word:
             key = 64 * i + ctz64(word)
             word &= word - 1
-            e = load64(entries + slot[key])
+            e = acquire64(entries + slot[key])
             if not take_below(r, e, with_byte(k, depth, <u8>key), depth + 1, edge and key == least):
                 return False
     return True
@@ -158,7 +160,7 @@ cdef inline bint take_below(Run *r, u64 e, Key path, int depth, bint edge) noexc
     if unit_of(e) >= reach_of(&r.tree.arena) or r.steps > STEPS_A_HOST * (<u64>r.size + 2):
         return True
     n = <Node *>block(&r.tree.arena, unit_of(e))
-    at = n.depth
+    at = load8(&n.depth)
     if at < depth or at > last_byte(r.v6):
         return True
     if at != depth or edge:
@@ -172,7 +174,7 @@ cdef inline bint take_below(Run *r, u64 e, Key path, int depth, bint edge) noexc
         least = byte_at(r.start.hi, r.start.lo, at)
     if tag_of(e) == TAG_FULL:
         return take_full(r, n, path, at, edge, least)
-    if n.grade < FEW_GRADE:
+    if grade_of(n) < FEW_GRADE:
         return take_few(r, n, path, at, edge, least)
     return take_small(r, n, path, at, edge, least)
 
@@ -180,7 +182,7 @@ cdef inline bint take_below(Run *r, u64 e, Key path, int depth, bint edge) noexc
 cdef inline void read_piece(Run *r) noexcept nogil:
     """Reads the next hosts; none at the end."""
     cdef u64 *seq = &header(&r.tree.arena).seq
-    cdef u64 began
+    cdef u64 began, units
     cdef Key path
     cdef int attempt
     cdef bint complete = True
@@ -194,13 +196,14 @@ cdef inline void read_piece(Run *r) noexcept nogil:
         r.size = 0
         r.steps = 0
         began = read_begin(seq)
-        complete = not take_below(r, load64(&header(&r.tree.arena).root[r.v6]), path, 0, True)
+        complete = not take_below(r, acquire64(&header(&r.tree.arena).root[r.v6]), path, 0, True)
         if read_end(seq, began, &r.tree.stalled, attempt) == EXACT:
             break
         r.most = r.most // 2 if r.most // 2 > MIN_RUN else MIN_RUN
         pause()
     r.found += r.size
-    r.ended = not complete or r.found > HOSTS_FREE + 8 * <u64>(r.tree.max_units or r.tree.arena.bump)
+    units = load64(&r.tree.max_units)
+    r.ended = not complete or r.found > HOSTS_FREE + 8 * (units if units else load32(&r.tree.arena.bump))
     if r.size:
         r.start = r.host[r.size - 1].address
         if not next_address(&r.start):

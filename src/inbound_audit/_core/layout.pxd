@@ -94,7 +94,7 @@ cdef struct Arena:
     u64 size             # bytes of the reserved range, slack included; a multiple of GRAIN
     u64 waiting          # writers that wait for the lock: a batch yields to them
     # the allocator's state: private, because another process could write to shared bytes
-    u32 bump             # first unit that was never handed out
+    u32 bump             # first unit that was never handed out; stored atomically, because a walk reads it
     u32 backed           # the value of `reach`; equal to `limit` without a file
     u32 free[CLASSES]    # first block of each list; 0: none
     u32 live             # units in blocks that are in use

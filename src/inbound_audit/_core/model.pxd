@@ -85,8 +85,8 @@ cdef struct Tree:
     u64 dropped             # of another owner: when it was detached, in nanoseconds of a monotonic clock
     int service             # of a window: MAX_SERVICES plus the number of its series
     u32 listener_id         # equal for listeners of the same service and name in all processes
-    u32 epoch               # grows when the tree is emptied; written under the arena's lock
-    u32 state               # State; written under the arena's lock
+    u32 epoch               # grows when the tree is emptied; stored under the arena's lock, and atomically
+    u32 state               # State; likewise
     Label label
     Ring *ring              # of a window
     u64 digest              # of a node: of its hosts (room `records`); written under the arena's lock
@@ -126,7 +126,7 @@ cdef struct Series:
     # the ring of this process
     Ring *own               # NULL: this process does not record in the series
     u32 lock                # the writer lock of the ring
-    u32 state               # State; written under the lock
+    u32 state               # State; stored under the lock, and atomically
     u32 ready               # published when the ring is complete
     u64 waiting             # writers that wait for the lock
     int64_t newest          # number of the current window

@@ -31,11 +31,10 @@ A reader may see damaged bytes, so each access stays within the arena's slack: a
 slot number is below 64 or below 256.
 """
 
-from libc.string cimport memset
-
 from inbound_audit._core.arena cimport alloc
 from inbound_audit._core.bits cimport (
-    u8, u16, u32, u64, acquire64, ctz64, high_bits, load32, load64, match16, publish64, store32, store64,
+    u8, u16, u32, u64, acquire64, clear, ctz64, high_bits, load8, load32, load64, match16, publish64, store8, store16,
+    store32, store64,
 )
 from inbound_audit._core.layout cimport LEAF_CLASS, Arena, block
 
@@ -136,22 +135,27 @@ cdef inline u32 *sums_of(Node *n, bint v6) noexcept nogil:
     return <u32 *>keys_of(n, v6)
 
 
-cdef inline u64 *entries_of(Node *n, bint v6, bint full) noexcept nogil:
-    return <u64 *>(keys_of(n, v6) + (64 if full else KEY_BYTES[n.grade & 7]))
+cdef inline int grade_of(Node *n) noexcept nogil:
+    """An index of the tables of grades, whatever the byte is."""
+    return load8(&n.grade) & 7
+
+
+cdef inline u64 *entries_of(Node *n, bint v6, int grade) noexcept nogil:
+    return <u64 *>(keys_of(n, v6) + KEY_BYTES[grade])
 
 
 cdef inline int size_class(int grade, bint v6) noexcept nogil:
     return LEAF_CLASS + 1 + grade + (7 if v6 else 0)
 
 
-cdef inline u64 matches(Node *n, bint v6, u8 byte, u8 care) noexcept nogil:
+cdef inline u64 matches(Node *n, bint v6, int grade, u8 byte, u8 care) noexcept nogil:
     """A bit map of the slots of a small node whose key equals `byte` in the bits of `care`."""
     cdef u8 *keys = keys_of(n, v6)
     cdef u64 used = acquire64(&n.used)  # first: a slot's key and entry are stored before its bit
     cdef u64 hits = match16(keys, byte, care)
-    if (n.grade & 7) > 3:
+    if grade > 3:
         hits |= <u64>match16(keys + 16, byte, care) << 16
-        if (n.grade & 7) > 4:
+        if grade > 4:
             hits |= <u64>match16(keys + 32, byte, care) << 32
             hits |= <u64>match16(keys + 48, byte, care) << 48
     return hits & used
@@ -162,21 +166,24 @@ cdef inline u64 matches(Node *n, bint v6, u8 byte, u8 care) noexcept nogil:
 cdef inline u64 *find(Node *n, bint v6, bint full, u8 byte) noexcept nogil:
     """The place of the entry of that byte; NULL if a small node has none (a full node's entry may be empty)."""
     cdef u64 hits
+    cdef int grade
     if full:
-        return entries_of(n, v6, True) + byte
-    hits = matches(n, v6, byte, 0xFF)
-    return entries_of(n, v6, False) + ctz64(hits) if hits else NULL
+        return entries_of(n, v6, GRADE_FULL) + byte
+    grade = grade_of(n)
+    hits = matches(n, v6, grade, byte, 0xFF)
+    return entries_of(n, v6, grade) + ctz64(hits) if hits else NULL
 
 
 cdef inline u32 sum_below(Node *n, bint v6, bint full, u8 byte, int bits) noexcept nogil:
     """Sessions of the children that share the first `bits` (1 to 7) bits of `byte`."""
     cdef u8 care = <u8>(0xFF << (8 - bits))
-    cdef u64 *entries = entries_of(n, v6, full)
+    cdef int grade = GRADE_FULL if full else grade_of(n)
+    cdef u64 *entries = entries_of(n, v6, grade)
     cdef u64 hits
     cdef u32 total = 0
     cdef int first = byte & care, span = 256 >> bits, i
     if not full:
-        hits = matches(n, v6, byte, care)
+        hits = matches(n, v6, grade, byte, care)
         while hits:
             total += count_of(load64(entries + ctz64(hits)))
             hits &= hits - 1
@@ -191,18 +198,19 @@ cdef inline u32 sum_below(Node *n, bint v6, bint full, u8 byte, int bits) noexce
 
 cdef inline int next_key(Node *n, bint v6, bint full, int after, int step) noexcept nogil:
     """The nearest key above (`step` 1) or below (-1) `after`, or -1. O(slots)."""
+    cdef u8 *keys = keys_of(n, v6)
     cdef u64 used
     cdef int key, best = -1
     if full:
         key = after + step
         while 0 <= key <= 255:
-            if load64(entries_of(n, v6, True) + key):
+            if load64(entries_of(n, v6, GRADE_FULL) + key):
                 return key
             key += step
         return -1
-    used = load64(&n.used)
+    used = acquire64(&n.used)
     while used:
-        key = keys_of(n, v6)[ctz64(used)]
+        key = load8(keys + ctz64(used))
         used &= used - 1
         if (key - after) * step > 0 and (best < 0 or (best - key) * step > 0):
             best = key
@@ -220,16 +228,16 @@ cdef inline Node *new_node(Arena *a, bint v6, int grade, int depth, u64 hi, u64 
     n = <Node *>block(a, unit)
     hi &= high_bits(8 * depth)
     lo &= high_bits(8 * depth - 64)
-    n.grade = <u8>grade
-    n.depth = <u8>depth
-    n.live = 0
+    store8(&n.grade, <u8>grade)
+    store8(&n.depth, <u8>depth)
+    store16(&n.live, 0)
     store32(&n.path4, <u32>(hi >> 32))
     store64(&n.used, 0)
     if v6:
         store64(<u64 *>(<u8 *>n + 16), hi)
         store64(<u64 *>(<u8 *>n + 24), lo)
     # Clears the sums and entries of a full node; the keys of a small node, because a match reads sixteen at once.
-    memset(keys_of(n, v6), 0, 64 + 256 * 8 if grade == GRADE_FULL else KEY_BYTES[grade])
+    clear(<u64 *>keys_of(n, v6), 8 + 256 if grade == GRADE_FULL else KEY_BYTES[grade] // 8)
     return n
 
 
@@ -240,34 +248,35 @@ cdef inline u32 handle(Arena *a, Node *n) noexcept nogil:
 
 cdef inline void put(Node *n, bint v6, u8 byte, u64 e) noexcept nogil:
     """Adds a slot, published by the last store. The node has room, and no slot for that byte."""
-    cdef u64 used = n.used
-    cdef int slot
-    n.live += 1
-    if n.grade == GRADE_FULL:
+    cdef int grade = n.grade & 7, slot
+    cdef u64 used
+    store16(&n.live, n.live + 1)
+    if grade == GRADE_FULL:
         store32(sums_of(n, v6) + (byte >> 4), sums_of(n, v6)[byte >> 4] + count_of(e))
-        publish64(entries_of(n, v6, True) + byte, e)
+        publish64(entries_of(n, v6, GRADE_FULL) + byte, e)
         return
+    used = n.used
     slot = ctz64(~used) if ~used else 63  # another process wrote to a node without room
-    keys_of(n, v6)[slot] = byte
-    store64(entries_of(n, v6, False) + slot, e)
+    store8(keys_of(n, v6) + slot, byte)
+    store64(entries_of(n, v6, grade) + slot, e)
     publish64(&n.used, used | (<u64>1 << slot))
 
 
 cdef inline void erase(Node *n, bint v6, u8 byte, u64 *at) noexcept nogil:
     """Removes the slot at `at` with its count."""
-    n.live -= 1
+    store16(&n.live, n.live - 1)
     if n.grade == GRADE_FULL:
         store32(sums_of(n, v6) + (byte >> 4), sums_of(n, v6)[byte >> 4] - count_of(at[0]))
         store64(at, 0)
     else:
         # Below 64 unless another process wrote to the node meanwhile.
-        store64(&n.used, n.used & ~(<u64>1 << ((at - entries_of(n, v6, False)) & 63)))
+        store64(&n.used, n.used & ~(<u64>1 << ((at - entries_of(n, v6, n.grade & 7)) & 63)))
 
 
 cdef inline void copy_slots(Node *source, Node *target, bint v6, u64 *leave) noexcept nogil:
     """Copies all slots of `source` except the one at `leave` into a new node that has room for them."""
     cdef bint full = source.grade == GRADE_FULL
-    cdef u64 *entries = entries_of(source, v6, full)
+    cdef u64 *entries = entries_of(source, v6, source.grade & 7)
     cdef u8 *keys = keys_of(source, v6)
     cdef u64 used = source.used
     cdef int i

@@ -18,7 +18,7 @@ its list. Its address range and `Tree` are used again after REUSE_DELAY_NS at th
 Lock rule: one thread at a time calls these functions for an audit, as in the room `trees`. Readers run beside it.
 """
 
-from inbound_audit._core.bits cimport u8, u32, u64, load32, load64
+from inbound_audit._core.bits cimport u8, u32, u64, load32, load64, store64
 from inbound_audit._core.layout cimport BYTE_ORDER_MARK, LARGEST_UNITS, LAYOUT, MAX_UNITS, PAGE, UNIT, Header
 from inbound_audit._core.mapping cimport GRAIN, cover_failed, map_file, unmap_range
 from inbound_audit._core.model cimport INBOUND_CIDR, MAX_TREES, Owner, Ring, Series, Tree, publish_tree
@@ -144,22 +144,23 @@ cdef inline int map_tree(MappedOwner *f, Owner *o, u32 number, int service, u64 
     cdef void *base
     if t == NULL:
         t = new_tree(o, service)
-    if t == NULL:
-        return NO_ROOM
-    t.arena.size = f.stride
+        if t == NULL:
+            return NO_ROOM
+        t.arena.size = f.stride
+        t.arena.limit = <u32>(f.stride // UNIT - 2 * LARGEST_UNITS)
     t.arena.offset = GRAIN + number * f.stride
     base = map_file(t.arena.base, f.stride, f.fd, t.arena.offset, False)
     if base != NULL:
-        t.arena.base = <u8 *>base
+        if t.arena.base == NULL:  # else it is the same, and a reader may be there
+            t.arena.base = <u8 *>base
         if t.arena.guarded == UNGUARDED:
             t.arena.guarded = guard(base, f.stride, False)
     if base == NULL or t.arena.guarded == UNGUARDED:
         retire_tree(t, o, now)
         return NO_ROOM
     was_lost(t.arena.guarded)  # clears the note of an earlier use
-    t.arena.limit = <u32>(f.stride // UNIT - 2 * LARGEST_UNITS)
-    t.stalled = 0
-    t.max_units = f.size // UNIT
+    store64(&t.stalled, 0)
+    store64(&t.max_units, f.size // UNIT)
     t.sibling = f.first
     f.first = t
     out[0] = t
@@ -221,7 +222,7 @@ cdef inline int owner_refresh(MappedOwner *f, u64 size, u64 memory) noexcept nog
     if size < f.size:
         return CUT_SHORT
     while t != NULL:
-        t.max_units = 2 * memory // UNIT
+        store64(&t.max_units, 2 * memory // UNIT)
         # A reader hit a page without memory, and the SIGBUS handler covered it; the page may have memory by now.
         if was_lost(t.arena.guarded) and map_file(t.arena.base, f.stride, f.fd, t.arena.offset, False) == NULL:
             return NO_ROOM

@@ -20,6 +20,12 @@ prefixes may be off by the session that is being added or removed.) The reader w
 same update need not wait. It never yields its processor, because on a busy machine that costs milliseconds. A reader
 that was overtaken sees another number and tries again, at most READ_TRIES times.
 
+What a walk reads may be overwritten meanwhile, so every access is atomic (room `bits`), and the fences are those of
+H.-J. Boehm, "Can seqlocks get along with programming language memory models?" (2012): a release fence between the
+increment that opens the window and the stores, an acquire fence between the loads and the second load of the number. A
+word that leads to a new node is a release store, and a reader loads it by acquire: one node may be built and published
+after the window was opened.
+
 Lock rule: writers of one tree exclude one another with `Arena.lock`, which only threads of the owning process see. A
 writer holds it, a reader does not need it, and no Python code runs under it.
 

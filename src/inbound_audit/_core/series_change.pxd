@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t
 
 from inbound_audit._core.address cimport Address, width
 from inbound_audit._core.address_text cimport parse_address
-from inbound_audit._core.bits cimport u32, fetch_add64
+from inbound_audit._core.bits cimport u32, fetch_add64, load32
 from inbound_audit._core.change_log cimport MAX_KEY, log_change
 from inbound_audit._core.clock cimport SECOND_US, window_number
 from inbound_audit._core.codes cimport BAD_AMOUNT, CLOSED, LONG_KEY, NEED_NEGATIVE_TREE, NO_KEY, OK, UNMATCHED
@@ -209,7 +209,7 @@ cdef inline int series_add(
     if not -<int64_t>MAX_AMOUNT <= by <= <int64_t>MAX_AMOUNT or by == 0:
         return BAD_AMOUNT
     if not counts_family(s, a.version):
-        return CLOSED if s.state == ENDED else report_family(s)
+        return CLOSED if load32(&s.state) == ENDED else report_family(s)
     return change(s, &a, by, now_of(s.owner), key if s.scope == STRINGS else NULL, size, &number)
 
 

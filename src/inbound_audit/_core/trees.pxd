@@ -72,7 +72,7 @@ cdef inline void append_listener(Owner *o, Tree *t) noexcept nogil:
 
 
 cdef inline void link_tree(Owner *o, Tree *t) noexcept nogil:
-    t.next = o.anchor[t.service].next
+    publish_tree(&t.next, o.anchor[t.service].next)  # a reader may stand on a tree that is used again
     publish_tree(&o.anchor[t.service].next, t)
 
 
@@ -163,7 +163,7 @@ cdef inline int find_service(Owner *o, const char *name, size_t size) noexcept n
 
 cdef inline void link_sum(Owner *o, Tree *t) noexcept nogil:
     """Publishes a tree that has the sum over all other nodes."""
-    t.next = &o.anchor[SMTP]
+    publish_tree(&t.next, &o.anchor[SMTP])
     publish_tree(&o.sum, t)
 
 

@@ -20,12 +20,12 @@ lock; its caller follows the protocol of `seqlock`.
 
 from inbound_audit._core.address cimport Address, first_difference
 from inbound_audit._core.arena cimport arena_reset, release
-from inbound_audit._core.bits cimport u8, u32, u64, load64, store64
+from inbound_audit._core.bits cimport u8, u32, u64, acquire64, ctz64, load8, publish64, store64
 from inbound_audit._core.codes cimport DAMAGED, FULL, OK, OVERFLOW, UNMATCHED
 from inbound_audit._core.layout cimport LEAF_CLASS, Arena, block, header, reach_of
 from inbound_audit._core.node cimport (
     BODY, GRADE_FULL, SHRINK_TO, SLOTS, TAG_FULL, TAG_LEAF, TAG_NONE, TAG_SHIFT, TAG_SUFFIX, Key, Node, byte_at,
-    child_of, copy_slots, count_of, differ, entry, erase, find, handle, is_node, last_byte, new_node, next_key,
+    child_of, copy_slots, count_of, differ, entries_of, entry, erase, find, handle, is_node, last_byte, new_node,
     path_of, put, size_class, sum_below, tag_of, unit_of,
 )
 from inbound_audit._core.path cimport Path, Step, descend, fits_suffix, host_of, new_host, shift_counts
@@ -43,11 +43,11 @@ cdef struct Retired:
 cdef inline u32 count_prefix(const Arena *a, bint v6, u64 hi, u64 lo, int length) noexcept nogil:
     """Sessions below a prefix. O(length), also while a writer changes what it reads, and in damaged bytes."""
     cdef u32 reach = reach_of(a)
-    cdef u64 e = load64(&header(a).root[v6])
+    cdef u64 e = acquire64(&header(a).root[v6])
     cdef u64 *at
     cdef Node *n
     cdef Key k
-    cdef int depth = 0
+    cdef int depth = 0, next_depth
     while length > 8 * depth:
         if not is_node(e):
             if tag_of(e) == TAG_NONE:
@@ -57,11 +57,12 @@ cdef inline u32 count_prefix(const Arena *a, bint v6, u64 hi, u64 lo, int length
         if unit_of(e) >= reach:
             return 0
         n = <Node *>block(a, unit_of(e))
-        if n.depth != depth:
+        next_depth = load8(&n.depth)
+        if next_depth != depth:
             k = path_of(n, v6)
-            if n.depth < depth or n.depth > last_byte(v6):
+            if next_depth < depth or next_depth > last_byte(v6):
                 return 0
-            depth = n.depth
+            depth = next_depth
             if differ(k.hi, k.lo, hi, lo, length if length < 8 * depth else 8 * depth):
                 return 0
             if length <= 8 * depth:
@@ -71,7 +72,7 @@ cdef inline u32 count_prefix(const Arena *a, bint v6, u64 hi, u64 lo, int length
         at = find(n, v6, tag_of(e) == TAG_FULL, byte_at(hi, lo, depth))
         if at == NULL:
             return 0
-        e = load64(at)
+        e = acquire64(at)
         depth += 1
     return count_of(e)
 
@@ -98,13 +99,20 @@ cdef inline void release_all(Arena *a, Retired *r) noexcept nogil:
 
 cdef inline u64 other_child(Node *n, bint v6, u64 *but) noexcept nogil:
     """The first entry of a node that is not at `but`, or 0 (only in a damaged node)."""
-    cdef bint full = n.grade == GRADE_FULL
-    cdef int key = next_key(n, v6, full, -1, 1)
-    cdef u64 *at
-    if key >= 0 and find(n, v6, full, <u8>key) == but:
-        key = next_key(n, v6, full, key, 1)
-    at = find(n, v6, full, <u8>key) if key >= 0 else NULL
-    return at[0] if at != NULL else 0
+    cdef u64 *entries = entries_of(n, v6, n.grade & 7)
+    cdef u64 used = n.used
+    cdef int i
+    if n.grade == GRADE_FULL:
+        for i in range(256):
+            if entries[i] and entries + i != but:
+                return entries[i]
+        return 0
+    while used:
+        i = ctz64(used)
+        if entries + i != but:
+            return entries[i]
+        used &= used - 1
+    return 0
 
 
 cdef inline u32 fork_host(Arena *a, bint v6, u64 e, u64 hi, u64 lo, u32 n, Retired *r) noexcept nogil:
@@ -192,7 +200,7 @@ cdef inline int insert(Arena *a, bint v6, u64 hi, u64 lo, u32 n, Path *path, Ret
     if fresh == 0:
         return FULL
     write_open(&header(a).seq)
-    store64(last, entry(fresh, count_of(e)))  # model: seqlock/publish
+    publish64(last, entry(fresh, count_of(e)))  # model: seqlock/publish
     return OK
 
 
@@ -254,7 +262,8 @@ cdef inline void cut(Arena *a, bint v6, Path *path, int at, u8 byte, Retired *r)
     if fresh == 0:
         erase(s.node, v6, byte, s.entry)
     else:
-        store64(above.entry, entry(fresh, count_of(above.entry[0])))
+        # Of a move: the window was opened before `fresh` was built.
+        publish64(above.entry, entry(fresh, count_of(above.entry[0])))
         retire_node(r, a, s.node, v6)
 
 

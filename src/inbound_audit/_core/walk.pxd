@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 
 from inbound_audit._core.address cimport Address, compare, first_difference, mask, next_address, width
-from inbound_audit._core.bits cimport u64, high_bits, pause
+from inbound_audit._core.bits cimport u64, high_bits, load32, load64, pause
 from inbound_audit._core.codes cimport DAMAGED, FULL, OK
 from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport Tree, load_tree
@@ -62,14 +62,15 @@ cdef inline int append(Rows *rows, const Row *row) noexcept nogil:
 
 cdef inline bint within_row_budget(Tree *t, Rows *rows) noexcept nogil:
     """Counts a row. Returns False if there are more rows than the memory of the trees can hold. Amortized O(1)."""
-    cdef u64 budget = 0
+    cdef u64 budget = 0, units
     rows.found += 1
     if rows.found < 2 * rows.checked + ROWS_FREE:
         return True
     rows.checked = rows.found
     while t != NULL:
         # At most two hosts per unit, and as many branches as hosts; twice that, because the tree may grow meanwhile.
-        budget += 8 * (t.max_units if t.max_units else t.arena.bump)
+        units = load64(&t.max_units)
+        budget += 8 * (units if units else load32(&t.arena.bump))
         t = load_tree(&t.next)
     if budget > rows.budget:
         rows.budget = budget

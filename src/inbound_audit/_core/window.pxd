@@ -79,7 +79,7 @@ cdef inline Ring *new_ring(Series *s, u64 now) noexcept nogil:
 
 
 cdef inline void link_ring(Series *s, Ring *r) noexcept nogil:
-    r.next = s.first
+    publish_ring(&r.next, s.first)  # as in `link_tree`
     publish_ring(&s.first, r)
 
 
@@ -113,7 +113,7 @@ cdef inline bint ring_now(Ring *r, int64_t clock_number, int64_t *now) noexcept 
     cdef int64_t newest
     if head == NULL:
         return False
-    newest = <int64_t>load64(<u64 *>&header(&head.arena).newest)
+    newest = <int64_t>acquire64(<u64 *>&header(&head.arena).newest)
     now[0] = <int64_t>(<u64>clock_number + load64(<u64 *>&header(&head.arena).base))
     if now[0] < newest:
         now[0] = newest

@@ -173,8 +173,8 @@ cdef int raise_change(int code, object given, model.Tree *t) except -1:
 cdef void forget(model.Tree *t, u32 state) noexcept:
     """Empties a tree and detaches its sessions. A tree in a file leaves it, and the file as it is."""
     lock_tree(t)
-    t.epoch += 1
-    t.state = state
+    bits.store32(&t.epoch, t.epoch + 1)
+    bits.store32(&t.state, state)
     if t.label.kind == model.REMOTE or t.label.kind == model.SUM:
         bits.store64(&t.digest, 0)
         bits.store64(<u64 *>&layout.header(&t.arena).number, 0)
@@ -184,7 +184,7 @@ cdef void forget(model.Tree *t, u32 state) noexcept:
             backing.arena_format(&t.arena)
     elif not backing.arena_leave(&t.arena):
         t.arena.file = NULL
-        t.state = model.ENDED  # what is mapped there may be another process's
+        bits.store32(&t.state, model.ENDED)  # what is mapped there may be another process's
     seqlock.unlock(&t.arena.lock)
 
 

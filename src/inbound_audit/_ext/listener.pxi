@@ -54,7 +54,7 @@ cdef class Listener:
         if fork.is_child():
             handle_the_fork()
         read_address(remote, True, &a, &port)
-        if t.state == model.NO_FILE:
+        if bits.load32(&t.state) == model.NO_FILE:
             self.audit._ensure_file()
         if t.owner.monitors:
             now = window.now_of(t.owner)  # before the lock, and before the session: a clock may be Python's

@@ -224,7 +224,7 @@ cdef class OwnFile:
         t = o.listeners
         while t != NULL:
             if t.state == model.NO_FILE:
-                t.state = model.READY
+                bits.store32(&t.state, model.READY)
             t = t.sibling
         unlock_owner(o)
 

@@ -173,7 +173,9 @@ cdef int make_negative_trees(Audit audit, model.Series *s, bint *made) noexcept:
         if code == MADE and s.own.tree[2 * i + 1] == NULL:
             code = make_window(audit, s, i, 1, &t)
             if code == MADE:
+                lock_series(s)  # who changes the ring reads its trees under the lock
                 model.publish_tree(&s.own.tree[2 * i + 1], t)
+                seqlock.unlock(&s.lock)
     return code
 
 
@@ -202,12 +204,12 @@ cdef void forget_series(model.Owner *o, bint closed, bint forked) noexcept:
                     seqlock.unlock(&s.own.tree[k].arena.lock)
                 forget(s.own.tree[k], model.ENDED if closed else model.READY)
                 if s.own.tree[k].state == model.ENDED:
-                    s.state = model.ENDED
+                    bits.store32(&s.state, model.ENDED)
                 s.slot[k // 2].number[k % 2] = window.NO_WINDOW
                 if s.state != model.ENDED:
-                    layout.header(&s.own.tree[k].arena).number = window.NO_WINDOW
+                    bits.store64(<u64 *>&layout.header(&s.own.tree[k].arena).number, <u64>window.NO_WINDOW)
         if closed:
-            s.state = model.ENDED
+            bits.store32(&s.state, model.ENDED)
         if s.state != model.ENDED and s.own.tree[0] != NULL:  # else it is not made yet
             window.tree_for(s, s.newest, 0)
             window.publish_timeline(s)

@@ -50,9 +50,9 @@ cdef list series_names(Audit audit):
     cdef model.Series *s
     cdef u32 i
     cdef list names = []
-    for i in range(audit.owner.series_known):
+    for i in range(bits.acquire32(&audit.owner.series_known)):
         s = audit.owner.series[i]
-        if s.scope >= model.ADDRESSES and s.ready:
+        if s.scope >= model.ADDRESSES and bits.acquire32(&s.ready):
             names.append(name_of(s))
     return names
 

@@ -201,7 +201,7 @@ cdef class Session:
         """True once it is counted no more: closed, or its audit was closed, or left behind by a fork."""
         if fork.is_child():
             handle_the_fork()
-        return not self.ac.open or self.ac.epoch != self.ac.tree.epoch
+        return not self.ac.open or self.ac.epoch != bits.load32(&self.ac.tree.epoch)
 
     @property
     def _handle(self):

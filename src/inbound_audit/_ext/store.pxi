@@ -102,20 +102,24 @@ cdef class SeriesStore:
         cdef model.Series *s = series_of(self.audit, name)
         cdef u64 n = 0
         cdef u32 i
+        lock_series(s)
         for i in range(2 * s.slots):
             if s.own.tree[i] != NULL and window.in_view(s, s.slot[i // 2].number[i % 2]):
                 n += bits.load64(&layout.header(&s.own.tree[i].arena).hosts[0])
                 n += bits.load64(&layout.header(&s.own.tree[i].arena).hosts[1])
+        seqlock.unlock(&s.lock)
         return n
 
     def memory(self, name):
         """The bytes that the windows of this process use. Raises SeriesError. O(windows)."""
         cdef model.Series *s = series_of(self.audit, name)
         cdef u64 n = 0
+        cdef model.Tree *t
         cdef u32 i
         for i in range(2 * s.slots):
-            if s.own.tree[i] != NULL:
-                n += arena.arena_used(&s.own.tree[i].arena)
+            t = model.load_tree(&s.own.tree[i])
+            if t != NULL:
+                n += arena.arena_used(&t.arena)
         return n
 
     def folded(self, name):

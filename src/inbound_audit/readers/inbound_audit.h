@@ -279,6 +279,7 @@ static inline int64_t ia__walk(ia_section *s, const ia__prefix *p)
         const uint64_t unit = e & 0x1FFFFFFF, at = unit * 16;
         int own, bits;
         int64_t total;
+        __atomic_thread_fence(__ATOMIC_ACQUIRE); /* a node is stored before the word that leads to it */
         if (tag == IA__SUFFIX || tag == IA__LEAF)
             return ia__host(s, p, e, reach);
         if ((tag != IA__SMALL && tag != IA__FULL) || unit >= reach)
