@@ -38,7 +38,7 @@ serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 
 	$(BIN)/inbound-audit serve $(or $(ARGS),--policy examples/policies/stock.lua)
 
 cluster: $(HAVE)-core ## three nodes on this machine, with traffic, until Ctrl-C: what each of them counts
-	$(PY) examples/cluster.py $(ARGS)
+	$(PY) tools/cluster_demo.py $(ARGS)
 
 # The tiers are the folders of tests/, and marks (tests/conftest.py). Each runs in a process per core. Outside of the unit
 # tier a file stays in one process: its tests share servers and builds, and measure what they do to the machine.

@@ -173,7 +173,7 @@ def test_wrong_options_are_errors_that_say_what_to_write(
 def test_the_example_shows_the_same_sum_on_every_node() -> None:
     """`make cluster`, until all three nodes count sessions of all three."""
     example = subprocess.Popen(
-        [sys.executable, str(ROOT / "examples" / "cluster.py")], stdout=subprocess.PIPE, text=True, env=environment()
+        [sys.executable, str(ROOT / "tools" / "cluster_demo.py")], stdout=subprocess.PIPE, text=True, env=environment()
     )
     assert example.stdout is not None
     views: list[list[str]] = [[]]

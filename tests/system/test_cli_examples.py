@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import gzip
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 from tests.support.command_line import environment
+from tests.support.fake_engine import FakeEngine, FakeNetwork
 from tests.support.sharing import Worker
+from tests.support.waiting import eventually
 
 import inbound_audit.cli
+from inbound_audit import InboundAudit
 from inbound_audit.cli import main
+from inbound_audit.cluster.agent import Agent
+from inbound_audit.cluster.engine import EngineSettings
+from inbound_audit.series import requests
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
 
@@ -54,6 +63,7 @@ EXPECTED = {
     "show": r"192\.0\.2\.|^1$",
     "top": r"192\.0\.2\.|^2$",
     "ps": r"SMTP default 2|.sessions.: ?3",
+    "cluster": r'node mx1, connected|^"mx1"$',
     "console": r"192\.0\.2\.7/32|Connections 300/0: 2|inbound_cidr|failures 300/0: \d|^$",
 }
 
@@ -113,7 +123,72 @@ def run(command: str, directory: Path) -> str:
     return output
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+class Nodes:
+    """Two agents in the test's own process, which count for `mail` here and on another host."""
+
+    def __init__(self, there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        network = FakeNetwork()
+        here = os.environ["INBOUND_AUDIT_SHM"]
+        self.agents = [self._agent("mx1", network)]
+        monkeypatch.setenv("INBOUND_AUDIT_SHM", str(there))
+        self.audit = InboundAudit(shared="mail")
+        self.session = self.audit.listener().session("192.0.2.8")
+        self.agents.append(self._agent("mx2", network))
+        monkeypatch.setenv("INBOUND_AUDIT_SHM", here)
+        requests.COMMANDS["cluster"] = self.agents[0]._command  # both have asked to answer
+        self.threads = [threading.Thread(target=agent.run) for agent in self.agents]
+        for thread in self.threads:
+            thread.start()
+        eventually(lambda: len(self.agents[0]._audit.nodes) == 2)
+
+    @staticmethod
+    def _agent(node: str, network: FakeNetwork) -> Agent:
+        settings = EngineSettings("eu", node)
+        return Agent("mail", None, lambda: settings, lambda _: FakeEngine(network, node))
+
+    def close(self) -> None:
+        for agent, thread in zip(self.agents, self.threads, strict=True):
+            agent.stop()
+            thread.join()
+        self.session.close()
+        self.audit.close()
+
+
+@pytest.fixture
+def nodes(place: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    there = tmp_path_factory.mktemp("mx2")
+    there.chmod(0o700)
+    with contextlib.closing(Nodes(there, monkeypatch)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("example", [one for one in EXAMPLES if " agent " in one])
+def test_an_example_of_agents(example: str, shell: Path, place: Path) -> None:
+    """Without another node, and without a server: it says so, and goes on until Ctrl-C."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    with subprocess.Popen(
+        ["bash", "-c", re.sub(r":\d{4}$", f":{port}", example)], cwd=shell, env=environment(), text=True,
+        start_new_session=True, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stderr
+        try:
+            assert "reaches no other node" in process.stderr.readline()
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("example", [one for one in EXAMPLES if "--node mx2" in one or "inbound-audit cluster " in one])
+def test_an_example_of_a_cluster(example: str, worker: Worker, shell: Path, nodes: Nodes) -> None:
+    assert re.search(EXPECTED[example.split("inbound-audit ")[1].split()[0]], run(example, shell))
+
+
+@pytest.mark.parametrize(
+    "example", [one for one in EXAMPLES if not re.search(r" agent |--node mx2|inbound-audit cluster ", one)]
+)
 def test_an_example(example: str, worker: Worker, shell: Path) -> None:
     command = example.replace("4711", str(worker.pid))
     if " serve" in command:

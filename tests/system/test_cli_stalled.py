@@ -51,6 +51,16 @@ def greeted(port: int) -> Peer | None:
     return None
 
 
+@contextlib.contextmanager
+def service_manager(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """What systemd would hear of the service."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(directory / "notify"))
+        manager.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(directory / "notify"))
+        yield manager
+
+
 @pytest.mark.parametrize("options", [(), WORKERS], ids=["alone", "workers"])
 def test_a_report_that_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
     monkeypatch.setenv("INBOUND_AUDIT_SHM", str(tmp_path))
@@ -59,6 +69,7 @@ def test_a_report_that_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with (
         full_pipe() as (report, stdout),
         full_pipe() as (_, stderr),
+        service_manager(tmp_path, monkeypatch) as manager,
         subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment()) as process,
     ):
         try:
@@ -69,6 +80,8 @@ def test_a_report_that_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                     with Peer("127.0.0.1", port) as refused:
                         assert refused.line().startswith(b"421")  # which is logged
                     assert peer.ask(b"NOOP").startswith(b"250")
+                while not manager.recv(1 << 16).startswith(b"STATUS=policy"):  # it is said before the line is written
+                    pass
                 os.set_blocking(report, False)
                 lines = b""
 

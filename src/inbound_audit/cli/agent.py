@@ -69,8 +69,6 @@ class AgentOptions(NamedTuple):
     epilog="""\b
 Examples:
   inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
-  inbound-audit agent mail --cluster eu --node mx1 --listen tls/[::]:7447 --join tls/mx2:7447 \\
-      --join tls/mx3:7447 --tls-cert mx1.pem --tls-key mx1.key --tls-ca ca.pem
   inbound-audit agent mail --cluster eu --node mx1 --engine redis --join redis://127.0.0.1:6379
 \b
 Signals: TERM and INT leave the cluster; HUP reads the certificates, the password and the addresses of

@@ -134,7 +134,8 @@ class Agent:
         self._states: dict[str, State] = {}
         self._warning: str | None = None
         self._chores_at = 0.0
-        requests.COMMANDS["cluster"] = requests.Command(lambda series, request: self.status(), {}, {})
+        self._command = requests.Command(lambda series, request: self.status(), {}, {})
+        requests.COMMANDS["cluster"] = self._command
 
     # ---- from any thread, and from signal handlers
 
@@ -181,6 +182,8 @@ class Agent:
             if not self._receiver.duplicate:
                 self._publish([self._sender.goodbye()])
         finally:
+            if requests.COMMANDS.get("cluster") is self._command:
+                del requests.COMMANDS["cluster"]
             self._askers.shutdown(wait=False, cancel_futures=True)
             if self._engine is not None:
                 self._engine.close()

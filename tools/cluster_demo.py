@@ -1,6 +1,6 @@
 """Three nodes of a cluster on one machine: listeners, agents, traffic, and what each node counts (`make cluster`).
 
-    python examples/cluster.py [SECONDS]
+    python tools/cluster_demo.py [SECONDS]
 
 Needs `pip install inbound-audit[all]` and Linux. Each node has a directory of its own in place of a host of its own. A
 line has the sessions of each node as one of them counts them; the last word is the sum over the cluster.
