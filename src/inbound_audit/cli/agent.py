@@ -35,11 +35,11 @@ class AgentOptions(NamedTuple):
     listen: tuple[str, ...]
     join: tuple[str, ...]
     join_file: str | None
-    peer: tuple[str, ...]
+    nodes: tuple[str, ...] | None
     tls_cert: str | None
     tls_key: str | None
     tls_ca: str | None
-    login: str | None
+    user: str | None
     password_file: str | None
     insecure: bool
 
@@ -48,8 +48,8 @@ class AgentOptions(NamedTuple):
         from inbound_audit.cluster.engine import EngineSettings
 
         return EngineSettings(
-            self.cluster, self.node, self.listen, (*self.join, *self._joined()), self.peer,
-            self.tls_cert, self.tls_key, self.tls_ca, self.insecure, self.login, self.password_file,
+            self.cluster, self.node, self.listen, (*self.join, *self._joined()), self.nodes or (),
+            self.tls_cert, self.tls_key, self.tls_ca, self.insecure, self.user, self.password_file,
         )  # fmt: skip
 
     def _joined(self) -> list[str]:
@@ -65,14 +65,20 @@ class AgentOptions(NamedTuple):
         return [address for line in lines if (address := line.partition("#")[0].strip())]
 
 
+@params.kind("NAME,...")
+def node_names(text: str) -> tuple[str, ...]:
+    """``mx1,mx2`` as the names."""
+    return tuple(name.strip() for name in text.split(","))
+
+
 @click.command(
     epilog="""\b
 Examples:
   inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
   inbound-audit agent mail --cluster eu --node mx1 --engine redis --join redis://127.0.0.1:6379
 \b
-Signals: TERM and INT leave the cluster; HUP reads the certificates, the password and the addresses of
-  --join-file again, and no count moves.
+Signals: TERM and INT leave the cluster; HUP connects again, with the certificates, the password and the
+  addresses of --join-file as they are then.
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
@@ -97,15 +103,14 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
 @params.option("--join-file", "FILE", "More addresses to join, one a line; HUP reads them again.")
 @params.option(
-    "--peer",
-    "NAME",
-    "With TLS: another node, by the name in its certificate; repeatable.  [default: the host names of --join]",
-    multiple=True,
+    "--nodes",
+    node_names,
+    "Zenoh with TLS: all nodes, by the names in their certificates.  [default: the hosts in --join]",
 )
 @params.option("--tls-cert", "PEM", "This node's certificate, whose name is the node's.")
 @params.option("--tls-key", "PEM", "Its key.")
 @params.option("--tls-ca", "PEM", "Who has signed the other nodes' certificates.")
-@params.option("--login", "USER", "Redis: the user.")
+@params.option("--user", "USER", "Redis: the user.")
 @params.option("--password-file", "FILE", "Redis: the password, in a file.")
 @click.option("--insecure", is_flag=True, help="Without TLS connect to other hosts, too: for a network of your own.")
 @params.option("--group", "GROUP", "Members of this Unix group may read the counts, as in serve.")

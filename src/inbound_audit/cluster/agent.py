@@ -145,8 +145,8 @@ class Agent:
         self._inbox.wake()
 
     def reload(self) -> None:
-        """Opens the engine with the settings as they are now. No count moves: the epoch stays, and the others wait for
-        a lease. Settings that are wrong are logged, and the engine stays."""
+        """Opens the engine with the settings as they are now. The epoch stays, and the others wait for a lease.
+        Settings that are wrong are logged, and the engine stays."""
         self._reloads = True
         self._inbox.wake()
 
@@ -201,7 +201,8 @@ class Agent:
             self._receiver.tick(now)
             wanted = self._receiver.asks(now)
             self._sender.nodes = len(self._receiver.nodes)
-            frames = [] if self._receiver.duplicate else self._sender.frames(now)
+            self._sender.silent = self._receiver.duplicate
+            frames = self._sender.frames(now)
         self._publish(frames)
         for node in wanted:
             if node not in self._asked:
@@ -226,7 +227,7 @@ class Agent:
 
     def _snapshot(self) -> list[bytes]:
         with self._lock:
-            return [] if self._receiver.duplicate else self._sender.snapshot()
+            return self._sender.snapshot()
 
     def _link(self, up: bool) -> None:
         if up != self._linked:
