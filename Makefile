@@ -23,7 +23,7 @@ HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve cluster test test-system test-readers test-tooling test-all test-core test-one test-changed \
-  faults fuzz fuzz-one bench bench-instructions peers debug sanitize sanitize-core tsan model soak lint format docs \
+  faults fuzz fuzz-one bench bench-cluster bench-instructions peers debug sanitize sanitize-core tsan model soak lint format docs \
   docs-serve changelog dist wheels clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -107,6 +107,10 @@ bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.m
 	mkdir -p .bench
 	$(PYTEST) benchmarks -q --benchmark-quiet --benchmark-json=.bench/results.json $(ARGS)
 	$(PY) -m benchmarks.report
+
+bench-cluster: $(HAVE)-bench ## the rows of a cluster alone: counts over nodes, what an agent pays, real agents
+	$(PYTEST) benchmarks/bench_nodes.py benchmarks/bench_cluster.py -q --benchmark-quiet --benchmark-json=.bench/cluster.json $(ARGS)
+	$(PY) -m benchmarks.report --json .bench/cluster.json
 
 # The same hot calls in instructions, by valgrind: for a machine that is never quiet.
 bench-instructions: $(HAVE)-bench
