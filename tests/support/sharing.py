@@ -34,6 +34,7 @@ from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Session, errors
 from inbound_audit._ipcount import Audit, SeriesStore  # noqa: F401  the code that tests send uses it
+from inbound_audit.series import requests  # noqa: F401  a worker that becomes another user may not read the package
 from inbound_audit.shared import directory_of
 from inbound_audit.shared.control import client
 from inbound_audit.shared.directory import Directory
