@@ -40,9 +40,10 @@ serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 
 cluster: $(HAVE)-core ## three nodes on this machine, with traffic, until Ctrl-C: what each of them counts
 	$(PY) tools/cluster_demo.py $(ARGS)
 
-# The tiers are the folders of tests/, and marks (tests/conftest.py). Each runs in a process per core. Outside of the unit
-# tier a file stays in one process: its tests share servers and builds, and measure what they do to the machine.
-PARALLEL := -n auto --dist worksteal
+# The tiers are the folders of tests/, and marks (tests/conftest.py). Each runs in a process per core, and the unit tier,
+# which waits for peers a third of its time, in one more. Outside of it a file stays in one process: its tests share
+# servers and builds, and measure what they do to the machine.
+PARALLEL := -n $(shell expr $$(getconf _NPROCESSORS_ONLN || echo 1) + 1) --dist worksteal
 BY_FILE  := -n auto --dist loadfile
 
 test: $(HAVE)-dev ## the unit tier, under a minute: no processes, no compilers
