@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import socket
 import subprocess
 import sys
@@ -81,12 +80,9 @@ def test_cost_of_what_others_say(
 
 
 class Host:
-    """A directory in place of a host: its sessions are of this process, its agent is a process of its own."""
+    """A directory (ROOT_VARIABLE) in place of a host: its sessions are of this process, its agent is one of its own."""
 
-    def __init__(self, root: Path, name: str, port: int, others: list[int]) -> None:
-        directory = root / name
-        directory.mkdir(mode=0o700)
-        os.environ[ROOT_VARIABLE] = str(directory)
+    def __init__(self, name: str, port: int, others: list[int]) -> None:
         self.audit = InboundAudit(shared="mail", capacity=1 << 24)
         self.smtp = self.audit.listener("SMTP")
         joins = [word for other in others for word in ("--join", f"tcp/127.0.0.1:{other}")]
@@ -114,14 +110,17 @@ def until(condition: Callable[[], bool]) -> float:
 def measured() -> tuple[list[float], float]:
     """Milliseconds from a session on one node until another counts it; seconds until a killed node is gone."""
     pytest.importorskip("zenoh")
-    with ExitStack() as held, tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm") as root:
-        held.callback(os.environ.update, {ROOT_VARIABLE: os.environ.get(ROOT_VARIABLE, "")})
+    with ExitStack() as held, pytest.MonkeyPatch.context() as patch:
+        root = held.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm"))
         with ExitStack() as bound:
             made = [bound.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(NODES)]
             ports = [one.getsockname()[1] for one in made]
         hosts = []
         for at, port in enumerate(ports):
-            hosts.append(Host(Path(root), f"mx{at}", port, [other for other in ports if other != port]))
+            directory = Path(root, f"mx{at}")
+            directory.mkdir(mode=0o700)
+            patch.setenv(ROOT_VARIABLE, str(directory))
+            hosts.append(Host(directory.name, port, [other for other in ports if other != port]))
             held.callback(hosts[-1].close)
         kept = [host.smtp.session(address) for host in hosts for address in RANDOM.texts(HOSTS)]
         first, last = hosts[0], hosts[-1]
