@@ -63,6 +63,7 @@ class Cluster:
             self.thaw(at)
             agent.send_signal(signal.SIGKILL if kind == "kill" else signal.SIGTERM)
             agent.wait(PATIENCE)
+            eventually(lambda: not self.audits[at].nodes)
             self.hosts[at].start()
 
     def thaw(self, at: int) -> None:

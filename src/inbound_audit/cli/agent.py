@@ -145,8 +145,8 @@ def _run(name: str, group: str | None, engine: str, options: AgentOptions) -> No
         held.callback(place.remove_if_empty)
         lock = AgentLock(place)
         held.callback(lock.release)
-        with _signals(stop.set):
-            _stand_by(name, lock, stop, manager)
+        held.enter_context(_signals(stop.set))
+        _stand_by(name, lock, stop, manager)
         if not stop.is_set():
 
             def chore() -> None:
@@ -156,6 +156,8 @@ def _run(name: str, group: str | None, engine: str, options: AgentOptions) -> No
 
             agent = Agent(name, group, options.settings, lambda settings: open_engine(engine, settings), chore)
             with _signals(agent.stop, agent.reload):
+                if stop.is_set():  # meanwhile
+                    agent.stop()
                 manager.notify("READY=1")
                 agent.run()
                 manager.notify("STOPPING=1")
