@@ -37,7 +37,7 @@ def frames_of(node: int, changes: int, seconds: int) -> list[bytes]:
     said: list[bytes] = []
     with InboundAudit(capacity=1 << 24) as audit:
         smtp = audit.listener("SMTP")
-        sender = Sender(f"mx{node}", node + 1, NodeTrees(audit), lambda: now[0])
+        sender = Sender(node + 1, NodeTrees(audit), lambda: now[0])
         kept = {address: smtp.session(address) for address in addresses}
         said += sender.frames(0.0)
         for second in range(1, seconds):

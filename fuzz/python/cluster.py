@@ -40,7 +40,7 @@ class Cluster:
         self.receiver = Receiver("here", 3, self.trees, lambda: self.now, BOUNDS)
         self.own = GoldTrees()
         self.own.own[4, 1] = 2
-        self.sender = Sender("honest", 77, self.own, lambda: self.now)
+        self.sender = Sender(77, self.own, lambda: self.now)
         self.speak()
 
     def speak(self) -> list[bytes]:

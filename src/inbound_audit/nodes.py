@@ -8,7 +8,7 @@ from typing import NamedTuple
 from inbound_audit import _ipcount
 
 THIS_HOST = "this host"
-STATES = {1: "heard", 2: "lost", 3: "duplicate", 4: "other version", 5: THIS_HOST, 6: "too large"}
+STATES = {number: name for name, number in _ipcount.NODE_STATES.items()}
 """What the number in a section means."""
 
 COUNTED = frozenset(("heard", "duplicate", THIS_HOST))

@@ -33,7 +33,7 @@ class FakeNode:
         self.inbox: deque[tuple[str, bytes, float]] = deque(maxlen=MAX_INBOX)
         self.asked: set[str] = set()
         self.tick_at = 0.0
-        self.sender = Sender(name, self.epoch, own, lambda: cluster.now)
+        self.sender = Sender(self.epoch, own, lambda: cluster.now)
         self.receiver = Receiver(name, self.epoch, own, lambda: cluster.now, bounds)
         self.engine = FakeEngine(cluster.network, name)
         self.engine.open(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.command_line import COMMAND, environment
+from tests.support.engine_nodes import free_ports
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit
@@ -70,23 +71,14 @@ class Host:
 
 
 @pytest.fixture
-def two(free_ports: list[int]) -> Iterator[tuple[Host, Host]]:
+def two() -> Iterator[tuple[Host, Host]]:
     with ExitStack() as at_end:
         root = at_end.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir="/dev/shm"))
-        one, other = free_ports
+        one, other = free_ports(2)
         hosts = Host(root, "mx1", one, [other]), Host(root, "mx2", other, [one])
         for host in hosts:
             at_end.callback(host.close)
         yield hosts
-
-
-@pytest.fixture
-def free_ports() -> list[int]:
-    import socket
-
-    with ExitStack() as held:
-        made = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        return [one.getsockname()[1] for one in made]
 
 
 def audit_of(host: Host, monkeypatch: pytest.MonkeyPatch) -> InboundAudit:

@@ -6,9 +6,10 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,42 +28,25 @@ STAND_BY_S = 0.2
 """Seconds between two tries of a stand-by to take over."""
 
 
-class AgentOptions(NamedTuple):
-    """The options of `agent` that say how the cluster is reached."""
+def _settings(join_file: str | None, options: Mapping[str, Any]) -> EngineSettings:
+    """The options and the addresses in a file, as of now. Raises ClusterError."""
+    from inbound_audit.cluster.engine import EngineSettings
 
-    cluster: str
-    node: str
-    listen: tuple[str, ...]
-    join: tuple[str, ...]
-    join_file: str | None
-    nodes: tuple[str, ...] | None
-    tls_cert: str | None
-    tls_key: str | None
-    tls_ca: str | None
-    user: str | None
-    password_file: str | None
-    insecure: bool
+    given = EngineSettings(**options)
+    return given._replace(join=(*given.join, *_joined(join_file)), nodes=given.nodes or ())
 
-    def settings(self) -> EngineSettings:
-        """As of now: files are read again. Raises ClusterError."""
-        from inbound_audit.cluster.engine import EngineSettings
 
-        return EngineSettings(
-            self.cluster, self.node, self.listen, (*self.join, *self._joined()), self.nodes or (),
-            self.tls_cert, self.tls_key, self.tls_ca, self.insecure, self.user, self.password_file,
-        )  # fmt: skip
-
-    def _joined(self) -> list[str]:
-        """The lines of the join file, without comments."""
-        if self.join_file is None:
-            return []
-        try:
-            lines = Path(self.join_file).read_text("utf-8").splitlines()
-        except OSError as error:
-            raise ClusterError(f"--join-file {self.join_file}: {reason(error)}") from None
-        except UnicodeDecodeError:
-            raise ClusterError(f"--join-file {self.join_file}: is not text") from None
-        return [address for line in lines if (address := line.partition("#")[0].strip())]
+def _joined(path: str | None) -> list[str]:
+    """The lines of a file, without comments. Raises ClusterError."""
+    if path is None:
+        return []
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except OSError as error:
+        raise ClusterError(f"--join-file {path}: {reason(error)}") from None
+    except UnicodeDecodeError:
+        raise ClusterError(f"--join-file {path}: is not text") from None
+    return [address for line in lines if (address := line.partition("#")[0].strip())]
 
 
 @params.kind("NAME,...")
@@ -116,7 +100,9 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 @params.option("--group", "GROUP", "Members of this Unix group may read the counts, as in serve.")
 @click.option("--json", is_flag=True, help="Log in JSON, one object per line.")
 @click.option("--verbose", "-v", is_flag=True, help="Log each node that comes, goes or is repaired.")
-def agent(name: str, group: str | None, engine: str, json: bool, verbose: bool, **options: Any) -> None:
+def agent(
+    name: str, group: str | None, engine: str, join_file: str | None, json: bool, verbose: bool, **options: Any
+) -> None:
     """Make this host a node of a cluster, and `inbound_cidr` the sessions of all nodes.
 
     NAME is what the processes of this host share under (serve --shared NAME). One agent a host and audit; a second
@@ -125,19 +111,19 @@ def agent(name: str, group: str | None, engine: str, json: bool, verbose: bool, 
     """
     logs.set_up(verbose)
     try:
-        _run(name, group, engine, AgentOptions(**options))
+        _run(name, group, engine, partial(_settings, join_file, options))
     except (CapacityError, ClusterError, SharedStateError) as error:
         raise Failure(str(error)) from None
 
 
-def _run(name: str, group: str | None, engine: str, options: AgentOptions) -> None:
+def _run(name: str, group: str | None, engine: str, settings: Callable[[], EngineSettings]) -> None:
     """Returns after a signal to stop."""
     from inbound_audit.cluster.agent import Agent
     from inbound_audit.cluster.agent_lock import AgentLock
     from inbound_audit.cluster.engine import open_engine
     from inbound_audit.shared.directory import SharedDirectory
 
-    open_engine(engine, options.settings())  # a mistake is found at once, also by a stand-by
+    open_engine(engine, settings())  # a mistake is found at once, also by a stand-by
     stop = threading.Event()
     with contextlib.ExitStack() as held:
         manager = held.enter_context(contextlib.closing(ServiceManager()))
@@ -154,7 +140,7 @@ def _run(name: str, group: str | None, engine: str, options: AgentOptions) -> No
                 if not lock.take():
                     raise SharedStateError(f"{place.path}: another agent has taken over: our lock was removed")
 
-            agent = Agent(name, group, options.settings, lambda settings: open_engine(engine, settings), chore)
+            agent = Agent(name, group, settings, partial(open_engine, engine), chore)
             with _signals(agent.stop, agent.reload):
                 if stop.is_set():  # meanwhile
                     agent.stop()

@@ -3,13 +3,14 @@
     engine's threads -- frames --> Inbox --> the loop: Receiver, Sender -- frames --> engine
                                                | nodes whose snapshot is wanted
                                                v
-                                             threads that ask --> Inbox
+                                             threads that ask --> Receiver
 
 One loop has the sender, the receiver and the trees of the nodes. The engine's threads put frames into the inbox, which
 has an end; the oldest frame gives way, and the sequence numbers show that it is missing. A snapshot is asked for on a
 thread of its own, because the answer may never come.
 
-Lock rule: `_lock` is held by the loop while it works, and by an engine's thread that wants this node's snapshot.
+Lock rule: `_lock` is held for each use of the sender and the receiver: by the loop, by the engine's threads, and by
+those that ask. No frame is sent, and no answer awaited, under it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_war
 from inbound_audit.cluster.receiver import NodeState, Receiver, State
 from inbound_audit.cluster.sender import Sender
 from inbound_audit.errors import CapacityError, ClusterError
+from inbound_audit.nodes import STATES
 from inbound_audit.series import requests
 
 logger = logging.getLogger("inbound_audit.cluster")
@@ -120,7 +122,7 @@ class Agent:
         self._audit = self._open_audit()
         self._trees = NodeTrees(self._audit)
         epoch = secrets.randbits(63) + 1
-        self._sender = Sender(self._settings.node, epoch, self._trees, time.monotonic)
+        self._sender = Sender(epoch, self._trees, time.monotonic)
         self._receiver = Receiver(self._settings.node, epoch, self._trees, time.monotonic)
         self._inbox = Inbox()
         self._lock = threading.Lock()
@@ -132,7 +134,7 @@ class Agent:
         self._linked: bool | None = None
         self._unsent = 0
         self._states: dict[str, State] = {}
-        self._warning: str | None = None
+        self._warned = False
         self._chores_at = 0.0
         self._command = requests.Command(lambda series, request: self.status(), {}, {})
         requests.COMMANDS["cluster"] = self._command
@@ -279,9 +281,9 @@ class Agent:
             self._keep_sum(others)
         self._log_changes(nodes)
         warning = single_join_warning(self._settings, others + 1)
-        if warning is not None and self._warning is None:
+        if warning is not None and not self._warned:
+            self._warned = True
             logger.warning("%s", warning)
-        self._warning = warning or self._warning
 
     def _move(self) -> None:
         """Makes a new file for the trees: the sections of a file keep their names, and all are used up. For a moment
@@ -306,8 +308,8 @@ class Agent:
         for node in nodes:
             if self._states.get(node.name, State.LOST) != node.state:
                 level = logging.INFO if node.state in (State.HEARD, State.THIS_HOST) else logging.WARNING
-                words = node.state.name.lower().replace("_", " ")
-                logger.log(level, "node %s: %s%s", node.name, words, f" ({node.why})" if node.why else "")
+                why = f" ({node.why})" if node.why else ""
+                logger.log(level, "node %s: %s%s", node.name, STATES[node.state], why)
         self._states = {node.name: node.state for node in nodes}
 
 

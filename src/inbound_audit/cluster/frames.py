@@ -36,7 +36,6 @@ MAX_PARTS = 256
 
 _MAGIC = b"ibac"
 _HEADER = struct.Struct("<4sBBHQQQIIQQ")
-_PARTS = struct.Struct("<II")
 _CRC = struct.Struct("<I")
 MIN_FRAME_BYTES = _HEADER.size + _CRC.size
 MAX_RECORDS_BYTES = MAX_FRAME_BYTES - MIN_FRAME_BYTES

@@ -22,14 +22,12 @@ MAX_FRAMES_AT_ONCE = 64
 class Sender:
     """What one node says. It belongs to one thread. `clock` is monotonic, in seconds."""
 
-    def __init__(self, node: str, epoch: int, trees: NodeTrees, clock: Callable[[], float]) -> None:
-        self.node = node
+    def __init__(self, epoch: int, trees: NodeTrees, clock: Callable[[], float]) -> None:
         self.epoch = epoch
         self.nodes = 1
         """How many nodes are heard: the agent sets it, and the pause grows with it."""
         self.silent = False
         """Whether this node says nothing, because a newer one has its name (`Receiver.duplicate`)."""
-        self.bytes = 0
         self._trees = trees
         self._said = trees.said()
         self._clock = clock
@@ -111,7 +109,6 @@ class Sender:
         data = pack(self._frame(type_, self._seq)._replace(base=self._content, records=records))
         if type_ == FrameType.DELTA:
             self._content = self._seq
-        self.bytes += len(data)
         return data
 
     def _frame(self, type_: FrameType, seq: int) -> Frame:

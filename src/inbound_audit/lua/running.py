@@ -59,9 +59,6 @@ def _asked_by_this_thread() -> set[int]:
     found, frame = set(), sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-        if frame.f_code.co_filename == _POLICY and "handle" in frame.f_locals:
+        if frame.f_globals.get("__name__") == "inbound_audit.lua.policy" and "handle" in frame.f_locals:
             found.add(frame.f_locals["handle"])
     return found
-
-
-_POLICY = __file__.replace("running.py", "policy.py")

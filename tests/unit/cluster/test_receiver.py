@@ -46,7 +46,7 @@ class Pair:
         before = self.own.own if hasattr(self, "own") else {}
         self.own = GoldTrees()
         self.own.own = before
-        self.sender = Sender("mx1", epoch, self.own, lambda: self.now)
+        self.sender = Sender(epoch, self.own, lambda: self.now)
 
     def open(self, host: int, sessions: int = 1) -> None:
         self.own.open((4, host), sessions)

@@ -16,7 +16,7 @@ class Speaker:
     def __init__(self) -> None:
         self.now = 100.0
         self.trees = GoldTrees()
-        self.sender = Sender("mx1", 7, self.trees, lambda: self.now)
+        self.sender = Sender(7, self.trees, lambda: self.now)
 
     def said(self, wait_s: float = 0.0) -> list[Frame]:
         self.now += wait_s

@@ -8,6 +8,7 @@ import gc
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,26 @@ class Echo(asyncio.Protocol):
         if data.startswith(b"fail"):
             raise RuntimeError("on purpose")
         self.transport.write(data)
+
+
+class Upgrading(Echo):
+    """It hands itself to `loop.start_tls` at "starttls"."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+
+    def data_received(self, data: bytes) -> None:
+        if data == b"starttls\r\n":
+            self.task = asyncio.get_running_loop().create_task(self.upgrade())
+        else:
+            super().data_received(data)
+
+    async def upgrade(self) -> None:
+        self.transport.write(b"go ahead\n")
+        loop = asyncio.get_running_loop()
+        upgraded = await loop.start_tls(self.transport, self, self._context, server_side=True)
+        assert isinstance(upgraded, asyncio.Transport)
+        self.transport = upgraded
 
 
 class SlottedEcho(Echo):
@@ -407,21 +428,7 @@ def test_tls_in_the_middle_of_a_connection(
 ) -> None:
     """The protocol hands itself to `loop.start_tls`; its `connection_lost` still comes through."""
 
-    class Upgrading(Echo):
-        def data_received(self, data: bytes) -> None:
-            if data == b"starttls\r\n":
-                self.task = asyncio.get_running_loop().create_task(self.upgrade())
-            else:
-                super().data_received(data)
-
-        async def upgrade(self) -> None:
-            self.transport.write(b"go ahead\n")
-            loop = asyncio.get_running_loop()
-            upgraded = await loop.start_tls(self.transport, self, tls[0], server_side=True)
-            assert isinstance(upgraded, asyncio.Transport)
-            self.transport = upgraded
-
-    with serving(counted(Upgrading, guard), way) as (_, address):
+    with serving(counted(partial(Upgrading, tls[0]), guard), way) as (_, address):
         peer = Peer(*address)
         peer.line()
         assert peer.ask(b"starttls") == b"go ahead\n"

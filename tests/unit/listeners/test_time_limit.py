@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from tests.support import listening
 from tests.support.listening import WAYS, Peer, serving
 from tests.support.waiting import end_of, eventually
 from tests.unit.listeners import test_listeners_aio, test_listeners_threads
-from tests.unit.listeners.test_listeners_aio import KINDS, Echo, echo_stream, streaming
+from tests.unit.listeners.test_listeners_aio import KINDS, Echo, Upgrading, echo_stream, streaming
 from tests.unit.listeners.test_listeners_threads import Forking, Serial, Threading
 
 from inbound_audit.listeners import Guard, TimeLimit, time_limit
@@ -159,21 +160,7 @@ def test_who_listens_is_not_cut_off_and_who_does_not_read_is(guard: Guard) -> No
 def test_tls_is_ended_too(guard: Guard, tls: tuple[ssl.SSLContext, ssl.SSLContext], starts_tls: bool) -> None:
     server_context, client_context = tls
 
-    class Upgrading(Echo):
-        def data_received(self, data: bytes) -> None:
-            if data == b"starttls\r\n":
-                self.task = asyncio.get_running_loop().create_task(self.upgrade())
-            else:
-                super().data_received(data)
-
-        async def upgrade(self) -> None:
-            self.transport.write(b"go ahead\n")
-            loop = asyncio.get_running_loop()
-            upgraded = await loop.start_tls(self.transport, self, server_context, server_side=True)
-            assert isinstance(upgraded, asyncio.Transport)
-            self.transport = upgraded
-
-    factory = counted(Upgrading, guard, idle_s=0.5)
+    factory = counted(partial(Upgrading, server_context), guard, idle_s=0.5)
     with serving(factory, WAYS[0], ssl=None if starts_tls else server_context) as (_, address), Peer(*address) as peer:
         if starts_tls:
             assert peer.line() == b"hello\n"
