@@ -7,7 +7,8 @@
           --- series "300,6" --> ring of this process --> ring of another process
 
 A service is a list of trees: those of this process, and those of other owners that are attached. A series is a list of
-rings, one for each owner that records in it; a ring has one tree per window.
+rings, one for each owner that records in it; a ring has one tree per window. What the other nodes of a cluster have
+recorded in it is a series of its own (`remote`), with one ring: that of the agent.
 
 `inbound_cidr` is not a service of its own: it is the view of all SMTP sessions of the cluster. Its list has a tree for
 each other node (room `node_tree`), and ends in the list of SMTP, so a host without a cluster is a cluster of one. Each
@@ -28,6 +29,8 @@ from inbound_audit._core.layout cimport MAX_NAME, Arena, Label
 cdef extern from "inbound_audit/_core/bits.h":
     Ring *load_ring "ia_acquire"(Ring **) noexcept nogil
     void publish_ring "ia_publish"(Ring **, Ring *) noexcept nogil
+    Series *load_series "ia_acquire"(Series **) noexcept nogil
+    void publish_series "ia_publish"(Series **, Series *) noexcept nogil
     Tree *load_tree "ia_acquire"(Tree **) noexcept nogil
     void publish_tree "ia_publish"(Tree **, Tree *) noexcept nogil
 
@@ -49,6 +52,7 @@ cdef enum Kind:
     WINDOW = 1              # of a series
     REMOTE = 2              # the sessions of another node, as it said them: service SMTP, and the node's name
     SUM = 3                 # the sum over all trees of kind REMOTE in the same file
+    REMOTE_WINDOW = 4       # the sum over a window of a series of the other nodes
 
 # What this host knows of another node; 0: the tree is not in use.
 cdef enum NodeState:
@@ -66,6 +70,12 @@ cdef enum Scope:
     REJECTIONS = 2
     ADDRESSES = 3           # of a named series
     STRINGS = 4             # of a named series; the addresses are hashes
+
+# Which hosts of a cluster count what a host records in a series.
+cdef enum Replicate:
+    REPLICATE_NONE = 0
+    REPLICATE_CLUSTER = 1   # all
+    REPLICATE_MANAGER = 2   # those whose agent is a manager
 
 # May a session be opened in a tree?
 cdef enum State:
@@ -123,6 +133,8 @@ cdef struct Series:
     Owner *owner
     Ring *first             # of the rings of all owners; published
     Ring *spare             # of the rings that may be used again
+    Series *remote          # the same series of the other nodes, in the agent's file; published; NULL: none is known
+    u32 replicate           # Replicate
     # the ring of this process
     Ring *own               # NULL: this process does not record in the series
     u32 lock                # the writer lock of the ring
