@@ -6,6 +6,7 @@ or a socket of its own. So a number is compared with the file's identity before 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -111,6 +112,34 @@ def open_regular(path: str | os.PathLike[str], flags: int, mode: int = 0o600, *,
         opened.close()
         raise OSError(0, "it is not a regular file", os.fspath(path))
     return opened
+
+
+def make_directory(path: str | os.PathLike[str], mode: int = 0o700) -> bool:
+    """Makes a directory, unless one has that name. Returns whether it was made: one that is there stays as it is.
+
+    Raises OSError with the true cause: what has the name is asked itself. (`os.makedirs` and `Path.mkdir` say "file
+    exists" for a directory that could not be read.)
+    """
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path)) from None
+        return False
+    return True
+
+
+def make_directories(path: str, mode: int = 0o700, mode_above: int = 0o700) -> None:
+    """As `make_directory`, with those above that are missing. What was made survives a power failure. Raises
+    OSError."""
+    try:
+        made = make_directory(path, mode)
+    except FileNotFoundError:
+        make_directories(os.path.dirname(path), mode_above, mode_above)
+        made = make_directory(path, mode)
+    if made:
+        with contextlib.suppress(PermissionError):  # the directory above may be one that we can't read
+            sync_directory(os.path.dirname(path))
 
 
 def sync_directory(path: str | os.PathLike[str]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit.cli.failure import Failure, reason
-from inbound_audit.descriptor import sync_directory
+from inbound_audit.descriptor import make_directories, sync_directory
 from inbound_audit.log_limiter import LogLimiter
 
 if TYPE_CHECKING:
@@ -52,16 +52,17 @@ class Maildir(Discard):
 
     def __init__(self, directory: str) -> None:
         super().__init__()
+        path = Path(os.path.abspath(directory))
         try:
             for part in ("tmp", "new", "cur"):
-                Path(directory, part).mkdir(mode=0o700, parents=True, exist_ok=True)
-            for above in (Path(directory), *Path(os.path.abspath(directory)).parents):
+                make_directories(str(path / part), mode_above=0o777)
+            for above in (path, *path.parents):  # also what a process had made that ended before this
                 with contextlib.suppress(PermissionError):  # one that we can't read was not made by us
                     sync_directory(above)
+            self._box = _open_box(path)
         except OSError as error:
             raise Failure(f"--maildir {directory}: {reason(error)}") from None
-        self._new = os.path.join(os.path.abspath(directory), "new")
-        self._box = mailbox.Maildir(directory, factory=None)
+        self._new = path / "new"
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="maildir")
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
@@ -81,6 +82,16 @@ class Maildir(Discard):
 
     def close(self) -> None:
         self._writer.shutdown()
+
+
+def _open_box(path: Path) -> mailbox.Maildir:
+    """The standard library's Maildir of a directory. Raises OSError with the true cause: the library takes one that it
+    can't read for one that is not there."""
+    try:
+        return mailbox.Maildir(path, factory=None, create=False)
+    except mailbox.NoSuchMailboxError:
+        os.stat(path)
+        return mailbox.Maildir(path, factory=None, create=False)
 
 
 class _Pieces:

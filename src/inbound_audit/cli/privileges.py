@@ -22,6 +22,7 @@ import inbound_audit
 from inbound_audit.cli import landlock
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.settings import Settings
+from inbound_audit.descriptor import make_directory
 from inbound_audit.lua.world import room
 from inbound_audit.persist import default_directory
 from inbound_audit.shared import directory_of, find_directory
@@ -121,11 +122,9 @@ def _load_everything() -> None:
 def _make_for(uid: int, gid: int, path: str) -> None:
     """Makes a directory for a user alone. One that is there stays as it is."""
     for parent in reversed(Path(path).parents):
-        if not parent.is_dir():
-            parent.mkdir()
+        if make_directory(parent, 0o755):
             parent.chmod(0o755)  # whatever the umask is: the user must reach what lies in it
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
+    if make_directory(path):
         os.chown(path, uid, gid, follow_symlinks=False)
 
 

@@ -6,12 +6,11 @@ belongs to another user or lets others write is refused and left as it is.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 
 from inbound_audit._ipcount import shared_mode_possible
-from inbound_audit.descriptor import sync_directory
+from inbound_audit.descriptor import make_directories
 from inbound_audit.errors import SharedStateError, cause_of
 from inbound_audit.shared.directory import Directory
 from inbound_audit.shared.places import first_of
@@ -51,7 +50,7 @@ class StateDirectory(Directory):
         if not shared_mode_possible():
             raise SharedStateError(f"{self.path}: series that are persisted or logged need Linux")
         try:
-            _make(self.path)
+            make_directories(self.path)
             found = self._open()
         except OSError as error:
             raise SharedStateError(f"{self.path}: no state can be kept there: {cause_of(error)}") from None
@@ -63,20 +62,6 @@ class StateDirectory(Directory):
     def sync(self) -> None:
         """Makes renames and removals survive a power failure. Raises OSError."""
         os.fsync(self.fd)
-
-
-def _make(path: str) -> None:
-    """Makes a directory and those above it that are missing, each 0700. They survive a power failure."""
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        return
-    except FileNotFoundError:
-        _make(os.path.dirname(path))
-        with contextlib.suppress(FileExistsError):  # of several processes that start together each does this
-            os.mkdir(path, 0o700)
-    with contextlib.suppress(PermissionError):  # the directory above may be one that we can't read
-        sync_directory(os.path.dirname(path))
 
 
 def _why_not(found: os.stat_result) -> str | None:

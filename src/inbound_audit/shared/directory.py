@@ -15,7 +15,7 @@ import os
 import stat
 
 from inbound_audit._ipcount import shared_mode_possible
-from inbound_audit.descriptor import Descriptor, Identity, open_file
+from inbound_audit.descriptor import Descriptor, Identity, make_directory, open_file
 from inbound_audit.errors import SharedStateError, cause_of
 from inbound_audit.shared.places import (
     ROOT_VARIABLE,
@@ -141,10 +141,9 @@ class SharedDirectory(Directory):
 
     def _make(self) -> None:
         try:
-            if os.path.dirname(self.path) == SERVICES_ROOT and os.geteuid() == 0:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(SERVICES_ROOT)
-                    os.chmod(SERVICES_ROOT, 0o755)  # only root writes beside it: it can't be another's by now
+            for_services = os.path.dirname(self.path) == SERVICES_ROOT and os.geteuid() == 0
+            if for_services and make_directory(SERVICES_ROOT, 0o755):
+                os.chmod(SERVICES_ROOT, 0o755)  # only root writes beside it: it can't be another's by now
             with contextlib.suppress(FileExistsError, FileNotFoundError):  # the latter as when it is opened
                 os.mkdir(self.path, 0o700)
         except OSError as error:

@@ -22,7 +22,7 @@ from inbound_audit.cli.console.result import ResultWriter
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import plural
-from inbound_audit.descriptor import open_regular
+from inbound_audit.descriptor import make_directories, open_regular
 from inbound_audit.errors import InboundAuditError
 from inbound_audit.persist.state_directory import user_state_directory
 
@@ -158,7 +158,7 @@ def _history(context: ConsoleContext) -> History:
 
     path = history_path()
     try:
-        os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+        make_directories(os.path.dirname(path))
         _make_private(path)
     except OSError as error:
         context.note(f"{path}: the history is not kept: {reason(error)}")
