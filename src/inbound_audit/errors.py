@@ -47,7 +47,7 @@ def cause_of(error: int | OSError) -> str:
     """The cause of an error of the system, by its number, and what to do about it."""
     number = error.errno if isinstance(error, OSError) else error
     if not number:
-        return str(error)
+        return str(error.strerror or error) if isinstance(error, OSError) else str(error)
     advice = _WHAT_TO_DO.get(number)
     return os.strerror(number) + (f" ({advice})" if advice else "")
 

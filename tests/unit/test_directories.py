@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.failing_calls import Failing
 
 from inbound_audit.cli import privileges
 from inbound_audit.cli.console import session
@@ -59,24 +60,6 @@ MAKERS = [a_maildir, a_state_directory, a_history, one_of_serve, one]
 @pytest.fixture(autouse=True)
 def _home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/nowhere")  # put back afterwards
-
-
-class Failing:
-    """The n-th call of a function of `os` for what lies in a directory fails."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Path, name: str, number: int) -> None:
-        self._real: Callable[..., Any] = getattr(os, name)
-        self._place = str(place)
-        self._error = number
-        self.fails_at = self.calls = 0
-        monkeypatch.setattr(os, name, self._call)
-
-    def _call(self, path: Any, *arguments: Any, **keywords: Any) -> Any:
-        if not isinstance(path, int) and os.fspath(path).startswith(self._place):
-            self.calls += 1
-            if self.calls == self.fails_at:
-                raise OSError(self._error, os.strerror(self._error), os.fspath(path))
-        return self._real(path, *arguments, **keywords)
 
 
 @pytest.mark.parametrize("make", MAKERS)

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,7 @@ from inbound_audit.cli import logs, params
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.service_manager import ServiceManager
 from inbound_audit.errors import CapacityError, ClusterError, SharedStateError
+from inbound_audit.regular_file import read_setting
 
 if TYPE_CHECKING:
     from inbound_audit.cluster.agent_lock import AgentLock
@@ -41,7 +41,7 @@ def _joined(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        lines = read_setting(path).decode().splitlines()
     except OSError as error:
         raise ClusterError(f"--join-file {path}: {reason(error)}") from None
     except UnicodeDecodeError:

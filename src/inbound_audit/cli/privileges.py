@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import importlib
+import logging
 import os
 import pkgutil
 import pwd
@@ -23,9 +24,13 @@ from inbound_audit.cli import landlock
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.settings import Settings
 from inbound_audit.descriptor import make_directory
+from inbound_audit.errors import SharedStateError
 from inbound_audit.lua.world import room
 from inbound_audit.persist import default_directory
+from inbound_audit.regular_file import real_path
 from inbound_audit.shared import directory_of, find_directory
+
+logger = logging.getLogger("inbound_audit.serve")
 
 _PR_SET_KEEPCAPS = 8
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -89,22 +94,40 @@ def restrict(settings: Settings) -> None:
                 try:
                     _make_for(-1, -1, path)
                 except OSError as error:  # later it would be out of reach, which is not why
-                    if settings.maildir is not None and path == os.path.abspath(settings.maildir):
-                        raise Failure(f"--maildir {settings.maildir}: {reason(error)}") from None
+                    _raise_if_needed(settings, path, error)
             landlock.restrict(_readable(settings), [*writable, "/dev/null"])
     except OSError as error:
         raise Failure(f"cannot restrict this process: {reason(error)}; --no-landlock leaves out Landlock") from None
 
 
 def _own_directories(settings: Settings, uid: int) -> Iterator[str]:
-    """The directories that a user's process writes to."""
+    """The directories that a user's process writes to. Raises Failure and OSError."""
     yield settings.state or default_directory()
     if settings.maildir is not None:
         yield os.path.abspath(settings.maildir)
     if settings.shared is not None:
-        path = find_directory(settings.shared, str(uid))
-        theirs = os.path.isdir(path) and os.stat(path).st_uid == uid
-        yield path if theirs else directory_of(settings.shared)
+        try:
+            path = find_directory(settings.shared, str(uid))
+            yield path if _belongs_to(uid, path) else directory_of(settings.shared)
+        except SharedStateError as error:
+            raise Failure(f"--shared: {error}") from None
+
+
+def _raise_if_needed(settings: Settings, path: str, error: OSError) -> None:
+    """Raises Failure if `serve` can't do without a directory that could not be made. State may never be kept."""
+    if settings.maildir is not None and path == os.path.abspath(settings.maildir):
+        raise Failure(f"--maildir {settings.maildir}: {reason(error)}") from None
+    if path != (settings.state or default_directory()):
+        raise Failure(f"--shared: {path}: {reason(error)}") from None
+    if settings.state is not None:
+        logger.warning("--state %s: no state can be kept there: %s", path, reason(error))
+
+
+def _belongs_to(uid: int, path: str) -> bool:
+    try:
+        return os.stat(path).st_uid == uid
+    except FileNotFoundError:
+        return False
 
 
 def _load_everything() -> None:
@@ -133,7 +156,7 @@ def _readable(settings: Settings) -> Iterator[str]:
     needed."""
     for path in filter(None, (settings.policy, settings.tls_cert, settings.tls_key)):
         yield os.path.dirname(os.path.abspath(path))
-        yield os.path.dirname(os.path.realpath(path))
+        yield str(real_path(path).parent)
     yield from settings.policy_dir
     yield os.path.dirname(os.__file__)
     yield from filter(os.path.isabs, sys.path[1:])  # the first is the directory of the program, or the current one

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import ssl
-from collections.abc import Iterator
-from typing import Final
 
 from inbound_audit.cli.failure import Failure, reason
-from inbound_audit.descriptor import open_regular
-
-MAX_BYTES: Final = 1 << 20
-"""Bytes of a certificate chain, and of a key: some kilobytes are usual."""
+from inbound_audit.regular_file import named_regular
 
 
 class Certificate:
@@ -31,8 +25,8 @@ class Certificate:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
             with contextlib.ExitStack() as opened:
-                chain = opened.enter_context(_checked(self._chain))
-                key = opened.enter_context(_checked(self._key)) if self._key else None
+                chain = opened.enter_context(named_regular(self._chain))
+                key = opened.enter_context(named_regular(self._key)) if self._key else None
                 # Without a password OpenSSL asks the terminal for that of an encrypted key.
                 context.load_cert_chain(chain, key, password=lambda: b"")
         except ssl.SSLError as error:
@@ -41,13 +35,3 @@ class Certificate:
         except OSError as error:
             raise Failure(f"{names}: {reason(error)}") from None
         return context
-
-
-@contextlib.contextmanager
-def _checked(path: str) -> Iterator[str]:
-    """A name of the file that was checked, whatever is put into its place meanwhile. Raises OSError."""
-    with open_regular(path, os.O_RDONLY) as opened:
-        if os.fstat(opened.number).st_size > MAX_BYTES:
-            raise OSError(0, f"it is larger than {MAX_BYTES} bytes", path)
-        name = f"/proc/self/fd/{opened.number}"
-        yield name if os.path.exists(name) else path  # a changed root may have no /proc

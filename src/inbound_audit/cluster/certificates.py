@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 
 from inbound_audit.errors import ClusterError, cause_of
+from inbound_audit.regular_file import named_regular
 
 
 def check_certificate(chain: str, key: str, authority: str, node: str) -> None:
@@ -14,7 +15,8 @@ def check_certificate(chain: str, key: str, authority: str, node: str) -> None:
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     try:
-        client.load_verify_locations(authority)
+        with named_regular(authority) as checked:
+            client.load_verify_locations(checked)
     except ssl.SSLError:
         raise ClusterError(f"--tls-ca {authority}: not a PEM certificate") from None
     except OSError as error:
@@ -30,8 +32,9 @@ def check_certificate(chain: str, key: str, authority: str, node: str) -> None:
 def _server(chain: str, key: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # Without a password OpenSSL would ask the terminal for that of an encrypted key.
-        context.load_cert_chain(chain, key, password=lambda: b"")
+        with named_regular(chain) as checked, named_regular(key) as checked_key:
+            # Without a password OpenSSL would ask the terminal for that of an encrypted key.
+            context.load_cert_chain(checked, checked_key, password=lambda: b"")
     except ssl.SSLError as error:
         why = error.reason or error
         raise ClusterError(

@@ -10,11 +10,11 @@ import ipaddress
 import logging
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from inbound_audit.cluster.frames import is_name
 from inbound_audit.errors import ClusterError, cause_of, did_you_mean
+from inbound_audit.regular_file import read_setting
 
 logger = logging.getLogger("inbound_audit.cluster")
 
@@ -83,7 +83,7 @@ class EngineSettings(NamedTuple):
         if self.password_file is None:
             return None
         try:
-            return Path(self.password_file).read_text("utf-8").partition("\n")[0]
+            return read_setting(self.password_file).decode().partition("\n")[0].removesuffix("\r")
         except (OSError, UnicodeDecodeError) as error:
             why = cause_of(error) if isinstance(error, OSError) else "is not text"
             raise ClusterError(f"--password-file {self.password_file}: {why}") from None

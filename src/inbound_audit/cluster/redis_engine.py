@@ -23,7 +23,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,6 +42,7 @@ from inbound_audit.cluster.engine import (
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES, MAX_PARTS, is_name
 from inbound_audit.errors import ClusterError, cause_of
 from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.regular_file import read_setting
 
 logger = logging.getLogger("inbound_audit.cluster")
 
@@ -113,7 +113,7 @@ def _tls(settings: EngineSettings) -> dict[str, Any]:
     ):
         try:
             if file is not None:
-                Path(file).read_bytes()
+                read_setting(file)
         except OSError as error:
             raise ClusterError(f"{option} {file}: {cause_of(error)}") from None
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -58,7 +59,7 @@ class Sources:
             except PolicyError as error:
                 tried.append(str(error))
                 continue
-            if path.is_file():
+            if _is_file(path):
                 return self._read(path)
             tried.append(f"no file '{path}'")
         raise PolicyError(f"module '{module}' not found: {', '.join(tried) or 'package.path is empty'}")
@@ -74,3 +75,13 @@ class Sources:
             return str(path.absolute().relative_to(self.directories.own))
         except ValueError:
             return str(path)
+
+
+def _is_file(path: Path) -> bool:
+    """Raises PolicyError if that can't be said: `Path.is_file` takes a file that can't be reached for none."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise PolicyError(f"{path}: {error.strerror}") from None

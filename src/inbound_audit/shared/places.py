@@ -12,7 +12,7 @@ import pwd
 import re
 import stat
 
-from inbound_audit.errors import SharedStateError
+from inbound_audit.errors import SharedStateError, cause_of
 
 SERVICES_ROOT = "/run/inbound_audit"
 """Of services. It belongs to root or to the service's user, and no other user may write to it."""
@@ -102,8 +102,10 @@ def _is_in_memory(mounted: str) -> bool:
 def _status_of(path: str) -> os.stat_result | None:
     try:
         return os.lstat(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # what this user can't reach is not its own
         return None
+    except OSError as error:  # it may be there: another place would split the counts
+        raise SharedStateError(f"{path}: {cause_of(error)}") from None
 
 
 def first_of(variable: str) -> str:

@@ -1,0 +1,28 @@
+"""A function of `os` that fails once: for unit tests of what becomes of a call to the system that fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Failing:
+    """The n-th call of a function of `os` for what lies in a directory fails."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Path, name: str, number: int) -> None:
+        self._real: Callable[..., Any] = getattr(os, name)
+        self._place = str(place)
+        self.error = number
+        self.fails_at = self.calls = 0
+        monkeypatch.setattr(os, name, self._call)
+
+    def _call(self, path: Any, *arguments: Any, **keywords: Any) -> Any:
+        if not isinstance(path, int) and os.fspath(path).startswith(self._place):
+            self.calls += 1
+            if self.calls == self.fails_at:
+                raise OSError(self.error, os.strerror(self.error), os.fspath(path))
+        return self._real(path, *arguments, **keywords)
