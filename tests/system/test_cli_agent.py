@@ -99,6 +99,8 @@ def test_two_agents_count_each_other_and_one_takes_over(
             assert one.nodes() == {"mx1": ("this host", 1), "mx2": ("heard", 1)}
             check_views(one)
             second = one.start()
+            assert second.stderr
+            assert any("this one waits" in line for line in second.stderr)  # from now on it receives signals
             first.kill()
             eventually(lambda: here.inbound_session_count("192.0.2.0/24", "inbound_cidr") == 2 and len(here.nodes) == 2)
         eventually(lambda: there.total("inbound_cidr") == 0)
