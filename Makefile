@@ -110,7 +110,7 @@ bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.m
 	$(PY) -m benchmarks.report
 
 bench-cluster: $(HAVE)-bench ## the rows of a cluster alone: counts over nodes, what an agent pays, real agents
-	$(PYTEST) benchmarks/bench_nodes.py benchmarks/bench_cluster.py -q --benchmark-quiet --benchmark-json=.bench/cluster.json $(ARGS)
+	$(PYTEST) benchmarks/bench_nodes.py benchmarks/bench_cluster.py benchmarks/bench_agents.py -q --benchmark-quiet --benchmark-json=.bench/cluster.json $(ARGS)
 	$(PY) -m benchmarks.report --json .bench/cluster.json
 
 # The same hot calls in instructions, by valgrind: for a machine that is never quiet.

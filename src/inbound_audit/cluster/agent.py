@@ -42,13 +42,18 @@ MAX_FRAMES_A_STEP = 500
 """Frames that are handled before this node speaks again: some 15 ms."""
 
 MAX_WAIT_S = 0.05
-"""Seconds of the longest wait of the loop: leases end."""
+"""Seconds of the longest wait of the loop, and between two checks of all nodes: whose lease ends, whose snapshot is
+wanted. A frame that comes in between costs nothing for each node."""
 
 ASK_TIMEOUT_S = 2.0
 """Seconds that a node has to send its snapshot."""
 
 ASKING = 4
 """Snapshots that are asked for at once: a node that does not answer holds up no other."""
+
+STEP_PER_NODE_S, MAX_STEP_S = 0.0001, 0.02
+"""Seconds from one step of the loop to the next, per node and at most. Frames that come meanwhile are handled together,
+since to wake up costs more than to handle one; the other nodes wait longer than that before they speak again."""
 
 MIN_SUMMED = 50
 """With so many other nodes their sum is kept as a tree of its own, which a process counts in place of theirs."""
@@ -135,7 +140,7 @@ class Agent:
         self._unsent = 0
         self._states: dict[str, State] = {}
         self._warned = False
-        self._chores_at = 0.0
+        self._nodes_at = self._chores_at = 0.0
         self._command = requests.Command(lambda series, request: self.status(), {}, {})
         requests.COMMANDS["cluster"] = self._command
 
@@ -175,6 +180,7 @@ class Agent:
             self._open(self._make_engine(self._settings))
             while not self._stops:
                 self._step(self._inbox.take(self._pause_s()))
+                time.sleep(min(STEP_PER_NODE_S * self._sender.nodes, MAX_STEP_S))
                 if self._reloads:
                     self._reloads = False
                     self._reopen()
@@ -200,8 +206,11 @@ class Agent:
             for node, frame in taken:
                 self._receiver.heard(node, frame, time.monotonic())
             now = time.monotonic()
-            self._receiver.tick(now)
-            wanted = self._receiver.asks(now)
+            wanted: list[str] = []
+            if now >= self._nodes_at:
+                self._nodes_at = now + MAX_WAIT_S
+                self._receiver.tick(now)
+                wanted = self._receiver.asks(now)
             self._sender.nodes = len(self._receiver.nodes)
             self._sender.silent = self._receiver.duplicate
             frames = self._sender.frames(now)

@@ -1,0 +1,66 @@
+"""One process that speaks for many nodes of a cluster, in the place of their agents.
+
+    python -m benchmarks.choir ADDRESS NODES CHANGES_PER_S PAUSE_S SECONDS
+
+Each node says the same: a frame of CHANGES_PER_S * PAUSE_S changes at each pause, or a heartbeat. All go over one
+connection of Zenoh to the agent that listens at ADDRESS.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from time import monotonic, sleep
+
+from benchmarks.workloads import WORKLOADS
+from inbound_audit import InboundAudit
+from inbound_audit._ipcount import NodeTrees
+from inbound_audit.cluster.sender import Sender
+
+CLUSTER = "bench"
+
+
+def frames_of(changes: int, pause_s: float, frames: int) -> list[bytes]:
+    """What a node says, a frame a pause: a first state, then half of it goes and comes."""
+    now = [0.0]
+    said: list[bytes] = []
+    with InboundAudit(capacity=1 << 24) as audit:
+        smtp = audit.listener("SMTP")
+        sender = Sender(1, NodeTrees(audit), lambda: now[0])
+        addresses = WORKLOADS["random"].texts(changes)
+        kept = {address: smtp.session(address) for address in addresses}
+        while len(said) < frames:
+            said += sender.frames(now[0])
+            for address in addresses:
+                if address in kept:
+                    kept.pop(address).close()
+                else:
+                    kept[address] = smtp.session(address)
+            now[0] += pause_s
+        for session in kept.values():
+            session.close()
+    return said
+
+
+def main() -> None:
+    import zenoh
+
+    address, nodes, changes, pause, seconds = sys.argv[1:]
+    pause_s = float(pause)
+    said = frames_of(int(float(changes) * pause_s), pause_s, int(float(seconds) / pause_s))
+    config = zenoh.Config()
+    for path, value in {"mode": "client", "connect/endpoints": [address]}.items():
+        config.insert_json5(path, json.dumps(value))
+    with zenoh.open(config) as session:
+        voices = [session.declare_publisher(f"ia/{CLUSTER}/choir{at}/d") for at in range(int(nodes))]
+        began = monotonic()
+        for number, frame in enumerate(said):
+            for at, voice in enumerate(voices):
+                due = began + (number + at / len(voices)) * pause_s
+                if due > monotonic() + 0.001:
+                    sleep(due - monotonic())
+                voice.put(frame)
+
+
+if __name__ == "__main__":
+    main()
