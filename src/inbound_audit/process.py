@@ -270,6 +270,15 @@ class BackgroundThread:
                 self._thread = None
 
 
+def start_missing_threads() -> None:
+    """Starts the background threads that could not be started when they were needed: the system had none to give. The
+    lock of a stage is held, so no fork is on its way."""
+    for thread in list(_threads):
+        if thread.members and not thread.runs:
+            with contextlib.suppress(RuntimeError):  # was logged when it was needed
+                thread.start()
+
+
 # ---- forks and exit
 
 _paused: list[BackgroundThread] = []  # those that run again in the parent; under both locks

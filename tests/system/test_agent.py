@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.fake_engine import FakeEngine, FakeNetwork
@@ -222,6 +223,45 @@ def test_an_engine_that_does_not_open_is_the_end(place: Path) -> None:
 
     agent = Agent("mx1", None, lambda: EngineSettings("eu", "mx1"), lambda settings: Broken(FakeNetwork(), "mx1"))
     with pytest.raises(ClusterError, match="address in use"):
+        agent.run()
+
+
+def test_threads_that_can_not_be_started_end_no_agent(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Asking for a snapshot, and opening an engine, take threads."""
+    one = hosts("mx1")
+    opens = FakeEngine.open
+
+    def no_thread(engine: FakeEngine, *callbacks: Any) -> None:
+        raise ClusterError("--engine fake: can't start new thread")
+
+    with hosts("mx2").smtp.session("192.0.2.8"):
+        eventually(lambda: one.count() == 1)
+        monkeypatch.setattr(FakeEngine, "open", no_thread)
+        one.agent.reload()
+        eventually(lambda: any("can't start new thread; it is tried again" in line for line in caplog.messages))
+        eventually(lambda: one.count() == 0)  # nothing is heard
+        monkeypatch.setattr(FakeEngine, "open", opens)
+        eventually(lambda: one.count() == 1)
+        real = threading.Thread.start
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: _starts(thread, real, first="_0"))
+        with hosts("mx3").smtp.session("192.0.2.9"), hosts("mx4").smtp.session("192.0.2.10"):
+            eventually(lambda: one.count() == 3)
+    assert one.failure is None
+
+
+def _starts(thread: threading.Thread, real: Callable[[threading.Thread], None], first: str = "none") -> None:
+    """No thread that asks starts, but the `first` of an agent."""
+    if thread.name.startswith("inbound_audit cluster") and not thread.name.endswith(first):
+        raise RuntimeError("can't start new thread")
+    real(thread)
+
+
+def test_no_agent_without_a_thread_that_asks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Agent("mx1", None, lambda: EngineSettings("eu", "mx1"), lambda settings: FakeEngine(FakeNetwork(), "mx1"))
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: _starts(thread, lambda thread: None))
+    with pytest.raises(ClusterError, match="can't start new thread"):
         agent.run()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -558,3 +560,46 @@ def test_a_server_that_refuses_is_reported_and_tried_again(guarded, wrong, tmp_p
         eventually(lambda: text in caplog.text.replace("invalid username-password pair", "WRONGPASS"), "it is reported")
         assert node.links == [False]
         assert node.ask("mx2", 0.2) is None
+
+
+MISSING_THREADS = """
+import sys, threading
+from inbound_audit.cluster.engine import EngineSettings, open_engine
+from inbound_audit.errors import ClusterError
+
+kind, listen, join = sys.argv[1:]
+settings = EngineSettings("eu", "mx1", (listen,) if listen else (), (join,) if join else ())
+start, missing = threading.Thread.start, []
+
+def start_unless_missing(thread):
+    if any(name in thread.name for name in missing):
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+def opened():
+    engine = open_engine(kind, settings)
+    engine.open(lambda *frame: None, lambda: [], lambda up: None, lambda node: None)
+    return engine
+
+threading.Thread.start = start_unless_missing
+for name in ("answers",) if kind == "zenoh" else ("reads", "writes"):
+    missing[:] = [name]
+    try:
+        opened()
+    except ClusterError as error:
+        assert str(error) == f"--engine {kind}: can't start new thread", error
+    else:
+        raise AssertionError(f"it opened without {name}")
+    assert threading.enumerate() == [threading.main_thread()]
+missing.clear()
+engine = opened()  # nothing of those before is in its way, such as their address
+missing[:] = ["inbound_audit"]
+engine.close()
+assert threading.enumerate() == [threading.main_thread()]
+"""
+
+
+def test_a_thread_that_can_not_be_started_is_named_and_nothing_is_left(real):
+    settings = real.settings("mx1")
+    first = [next(iter(addresses), "") for addresses in (settings.listen, settings.join)]
+    subprocess.run([sys.executable, "-c", MISSING_THREADS, real.kind, *first], check=True)

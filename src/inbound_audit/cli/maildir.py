@@ -44,7 +44,7 @@ class Discard:
 class Maildir(Discard):
     """An aiosmtpd handler that writes each message into a Maildir, and replies 250 when it is written.
 
-    Raises Failure if the directory can't be made.
+    Raises Failure if the directory can't be made, or no thread can be started.
 
     One thread writes: a slow disk delays only the sessions that wait for it, and the standard library's Maildir names
     its files by a counter that is not safe in two threads.
@@ -64,6 +64,10 @@ class Maildir(Discard):
             raise Failure(f"--maildir {directory}: {reason(error)}") from None
         self._new = path / "new"
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="maildir")
+        try:
+            self._writer.submit(os.getpid)  # starts the thread: no message finds that the system has none to give
+        except RuntimeError as error:
+            raise Failure(f"--maildir {directory}: {error}") from None
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         message: Any = _Pieces(trace(server, session, envelope), envelope.original_content or b"")

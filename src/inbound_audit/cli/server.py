@@ -11,8 +11,9 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import click
 
@@ -27,8 +28,11 @@ from inbound_audit.cli.tls import Certificate
 from inbound_audit.errors import CapacityError, MonitorError, SharedStateError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.smtp import SMTPFactory, protocol_factory
+from inbound_audit.policy.base import ConnectPolicy
 
 logger = logging.getLogger("inbound_audit.serve")
+
+_T = TypeVar("_T")
 
 BACKLOG = 512
 SWITCH_S = 0.0005
@@ -199,12 +203,14 @@ class Server:
     async def _reload(self) -> Problem | None:
         """Loads the policy and the certificate again, both or none. Open sessions keep the policy that accepted them.
 
-        In threads: sessions go on while files are read, the script compiles and its `init` runs.
+        In a thread: sessions go on while files are read, the script compiles and its `init` runs.
         """
         try:
-            context = await asyncio.to_thread(self._certificate.load) if self._certificate else None
-            if self._policies.reloadable:
-                self._guard.policy = await asyncio.to_thread(self._policies.make, self._audit)
+            # A thread of this reload alone: an order that found no thread is not carried out later.
+            with ThreadPoolExecutor(1, "inbound_audit reload") as thread:
+                context, policy = await _started(thread, self._load)
+            if policy is not None:
+                self._guard.policy = policy
             if context is not None:
                 self._factory.present(context)
         except Failure as failure:
@@ -214,6 +220,11 @@ class Server:
         if not (self._policies.reloadable or self._certificate):
             return logging.WARNING, "nothing to reload: limits given by --limit stay until a restart"
         return None
+
+    def _load(self) -> tuple[ssl.SSLContext | None, ConnectPolicy | None]:
+        """What can be reloaded. Raises Failure."""
+        context = self._certificate.load() if self._certificate else None
+        return context, self._policies.make(self._audit) if self._policies.reloadable else None
 
     def _reloaded(self, problem: Problem | None) -> None:
         if problem:
@@ -231,6 +242,14 @@ class Server:
         if not settings.quiet:
             self._periodic.write()
         self._report.stopped(self.figures(), cut)
+
+
+def _started(thread: ThreadPoolExecutor, job: Callable[[], _T]) -> asyncio.Future[_T]:
+    """The result of a job in a thread. Raises Failure if the thread can't be started."""
+    try:
+        return asyncio.get_running_loop().run_in_executor(thread, job)
+    except RuntimeError as error:
+        raise Failure(str(error)) from None
 
 
 def _log_unless_reset(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_war
 from inbound_audit.cluster.receiver import NodeState, Receiver, State
 from inbound_audit.cluster.sender import Sender
 from inbound_audit.errors import CapacityError, ClusterError
+from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.nodes import STATES
 from inbound_audit.series import requests
 
@@ -140,6 +141,7 @@ class Agent:
         self._unsent = 0
         self._states: dict[str, State] = {}
         self._warned = False
+        self._log = LogLimiter(logger)
         self._nodes_at = self._chores_at = 0.0
         self._command = requests.Command(lambda series, request: self.status(), {}, {})
         requests.COMMANDS["cluster"] = self._command
@@ -174,9 +176,10 @@ class Agent:
     # ---- the loop
 
     def run(self) -> None:
-        """Returns after `stop`. Raises ClusterError if the engine can't be opened with the settings, and what `chore`
-        raises."""
+        """Returns after `stop`. Raises ClusterError if the engine can't be opened with the settings, or no thread can
+        be started, and what `chore` raises."""
         try:
+            self._start_to_ask()
             self._open(self._make_engine(self._settings))
             while not self._stops:
                 self._step(self._inbox.take(self._pause_s()))
@@ -218,7 +221,18 @@ class Agent:
         for node in wanted:
             if node not in self._asked:
                 self._asked.add(node)
-                self._askers.submit(self._ask, node)
+                try:
+                    self._askers.submit(self._ask, node)
+                except RuntimeError as error:  # it is asked by a thread that is there, or when it is wanted again
+                    self._asked.discard(node)
+                    self._log.report(logging.WARNING, "fewer threads ask for snapshots than may: %s", error, kind="ask")
+
+    def _start_to_ask(self) -> None:
+        """Starts the first thread that asks: later the system may have none to give. Raises ClusterError."""
+        try:
+            self._askers.submit(time.monotonic)
+        except RuntimeError as error:
+            raise ClusterError(f"no snapshot of another node can be asked for: {error}") from None
 
     def _publish(self, frames: Iterable[bytes]) -> None:
         if self._engine is not None:
@@ -261,7 +275,6 @@ class Agent:
 
     def _reopen(self) -> None:
         """The old engine is closed before the new one opens: both would listen at the same address."""
-        before = self._settings
         try:
             settings = self._settings_now()
             engine = self._make_engine(settings)
@@ -276,12 +289,23 @@ class Agent:
             self._settings = settings
         except ClusterError as error:
             logger.error("%s; the old settings stay in use", error)
-            self._open(self._make_engine(before))
+            self._open_as_before()
+
+    def _open_as_before(self) -> None:
+        """Opens the engine with the settings that were in use. What fails is logged, and tried again with the
+        chores."""
+        try:
+            self._open(self._make_engine(self._settings))
+        except ClusterError as error:
+            self._link(False)
+            self._log.report(logging.ERROR, "%s; it is tried again", error, kind="open")
 
     # ---- once a second
 
     def _do_chores(self) -> None:
         self._chore()
+        if self._engine is None:
+            self._open_as_before()
         with self._lock:
             if self._receiver.full:
                 self._move()

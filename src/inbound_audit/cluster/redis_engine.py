@@ -144,12 +144,15 @@ class RedisEngine:
     def open(self, on_frame: OnFrame, on_ask: OnAsk, on_link: OnLink, on_gone: OnGone) -> None:
         self._on_frame, self._on_ask, self._on_link = on_frame, on_ask, on_link
         on_link(False)
-        self._threads = [
-            threading.Thread(target=self._keep, args=(role, serve), name=f"inbound_audit {role} Redis", daemon=True)
-            for role, serve in (("reads", self._read), ("writes", self._write))
-        ]
-        for thread in self._threads:
-            thread.start()
+        for role, serve in (("reads", self._read), ("writes", self._write)):
+            name = f"inbound_audit {role} Redis"
+            thread = threading.Thread(target=self._keep, args=(role, serve), name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self.close()
+                raise ClusterError(f"--engine redis: {error}") from None
+            self._threads.append(thread)
 
     def publish(self, frame: bytes) -> bool:
         with self._changed:

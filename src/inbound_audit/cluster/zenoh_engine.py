@@ -133,13 +133,17 @@ class ZenohEngine:
             self._session = zenoh.open(config)
         except zenoh.ZError as error:
             raise ClusterError(f"Zenoh can't start: {str(error).partition(' at /')[0]}") from None
+        self._answering = threading.Thread(target=self._answer, name="inbound_audit answers", daemon=True)
+        try:
+            self._answering.start()
+        except RuntimeError as error:
+            self._session.close()  # type: ignore[no-untyped-call]
+            raise ClusterError(f"--engine zenoh: {error}") from None
         self._closed = False
         atexit.register(self._end)
         self._on_frame, self._on_ask, self._on_gone = on_frame, on_ask, on_gone
         self._links = Links(self._names, on_link)
         self._links.changed()
-        self._answering = threading.Thread(target=self._answer, name="inbound_audit answers", daemon=True)
-        self._answering.start()
         self._declare()
 
     def _declare(self) -> None:
@@ -195,8 +199,12 @@ class ZenohEngine:
         if not self._closed:
             # Not a daemon, so that the interpreter waits for it: with a peer that is stopped it takes up to 10 s.
             ending = threading.Thread(target=self._end, name="inbound_audit close", daemon=False)
-            ending.start()
-            ending.join(CLOSE_TIMEOUT_S)
+            try:
+                ending.start()
+            except RuntimeError:
+                self._end()  # however long it takes
+            else:
+                ending.join(CLOSE_TIMEOUT_S)
 
     def _end(self) -> None:
         """Also at exit: if the interpreter ended while a thread is in Zenoh, or calls back, the process would abort."""

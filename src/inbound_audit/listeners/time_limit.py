@@ -98,12 +98,13 @@ class _Watch:
 
     def add(self, deadline: Deadline, connection: socket.socket, first_s: float) -> None:
         with self._changed:
-            self._watched[deadline] = connection
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="time limits", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="time limits", daemon=True)
+                thread.start()
+                self._thread = thread
             elif time.monotonic() + first_s < self._wakes_at:
                 self._changed.notify()
+            self._watched[deadline] = connection
 
     def remove(self, deadline: Deadline) -> None:
         """The connection is not touched from now on."""
@@ -149,7 +150,7 @@ def time_limited(connection: socket.socket, limit: TimeLimit) -> Iterator[Deadli
     """Shuts the connection down if its time is over within the block; reads then find its end, and writes fail.
 
     An OSError that follows from that ends the block, and is not raised. One thread of the process keeps the time of all
-    connections. What is no socket has no limit.
+    connections. What is no socket has no limit. Raises RuntimeError if that thread is needed and can't be started.
     """
     deadline = Deadline(connection, limit)
     if limit.first_s < math.inf and isinstance(connection, socket.socket):

@@ -29,7 +29,7 @@ from inbound_audit.persist.locks import Locks
 from inbound_audit.persist.marks import EVERY, Marks
 from inbound_audit.persist.persisted_series import PersistedSeries
 from inbound_audit.persist.state_directory import StateDirectory
-from inbound_audit.process import BackgroundThread, Stage, persist_lock, register
+from inbound_audit.process import BackgroundThread, Stage, persist_lock, register, start_missing_threads
 
 logger = logging.getLogger("inbound_audit.persist")
 
@@ -156,6 +156,7 @@ class StateStore:
 
     def _run(self, series: Iterable[PersistedSeries], *, adopt: bool) -> list[Exception]:
         """One round; each step is tried, whatever became of those before. What went wrong."""
+        start_missing_threads()
         audit, locks, wrong = self._audit(), self._locks, _Failures()
         if audit is None or locks is None or self._closed or audit.closed:
             return wrong
@@ -218,7 +219,8 @@ class StateStore:
     # ---- the thread
 
     def start(self) -> None:
-        """Starts the thread, unless it runs, if there is anything to do. A failure to start is logged."""
+        """Starts the thread, unless it runs, if there is anything to do. A failure to start is logged; `save` tries
+        again, and so do other threads of this package."""
         if self._locks is not None and not self._closed:
             try:
                 if self not in _thread:

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping
 from inbound_audit import _ipcount
 from inbound_audit.descriptor import Descriptor, Identity
 from inbound_audit.errors import InboundAuditError, SharedStateError, cause_of
-from inbound_audit.process import BackgroundThread, Stage, register, shared_lock
+from inbound_audit.process import BackgroundThread, Stage, register, shared_lock, start_missing_threads
 from inbound_audit.shared import owner_file
 from inbound_audit.shared.changes import Changes, inotify
 from inbound_audit.shared.control import client
@@ -319,6 +319,7 @@ class Membership:
                     raise
             held.files = 1 + len(self._scanner)
             self._own_file.mark_scan(False)  # model: owners/scan_ends
+            start_missing_threads()
 
     def _repair_own_file(self) -> None:
         """Makes a new file if ours was removed, or cut short: others would count it no more."""
@@ -371,7 +372,8 @@ class Membership:
             self._last_error = ""
 
     def start(self) -> None:
-        """Starts the thread, unless it runs. A failure is logged; a later call tries again."""
+        """Starts the thread, unless it runs. A failure is logged; the next scan tries again, whichever thread makes
+        it."""
         if self._finalizer.alive:
             try:
                 _thread.enter(self._resources)
