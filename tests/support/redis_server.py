@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -26,16 +27,28 @@ USER = (
 
 
 class RedisServer:
-    """It keeps nothing on disk. `options` are lines of its configuration file; with `tls` it speaks TLS alone."""
+    """It keeps nothing on disk. `options` are lines of its configuration file; with `tls` it speaks TLS alone.
 
-    def __init__(self, place: Path, options: str = "", tls: bool = False) -> None:
+    `prefix` stands before its command, such as one that enters the network of `address`.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        options: str = "",
+        tls: bool = False,
+        address: str = "127.0.0.1",
+        prefix: Sequence[str] = (),
+    ) -> None:
         if PROGRAM is None:
             pytest.skip("needs redis-server (Debian: redis-server)")
         (self.port,) = free_ports(1)
-        self.url = f"redis{'s' if tls else ''}://127.0.0.1:{self.port}/0"
-        self._file = place / "redis.conf"
+        self.url = f"redis{'s' if tls else ''}://{address}:{self.port}/0"
+        self._command = [*prefix, PROGRAM, str(place / "redis.conf")]
         port = f"port 0\ntls-port {self.port}" if tls else f"port {self.port}"
-        self._file.write_text(f"bind 127.0.0.1\n{port}\nsave ''\nappendonly no\ndir {place}\n{options}\n")
+        (place / "redis.conf").write_text(
+            f"bind {address}\nprotected-mode no\n{port}\nsave ''\nappendonly no\ndir {place}\n{options}\n"
+        )
         self._log = place / "redis.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -47,9 +60,8 @@ class RedisServer:
         self.kill()
 
     def start(self) -> None:
-        assert PROGRAM is not None
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen([PROGRAM, str(self._file)], stdout=log, stderr=log)
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         ready = b"Ready to accept connections"
         eventually(lambda: ready in self._log.read_bytes() or self._process.poll() is not None, "redis-server started")
         assert self._process.poll() is None, self._log.read_text()

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.support.command_line import COMMAND, environment
-from tests.support.engine_nodes import free_ports
+from tests.support.agent_hosts import Host, hosts_of
+from tests.support.command_line import environment
 from tests.support.waiting import PATIENCE, eventually
-
-from inbound_audit import InboundAudit
-from inbound_audit.shared import View
 
 pytest.importorskip("zenoh")
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")]
@@ -26,73 +20,17 @@ pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", re
 ROOT = Path(__file__).parents[2]
 
 
-class Host:
-    """A directory in place of a host, and commands that run there. Counts are read and made in this process."""
-
-    def __init__(self, root: str, name: str, port: int, others: list[int]) -> None:
-        self.name = name
-        self.directory = os.path.join(root, name)
-        os.mkdir(self.directory, 0o700)
-        self.options = ["--cluster", "test", "--node", name, "--listen", f"tcp/127.0.0.1:{port}"]
-        self.options += [word for other in others for word in ("--join", f"tcp/127.0.0.1:{other}")]
-        self.agents: list[subprocess.Popen[str]] = []
-
-    def _environment(self) -> dict[str, str]:
-        return {**environment(), "INBOUND_AUDIT_SHM": self.directory}
-
-    def start(self) -> subprocess.Popen[str]:
-        made = subprocess.Popen(
-            [*COMMAND, "agent", "mail", *self.options, "--verbose"],
-            env=self._environment(), stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.agents.append(made)
-        return made
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            env=self._environment(),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-
-    def nodes(self) -> dict[str, tuple[str, int]]:
-        """The state and the sessions of each node, as `cluster --json` has them."""
-        done = self.run("cluster", "mail", "--json")
-        rows = json.loads(done.stdout)["nodes"] if done.returncode == 0 else []
-        return {row["node"]: (row["state"], row["sessions"]) for row in rows}
-
-    def close(self) -> None:
-        for agent in self.agents:
-            agent.kill()
-            agent.communicate()
-
-
 @pytest.fixture
-def two() -> Iterator[tuple[Host, Host]]:
-    with ExitStack() as at_end:
-        root = at_end.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir="/dev/shm"))
-        one, other = free_ports(2)
-        hosts = Host(root, "mx1", one, [other]), Host(root, "mx2", other, [one])
-        for host in hosts:
-            at_end.callback(host.close)
+def two() -> Iterator[list[Host]]:
+    with hosts_of(2) as hosts:
         yield hosts
 
 
-def audit_of(host: Host, monkeypatch: pytest.MonkeyPatch) -> InboundAudit:
-    monkeypatch.setenv("INBOUND_AUDIT_SHM", host.directory)
-    return InboundAudit(shared="mail")
-
-
-def test_two_agents_count_each_other_and_one_takes_over(
-    two: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_agents_count_each_other_and_one_takes_over(two: list[Host]) -> None:
     one, other = two
     first = one.start()
     other.start()
-    with audit_of(one, monkeypatch) as here, audit_of(other, monkeypatch) as there:
+    with one.audit() as here, other.audit() as there:
         with here.listener().session("192.0.2.7"), there.listener().session("192.0.2.8"):
             eventually(lambda: here.inbound_session_count("192.0.2.0/24", "inbound_cidr") == 2)
             eventually(lambda: there.inbound_session_count("192.0.2.0/24", "inbound_cidr") == 2)
@@ -132,14 +70,13 @@ def check_views(host: Host) -> None:
     assert "mx2" in wrong.stderr
 
 
-def test_without_an_agent_it_says_what_to_start(two: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
-    with audit_of(two[0], monkeypatch) as audit:
+def test_without_an_agent_it_says_what_to_start(two: list[Host]) -> None:
+    with two[0].audit() as audit:
         done = two[0].run("cluster", "mail")
         assert done.returncode == 1
         assert "no agent runs here (inbound-audit agent mail --cluster CLUSTER --node NODE)" in done.stderr
         assert audit.nodes == ()
-        with View("mail") as view:
-            assert view.nodes == ()
+        assert "no agent runs" in two[0].run("show", "mail", "--node", "mx1").stderr
 
 
 @pytest.mark.parametrize(
@@ -155,9 +92,7 @@ def test_without_an_agent_it_says_what_to_start(two: tuple[Host, Host], monkeypa
         (["--cluster", "eu", "--node", "a", "--engine", "redis", "--join", "http://x"], "rediss://"),
     ],
 )
-def test_wrong_options_are_errors_that_say_what_to_write(
-    options: list[str], words: str, two: tuple[Host, Host]
-) -> None:
+def test_wrong_options_are_errors_that_say_what_to_write(options: list[str], words: str, two: list[Host]) -> None:
     done = two[0].run("agent", "mail", *options)
     assert done.returncode == 1
     assert words in done.stderr

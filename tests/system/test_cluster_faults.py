@@ -1,7 +1,8 @@
 """Faults on real agents, over both engines: once it is quiet, every view is the truth.
 
-Agents are killed, stopped, frozen and started again while sessions come and go. The processes that count know nothing
-of it: their own counts are exact all the time.
+Agents are killed, stopped, frozen and started again, servers end, and networks are cut while sessions come and go. The
+processes that count know nothing of it: their own counts are exact all the time. `make faults-cluster` is the long
+form, and says how often every view was the truth after two seconds of quiet.
 """
 
 from __future__ import annotations
@@ -9,38 +10,51 @@ from __future__ import annotations
 import random
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from tests.support.engine_nodes import free_ports
+from tests.support.agent_hosts import Host, hosts_of
+from tests.support.networks import Networks, why_not
 from tests.support.redis_server import RedisServer
 from tests.support.sharing import rounds
 from tests.support.waiting import PATIENCE, eventually
-from tests.system.test_cli_agent import Host, audit_of
 
 from inbound_audit import InboundAudit, Session
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")]
 
 NODES = rounds(3, 5)
-FAULTS = rounds(9, 1000)
-QUIET_EVERY = 3
+FAULTS = rounds(12, 1000)
+QUIET_EVERY = rounds(4, 5)
+QUIET_S = rounds(0, 2)
 MAX_SESSIONS = 40
 
 
 class Cluster:
-    """The hosts, and the truth: the sessions that are open on each."""
+    """The hosts, and the truth: the sessions that are open on each. Without `networks` none is cut."""
 
-    def __init__(self, hosts: list[Host], audits: list[InboundAudit], seed: int) -> None:
-        self.hosts, self.audits = hosts, audits
+    def __init__(self, hosts: list[Host], server: RedisServer | None, networks: Networks | None, seed: int) -> None:
+        self.hosts, self.server, self.networks = hosts, server, networks
+        self.audits: list[InboundAudit] = []
         self.draw = random.Random(seed)
         self.open: list[list[Session]] = [[] for _ in hosts]
         self.frozen: set[int] = set()
-        for host in hosts:
+        self.took: list[float] = []
+        """Seconds beyond QUIET_S of quiet until all views were the truth."""
+        self.kinds: list[Callable[[int], None]] = [self.kill, self.stop, self.freeze, self.reload]
+        if server is not None:
+            self.kinds.append(self.end_server)
+        if networks is not None:
+            self.kinds += [self.cut_both_ways, self.cut_one_way]
+        self.count: Counter[str] = Counter()
+
+    def start(self) -> None:
+        for host in self.hosts:
+            self.audits.append(host.audit())
             host.start()
 
     def traffic(self) -> None:
@@ -51,79 +65,134 @@ class Cluster:
                 kept.pop(self.draw.randrange(len(kept))).close()
 
     def fault(self) -> None:
-        at = self.draw.randrange(len(self.hosts))
-        agent = self.hosts[at].agents[-1]
-        kind = self.draw.choice(["kill", "stop", "freeze", "reload"])
-        if kind == "freeze":
-            agent.send_signal(signal.SIGSTOP)
-            self.frozen.add(at)
-        elif kind == "reload" and at not in self.frozen and self.audits[at].nodes:  # it has come so far
-            agent.send_signal(signal.SIGHUP)
-        else:
+        kind = self.draw.choice(self.kinds)
+        self.count[kind.__name__] += 1
+        kind(self.draw.randrange(len(self.hosts)))
+
+    # ---- kinds of faults
+
+    def kill(self, at: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """Ends the agent, and starts another one."""
+        self.thaw(at)
+        self.hosts[at].agent.send_signal(number)
+        self.hosts[at].agent.wait(PATIENCE)
+        eventually(lambda: not self.audits[at].nodes)
+        self.hosts[at].start()
+
+    def stop(self, at: int) -> None:
+        self.kill(at, signal.SIGTERM)
+
+    def freeze(self, at: int) -> None:
+        """Until the next quiet, or the next freeze or end of this one."""
+        if at in self.frozen:
             self.thaw(at)
-            agent.send_signal(signal.SIGKILL if kind == "kill" else signal.SIGTERM)
-            agent.wait(PATIENCE)
-            eventually(lambda: not self.audits[at].nodes)
-            self.hosts[at].start()
+        else:
+            self.frozen.add(at)
+            self.hosts[at].agent.send_signal(signal.SIGSTOP)
+
+    def reload(self, at: int) -> None:
+        if at not in self.frozen and self.audits[at].nodes:  # it has come so far
+            self.hosts[at].agent.send_signal(signal.SIGHUP)
+
+    def end_server(self, at: int) -> None:
+        assert self.server is not None
+        self.server.kill()
+        time.sleep(self.draw.random())
+        self.server.start()
+
+    def cut_both_ways(self, at: int) -> None:
+        """Until the next quiet."""
+        self.cut_one_way(at, back=True)
+
+    def cut_one_way(self, at: int, back: bool = False) -> None:
+        assert self.networks is not None
+        end = len(self.hosts)  # the server, if there is one, is beyond the hosts
+        other = end if self.server else self.draw.choice([one for one in range(end) if one != at])
+        one, two = self.draw.choice([(at, other), (other, at)])
+        self.networks.cut(one, two)
+        if back:
+            self.networks.cut(two, one)
 
     def thaw(self, at: int) -> None:
         self.frozen.discard(at)
-        self.hosts[at].agents[-1].send_signal(signal.SIGCONT)
+        self.hosts[at].agent.send_signal(signal.SIGCONT)
+
+    # ---- what must be true
 
     def check_own(self) -> None:
         for kept, audit in zip(self.open, self.audits, strict=True):
             assert audit.total("SMTP") == len(kept)
 
     def check_quiet(self) -> None:
-        """Each view has the same rows as the truth."""
+        """No fault is left and every agent runs: each view has the same rows as the truth."""
         for at in range(len(self.hosts)):
             self.thaw(at)
-        truth: dict[str, int] = {}
-        for kept in self.open:
-            for session in kept:
-                truth[f"{session.remote_ip}/32"] = truth.get(f"{session.remote_ip}/32", 0) + 1
-
-        def agree() -> bool:
-            views = [{row[1]: row[0] for row in audit.tree("inbound_cidr")} for audit in self.audits]
-            return all({net: n for net, n in view.items() if net.endswith("/32")} == truth for view in views)
-
+        if self.networks is not None:
+            self.networks.heal()
+        for host, audit in zip(self.hosts, self.audits, strict=True):
+            eventually(lambda audit=audit: audit.nodes, f"the agent of {host.name} runs")
+        time.sleep(QUIET_S)
+        began = time.monotonic()
         try:
-            eventually(agree, "agreement")
+            eventually(self.agree, "agreement")
         except AssertionError:
-            raise AssertionError([(audit.nodes, audit.total("inbound_cidr")) for audit in self.audits]) from None
+            said = "\n".join(f"{host.name}: {host.log[-3000:]}" for host in self.hosts)
+            views = [(audit.nodes, audit.total("inbound_cidr")) for audit in self.audits]
+            raise AssertionError(f"{views}\n{said}") from None
+        self.took.append(time.monotonic() - began)
+
+    def agree(self) -> bool:
+        time.sleep(0.01)  # the agents need the processors, too
+        total = sum(map(len, self.open))
+        if any(audit.total("inbound_cidr") != total for audit in self.audits):
+            return False
+        truth = Counter(f"{session.remote_ip}/32" for kept in self.open for session in kept)
+        views = [{row[1]: row[0] for row in audit.tree("inbound_cidr")} for audit in self.audits]
+        return all({net: n for net, n in view.items() if net.endswith("/32")} == truth for view in views)
+
+    def report(self) -> str:
+        faults = ", ".join(f"{n} x {name}" for name, n in sorted(self.count.items()))
+        at_once = sum(took < 0.1 for took in self.took)
+        return (
+            f"{faults}; after {QUIET_S} s of quiet {at_once} of {len(self.took)} times every view was the truth, "
+            f"and at most {max(self.took):.2f} s later"
+        )
 
     def close(self) -> None:
-        for kept in self.open:
+        for kept, audit in zip(self.open, self.audits, strict=False):
             for session in kept:
                 session.close()
-            kept.clear()
+            audit.close()
 
 
 @pytest.fixture(params=["zenoh", "redis"])
-def hosts(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Host]]:
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
     pytest.importorskip(request.param)
     with ExitStack() as at_end:
-        root = at_end.enter_context(tempfile.TemporaryDirectory(prefix="cluster-", dir="/dev/shm"))
-        ports = free_ports(NODES)
-        made = [Host(root, f"mx{at}", port, [p for p in ports if p != port]) for at, port in enumerate(ports)]
+        networks = None
+        if why_not() is None:
+            networks = Networks(NODES + 1)
+            at_end.callback(networks.close)
+        server = None
         if request.param == "redis":
-            server = at_end.enter_context(RedisServer(tmp_path))
-            for host in made:
-                host.options = ["--cluster", "test", "--node", host.name, "--engine", "redis", "--join", server.url]
-        for host in made:
-            at_end.callback(host.close)
+            place = {"address": networks.address(NODES), "prefix": networks.command(NODES)} if networks else {}
+            server = at_end.enter_context(RedisServer(tmp_path, **place))
+        hosts = at_end.enter_context(hosts_of(NODES, server, networks))
+        made = Cluster(hosts, server, networks, seed=1)
+        at_end.callback(made.close)
+        made.start()
         yield made
 
 
-def test_after_faults_every_view_is_the_truth(hosts: list[Host], monkeypatch: pytest.MonkeyPatch) -> None:
-    with ExitStack() as at_end:
-        audits = [at_end.enter_context(audit_of(host, monkeypatch)) for host in hosts]
-        cluster = Cluster(hosts, audits, seed=1)
-        at_end.callback(cluster.close)
-        for number in range(1, FAULTS + 1):
-            cluster.traffic()
-            cluster.fault()
-            time.sleep(cluster.draw.random())
-            cluster.check_own()
-            if number % QUIET_EVERY == 0:
-                cluster.check_quiet()
+def test_after_faults_every_view_is_the_truth(cluster: Cluster) -> None:
+    began = time.monotonic()
+    for number in range(1, FAULTS + 1):
+        cluster.traffic()
+        cluster.fault()
+        time.sleep(cluster.draw.random())
+        cluster.check_own()
+        if number % QUIET_EVERY == 0:
+            cluster.check_quiet()
+            if number % 50 == 0:
+                print(f"{number} faults in {time.monotonic() - began:.0f} s: {cluster.report()}", flush=True)
+    print(cluster.report())

@@ -1,0 +1,102 @@
+"""Networks that are cut between real agents: each side counts what it hears, and all is counted again afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.support.agent_hosts import Host, hosts_of
+from tests.support.networks import Networks
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
+
+from inbound_audit import InboundAudit
+
+pytestmark = pytest.mark.system
+
+NODES = 5
+SOME, OTHERS = [0, 1, 2], [3, 4]
+
+
+class Cluster:
+    """Each host has one session more than the one before, so that each set of hosts has a sum of its own."""
+
+    def __init__(self, networks: Networks, hosts: list[Host], at_end: ExitStack) -> None:
+        self.networks, self.hosts = networks, hosts
+        self.audits: list[InboundAudit] = []
+        for at, host in enumerate(hosts):
+            host.start()
+            audit = at_end.enter_context(host.audit())
+            self.audits.append(audit)
+            for number in range(1 << at):
+                at_end.enter_context(audit.listener().session(f"192.0.2.{number + 1}"))
+
+    def counts(self, at: int, nodes: list[int]) -> None:
+        """Waits until that host counts these and no others, and says so."""
+        audit = self.audits[at]
+        names = {self.hosts[node].name for node in nodes}
+
+        def agrees() -> bool:
+            said = {node.name for node in audit.nodes if node.counted}
+            return said == names and audit.total("inbound_cidr") == sum(1 << node for node in nodes)
+
+        eventually(agrees, f"{self.hosts[at].name} counts {names} alone")
+        assert audit.total("SMTP") == 1 << at
+
+    def all_count_all(self) -> None:
+        for at in range(NODES):
+            self.counts(at, list(range(NODES)))
+
+
+@pytest.fixture(params=["zenoh", "redis"])
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    """With a server, it is beyond the hosts."""
+    pytest.importorskip(request.param)
+    with ExitStack() as at_end:
+        networks = Networks(NODES + 1)
+        at_end.callback(networks.close)
+        server = None
+        if request.param == "redis":
+            server = RedisServer(tmp_path, address=networks.address(NODES), prefix=networks.command(NODES))
+            at_end.enter_context(server)
+        hosts = at_end.enter_context(hosts_of(NODES, server, networks))
+        made = Cluster(networks, hosts, at_end)
+        made.all_count_all()
+        yield made
+
+
+@pytest.mark.parametrize("cluster", ["zenoh"], indirect=True)
+def test_each_side_of_a_split_counts_itself_and_a_cut_of_one_way_is_no_end(cluster: Cluster) -> None:
+    cluster.networks.split(SOME, OTHERS)
+    for side in (SOME, OTHERS):
+        for at in side:
+            cluster.counts(at, side)
+    assert "3 of 5 nodes are counted, 7 sessions" in cluster.hosts[0].run("cluster", "mail").stdout
+    cluster.networks.heal()
+    cluster.all_count_all()
+
+    cluster.networks.cut(0, 4)  # a link that takes nothing one way has no use for the other way either
+    cluster.counts(4, [1, 2, 3, 4])
+    cluster.counts(0, [0, 1, 2, 3])
+    cluster.counts(2, list(range(NODES)))
+    cluster.networks.heal()
+    cluster.all_count_all()
+
+
+@pytest.mark.parametrize("cluster", ["redis"], indirect=True)
+@pytest.mark.parametrize("ways", ["both", "to the server", "from the server"])
+def test_a_node_without_its_server_counts_itself(cluster: Cluster, ways: str) -> None:
+    for at in OTHERS:
+        if ways != "from the server":
+            cluster.networks.cut(at, NODES)
+        if ways != "to the server":
+            cluster.networks.cut(NODES, at)
+    for at in SOME:
+        cluster.counts(at, SOME)
+    for at in OTHERS:
+        cluster.counts(at, [at])
+    assert "not connected" in cluster.hosts[4].run("cluster", "mail").stdout
+    cluster.networks.heal()
+    cluster.all_count_all()
