@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -217,6 +219,11 @@ class NodeProcess(Calls):
         parts = self.host.command("ask", node, timeout_s)
         return None if parts is None else sorted(map(bytes.fromhex, parts))
 
+    def lingering(self) -> int:
+        """How many connections of the process hold up the thread that closes them, if the other end is cut off."""
+        number: int = self.host.command("lingering")
+        return number
+
     def ask_without_waiting(self, node: str) -> None:
         self.host.send("ask", node, 5.0)
 
@@ -306,6 +313,18 @@ class Served:
         assert self._engine is not None
         parts = self._engine.ask(node, timeout_s)
         return None if parts is None else [seen(part).hex() for part in parts]
+
+    def _do_lingering(self) -> int:
+        found = 0
+        for name in os.listdir("/dev/fd"):
+            with contextlib.suppress(OSError):
+                one = socket.socket(fileno=int(name))
+                try:
+                    if isinstance(one.getpeername(), tuple):
+                        found += struct.unpack("ii", one.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0]
+                finally:
+                    one.detach()
+        return found
 
     def _do_close(self) -> None:
         assert self._engine is not None

@@ -328,6 +328,14 @@ def test_a_process_ends_while_its_snapshot_is_on_its_way_to_a_node_that_is_stopp
     two.signal(signal.SIGCONT)
 
 
+@pytest.mark.parametrize("kind", ["zenoh", "certified"])
+def test_a_node_that_is_cut_off_holds_up_no_other(kind, request):
+    """Else one of few threads waits until what was sent to it has arrived, and frames to others wait, too."""
+    network = request.getfixturevalue("certified") if kind == "certified" else request.getfixturevalue("make")(kind)
+    for node in network.cluster("mx1", "mx2"):
+        eventually(lambda node=node: node.lingering() == 0, f"the connections of {node.node} are closed without a wait")
+
+
 def test_the_link_goes_down_and_comes_up_again(real):
     one = real.node("mx1")
     two = real.node("mx2")

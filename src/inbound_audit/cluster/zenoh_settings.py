@@ -15,6 +15,10 @@ LEASE_MS = 1500
 RETRY_MS = {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor": 2}
 """Waits between attempts to connect."""
 
+OPEN_TIMEOUT_MS = 1500
+"""An attempt to connect takes so long at most. The kernel sends its first packet again after 1 s, 3 s and 7 s: attempts
+of 10 s, which is Zenoh's default, find a network that is whole again seconds later."""
+
 _FROM_OTHERS = ["put", "delete", "reply", "declare_queryable", "liveliness_token"]
 _TO_US = ["declare_subscriber", "query", "liveliness_query", "declare_liveliness_subscriber"]
 
@@ -128,6 +132,7 @@ def configuration(settings: EngineSettings) -> dict[str, object]:
         "transport/link/protocols": ["tls" if tls else "tcp"],
         "transport/link/tx/lease": LEASE_MS,
         "transport/link/rx/max_message_size": 2 * MAX_FRAME_BYTES,
+        "transport/unicast/open_timeout": OPEN_TIMEOUT_MS,
         "transport/unicast/max_sessions": 4000,
         "transport/shared_memory/enabled": False,  # another user's memory is not to be mapped
     }
