@@ -37,8 +37,7 @@ def test_two_agents_count_each_other_and_one_takes_over(two: list[Host]) -> None
             assert one.nodes() == {"mx1": ("this host", 1), "mx2": ("heard", 1)}
             check_views(one)
             second = one.start()
-            assert second.stderr
-            assert any("this one waits" in line for line in second.stderr)  # from now on it receives signals
+            eventually(lambda: "this one waits" in one.log)  # from now on it receives signals
             first.kill()
             eventually(lambda: here.inbound_session_count("192.0.2.0/24", "inbound_cidr") == 2 and len(here.nodes) == 2)
         eventually(lambda: there.total("inbound_cidr") == 0)
@@ -77,6 +76,29 @@ def test_without_an_agent_it_says_what_to_start(two: list[Host]) -> None:
         assert "no agent runs here (inbound-audit agent mail --cluster CLUSTER --node NODE)" in done.stderr
         assert audit.nodes == ()
         assert "no agent runs" in two[0].run("show", "mail", "--node", "mx1").stderr
+
+
+def test_an_agent_that_is_stopped_is_no_missing_agent(two: list[Host]) -> None:
+    one, other = two
+    for host in two:
+        host.start()
+    with one.audit() as here, other.audit() as there, there.listener().session("192.0.2.8"):
+        eventually(lambda: here.total("inbound_cidr") == 1)
+        assert one.run("console", "mail", "cluster", "shared", "list").stdout.endswith(", view of 2 of 2 nodes\n")
+        one.agent.send_signal(signal.SIGSTOP)
+        done = one.run("cluster", "mail")
+        assert done.returncode == 1
+        assert f"the agent does not answer (process {one.agent.pid} did not answer within 2 s)" in done.stderr
+        assert done.stdout.splitlines()[-1] == "2 of 2 nodes are counted, 1 session"
+        console = one.run("console", "mail", "cluster", "membership").stdout
+        assert console.startswith("the agent does not answer")
+        assert one.run("cluster", "mail", "--json").stdout.count('"agent": null') == 1
+        one.agent.send_signal(signal.SIGCONT)
+        other.agent.kill()
+        eventually(lambda: here.total("inbound_cidr") == 0)
+        assert ", view of 1 of 2 nodes" in one.run("console", "mail", "cluster", "shared", "list").stdout
+        rows = json.loads(one.run("console", "mail", "--json", "cluster", "shared", "list").stdout)["rows"]
+        assert (rows[0]["nodes_counted"], rows[0]["nodes_known"]) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ form, and says how often every view was the truth after two seconds of quiet.
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -51,6 +52,7 @@ class Cluster:
         if networks is not None:
             self.kinds += [self.cut_both_ways, self.cut_one_way]
         self.count: Counter[str] = Counter()
+        self.last: deque[str] = deque(maxlen=QUIET_EVERY)
 
     def start(self) -> None:
         for host in self.hosts:
@@ -65,9 +67,10 @@ class Cluster:
                 kept.pop(self.draw.randrange(len(kept))).close()
 
     def fault(self) -> None:
-        kind = self.draw.choice(self.kinds)
+        kind, at = self.draw.choice(self.kinds), self.draw.randrange(len(self.hosts))
         self.count[kind.__name__] += 1
-        kind(self.draw.randrange(len(self.hosts)))
+        self.last.append(f"{kind.__name__} {self.hosts[at].name}")
+        kind(at)
 
     # ---- kinds of faults
 
@@ -133,6 +136,13 @@ class Cluster:
             eventually(lambda audit=audit: audit.nodes, f"the agent of {host.name} runs")
         time.sleep(QUIET_S)
         began = time.monotonic()
+        if QUIET_S and not self.agree():
+            views = {
+                audit.nodes[0].name: [node.name for node in audit.nodes if not node.counted] for audit in self.audits
+            }
+            print(
+                f"{time.strftime('%T')} load {os.getloadavg()[0]:.0f}: {self.last}; not counted by {views}", flush=True
+            )
         try:
             eventually(self.agree, "agreement")
         except AssertionError:

@@ -10,7 +10,8 @@ import click
 
 from inbound_audit.cli import view_options
 from inbound_audit.cli.failure import Failure
-from inbound_audit.cli.output import Output, plain, plural
+from inbound_audit.cli.output import Output, listing, plain, plural
+from inbound_audit.errors import SharedStateError
 from inbound_audit.nodes import THIS_HOST, NodeInfo
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ FROM_AGENT = ("epoch", "gaps", "snapshots", "dropped", "bytes", "version")
 
 
 class ClusterStatus(NamedTuple):
-    """The nodes, this host first, and what the agent says; None: no agent runs, so no other node is counted."""
+    """The nodes, this host first, and what the agent says, or why it says nothing."""
 
     nodes: Sequence[NodeInfo]
     agent: Mapping[str, Any] | None
+    why_silent: str = ""
 
     @property
     def sessions(self) -> int:
@@ -44,7 +46,7 @@ Examples:
   inbound-audit cluster mail
   inbound-audit cluster mail --json | jq '.nodes[] | select(.state != "heard") | .node'
 \b
-Exit status: 0 done, 1 there is no such audit or it can't be opened, or no agent runs, 2 usage."""
+Exit status: 0 done, 1 there is no such audit or it can't be opened, or its agent does not run or answer, 2 usage."""
 )
 @click.argument("name")
 @view_options.user_option
@@ -57,29 +59,41 @@ def cluster(name: str, user: str | None, as_json: bool) -> None:
     """
     with view_options.open_view(name, user) as view:
         status = cluster_status(view)
-    if status.agent is None:
-        raise Failure(f"{name!r}: no agent runs here (inbound-audit agent {name} --cluster CLUSTER --node NODE)")
+    if not status.nodes:
+        raise Failure(f"{name!r}: {status.why_silent} (inbound-audit agent {name} --cluster CLUSTER --node NODE)")
     if as_json:
         about = {"audit": name, "sessions": status.sessions, "counted": status.counted, "agent": status.agent}
         click.echo(json.dumps({**about, "nodes": list(rows(status))}))
     else:
         Output().write(f"{line}\n" for line in (heading(status), *map(row_text, rows(status)), summary(status)))
+    if status.agent is None:
+        raise Failure(f"{name!r}: {status.why_silent}")
 
 
 def cluster_status(view: View) -> ClusterStatus:
-    """Asks the agent of the audit; it has no listener."""
+    """Asks the agent of the audit; it has no listener. An agent that is stopped has trees, and no answer."""
     from inbound_audit.shared.control import client
 
-    silent = [owner for owner in view.owners if owner.damaged is None and not owner.listeners]
-    answers, _ = client.request_owners(view.place, silent, {"do": "cluster"})
-    return ClusterStatus(view.nodes, next(iter(answers.values()), None))
+    pids = {owner.id: owner.pid for owner in view.owners if owner.damaged is None and not owner.listeners}
+    answers = client.request_all(view.place, pids, {"do": "cluster"})
+    for answer in answers.values():
+        if not isinstance(answer, SharedStateError) and answer["ok"]:
+            return ClusterStatus(view.nodes, answer)
+    if not view.nodes:
+        return ClusterStatus((), None, "no agent runs here")
+    silent = [
+        f"process {pids[one]} {answer}" for one, answer in answers.items() if isinstance(answer, SharedStateError)
+    ]
+    why = f"the agent does not answer ({listing(silent)}): the other nodes stay counted as it heard them last"
+    return ClusterStatus(view.nodes, None, why)
 
 
 def heading(status: ClusterStatus) -> str:
     """``cluster eu, node mx1, connected``."""
-    agent = status.agent or {}
-    link = "connected" if agent.get("linked") else "not connected: no other node is heard"
-    return f"cluster {plain(str(agent.get('cluster')))}, node {plain(str(agent.get('node')))}, {link}"
+    if status.agent is None:
+        return status.why_silent
+    link = "connected" if status.agent.get("linked") else "not connected: no other node is heard"
+    return f"cluster {plain(str(status.agent.get('cluster')))}, node {plain(str(status.agent.get('node')))}, {link}"
 
 
 def summary(status: ClusterStatus) -> str:

@@ -22,6 +22,7 @@ from inbound_audit.cli.prefixes import Network, network_of
 from inbound_audit.cli.show import heading
 from inbound_audit.cli.view_options import view_of_node
 from inbound_audit.errors import SharedStateError
+from inbound_audit.nodes import counted_of
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 from inbound_audit.shared import View
 
@@ -219,17 +220,20 @@ def _query_text(row: ResultRow, paint: Paint) -> str:
 
 
 def shared_list(context: ConsoleContext) -> Result:
-    rows: list[ResultRow] = [("cidrtree", SHARED, None, None, len(context.owners))]
-    rows += [(one.scope, one.name, one.interval, one.num_windows, None) for one in context.all_series]
-    columns = ("kind", "name", "interval", "num_windows", "processes")
+    nodes = context.view.nodes
+    of = counted_of(nodes) if nodes else (None, None)
+    rows: list[ResultRow] = [("cidrtree", SHARED, None, None, len(context.owners), *of)]
+    rows += [(one.scope, one.name, one.interval, one.num_windows, None, None, None) for one in context.all_series]
+    columns = ("kind", "name", "interval", "num_windows", "processes", "nodes_counted", "nodes_known")
     return Result({"command": "cluster shared list"}, columns, rows, _shared_text)
 
 
 def _shared_text(row: ResultRow, paint: Paint) -> str:
-    kind, name, interval, windows, processes = row
+    kind, name, interval, windows, processes, counted, known = row
     if interval is None:
         words = plural(processes, "process").partition(" ")[2]
-        return f"lazy, snapped cidrtree '{name}', {paint(str(processes))} {words}"
+        view = "" if known is None else f", view of {paint(str(counted))} of {plural(known, 'node')}"
+        return f"lazy, snapped cidrtree '{name}', {paint(str(processes))} {words}{view}"
     title = f"series '{plain(name)}'" if kind == "series" else f"monitor '{kind}'"
     return f"{title} {interval},{windows}"
 
@@ -268,4 +272,4 @@ def membership(context: ConsoleContext) -> Result:
     def text(row: ResultRow, paint: Paint) -> str:
         return row_text(dict(zip(columns, row, strict=True)))
 
-    return Result(about, columns, found, text, None if status.agent else "no agent runs: a cluster of this host alone")
+    return Result(about, columns, found, text, status.why_silent or None)
