@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -144,3 +145,24 @@ def begun(address: tuple[str, int]) -> Peer:
 
 def lines(rows: Iterable[str]) -> bytes:
     return "".join(row + "\n" for row in rows).encode()
+
+
+class Manager:
+    """A service manager's socket: what it was sent, line by line."""
+
+    def __init__(self, name: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.settimeout(60)
+        self.socket.bind("\0" + name[1:] if name.startswith("@") else name)
+        self.lines: list[str] = []
+
+    def await_line(self, start: str) -> str:
+        """The next line that begins so."""
+        while True:
+            for line in self.socket.recv(1 << 16).decode().split("\n"):
+                self.lines.append(line)
+                if line.startswith(start):
+                    return line
+
+    def close(self) -> None:
+        self.socket.close()

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from tests.support.command_line import environment
+from tests.support.command_line import Manager, environment
+from tests.support.engine_nodes import free_ports
 from tests.support.fake_engine import FakeEngine, FakeNetwork
 from tests.support.sharing import Worker
 from tests.support.waiting import eventually
@@ -34,7 +35,9 @@ from inbound_audit.series import requests
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
 
 ROOT = Path(__file__).parents[2]
-UNIT = Path(inbound_audit.cli.__file__).with_name("inbound-audit.service")
+UNIT, AGENT_UNIT = (Path(inbound_audit.cli.__file__).with_name(f"inbound-audit{of}.service") for of in ("", "-agent"))
+both_units = pytest.mark.parametrize("unit", [UNIT, AGENT_UNIT], ids=["serve", "agent"])
+needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 
 COUNTS = """
 from inbound_audit import InboundAudit
@@ -206,23 +209,22 @@ def test_there_are_examples_of_every_command() -> None:
         assert any(f"inbound-audit {name}" in example for example in EXAMPLES)
 
 
-def unit_file() -> configparser.ConfigParser:
+def settings_of(path: Path) -> configparser.SectionProxy:
     # Not strict: a setting that is a list may stand several times; the last line is read here.
     unit = configparser.ConfigParser(interpolation=None, delimiters=("=",), strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(UNIT)
-    return unit
+    unit.read(path)
+    return unit["Service"]
 
 
-def test_the_unit_locks_the_service_down() -> None:
+@both_units
+def test_a_unit_locks_its_service_down(unit: Path) -> None:
     """What `systemd-analyze security` can't rate, or is not everywhere to rate."""
-    service = unit_file()["Service"]
-    lines = UNIT.read_text().splitlines()
+    service = settings_of(unit)
+    lines = unit.read_text().splitlines()
     assert service["Type"] == "notify"
     assert int(service["WatchdogSec"]) > 2
-    assert int(service["TimeoutStopSec"]) > 30 + 17
     assert {"MemoryMax", "TasksMax", "LimitNOFILE"} <= set(service)
-    assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"] == "CAP_NET_BIND_SERVICE"
     assert [line for line in lines if line.startswith("SystemCallFilter=")][:2] == [
         "SystemCallFilter=@system-service", "SystemCallFilter=~@privileged @resources",
     ]  # fmt: skip
@@ -235,12 +237,27 @@ def test_the_unit_locks_the_service_down() -> None:
         assert service[name] == "yes", name
     assert service["ProtectSystem"] == "strict"
     assert service["ProtectProc"] == "invisible"
-    assert set(service["RestrictAddressFamilies"].split()) == {"AF_INET", "AF_INET6", "AF_UNIX"}
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_rates_the_unit_as_safe() -> None:
-    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", UNIT]
+def test_the_units_differ_in_what_their_services_need() -> None:
+    serve, agent = settings_of(UNIT), settings_of(AGENT_UNIT)
+    assert serve["CapabilityBoundingSet"] == serve["AmbientCapabilities"] == "CAP_NET_BIND_SERVICE"
+    assert agent["CapabilityBoundingSet"] == agent.get("AmbientCapabilities", "") == ""
+    families = {"AF_INET", "AF_INET6", "AF_UNIX"}
+    assert set(serve["RestrictAddressFamilies"].split()) == families
+    assert set(agent["RestrictAddressFamilies"].split()) == families | {"AF_NETLINK"}
+    assert int(serve["TimeoutStopSec"]) > 30 + 17
+    assert agent["User"] == UNIT.stem  # which is the user of serve's unit, that names none
+    assert "User" not in serve
+    for name in ("RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve", "UMask"):
+        assert serve[name] == agent[name]
+    assert serve["RuntimeDirectoryPreserve"] == "yes"
+
+
+@both_units
+@needs_analyze
+def test_systemd_rates_a_unit_as_safe(unit: Path) -> None:
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", unit]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze rates no file")
@@ -248,18 +265,44 @@ def test_systemd_rates_the_unit_as_safe() -> None:
 
 
 def test_the_units_start_line_is_a_command(worker: Worker, shell: Path) -> None:
-    unit = unit_file()
-    start = unit["Service"]["ExecStart"].replace("/usr/local/bin/", "").replace("%S", str(shell))
-    (shell / unit["Service"]["StateDirectory"]).mkdir()
+    service = settings_of(UNIT)
+    start = service["ExecStart"].replace("/usr/local/bin/", "").replace("%S", str(shell))
+    (shell / service["StateDirectory"]).mkdir()
     assert "listening" in run(start.replace(":25", "127.0.0.1:0") + " --hostname mx.example", shell)
     assert (shell / "inbound-audit" / "maildir").is_dir()
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_takes_the_unit(shell: Path) -> None:
+def test_the_start_line_of_the_agents_unit_is_a_command(shell: Path, place: Path, tmp_path: Path) -> None:
+    """It is what systemd is told: ready, alive, stopping."""
+    pytest.importorskip("zenoh")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("mx1", common_name="mx1")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    words = shlex.split(settings_of(AGENT_UNIT)["ExecStart"].replace("\\\n", " ").replace("/usr/local/bin/", ""))
+    command = [word.replace("${CREDENTIALS_DIRECTORY}", str(tmp_path)) for word in words]
+    command[command.index("--listen") + 1] = f"tls/127.0.0.1:{free_ports(1)[0]}"
+    with contextlib.closing(Manager(f"{shell}/notify")) as manager, subprocess.Popen(
+        [str(shell / "bin" / command[0]), *command[1:]],
+        env={**environment(), "NOTIFY_SOCKET": f"{shell}/notify"}, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            manager.await_line("READY=1")
+            manager.await_line("WATCHDOG=1")
+            process.send_signal(signal.SIGTERM)
+            manager.await_line("STOPPING=1")
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+@both_units
+@needs_analyze
+def test_systemd_takes_a_unit(unit: Path, shell: Path) -> None:
     program = shell / "bin" / "inbound-audit"
-    (shell / UNIT.name).write_text(UNIT.read_text().replace("/usr/local/bin/inbound-audit", str(program)))
+    (shell / unit.name).write_text(unit.read_text().replace("/usr/local/bin/inbound-audit", str(program)))
     done = subprocess.run(
-        ["systemd-analyze", "verify", shell / UNIT.name], capture_output=True, text=True, timeout=60, check=False
+        ["systemd-analyze", "verify", shell / unit.name], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.command_line import COMMAND, Serve, begun
+from tests.support.command_line import COMMAND, Manager, Serve, begun
 from tests.support.listening import Peer
 from tests.support.waiting import PATIENCE
 
@@ -94,24 +93,6 @@ def test_a_supervisor_that_was_stopped_kills_no_worker() -> None:
 # ---- systemd
 
 
-class Manager:
-    """A service manager's socket: what it was sent, line by line."""
-
-    def __init__(self, name: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(60)
-        self.socket.bind("\0" + name[1:] if name.startswith("@") else name)
-        self.lines: list[str] = []
-
-    def await_line(self, start: str) -> str:
-        """The next line that begins so."""
-        while True:
-            for line in self.socket.recv(1 << 16).decode().split("\n"):
-                self.lines.append(line)
-                if line.startswith(start):
-                    return line
-
-
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     with tempfile.TemporaryDirectory() as short:
@@ -119,7 +100,7 @@ def manager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         made = Manager(name)
         yield made
-        made.socket.close()
+        made.close()
 
 
 @pytest.mark.parametrize("options", [(), WORKERS])
