@@ -12,8 +12,9 @@ from benchmarks.measure import summary
 from benchmarks.scale import QUICK
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import NodeTrees
+from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.frames import MIN_FRAME_BYTES
-from inbound_audit.cluster.receiver import Bounds, Receiver
+from inbound_audit.cluster.receiver import Receiver
 
 SECONDS = 2 if QUICK else 5
 

@@ -1,9 +1,13 @@
 /* A node of a cluster and one that hears it: epochs, numbers, snapshots, leases, goodbyes, and two nodes of one name.
 
-   Code: cluster/sender.py, cluster/receiver.py, cluster/replica.py. A step is one frame that is said, arrives or is lost.
+   Code: sender.py, receiver.py, replica.py, node_state.py and own_name.py in cluster/. A step is one frame that is said, arrives or is lost.
 
    The node has two hosts with a session each or none, so its sessions are a number of two bits, which is its digest, too.
    It may start once more: with or without the sessions that it has, after the first start has ended or beside it.
+
+   One tree is enough: sessions and windows have a chain of changes, a digest and a snapshot each, and a copy of one of
+   them is changed by frames and snapshots of that one alone. What they share is the start that is heard, and the lease:
+   a frame of any of them is a sign of life, and a start or an end is one of all.
 
    Property: after quiet the view is the truth, however frames were lost, repeated and late; and of a node that has ended
    nothing is counted after its lease. Quiet are ROUNDS in which nothing is lost. In each a heartbeat comes from who lives

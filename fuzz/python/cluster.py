@@ -1,7 +1,7 @@
 """Frames of other nodes: no error, no memory beyond the bounds, and a node that sends nothing wrong is counted right.
 
-An input is a list of steps. Some are raw bytes as a frame, some are frames with a good checksum and drawn fields, some
-are damaged frames of a node that is there, and some let time pass.
+An input is a list of steps. Some are raw bytes as a frame, some are frames with a good checksum and drawn fields (of
+sessions, of windows, of no tree), some are damaged frames of a node that is there, and some let time pass.
 """
 
 from __future__ import annotations
@@ -12,11 +12,18 @@ from contextlib import suppress
 from zlib import crc32
 
 from tests.support.gold_nodes import GoldTrees
+from tests.support.gold_series import Events, GoldSeriesTrees
 
+from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.frames import Frame, FrameError, FrameType, pack, unpack
-from inbound_audit.cluster.receiver import Bounds, Receiver, State
+from inbound_audit.cluster.host_series import FOR_ALL, FOR_MANAGERS, HostSeries
+from inbound_audit.cluster.node_state import State
+from inbound_audit.cluster.receiver import Receiver
 from inbound_audit.cluster.replica import WAITING_FRAME_BYTES
 from inbound_audit.cluster.sender import HEARTBEAT_S, Sender
+from inbound_audit.cluster.window_records import SCOPES, SeriesKey, WindowRecords
+from inbound_audit.cluster.window_records import Window as WindowKey
+from inbound_audit.cluster.window_records import pack as pack_windows
 
 BOUNDS = Bounds(
     max_nodes=6,
@@ -25,10 +32,16 @@ BOUNDS = Bounds(
     max_waiting_bytes=3000,
     max_all_waiting_bytes=8000,
     max_bytes_per_s=1 << 20,
+    max_windows=4,
+    max_all_windows=10,
+    max_window_hosts=12,
+    max_all_window_hosts=30,
 )
+ALL, MANAGED = SeriesKey("series", "all", 600, 3), SeriesKey("series", "managed", 600, 3)
 NAMES = ("here", "honest", "a", "b", "c", "d", "e", "f", "g", "a b", "")
 _FIELDS = struct.Struct("<BBBBBBBB")
 _STEP = struct.Struct("<BBB")
+_WINDOW = struct.Struct("<BBBBB")
 
 
 class Cluster:
@@ -37,11 +50,22 @@ class Cluster:
     def __init__(self) -> None:
         self.now = 50.0
         self.trees = GoldTrees(BOUNDS.max_nodes)
-        self.receiver = Receiver("here", 3, self.trees, lambda: self.now, BOUNDS)
+        self.series = self.series_of(Events())
+        self.receiver = Receiver("here", 3, self.trees, lambda: self.now, BOUNDS, self.series)
         self.own = GoldTrees()
         self.own.own[4, 1] = 2
-        self.sender = Sender(77, self.own, lambda: self.now)
+        self.events = Events()
+        windows = self.series_of(self.events)
+        self.sender = Sender(77, self.own, lambda: self.now, windows.said.values())
+        for key in (ALL, MANAGED):
+            self.events.record(key, 0, (4, 1), 2)
         self.speak()
+
+    def series_of(self, events: Events) -> HostSeries:
+        events.replicate.update({ALL: FOR_ALL, MANAGED: FOR_MANAGERS})
+        series = HostSeries(GoldSeriesTrees(events, lambda: self.now), is_manager=True, clock=lambda: self.now)
+        series.find()
+        return series
 
     def speak(self) -> list[bytes]:
         frames = self.sender.frames(self.now)
@@ -61,6 +85,18 @@ class Cluster:
     def frame(self, node: str, data: bytes) -> None:
         self.receiver.heard(node, forged(data), self.now)
 
+    def windows(self, node: str, data: bytes) -> None:
+        """A change of windows whose records are drawn."""
+        fields = _WINDOW.unpack(data[8:13].ljust(5, b"\0"))
+        scope, number, sign, level, interval = fields
+        key = SeriesKey(SCOPES[scope % 5], ("all", "managed", "x")[scope % 3], (600, interval + 1)[scope & 1], 3)
+        half = 13 + max(0, len(data) - 13) // 2
+        said = [
+            pack_windows(WindowRecords(WindowKey(key, number % 4 - at, sign & 1), (level % 40, level), records))
+            for at, records in enumerate((data[half:], data[13:half]))
+        ]
+        self.receiver.heard(node, forged(data[:8] + b"".join(said[::-1])), self.now)
+
     def snapshot(self, node: str, data: bytes) -> None:
         half = len(data) // 2
         parts = [unpacked(forged(part)) for part in (data[:half], data[half:])]
@@ -73,6 +109,7 @@ class Cluster:
         """A frame that the honest node says next, and a copy in which bytes differ."""
         self.now += HEARTBEAT_S
         self.own.open((6, len(data) % 5 + 1), 1)
+        self.events.record((ALL, MANAGED)[len(data) % 2], 0, (6, len(data) % 5 + 1), 1)
         for frame in self.speak():
             copy = bytearray(frame)
             for at, byte in enumerate(data):
@@ -93,16 +130,24 @@ class Cluster:
         receiver = self.receiver
         states = receiver.nodes.values()
         assert len(states) <= BOUNDS.max_nodes
-        waiting = [
-            sum(len(frame.records) + WAITING_FRAME_BYTES for frame in state.replica.waiting.values())
-            for state in states
-        ]
-        assert max(waiting) <= BOUNDS.max_waiting_bytes
-        assert sum(waiting) == receiver.waiting_bytes <= BOUNDS.max_all_waiting_bytes
-        hosts = [state.hosts for state in states]
-        assert max(hosts) <= BOUNDS.max_hosts
-        assert sum(hosts) == receiver.hosts <= BOUNDS.max_all_hosts
-        assert all(state.hosts == 0 for state in states if state.state not in (State.HEARD, State.DUPLICATE))
+        sessions = [state.replica for state in states]
+        copies = [replica for state in states for replica in state.windows.values()]
+        for load, replicas in ((receiver.sessions, sessions), (receiver.windows, copies)):
+            waiting = [
+                sum(len(frame.records) + WAITING_FRAME_BYTES for frame in replica.waiting.values())
+                for replica in replicas
+            ]
+            assert max(waiting, default=0) <= BOUNDS.max_waiting_bytes
+            assert sum(waiting) == load.waiting_bytes <= BOUNDS.max_all_waiting_bytes
+            hosts = [replica.tree.hosts for replica in replicas]
+            assert max(hosts, default=0) <= BOUNDS.max_hosts
+            assert sum(hosts) == load.hosts <= BOUNDS.max_all_hosts
+        windows = [len(replica.tree.windows) for replica in copies]
+        assert max(windows, default=0) <= BOUNDS.max_windows
+        assert sum(windows) == receiver.windows.windows <= BOUNDS.max_all_windows
+        for state in states:
+            is_counted = state.state in (State.HEARD, State.DUPLICATE)
+            assert is_counted or not any(replica.tree.hosts for replica in state.replicas)
 
 
 def forged(data: bytes) -> bytes:
@@ -110,7 +155,7 @@ def forged(data: bytes) -> bytes:
     kind, epoch, seq, base, age, hosts, total, digest = _FIELDS.unpack(data[:8].ljust(8, b"\0"))
     large = 2**40 if kind & 128 else 1
     numbers = (epoch % 4, seq * large, base * large, age * 100, hosts, total, digest)
-    return pack(Frame(kind % 6, *numbers, data[8:], kind & 1, 1, kind >> 6 & 1))
+    return pack(Frame(kind % 6, *numbers, data[8:], kind & 1, 1, kind >> 5 & 3))
 
 
 def unpacked(data: bytes) -> Frame:
@@ -124,7 +169,7 @@ def run(data: bytes) -> None:
     steps: list[Callable[[str, bytes], None]] = [
         cluster.raw,
         cluster.frame,
-        cluster.frame,
+        cluster.windows,
         cluster.snapshot,
         cluster.damaged,
         cluster.time,
@@ -142,5 +187,11 @@ def run(data: bytes) -> None:
         cluster.check()
     for _ in range(12):
         cluster.time("", b"\x40")
+    while cluster.receiver.nodes["honest"].refused_windows:  # others had taken all places: it is tried again
+        cluster.time("", b"\x40")
     assert cluster.receiver.nodes["honest"].state == State.HEARD
     assert cluster.trees.trees["honest"].counts == cluster.own.own, "a node is counted wrong because of others"
+    honest = cluster.receiver.nodes["honest"]
+    for tree, key in ((FOR_ALL, ALL), (FOR_MANAGERS, MANAGED)):
+        counts = {window: held.tree.counts for window, held in honest.windows[tree].tree.windows.items()}
+        assert counts == {WindowKey(key, 0, 0): cluster.events.windows[WindowKey(key, 0, 0)]}

@@ -1,18 +1,28 @@
-"""Simulated life of a cluster, drawn from a seed: sessions come and go, agents end, networks fail; then it is quiet."""
+"""Simulated life of a cluster, drawn from a seed: sessions come and go, events are recorded, agents end, networks fail;
+then it is quiet."""
 
 from __future__ import annotations
 
 import sys
 from random import Random
 
-from tests.support.fake_cluster import TICK_S, FakeCluster, FakeNode
+from tests.support.fake_cluster import EPOCH_S, TICK_S, FakeCluster, FakeNode
 from tests.support.fake_engine import CALM, Faults
 from tests.support.gold_nodes import GoldTrees, Host
 
 from inbound_audit.cluster.receiver import LEASE_S
+from inbound_audit.cluster.window_records import SeriesKey
 
 NAMES = ("mx1", "mx2", "mx3", "mx4", "mx5")
 HOSTS: tuple[Host, ...] = tuple((4, 0xC0000200 + at) for at in range(24)) + tuple((6, at << 64) for at in range(1, 17))
+SERIES = {
+    SeriesKey("receptions", "5,4", 5, 4): 0,
+    SeriesKey("connections", "60,2", 60, 2): 0,
+    SeriesKey("series", "failures", 40, 2): 1,
+    SeriesKey("strings", "greetings", 10, 3): 2,
+    SeriesKey("series", "private", 40, 2): 0,
+}
+"""The series of each node, and for whom they are."""
 STEP_S = 0.002
 PHASE_STEPS = 2000
 QUIET_S = 2.0
@@ -33,10 +43,19 @@ class Simulation:
         self.reached: dict[tuple[str, FakeNode], float] = {}
         self.short_life = False
         self.faults = 0
-        ends, others = (self.kill, self.stop), (self.restart, self.freeze, self.cut, self.network, self.heal)
+        ends, others = (
+            (self.kill, self.stop),
+            (self.restart, self.workers, self.freeze, self.cut, self.network, self.heal),
+        )
         self.all_faults = (*ends, *others, *[self.join] * 4)
+        self.cluster.monitors, self.cluster.managers = ("5,4",), NAMES[:2]
         for name in NAMES:
-            self.cluster.start(name)
+            self.begin(name)
+
+    def begin(self, name: str) -> None:
+        """A host begins. Its clock is up to a second off."""
+        node = self.cluster.start(name, skew_s=self.draw.choice((0.0, -1.0, 1.0)))
+        node.events.replicate.update(SERIES)
 
     def run(self, steps: int) -> None:
         for step in range(1, steps + 1):
@@ -49,6 +68,7 @@ class Simulation:
         cluster.network.run(cluster.now + draw.expovariate(1 / STEP_S))
         if cluster.nodes:
             self.session(draw.choice(cluster.nodes).trees)
+            self.event(draw.choice(cluster.nodes))
             node = draw.choice(cluster.nodes)
             node.turn()
             self.check(node)
@@ -61,6 +81,20 @@ class Simulation:
     def session(self, trees: GoldTrees) -> None:
         host = self.draw.choice(HOSTS)
         trees.open(host, self.draw.randint(-trees.own.get(host, 0), 3))
+
+    def event(self, node: FakeNode) -> None:
+        """Something is recorded in the current window or the one before; now and then a key is removed, or a window is
+        folded."""
+        draw = self.draw
+        key = draw.choice(list(SERIES))
+        number = int((EPOCH_S + self.cluster.now + node.skew_s) // key.interval) - draw.choice((0, 0, 0, 1))
+        host = draw.choice(HOSTS)
+        if draw.random() < 0.01:
+            node.events.remove(key, host)
+        elif draw.random() < 0.01:
+            node.events.fold(key, number, draw.choice(((32, 128), (24, 64), (0, 0))))
+        else:
+            node.events.record(key, number, host, draw.choice((1, 1, 1, 5, -1)))
 
     def check(self, node: FakeNode) -> None:
         """The invariants, and that nothing is counted of a node that could not be heard for the time of its lease."""
@@ -97,7 +131,12 @@ class Simulation:
         if node := self.any_node():
             self.note_life(node)
             self.cluster.kill(node)
-            self.cluster.start(node.name, node.trees)
+            self.cluster.start(node.name, node.trees, node.events, node.skew_s)
+
+    def workers(self) -> None:
+        """The processes of a host that have recorded something end, and others begin."""
+        if node := self.any_node():
+            node.events.clear()
 
     def stop(self) -> None:
         if node := self.any_node():
@@ -110,7 +149,7 @@ class Simulation:
     def join(self) -> None:
         away = [name for name in NAMES if not any(node.name == name for node in self.cluster.nodes)]
         if away:
-            self.cluster.start(self.draw.choice(away))
+            self.begin(self.draw.choice(away))
 
     def freeze(self) -> None:
         if node := self.any_node():
@@ -148,6 +187,7 @@ class Simulation:
         self.cluster.check_views()
         self.cluster.run(STATES_S, 0.05)
         self.cluster.check_states()
+        self.cluster.check_windows()
         self.short_life = False
         for node in self.cluster.nodes:
             for name in node.view():

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from tests.support.fake_engine import CALM, FakeEngine, FakeNetwork, Faults
 from tests.support.gold_nodes import GoldTree, GoldTrees, digest
+from tests.support.gold_series import Events, GoldSeriesTrees
 
+from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.frames import unpack
-from inbound_audit.cluster.receiver import COUNTED, Bounds, Receiver, State
-from inbound_audit.cluster.sender import Sender
+from inbound_audit.cluster.host_series import FOR_ALL, FOR_MANAGERS, HostSeries
+from inbound_audit.cluster.node_state import COUNTED, State
+from inbound_audit.cluster.receiver import Receiver
+from inbound_audit.cluster.sender import WINDOWS_PACE, Sender
+from inbound_audit.cluster.window_records import SeriesKey, Window
 
 TICK_S = 0.05
 ANSWER_S = 0.02
 """How long a snapshot is under way."""
 MAX_INBOX = 10_000
+EPOCH_S = 1_800_000_000
+"""What the clocks of hosts say at the start."""
+FIND_S = 1.0
+LATE_S = FIND_S + WINDOWS_PACE.min_pause_s + 0.5
+"""How late a window may be known elsewhere while nothing fails."""
 
 
 class FakeNode:
-    """A host: its sessions, its agent, and what the agent has heard. `mute_at`: since when it says nothing."""
+    """A host: its sessions and windows, its agent, and what the agent has heard. `skew_s`: what its clock is ahead."""
 
-    def __init__(self, cluster: FakeCluster, name: str, own: Any, bounds: Bounds) -> None:
+    def __init__(self, cluster: FakeCluster, name: str, own: Any, events: Events, skew_s: float) -> None:
         self.cluster = cluster
         self.name = name
         self.trees = own
         self.epoch = cluster.network.random.getrandbits(64)
         self.began = cluster.now
         self.frozen = False
-        self.history: dict[int, int] = {0: 0}  # the digest after each change that was said
+        self.events, self.skew_s = events, skew_s
+        self.history: dict[tuple[int, int], int] = dict.fromkeys([(0, 0), (1, 0), (2, 0)], 0)
+        """The digest of a tree after each change that was said."""
         self.inbox: deque[tuple[str, bytes, float]] = deque(maxlen=MAX_INBOX)
         self.asked: set[str] = set()
         self.tick_at = 0.0
-        self.sender = Sender(self.epoch, own, lambda: cluster.now)
-        self.receiver = Receiver(name, self.epoch, own, lambda: cluster.now, bounds)
+        self.find_at = 0.0
+        self.series = HostSeries(
+            GoldSeriesTrees(events, lambda: EPOCH_S + cluster.now + self.skew_s),
+            cluster.monitors,
+            name in cluster.managers,
+            lambda: cluster.now,
+        )
+        self.sender = Sender(self.epoch, own, lambda: cluster.now, self.series.said.values())
+        self.receiver = Receiver(name, self.epoch, own, lambda: cluster.now, cluster.bounds, self.series)
         self.engine = FakeEngine(cluster.network, name)
         self.engine.open(
             lambda node, data: self.inbox.append((node, data, cluster.now)),
@@ -50,8 +70,12 @@ class FakeNode:
         now = self.cluster.now
         while self.inbox:
             self.receiver.heard(*self.inbox.popleft())
+        if now >= self.find_at:
+            self.series.find()
+            self.find_at = now + FIND_S
         if now >= self.tick_at:
             self.receiver.tick(now)
+            self.series.turn()
             self.tick_at = now + TICK_S
         for node in self.receiver.asks(now):
             if node not in self.asked:
@@ -65,7 +89,7 @@ class FakeNode:
 
     def say(self, frame: bytes) -> None:
         read = unpack(frame)
-        self.history[read.content] = read.digest
+        self.history[read.tree, read.content] = read.digest
         self.engine.publish(frame)
 
     def _ask(self, node: str) -> None:
@@ -90,9 +114,12 @@ class FakeNode:
 
 
 class FakeCluster:
-    """Nodes, and the time. A host's sessions outlive its agent: `start` may begin with those of a node before."""
+    """Nodes, and the time. What a host's processes have outlives its agent: `start` may begin with that of a node
+    before. `monitors` are counted by all nodes, `managers` names those that are one."""
 
     def __init__(self, seed: int = 0, faults: Faults = CALM, bounds: Bounds = Bounds(), trees: Any = GoldTrees) -> None:  # noqa: B008
+        self.monitors: tuple[str, ...] = ()
+        self.managers: tuple[str, ...] = ()
         self.make_trees = trees
         self.network = FakeNetwork(seed, faults)
         self.bounds = bounds
@@ -103,11 +130,13 @@ class FakeCluster:
     def now(self) -> float:
         return self.network.now
 
-    def start(self, name: str, own: GoldTrees | None = None) -> FakeNode:
+    def start(
+        self, name: str, own: GoldTrees | None = None, events: Events | None = None, skew_s: float = 0.0
+    ) -> FakeNode:
         trees = self.make_trees(self.bounds.max_nodes)
         if own is not None:
             trees.own, trees._moved = own.own, True
-        node = FakeNode(self, name, trees, self.bounds)
+        node = FakeNode(self, name, trees, events or Events(), skew_s)
         self.nodes.append(node)
         self.lives[node.epoch] = node
         return node
@@ -145,15 +174,17 @@ class FakeCluster:
 
     def check_always(self, node: FakeNode) -> None:
         """What a copy is known to have is what its node has said at that moment, and the sums of bounds are right."""
-        hosts = waiting = 0
+        loads = {node.receiver.sessions: [0, 0], node.receiver.windows: [0, 0]}
         for name, state in node.receiver.nodes.items():
-            replica = state.replica
-            hosts += replica.tree.hosts
-            waiting += replica.waiting_bytes
-            if state.state in COUNTED and name != node.name and replica.has is not None and state.epoch is not None:
-                assert replica.tree.digest == self.lives[state.epoch].history[replica.has], (node.name, name)
-        assert node.receiver.hosts == hosts
-        assert node.receiver.waiting_bytes == waiting
+            for tree, replica in [(0, state.replica), *state.windows.items()]:
+                load = loads[node.receiver.windows if tree else node.receiver.sessions]
+                load[0] += replica.tree.hosts
+                load[1] += replica.waiting_bytes
+                assert state.state in COUNTED or not replica.tree.hosts, (node.name, name)
+                is_counted = state.state in COUNTED and name != node.name and state.epoch is not None
+                if is_counted and replica.has is not None:
+                    assert replica.tree.digest == self.lives[state.epoch].history[tree, replica.has], (node.name, name)
+        assert all([load.hosts, load.waiting_bytes] == sums for load, sums in loads.items())
 
     def check_views(self) -> None:
         """Every view is the truth: those that live have their sessions, the others none."""
@@ -164,9 +195,42 @@ class FakeCluster:
             for tree in node.view().values():
                 assert tree.digest == digest(tree.counts)
 
+    def check_sums(self, node: FakeNode) -> None:
+        """What is counted of other nodes in a window is the sum of the copies of it."""
+        for key, series in node.series.series.items():
+            for place in product(range(series.number - key.slots + 1, series.number + 1), (0, 1)):
+                copies = [copy for state in node.receiver.nodes.values() for copy in state.windows.values()]
+                held = [copy.tree.windows.get(Window(key, *place)) for copy in copies]
+                parts = [Counter(one.tree.counts) for one in held if one is not None]
+                assert series.sums.get(place, Counter()) == sum(parts, Counter()), (node.name, key, place)
+
+    def check_windows(self) -> None:
+        """Every view of windows is the truth, but for windows that begin or end just now."""
+        for node in self.nodes:
+            for key, series in node.series.series.items():
+                for number, sign in product(stable_windows(node, key), (0, 1)):
+                    window = Window(key, number, sign)
+                    parts = [
+                        other.events.windows.get(window, {}) for other in self.nodes if self.says(other, node, key)
+                    ]
+                    truth = sum(map(Counter, parts), Counter())
+                    assert series.sums.get((number, sign), Counter()) == truth, (self.now, node.name, window)
+
+    def says(self, other: FakeNode, node: FakeNode, key: SeriesKey) -> bool:
+        """Whether a node says a series to another one that counts it."""
+        tree = FOR_ALL if key.name in self.monitors else other.events.replicate.get(key, 0)
+        return other is not node and (tree == FOR_ALL or (tree == FOR_MANAGERS and node.name in self.managers))
+
     def check_states(self) -> None:
         """Each node lists the others as they are."""
         for node in self.nodes:
             for name in node.view():
                 heard = any(other.name == name for other in self.nodes)
                 assert node.receiver.nodes[name].state == (State.HEARD if heard else State.LOST)
+
+
+def stable_windows(node: FakeNode, key: SeriesKey) -> range:
+    """The windows that have been in the view of every node of the cluster for LATE_S, and still are."""
+    times = [EPOCH_S + node.cluster.now + other.skew_s for other in node.cluster.nodes]
+    newest = int(max(times) // key.interval)
+    return range(newest - key.slots + 1, int((min(times) - LATE_S) // key.interval) + 1)

@@ -55,6 +55,8 @@ class GoldTree:
         self.total = 0
         self.digest = 0
         self.word = (0, 0)
+        self.resume: Host = (0, 0)
+        """Where a walk over this host goes on, as far as it had room."""
 
     @property
     def hosts(self) -> int:
@@ -94,13 +96,13 @@ class GoldTree:
     def records(self, after: bytes, max_bytes: int) -> tuple[bytes, bytes]:
         start = int.from_bytes(after[1:], "big") if after else -1
         beyond = (after[0], start) if after else (0, 0)
-        return _cut(((host, count) for host, count in sorted(self.counts.items()) if host > beyond), max_bytes)
+        return cut(((host, count) for host, count in sorted(self.counts.items()) if host > beyond), max_bytes)
 
     def set_word(self, state: int, heard_ns: int) -> None:
         self.word = (state, heard_ns)
 
 
-def _cut(rows: Iterator[tuple[Host, int]], max_bytes: int) -> tuple[bytes, bytes]:
+def cut(rows: Iterator[tuple[Host, int]], max_bytes: int) -> tuple[bytes, bytes]:
     """As many of these as fit, and the cursor behind the last one: b"" if all do."""
     taken: list[tuple[Host, int]] = []
     size = 10
@@ -149,7 +151,7 @@ class GoldTrees:
         self._moved = False
         hosts = sorted(self.own.keys() | said.counts.keys())
         changed = ((host, self.own.get(host, 0)) for host in hosts if self.own.get(host, 0) != said.counts.get(host, 0))
-        records, rest = _cut(changed, max_bytes)
+        records, rest = cut(changed, max_bytes)
         self.complete = not rest
         return records
 

@@ -1,10 +1,15 @@
-"""The cluster: the sessions of all nodes, counted together on each.
+"""The cluster: the sessions and windows of all nodes, counted together on each.
 
-    node_trees    what a tree of a node can do: the seam to the native core
+    node_trees    what the protocol needs of the native core
     frames        what one node says to the others, as bytes
+    window_records, windows   the windows of one node: as bytes, and as one state
+    host_series   the series of this host: what is said of them, and where the windows of other nodes are counted
     sender        what this node says, and when
-    replica       the copy of another node's tree, and what is missing of it
-    receiver      what the other nodes say: epochs, leases, bounds
+    replica       the copy of what another node has said, and what is missing of it
+    node_state    what is known of another node
+    own_name      whether another node has the name of this one
+    bounds        what the other nodes may take of this agent
+    receiver      what the other nodes say: epochs, leases
     engine        what carries frames between nodes: its calls, its settings, its making by name
     certificates  whether a node's certificate is what other nodes will take
     zenoh_settings, zenoh_engine, redis_engine

@@ -27,7 +27,8 @@ from functools import partial
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import NodeTrees
 from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
-from inbound_audit.cluster.receiver import NodeState, Receiver, State
+from inbound_audit.cluster.node_state import NodeState, State
+from inbound_audit.cluster.receiver import Receiver
 from inbound_audit.cluster.sender import Sender
 from inbound_audit.errors import CapacityError, ClusterError
 from inbound_audit.log_limiter import LogLimiter

@@ -5,15 +5,15 @@ All numbers are little-endian. A frame has at most MAX_FRAME_BYTES.
     4s  magic         b"ibac"
     u8  version       1
     u8  type          of FrameType
-    u16 tree          what is counted: 0 for sessions
+    u16 tree          what is counted: 0: sessions; 1: windows; 2: windows for managers
     u64 epoch         random, new at each start of an agent
     u64 seq           the number of this frame; of a snapshot: of the last delta that is in it
-    u64 base          the number of the delta before this frame; of a snapshot: part (u32) and parts (u32)
+    u64 base          the number of the delta of this tree before this frame; of a snapshot: part (u32), parts (u32)
     u32 age           milliseconds since the start of the agent
     u32 hosts         \\
     u64 total          > of the state that this frame leads to
     u64 digest        /
-        records       of a delta and of a part of a snapshot (node_trees.py)
+        records       of a delta and of a part of a snapshot (node_trees.py; of windows: window_records.py)
     u32 crc           CRC-32 of all bytes before it
 
 Each version begins with the magic and the version, and ends with the CRC.
@@ -30,9 +30,11 @@ from zlib import crc32
 from inbound_audit.errors import InboundAuditError
 
 VERSION = 1
+SESSIONS = 0
+"""The tree of frames about sessions; `host_series` has the others."""
 MAX_FRAME_BYTES = 256 * 1024
 MAX_PARTS = 256
-"""Parts of a snapshot: 64 MiB, enough for 2,700,000 hosts of IPv6 at 24 bytes each."""
+"""Parts of a snapshot, of all trees together: 64 MiB, enough for 2,700,000 hosts of IPv6 at 24 bytes each."""
 
 _MAGIC = b"ibac"
 _HEADER = struct.Struct("<4sBBHQQQIIQQ")
@@ -133,4 +135,4 @@ def _check(frame: Frame) -> None:
     elif (frame.type == FrameType.DELTA) != bool(frame.records):
         raise FrameError("a change without records, or records without a change")
     if frame.hosts > frame.total or (frame.hosts == 0) != (frame.total == 0):
-        raise FrameError(f"{frame.hosts:,} hosts with {frame.total:,} sessions")
+        raise FrameError(f"{frame.hosts:,} hosts with a count of {frame.total:,}")

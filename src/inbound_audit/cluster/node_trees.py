@@ -1,4 +1,4 @@
-"""What a tree of a node can do: the seam between the protocol and the native core.
+"""What the protocol needs of the native core: a node's counts, and a series of which other nodes have a part.
 
 A tree holds a count per host. Records are bytes: a varint number of IPv4 hosts; for each a varint difference of its
 address to the one before it (of the first: to zero), and a varint count; then the same for IPv6. Counts are absolute,
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 
-class NodeTree(Protocol):
-    """The counts of one node. The digest is the sum modulo 2**64 of a fixed hash of each host and its count."""
+class Counts(Protocol):
+    """What one node has said. The digest is the sum modulo 2**64 of a fixed hash of each host and its count."""
 
     @property
     def hosts(self) -> int: ...
@@ -40,6 +40,10 @@ class NodeTree(Protocol):
     def records(self, after: bytes, max_bytes: int) -> tuple[bytes, bytes]:
         """Returns records of the hosts beyond a cursor, and the next cursor: b"" at the begin and at the end."""
 
+
+class NodeTree(Counts, Protocol):
+    """The hosts of one node."""
+
     def set_word(self, state: int, heard_ns: int) -> None:
         """Says to other processes how this node is and when it was heard last (CLOCK_MONOTONIC)."""
 
@@ -50,8 +54,8 @@ class NodeTrees(Protocol):
     def add(self, name: str, max_hosts: int) -> NodeTree:
         """Raises CapacityError if there is no place for another node."""
 
-    def said(self) -> NodeTree:
-        """Returns a tree that no other process sees: what this node has said."""
+    def said(self, name: str = "", max_hosts: int = 2**32) -> NodeTree:
+        """Returns a tree that no other process sees: what this node has said. Raises CapacityError."""
 
     def difference(self, said: Any, max_bytes: int) -> bytes:
         """Returns records of what this host's own trees have otherwise than `said`, b"" if nothing.
@@ -66,7 +70,61 @@ class NodeTrees(Protocol):
         """Whether this host's own trees may have something that `difference` has not seen. One load per tree."""
 
 
-def all_records(tree: NodeTree, max_bytes: int) -> list[bytes]:
+class SeriesTrees(Protocol):
+    """The series of this host, for what the cluster counts in them."""
+
+    def said(self, name: str = "", max_hosts: int = 2**32) -> NodeTree:
+        """As of `NodeTrees`."""
+
+    def check_records(self, parts: Sequence[bytes]) -> int:
+        """Returns how many hosts with a count are in records that continue one another. Raises ValueError if they are
+        no such records."""
+
+    def replicated(self) -> list[tuple[str, str, int, int, int]]:
+        """Returns `(scope, name, interval, slots, replicate)` of each series in which a process of this host may have
+        recorded something."""
+
+    def series(self, scope: str, name: str, interval: int, slots: int) -> ClusterSeries:
+        """Returns that series over the cluster, made at the first call. Raises CapacityError."""
+
+
+class ClusterSeries(Protocol):
+    """A series over the cluster: what this host's processes have recorded in it, and, in windows that they count, the
+    sum of what the other nodes have. Windows have the numbers of UTC; sign 1 is what was taken away."""
+
+    @property
+    def number(self) -> int:
+        """The number of the current window."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last `difference` had room for all."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a change found no room since the last `fill`."""
+
+    def advance(self) -> bool:
+        """Goes on to the current window. Returns whether windows are to be filled anew."""
+
+    def tree(self, number: int, sign: int, max_hosts: int) -> NodeTree:
+        """Returns a tree that no other process sees, for what another node has in that window. Each change of it is
+        made in the sum as well, while that window is in view. Raises CapacityError."""
+
+    def fill(self, number: int, sign: int, trees: list[Any]) -> bool:
+        """Makes the sum over other nodes in that window the sum of these trees. Returns False if it has no room."""
+
+    def difference(self, number: int, sign: int, said: Any, max_bytes: int) -> bytes:
+        """Returns records of what this host's processes have otherwise than `said`, as `NodeTrees.difference` does."""
+
+    def stamp(self, number: int, sign: int) -> int:
+        """Returns a number that differs after a change of this host's processes in that window."""
+
+    def levels(self, number: int) -> tuple[int, int]:
+        """Returns the shortest prefix lengths to which a process has folded hosts of that window."""
+
+
+def all_records(tree: Counts, max_bytes: int) -> list[bytes]:
     """Returns all hosts of a tree in parts of at most so many bytes; at least one part."""
     parts: list[bytes] = []
     cursor = b""

@@ -1,4 +1,4 @@
-"""The copy of another node's tree: which of its changes are in it, which wait, and whether a snapshot is wanted.
+"""The copy of what another node has said: which of its changes are in it, which wait, and whether a snapshot is wanted.
 
 Each change names the change before it (its base), so a copy knows what it misses. Until the missing one comes, or a
 snapshot, what is there stays counted and later changes wait. The digest of each frame tells when the copy differs
@@ -8,22 +8,27 @@ although nothing seems to be missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from inbound_audit.cluster.frames import Frame
-from inbound_audit.cluster.node_trees import NodeTree
+from inbound_audit.cluster.node_trees import Counts
+
+Tree = TypeVar("Tree", bound=Counts)
 
 WAITING_FRAME_BYTES = 512
 """What a frame that waits costs beside its records."""
 
 
-class Replica:
-    """The copy of one node's tree. `gaps`: how often something was missing; `refused`: changes that were no records;
-    `agreed_at`: when the digest of a frame was that of the tree for the last time.
+class Replica(Generic[Tree]):
+    """The copy of one node's tree, or of its windows.
+
+    `gaps`: how often something was missing; `refused`: changes that were no records; `agreed_at`: when the digest of a
+    frame was that of the tree for the last time.
 
     Changes that wait take at most `max_waiting_bytes`; beyond, the oldest is dropped, which a snapshot mends.
     """
 
-    def __init__(self, tree: NodeTree, max_waiting_bytes: int, now: float) -> None:
+    def __init__(self, tree: Tree, max_waiting_bytes: int, now: float) -> None:
         self.tree = tree
         self.max_waiting_bytes = max_waiting_bytes
         self.has: int | None = (
@@ -34,6 +39,8 @@ class Replica:
         self.waiting_bytes = 0
         self.gaps = self.refused = 0
         self.agreed_at = now
+        self.refused_until = 0.0
+        """When what was too much may be tried again; 0: it is within the bounds."""
 
     @property
     def whole(self) -> bool:

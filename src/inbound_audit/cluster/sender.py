@@ -2,51 +2,138 @@
 
 A frame leaves as soon as something has changed, but not before a pause after the last one. The pause grows with the
 number of nodes, because each frame costs each of them time, and with the time that a walk over this host's trees takes.
+Sessions and windows are said apart from one another, in frames of trees of their own. Frames are numbered together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Any, NamedTuple, Protocol
 
-from inbound_audit.cluster.frames import MAX_AGE_MS, MAX_RECORDS_BYTES, Frame, FrameType, pack
-from inbound_audit.cluster.node_trees import NodeTrees, all_records
+from inbound_audit.cluster.frames import MAX_AGE_MS, MAX_PARTS, MAX_RECORDS_BYTES, SESSIONS, Frame, FrameType, pack
+from inbound_audit.cluster.node_trees import Counts, NodeTrees, all_records
 
-MIN_PAUSE_S = 0.005
 PAUSE_PER_NODE_S = 0.0005
 PAUSE_PER_WALK = 20
+
+
+class Pace(NamedTuple):
+    """How often a tree is said: seconds between two walks, at least; seconds between two heartbeats; and how many
+    frames may follow one another. What a walk has found beyond these is said after the next pause."""
+
+    min_pause_s: float
+    heartbeat_s: float
+    max_frames: int
+
+
+MIN_PAUSE_S = 0.005
 HEARTBEAT_S = 0.25
-MAX_FRAMES_AT_ONCE = 64
-"""What a walk has found beyond so many frames is said after the next pause."""
+SESSIONS_PACE = Pace(MIN_PAUSE_S, HEARTBEAT_S, 64)
+WINDOWS_PACE = Pace(1.0, 1.0, 8)
+"""2 MiB a second: a quarter of what a node may say."""
+
+
+class Source(Protocol):
+    """What a tree of frames is about: `NodeTrees`, or the windows of some series."""
+
+    number: int
+
+    def said(self) -> Any: ...
+    def difference(self, said: Any, max_bytes: int) -> bytes: ...
+    @property
+    def complete(self) -> bool: ...
+    def changed(self) -> bool: ...
+
+
+class Stream:
+    """What is said in the frames of one tree. `content`: the number of the last change."""
+
+    def __init__(self, number: int, source: Any, pace: Pace, now: float) -> None:
+        self.number = number
+        self.said: Counts = source.said()
+        self.content = 0
+        self.spoke_at = now
+        self._source = source
+        self._pace = pace
+        self._walked_at = now
+        self._walk_s = 0.0
+        self._walked = False
+
+    @property
+    def has_heartbeats(self) -> bool:
+        """Sessions have them always, as signs of life; others from the first change on, as it may be lost."""
+        return self.number == SESSIONS or self.content > 0
+
+    def move(self, source: Any) -> None:
+        """Goes on with another source: what was said is copied there."""
+        said = source.said()
+        said.replace(all_records(self.said, MAX_RECORDS_BYTES))
+        self._source, self.said = source, said
+
+    def pause(self, nodes: int) -> float:
+        """Seconds from one walk to the next, at least."""
+        return max(self._pace.min_pause_s, PAUSE_PER_NODE_S * nodes, PAUSE_PER_WALK * self._walk_s)
+
+    def due_at(self, now: float, nodes: int) -> float:
+        """When `walk` or a heartbeat is due; `inf`: neither."""
+        if not self._walked:
+            return now
+        beat_at = self.spoke_at + self._pace.heartbeat_s if self.has_heartbeats else inf
+        walk_at = self._walked_at if self._source.changed() else now
+        return min(walk_at + self.pause(nodes), beat_at)
+
+    def wants_heartbeat(self, now: float) -> bool:
+        return self.has_heartbeats and now >= self.spoke_at + self._pace.heartbeat_s
+
+    def walks(self, now: float, nodes: int) -> bool:
+        """Whether something may have changed, and may be said."""
+        return not self._walked or (now >= self._walked_at + self.pause(nodes) and self._source.changed())
+
+    def changes(self, now: float, clock: Callable[[], float]) -> Iterable[bytes]:
+        """The records of what has changed since it was said, a frame each."""
+        began = clock()
+        self._walked = True
+        for _ in range(self._pace.max_frames):
+            records = self._source.difference(self.said, MAX_RECORDS_BYTES)
+            complete = self._source.complete
+            if records:
+                self.said.set_many(records)
+                yield records
+            if complete:
+                break
+        self._walk_s = clock() - began
+        self._walked_at = now
 
 
 class Sender:
-    """What one node says. It belongs to one thread. `clock` is monotonic, in seconds."""
+    """What one node says. It belongs to one thread. `clock` is monotonic, in seconds; `windows` are said apart from the
+    sessions."""
 
-    def __init__(self, epoch: int, trees: NodeTrees, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, epoch: int, trees: NodeTrees, clock: Callable[[], float], windows: Iterable[Source] = ()
+    ) -> None:
         self.epoch = epoch
         self.nodes = 1
         """How many nodes are heard: the agent sets it, and the pause grows with it."""
         self.silent = False
         """Whether this node says nothing, because a newer one has its name (`Receiver.duplicate`)."""
-        self._trees = trees
-        self._said = trees.said()
         self._clock = clock
-        self._began = self._spoke_at = self._walked_at = clock()
-        self._walk_s = 0.0
+        self._began = clock()
         self._first = True
         self._seq = 0
-        self._content = 0  # the number of the last delta
+        self._sessions = Stream(SESSIONS, trees, SESSIONS_PACE, self._began)
+        others = [Stream(source.number, source, WINDOWS_PACE, self._began) for source in windows]
+        self._streams = [self._sessions, *others]
 
     @property
     def pause(self) -> float:
-        """Seconds from one walk to the next, at least."""
-        return max(MIN_PAUSE_S, PAUSE_PER_NODE_S * self.nodes, PAUSE_PER_WALK * self._walk_s)
+        """Seconds from one walk over the sessions to the next, at least."""
+        return self._sessions.pause(self.nodes)
 
     def move(self, trees: NodeTrees) -> None:
-        """Goes on with other trees: what was said is copied there."""
-        said = trees.said()
-        said.replace(all_records(self._said, MAX_RECORDS_BYTES))
-        self._trees, self._said = trees, said
+        """Goes on with other trees of sessions."""
+        self._sessions.move(trees)
 
     def due(self, now: float) -> float:
         """Returns the seconds until `frames` is to be called, at most `pause`."""
@@ -54,64 +141,59 @@ class Sender:
             return self.pause
         if self._first:
             return 0.0
-        walk_at = self._walked_at if self._trees.changed() else now
-        return max(0.0, min(walk_at + self.pause, self._spoke_at + HEARTBEAT_S) - now)
+        return max(0.0, min(stream.due_at(now, self.nodes) for stream in self._streams) - now)
 
     def frames(self, now: float) -> list[bytes]:
         """Returns what is to be said now: the changes since the last call, or a heartbeat; [] if there is nothing.
 
         Costs one load per tree of this host if nothing has changed, else a walk over its hosts.
         """
-        said: list[bytes] = []
         if self.silent:
-            return said
-        if self._first or (now >= self._walked_at + self.pause and self._trees.changed()):
-            said = self._changes(now)
-        if not said and (self._first or now >= self._spoke_at + HEARTBEAT_S):
-            said = [self._next(FrameType.HEARTBEAT)]  # model: cluster/beat
-        if said:
-            self._spoke_at = now
-            self._first = False
+            return []
+        said = [frame for stream in self._streams for frame in self._of(stream, now)]
+        self._first = False
         return said
 
     def snapshot(self) -> list[bytes]:
-        """Returns all that was said until now, in parts: the answer to a node that has missed something.
+        """Returns all that was said until now, in parts, of each tree: the answer to a node that has missed something.
+        A tree for which there is no room in an answer is left out; the sessions come first.
 
         A silent node has no answer: [].
         """
-        if self.silent:
-            return []
-        parts = all_records(self._said, MAX_RECORDS_BYTES)
-        frame = self._frame(FrameType.SNAPSHOT, self._content)  # model: cluster/answer
-        return [pack(frame._replace(records=part, part=at, parts=len(parts))) for at, part in enumerate(parts)]
+        answer: list[bytes] = []
+        for stream in [] if self.silent else self._streams:
+            parts = all_records(stream.said, MAX_RECORDS_BYTES)
+            if len(answer) + len(parts) <= MAX_PARTS:
+                frame = self._frame(FrameType.SNAPSHOT, stream, stream.content)  # model: cluster/answer
+                answer += [
+                    pack(frame._replace(records=part, part=at, parts=len(parts))) for at, part in enumerate(parts)
+                ]
+        return answer
 
     def goodbye(self) -> bytes:
         """Returns the last frame of an agent that ends in order: the others drop this node at once."""
-        return self._next(FrameType.GOODBYE)  # model: cluster/goodbye
+        return self._next(FrameType.GOODBYE, self._sessions)  # model: cluster/goodbye
 
-    def _changes(self, now: float) -> list[bytes]:
-        began = self._clock()
+    def _of(self, stream: Stream, now: float) -> list[bytes]:
         said: list[bytes] = []
-        complete = False
-        while not complete and len(said) < MAX_FRAMES_AT_ONCE:
-            records = self._trees.difference(self._said, MAX_RECORDS_BYTES)
-            complete = self._trees.complete
-            if records:
-                self._said.set_many(records)
-                said.append(self._next(FrameType.DELTA, records))  # model: cluster/say
-        self._walk_s = self._clock() - began
-        self._walked_at = now
+        if stream.walks(now, self.nodes):
+            said = [self._next(FrameType.DELTA, stream, records) for records in stream.changes(now, self._clock)]
+            # model: cluster/say
+        if not said and ((self._first and stream is self._sessions) or stream.wants_heartbeat(now)):
+            said = [self._next(FrameType.HEARTBEAT, stream)]  # model: cluster/beat
+        if said:
+            stream.spoke_at = now
         return said
 
-    def _next(self, type_: FrameType, records: bytes = b"") -> bytes:
+    def _next(self, type_: FrameType, stream: Stream, records: bytes = b"") -> bytes:
         """Each frame has a number of its own: one that is repeated is not a sign of life."""
         self._seq += 1
-        data = pack(self._frame(type_, self._seq)._replace(base=self._content, records=records))
+        data = pack(self._frame(type_, stream, self._seq)._replace(base=stream.content, records=records))
         if type_ == FrameType.DELTA:
-            self._content = self._seq
+            stream.content = self._seq
         return data
 
-    def _frame(self, type_: FrameType, seq: int) -> Frame:
+    def _frame(self, type_: FrameType, stream: Stream, seq: int) -> Frame:
         age = min(int((self._clock() - self._began) * 1000), MAX_AGE_MS)
-        said = self._said
-        return Frame(type_, self.epoch, seq, 0, age, said.hosts, said.total, said.digest)
+        said = stream.said
+        return Frame(type_, self.epoch, seq, 0, age, said.hosts, said.total, said.digest, tree=stream.number)

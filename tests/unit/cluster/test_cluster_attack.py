@@ -20,7 +20,7 @@ WAY_S = 0.003
 
 def attack(nodes: int, limit: int, rate: float, pause_s: float, monkeypatch: pytest.MonkeyPatch, seed: int) -> int:
     """Returns how many sessions are let in, all of which stay."""
-    monkeypatch.setattr(sender, "MIN_PAUSE_S", pause_s)
+    monkeypatch.setattr(sender, "SESSIONS_PACE", sender.SESSIONS_PACE._replace(min_pause_s=pause_s))
     cluster = FakeCluster(seed, Faults(min_delay_s=WAY_S, max_delay_s=WAY_S))
     members = [cluster.start(f"mx{at}") for at in range(nodes)]
     cluster.run(3 * STEP_S, STEP_S)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.support.fake_cluster import FakeCluster, FakeNode
+from tests.support.fake_cluster import EPOCH_S, FakeCluster, FakeNode
 from tests.support.fake_engine import CALM, Faults
 
 from inbound_audit.cluster.receiver import LEASE_S
+from inbound_audit.cluster.window_records import SeriesKey
 
 NAMES = ("mx1", "mx2", "mx3")
 HOSTS = ((4, 1), (4, 2**32 - 1), (6, 1), (6, 2**128 - 1))
+SERIES = {SeriesKey("series", "all", 1, 3): 1, SeriesKey("strings", "managed", 30, 2): 2}
 names = st.sampled_from(NAMES)
 
 
@@ -20,8 +22,14 @@ class ClusterMachine(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 2**32))
     def begin(self, seed: int) -> None:
         self.cluster = FakeCluster(seed, Faults())
+        self.cluster.managers = NAMES[:1]
         for name in NAMES:
-            self.cluster.start(name)
+            self.begin_host(name)
+
+    def begin_host(self, name: str) -> None:
+        node = self.cluster.start(name)
+        node.events.replicate.update(SERIES)
+        node.series.find()
 
     def node(self, name: str) -> FakeNode | None:
         return next((node for node in self.cluster.nodes if node.name == name), None)
@@ -30,6 +38,18 @@ class ClusterMachine(RuleBasedStateMachine):
     def session(self, name: str, host: tuple[int, int], sessions: int) -> None:
         if node := self.node(name):
             node.trees.open(host, max(sessions, -node.trees.own.get(host, 0)))
+
+    @rule(
+        name=names, key=st.sampled_from(sorted(SERIES)), host=st.sampled_from(HOSTS), by=st.sampled_from([1, 1, 3, -1])
+    )
+    def event(self, name: str, key: SeriesKey, host: tuple[int, int], by: int) -> None:
+        if node := self.node(name):
+            node.events.record(key, int((EPOCH_S + self.cluster.now) // key.interval), host, by)
+
+    @rule(name=names)
+    def end_processes(self, name: str) -> None:
+        if node := self.node(name):
+            node.events.clear()
 
     @rule(name=names)
     def say(self, name: str) -> None:
@@ -75,6 +95,7 @@ class ClusterMachine(RuleBasedStateMachine):
         self.cluster.network.run(self.cluster.now + seconds)
         for node in self.cluster.nodes:
             node.receiver.tick(self.cluster.now)
+            node.series.turn()
 
     @rule(name=names, goodbye=st.booleans())
     def end(self, name: str, goodbye: bool) -> None:
@@ -84,18 +105,21 @@ class ClusterMachine(RuleBasedStateMachine):
     @rule(name=names)
     def start(self, name: str) -> None:
         if not self.node(name):
-            self.cluster.start(name)
+            self.begin_host(name)
 
     @rule(name=names)
     def restart(self, name: str) -> None:
         if node := self.node(name):
             self.cluster.kill(node)
-            self.cluster.start(name, node.trees)
+            again = self.cluster.start(name, node.trees, node.events)
+            again.series.find()
 
     @precondition(lambda self: hasattr(self, "cluster"))
     @invariant()
     def copies_are_what_was_said(self) -> None:
+        """And windows of other nodes are the sums of the copies."""
         for node in self.cluster.nodes:
+            self.cluster.check_sums(node)
             self.cluster.check_always(node)
             for name, tree in node.view().items():
                 state = node.receiver.nodes[name]
@@ -107,6 +131,7 @@ class ClusterMachine(RuleBasedStateMachine):
             self.cluster.heal(CALM)
             self.cluster.run(4, 0.05)
             self.cluster.check_views()
+            self.cluster.check_windows()
 
 
 TestClusterMachine = ClusterMachine.TestCase

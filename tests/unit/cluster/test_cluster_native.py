@@ -14,7 +14,8 @@ from tests.support.gold_nodes import Host, address_of, decode
 
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import NODE_STATES, NodeTrees
-from inbound_audit.cluster.receiver import Bounds, State
+from inbound_audit.cluster.bounds import Bounds
+from inbound_audit.cluster.node_state import State
 
 FOUR = tuple((4, 0xC0000200 + at * 37) for at in range(24))
 SIX = tuple((6, at << 70) for at in range(16))
@@ -72,7 +73,7 @@ def check(nodes: list[FakeNode]) -> None:
             if other is not node:
                 tree = node.trees.trees[other.name]
                 assert dict(decode(tree.records()[0])) == +other.trees.own
-                assert tree.digest == other.sender._said.digest
+                assert tree.digest == other.sender._sessions.said.digest
         audit = node.trees.audit
         assert audit.total("inbound_cidr") == everything.total()
         assert audit.total() == node.trees.own.total()

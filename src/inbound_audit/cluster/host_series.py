@@ -1,0 +1,255 @@
+"""The series of this host that a cluster counts: what is said of them, and where other nodes' windows are counted.
+
+A monitor is said and counted if the agent was given its name. A named series says by its `replicate` for whom it is:
+the windows for all nodes are one tree of frames, those for managers are another, which only a manager takes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from time import monotonic
+from weakref import WeakSet
+
+from inbound_audit.cluster.node_trees import ClusterSeries, NodeTree, SeriesTrees
+from inbound_audit.cluster.window_records import (
+    MAX_HEAD_BYTES,
+    SCOPES,
+    UNFOLDED,
+    SeriesKey,
+    Window,
+    WindowRecords,
+    pack,
+)
+from inbound_audit.cluster.windows import MIN_ROOM_BYTES, NO_HOSTS, WindowTrees
+from inbound_audit.errors import CapacityError
+
+logger = logging.getLogger("inbound_audit.cluster")
+
+FOR_ALL, FOR_MANAGERS = 1, 2
+"""The trees of frames that have windows. They are also the numbers of `replicate`."""
+
+MAX_WINDOWS = 4096
+"""Of one node and tree of frames. More are not said."""
+
+RETRY_S = 10.0
+"""A window whose sum over the other nodes finds no room is summed up anew after so long."""
+
+
+class HostSeries:
+    """The series of this host that the cluster counts. It belongs to one thread.
+
+    Parameters:
+        trees: the native core.
+        monitors: the monitors that are said and counted, such as ``"300,6"``.
+        is_manager: whether the windows that other nodes have for managers are counted here.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        trees: SeriesTrees,
+        monitors: Collection[str] = (),
+        is_manager: bool = False,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self.series: dict[SeriesKey, ClusterSeries] = {}
+        self._trees = trees
+        self._monitors = frozenset(monitors)
+        self._is_manager = is_manager
+        self._clock = clock
+        self._copies: WeakSet[WindowTrees] = WeakSet()
+        self._retry_at: dict[SeriesKey, float] = {}
+        """When windows without room are summed up again."""
+        self._refused: set[SeriesKey] = set()
+        """Series for which there is no room at all."""
+        self.said = {tree: SaidWindows(self, tree) for tree in (FOR_ALL, FOR_MANAGERS)}
+
+    def check(self, parts: Sequence[bytes]) -> int:
+        """`SeriesTrees.check_records`."""
+        return self._trees.check_records(parts)
+
+    def tree(self, max_hosts: int = 2**32) -> NodeTree:
+        """Returns a tree that counts nowhere."""
+        return self._trees.said("", max_hosts)
+
+    def takes(self, tree: int) -> bool:
+        """Whether this host counts what other nodes say in that tree of frames."""
+        return tree == FOR_ALL or self._is_manager
+
+    def copy(self, max_windows: int, max_hosts: int) -> WindowTrees:
+        """Returns what another node has, no window at first. Its windows are counted in the series of this host; those
+        of series that no process of this host has wait for one."""
+
+        def make(window: Window) -> NodeTree:
+            series = self.series.get(window.series)
+            return self.tree(max_hosts) if series is None else series.tree(window.number, window.sign, max_hosts)
+
+        made = WindowTrees(make, self.check, max_windows, max_hosts)
+        self._copies.add(made)
+        return made
+
+    def find(self) -> None:
+        """Finds the series of this host's processes. To be called once a second. O(series)."""
+        found: dict[SeriesKey, int] = {}
+        for scope, name, interval, slots, replicate in self._trees.replicated():
+            key = SeriesKey(scope, name, interval, slots)
+            tree = self._tree_of(key, replicate)
+            if tree is not None:
+                found[key] = min(tree, found.get(key, tree))
+        for key in found:
+            if key not in self.series:
+                self._begin(key)
+        for said in self.said.values():
+            said.keys = [key for key, tree in found.items() if tree == said.number and key in self.series]
+
+    def turn(self) -> None:
+        """Goes on to the current windows, and sums up anew what was emptied or had no room. To be called some 20 times
+        per second. O(series), and O(hosts) of what is summed up."""
+        for key, series in self.series.items():
+            retry_at = self._retry_at.get(key)
+            lacks_room = series.is_full if retry_at is None else self._clock() >= retry_at
+            if series.advance() or lacks_room:
+                self._fill(key, series)
+
+    def move(self, trees: SeriesTrees) -> None:
+        """Goes on with another core. What the old one holds is not changed."""
+        before, self.series, self._trees = self.series, {}, trees
+        self._refused.clear()
+        for copy in self._copies:
+            copy.remake()
+        for key in before:
+            self._begin(key)
+        for said in self.said.values():
+            said.move()
+
+    def _tree_of(self, key: SeriesKey, replicate: int) -> int | None:
+        """The tree of frames in which a series is said, None if it is not."""
+        if SCOPES.index(key.scope) < SCOPES.index("series"):
+            return FOR_ALL if key.name in self._monitors else None
+        return replicate if replicate in (FOR_ALL, FOR_MANAGERS) else None
+
+    def _begin(self, key: SeriesKey) -> None:
+        try:
+            series = self._trees.series(*key)
+        except CapacityError as error:
+            if key not in self._refused:
+                self._refused.add(key)
+                logger.warning("%s %s is counted on this host alone: %s", key.scope, key.name, error)
+            return
+        self.series[key] = series
+        series.advance()
+        for copy in self._copies:
+            copy.remake(key)
+        self._fill(key, series)
+
+    def _fill(self, key: SeriesKey, series: ClusterSeries) -> None:
+        has_room = True
+        for number in range(series.number - key.slots + 1, series.number + 1):
+            for sign in (0, 1):
+                window = Window(key, number, sign)
+                held = [copy.windows[window].tree for copy in self._copies if window in copy.windows]
+                has_room = series.fill(number, sign, held) and has_room
+        if has_room:
+            self._retry_at.pop(key, None)
+            return
+        if key not in self._retry_at:
+            logger.warning("%s %s has no room: windows of other nodes are counted in part", key.scope, key.name)
+        self._retry_at[key] = self._clock() + RETRY_S
+
+
+class SaidWindows:
+    """What the processes of this host have in the series of one tree of frames, and what was said of it."""
+
+    def __init__(self, host: HostSeries, number: int) -> None:
+        self.number = number
+        self.keys: list[SeriesKey] = []
+        self.complete = True
+        """Whether the last `difference` had room for all."""
+        self._host = host
+        self._said = WindowTrees(lambda window: host.tree(), host.check, 2**32, 2**32)
+        self._nothing: NodeTree | None = None
+        self._stamps: dict[Window, int] = {}
+        """Of windows of which all is said."""
+        self._resumed: Window | None = None
+        """The window of which the last `difference` had room for a part only."""
+
+    def said(self) -> WindowTrees:
+        """Returns what was said."""
+        return self._said
+
+    def changed(self) -> bool:
+        """Whether `difference` may find something: to know it, it would have to ask each window."""
+        return bool(self.keys or self._said.windows)
+
+    def move(self) -> None:
+        """Goes on with another core."""
+        self._said.remake()
+        self._nothing = None
+        self._stamps.clear()
+        self._resumed = None
+
+    def difference(self, said: WindowTrees, max_bytes: int) -> bytes:
+        """Returns records of the windows that have changed since they were said.
+
+        `complete` is False if some had no room: after these records were set in `said`, the next call goes on there.
+        O(windows), and O(hosts) of windows that have changed.
+        """
+        found: list[bytes] = []
+        room = max_bytes
+        in_view = {window for key in self.keys for window in self._windows_of(key)}
+        self._stamps = {window: stamp for window, stamp in self._stamps.items() if window in in_view}
+        self.complete = True
+        places = MAX_WINDOWS - len(said.windows)
+        for window in sorted(in_view | said.windows.keys()):
+            if room < MAX_HEAD_BYTES + MIN_ROOM_BYTES:
+                self.complete = False
+                break
+            if window not in in_view:
+                found.append(pack(WindowRecords(window, UNFOLDED, b"")))
+            elif window in said.windows or places > 0:
+                found.append(self._change_of(window, said, room - MAX_HEAD_BYTES))
+                places -= window not in said.windows and found[-1] != b""
+            else:
+                continue
+            room -= len(found[-1])
+            if not self.complete:
+                break
+        return b"".join(found)
+
+    def _windows_of(self, key: SeriesKey) -> list[Window]:
+        newest = self._host.series[key].number
+        return [Window(key, number, sign) for number in range(newest - key.slots + 1, newest + 1) for sign in (0, 1)]
+
+    def _change_of(self, window: Window, said: WindowTrees, max_bytes: int) -> bytes:
+        series = self._host.series[window.series]
+        stamp = series.stamp(window.number, window.sign)
+        if self._stamps.get(window) == stamp:
+            return b""
+        held = said.windows.get(window)
+        levels = series.levels(window.number)
+        records = series.difference(window.number, window.sign, self._before(said, window), max_bytes)
+        self._note(window, stamp, series.complete)
+        if not records and held is not None and held.levels != levels:
+            records = NO_HOSTS
+        return pack(WindowRecords(window, levels, records)) if records else b""
+
+    def _before(self, said: WindowTrees, window: Window) -> NodeTree:
+        """What was said of a window. A tree for it is made when there is something to say."""
+        held = said.windows.get(window)
+        if held is not None:
+            return held.tree
+        if self._nothing is None:
+            self._nothing = self._host.tree()
+        return self._nothing
+
+    def _note(self, window: Window, stamp: int, complete: bool) -> None:
+        """A walk that goes on where the last one stopped has not seen what changed before that place."""
+        self.complete = complete
+        if complete and self._resumed != window:
+            self._stamps[window] = stamp
+        else:
+            self._stamps.pop(window, None)
+        self._resumed = None if complete else window
+        if not complete:
+            self._nothing = None
