@@ -19,8 +19,8 @@ from tests.support.waiting import PATIENCE, eventually
 from inbound_audit import InboundAudit
 from inbound_audit.cluster import agent as room
 from inbound_audit.cluster.agent import Agent, Inbox
-from inbound_audit.cluster.engine import Engine, EngineSettings
 from inbound_audit.cluster.bounds import Bounds
+from inbound_audit.cluster.engine import Engine, EngineSettings
 from inbound_audit.errors import ClusterError
 from inbound_audit.series.requests import handle
 from inbound_audit.shared import View
