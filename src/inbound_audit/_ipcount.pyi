@@ -16,6 +16,7 @@ DEFAULT_CAPACITY: int
 NO_SUCH_SERIES: int
 LUA_CDEF: str
 MONITOR_KINDS: tuple[str, ...]
+REPLICATE: Mapping[str, int]
 LIMITS: Mapping[str, int]
 
 def count_error(code: int, cidr: object, service: object, audit: Audit | None) -> Exception: ...
@@ -35,7 +36,7 @@ def accept_within(accept: bytes, other: bytes) -> bytes: ...
 def accept_field(accept: bytes, name: str) -> bytes | int: ...
 def accept_session_count(accept: bytes, cidr: bytes | None, service: bytes | None) -> int: ...
 def accept_event_count(
-    accept: bytes, kind: int, monitor: bytes, cidr: bytes | None, first: int, last: int
+    accept: bytes, kind: int, monitor: bytes, cluster: bool, cidr: bytes | None, first: int, last: int
 ) -> tuple[int, int]: ...
 def accept_series_add(accept: bytes, name: bytes, key: bytes | None, amount: int) -> int: ...
 def accept_series_count(accept: bytes, name: bytes, key: bytes | None, first: int, last: int) -> tuple[int, int]: ...
@@ -122,6 +123,7 @@ class Audit:
         endv: int | None = None,
         *,
         ac: Session | None = None,
+        cluster: bool = False,
     ) -> int: ...
     def receptions(
         self,
@@ -131,6 +133,7 @@ class Audit:
         endv: int | None = None,
         *,
         ac: Session | None = None,
+        cluster: bool = False,
     ) -> int: ...
     def rejections(
         self,
@@ -140,9 +143,16 @@ class Audit:
         endv: int | None = None,
         *,
         ac: Session | None = None,
+        cluster: bool = False,
     ) -> int: ...
     def sliding_average(
-        self, kind: str, monitor: str | int, cidr: str | None = None, *, ac: Session | None = None
+        self,
+        kind: str,
+        monitor: str | int,
+        cidr: str | None = None,
+        *,
+        ac: Session | None = None,
+        cluster: bool = False,
     ) -> float: ...
     @property
     def monitors(self) -> tuple[str, ...]: ...
@@ -169,7 +179,15 @@ class Audit:
 class SeriesStore:
     def __new__(cls, audit: Audit) -> Self: ...
     def define(
-        self, scope: str, name: str, interval: int, slots: int, window_bytes: int, max_hosts: int, family: int = 0
+        self,
+        scope: str,
+        name: str,
+        interval: int,
+        slots: int,
+        window_bytes: int,
+        max_hosts: int,
+        family: int = 0,
+        replicate: int = 0,
     ) -> None: ...
     def define_monitor(self, name: str, interval: int, slots: int, window_bytes: int, max_hosts: int) -> None: ...
     @property

@@ -912,6 +912,14 @@ cdef class Series:
     def set_max_hosts(self, u32 n):
         self.s.max_hosts = n
 
+    def set_remote(self, Series remote not None, u32 replicate):
+        """`remote` stands for what the other nodes of a cluster have recorded."""
+        self.s.replicate = replicate
+        model.publish_series(&self.s.remote, remote.s)
+
+    def set_replicate(self, u32 replicate):
+        self.s.replicate = replicate
+
     def end(self):
         self.s.state = model.ENDED
 
@@ -971,14 +979,21 @@ cdef class Series:
         cdef const char *k = NULL
         if key is not None:
             k = key
-        code = series_query.query_key(NULL, self.s, k, len(key or b""), first, last, &count)
+        code = series_query.query_key(NULL, self.s, False, k, len(key or b""), first, last, &count)
         if code != codes.OK:
             return code, None
         return count
 
+    def query_cluster(self, bytes key not None, int64_t first=0, int64_t last=0):
+        """The count on all nodes, as of a monitor."""
+        cdef int64_t count = 0
+        code = series_query.query_events(NULL, self.s, True, key, len(key), first, last, &count)
+        assert code == codes.OK
+        return count
+
     def sliding_average(self, cidr):
         cdef prefix.Prefix p = prefix_of(cidr)
-        return series_query.sliding_average(self.s, &p)
+        return series_query.sliding_average(self.s, window.now_of(self.owner.o), &p)
 
     def find(self, bytes name not None):
         """Whether the owner finds this series by that name."""

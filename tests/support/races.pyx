@@ -259,9 +259,9 @@ cdef void count_step(Worker *w) noexcept nogil:
     sums.listener_total(tree[COMING])
     i = <int>draw(w, SERIES)
     check(series_query.find_series(owner, series[i].name, 1) == series[i], "a series is found by its name")
-    check(series_query.query_events(&ac, series[i], NULL, 0, 0, SLOTS - 1, &count) == codes.OK, "a series is counted")
+    check(series_query.query_events(&ac, series[i], i % 2, NULL, 0, 0, SLOTS - 1, &count) == codes.OK, "a series is counted")
     window.range_count(series[i], tick(owner), 0, SLOTS - 1, &p)
-    series_query.sliding_average(series[i], &p)
+    series_query.sliding_average(series[i], window.now_of(owner), &p)
 
 
 cdef void check_rows(const walk.Rows *rows, int version) noexcept nogil:

@@ -3,6 +3,9 @@
 Each monitor has three series, by the address of the session: connections, receptions (messages that were accepted) and
 rejections. Other series have a name.
 
+What the other nodes of a cluster recorded is the series `remote` of a series. A count adds it if the series is
+replicated, or if the query asks for the whole cluster.
+
 Lock rule: none. `now_of` may call Python, so a caller without the GIL must not hold a lock.
 """
 
@@ -14,7 +17,9 @@ from inbound_audit._core.change_log cimport MAX_KEY
 from inbound_audit._core.clock cimport SECOND_US, window_number
 from inbound_audit._core.codes cimport BAD_WINDOW, LONG_KEY, NO_KEY, OK, OTHER_FAMILY
 from inbound_audit._core.layout cimport header
-from inbound_audit._core.model cimport ADDRESSES, STRINGS, Owner, Ring, Series, Tree, ia_ac, load_ring, load_tree
+from inbound_audit._core.model cimport (
+    ADDRESSES, REPLICATE_NONE, STRINGS, Owner, Ring, Series, Tree, ia_ac, load_ring, load_series, load_tree,
+)
 from inbound_audit._core.monitor cimport parse_monitor
 from inbound_audit._core.prefix cimport Prefix, parse_cidr
 from inbound_audit._core.query cimport peer_of
@@ -61,12 +66,29 @@ cdef inline int report_family(Series *s) noexcept nogil:
     return OTHER_FAMILY if load32(&s.family_reported) == 0 and exchange32(&s.family_reported, 1) == 0 else OK
 
 
+cdef inline int64_t range_of_cluster(
+    Series *s, bint cluster, int64_t first, int64_t last, const Prefix *p
+) noexcept nogil:
+    """As `range_count`, at the present time; with what the other nodes recorded, if the series is replicated or
+    `cluster` asks for it.
+    """
+    cdef int64_t now = now_of(s.owner)
+    cdef int64_t total = range_count(s, now, first, last, p)
+    cdef Series *remote
+    if cluster or load32(&s.replicate) != REPLICATE_NONE:
+        remote = load_series(&s.remote)
+        if remote != NULL:
+            total += range_count(remote, now, first, last, p)
+    return total
+
+
 cdef inline int query_events(
-    const ia_ac *ac, Series *s, const char *cidr, size_t size, int64_t first, int64_t last, int64_t *out
+    const ia_ac *ac, Series *s, bint cluster, const char *cidr, size_t size, int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
     """Counts a series of addresses below a prefix, over a range of windows. Returns OK or a code.
 
-    `cidr` NULL: exactly the connecting IP of `ac`. O(owners x windows x prefix length).
+    `cidr` NULL: exactly the connecting IP of `ac`. `cluster`: with what the other nodes of the cluster recorded, as a
+    series that is replicated always is. O(owners x windows x prefix length).
     """
     cdef Prefix peer, p
     cdef int code = range_of_windows(s, first, last)
@@ -83,30 +105,32 @@ cdef inline int query_events(
         out[0] = 0
         return report_family(s)
     if code == OK:
-        out[0] = range_count(s, now_of(s.owner), first, last, &p)
+        out[0] = range_of_cluster(s, cluster, first, last, &p)
     return code
 
 
 cdef inline int query_key(
-    const ia_ac *ac, Series *s, const char *key, size_t size, int64_t first, int64_t last, int64_t *out
+    const ia_ac *ac, Series *s, bint cluster, const char *key, size_t size, int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
     """As `query_events`, for any series: in a series of strings the key is a text."""
     cdef Prefix p
     cdef int code = range_of_windows(s, first, last)
     if s.scope != STRINGS:
-        return query_events(ac, s, key, size, first, last, out)
+        return query_events(ac, s, cluster, key, size, first, last, out)
     if code == OK:
         code = NO_KEY if key == NULL else LONG_KEY if size > MAX_KEY else OK
     if code == OK:
         address_of_text(key, size, &p.address)
         p.length = 128
-        out[0] = range_count(s, now_of(s.owner), first, last, &p)
+        out[0] = range_of_cluster(s, cluster, first, last, &p)
     return code
 
 
-cdef inline double sliding_average(Series *s, const Prefix *p) noexcept nogil:
-    """The sum over all rings: the current window, and the share of the one before that a window ending now covers."""
-    cdef int64_t now = now_of(s.owner)
+cdef inline double sliding_average(Series *s, int64_t now, const Prefix *p) noexcept nogil:
+    """The sum over all rings: the current window, and the share of the one before that a window ending now covers.
+
+    `now`: microseconds.
+    """
     cdef int64_t number = window_number(now, s.interval), current = 0
     cdef int64_t width_us = <int64_t>s.interval * SECOND_US
     cdef double gone = <double>(now - number * width_us) / <double>width_us, total = 0

@@ -132,33 +132,38 @@ cdef class Audit:
 
     # ---- events over time
 
-    def connections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
+    def connections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None, cluster=False):
         """Connections in windows `startv` to `endv` of a monitor (as `startv` if it is None; 0 is the current window).
 
         `monitor` is its text (``"300,6"``) or its position; `cidr` as in `inbound_session_count`, where ``"/24"``, and
-        None for exactly the connecting IP, speak of the session `ac`. Raises MonitorError, CidrError.
+        None for exactly the connecting IP, speak of the session `ac`. `cluster`: with what the other nodes have
+        recorded, of a monitor that the agents were given (``--monitor``). Raises MonitorError, CidrError.
         O(windows x prefix length x processes); takes no lock.
         """
-        return query_kind(self, model.CONNECTIONS, monitor, cidr, startv, endv, ac)
+        return query_kind(self, model.CONNECTIONS, monitor, cidr, startv, endv, ac, cluster)
 
-    def receptions(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
+    def receptions(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None, cluster=False):
         """Messages that were accepted; otherwise as `connections`."""
-        return query_kind(self, model.RECEPTIONS, monitor, cidr, startv, endv, ac)
+        return query_kind(self, model.RECEPTIONS, monitor, cidr, startv, endv, ac, cluster)
 
-    def rejections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None):
+    def rejections(self, monitor, cidr=None, startv=0, endv=None, *, Session ac=None, cluster=False):
         """Rejections; otherwise as `connections`."""
-        return query_kind(self, model.REJECTIONS, monitor, cidr, startv, endv, ac)
+        return query_kind(self, model.REJECTIONS, monitor, cidr, startv, endv, ac, cluster)
 
-    def sliding_average(self, kind, monitor, cidr=None, *, Session ac=None):
+    def sliding_average(self, kind, monitor, cidr=None, *, Session ac=None, cluster=False):
         """A float: the current window, and the one before as far as a window of that width that ends now covers it.
 
-        `kind` is ``"connections"``, ``"receptions"`` or ``"rejections"``. Raises MonitorError, CidrError.
+        `kind` is ``"connections"``, ``"receptions"`` or ``"rejections"``; `cluster` as in `connections`. Raises
+        MonitorError, CidrError.
         """
         cdef model.Series *s
+        cdef model.Series *remote = NULL
         cdef prefix.Prefix p, peer
         cdef size_t size = 0
         cdef const char *c = NULL
         cdef int code = codes.OK
+        cdef int64_t now
+        cdef double average
         if kind not in MONITOR_KINDS:
             raise MonitorError(f"{kind!r}: expected one of {', '.join(MONITOR_KINDS)}")
         s = monitor_of(self, MONITOR_KINDS.index(kind), monitor)
@@ -174,7 +179,11 @@ cdef class Audit:
             code = prefix.parse_cidr(c, c + size, &peer.address if ac is not None else NULL, &p)
         if code != codes.OK:
             raise window_error(code, cidr, None, self)
-        return series_query.sliding_average(s, &p)
+        if is_of_cluster(s, cluster):
+            remote = model.load_series(&s.remote)
+        now = window.now_of(self.owner)
+        average = series_query.sliding_average(s, now, &p)
+        return average if remote == NULL else average + series_query.sliding_average(remote, now, &p)
 
     @property
     def monitors(self):

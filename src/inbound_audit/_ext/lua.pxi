@@ -55,14 +55,16 @@ cdef model.Series *own_series(const model.ia_ac *ac, const char *name, size_t si
 
 
 cdef int64_t lua_event_count(
-    const model.ia_ac *ac, int kind, const char *monitor, size_t monitor_size, int64_t position,
+    const model.ia_ac *ac, int kind, const char *monitor, size_t monitor_size, bint cluster,
     const char *cidr, size_t cidr_size,
     int64_t first, int64_t last, int64_t *out
 ) noexcept nogil:
     cdef model.Series *s = NULL
     if 0 <= kind <= 2:
-        s = series_query.find_monitor(ac.tree.owner, kind, monitor, monitor_size, position)
-    return series_query.query_events(ac, s, cidr, cidr_size, first, last, out) if s != NULL else codes.NO_MONITOR
+        s = series_query.find_monitor(ac.tree.owner, kind, monitor, monitor_size, 0)
+    if s == NULL:
+        return codes.NO_MONITOR
+    return series_query.query_events(ac, s, cluster, cidr, cidr_size, first, last, out)
 
 
 cdef int64_t lua_series_add(
@@ -79,7 +81,7 @@ cdef int64_t lua_series_count(
     int64_t *out
 ) noexcept nogil:
     cdef model.Series *s = own_series(ac, name, size)
-    return series_query.query_key(ac, s, key, key_size, first, last, out) if s != NULL else codes.NO_SERIES
+    return series_query.query_key(ac, s, False, key, key_size, first, last, out) if s != NULL else codes.NO_SERIES
 
 
 cdef int64_t lua_series_remove(
@@ -105,7 +107,7 @@ typedef int64_t (*ia_session_count_fn)(const ia_ac *, const char *cidr, size_t c
 typedef const char *(*ia_reason_fn)(int64_t code);
 typedef size_t (*ia_remote_addr_fn)(const ia_ac *, char *out);
 typedef size_t (*ia_remote_ip_fn)(const ia_ac *, char *out);
-typedef int64_t (*ia_event_count_fn)(const ia_ac *, int kind, const char *monitor, size_t monitor_len, int64_t position,
+typedef int64_t (*ia_event_count_fn)(const ia_ac *, int kind, const char *monitor, size_t monitor_len, int cluster,
                                      const char *cidr, size_t cidr_len, int64_t startv, int64_t endv, int64_t *out);
 typedef int64_t (*ia_series_add_fn)(const ia_ac *, const char *name, size_t name_len, const char *key, size_t key_len,
                                     int64_t count);
@@ -186,14 +188,14 @@ def accept_session_count(bytes accept not None, bytes cidr, bytes service):
 
 
 def accept_event_count(
-    bytes accept not None, int kind, bytes monitor not None, bytes cidr, int64_t first, int64_t last
+    bytes accept not None, int kind, bytes monitor not None, bint cluster, bytes cidr, int64_t first, int64_t last
 ):
-    """A code, and what a monitor counted in those windows."""
+    """A code, and what a monitor counted in those windows, with `cluster` on all nodes."""
     cdef size_t monitor_size = 0, cidr_size = 0
     cdef const char *m = text_of(monitor, &monitor_size)
     cdef const char *c = text_of(cidr, &cidr_size)
     cdef int64_t out = 0
-    return lua_event_count(accept_of(accept), kind, m, monitor_size, 0, c, cidr_size, first, last, &out), out
+    return lua_event_count(accept_of(accept), kind, m, monitor_size, cluster, c, cidr_size, first, last, &out), out
 
 
 def accept_series_add(bytes accept not None, bytes name not None, bytes key, int64_t amount):

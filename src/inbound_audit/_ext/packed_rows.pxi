@@ -41,10 +41,19 @@ cdef int hosts_of(model.Tree *t, int64_t number, walk.Rows *rows) noexcept nogil
 
 
 cdef dict sum_of_rows(model.Series *s, int64_t first, int64_t last):
-    """Net counts over windows of all rings, by (version, hi, lo). O(hosts)."""
-    cdef model.Ring *r = s.first
-    cdef int64_t now = window.now_of(s.owner), number = 0, v
+    """Net counts over windows of all rings, those of the other nodes too, by (version, hi, lo). O(hosts)."""
+    cdef model.Series *remote = model.load_series(&s.remote)
+    cdef int64_t now = window.now_of(s.owner)
     cdef dict sums = {}
+    add_series_rows(sums, s, now, first, last)
+    if remote != NULL:
+        add_series_rows(sums, remote, now, first, last)
+    return sums
+
+
+cdef int add_series_rows(dict sums, model.Series *s, int64_t now, int64_t first, int64_t last) except -1:
+    cdef model.Ring *r = s.first
+    cdef int64_t number = 0, v
     cdef int sign
     while r != NULL:
         if window.ring_now(r, clock.window_number(now, s.interval), &number):
@@ -52,7 +61,7 @@ cdef dict sum_of_rows(model.Series *s, int64_t first, int64_t last):
                 for sign in range(2):
                     add_rows(sums, r.tree[2 * window.slot_of(number - v, s.slots) + sign], number - v, sign)
         r = r.next
-    return sums
+    return 0
 
 
 cdef int add_rows(dict sums, model.Tree *t, int64_t number, int sign) except -1:

@@ -2,6 +2,10 @@
 
 MONITOR_KINDS = ("connections", "receptions", "rejections")
 
+REPLICATE = MappingProxyType({
+    "none": model.REPLICATE_NONE, "cluster": model.REPLICATE_CLUSTER, "manager": model.REPLICATE_MANAGER,
+})
+
 LIMITS = MappingProxyType({
     "count": 0xFFFFFFFF,                    # sessions of a prefix, and one change of a series
     "key_bytes": change_log.MAX_KEY,

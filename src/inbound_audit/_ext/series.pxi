@@ -77,8 +77,18 @@ cdef model.Series *monitor_of(Audit audit, int kind, object monitor) except NULL
     return s
 
 
-cdef object query_kind(Audit audit, int kind, object monitor, object cidr, object startv, object endv, Session ac):
+cdef int is_of_cluster(model.Series *s, object cluster) except -1:
+    """Whether a query of a monitor is about all nodes of the cluster."""
+    if type(cluster) is not bool:
+        raise MonitorError(f"{name_of(s)!r}: cluster {cluster!r}: expected True or False")
+    return cluster is True
+
+
+cdef object query_kind(
+    Audit audit, int kind, object monitor, object cidr, object startv, object endv, Session ac, object cluster
+):
     cdef model.Series *s = monitor_of(audit, kind, monitor)
+    cdef bint of_cluster = is_of_cluster(s, cluster)
     cdef size_t size = 0
     cdef const char *c = NULL
     cdef int64_t first, last, count = 0
@@ -91,7 +101,7 @@ cdef object query_kind(Audit audit, int kind, object monitor, object cidr, objec
         raise CidrError(f"{cidr!r}: {reason_of(codes.NO_KEY)}")
     endv = startv if endv is None else endv
     first, last = window_index(startv), window_index(endv)
-    code = series_query.query_events(&ac.ac if ac is not None else NULL, s, c, size, first, last, &count)
+    code = series_query.query_events(&ac.ac if ac is not None else NULL, s, of_cluster, c, size, first, last, &count)
     if code != codes.OK:
         raise window_error(code, range_text(startv, endv) if code == codes.BAD_WINDOW else cidr, name_of(s), audit)
     return count
@@ -179,7 +189,7 @@ cdef class SeriesTable:
 
     def count(self, name, key=None, startv=0, endv=None, *, Session ac=None):
         """The sum of what was added and removed in windows `startv` to `endv` (None: the same as `startv`; 0 is the
-        current window), in all processes.
+        current window), in all processes; of a series that is replicated, on all nodes of the cluster.
 
         `key` is a `cidr` as in `inbound_session_count`, an address, a Session, or None for the address of `ac`; of a
         series of strings it is the text. Raises SeriesError, CidrError. O(windows x prefix length).
@@ -192,7 +202,7 @@ cdef class SeriesTable:
         read_series_key(s, key, ac, &k, True)
         endv = startv if endv is None else endv
         first, last = window_index(startv), window_index(endv)
-        code = series_query.query_key(k.ac, s, k.text, k.size, first, last, &count)
+        code = series_query.query_key(k.ac, s, False, k.text, k.size, first, last, &count)
         if code == codes.OTHER_FAMILY:
             log_other_family(s)
         elif code != codes.OK:

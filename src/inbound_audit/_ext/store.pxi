@@ -15,10 +15,11 @@ cdef class SeriesStore:
 
     def define(
         self, str scope not None, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts,
-        u32 family=0
+        u32 family=0, u32 replicate=0
     ):
         """Makes the windows of a series, unless they are there. `scope` is a kind of a monitor, ``"series"`` or
-        ``"strings"``; `family` is 4, 6 or 0 (both).
+        ``"strings"``; `family` is 4, 6 or 0 (both). `replicate`: which hosts of a cluster count it (the core's
+        Replicate); 0 changes nothing in a series that is there.
 
         Raises CapacityError, and InboundAuditError when the audit is closed. O(windows).
         """
@@ -34,6 +35,8 @@ cdef class SeriesStore:
         s = know_series(self.audit.owner, <u32>number, c, size, interval, slots)
         if s != NULL:
             code = AUDIT_CLOSED if self.audit.is_closed else MADE
+            if code == MADE and replicate:
+                bits.store32(&s.replicate, replicate)
             if code == MADE and not s.ready:
                 s.max_units = <u32>(min(window_bytes, self.audit.capacity) // layout.UNIT) - layout.HEADER_UNITS
                 s.max_hosts, s.family = max_hosts, family
@@ -65,7 +68,8 @@ cdef class SeriesStore:
         return rows
 
     def count(self, scope, name, interval, num_windows, cidr, startv, endv):
-        """A sum over windows of an entry of `known`; of a series of type string `cidr` is the text.
+        """A sum over windows of an entry of `known`; of a series of type string `cidr` is the text. Where this host
+        counts the series over a cluster, the other nodes are included.
 
         Raises SeriesError, CidrError. O(windows x prefix length x processes).
         """
@@ -74,7 +78,9 @@ cdef class SeriesStore:
         cdef int64_t count = 0
         cdef int code
         read_series_key(s, cidr, None, &k, True)
-        code = series_query.query_key(k.ac, s, k.text, k.size, window_index(startv), window_index(endv), &count)
+        code = series_query.query_key(
+            k.ac, s, True, k.text, k.size, window_index(startv), window_index(endv), &count
+        )
         if code == codes.OTHER_FAMILY:
             log_other_family(s)
         elif code != codes.OK:
@@ -83,6 +89,7 @@ cdef class SeriesStore:
 
     def rows(self, scope, name, interval, num_windows, startv, endv):
         """Each host and its net count over those windows of an entry of `known`, `(count, address)`, in address order.
+        Other nodes are included as in `count`.
 
         Raises SeriesError. O(hosts).
         """

@@ -47,8 +47,8 @@ end
 
 -- The four functions of windows return 0, or a negative code of the core; those that count return the count second. All
 -- numbers are whole and fit an int64_t.
-function memory.event_count(ac, kind, monitor, cidr, first, last)
-  local code = event_count(ac, kind, monitor, #monitor, 0, cidr, cidr and #cidr or 0, first, last, out)
+function memory.event_count(ac, kind, monitor, cluster, cidr, first, last)
+  local code = event_count(ac, kind, monitor, #monitor, cluster, cidr, cidr and #cidr or 0, first, last, out)
   return tonumber(code), tonumber(out[0])
 end
 

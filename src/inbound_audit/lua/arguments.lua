@@ -54,18 +54,27 @@ end
 
 local SWITCHES = { [false] = false, [0] = false, [true] = true, [1] = true }
 
--- Reads a table of options: nil and their plain values, or a reason. An option that is known as "switch" is on (true, 1)
--- or off (false, 0, absent).
+-- Reads an option that is on (true, 1) or off (false, 0, absent): a reason, or nil and a boolean.
+local function switch(where, name, value)
+  local on = SWITCHES[value or false]
+  if on == nil then
+    return where .. ": option '" .. name .. "' must be true or false, not '" .. tostring(plain(value)) .. "'"
+  end
+  return nil, on
+end
+arguments.switch = switch
+
+-- Reads a table of options: nil and their plain values, or a reason. An option that is known as "switch" is one.
 function arguments.read(where, given, known)
   local values, why = {}, arguments.unknown(where, given, known)
   for name, kind in pairs(known) do
     local value = given[name]
     if kind ~= "switch" then
       values[name] = plain(value)
-    elseif value == nil or SWITCHES[value] ~= nil then
-      values[name] = SWITCHES[value or false]
     else
-      why = why or where .. ": option '" .. name .. "' must be true or false, not '" .. tostring(plain(value)) .. "'"
+      local wrong
+      wrong, values[name] = switch(where, name, value)
+      why = why or wrong
     end
   end
   return why, values

@@ -21,7 +21,7 @@ end)
 for name, kind in pairs(settings.kinds) do
   local where = "msys.audit." .. name
   audit[name] = raising(function(monitor, given)
-    local why, cidr, first, last = question(where, given, "cidr", OPTIONS)
+    local why, cidr, first, last, cluster = question(where, given, "cidr", OPTIONS)
     if why then
       return why
     elseif type(monitor) ~= "string" then
@@ -31,9 +31,9 @@ for name, kind in pairs(settings.kinds) do
     end
     local accept = now.state.ac
     if not accept then
-      return host.absolute_events(kind, monitor, cidr, first, last)
+      return host.absolute_events(kind, monitor, cluster, cidr, first, last)
     end
-    local code, n = event_count(accept, kind, monitor, cidr, first, last)
+    local code, n = event_count(accept, kind, monitor, cluster, cidr, first, last)
     if code == 0 then
       return nil, n
     elseif code == codes.NO_MONITOR then

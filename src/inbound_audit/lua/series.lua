@@ -9,6 +9,7 @@ local message, question, raising, unknown = windows.message, windows.question, a
 local DEFINE = { serialize = "switch", replicate = "value", persist = "switch", max_hosts = "value", max_bytes = "value" }
 local ADD = { key = true, count = true }
 local COUNT = { key = true, startv = true, endv = true }
+local OF_CLUSTER = ": a series counts all nodes of the cluster if it is defined with replicate = 'cluster'; leave 'cluster' out"
 
 local series = {}
 
@@ -84,7 +85,11 @@ series.add = raising(function(name, given)
 end)
 
 series.count = raising(function(name, given)
-  local why, key, first, last = question("msys.audit_series.count", given, "key", COUNT)
+  local where = "msys.audit_series.count"
+  if type(given) == "table" and given.cluster ~= nil then
+    return where .. OF_CLUSTER
+  end
+  local why, key, first, last = question(where, given, "key", COUNT)
   if why then
     return why
   end

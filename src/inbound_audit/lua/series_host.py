@@ -97,11 +97,13 @@ class SeriesHost:
         else:
             series.remove_item(text, _key(key))
 
-    def lua_absolute_events(self, kind: int, monitor: bytes, cidr: bytes | None, first: int, last: int) -> int:
+    def lua_absolute_events(
+        self, kind: int, monitor: bytes, cluster: bool, cidr: bytes | None, first: int, last: int
+    ) -> int:
         audit = self._bound()
         if cidr is None:
             raise PolicyError("no session is being validated, so there is no connecting IP; name an address")
-        count: int = getattr(audit, MONITOR_KINDS[kind])(shown(monitor), shown(cidr), first, last)
+        count: int = getattr(audit, MONITOR_KINDS[kind])(shown(monitor), shown(cidr), first, last, cluster=cluster)
         return count
 
     def lua_absolute_add(self, name: bytes, key: bytes | None, amount: int) -> None:

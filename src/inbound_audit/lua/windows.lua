@@ -3,7 +3,7 @@
 local room, _, settings = ...
 local ac, arguments, host, sessions = room("ac"), room("arguments"), room("host"), room("sessions")
 local floor, min, tonumber, tostring, type = math.floor, math.min, tonumber, tostring, type
-local bytes, plain, unknown = ac.bytes, arguments.plain, arguments.unknown
+local bytes, plain, switch, unknown = ac.bytes, arguments.plain, arguments.switch, arguments.unknown
 local now, reserve = sessions.now, room("steps").reserve
 
 local BEYOND = 2^31 -- a window that no ring has
@@ -23,22 +23,26 @@ local function window(value)
 end
 
 -- Reads what is asked for: a key alone, or a table of the `known` options, among them the key, `startv` and `endv` (the
--- same as `startv` if it is not given). Returns a reason, or nil, the key, and the windows as the core takes them.
+-- same as `startv` if it is not given). Returns a reason, or nil, the key, the windows as the core takes them, and
+-- whether all nodes of the cluster are meant.
 function windows.question(where, given, key_option, known)
   if type(given) ~= "table" then
-    return nil, given, 0, 0
+    return nil, given, 0, 0, false
   end
   local startv, endv = given.startv, given.endv
   local first = startv == nil and 0 or window(startv)
   local last = endv == nil and first or window(endv)
-  local why = unknown(where, given, known)
+  local why, cluster = unknown(where, given, known), false
+  if not why and given.cluster ~= nil then
+    why, cluster = switch(where, "cluster", given.cluster)
+  end
   if not why and not (first and last) then
     why = tostring(plain(first and endv or startv)) .. ": is not the number of a window"
   end
   if not why and last > first then
     reserve(WINDOW_STEPS * min(last - first, MAX_WINDOWS))
   end
-  return why, given[key_option], first, last
+  return why, given[key_option], first, last, cluster
 end
 
 -- An amount as the core takes it, nil if the core takes no such amount.

@@ -12,7 +12,7 @@ FAMILIES = {"ip": 0, "cidr": 4, "cidr_ipv6": 6}
 """The types whose keys are addresses, and the IP version that each counts; 0: both."""
 
 TYPES = (*FAMILIES, "string")
-REPLICATE = ("none", "cluster", "manager")
+REPLICATE = tuple(_ipcount.REPLICATE)
 
 DEFAULT_BYTES = 256 << 20
 """For all windows of a series, and for all windows of all monitors, together."""
@@ -83,6 +83,8 @@ def contradiction(known: Definition, wanted: Definition) -> str | None:
     for what in ("interval", "num_windows", "type"):
         if getattr(known, what) != getattr(wanted, what):
             return f"its {what} is {getattr(known, what)}, not {getattr(wanted, what)}"
+    if "none" not in (known.replicate, wanted.replicate) and known.replicate != wanted.replicate:
+        return f"its replicate is {known.replicate}, not {wanted.replicate}"
     return None
 
 

@@ -81,8 +81,9 @@ class SeriesSet(_ipcount.SeriesTable):
         `max_bytes` is for all windows together, each has an equal share; `max_hosts` is per window. Beyond either bound
         a window gives up its finest detail, and no count is lost (`folded`). With `persist` the counts survive a
         restart; with `serialize` each change is a line in a change log. Both are files in the audit's `state`
-        directory. `replicate` is ``"none"``, ``"cluster"`` or ``"manager"``, as in the reference; it is stored, and a
-        host counts as a cluster of one.
+        directory. `replicate` says which hosts of a cluster count what this one adds: ``"cluster"`` all,
+        ``"manager"`` those whose agent is a manager, ``"none"`` no other. Each of these options may be set in a later
+        definition as well, and stays set.
 
         Raises SeriesError for an invalid value or a definition that contradicts an earlier one, CapacityError when
         there is no room for the windows, and SharedStateError when the `state` directory can't be used: then the
@@ -101,6 +102,12 @@ class SeriesSet(_ipcount.SeriesTable):
             return self._keep(known, wanted)
 
     def _make(self, wanted: Definition) -> Definition:
+        self._define_windows(wanted)
+        known = self._definitions[wanted.name] = wanted._replace(serialize=False, persist=False)
+        self._announce()
+        return known
+
+    def _define_windows(self, wanted: Definition) -> None:
         self._windows.define(
             "strings" if wanted.type == "string" else "series",
             wanted.name,
@@ -109,13 +116,14 @@ class SeriesSet(_ipcount.SeriesTable):
             wanted.window_bytes,
             wanted.max_hosts or 0,
             FAMILIES.get(wanted.type, 0),
+            _ipcount.REPLICATE[wanted.replicate],
         )
-        known = self._definitions[wanted.name] = wanted._replace(serialize=False, persist=False)
-        self._announce()
-        return known
 
     def _keep(self, known: Definition, wanted: Definition) -> Definition:
-        """Begins to persist or to log a series that was not before."""
+        """Begins to persist, to log or to replicate a series that was not before."""
+        if wanted.replicate not in ("none", known.replicate):
+            known = self._definitions[known.name] = known._replace(replicate=wanted.replicate)
+            self._define_windows(known)
         if wanted.persist and not known.persist:
             self.state_store().keep(*known[:4])
             known = self._definitions[known.name] = known._replace(persist=True)

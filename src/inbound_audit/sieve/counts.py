@@ -1,8 +1,8 @@
 """What the audit has counted: open sessions (``audit_service``), and what was recorded over time (``audit_series``,
 ``ec_ip_connections`` and their twins).
 
-Functions of open sessions return a list of one number, as the reference's do. A host without a cluster is a cluster of
-one, so the functions for the cluster are the same.
+Functions of open sessions return a list of one number, as the reference's do. Those whose names end in ``_cluster``
+include what the other nodes of the cluster have recorded; a host without a cluster is a cluster of one.
 """
 
 from __future__ import annotations
@@ -100,13 +100,14 @@ def _audit(run: Run) -> InboundAudit:
     return cast("InboundAudit", run.ac.listener.audit)
 
 
-def ip_average(kind: str, run: Run, index: Index, mask: Mask = _EXACTLY) -> Value:
+def ip_average(kind: str, cluster: bool, run: Run, index: Index, mask: Mask = _EXACTLY) -> Value:
     """The current window and the previous one as far as a sliding window covers it, without the fraction."""
-    return int(_audit(run).sliding_average(kind, index, mask, ac=run.ac))
+    return int(_audit(run).sliding_average(kind, index, mask, ac=run.ac, cluster=cluster))
 
 
 def ip_sum(
     kind: str,
+    cluster: bool,
     run: Run,
     monitor: OfMonitor | None = None,
     period_start: Start = 0,
@@ -116,7 +117,7 @@ def ip_sum(
     """A sum over windows of one monitor, the first if none is named."""
     named = str(monitor) if monitor else 0
     end = period_start if period_end is None else period_end
-    return int(getattr(_audit(run), kind)(named, mask, period_start, end, ac=run.ac))
+    return int(getattr(_audit(run), kind)(named, mask, period_start, end, ac=run.ac, cluster=cluster))
 
 
 # ---- named series
@@ -173,14 +174,14 @@ def audit_series_add(
 
 
 def _define(series: SeriesSet, name: str, of: Monitor, serialize: bool = False, replicate: str = "none") -> None:
-    """Defines the series if it is unknown, and begins its change log if `serialize` asks for one."""
+    """Defines the series if it is unknown, and sets `serialize` and `replicate` if it lacks them."""
     type = "ip"
     if name in series.names:
         known = series.defined(name)
         type = known.type
         if (known.interval, known.num_windows) != of:
             raise PolicyError(f"series {name!r} is {known.interval},{known.num_windows} and not {of}")
-        if known.serialize or not serialize:
+        if (known.serialize or not serialize) and replicate in ("none", known.replicate):
             return
     series.define(name, type, of.interval, of.windows, serialize=serialize, replicate=replicate)
 
@@ -193,9 +194,10 @@ COUNTS = {
     "audit_series_add": replace(_SERIES_ADD, by_hash=_SERIES_ADD),
     **{
         f"ec_ip_{kind}{suffix}": function(
-            partial(ip_average, kind), by_hash=function(partial(ip_sum, kind), check=_check_constants)
+            partial(ip_average, kind, cluster),
+            by_hash=function(partial(ip_sum, kind, cluster), check=_check_constants),
         )
         for kind in MONITOR_KINDS
-        for suffix in ("", "_cluster")
+        for suffix, cluster in (("", False), ("_cluster", True))
     },
 }

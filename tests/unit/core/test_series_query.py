@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.support import inner
 
+from inbound_audit._ipcount import REPLICATE
+
 
 @pytest.fixture
 def owner() -> inner.Owner:
@@ -63,3 +65,48 @@ def test_the_sliding_average_takes_the_share_of_the_window_before(owner: inner.O
     assert series.sliding_average("192.0.2.7") == 8 + 75
     owner.set_time(3600)
     assert series.sliding_average("192.0.2.7") == 8
+
+
+# ---- what the other nodes of a cluster recorded
+
+NONE, CLUSTER, MANAGER = (REPLICATE[name] for name in ("none", "cluster", "manager"))
+
+
+@pytest.mark.parametrize(("replicate", "counted"), [(NONE, 2), (CLUSTER, 7), (MANAGER, 7)])
+def test_a_named_series_counts_the_other_nodes_if_it_is_replicated(
+    owner: inner.Owner, series: inner.Series, replicate: int, counted: int
+) -> None:
+    remote = inner.Series(owner, 300, 4)
+    series.set_remote(remote, replicate)
+    series.change("192.0.2.7", 2)
+    remote.change("192.0.2.9", 5)
+    assert series.query_key(b"192.0.2.0/24") == counted
+    assert series.query_key(b"192.0.2.9") == counted - 2
+    assert series.query_cluster(b"192.0.2.0/24") == 7
+
+
+def test_a_replicated_series_of_which_no_other_node_has_said_anything(series: inner.Series) -> None:
+    series.set_replicate(CLUSTER)
+    series.change("192.0.2.7", 2)
+    assert series.query_key(b"192.0.2.0/24") == series.query_cluster(b"192.0.2.0/24") == 2
+
+
+def test_windows_and_removed_counts_of_the_other_nodes(owner: inner.Owner, series: inner.Series) -> None:
+    remote = inner.Series(owner, 300, 4, negative=True)
+    series.set_remote(remote, CLUSTER)
+    remote.change("2001:db8::1", 3)
+    series.change("2001:db8::1", 1)
+    owner.set_time(3300)
+    remote.change("2001:db8::2", -5)
+    assert series.query_key(b"2001:db8::/64") == -5
+    assert series.query_key(b"2001:db8::/64", 1, 1) == 4
+    assert series.query_key(b"2001:db8::/64", 0, 3) == -1
+    assert series.query_key(b"2001:db8::/64", 4, 4) == (inner.BAD_WINDOW, None)
+
+
+def test_texts_of_the_other_nodes(owner: inner.Owner) -> None:
+    series, remote = (inner.Series(owner, 300, 2, inner.STRINGS) for _ in range(2))
+    series.set_remote(remote, CLUSTER)
+    series.add_text(b"mx.example", 1)
+    remote.add_text(b"mx.example", 2)
+    assert series.query_key(b"mx.example") == 3

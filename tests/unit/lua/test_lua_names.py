@@ -388,6 +388,14 @@ def test_replicate_has_three_values(bench: Bench, where: str | None) -> None:
     assert bench.audit.series.count("x", "192.0.2.7") == 1  # on a single host each of them counts
 
 
+def test_a_series_is_replicated_in_one_way(bench: Bench) -> None:
+    define = "msys.audit_series.define('x', 'ip', 60, 6, {replicate = '%s'}) "
+    bench.connect(define % "none" + define % "manager" + define % "none")
+    assert bench.audit.series.defined("x").replicate == "manager"
+    error = bench.fails(define % "manager" + define % "cluster")
+    assert error.endswith("'x': is defined already, and its replicate is manager, not cluster")
+
+
 def test_a_policy_may_keep_tables_of_its_own_beside_the_options_of_a_list(bench: Bench) -> None:
     bench.write("list.txt", "192.0.2.0/24 listed: $\n")
     lists = (

@@ -24,6 +24,8 @@ from inbound_audit._ipcount import SeriesStore
 
 bench, echo = lua_windows.bench, lua_windows.echo  # fixtures
 
+KINDS = ("connections", "receptions", "rejections")
+
 
 # ---- monitors
 
@@ -60,14 +62,30 @@ def test_monitors_count_by_window(bench: Timed, echo: LuaPolicy, peer: str, near
 
 def test_a_host_is_a_cluster_of_one(bench: Timed, echo: LuaPolicy) -> None:
     ac = bench.session()
-    for cluster in ("true", "false", "1"):
+    for cluster in ("true", "false", "1", "0", "nil"):
         assert ask(echo, ac, f'msys.audit.connections("300,6", {{cluster = {cluster}}})') == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", ["'cluster'", "'true'", "2", "{}", "0/0"])
+def test_a_count_is_of_the_cluster_or_not(bench: Timed, echo: LuaPolicy, kind: str, value: str) -> None:
+    answer = ask(echo, bench.session(), f'msys.audit.{kind}("300,6", {{cluster = {value}}})')
+    assert isinstance(answer, str)
+    assert answer.startswith(f"msys.audit.{kind}: option 'cluster' must be true or false, not '")
+
+
+def test_a_series_says_by_its_definition_whether_it_is_of_the_cluster(bench: Timed, echo: LuaPolicy) -> None:
+    answer = ask(echo, bench.session(), 'msys.audit_series.count("s", {cluster = true})')
+    assert answer == (
+        "msys.audit_series.count: a series counts all nodes of the cluster if it is defined with replicate = 'cluster';"
+        " leave 'cluster' out"
+    )
 
 
 MONITOR_TEXTS = ["300,6", "10,3", " 300 , 6 ", "300", "", "300,7", "6,300", "300,6,1", "x", "300,6\0", "-300,6", "é"]
 
 
-@pytest.mark.parametrize("kind", ["connections", "receptions", "rejections"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_monitor_answers_what_python_answers(bench: Timed, echo: LuaPolicy, kind: str) -> None:
     """Each monitor with each cidr, and each with each range of windows: counts, and the words of errors."""
     for host in ("192.0.2.7", "192.0.2.9", "2001:db8::7", "::ffff:192.0.2.7", "127.0.0.1"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import pytest
@@ -51,6 +52,18 @@ def test_there_is_room_for_so_many_monitors():
         assert [audit.connections(i, ac=ac) for i in range(16)] == [1] * 16
     with pytest.raises((MonitorError, InboundAuditError), match="16"):
         InboundAudit(monitors=[*texts, "300,6"])
+
+
+@pytest.mark.parametrize("ask", [*KINDS, "sliding_average"])
+def test_a_count_is_of_the_cluster_or_not(audit, ask):
+    call = getattr(audit, ask) if ask != "sliding_average" else functools.partial(audit.sliding_average, "rejections")
+    with audit.listener().session("192.0.2.7") as ac:
+        ac.record_reception()
+        ac.record_rejection()
+        assert call(0, "/24", ac=ac) == call(0, "/24", ac=ac, cluster=False) == call(0, "/24", ac=ac, cluster=True) == 1
+        for value in (None, 1, 0, "cluster", "no"):
+            with pytest.raises(MonitorError, match=f"'10,3': cluster {value!r}: expected True or False"):
+                call(0, "/24", ac=ac, cluster=value)
 
 
 @pytest.mark.parametrize("monitor", ["300,7", "10", "", "10,3,1", "ten", 2, -1, 2**70])

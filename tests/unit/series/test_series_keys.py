@@ -6,6 +6,7 @@ import ipaddress
 
 import pytest
 
+from inbound_audit import InboundAudit
 from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import AddressError, CapacityError, CidrError, SeriesError
 
@@ -97,6 +98,30 @@ def test_what_can_be_no_series(audit, arguments, words):
 def test_where_a_series_is_replicated_is_one_of_three_values(audit, value):
     assert audit.series.define("s", replicate=value).replicate == value
     assert audit.series.defined("s").replicate == value
+
+
+@pytest.mark.parametrize("value", ["cluster", "manager"])
+def test_a_later_definition_may_replicate_a_series(audit, value):
+    audit.series.define("s", "cidr", 300, 6, max_hosts=1000)
+    audit.series.add("s", "192.0.2.7")
+    for wanted in (value, "none"):  # once it is set it stays
+        made = audit.series.define("s", "cidr", 300, 6, replicate=wanted)
+        assert (made, made.replicate, made.max_hosts) == (audit.series.defined("s"), value, 1000)
+    assert audit.series.count("s", "192.0.2.7") == 1
+
+
+def test_a_later_definition_of_a_kept_series_keeps_it(clock, tmp_path):
+    with InboundAudit(clock=clock, capacity=1 << 20, state=tmp_path) as audit:
+        audit.series.define("s", serialize=True, persist=True)
+        made = audit.series.define("s", replicate="cluster")
+        assert (made.serialize, made.persist, made.replicate) == (True, True, "cluster")
+
+
+def test_a_series_is_replicated_in_one_way(audit):
+    audit.series.define("s", replicate="cluster")
+    with pytest.raises(SeriesError, match="'s': is defined already, and its replicate is cluster, not manager"):
+        audit.series.define("s", replicate="manager")
+    assert audit.series.defined("s").replicate == "cluster"
 
 
 @pytest.mark.parametrize(

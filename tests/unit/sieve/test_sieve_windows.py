@@ -172,7 +172,13 @@ def test_what_is_added(bench: Bench, ac: Session) -> None:
 
 @pytest.mark.parametrize(
     ("replicate", "serialize", "given"),
-    [(0, 0, (False, "none")), (1, 0, (False, "cluster")), ('"-1"', 1, (True, "manager")), (0, '"1"', (True, "none"))],
+    [
+        (0, 0, (False, "none")),
+        (1, 0, (False, "cluster")),
+        (-1, 0, (False, "manager")),
+        ('"-1"', 1, (True, "manager")),
+        (0, '"1"', (True, "none")),
+    ],
 )
 def test_options_of_a_series_are_handed_on(
     bench: Bench, ac: Session, replicate: object, serialize: object, given: tuple[bool, str]
@@ -182,6 +188,16 @@ def test_options_of_a_series_are_handed_on(
     known = bench.audit.series.defined("s")
     assert (known.serialize, known.replicate) == given
     assert bench.audit.series.count("s", ac) == 2
+
+
+@pytest.mark.parametrize("first", ["", 'audit_series_add "s" "300,6";', '$n = audit_series "s" "300,6";'])
+def test_a_series_is_replicated_from_when_a_script_wants_it(bench: Bench, ac: Session, first: str) -> None:
+    options = hashed(series='"s"', monitor='"300,6"', replicate=1)
+    run(bench, ac, first + options + 'audit_series_add $h; audit_series_add "s" "300,6";')
+    assert bench.audit.series.defined("s").replicate == "cluster"
+    manager = hashed(series='"s"', monitor='"300,6"', replicate=-1)
+    error = failure(bench.policy(manager + "audit_series_add $h;"), ac)
+    assert error.endswith("'s': is defined already, and its replicate is cluster, not manager")
 
 
 @pytest.mark.parametrize(("replicate", "shown"), [(2, "2"), ('"cluster"', "cluster"), ("0.5", "0.500000")])
