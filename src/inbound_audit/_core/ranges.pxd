@@ -45,8 +45,8 @@ cdef inline int lookup(const Ranges *r, u64 hi, u64 lo) noexcept nogil:
 
 
 cdef inline bint reserve_ranges(Ranges *r, size_t size) noexcept nogil:
-    """Allocates room for `size` ranges. Returns False if there is no memory."""
-    r.range = <Range *>malloc((size if size else 1) * sizeof(Range))
+    """Allocates room for `size` ranges, at least one. Returns False if there is no memory."""
+    r.range = <Range *>malloc(size * sizeof(Range))
     r.size = 0
     return r.range != NULL
 
@@ -94,6 +94,8 @@ cdef inline bint flatten(Ranges *r, Network *network, size_t size) noexcept nogi
     cdef Network outer[MAX_NESTED + 1]
     cdef size_t i
     cdef int depth = 0
+    if not size:
+        return True  # there is no array then, and qsort takes no null pointer
     if not reserve_ranges(r, 2 * size):
         return False
     qsort(network, size, sizeof(Network), in_order)
