@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from benchmarks.hostile import resident
 from tests.support.command_line import Serve, run
 from tests.support.listening import Peer
 from tests.support.waiting import PATIENCE, eventually
@@ -28,6 +29,13 @@ function policy:validate_rcptto(msg, str, ac, vctx)
 end
 msys.registerModule("policy", policy)
 """
+MIB = 1 << 20
+BOMBS = {
+    "large.lua": POLICY.replace('require("answer")', "{} for i = 1, 3e5 do answer[i] = {i} end"),  # 30 MB
+    "failing.lua": "kept = {} for i = 1, 3e5 do kept[i] = {i} end error('wrong')",
+    "large.sieve": "keep;" * 5_000,
+}
+GIVES_BACK = "import sys; from inbound_audit.cli import memory, run; memory.INTERVAL_S = 0.1; sys.exit(run())"
 WORKERS = ("--workers", "2", "--shared", "reloaded") if sys.platform == "linux" else ()
 
 
@@ -53,6 +61,12 @@ WRONG: dict[str, Callable[[Path], object]] = {
     "nothing": lambda path: None,
     "garbage": lambda path: path.write_bytes(bytes(range(256))),
 }
+
+
+def answers(server: Serve) -> int:
+    """To how many reloads the server has said what became of them."""
+    done = sum(event["event"] == "reloaded" for event in server.events)
+    return done + sum("not reloaded" in line for line in server.complaints)
 
 
 class Files:
@@ -154,3 +168,20 @@ def test_an_open_session_presents_the_new_certificate(files: Files) -> None:
             client.starttls(context=context)
             assert isinstance(client.sock, ssl.SSLSocket)
             assert client.sock.getpeercert()["serialNumber"] != old[0]  # type: ignore[index]
+
+
+@pytest.mark.memory
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux says how much memory a process has")
+@pytest.mark.parametrize("kind", BOMBS)
+def test_the_memory_of_a_policy_that_was_replaced_goes_back(tmp_path: Path, kind: str) -> None:
+    """The server has had no connection: nothing but the reloads tells it that there is memory to give back."""
+    path, bomb = tmp_path / kind, BOMBS[kind]
+    good = "keep;" if kind.endswith("sieve") else POLICY.replace('require("answer")', "1")
+    path.write_text(good)
+    with Serve("--policy", str(path), command=(sys.executable, "-c", GIVES_BACK)) as server:
+        before = resident([server.pid])
+        for number, script in enumerate([bomb] * 10 + [good]):
+            path.write_text(script)
+            server.tell(signal.SIGHUP)
+            eventually(lambda n=number: answers(server) > n, "the reload")  # type: ignore[misc]
+        eventually(lambda: resident([server.pid]) < before + 16 * MIB, "the memory that was given back")

@@ -1,4 +1,4 @@
-"""Gives memory back to the system that sessions have left behind: the C library keeps it for itself otherwise."""
+"""Gives memory back to the system that sessions and policies have left behind: the C library keeps it otherwise."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from collections.abc import Callable
 INTERVAL_S = 10.0
 
 
-async def give_back(sessions: Callable[[], object]) -> None:
-    """Gives memory back after each interval in which sessions began or ended, until it is cancelled.
+async def give_back(work: Callable[[], object]) -> None:
+    """Gives memory back after each interval in which work was done, until it is cancelled.
 
-    `sessions` returns what changes with each of them. Without glibc and its `malloc_trim`, only garbage is collected.
+    `work` returns what changes with each session and each reload. Without glibc and its `malloc_trim`, only garbage is
+    collected.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    done = sessions()
+    done = work()
     while True:
         await asyncio.sleep(INTERVAL_S)
-        now = sessions()
+        now = work()
         if now != done:
-            gc.collect()  # a session is a cycle of objects, with its buffers
+            gc.collect()  # a session is a cycle of objects, with its buffers; a policy is one, with its Lua state
             if trim is not None:
                 trim(0)
         done = now

@@ -115,6 +115,7 @@ class Server:
         self._report = report
         self._periodic = PeriodicReport(report, self.figures, self.busiest)
         self._stop, self._cut, self._reload_wanted = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._reloads = 0
 
     def figures(self) -> Figures:
         guard, policies = self._guard, self._policies
@@ -147,7 +148,7 @@ class Server:
         if self._settings.maildir is None:
             self._report.discarding()
         self._report.policy("policy", self._policies.describe())
-        giving_back = memory.give_back(lambda: (self._guard.opened, self._guard.open))
+        giving_back = memory.give_back(lambda: (self._guard.opened, self._guard.open, self._reloads))
         work = (self._report_each_second(), self._beat(), self._reload_on_order(), giving_back)
         background = [asyncio.ensure_future(one) for one in work]
         await _first(asyncio.ensure_future(self._stop.wait()), *background)
@@ -199,6 +200,7 @@ class Server:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
             self._reloaded(await self._reload())
+            self._reloads += 1
 
     async def _reload(self) -> Problem | None:
         """Loads the policy and the certificate again, both or none. Open sessions keep the policy that accepted them.

@@ -137,6 +137,7 @@ class World:
         self.error: type[Exception] = lua.LuaError
         self._limit = max_memory
         self._state = self._make(lua, max_memory)
+        self._count = self._state.eval(b"collectgarbage")
         if not _compiler_allowed():
             self._state.execute(b"if jit then jit.off() end")
         self.implementation = text(self._state.lua_implementation)
@@ -150,8 +151,8 @@ class World:
 
     @property
     def memory(self) -> int:
-        """Bytes that Lua has; 0 for LuaJIT 2.0, which does not say."""
-        return int(self._state.get_memory_used(True)) if self._limit else 0
+        """Bytes that Lua has."""
+        return int(self._state.get_memory_used(True) if self._limit else self._count(b"count") * 1024)
 
     def _make(self, lua: ModuleType, max_memory: int) -> Any:
         options = {

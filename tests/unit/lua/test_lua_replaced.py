@@ -6,6 +6,7 @@ import gc
 from pathlib import Path
 
 import pytest
+from tests.support.lua_support import Kind, every_kind
 
 from inbound_audit import LuaPolicy
 from inbound_audit.lua import world
@@ -19,8 +20,10 @@ msys.registerModule("large", mod)
 """
 
 
-def test_policies_that_replace_one_another_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("lupa.luajit21")
+@every_kind
+def test_policies_that_replace_one_another_do_not_pile_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
     (tmp_path / "large.lua").write_text(LARGE)
     gc.collect()
     before = len(world._worlds)
@@ -28,11 +31,11 @@ def test_policies_that_replace_one_another_do_not_pile_up(tmp_path: Path, monkey
     monkeypatch.setattr(world, "_collect_at", 16 << 20)
     gc.disable()  # it would run by chance
     try:
-        policy = LuaPolicy(tmp_path / "large.lua", lua="luajit21")
+        policy = LuaPolicy(tmp_path / "large.lua", **kind._asdict())
         each = policy._world.memory
         assert each > 4 << 20
         for _ in range(24):
-            policy = LuaPolicy(tmp_path / "large.lua", lua="luajit21")
+            policy = LuaPolicy(tmp_path / "large.lua", **kind._asdict())
             assert len(world._worlds) - before <= (32 << 20) // each + 3
     finally:
         gc.enable()
