@@ -45,6 +45,7 @@ cimport inbound_audit._core.node_tree as node_tree
 cimport inbound_audit._core.difference as difference
 cimport inbound_audit._core.query as query
 cimport inbound_audit._core.window as window
+cimport inbound_audit._core.cluster_window as cluster_window
 cimport inbound_audit._core.owner_files as owner_files
 cimport inbound_audit._core.fold as fold
 cimport inbound_audit._core.change_log as change_log
@@ -105,6 +106,7 @@ include "inbound_audit/_ext/shared.pxi"
 include "inbound_audit/_ext/batch.pxi"
 include "inbound_audit/_ext/counter.pxi"
 include "inbound_audit/_ext/node_tree.pxi"
+include "inbound_audit/_ext/cluster_series.pxi"
 include "inbound_audit/_ext/networks.pxi"
 include "inbound_audit/_ext/limits.pxi"
 include "inbound_audit/_ext/lua.pxi"

@@ -44,7 +44,7 @@ GRAIN = 65536
 LAYOUT, BYTE_ORDER = 2, 0x01020304
 OWNER = struct.Struct("=QIIQIIQQ")  # magic, layout, byte order, stride, trees, pid, started, looked
 SECTION = struct.Struct("=QQQQQQIIIIII64s64sIIqqqIIIIIIQ")
-SESSIONS, WINDOW = 0, 1  # kinds of a section
+SESSIONS, WINDOW, REMOTE_WINDOW = 0, 1, 4  # kinds of a section
 OWNER_MAGIC, SECTION_MAGIC = 0x72656E776F6169, 0x7464756169
 TREES_AT = 24
 
@@ -570,6 +570,7 @@ class Mixed:
             section(listener, session, WINDOW, "strings", "ö" * 32, HOUR._replace(sign=1)),
             section(listener, session, WINDOW, "inbound_cidr", "", HOUR),
             section(listener, session, 2**32 - 1, "SMTP", "mx"),
+            section(listener, session, REMOTE_WINDOW, "SMTP", "mx", HOUR),
         ]
         mine = section(listener, session)
         self.total = listener.total
@@ -607,10 +608,10 @@ def test_windows_that_come_and_go_are_not_counted(mixed: Mixed, start: Start, ki
     reader = start(kind)
     mixed.file.write(TREES_AT, "I", 1)
     assert reader.ask("open mail", "total SMTP") == ["0", "0"]
-    for trees, total in ((2, 1), (3, 1), (6, 1), (7, 2)):
+    for trees, total in ((2, 1), (3, 1), (7, 1), (8, 2)):
         mixed.file.write(TREES_AT, "I", trees)
         assert reader.ask("refresh", "total SMTP") == ["0", str(total * mixed.total)]
-    for number in (0, 2, 3, 4, 5):
+    for number in (0, 2, 3, 4, 5, 6):
         mixed.file.write(mixed.file.section_at(number), "Q", 77)
         mixed.file.write(mixed.file.section_at(number) + 208, "q", -(1 << 62))
     assert reader.ask("refresh", "total SMTP") == ["0", str(2 * mixed.total)]

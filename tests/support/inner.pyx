@@ -874,6 +874,21 @@ def header_fault(u64 magic, u32 version, u32 byte_order, u64 expected):
 
 # ---- window, fold, series_query, series_change
 
+def remote_count(uintptr_t session, u32 scope, bytes name not None, u32 interval, u32 slots, cidr, int64_t first,
+                 int64_t last):
+    """What a process counts of a series of the other nodes; None: it knows of none. `session`: the handle of
+    a session of its audit."""
+    cdef model.Owner *o = (<model.ia_ac *>session).tree.owner
+    cdef model.Series *s
+    cdef prefix.Prefix p = prefix_of(cidr)
+    for i in range(o.series_known):
+        s = o.series[i]
+        if s.scope == scope and s.name[:s.name_size] == name and s.interval == interval and s.slots == slots:
+            s = model.load_series(&s.remote)
+            return None if s == NULL else window.range_count(s, window.now_of(o), first, last, &p)
+    return None
+
+
 cdef class Series:
     """A series with the ring of one process."""
 

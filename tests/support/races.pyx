@@ -289,8 +289,8 @@ cdef void merge_hosts(model.Tree *first, int version) noexcept nogil:
     cdef int steady = 0, i
     start.hi = start.lo = 0
     start.version = version
-    check(hosts.open_merge(&m, first, NULL) == codes.OK, "there is memory for a merge")
-    hosts.start_merge(&m, first, NULL, &start)
+    check(hosts.open_merge(&m, first) == codes.OK, "there is memory for a merge")
+    hosts.start_merge(&m, &start)
     while hosts.next_host(&m, &found):
         for i in range(STEADY):
             if host[i].version == version and host[i].hi == found.address.hi and host[i].lo == found.address.lo:

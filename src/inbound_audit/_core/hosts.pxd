@@ -51,10 +51,12 @@ cdef struct Run:
     Host host[RUN]
 
 cdef struct Merge:
+    Tree **tree
+    size_t trees
+    size_t room
     Run *run
     Run **heap              # the run with the lowest host first
     size_t size
-    size_t room
 
 
 # ---- one tree
@@ -261,41 +263,60 @@ cdef inline void sink(Merge *m, size_t at) noexcept nogil:
     m.heap[at] = r
 
 
-cdef inline int open_merge(Merge *m, Tree *first, Tree *stop) noexcept nogil:
-    """For the trees of a list from `first` up to `stop`, which is not one of them. Returns OK; or FULL, and nothing is
-    allocated."""
-    cdef Tree *t = first
-    m.room = 0
+cdef inline int reserve_merge(Merge *m, size_t room) noexcept nogil:
+    """Room for so many trees; there is none yet. Returns OK; or FULL, and nothing is allocated."""
+    m.trees = 0
     m.size = 0
-    while t != stop and t != NULL:
-        m.room += 1
-        t = load_tree(&t.next)
-    m.run = <Run *>malloc((m.room + 1) * sizeof(Run))
-    m.heap = <Run **>malloc((m.room + 1) * sizeof(Run *))
-    if m.run == NULL or m.heap == NULL:
+    m.room = room
+    m.tree = <Tree **>malloc((room + 1) * sizeof(Tree *))
+    m.run = <Run *>malloc((room + 1) * sizeof(Run))
+    m.heap = <Run **>malloc((room + 1) * sizeof(Run *))
+    if m.tree == NULL or m.run == NULL or m.heap == NULL:
         close_merge(m)
         return FULL
     return OK
 
 
+cdef inline void merge_tree(Merge *m, Tree *t) noexcept nogil:
+    """One tree more; without room, or NULL, it is left out."""
+    if t != NULL and m.trees < m.room:
+        m.tree[m.trees] = t
+        m.trees += 1
+
+
+cdef inline int open_merge(Merge *m, Tree *first) noexcept nogil:
+    """For the trees of a list from `first` on. Returns OK; or FULL, and nothing is allocated."""
+    cdef Tree *t = first
+    cdef size_t room = 0
+    while t != NULL:
+        room += 1
+        t = load_tree(&t.next)
+    if reserve_merge(m, room) != OK:
+        return FULL
+    while first != NULL:
+        merge_tree(m, first)
+        first = load_tree(&first.next)
+    return OK
+
+
 cdef inline void close_merge(Merge *m) noexcept nogil:
+    free(m.tree)
     free(m.run)
     free(m.heap)
+    m.tree = NULL
     m.run = NULL
     m.heap = NULL
 
 
-cdef inline void start_merge(Merge *m, Tree *first, Tree *stop, const Address *start) noexcept nogil:
-    """The hosts of those trees from `start` on, of its version. Trees that came since `open_merge` are left out."""
-    cdef size_t i, taken = 0
+cdef inline void start_merge(Merge *m, const Address *start) noexcept nogil:
+    """The hosts of the trees from `start` on, of its version."""
+    cdef size_t i
     m.size = 0
-    while first != stop and first != NULL and taken < m.room:
-        start_run(&m.run[taken], first, start)
-        if run_has(&m.run[taken]):
-            m.heap[m.size] = &m.run[taken]
+    for i in range(m.trees):
+        start_run(&m.run[i], m.tree[i], start)
+        if run_has(&m.run[i]):
+            m.heap[m.size] = &m.run[i]
             m.size += 1
-        taken += 1
-        first = load_tree(&first.next)
     for i in range(m.size // 2):
         sink(m, m.size // 2 - 1 - i)
 

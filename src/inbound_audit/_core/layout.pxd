@@ -63,7 +63,7 @@ cdef struct Header:
     char service[MAX_NAME]
     char listener[MAX_NAME]
     u32 names_sum        # `sum_of_label`: a reader rejects a damaged name
-    u32 kind             # SESSIONS of a listener, or a WINDOW
+    u32 kind             # what the tree counts (room `model`)
     # of a window (room `window`)
     int64_t number       # of the window that the tree holds now
     int64_t newest       # of the ring; only in the ring's first tree
@@ -74,6 +74,7 @@ cdef struct Header:
     u32 sign             # 0: what was added, 1: what was subtracted
     u32 level[2]         # prefix lengths to which hosts were folded, IPv4 first
     u64 folded           # number of hosts that were folded
+    u32 replicate        # which hosts of a cluster count the series; in all trees of a ring
 
 # The name of a tree, in private memory: the owner never reads it back from the file.
 cdef struct Label:

@@ -93,7 +93,7 @@ cdef struct Tree:
     Tree *sibling           # the next of: this process's listeners; another owner's file; the trees to be used again
     u64 max_units           # of another owner: the units for which its file has memory; 0: a tree of our own
     u64 dropped             # of another owner: when it was detached, in nanoseconds of a monotonic clock
-    int service             # of a window: MAX_SERVICES plus the number of its series
+    int service             # of a window: MAX_SERVICES plus the number of its series (room `window`)
     u32 listener_id         # equal for listeners of the same service and name in all processes
     u32 epoch               # grows when the tree is emptied; stored under the arena's lock, and atomically
     u32 state               # State; likewise
@@ -121,8 +121,10 @@ cdef struct Slot:
     u64 hi                  # from this address on
     u64 lo
     u64 folded              # number of hosts that were folded
+    int64_t whole[2]        # of other nodes: the window whose tree is the sum over all of them (room `cluster_window`)
 
 cdef struct Series:
+    u32 kind                # WINDOW, or REMOTE_WINDOW: of the other nodes
     u32 scope               # Scope
     u32 family              # 4 or 6: only addresses of that version are recorded and counted here; 0: both
     u32 family_reported     # 1: a query or change with the other version was reported
@@ -171,7 +173,7 @@ cdef struct Owner:
     bint shared             # other owners may be attached
     Tree *newest            # the last tree that was made: `older` leads to all of them
     Tree *spare             # the trees of other owners that may be used again
-    Series *series[MAX_SERIES]
+    Series *series[MAX_SERIES]  # those of this host; `remote` leads to those of the other nodes
     u32 series_known        # published after the series is complete
     u32 monitors            # series[3 * m + kind] belongs to monitor m
     int64_t (*now)(Owner *) noexcept nogil   # microseconds since 1970; NULL: the system's clock

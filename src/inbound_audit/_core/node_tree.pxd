@@ -8,7 +8,8 @@ The trees of all other nodes lie in the list of `inbound_cidr`. Beyond some hund
 the counts of all of them, and readers take it instead while its header says so (`number` is 1). It is derived: each
 change of a node's tree is made in it, too. To drop a node takes the sum many changes, so the mark is cleared first:
 readers go through the nodes' trees until it is set again. (A reader that had begun before may see a part of the drop.)
-A sum that has no room for a change is given up; counts stay right without it.
+A sum that has no room for a change is given up; counts stay right without it. A tree of one window of a node's series
+has a sum, too: the window of the other nodes (room `cluster_window`).
 
 Lock rule: one writer at a time, the holder of `Owner.nodes_lock`, or of a tree that only one thread knows; it takes the
 writer lock of each tree that it changes for as long as the whole change. Readers take no lock.
@@ -41,6 +42,8 @@ cdef struct Change:
     Tree *tree
     Tree *sum               # NULL: no sum is kept
     Tree *locked_sum        # whose lock is held; NULL: none
+    bint is_marked          # the header of the sum says whether it is complete
+    bint gave_up            # the sum had no room for a change
     u64 max_hosts
     u64 changes             # how many hosts have another count than before
 
@@ -91,6 +94,17 @@ cdef inline Tree *own_sum(Owner *o) noexcept nogil:
     """The sum that this process keeps up; NULL if it keeps none."""
     cdef Tree *sum = load_tree(&o.sum)
     return sum if sum != NULL and sum.max_units == 0 and sum_in_use(sum) else NULL
+
+
+cdef inline void mark_sum(Change *c, bint used) noexcept nogil:
+    if c.sum != NULL and c.is_marked:
+        use_sum(c.sum, used)
+
+
+cdef inline void give_up_sum(Change *c) noexcept nogil:
+    mark_sum(c, False)
+    c.sum = NULL
+    c.gave_up = True
 
 
 cdef inline bint follow(Tree *sum, const Address *host, u32 before, u32 n) noexcept nogil:
@@ -207,8 +221,7 @@ cdef inline int set_host(Change *c, const Address *host, u32 n) noexcept nogil:
         digest += hash_host(host, n)
     store64(&c.tree.digest, digest)
     if c.sum != NULL and not follow(c.sum, host, before, n):
-        use_sum(c.sum, False)
-        c.sum = NULL
+        give_up_sum(c)
     return OK
 
 
@@ -289,17 +302,15 @@ cdef inline void empty_node(Change *c) noexcept nogil:
     if hosts_of(c.tree) == 0:
         return
     c.changes += hosts_of(c.tree)
-    if c.sum != NULL:
-        use_sum(c.sum, False)
+    mark_sum(c, False)
     for version in range(4, 7, 2):
         start.hi = start.lo = 0
         start.version = version
         start_run(&run, c.tree, &start)
         while c.sum != NULL and run_has(&run):
             if not follow(c.sum, &run_host(&run).address, run_host(&run).count, 0):
-                c.sum = NULL
+                give_up_sum(c)
             run_on(&run)
     arena_reset(&c.tree.arena)
     store64(&c.tree.digest, 0)
-    if c.sum != NULL:
-        use_sum(c.sum, True)
+    mark_sum(c, True)

@@ -133,7 +133,7 @@ cdef inline void retire_tree(Tree *t, Owner *o, u64 now) noexcept nogil:
     """Covers a tree with empty pages and keeps it for later use. The range stays guarded."""
     if t.arena.base != NULL:
         cover_failed(t.arena.base, t.arena.size, False)
-    t.dropped = now
+    store64(&t.dropped, now)
     t.sibling = o.spare
     o.spare = t
 

@@ -121,6 +121,7 @@ cdef inline void free_ring(Ring *r) noexcept nogil:
 
 
 cdef inline void free_series(Series *s) noexcept nogil:
+    """Frees a series, and that of the other nodes."""
     cdef Ring *r = s.first
     while r != NULL:
         s.first = r.next
@@ -135,6 +136,8 @@ cdef inline void free_series(Series *s) noexcept nogil:
         free_ring(s.own)
     free(s.slot)
     kept_free(s.log)
+    if s.remote != NULL:
+        free_series(s.remote)
     free(s)
 
 

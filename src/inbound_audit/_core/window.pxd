@@ -28,7 +28,8 @@ from inbound_audit._core.bits cimport u32, u64, acquire64, fence_acquire, load64
 from inbound_audit._core.clock cimport system_clock, window_number
 from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport (
-    MAX_SERVICES, Owner, Ring, Series, Slot, Tree, load_ring, load_tree, publish_ring, publish_tree,
+    MAX_SERIES, MAX_SERVICES, Owner, Ring, Series, Slot, Tree, load_ring, load_series, load_tree, publish_ring,
+    publish_tree,
 )
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.sums cimport tree_count
@@ -52,9 +53,15 @@ cdef inline int64_t now_of(Owner *o) noexcept nogil:
 cdef inline int series_place(const Series *s) noexcept nogil:
     """The `service` of the trees of this series: a detached tree is used again only for the same series."""
     cdef int i = 0
-    while s.owner.series[i] != s:
+    while s.owner.series[i] != s and s.owner.series[i].remote != s:
         i += 1
-    return MAX_SERVICES + i
+    return MAX_SERVICES + i + (0 if s.owner.series[i] == s else MAX_SERIES)
+
+
+cdef inline Series *series_at(Owner *o, u32 at) noexcept nogil:
+    """Of 2 x `series_known`: each series, and after it that of the other nodes, which may be NULL."""
+    cdef Series *s = o.series[at // 2]
+    return load_series(&s.remote) if at % 2 else s
 
 
 cdef inline Ring *new_ring(Series *s, u64 now) noexcept nogil:

@@ -1,6 +1,9 @@
 # The trees of a cluster's nodes: what others have said, and what this host has said.
 
 MAX_NODES = model.MAX_NODES
+cdef enum:
+    MAX_HOST_BYTES = 256        # of a tree with many hosts, each: a leaf, and its share of nodes and of free blocks
+
 NODE_STATES = MappingProxyType({
     "heard": model.HEARD, "lost": model.LOST, "duplicate": model.DUPLICATE, "other version": model.OTHER_VERSION,
     "this host": model.THIS_HOST, "too large": model.TOO_LARGE,
@@ -46,7 +49,8 @@ cdef model.Tree *make_section(Audit audit, u32 kind, str name) except NULL:
 
 @cython.final
 cdef class NodeTree:
-    """The sessions of one node: hosts with absolute counts, and the digest of them. Made by `NodeTrees`.
+    """The sessions of one node, or a window of one of its series: hosts with absolute counts, and the digest of them.
+    Made by `NodeTrees` and `ClusterSeries`.
 
     Records are bytes as docs/bytes.md describes them. Reading takes no lock.
 
@@ -56,6 +60,9 @@ cdef class NodeTree:
     cdef Audit audit
     cdef model.Tree *t
     cdef bint is_private        # in no list; the tree belongs to this object
+    cdef ClusterSeries series   # of a window: whose window of that number and sign is the sum of the nodes' trees
+    cdef int64_t number
+    cdef int sign
     cdef readonly str name
     cdef ip.Address resume      # where the next `difference` begins; version 0: at the first address
 
@@ -93,13 +100,18 @@ cdef class NodeTree:
             if self.t.state == model.NO_FILE:
                 self.audit._ensure_file()
             lock_nodes(self.audit.owner)
+        c.sum = NULL
+        if self.series is not None:
+            c.sum = self.series.begin(self.number, self.sign)
+        elif not self.is_private:
+            c.sum = node_tree.own_sum(self.audit.owner)
         lock_tree(self.t)
-        c.tree, c.max_hosts, c.changes = self.t, self.t.max_hosts, 0
-        c.sum = NULL if self.is_private else node_tree.own_sum(self.audit.owner)
-        c.locked_sum = c.sum
-        if c.sum != NULL:
-            lock_tree(c.sum)
-        if self.t.state != model.READY:
+        c.tree, c.max_hosts, c.changes, c.gave_up = self.t, self.t.max_hosts, 0, False
+        c.is_marked = self.series is None
+        c.locked_sum = c.sum if c.is_marked else NULL
+        if c.locked_sum != NULL:
+            lock_tree(c.locked_sum)
+        if self.t.state != model.READY or (self.series is not None and self.series.s.state == model.ENDED):
             self.end(c)
             raise InboundAuditError("the audit is closed")
         return 0
@@ -108,7 +120,9 @@ cdef class NodeTree:
         if c.locked_sum != NULL:
             seqlock.unlock(&c.locked_sum.arena.lock)
         seqlock.unlock(&self.t.arena.lock)
-        if not self.is_private:
+        if self.series is not None:
+            self.series.end(self.number, self.sign, c)
+        elif not self.is_private:
             seqlock.unlock(&self.audit.owner.nodes_lock)
 
     cdef int raise_code(self, int code) except -1:
@@ -232,6 +246,24 @@ cdef class NodeTree:
 seal(NodeTree, no_node_tree)
 
 
+cdef NodeTree private_tree(Audit audit, str name, u64 max_hosts):
+    """An empty tree in no list. Raises CapacityError."""
+    cdef NodeTree made = NodeTree.__new__(NodeTree)
+    cdef u64 room = audit.capacity
+    if max_hosts < room // MAX_HOST_BYTES:
+        room = layout.MIN_CAPACITY + max_hosts * MAX_HOST_BYTES
+    made.audit, made.name, made.is_private = audit, name, True
+    made.t = <model.Tree *>calloc(1, sizeof(model.Tree))
+    if made.t == NULL:
+        raise MemoryError
+    if backing.arena_open(&made.t.arena, room) != codes.OK:
+        free(made.t)
+        made.t = NULL
+        raise no_room(room)
+    made.t.owner, made.t.max_hosts, made.t.state = audit.owner, max_hosts, model.READY
+    return made
+
+
 @cython.final
 cdef class RecordBuffer:
     """Memory in which records are written: those of IPv4, then those of IPv6."""
@@ -277,12 +309,12 @@ cdef class RecordBuffer:
             start.hi, start.lo, start.version = 0, 0, 6
 
     cdef bint write_difference(
-        self, hosts.Merge *merge, model.Tree *first, model.Tree *said, ip.Address *start
+        self, hosts.Merge *merge, model.Tree *said, ip.Address *start
     ) noexcept nogil:
-        """Writes what the trees from `first` on hold otherwise than `said`, from `start` on. Returns False if some had
-        no room: the first of them is the new `start`."""
+        """Writes what the trees of a merge hold otherwise than `said`, from `start` on. Returns False if some had no
+        room: the first of them is the new `start`."""
         cdef ip.Address stopped
-        while difference.write_difference(merge, first, NULL, said, start, self.writer(start.version), &stopped):
+        while difference.write_difference(merge, said, start, self.writer(start.version), &stopped):
             if start.version == 6:
                 return True
             start.hi, start.lo, start.version = 0, 0, 6
@@ -321,12 +353,14 @@ cdef class NodeTrees:
     """
 
     cdef Audit audit
+    cdef dict made_series       # what `series` returns
     cdef u64 stamp              # of the trees of SMTP when the last `difference` began
     cdef bint is_stale          # that call has not seen all hosts
     cdef readonly bint complete  # the last `difference` had room for all
 
     def __cinit__(self, Audit audit not None):
         self.audit = audit
+        self.made_series = {}
         self.is_stale = True
 
     def add(self, str name not None, u64 max_hosts=1 << 24):
@@ -362,16 +396,35 @@ cdef class NodeTrees:
 
     def said(self, str name not None="", u64 max_hosts=1 << 32):
         """An empty tree without a section: what this node has said. Raises CapacityError."""
-        cdef NodeTree made = NodeTree.__new__(NodeTree)
-        made.audit, made.name, made.is_private = self.audit, name, True
-        made.t = <model.Tree *>calloc(1, sizeof(model.Tree))
-        if made.t == NULL:
-            raise MemoryError
-        if backing.arena_open(&made.t.arena, self.audit.capacity) != codes.OK:
-            free(made.t)
-            made.t = NULL
-            raise no_room(self.audit.capacity)
-        made.t.owner, made.t.max_hosts, made.t.state = self.audit.owner, max_hosts, model.READY
+        return private_tree(self.audit, name, max_hosts)
+
+    def replicated(self):
+        """Every series and monitor that a process of this host records in: `(scope, name, interval, windows,
+        replicate)`. The scope of a monitor is its kind, and `replicate` is as in `SeriesStore.define`: if processes
+        differ, what reaches most hosts. O(series x processes)."""
+        cdef model.Series *s
+        cdef u32 i
+        cdef list rows = []
+        for i in range(bits.acquire32(&self.audit.owner.series_known)):
+            s = self.audit.owner.series[i]
+            if model.load_ring(&s.first) != NULL:
+                scope = (<bytes>scope_name(s.scope)).decode("ascii")
+                rows.append((scope, name_of(s), s.interval, s.slots, cluster_window.replicate_of(s)))
+        return rows
+
+    def series(
+        self, str scope not None, str name not None, u32 interval, u32 slots, u64 max_bytes=1 << 28
+    ):
+        """A series or monitor over the cluster, made at the first call: the same object each time. `max_bytes` is for
+        what the other nodes have added in all its windows, which share it; what they removed has as much again.
+
+        Raises SeriesError for values that no series has, CapacityError, and InboundAuditError when the audit is closed.
+        O(windows), and system calls.
+        """
+        cdef tuple key = (scope, name, interval, slots)
+        cdef ClusterSeries made = self.made_series.get(key)
+        if made is None:
+            made = self.made_series[key] = make_cluster_series(self.audit, scope, name, interval, slots, max_bytes)
         return made
 
     def difference(self, NodeTree said not None, size_t max_bytes=1 << 18, service="SMTP"):
@@ -389,12 +442,12 @@ cdef class NodeTrees:
         cdef ip.Address start = said.resume
         cdef u64 stamp = difference.stamp_of(first)
         cdef bint complete
-        if hosts.open_merge(&merge, first, NULL) != codes.OK:
+        if hosts.open_merge(&merge, first) != codes.OK:
             raise MemoryError
         if start.version == 0:
             start.version = 4
         with nogil:
-            complete = out.write_difference(&merge, first, said.t, &start)
+            complete = out.write_difference(&merge, said.t, &start)
             hosts.close_merge(&merge)
         if number == model.SMTP:
             self.is_stale = not complete or said.resume.version != 0

@@ -66,12 +66,26 @@ cdef model.Series *know_series(
     s = <model.Series *>calloc(1, sizeof(model.Series)) if o.series_known < model.MAX_SERIES else NULL
     if s == NULL:
         return NULL
-    s.scope, s.interval, s.slots, s.owner = scope, interval, slots, o
+    s.kind, s.scope, s.interval, s.slots, s.owner = model.WINDOW, scope, interval, slots, o
     s.name_size = <u32>size
     memcpy(s.name, name, size)
     o.series[o.series_known] = s
     bits.publish32(&o.series_known, o.series_known + 1)
     return s
+
+
+cdef model.Series *know_remote(model.Series *s) noexcept:
+    """What the other nodes of a cluster record in a series, which becomes known. NULL: there is no memory."""
+    cdef model.Series *remote = s.remote
+    if remote == NULL:
+        remote = <model.Series *>calloc(1, sizeof(model.Series))
+        if remote == NULL:
+            return NULL
+        remote.kind, remote.scope, remote.interval, remote.slots = model.REMOTE_WINDOW, s.scope, s.interval, s.slots
+        remote.name_size, remote.owner = s.name_size, s.owner
+        memcpy(remote.name, s.name, s.name_size)
+        model.publish_series(&s.remote, remote)
+    return remote
 
 
 cdef u64 window_bytes(const model.Series *s) noexcept:
@@ -90,9 +104,10 @@ cdef int make_window(Audit audit, model.Series *s, u32 slot, u32 sign, model.Tre
     memcpy(t.label.service, scope, t.label.service_size)
     t.label.listener_size = s.name_size
     memcpy(t.label.listener, s.name, s.name_size)
-    t.label.kind, t.label.interval, t.label.slots = model.WINDOW, s.interval, s.slots
+    t.label.kind, t.label.interval, t.label.slots = s.kind, s.interval, s.slots
     t.label.slot, t.label.sign = slot, sign
     layout.header(&t.arena).number = window.NO_WINDOW
+    layout.header(&t.arena).replicate = s.replicate
     if audit.own != NULL:
         code = attach_tree(audit, t)
         if code != MADE:
@@ -100,6 +115,15 @@ cdef int make_window(Audit audit, model.Series *s, u32 slot, u32 sign, model.Tre
             return code
     out[0] = t
     return MADE
+
+
+cdef void replicate_series(model.Series *s, u32 replicate) noexcept:
+    """Which hosts of a cluster count the series, for this process and in its file."""
+    cdef u32 i
+    bits.store32(&s.replicate, replicate)
+    for i in range(2 * s.slots if s.own != NULL else 0):
+        if s.own.tree[i] != NULL:
+            bits.store32(&layout.header(&s.own.tree[i].arena).replicate, replicate)
 
 
 cdef int begin_ring(model.Series *s) noexcept:
@@ -117,6 +141,7 @@ cdef int begin_ring(model.Series *s) noexcept:
         return NO_MEMORY
     for i in range(s.slots):
         s.slot[i].number[0] = s.slot[i].number[1] = window.NO_WINDOW
+        s.slot[i].whole[0] = s.slot[i].whole[1] = window.NO_WINDOW
     return MADE
 
 
@@ -189,9 +214,9 @@ cdef void forget_series(model.Owner *o, bint closed, bint forked) noexcept:
     """Empties our rings: the audit is closed, its file lost, or this is the child of a fork: its locks are free."""
     cdef model.Series *s
     cdef u32 i, k
-    for i in range(o.series_known):
-        s = o.series[i]
-        if s.own == NULL:
+    for i in range(2 * o.series_known):
+        s = window.series_at(o, i)
+        if s == NULL or s.own == NULL:
             continue
         if forked:
             seqlock.unlock(&s.lock)
@@ -205,7 +230,7 @@ cdef void forget_series(model.Owner *o, bint closed, bint forked) noexcept:
                 forget(s.own.tree[k], model.ENDED if closed else model.READY)
                 if s.own.tree[k].state == model.ENDED:
                     bits.store32(&s.state, model.ENDED)
-                s.slot[k // 2].number[k % 2] = window.NO_WINDOW
+                s.slot[k // 2].number[k % 2] = s.slot[k // 2].whole[k % 2] = window.NO_WINDOW
                 if s.state != model.ENDED:
                     bits.store64(<u64 *>&layout.header(&s.own.tree[k].arena).number, <u64>window.NO_WINDOW)
         if closed:
@@ -220,9 +245,9 @@ cdef int back_series(Audit audit, int fd, u64 at) noexcept:
     """Asks for the memory that our rings need in a new file, from that offset on."""
     cdef model.Series *s
     cdef u32 i, k
-    for i in range(audit.owner.series_known):
-        s = audit.owner.series[i]
-        for k in range(2 * s.slots if s.own != NULL else 0):
+    for i in range(2 * audit.owner.series_known):
+        s = window.series_at(audit.owner, i)
+        for k in range(2 * s.slots if s != NULL and s.own != NULL else 0):
             if s.own.tree[k] != NULL:
                 audit.owner.error = mapping.back_file(fd, at, backing.share_needs(&s.own.tree[k].arena))
                 if audit.owner.error != 0:
@@ -236,9 +261,9 @@ cdef int attach_series(Audit audit) noexcept:
     cdef model.Series *s
     cdef u32 i, k
     cdef int code = MADE
-    for i in range(audit.owner.series_known):
-        s = audit.owner.series[i]
-        for k in range(2 * s.slots if s.own != NULL else 0):
+    for i in range(2 * audit.owner.series_known):
+        s = window.series_at(audit.owner, i)
+        for k in range(2 * s.slots if s != NULL and s.own != NULL else 0):
             if s.own.tree[k] != NULL and code == MADE:
                 lock_series(s)
                 code = share_tree(audit, s.own.tree[k])

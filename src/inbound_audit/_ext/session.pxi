@@ -16,7 +16,12 @@ cdef extern from *:
     }
     static PyObject *ia_no_node_tree(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
         (void)type; (void)args; (void)kwargs;
-        PyErr_SetString(PyExc_TypeError, "a tree of a node is made by NodeTrees.add()");
+        PyErr_SetString(PyExc_TypeError, "a tree of a node is made by NodeTrees.add() or ClusterSeries.tree()");
+        return NULL;
+    }
+    static PyObject *ia_no_cluster_series(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+        (void)type; (void)args; (void)kwargs;
+        PyErr_SetString(PyExc_TypeError, "a series over the cluster is made by NodeTrees.series()");
         return NULL;
     }
     static void ia_seal(PyObject *type, newfunc refuse) {
@@ -28,6 +33,7 @@ cdef extern from *:
     newfunc no_session "ia_no_session"
     newfunc no_listener "ia_no_listener"
     newfunc no_node_tree "ia_no_node_tree"
+    newfunc no_cluster_series "ia_no_cluster_series"
     void seal "ia_seal"(object, newfunc)
 
 

@@ -127,15 +127,18 @@ cdef int map_sum(owner_files.MappedOwner *f, model.Owner *o, const layout.Header
 
 
 cdef int map_window(owner_files.MappedOwner *f, model.Owner *o, const layout.Header *seen, u64 now) noexcept:
-    """Hangs the next section of a file in the owner's ring of a series. A Fault, or SOUND."""
+    """Hangs the next section of a file in the owner's ring of a series, or of that of the other nodes. A Fault, or
+    SOUND."""
     cdef int scope = scope_of(seen.service, seen.service_size), fault = owner_files.NO_ROOM
     cdef model.Series *s
     if scope < 0 or not 0 < seen.interval <= monitor.MAX_INTERVAL_S or not 0 < seen.slots <= model.MAX_SLOTS:
         return owner_files.NONSENSE
-    if seen.slot >= seen.slots or seen.sign > 1:
+    if seen.slot >= seen.slots or seen.sign > 1 or seen.replicate > model.REPLICATE_MANAGER:
         return owner_files.NONSENSE
     lock_owner(o)
     s = know_series(o, <u32>scope, seen.listener, seen.listener_size, seen.interval, seen.slots)
+    if s != NULL and seen.kind == model.REMOTE_WINDOW:
+        s = know_remote(s)
     if s != NULL:
         fault = owner_files.attach_window_tree(f, s, f.trees, seen.slot, seen.sign, now)
     unlock_owner(o)
@@ -203,7 +206,7 @@ cdef class OwnerFile:
             return owner_files.NONSENSE
         if self.node is not None:
             return self.attach_node(&seen, now)
-        if seen.kind == model.WINDOW:
+        if seen.kind == model.WINDOW or seen.kind == model.REMOTE_WINDOW:
             return map_window(&self.f, self.audit.owner, &seen, now)
         if seen.kind == model.REMOTE:
             return map_node(&self.f, self.audit.owner, &seen, model.INBOUND_CIDR, now)

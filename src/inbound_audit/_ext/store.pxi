@@ -29,6 +29,8 @@ cdef class SeriesStore:
         cdef int number = scope_of(kind, len(kind)), code = NO_SERIES_LEFT
         cdef int64_t now = window.now_of(self.audit.owner)  # before the lock: the clock may be Python's
         cdef model.Series *s
+        if replicate > model.REPLICATE_MANAGER:
+            raise SeriesError(f"{name!r}: replicate {replicate}: expected a number from 0 to {model.REPLICATE_MANAGER}")
         if number < 0 or size > layout.MAX_NAME:
             raise SeriesError(f"{name!r}: unknown scope {scope!r}, or a name of more than {layout.MAX_NAME} bytes")
         lock_owner(self.audit.owner)
@@ -36,7 +38,7 @@ cdef class SeriesStore:
         if s != NULL:
             code = AUDIT_CLOSED if self.audit.is_closed else MADE
             if code == MADE and replicate:
-                bits.store32(&s.replicate, replicate)
+                replicate_series(s, replicate)
             if code == MADE and not s.ready:
                 s.max_units = <u32>(min(window_bytes, self.audit.capacity) // layout.UNIT) - layout.HEADER_UNITS
                 s.max_hosts, s.family = max_hosts, family
@@ -257,9 +259,9 @@ cdef class SeriesStore:
         """Raises AssertionError when an invariant does not hold in a window of this process. O(hosts)."""
         cdef model.Series *s
         cdef u32 i, k
-        for i in range(self.audit.owner.series_known):
-            s = self.audit.owner.series[i]
-            for k in range(2 * s.slots if s.own != NULL else 0):
+        for i in range(2 * self.audit.owner.series_known):
+            s = window.series_at(self.audit.owner, i)
+            for k in range(2 * s.slots if s != NULL and s.own != NULL else 0):
                 if s.own.tree[k] != NULL and s.state != model.ENDED:
                     lock_series(s)
                     try:
