@@ -45,7 +45,7 @@ class Simulation:
         self.faults = 0
         ends, others = (
             (self.kill, self.stop),
-            (self.restart, self.workers, self.freeze, self.cut, self.network, self.heal),
+            (self.restart, self.workers, self.clock, self.freeze, self.cut, self.network, self.heal),
         )
         self.all_faults = (*ends, *others, *[self.join] * 4)
         self.cluster.monitors, self.cluster.managers = ("5,4",), NAMES[:2]
@@ -138,6 +138,11 @@ class Simulation:
         if node := self.any_node():
             node.events.clear()
 
+    def clock(self) -> None:
+        """The clock of a host is set."""
+        if node := self.any_node():
+            node.skew_s = self.draw.choice((-45.0, -7.0, 0.0, 7.0, 45.0))
+
     def stop(self) -> None:
         if node := self.any_node():
             self.note_life(node)
@@ -183,6 +188,8 @@ class Simulation:
     def quiet(self) -> None:
         """No session, no fault: two seconds later every view is the truth, and then every state."""
         self.cluster.heal(CALM)
+        for node in self.cluster.nodes:
+            node.skew_s = self.draw.choice((0.0, -1.0, 1.0))
         self.cluster.run(QUIET_S * (2 if self.short_life else 1), 0.05)
         self.cluster.check_views()
         self.cluster.run(STATES_S, 0.05)

@@ -75,6 +75,8 @@ class GoldSeries:
         self.is_full = False
         self.max_hosts = 10**9
         self.sums: dict[tuple[int, int], Counter[Host]] = {}
+        self.whole: set[tuple[int, int]] = set()
+        """The windows that were filled since they came into view."""
         self.fills = 0
 
     def in_view(self, number: int) -> bool:
@@ -86,17 +88,19 @@ class GoldSeries:
             return False
         self.number = number
         self.sums = {place: sums for place, sums in self.sums.items() if self.in_view(place[0])}
+        self.whole &= self.sums.keys()
         return True
 
     def follow(self, place: tuple[int, int], host: Host, by: int) -> None:
-        if by and self.in_view(place[0]):
-            sums = self.sums.setdefault(place, Counter())
+        if by and place in self.whole:
+            sums = self.sums[place]
             sums[host] += by
+            if not sums[host]:
+                del sums[host]
             if len(sums) > self.max_hosts:
-                del sums[host]
-                self.is_full = True
-            elif not sums[host]:
-                del sums[host]
+                self.whole.remove(place)
+        if by and self.in_view(place[0]) and place not in self.whole:
+            self.is_full = True
 
     def tree(self, number: int, sign: int, max_hosts: int) -> WindowTree:
         return WindowTree(self, (number, sign), max_hosts)
@@ -104,9 +108,14 @@ class GoldSeries:
     def fill(self, number: int, sign: int, trees: list[WindowTree]) -> bool:
         self.fills += 1
         self.is_full = False
-        self.sums[number, sign] = sum((Counter(tree.counts) for tree in trees), Counter())
-        self.is_full = len(self.sums[number, sign]) > self.max_hosts
-        return not self.is_full
+        if not self.in_view(number):
+            return True
+        assert all(tree.series is self and tree.place == (number, sign) for tree in trees)
+        sums = self.sums[number, sign] = sum((Counter(tree.counts) for tree in trees), Counter())
+        self.whole.discard((number, sign))
+        if len(sums) <= self.max_hosts:
+            self.whole.add((number, sign))
+        return len(sums) <= self.max_hosts
 
     def difference(self, number: int, sign: int, said: GoldTree, max_bytes: int) -> bytes:
         own = self.events.windows.get(Window(self.key, number, sign), {})

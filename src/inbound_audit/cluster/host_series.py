@@ -107,10 +107,14 @@ class HostSeries:
         """Goes on to the current windows, and sums up anew what was emptied or had no room. To be called some 20 times
         per second. O(series), and O(hosts) of what is summed up."""
         for key, series in self.series.items():
+            before = series.number
             retry_at = self._retry_at.get(key)
             lacks_room = series.is_full if retry_at is None else self._clock() >= retry_at
-            if series.advance() or lacks_room:
+            moved = series.advance()
+            if lacks_room or (moved and series.number <= before):  # the clock was set back
                 self._fill(key, series)
+            elif moved:
+                self._fill(key, series, before + 1)
 
     def move(self, trees: SeriesTrees) -> None:
         """Goes on with another core. What the old one holds is not changed."""
@@ -143,15 +147,18 @@ class HostSeries:
             copy.remake(key)
         self._fill(key, series)
 
-    def _fill(self, key: SeriesKey, series: ClusterSeries) -> None:
+    def _fill(self, key: SeriesKey, series: ClusterSeries, first: int | None = None) -> None:
+        """Sums up the windows in view, or those from `first` on."""
         has_room = True
-        for number in range(series.number - key.slots + 1, series.number + 1):
+        oldest = series.number - key.slots + 1
+        for number in range(oldest if first is None else max(oldest, first), series.number + 1):
             for sign in (0, 1):
                 window = Window(key, number, sign)
                 held = [copy.windows[window].tree for copy in self._copies if window in copy.windows]
                 has_room = series.fill(number, sign, held) and has_room
-        if has_room:
+        if has_room and first is None:
             self._retry_at.pop(key, None)
+        if has_room:
             return
         if key not in self._retry_at:
             logger.warning("%s %s has no room: windows of other nodes are counted in part", key.scope, key.name)

@@ -102,14 +102,15 @@ class ClusterSeries(Protocol):
 
     @property
     def is_full(self) -> bool:
-        """Whether a change found no room since the last `fill`."""
+        """Whether a change was not made in a window in view since the last `fill`: it had no room."""
 
     def advance(self) -> bool:
-        """Goes on to the current window. Returns whether windows are to be filled anew."""
+        """Goes on to the current window. Returns whether windows came into view, which are to be filled: the new ones,
+        or all if the clock was set back."""
 
     def tree(self, number: int, sign: int, max_hosts: int) -> NodeTree:
         """Returns a tree that no other process sees, for what another node has in that window. Each change of it is
-        made in the sum as well, while that window is in view. Raises CapacityError."""
+        made in the sum as well, while that window is in view and was filled since. Raises CapacityError."""
 
     def fill(self, number: int, sign: int, trees: list[Any]) -> bool:
         """Makes the sum over other nodes in that window the sum of these trees. Returns False if it has no room."""

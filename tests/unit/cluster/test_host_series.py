@@ -198,6 +198,27 @@ def test_windows_turn_on_both_sides(hosts: Hosts) -> None:
     assert 2 <= len(windows) <= 4
 
 
+@pytest.mark.parametrize("steps_s", [(3600.0, 0.0), (-3600.0, 0.0), (7200.0, 0.0), (10_000_000.0, -7200.0, 0.0)])
+def test_a_clock_that_is_set_and_set_back_changes_no_count(hosts: Hosts, steps_s: tuple[float, ...]) -> None:
+    hosts.record(hosts.two, 3)
+    hosts.record(hosts.two, 5, back=1)
+    hosts.run(3)
+    for step_s in steps_s:
+        hosts.one.skew_s = step_s
+        hosts.run(0.2)
+    assert hosts.counted(hosts.one) == {HOST: 3}
+    assert hosts.counted(hosts.one, back=1) == {HOST: 5}
+
+
+def test_a_turn_sums_up_the_new_window_alone(hosts: Hosts) -> None:
+    series = hosts.one.series.series[NAMED]
+    assert isinstance(series, GoldSeries)
+    fills = series.fills
+    hosts.one.skew_s = 3600.0
+    hosts.run(0.2)
+    assert series.fills == fills + 2
+
+
 def test_more_windows_or_hosts_than_the_bounds_are_not_counted_and_sessions_are() -> None:
     hosts = Hosts(Bounds(max_window_hosts=5, max_windows=1))
     hosts.two.trees.open(HOST)
