@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.command_line import COMMAND, environment
@@ -64,15 +65,18 @@ class Host:
 
     def nodes(self) -> dict[str, tuple[str, int]]:
         """The state and the sessions of each node, as `cluster --json` has them."""
-        done = self.run("cluster", "mail", "--json")
-        rows = json.loads(done.stdout)["nodes"] if done.returncode == 0 else []
-        return {row["node"]: (row["state"], row["sessions"]) for row in rows}
+        return {row["node"]: (row["state"], row["sessions"]) for row in self.rows()}
 
-    def audit(self) -> InboundAudit:
+    def rows(self) -> list[dict[str, Any]]:
+        """What `cluster --json` says of each node."""
+        done = self.run("cluster", "mail", "--json")
+        return list(json.loads(done.stdout)["nodes"]) if done.returncode == 0 else []
+
+    def audit(self, monitors: Sequence[str] = ()) -> InboundAudit:
         """The audit of this host, in this process."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("INBOUND_AUDIT_SHM", self.directory)
-            return InboundAudit(shared="mail")
+            return InboundAudit(shared="mail", monitors=monitors)
 
     def close(self) -> None:
         for agent in self.agents:

@@ -199,6 +199,34 @@ def test_more_names_than_sections_move_the_agent_to_a_new_file(hosts: Hosts, mon
             eventually(lambda: one.count() == 1)
         other.close()
         eventually(lambda: one.count() == 0)
+
+
+def test_windows_move_with_the_agent_to_a_new_file(hosts: Hosts) -> None:
+    one, two = hosts("mx1"), hosts("mx2")
+    for host in (one, two):
+        host.audit.series.define("events", "ip", interval=86400, num_windows=2, replicate="cluster")
+    two.audit.series.add("events", "192.0.2.8", 2)
+    eventually(lambda: one.audit.series.count("events", CIDR, 0, 1) == 2)
+    with one.agent._lock:
+        one.agent._move()
+    eventually(lambda: one.audit.series.count("events", CIDR, 0, 1) == 2)
+    two.audit.series.add("events", "192.0.2.8", 2)
+    eventually(lambda: one.audit.series.count("events", CIDR, 0, 1) == 4)
+
+
+def test_windows_that_are_too_many_are_logged(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = hosts("mx1"), hosts("mx2")
+    monkeypatch.setattr(one.agent._receiver, "bounds", Bounds(max_window_hosts=1))
+    for host in (one, two):
+        host.audit.series.define("events", "ip", interval=86400, num_windows=2, replicate="cluster")
+    for address in ("192.0.2.8", "192.0.2.9"):
+        two.audit.series.add("events", address)
+    with two.smtp.session("192.0.2.8"):
+        eventually(lambda: any("the windows of node mx2 are not counted" in line for line in caplog.messages))
+        eventually(lambda: one.count() == 1)
+    assert one.audit.series.count("events", CIDR, 0, 1) == 0
     assert one.failure is None
 
 

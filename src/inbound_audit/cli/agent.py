@@ -6,12 +6,13 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from inbound_audit._ipcount import parse_monitor
 from inbound_audit.cli import logs, params
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.service_manager import ServiceManager
@@ -91,6 +92,13 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     node_names,
     "Zenoh with TLS: all nodes, by the names in their certificates.  [default: the hosts in --join]",
 )
+@params.option(
+    "--monitor",
+    params.monitor,
+    "Count this monitor over the cluster, such as 300,6; repeatable. Series do so by their `replicate`.",
+    multiple=True,
+)
+@click.option("--manager", is_flag=True, help="Count the series here that are replicated to managers.")
 @params.option("--tls-cert", "PEM", "This node's certificate, whose name is the node's.")
 @params.option("--tls-key", "PEM", "Its key.")
 @params.option("--tls-ca", "PEM", "Who has signed the other nodes' certificates.")
@@ -101,7 +109,15 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 @click.option("--json", is_flag=True, help="Log in JSON, one object per line.")
 @click.option("--verbose", "-v", is_flag=True, help="Log each node that comes, goes or is repaired.")
 def agent(
-    name: str, group: str | None, engine: str, join_file: str | None, json: bool, verbose: bool, **options: Any
+    name: str,
+    group: str | None,
+    engine: str,
+    join_file: str | None,
+    monitor: tuple[str, ...],
+    manager: bool,
+    json: bool,
+    verbose: bool,
+    **options: Any,
 ) -> None:
     """Make this host a node of a cluster, and `inbound_cidr` the sessions of all nodes.
 
@@ -111,12 +127,19 @@ def agent(
     """
     logs.set_up(verbose)
     try:
-        _run(name, group, engine, partial(_settings, join_file, options))
+        _run(name, group, engine, partial(_settings, join_file, options), monitor, manager)
     except (CapacityError, ClusterError, SharedStateError) as error:
         raise Failure(str(error)) from None
 
 
-def _run(name: str, group: str | None, engine: str, settings: Callable[[], EngineSettings]) -> None:
+def _run(
+    name: str,
+    group: str | None,
+    engine: str,
+    settings: Callable[[], EngineSettings],
+    monitors: Iterable[str],
+    is_manager: bool,
+) -> None:
     """Returns after a signal to stop."""
     from inbound_audit.cluster.agent import Agent
     from inbound_audit.cluster.agent_lock import AgentLock
@@ -140,7 +163,9 @@ def _run(name: str, group: str | None, engine: str, settings: Callable[[], Engin
                 if not lock.take():
                     raise SharedStateError(f"{place.path}: another agent has taken over: our lock was removed")
 
-            agent = Agent(name, group, settings, partial(open_engine, engine), chore)
+            pairs = [parse_monitor(text) for text in monitors]
+            names = [f"{interval},{windows}" for interval, windows in pairs]
+            agent = Agent(name, group, settings, partial(open_engine, engine), chore, names, is_manager)
             with _signals(agent.stop, agent.reload):
                 if stop.is_set():  # meanwhile
                     agent.stop()

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from inbound_audit.shared import View
 
 
-FROM_AGENT = ("epoch", "gaps", "snapshots", "dropped", "bytes", "version")
+WINDOWS = ("windows", "window_hosts", "folded_windows")
+FROM_AGENT = ("epoch", "gaps", "snapshots", "dropped", "bytes", "version", "why", *WINDOWS)
 """What the agent alone knows of a node."""
 
 
@@ -128,6 +129,8 @@ def row_text(row: Mapping[str, Any]) -> str:
         words += f" {_ago(row['age_s'])}"
         if row["gaps"] is not None:
             words += f", {plural(row['gaps'], 'gap')}, {plural(row['snapshots'], 'snapshot')}"
+        if row["windows"]:
+            words += f", {plural(row['windows'], 'window')} of {plural(row['window_hosts'], 'host')}"
     return f"  {plain(row['node']):15} {counts:36}  {words}"
 
 

@@ -20,13 +20,14 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import NodeTrees
 from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
+from inbound_audit.cluster.host_series import HostSeries
 from inbound_audit.cluster.node_state import NodeState, State
 from inbound_audit.cluster.receiver import Receiver
 from inbound_audit.cluster.sender import Sender
@@ -109,8 +110,9 @@ class Agent:
     """The agent of the audit that the processes of this host share as `name`.
 
     `settings` returns what the engine is opened with, and is called again for `reload`; `make_engine` makes an engine,
-    as `open_engine` does; `chore` is called once a second and may raise. Raises SharedStateError and CapacityError as
-    `InboundAudit` does.
+    as `open_engine` does; `chore` is called once a second and may raise. `monitors` (such as ``"300,6"``) are said to
+    other nodes and counted with theirs; `is_manager`: this host counts the series that are for managers. Raises
+    SharedStateError and CapacityError as `InboundAudit` does.
     """
 
     def __init__(
@@ -120,6 +122,8 @@ class Agent:
         settings: Callable[[], EngineSettings],
         make_engine: Callable[[EngineSettings], Engine],
         chore: Callable[[], None] = lambda: None,
+        monitors: Collection[str] = (),
+        is_manager: bool = False,
     ) -> None:
         self._open_audit = partial(InboundAudit, shared=name, group=group)
         self._settings_now = settings
@@ -129,8 +133,9 @@ class Agent:
         self._audit = self._open_audit()
         self._trees = NodeTrees(self._audit)
         epoch = secrets.randbits(63) + 1
-        self._sender = Sender(epoch, self._trees, time.monotonic)
-        self._receiver = Receiver(self._settings.node, epoch, self._trees, time.monotonic)
+        self._series = HostSeries(self._trees, monitors, is_manager)
+        self._sender = Sender(epoch, self._trees, time.monotonic, self._series.said.values())
+        self._receiver = Receiver(self._settings.node, epoch, self._trees, time.monotonic, series=self._series)
         self._inbox = Inbox()
         self._lock = threading.Lock()
         self._askers = ThreadPoolExecutor(ASKING, "inbound_audit cluster")
@@ -141,6 +146,8 @@ class Agent:
         self._linked: bool | None = None
         self._unsent = 0
         self._states: dict[str, State] = {}
+        self._refused: set[str] = set()
+        """The nodes whose windows are not counted because they are too many."""
         self._warned = False
         self._log = LogLimiter(logger)
         self._nodes_at = self._chores_at = 0.0
@@ -171,6 +178,7 @@ class Agent:
                 "unsent": self._unsent,
                 "overtaken": self._inbox.dropped,
                 "unlisted": self._receiver.dropped,
+                "series": len(self._series.series),
                 "nodes": [_about(state) for state in self._receiver.nodes.values() if state.state != State.THIS_HOST],
             }
 
@@ -214,6 +222,7 @@ class Agent:
             if now >= self._nodes_at:
                 self._nodes_at = now + MAX_WAIT_S
                 self._receiver.tick(now)
+                self._series.turn()
                 wanted = self._receiver.asks(now)
             self._sender.nodes = len(self._receiver.nodes)
             self._sender.silent = self._receiver.duplicate
@@ -310,6 +319,7 @@ class Agent:
         with self._lock:
             if self._receiver.full:
                 self._move()
+            self._series.find()
             nodes = list(self._receiver.nodes.values())
             others = sum(state.state == State.HEARD for state in nodes)
             self._keep_sum(others)
@@ -324,6 +334,7 @@ class Agent:
         other processes may count both files."""
         before, self._audit = self._audit, self._open_audit()
         self._trees = NodeTrees(self._audit)
+        self._series.move(self._trees)
         self._receiver.move(self._trees)
         self._sender.move(self._trees)
         before.close()
@@ -344,10 +355,14 @@ class Agent:
                 level = logging.INFO if node.state in (State.HEARD, State.THIS_HOST) else logging.WARNING
                 why = f" ({node.why})" if node.why else ""
                 logger.log(level, "node %s: %s%s", node.name, STATES[node.state], why)
+            if node.refused_windows and node.name not in self._refused:
+                logger.warning("the windows of node %s are not counted: %s", node.name, node.why)
         self._states = {node.name: node.state for node in nodes}
+        self._refused = {node.name for node in nodes if node.refused_windows}
 
 
 def _about(state: NodeState) -> dict[str, object]:
+    copies = [replica.tree for replica in state.windows.values()]
     return {
         "node": state.name,
         "epoch": None if state.epoch is None else f"{state.epoch:016x}",
@@ -357,4 +372,7 @@ def _about(state: NodeState) -> dict[str, object]:
         "bytes": state.bytes,
         "version": state.version,
         "why": state.why or None,
+        "windows": sum(len(copy.windows) for copy in copies),
+        "window_hosts": sum(copy.hosts for copy in copies),
+        "folded_windows": sum(copy.folded for copy in copies),
     }
