@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from time import process_time
 
 import pytest
@@ -10,13 +11,19 @@ import pytest
 from benchmarks.choir import frames_of
 from benchmarks.measure import summary
 from benchmarks.scale import QUICK
+from benchmarks.workloads import WORKLOADS
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import NodeTrees
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.frames import MIN_FRAME_BYTES
+from inbound_audit.cluster.host_series import HostSeries
 from inbound_audit.cluster.receiver import Receiver
+from inbound_audit.cluster.sender import Sender
 
 SECONDS = 2 if QUICK else 5
+MONITORS = ("300,6", "1800,4", "86400,2")
+EVENTS_PER_S, ADDRESSES, SPEAKERS = 5_000, 100_000, 10
+"""Connections of a node, from random ones of so many addresses, and how many such nodes are heard."""
 
 
 @pytest.mark.parametrize(("key", "nodes", "changes"), [("cluster-1000", 1_000, 100), ("cluster-100", 100, 10_000)])
@@ -52,3 +59,58 @@ def test_bytes_of_a_change(once: Callable[..., None], report: Callable[..., None
     once(lambda: said.extend(frames_of(changes, 1.0, SECONDS)))
     each = [(len(frame) - MIN_FRAME_BYTES) / changes for frame in said]
     report("cluster-bytes", summary(each), {"of the frame itself": float(MIN_FRAME_BYTES)}, "bytes")
+
+
+def said_of_windows() -> tuple[list[list[bytes]], list[float]]:
+    """What a node says of its monitors each second, and the seconds of processor time that it takes to say it."""
+    addresses = WORKLOADS["random"].texts(ADDRESSES)
+    draw = Random(7)
+    now = [0.0]
+    said: list[list[bytes]] = []
+    shares: list[float] = []
+    with InboundAudit(monitors=MONITORS) as audit:
+        trees = NodeTrees(audit)
+        series = HostSeries(trees, MONITORS, clock=lambda: now[0])
+        sender = Sender(1, trees, lambda: now[0], series.said.values())
+        smtp = audit.listener("SMTP")
+        for second in range(4 * SECONDS):
+            for address in draw.choices(addresses, k=EVENTS_PER_S):
+                smtp.session(address).close()
+            now[0] = float(second)
+            began = process_time()
+            series.find()
+            series.turn()
+            said.append(sender.frames(now[0]))
+            shares.append(process_time() - began)
+    return said, shares
+
+
+def test_cost_of_windows(once: Callable[..., None], report: Callable[..., None]) -> None:
+    said, shares = said_of_windows()
+    heard = []
+    now = [0.0]
+    with InboundAudit(monitors=MONITORS, monitor_bytes=1 << 30) as audit:
+        trees = NodeTrees(audit)
+        series = HostSeries(trees, MONITORS, clock=lambda: now[0])
+        receiver = Receiver("here", 1 << 40, trees, lambda: now[0], Bounds(), series)
+
+        def listen() -> None:
+            for second, frames in enumerate(said):
+                now[0] = float(second)
+                began = process_time()
+                series.find()
+                series.turn()
+                for node in range(SPEAKERS):
+                    for frame in frames:
+                        receiver.heard(f"mx{node}", frame, now[0])
+                receiver.tick(now[0])
+                heard.append(process_time() - began)
+
+        once(listen)
+        assert all(state.gaps == state.dropped == 0 and state.whole for state in receiver.nodes.values())
+        total = audit.connections(MONITORS[2], "0.0.0.0/0", 0, 1, cluster=True)
+        assert total == SPEAKERS * len(said) * EVENTS_PER_S
+    report("cluster-windows-say", summary(shares[1:]), {"first second": shares[0]}, "processors")
+    report("cluster-windows-hear", summary(heard[1:]), {"first second": heard[0]}, "processors")
+    sizes = [sum(map(len, frames)) / 1000 for frames in said]
+    report("cluster-windows-bytes", summary(sizes[1:]), {"first second": sizes[0]}, "kB a second")

@@ -498,6 +498,19 @@ cdef class NodeTrees:
             raise_change(code, "sum", t)
         self.audit._announce()
 
+    def check_records(self, list parts not None):
+        """How many hosts with a count are in records that continue one another (bytes each, as `NodeTree.replace` takes
+        them). Raises ValueError if they are no such records. O(records)."""
+        cdef records_.Host last
+        cdef u64 present = 0, gone = 0
+        last.address.version = 0
+        for part in parts:
+            if not isinstance(part, bytes) or not records_.check_records(
+                <const u8 *>PyBytes_AS_STRING(part), <size_t>len(part), &last, &present, &gone
+            ):
+                raise not_records()
+        return present
+
     def _check(self):
         """Raises AssertionError when the sum is kept and is not that of all nodes. O(hosts x nodes)."""
         cdef model.Owner *o = self.audit.owner

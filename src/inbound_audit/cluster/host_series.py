@@ -7,7 +7,7 @@ the windows for all nodes are one tree of frames, those for managers are another
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from time import monotonic
 from weakref import WeakSet
 
@@ -65,7 +65,7 @@ class HostSeries:
         """Series for which there is no room at all."""
         self.said = {tree: SaidWindows(self, tree) for tree in (FOR_ALL, FOR_MANAGERS)}
 
-    def check(self, parts: Sequence[bytes]) -> int:
+    def check(self, parts: list[bytes]) -> int:
         """`SeriesTrees.check_records`."""
         return self._trees.check_records(parts)
 

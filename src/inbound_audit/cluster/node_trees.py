@@ -76,7 +76,7 @@ class SeriesTrees(Protocol):
     def said(self, name: str = "", max_hosts: int = 2**32) -> NodeTree:
         """As of `NodeTrees`."""
 
-    def check_records(self, parts: Sequence[bytes]) -> int:
+    def check_records(self, parts: list[bytes]) -> int:
         """Returns how many hosts with a count are in records that continue one another. Raises ValueError if they are
         no such records."""
 

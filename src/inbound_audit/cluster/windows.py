@@ -38,7 +38,7 @@ WORD = 1 << 64
 """Digests are sums modulo this."""
 
 MakeTree = Callable[[Window], NodeTree]
-CheckRecords = Callable[[Sequence[bytes]], int]
+CheckRecords = Callable[[list[bytes]], int]
 
 
 @dataclass(slots=True, eq=False)

@@ -184,6 +184,15 @@ def test_records_that_do_not_continue_one_another_replace_nothing(trees: NodeTre
     assert held(node) == many(10)
 
 
+def test_records_are_checked_without_a_tree(trees: NodeTrees) -> None:
+    one, two = split(many(3), 2)
+    gone = gold_records.encode(dict.fromkeys(many(3), 0))
+    assert [trees.check_records(parts) for parts in ([], [b""], [one, two], [one, b"", two], [gone])] == [0, 0, 3, 3, 0]
+    for parts in ([two, one], [one, one], [one, b"\xff"], [one[:-1]], [one + b"\0"], ["records"], [None]):
+        with pytest.raises(ValueError, match="record"):
+            trees.check_records(parts)  # type: ignore[arg-type]
+
+
 def test_a_node_has_no_more_hosts_than_it_may(trees: NodeTrees) -> None:
     node = trees.add("mx2", max_hosts=3)
     hosts = {address(f"192.0.2.{at}"): 1 for at in range(3)}
