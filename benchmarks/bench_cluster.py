@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from random import Random
 from time import process_time
 
@@ -61,7 +62,7 @@ def test_bytes_of_a_change(once: Callable[..., None], report: Callable[..., None
     report("cluster-bytes", summary(each), {"of the frame itself": float(MIN_FRAME_BYTES)}, "bytes")
 
 
-def said_of_windows() -> tuple[list[list[bytes]], list[float]]:
+def say_windows() -> tuple[list[list[bytes]], list[float]]:
     """What a node says of its monitors each second, and the seconds of processor time that it takes to say it."""
     addresses = WORKLOADS["random"].texts(ADDRESSES)
     draw = Random(7)
@@ -85,32 +86,39 @@ def said_of_windows() -> tuple[list[list[bytes]], list[float]]:
     return said, shares
 
 
-def test_cost_of_windows(once: Callable[..., None], report: Callable[..., None]) -> None:
-    said, shares = said_of_windows()
-    heard = []
+def hear_windows(said: list[list[bytes]]) -> list[float]:
+    """The seconds of processor time that it takes each second to hear SPEAKERS nodes that say this."""
+    shares = []
     now = [0.0]
     with InboundAudit(monitors=MONITORS, monitor_bytes=1 << 30) as audit:
         trees = NodeTrees(audit)
         series = HostSeries(trees, MONITORS, clock=lambda: now[0])
         receiver = Receiver("here", 1 << 40, trees, lambda: now[0], Bounds(), series)
-
-        def listen() -> None:
-            for second, frames in enumerate(said):
-                now[0] = float(second)
-                began = process_time()
-                series.find()
-                series.turn()
-                for node in range(SPEAKERS):
-                    for frame in frames:
-                        receiver.heard(f"mx{node}", frame, now[0])
-                receiver.tick(now[0])
-                heard.append(process_time() - began)
-
-        once(listen)
+        for second, frames in enumerate(said):
+            now[0] = float(second)
+            began = process_time()
+            series.find()
+            series.turn()
+            for node in range(SPEAKERS):
+                for frame in frames:
+                    receiver.heard(f"mx{node}", frame, now[0])
+            receiver.tick(now[0])
+            shares.append(process_time() - began)
         assert all(state.gaps == state.dropped == 0 and state.whole for state in receiver.nodes.values())
         total = audit.connections(MONITORS[2], "0.0.0.0/0", 0, 1, cluster=True)
         assert total == SPEAKERS * len(said) * EVENTS_PER_S
-    report("cluster-windows-say", summary(shares[1:]), {"first second": shares[0]}, "processors")
-    report("cluster-windows-hear", summary(heard[1:]), {"first second": heard[0]}, "processors")
+    return shares
+
+
+@cache
+def windows() -> dict[str, list[float]]:
+    said, say_shares = say_windows()
     sizes = [sum(map(len, frames)) / 1000 for frames in said]
-    report("cluster-windows-bytes", summary(sizes[1:]), {"first second": sizes[0]}, "kB a second")
+    return {"say": say_shares, "hear": hear_windows(said), "bytes": sizes}
+
+
+@pytest.mark.parametrize(("key", "unit"), [("say", "processors"), ("hear", "processors"), ("bytes", "kB a second")])
+def test_cost_of_windows(key: str, unit: str, once: Callable[..., None], report: Callable[..., None]) -> None:
+    once(windows)
+    measured = windows()[key]
+    report(f"cluster-windows-{key}", summary(measured[1:]), {"first second": measured[0]}, unit)

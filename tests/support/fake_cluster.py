@@ -47,12 +47,9 @@ class FakeNode:
         self.asked: set[str] = set()
         self.tick_at = 0.0
         self.find_at = 0.0
-        self.series = HostSeries(
-            GoldSeriesTrees(events, lambda: EPOCH_S + cluster.now + self.skew_s),
-            cluster.monitors,
-            name in cluster.managers,
-            lambda: cluster.now,
-        )
+        clock = lambda: EPOCH_S + cluster.now + self.skew_s  # noqa: E731
+        trees = own.series_trees(clock) if hasattr(own, "series_trees") else GoldSeriesTrees(events, clock)
+        self.series = HostSeries(trees, cluster.monitors, name in cluster.managers, lambda: cluster.now)
         self.sender = Sender(self.epoch, own, lambda: cluster.now, self.series.said.values())
         self.receiver = Receiver(name, self.epoch, own, lambda: cluster.now, cluster.bounds, self.series)
         self.engine = FakeEngine(cluster.network, name)
