@@ -16,12 +16,15 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.support.waiting import eventually
 
 from inbound_audit.cluster.engine import Engine, EngineSettings, open_engine
+
+_T = TypeVar("_T")
 
 PARTS = (2, 1000, 2000)
 """Lengths of the parts of a snapshot, unless a test sets others."""
@@ -224,6 +227,13 @@ class NodeProcess(Calls):
         number: int = self.host.command("lingering")
         return number
 
+    def links(self) -> set[tuple[int, int]]:
+        """The ports of each connection, its own first."""
+        return {(own, other) for own, other in self.host.command("links")}
+
+    def end_link(self, ports: tuple[int, int]) -> None:
+        self.host.command("end_link", ports)
+
     def ask_without_waiting(self, node: str) -> None:
         self.host.send("ask", node, 5.0)
 
@@ -315,16 +325,19 @@ class Served:
         return None if parts is None else [seen(part).hex() for part in parts]
 
     def _do_lingering(self) -> int:
-        found = 0
-        for name in os.listdir("/dev/fd"):
-            with contextlib.suppress(OSError):
-                one = socket.socket(fileno=int(name))
-                try:
-                    if isinstance(one.getpeername(), tuple):
-                        found += struct.unpack("ii", one.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0]
-                finally:
-                    one.detach()
-        return found
+        def lingers(one: socket.socket) -> int:
+            on: int = struct.unpack("ii", one.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0]
+            return on
+
+        return sum(connections(lingers))
+
+    def _do_links(self) -> list[list[int]]:
+        return connections(lambda one: [one.getsockname()[1], one.getpeername()[1]])
+
+    def _do_end_link(self, ports: list[int]) -> None:
+        connections(
+            lambda one: [one.getsockname()[1], one.getpeername()[1]] == ports and one.shutdown(socket.SHUT_RDWR)
+        )
 
     def _do_close(self) -> None:
         assert self._engine is not None
@@ -343,6 +356,20 @@ class Served:
 
     def _do_run(self, expression: str) -> object:
         return eval(expression, self._names)
+
+
+def connections(about: Callable[[socket.socket], _T]) -> list[_T]:
+    """What is said about each TCP connection of this process."""
+    found = []
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):
+            one = socket.socket(fileno=int(name))
+            try:
+                if isinstance(one.getpeername(), tuple):
+                    found.append(about(one))
+            finally:
+                one.detach()
+    return found
 
 
 def settings_of(fields: list[Any]) -> EngineSettings:

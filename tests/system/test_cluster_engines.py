@@ -328,12 +328,28 @@ def test_a_process_ends_while_its_snapshot_is_on_its_way_to_a_node_that_is_stopp
     two.signal(signal.SIGCONT)
 
 
-@pytest.mark.parametrize("kind", ["zenoh", "certified"])
-def test_a_node_that_is_cut_off_holds_up_no_other(kind, request):
+@pytest.fixture(params=["zenoh", "zenoh with certificates"])
+def linked(request: pytest.FixtureRequest, make: Callable[[str], Network]) -> list[NodeProcess]:
+    """Two nodes over Zenoh, which have joined each other."""
+    return make(request.param).cluster("mx1", "mx2")
+
+
+def test_a_node_that_is_cut_off_holds_up_no_other(linked):
     """Else one of few threads waits until what was sent to it has arrived, and frames to others wait, too."""
-    network = request.getfixturevalue("certified") if kind == "certified" else request.getfixturevalue("make")(kind)
-    for node in network.cluster("mx1", "mx2"):
+    for node in linked:
         eventually(lambda node=node: node.lingering() == 0, f"the connections of {node.node} are closed without a wait")
+
+
+def test_the_two_links_between_nodes_end_together(linked):
+    """Else one end may begin anew while the other one goes on, and frames are dropped for as long as the link was up."""
+    one, two = linked
+    eventually(lambda: len(one.links()) == 2, "each node has joined the other one")
+    before = one.links()
+    one.end_link(min(before))
+    eventually(lambda: not before & one.links(), "both links have ended")
+    eventually(lambda: len(one.links()) == 2, "there are two again")
+    arrives(one, two, b"again")
+    arrives(two, one, b"again")
 
 
 def test_the_link_goes_down_and_comes_up_again(real):

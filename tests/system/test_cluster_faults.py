@@ -137,12 +137,9 @@ class Cluster:
         time.sleep(QUIET_S)
         began = time.monotonic()
         if QUIET_S and not self.agree():
-            views = {
-                audit.nodes[0].name: [node.name for node in audit.nodes if not node.counted] for audit in self.audits
-            }
-            print(
-                f"{time.strftime('%T')} load {os.getloadavg()[0]:.0f}: {self.last}; not counted by {views}", flush=True
-            )
+            views = [[node.name for node in audit.nodes if not node.counted] for audit in self.audits]
+            load = os.getloadavg()[0]
+            print(f"{time.strftime('%T')}: {', '.join(self.last)}; load {load:.0f}, not counted: {views}", flush=True)
         try:
             eventually(self.agree, "agreement")
         except AssertionError:

@@ -23,7 +23,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import zenoh
 
@@ -50,30 +50,55 @@ DISTRUST_S = 5.0
 
 CLOSE_TIMEOUT_S = 3.0
 
+ENDING_S = 1.0
+"""Seconds that the end of a link, which takes milliseconds, is awaited."""
+
 _T = TypeVar("_T")
 
 
-def close_in_background(src: str, dst: str) -> None:
-    """Has the socket of a link closed without a wait. O(descriptors of this process).
+class Link(NamedTuple):
+    """A connection to another node: the identity that it states, and the two ends, such as `tcp/127.0.0.1:7447`."""
 
-    Zenoh sets SO_LINGER to 10 s, and closes sockets on the few threads that send and receive for all links: else a node
-    that is cut off would hold up this one's frames to all others for so long.
-    """
-    ports = {(int(address.rpartition(":")[2]),) for address in (src, dst)}
-    for name in os.listdir("/dev/fd"):
-        with contextlib.suppress(OSError):  # it is no socket, has no other end, or was closed meanwhile
-            one = socket.socket(fileno=int(name))
-            try:
-                if {one.getsockname()[1:2], one.getpeername()[1:2]} == ports:
-                    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-            finally:
-                one.detach()
+    identity: str
+    src: str
+    dst: str
+
+    def close_without_wait(self) -> bool:
+        """Takes SO_LINGER off, which Zenoh sets to 10 s. It closes sockets on the few threads that send and receive for
+        all links: else a node that is cut off would hold up this one's frames to all others for so long."""
+        return self._with_socket(
+            lambda one: one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
+        )
+
+    def end(self) -> bool:
+        return self._with_socket(lambda one: one.shutdown(socket.SHUT_RDWR))
+
+    def _with_socket(self, act: Callable[[socket.socket], None]) -> bool:
+        """Whether the connection is there. O(descriptors of this process)."""
+        ports = {(int(address.rpartition(":")[2]),) for address in (self.src, self.dst)}
+        found = False
+        for name in os.listdir("/dev/fd"):
+            with contextlib.suppress(OSError):  # it is no socket, has no other end, or was closed meanwhile
+                one = socket.socket(fileno=int(name))
+                try:
+                    if {one.getsockname()[1:2], one.getpeername()[1:2]} == ports:
+                        act(one)
+                        found = True
+                finally:
+                    one.detach()
+        return found
 
 
 class Links:
     """The links of this node, and the certificates that they were made with.
 
-    Lock rule: its own lock, held for a few assignments and for `on_link`, so that its calls keep their order.
+    Two nodes that join each other have two links. These must end together: if one end has lost both and begins anew,
+    while the other one has kept one, Zenoh numbers messages from the start at the one end, and the other drops them
+    until the number is that of before, which may take hours. So the end of a link ends the others to that node, and
+    those that are made meanwhile. Zenoh may report an end before the beginning: what is not there is not kept.
+
+    Lock rule: its own lock, held for a few assignments, for calls to sockets that do not wait, and for `on_link`, so
+    that its calls keep their order.
     """
 
     def __init__(self, names: tuple[str, ...] | None, on_link: OnLink) -> None:
@@ -82,7 +107,9 @@ class Links:
         self._names = names
         self._on_link = on_link
         self._up: bool | None = None
-        self._links: dict[tuple[str, str, str], str | None] = {}
+        self._links: dict[Link, str | None] = {}
+        self._ending: dict[Link, float] = {}
+        """Until when the end of each is awaited that was ended here."""
         self._lock = threading.Lock()
         self.log = LogLimiter(logger)
 
@@ -100,14 +127,17 @@ class Links:
         return time.monotonic() < self._distrusted_until.get(node, 0.0)
 
     def _note(self, event: zenoh.LinkEvent) -> None:
-        link = event.link
-        key = (str(link.zid), link.src, link.dst)
+        link = Link(str(event.link.zid), event.link.src, event.link.dst)
         if event.kind == zenoh.SampleKind.DELETE:
-            self._links.pop(key, None)
-        else:
-            close_in_background(link.src, link.dst)
-            self._links[key] = link.auth_identifier
-            self._report(link.auth_identifier, link.dst)
+            self._links.pop(link, None)
+            if self._ending.pop(link, None) is None:
+                self._end(link.identity)
+        elif link.close_without_wait():
+            self._links[link] = event.link.auth_identifier
+            self._report(event.link.auth_identifier, link.dst)
+            now = time.monotonic()
+            if any(one.identity == link.identity and now < until for one, until in self._ending.items()):
+                self._end(link.identity)
         if self._names is not None:
             before, self._mixed = self._mixed, self._sharing()
             until = time.monotonic() + DISTRUST_S  # frames of a link that has ended may still be on their way
@@ -115,6 +145,13 @@ class Links:
             if self._mixed:
                 message = "certificates of %s are used under one identity: frames of these nodes are dropped"
                 self.log.report(logging.ERROR, message, ", ".join(sorted(self._mixed)), kind="mixed")
+
+    def _end(self, identity: str) -> None:
+        for link in [one for one in self._links if one.identity == identity and one not in self._ending]:
+            if link.end():
+                self._ending[link] = time.monotonic() + ENDING_S
+            else:
+                del self._links[link]
 
     def _report(self, name: str | None, address: str) -> None:
         if self._names is not None and name not in self._names:
@@ -129,8 +166,8 @@ class Links:
 
     def _sharing(self) -> frozenset[str]:
         of: dict[str, set[str]] = {}
-        for (identity, _, _), name in self._links.items():
-            of.setdefault(identity, set()).add(str(name))
+        for link, name in self._links.items():
+            of.setdefault(link.identity, set()).add(str(name))
         return frozenset().union(*(names for names in of.values() if len(names) > 1))
 
 
