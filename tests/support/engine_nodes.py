@@ -227,9 +227,9 @@ class NodeProcess(Calls):
         number: int = self.host.command("lingering")
         return number
 
-    def links(self) -> set[tuple[int, int]]:
+    def connections(self) -> set[tuple[int, int]]:
         """The ports of each connection, its own first."""
-        return {(own, other) for own, other in self.host.command("links")}
+        return {(own, other) for own, other in self.host.command("connections")}
 
     def end_link(self, ports: tuple[int, int]) -> None:
         self.host.command("end_link", ports)
@@ -331,7 +331,7 @@ class Served:
 
         return sum(connections(lingers))
 
-    def _do_links(self) -> list[list[int]]:
+    def _do_connections(self) -> list[list[int]]:
         return connections(lambda one: [one.getsockname()[1], one.getpeername()[1]])
 
     def _do_end_link(self, ports: list[int]) -> None:

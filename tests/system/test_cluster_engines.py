@@ -341,13 +341,13 @@ def test_a_node_that_is_cut_off_holds_up_no_other(linked):
 
 
 def test_the_two_links_between_nodes_end_together(linked):
-    """Else one end may begin anew while the other one goes on, and frames are dropped for as long as the link was up."""
+    """Else one end may begin anew while the other goes on, and frames are dropped for as long as the link was up."""
     one, two = linked
-    eventually(lambda: len(one.links()) == 2, "each node has joined the other one")
-    before = one.links()
+    eventually(lambda: len(one.connections()) == 2, "each node has joined the other one")
+    before = one.connections()
     one.end_link(min(before))
-    eventually(lambda: not before & one.links(), "both links have ended")
-    eventually(lambda: len(one.links()) == 2, "there are two again")
+    eventually(lambda: not before & one.connections(), "both links have ended")
+    eventually(lambda: len(one.connections()) == 2, "there are two again")
     arrives(one, two, b"again")
     arrives(two, one, b"again")
 
