@@ -115,6 +115,7 @@ class Host:
         self.calls: Calls | None = None
         self.log: list[str] = []
         self._answers: list[Any] = []
+        self._sent = 0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.engine_nodes"],
             stdin=subprocess.PIPE,
@@ -137,16 +138,17 @@ class Host:
                 {"link": calls.links, "gone": calls.gone, "asked": calls.asked}[what].append(value)
 
     def send(self, *words: object) -> None:
+        self._sent += 1
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(words) + "\n")
         self._process.stdin.flush()
 
     def command(self, *words: object) -> Any:
-        before = len(self._answers)
         self.send(*words)
-        eventually(lambda: len(self._answers) > before or self._process.poll() is not None, f"an answer to {words[0]}")
+        number = self._sent  # each is answered, in this order
+        eventually(lambda: len(self._answers) >= number or self._process.poll() is not None, f"an answer to {words[0]}")
         assert self._process.poll() is None, f"the process ended by {words[0]}"
-        return self._answers[-1]
+        return self._answers[number - 1]
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

@@ -71,6 +71,7 @@ class Receiver:
         self._trees = trees
         self._series = series
         self._own = OwnName(epoch, clock())
+        self._listed_at = float("-inf")
         own = NodeState(node, self._replica(node, clock()), state=State.THIS_HOST)
         own.replica.tree.set_word(own.state, 0)
         self.nodes[node] = own
@@ -165,7 +166,9 @@ class Receiver:
 
     def _new(self, node: str, now: float) -> NodeState | None:
         """Lists a node, None if there is no place for it or its name is no name."""
-        if not frames.is_name(node):
+        # `_listed_at` is the moment at which all names that were listed are paid for.
+        self._listed_at = max(self._listed_at, now - self.bounds.new_nodes_burst_s)
+        if not frames.is_name(node) or self._listed_at > now:
             self.dropped += 1
             return None
         try:
@@ -177,6 +180,7 @@ class Receiver:
             lost = sum(state.state == State.LOST for state in self.nodes.values())
             self.full = lost * 8 >= len(self.nodes)
             return None
+        self._listed_at += 1 / self.bounds.max_new_nodes_per_s
         state = self.nodes[node] = NodeState(node, replica, lost_at=now, ask_at=now)
         return state
 

@@ -74,10 +74,14 @@ class Link(NamedTuple):
         return self._with_socket(lambda one: one.shutdown(socket.SHUT_RDWR))
 
     def _with_socket(self, act: Callable[[socket.socket], None]) -> bool:
-        """Whether the connection is there. O(descriptors of this process)."""
+        """Whether the connection is there, as far as is known. O(descriptors of this process)."""
         ports = {(int(address.rpartition(":")[2]),) for address in (self.src, self.dst)}
+        try:
+            names = os.listdir("/dev/fd")
+        except OSError:  # no descriptor is left
+            return True
         found = False
-        for name in os.listdir("/dev/fd"):
+        for name in names:
             with contextlib.suppress(OSError):  # it is no socket, has no other end, or was closed meanwhile
                 one = socket.socket(fileno=int(name))
                 try:

@@ -561,9 +561,12 @@ def test_a_forged_last_number_heals(pair: Pair) -> None:
     assert pair.agrees
 
 
+STRANGER = pack(Frame(FrameType.HEARTBEAT, 1, 1))
+
+
 def test_names_beyond_the_bound_are_not_taken() -> None:
     pair = Pair(Bounds(max_nodes=40))
-    beat = pack(Frame(FrameType.HEARTBEAT, 1, 1))
+    beat = STRANGER
     for node in range(100):
         pair.hear(beat, node=f"node{node}")
     for name in ("", "a b", "x" * 64, "a/b"):
@@ -595,6 +598,22 @@ def test_ten_thousand_names_one_after_the_other() -> None:
     pair.open(2)
     pair.talk()
     assert pair.agrees
+
+
+def test_new_names_have_a_bound_per_second() -> None:
+    pair = Pair(Bounds(max_new_nodes_per_s=10, new_nodes_burst_s=2))
+    pair.open(1)
+    pair.talk(3)
+    for node in range(1000):
+        pair.hear(STRANGER, node=f"node{node}")
+    listed = len(pair.receiver.nodes)
+    assert 20 <= listed <= 23
+    pair.open(2)
+    pair.talk(1)
+    assert pair.agrees
+    for node in range(1000):
+        pair.hear(STRANGER, node=f"node{node}")
+    assert listed + 9 <= len(pair.receiver.nodes) <= listed + 11
 
 
 def test_a_section_that_is_not_to_be_had_is_a_name_that_is_not_taken() -> None:
