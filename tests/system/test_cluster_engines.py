@@ -352,6 +352,17 @@ def test_the_two_links_between_nodes_end_together(linked):
     arrives(two, one, b"again")
 
 
+def test_links_that_no_answer_comes_through_are_made_anew(make):
+    """As when one end has lost what the other end has declared."""
+    network = make("zenoh")
+    one = network.node("mx1")
+    with closing(network.forger(network.settings("mx3"))) as other:
+        other.run("globals().update(token=session.liveliness().declare_token(f'ia/eu/mx3/id/{session.info.zid()}'))")
+        eventually(lambda: len(one.connections()) == 2, "each has joined the other one")
+        before = one.connections()
+        eventually(lambda: one.ask("mx3") is None and not before & one.connections(), "both links have ended")
+
+
 def test_the_link_goes_down_and_comes_up_again(real):
     one = real.node("mx1")
     two = real.node("mx2")

@@ -29,8 +29,8 @@ class Bounds(NamedTuple):
     max_window_hosts: int = 1_000_000
     max_all_window_hosts: int = 20_000_000
     max_new_nodes_per_s: int = 200
-    """Names that are listed, each of which costs half a millisecond: a program that sends under ever new names would hold
-    up what the nodes say."""
+    """Names that are listed, at half a millisecond each: else a program that sends under ever new names would hold up
+    what the nodes say."""
     new_nodes_burst_s: int = 5
 
 

@@ -15,15 +15,11 @@ import atexit
 import contextlib
 import json
 import logging
-import math
-import os
 import queue
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import zenoh
 
@@ -36,143 +32,21 @@ from inbound_audit.cluster.engine import (
     snapshot_parts,
 )
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES, MAX_PARTS, is_name
+from inbound_audit.cluster.zenoh_links import Links
 from inbound_audit.cluster.zenoh_settings import configuration, speakers
 from inbound_audit.errors import ClusterError
-from inbound_audit.log_limiter import LogLimiter
 
 logger = logging.getLogger("inbound_audit.cluster")
+
+SILENCE_S = 3.0
+"""A node that has a link, and was not heard for so long, gets new links."""
 
 MAX_ASKING = 64
 """Queries for a snapshot that wait at once; further ones go unanswered."""
 
-DISTRUST_S = 5.0
-"""Seconds that the frames of a node are dropped after the last link of another certificate under its identity."""
-
 CLOSE_TIMEOUT_S = 3.0
 
-ENDING_S = 1.0
-"""Seconds that the end of a link, which takes milliseconds, is awaited."""
-
 _T = TypeVar("_T")
-
-
-class Link(NamedTuple):
-    """A connection to another node: the identity that it states, and the two ends, such as `tcp/127.0.0.1:7447`."""
-
-    identity: str
-    src: str
-    dst: str
-
-    def close_without_wait(self) -> bool:
-        """Takes SO_LINGER off, which Zenoh sets to 10 s. It closes sockets on the few threads that send and receive for
-        all links: else a node that is cut off would hold up this one's frames to all others for so long."""
-        return self._with_socket(
-            lambda one: one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 0, 0))
-        )
-
-    def end(self) -> bool:
-        return self._with_socket(lambda one: one.shutdown(socket.SHUT_RDWR))
-
-    def _with_socket(self, act: Callable[[socket.socket], None]) -> bool:
-        """Whether the connection is there, as far as is known. O(descriptors of this process)."""
-        ports = {(int(address.rpartition(":")[2]),) for address in (self.src, self.dst)}
-        try:
-            names = os.listdir("/dev/fd")
-        except OSError:  # no descriptor is left
-            return True
-        found = False
-        for name in names:
-            with contextlib.suppress(OSError):  # it is no socket, has no other end, or was closed meanwhile
-                one = socket.socket(fileno=int(name))
-                try:
-                    if {one.getsockname()[1:2], one.getpeername()[1:2]} == ports:
-                        act(one)
-                        found = True
-                finally:
-                    one.detach()
-        return found
-
-
-class Links:
-    """The links of this node, and the certificates that they were made with.
-
-    Two nodes that join each other have two links. These must end together: if one end has lost both and begins anew,
-    while the other one has kept one, Zenoh numbers messages from the start at the one end, and the other drops them
-    until the number is that of before, which may take hours. So the end of a link ends the others to that node, and
-    those that are made meanwhile. Zenoh may report an end before the beginning: what is not there is not kept.
-
-    Lock rule: its own lock, held for a few assignments, for calls to sockets that do not wait, and for `on_link`, so
-    that its calls keep their order.
-    """
-
-    def __init__(self, names: tuple[str, ...] | None, on_link: OnLink) -> None:
-        self._mixed: frozenset[str] = frozenset()
-        self._distrusted_until: dict[str, float] = {}
-        self._names = names
-        self._on_link = on_link
-        self._up: bool | None = None
-        self._links: dict[Link, str | None] = {}
-        self._ending: dict[Link, float] = {}
-        """Until when the end of each is awaited that was ended here."""
-        self._lock = threading.Lock()
-        self.log = LogLimiter(logger)
-
-    def changed(self, event: zenoh.LinkEvent | None = None) -> None:
-        """A link was made or has ended. O(links)."""
-        with self._lock:
-            if event is not None:
-                self._note(event)
-            if self._up != bool(self._links):
-                self._up = bool(self._links)
-                self._on_link(self._up)
-
-    def distrusts(self, node: str) -> bool:
-        """Whether its certificate shares an identity with another one: their frames can't be told apart. O(1)."""
-        return time.monotonic() < self._distrusted_until.get(node, 0.0)
-
-    def _note(self, event: zenoh.LinkEvent) -> None:
-        link = Link(str(event.link.zid), event.link.src, event.link.dst)
-        if event.kind == zenoh.SampleKind.DELETE:
-            self._links.pop(link, None)
-            if self._ending.pop(link, None) is None:
-                self._end(link.identity)
-        elif link.close_without_wait():
-            self._links[link] = event.link.auth_identifier
-            self._report(event.link.auth_identifier, link.dst)
-            now = time.monotonic()
-            if any(one.identity == link.identity and now < until for one, until in self._ending.items()):
-                self._end(link.identity)
-        if self._names is not None:
-            before, self._mixed = self._mixed, self._sharing()
-            until = time.monotonic() + DISTRUST_S  # frames of a link that has ended may still be on their way
-            self._distrusted_until |= dict.fromkeys(before, until) | dict.fromkeys(self._mixed, math.inf)
-            if self._mixed:
-                message = "certificates of %s are used under one identity: frames of these nodes are dropped"
-                self.log.report(logging.ERROR, message, ", ".join(sorted(self._mixed)), kind="mixed")
-
-    def _end(self, identity: str) -> None:
-        for link in [one for one in self._links if one.identity == identity and one not in self._ending]:
-            if link.end():
-                self._ending[link] = time.monotonic() + ENDING_S
-            else:
-                del self._links[link]
-
-    def _report(self, name: str | None, address: str) -> None:
-        if self._names is not None and name not in self._names:
-            self.log.report(
-                logging.WARNING,
-                "%s has a certificate of %r, which is no node: what it sends is dropped. Nodes: %s (--nodes)",
-                address,
-                name,
-                ", ".join(self._names),
-                kind=name,
-            )
-
-    def _sharing(self) -> frozenset[str]:
-        of: dict[str, set[str]] = {}
-        for link, name in self._links.items():
-            of.setdefault(link.identity, set()).add(str(name))
-        return frozenset().union(*(names for names in of.values() if len(names) > 1))
 
 
 class ZenohEngine:
@@ -184,6 +58,9 @@ class ZenohEngine:
         self._root = f"ia/{settings.cluster}"
         self._own = f"{self._root}/{settings.node}"
         self._queries: queue.Queue[zenoh.Query | None] = queue.Queue(MAX_ASKING)
+        self._heard: dict[str, float] = {}
+        """When each node was heard last whose identity is known."""
+        self._check_at = 0.0
         self._closed = True
 
     def open(self, on_frame: OnFrame, on_ask: OnAsk, on_link: OnLink, on_gone: OnGone) -> None:
@@ -220,7 +97,10 @@ class ZenohEngine:
         session.declare_subscriber(f"{self._root}/*/d", direct(self._frame))
         session.declare_queryable(f"{self._own}/s", direct(self._query))
         session.liveliness().declare_subscriber("ia/*/*/alive", direct(self._alive))
-        self._token = session.liveliness().declare_token(f"{self._own}/alive")
+        session.liveliness().declare_subscriber(f"{self._root}/*/id/*", direct(self._identity), history=True)
+        self._tokens = [
+            session.liveliness().declare_token(f"{self._own}/{key}") for key in ("alive", f"id/{session.info.zid()}")
+        ]
         self._publisher = session.declare_publisher(
             f"{self._own}/d",
             congestion_control=zenoh.CongestionControl.DROP,
@@ -233,7 +113,17 @@ class ZenohEngine:
             self._publisher.put(frame)
         except zenoh.ZError:  # it is closed
             return False
+        self._check_silence()
         return True
+
+    def _check_silence(self) -> None:
+        """Once a second. O(nodes)."""
+        now = time.monotonic()
+        if now >= self._check_at:
+            self._check_at = now + 1.0
+            for node, heard_at in list(self._heard.items()):
+                if now - heard_at > SILENCE_S:
+                    self._links.renew(node)
 
     def ask(self, node: str, timeout_s: float) -> list[bytes] | None:
         try:
@@ -248,6 +138,7 @@ class ZenohEngine:
         except zenoh.ZError:  # it is closed
             return None
         parts: list[bytes] = []
+        asked_at = time.monotonic()
         for reply in replies:
             sample = reply.ok
             if sample is None:  # a node has failed, or the time is over: what came may be whole all the same
@@ -255,6 +146,8 @@ class ZenohEngine:
             if len(parts) == MAX_PARTS or len(sample.payload) > MAX_FRAME_BYTES:
                 return None
             parts.append(bytes(sample.payload))
+        if not parts and time.monotonic() - asked_at < timeout_s / 2:  # there is no way to the node
+            self._links.renew(node)
         return parts or None
 
     def close(self) -> None:
@@ -290,6 +183,8 @@ class ZenohEngine:
         if node is None or sample.kind != zenoh.SampleKind.PUT or len(sample.payload) > MAX_FRAME_BYTES:
             return
         if not self._links.distrusts(node):
+            if self._links.identified(node):
+                self._heard[node] = time.monotonic()
             self._on_frame(node, bytes(sample.payload))
 
     def _query(self, query: zenoh.Query) -> None:
@@ -304,6 +199,12 @@ class ZenohEngine:
             self._other_cluster(str(sample.key_expr))
         elif sample.kind == zenoh.SampleKind.DELETE:
             self._on_gone(node)
+
+    def _identity(self, sample: zenoh.Sample) -> None:
+        key, _, identity = str(sample.key_expr).rpartition("/")
+        root, _, node = key.removesuffix("/id").rpartition("/")
+        if sample.kind == zenoh.SampleKind.PUT and root == self._root and is_name(node):
+            self._links.identify(node, identity)
 
     def _other_cluster(self, key: str) -> None:
         cluster, _, node = key.removeprefix("ia/").removesuffix("/alive").partition("/")
