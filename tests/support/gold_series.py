@@ -74,6 +74,7 @@ class GoldSeries:
         self.complete = True
         self.is_full = False
         self.max_hosts = 10**9
+        self.max_trees = 10**9
         self.sums: dict[tuple[int, int], Counter[Host]] = {}
         self.whole: set[tuple[int, int]] = set()
         """The windows that were filled since they came into view."""
@@ -103,6 +104,9 @@ class GoldSeries:
             self.is_full = True
 
     def tree(self, number: int, sign: int, max_hosts: int) -> WindowTree:
+        self.max_trees -= 1
+        if self.max_trees < 0:
+            raise CapacityError("no room for one more window")
         return WindowTree(self, (number, sign), max_hosts)
 
     def fill(self, number: int, sign: int, trees: list[WindowTree]) -> bool:

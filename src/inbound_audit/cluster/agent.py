@@ -324,10 +324,16 @@ class Agent:
             others = sum(state.state == State.HEARD for state in nodes)
             self._keep_sum(others)
         self._log_changes(nodes)
+        self._warn_of_windows()
         warning = single_join_warning(self._settings, others + 1)
         if warning is not None and not self._warned:
             self._warned = True
             logger.warning("%s", warning)
+
+    def _warn_of_windows(self) -> None:
+        if any(said.is_too_much for said in self._series.said.values()):
+            words = "this host has more windows, or more hosts in them, than other nodes count"
+            self._log.report(logging.WARNING, words, kind="windows")
 
     def _move(self) -> None:
         """Makes a new file for the trees: the sections of a file keep their names, and all are used up. For a moment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from inbound_audit.cluster.replica import Replica
-from inbound_audit.cluster.windows import WindowTrees
+from inbound_audit.cluster.windows import MAX_HOSTS, MAX_WINDOWS, WindowTrees
 
 
 class Bounds(NamedTuple):
@@ -21,12 +21,13 @@ class Bounds(NamedTuple):
     max_all_waiting_bytes: int = 64 << 20
     """Of all nodes: for their sessions, and as much for their windows."""
     max_bytes_per_s: int = 8 << 20
-    """Of one node, each frame counted with FRAME_COST_BYTES more: 1,000 small frames per second."""
+    """Of one node, each frame counted with FRAME_COST_BYTES more, and each window with WINDOW_COST_BYTES: 1,000 small
+    frames, or 8,000 windows, per second."""
     burst_s: int = 4
-    max_windows: int = 4096
+    max_windows: int = MAX_WINDOWS
     """Of one node and tree. If a node has more, or more hosts in them, its windows are not counted."""
     max_all_windows: int = 20_000
-    max_window_hosts: int = 1_000_000
+    max_window_hosts: int = MAX_HOSTS
     max_all_window_hosts: int = 20_000_000
     max_new_nodes_per_s: int = 200
     """Names that are listed, at half a millisecond each: else a program that sends under ever new names would hold up

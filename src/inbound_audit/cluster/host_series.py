@@ -21,19 +21,17 @@ from inbound_audit.cluster.window_records import (
     WindowRecords,
     pack,
 )
-from inbound_audit.cluster.windows import MIN_ROOM_BYTES, NO_HOSTS, WindowTrees
-from inbound_audit.errors import CapacityError
+from inbound_audit.cluster.windows import MAX_HOSTS, MAX_WINDOWS, MIN_ROOM_BYTES, NO_HOSTS, WindowTrees
+from inbound_audit.errors import CapacityError, SeriesError
 
 logger = logging.getLogger("inbound_audit.cluster")
 
 FOR_ALL, FOR_MANAGERS = 1, 2
 """The trees of frames that have windows. They are also the numbers of `replicate`."""
 
-MAX_WINDOWS = 4096
-"""Of one node and tree of frames. More are not said."""
-
-RETRY_S = 10.0
-"""A window whose sum over the other nodes finds no room is summed up anew after so long."""
+REFILL_S, RETRY_S = 1.0, 10.0
+"""Windows whose sum over the other nodes had no room for a change are summed up anew after REFILL_S at least. What has
+found no room then, or at all, is tried again after RETRY_S."""
 
 
 class HostSeries:
@@ -59,10 +57,12 @@ class HostSeries:
         self._is_manager = is_manager
         self._clock = clock
         self._copies: WeakSet[WindowTrees] = WeakSet()
-        self._retry_at: dict[SeriesKey, float] = {}
-        """When windows without room are summed up again."""
-        self._refused: set[SeriesKey] = set()
-        """Series for which there is no room at all."""
+        self._refill_at: dict[SeriesKey, float] = {}
+        """When windows without room may be summed up again."""
+        self._lacking: set[SeriesKey] = set()
+        """Series of which a window had no room when it was summed up."""
+        self._refused: dict[SeriesKey, float] = {}
+        """Series for which there is no room at all, and when they are tried again."""
         self.said = {tree: SaidWindows(self, tree) for tree in (FOR_ALL, FOR_MANAGERS)}
 
     def check(self, parts: list[bytes]) -> int:
@@ -98,7 +98,7 @@ class HostSeries:
             if tree is not None:
                 found[key] = min(tree, found.get(key, tree))
         for key in found:
-            if key not in self.series:
+            if key not in self.series and self._clock() >= self._refused.get(key, 0.0):
                 self._begin(key)
         for said in self.said.values():
             said.keys = [key for key, tree in found.items() if tree == said.number and key in self.series]
@@ -108,10 +108,10 @@ class HostSeries:
         per second. O(series), and O(hosts) of what is summed up."""
         for key, series in self.series.items():
             before = series.number
-            retry_at = self._retry_at.get(key)
-            lacks_room = series.is_full if retry_at is None else self._clock() >= retry_at
+            lacks_room = series.is_full or key in self._lacking
             moved = series.advance()
-            if lacks_room or (moved and series.number <= before):  # the clock was set back
+            set_back = moved and series.number <= before
+            if set_back or (lacks_room and self._clock() >= self._refill_at.get(key, 0.0)):
                 self._fill(key, series)
             elif moved:
                 self._fill(key, series, before + 1)
@@ -125,6 +125,7 @@ class HostSeries:
         for key in before:
             self._begin(key)
         for said in self.said.values():
+            said.keys = [key for key in said.keys if key in self.series]
             said.move()
 
     def _tree_of(self, key: SeriesKey, replicate: int) -> int | None:
@@ -135,17 +136,19 @@ class HostSeries:
 
     def _begin(self, key: SeriesKey) -> None:
         try:
-            series = self._trees.series(*key)
-        except CapacityError as error:
+            series = self.series[key] = self._trees.series(*key)
+            series.advance()
+            for copy in self._copies:
+                copy.remake(key)
+        except (CapacityError, SeriesError) as error:
             if key not in self._refused:
-                self._refused.add(key)
                 logger.warning("%s %s is counted on this host alone: %s", key.scope, key.name, error)
-            return
-        self.series[key] = series
-        series.advance()
-        for copy in self._copies:
-            copy.remake(key)
-        self._fill(key, series)
+            self._refused[key] = self._clock() + RETRY_S
+            if self.series.pop(key, None) is not None:
+                for copy in self._copies:
+                    copy.remake(key)
+        else:
+            self._fill(key, series)
 
     def _fill(self, key: SeriesKey, series: ClusterSeries, first: int | None = None) -> None:
         """Sums up the windows in view, or those from `first` on."""
@@ -155,14 +158,18 @@ class HostSeries:
             for sign in (0, 1):
                 window = Window(key, number, sign)
                 held = [copy.windows[window].tree for copy in self._copies if window in copy.windows]
-                has_room = series.fill(number, sign, held) and has_room
-        if has_room and first is None:
-            self._retry_at.pop(key, None)
-        if has_room:
-            return
-        if key not in self._retry_at:
+                try:
+                    has_room = series.fill(number, sign, held) and has_room
+                except CapacityError:
+                    has_room = False
+        if not has_room and key not in self._lacking:
             logger.warning("%s %s has no room: windows of other nodes are counted in part", key.scope, key.name)
-        self._retry_at[key] = self._clock() + RETRY_S
+        if not has_room:
+            self._lacking.add(key)
+        elif first is None:
+            self._lacking.discard(key)
+        if first is None:
+            self._refill_at[key] = self._clock() + (REFILL_S if has_room else RETRY_S)
 
 
 class SaidWindows:
@@ -184,6 +191,11 @@ class SaidWindows:
     def said(self) -> WindowTrees:
         """Returns what was said."""
         return self._said
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether there are more windows than are said, or more hosts than other nodes take."""
+        return len(self._said.windows) >= MAX_WINDOWS or self._said.hosts > MAX_HOSTS
 
     def changed(self) -> bool:
         """Whether `difference` may find something: to know it, it would have to ask each window."""

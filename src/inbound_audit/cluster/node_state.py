@@ -20,6 +20,8 @@ MAX_ASK_S = 1.0
 
 FRAME_COST_BYTES = 8192
 """What a frame counts in a node's bound of bytes per second beside its own."""
+WINDOW_COST_BYTES = 1024
+"""What a window of which a frame says something counts there: to make and to drop its tree takes 40 microseconds."""
 
 
 class State(IntEnum):
@@ -121,6 +123,10 @@ class NodeState:
         self.allowance += (size + FRAME_COST_BYTES) / max_bytes_per_s
         self.bytes += size
         return True
+
+    def charge(self, windows: int, max_bytes_per_s: int) -> None:
+        """Counts so many windows in that bound."""
+        self.allowance += windows * WINDOW_COST_BYTES / max_bytes_per_s
 
     def wants(self, now: float) -> bool:
         """Whether its snapshot is to be asked for now. If so, it is not for the next MIN_ASK_S."""

@@ -260,23 +260,26 @@ class Receiver:
         if replica is None:
             return
         load = self._load(state, replica)
+        handled = 0 if replica is state.replica else replica.tree.handled
         was_whole = replica.whole
         load.account(replica, -1)
         try:
-            fits = self._give(state, replica, frame, now, parts)
+            excess = self._give(state, replica, frame, now, parts)
         finally:
             load.account(replica, 1)
+        if replica is not state.replica:
+            state.charge(replica.tree.handled - handled, self.bounds.max_bytes_per_s)
         if was_whole and not replica.whole:
             state.ask_at = max(state.ask_at, now + GAP_S)
-        if not (fits and load.fits):
-            self._refuse(state, replica, now)
+        if excess or not load.fits:
+            self._refuse(state, replica, now, excess or "all nodes together have more than the bounds")
         if load.waiting_bytes > load.max_waiting_bytes:
             load.account(replica, -1)
             replica.drop_waiting()
             load.account(replica, 1)
 
-    def _give(self, state: NodeState, replica: Replica[Any], frame: Frame, now: float, parts: Sequence[bytes]) -> bool:
-        """Returns False if the copy has no room for it."""
+    def _give(self, state: NodeState, replica: Replica[Any], frame: Frame, now: float, parts: Sequence[bytes]) -> str:
+        """Returns why the copy has no room for it, "" if it has."""
         try:
             if frame.type == FrameType.DELTA:
                 replica.change(frame, now)
@@ -284,12 +287,12 @@ class Receiver:
                 state.snapshots += replica.swap(frame, parts, now)
             else:
                 replica.compare(frame, now)
-        except CapacityError:
-            return False
+        except CapacityError as error:
+            return str(error)
         except ValueError as error:
             state.drop(str(error))
         max_hosts = self.bounds.max_hosts if frame.tree == SESSIONS else self.bounds.max_window_hosts
-        return bool(replica.tree.hosts <= max_hosts)
+        return "" if replica.tree.hosts <= max_hosts else f"more than {max_hosts:,} hosts"
 
     def _copy_for(self, state: NodeState, frame: Frame, now: float) -> Replica[Any] | None:
         """The copy that a frame is about, None if it is not to be taken. A node without windows has no copy of them."""
@@ -308,7 +311,7 @@ class Receiver:
             copy = self._series.copy(bounds.max_windows, bounds.max_window_hosts)
             replica = state.windows[frame.tree] = Replica(copy, bounds.max_waiting_bytes, now)
         if frame.hosts > self.bounds.max_window_hosts:
-            self._refuse(state, replica, now)
+            self._refuse(state, replica, now, f"more than {self.bounds.max_window_hosts:,} hosts")
         if now < replica.refused_until:
             return None
         replica.refused_until = 0.0
@@ -349,14 +352,14 @@ class Receiver:
         state.lost_at = now
         self._say(state, State.LOST)
 
-    def _refuse(self, state: NodeState, replica: Replica[Any], now: float) -> None:
+    def _refuse(self, state: NodeState, replica: Replica[Any], now: float, why: str) -> None:
         """It has more than the bounds: the node is not counted, or its windows are not."""
         if replica is state.replica:
             self._too_large(state)
             return
         self._empty(state, replica)
         replica.refused_until = now + REFUSE_S
-        state.why = "its windows have more hosts than the bound, or are too many"
+        state.why = f"its windows: {why}"
 
     def _too_large(self, state: NodeState) -> None:
         self._empty(state, *state.replicas)

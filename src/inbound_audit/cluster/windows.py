@@ -25,6 +25,9 @@ from inbound_audit.cluster.window_records import (
 )
 from inbound_audit.errors import CapacityError
 
+MAX_WINDOWS, MAX_HOSTS = 4096, 1_000_000
+"""Of one node and tree of frames. More windows are not said; more hosts are not counted elsewhere."""
+
 MIN_ROOM_BYTES = 64
 """Below this a tree writes no records."""
 
@@ -62,6 +65,8 @@ class WindowTrees:
     def __init__(self, make: MakeTree, check: CheckRecords, max_windows: int, max_hosts: int) -> None:
         self.windows: dict[Window, HeldWindow] = {}
         self.hosts = self.total = self.digest = 0
+        self.handled = 0
+        """How many windows were changed, made or dropped."""
         self._make = make
         self._check = check
         self._max_windows, self._max_hosts = max_windows, max_hosts
@@ -80,6 +85,7 @@ class WindowTrees:
         said = unpack(records)
         for one in said:
             self._check([one.records])
+        self.handled += len(said)
         return sum(self._set(*one) for one in said)
 
     def replace(self, parts: Sequence[bytes]) -> int:
@@ -89,6 +95,7 @@ class WindowTrees:
         present = sum(self._check(records) for _, records in after.values())
         if present > self._max_hosts or len(after) > self._max_windows:
             raise CapacityError(f"{present:,} hosts in {len(after):,} windows")
+        self.handled += len(after) + len(self.windows)
         changes = sum(self._drop(window) for window in list(self.windows) if window not in after)
         for window, (levels, records) in after.items():
             changes += self._change(window, levels, partial(_replace, records))

@@ -8,17 +8,18 @@ from collections import Counter
 import pytest
 from tests.support.fake_cluster import EPOCH_S, FakeCluster, FakeNode
 from tests.support.fake_engine import CALM, Faults
-from tests.support.gold_nodes import Host, decode
+from tests.support.gold_nodes import Host, decode, encode
 from tests.support.gold_series import Events, GoldSeries, GoldSeriesTrees
 
 from inbound_audit.cluster import host_series, sender
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.frames import Frame, FrameType, pack, unpack
 from inbound_audit.cluster.host_series import FOR_ALL, FOR_MANAGERS, RETRY_S, HostSeries
-from inbound_audit.cluster.node_state import State
+from inbound_audit.cluster.node_state import WINDOW_COST_BYTES, State
 from inbound_audit.cluster.receiver import LEASE_S, REFUSE_S
 from inbound_audit.cluster.sender import Sender
-from inbound_audit.cluster.window_records import MAX_HEAD_BYTES, SeriesKey
+from inbound_audit.cluster.window_records import MAX_HEAD_BYTES, UNFOLDED, SeriesKey, Window, WindowRecords
+from inbound_audit.cluster.window_records import pack as pack_windows
 from inbound_audit.cluster.window_records import unpack as unpack_windows
 
 NAMED = SeriesKey("series", "failures", 3600, 2)
@@ -244,6 +245,29 @@ def test_more_windows_or_hosts_than_the_bounds_are_not_counted_and_sessions_are(
     assert state.hosts == 1
 
 
+def test_a_node_that_makes_and_drops_windows_without_end_is_slowed_down(hosts: Hosts) -> None:
+    """Its windows cost more than their bytes."""
+    key = NAMED._replace(name="flood")
+    windows = [Window(key, number, 0) for number in range(100)]
+    changes = [
+        b"".join(pack_windows(WindowRecords(window, UNFOLDED, records)) for window in windows)
+        for records in (encode({HOST: 1}), b"")
+    ]
+    said = hosts.two.series.copy(100, 100)
+    state = hosts.one.receiver.nodes["mx2"]
+    base, seq = 0, 10**6
+    for _ in range(500):
+        for records in changes:
+            said.set_many(records)
+            frame = Frame(FrameType.DELTA, hosts.two.epoch, seq, base, 0, said.hosts, said.total, said.digest, records)
+            hosts.one.receiver.heard("mx2", pack(frame._replace(tree=FOR_ALL)), hosts.now)
+            base, seq = seq, seq + 1
+    bounds = hosts.bounds
+    taken = state.windows[FOR_ALL].tree.handled * WINDOW_COST_BYTES
+    assert 0 < taken <= bounds.max_bytes_per_s * bounds.burst_s + len(windows) * WINDOW_COST_BYTES
+    assert "more bytes per second than the bound" in state.why
+
+
 @pytest.mark.parametrize("bounds", [Bounds(max_all_window_hosts=3), Bounds(max_all_windows=1)])
 def test_windows_of_all_nodes_have_a_bound(bounds: Bounds) -> None:
     hosts = Hosts(bounds)
@@ -381,7 +405,9 @@ def test_windows_beyond_the_bound_are_left_out(monkeypatch: pytest.MonkeyPatch) 
     speaker = Speaker()
     for number in (1, 2):
         speaker.events.record(NAMED, number, HOST, 1)
+    assert not speaker.windows.is_too_much
     assert speaker.said() == [(1, [(HOST, 1)])]
+    assert speaker.windows.is_too_much
     speaker.events.record(NAMED, 1, HOST, 1)
     assert speaker.said() == [(1, [(HOST, 2)])]
     speaker.now += 3600
@@ -435,6 +461,37 @@ def test_a_series_without_room_is_counted_on_its_host_alone(caplog: pytest.LogCa
     assert len(caplog.records) == 1
     assert "more is counted on this host alone" in caplog.text
     assert speaker.windows.keys == [NAMED]
+
+
+def test_a_series_without_room_for_what_waits_is_tried_again(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = NAMED._replace(name="other")
+    hosts.two.events.replicate[other] = FOR_ALL
+    for back in (0, 1):
+        hosts.record(hosts.two, key=other, back=back)
+    hosts.run(3)
+    series = hosts.one.series._trees.series(*other)
+    assert isinstance(series, GoldSeries)
+    series.max_trees = 1
+    hosts.one.events.replicate[other] = FOR_ALL
+    hosts.run(3)
+    assert other not in hosts.one.series.series
+    assert hosts.one.receiver.nodes["mx2"].whole
+    assert caplog.text.count("other is counted on this host alone: no room for one more window") == 1
+    series.max_trees = 100
+    hosts.run(RETRY_S + 1)
+    assert (hosts.counted(hosts.one, other), hosts.counted(hosts.one, other, back=1)) == ({HOST: 1}, {HOST: 1})
+
+
+def test_windows_of_a_node_without_room_are_not_counted_and_say_why(hosts: Hosts) -> None:
+    series = hosts.one.series.series[NAMED]
+    assert isinstance(series, GoldSeries)
+    series.max_trees = 0
+    hosts.record(hosts.two)
+    hosts.run(3)
+    assert hosts.one.receiver.nodes["mx2"].why == "its windows: no room for one more window"
+    assert hosts.counted(hosts.one) == {}
 
 
 def test_frames_of_windows_follow_one_another_and_stop_after_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
