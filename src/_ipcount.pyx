@@ -43,6 +43,7 @@ cimport inbound_audit._core.records as records_
 cimport inbound_audit._core.hosts as hosts
 cimport inbound_audit._core.node_tree as node_tree
 cimport inbound_audit._core.difference as difference
+cimport inbound_audit._core.session as session_
 cimport inbound_audit._core.query as query
 cimport inbound_audit._core.window as window
 cimport inbound_audit._core.cluster_window as cluster_window
@@ -55,6 +56,10 @@ cimport inbound_audit._core.walk as walk
 cimport inbound_audit._core.verify as verify
 cimport inbound_audit._core.ranges as ranges
 cimport inbound_audit._core.limits as limits
+cimport inbound_audit._core.reply as reply
+cimport inbound_audit._core.gate_queue as gate_queue
+cimport inbound_audit._core.gate_connection as gate_connection
+cimport inbound_audit._core.gate as gate
 from inbound_audit._core.bits cimport u8, u16, u32, u64
 
 import array
@@ -77,6 +82,9 @@ cdef extern from *:
 
 cdef extern from "inbound_audit/_ext/keywords.h":
     pass
+
+cdef extern from "<sys/socket.h>":
+    const int SOCK_STREAM
 
 cdef extern from "Python.h":
     bint Py_IsFinalizing() noexcept
@@ -109,4 +117,5 @@ include "inbound_audit/_ext/node_tree.pxi"
 include "inbound_audit/_ext/cluster_series.pxi"
 include "inbound_audit/_ext/networks.pxi"
 include "inbound_audit/_ext/limits.pxi"
+include "inbound_audit/_ext/gate.pxi"
 include "inbound_audit/_ext/lua.pxi"

@@ -17,6 +17,8 @@ cimport inbound_audit._core.change_log as change_log
 cimport inbound_audit._core.clock as clock
 cimport inbound_audit._core.coalesce as coalesce_
 cimport inbound_audit._core.codes as codes
+cimport inbound_audit._core.gate_connection as gate_connection
+cimport inbound_audit._core.gate_queue as gate_queue
 cimport inbound_audit._core.hosts as hosts_
 cimport inbound_audit._core.kept_file as kept_file
 cimport inbound_audit._core.layout as layout
@@ -30,10 +32,12 @@ cimport inbound_audit._core.path as path
 cimport inbound_audit._core.prefix as prefix
 cimport inbound_audit._core.query as query
 cimport inbound_audit._core.ranges as ranges
+cimport inbound_audit._core.reply as reply
 cimport inbound_audit._core.seek as seek_
 cimport inbound_audit._core.seqlock as seqlock
 cimport inbound_audit._core.series_change as series_change
 cimport inbound_audit._core.series_query as series_query
+cimport inbound_audit._core.session as session_
 cimport inbound_audit._core.sigbus as sigbus
 cimport inbound_audit._core.strings as strings
 cimport inbound_audit._core.sums as sums
@@ -51,6 +55,8 @@ NEED_NEGATIVE_TREE, NO_KEY, LONG_KEY = codes.NEED_NEGATIVE_TREE, codes.NO_KEY, c
 CODES = range(codes.OTHER_FAMILY, 0)
 UNIT, HEADER_UNITS, GRAIN, PAGE = layout.UNIT, layout.HEADER_UNITS, mapping.GRAIN, layout.PAGE
 LARGEST_UNITS, MIN_CAPACITY = layout.LARGEST_UNITS, layout.MIN_CAPACITY
+MAX_REPLY_BYTES, MAX_FIELD_BYTES = reply.MAX_REPLY_BYTES, reply.MAX_FIELD_BYTES
+MAX_DRAINED = gate_connection.MAX_DRAINED
 UNITS = [layout.UNITS[i] for i in range(layout.CLASSES)]
 BY_SIZE = [layout.BY_SIZE[i] for i in range(layout.CLASSES)]
 SLOTS = [node.SLOTS[i] for i in range(node.GRADE_FULL + 1)]
@@ -1029,3 +1035,90 @@ cdef class Series:
                 if fault != NULL:
                     found.append(fault.decode("ascii"))
         return found
+
+
+# ---- the gate
+
+def write_reply(list parts not None, peer, bytes limit, int64_t count):
+    """`parts`: bytes, or the number of a `PartKind`. `limit` may be None."""
+    cdef reply.Reply r
+    cdef reply.Words name
+    cdef bytearray out = bytearray(reply.MAX_REPLY_BYTES)
+    cdef ip.Address a = address(peer)
+    memset(&r, 0, sizeof(r))
+    for part in parts:
+        if isinstance(part, bytes):
+            r.part[r.parts].words.text, r.part[r.parts].words.size = part, <u32>len(part)
+        else:
+            r.part[r.parts].kind = part
+        r.parts += 1
+    if limit is not None:
+        name.text, name.size = limit, <u32>len(limit)
+    size = reply.write_reply(&r, &a, NULL if limit is None else &name, count, out)
+    return bytes(out[:size])
+
+
+cdef class GateQueue:
+    """Connections are known here by their descriptors alone, which are only numbers."""
+
+    cdef gate_queue.GateQueue q
+
+    def __cinit__(self, u32 room):
+        if gate_queue.open_queue(&self.q, room) != 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        gate_queue.close_ready(&self.q)
+        free(self.q.place)
+
+    def push(self, int number):
+        cdef gate_queue.Connection c
+        memset(&c, 0, sizeof(c))
+        c.fd = number
+        return bool(gate_queue.push(&self.q, &c))
+
+    def pop(self):
+        cdef gate_queue.Connection c
+        return c.fd if gate_queue.pop(&self.q, &c) else None
+
+    def set_news(self, bint news):
+        gate_queue.set_news(&self.q, news)
+
+    def end(self):
+        gate_queue.end_queue(&self.q)
+
+    @property
+    def ready(self):
+        return self.q.ready
+
+    @property
+    def size(self):
+        return self.q.size
+
+    @property
+    def accepted(self):
+        return self.q.accepted
+
+
+def session_steps(Owner owner not None, int tree, host, str steps not None):
+    """Adds ("+") and removes ("-") one session of a host again and again, or ends ("x") its tree: what each step has
+    returned, and the count after it."""
+    cdef model.ia_ac ac
+    cdef ip.Address a = address(host)
+    cdef model.Tree *t = owner.tree[tree]
+    cdef prefix.Prefix p
+    memset(&ac, 0, sizeof(ac))
+    ac.tree, ac.hi, ac.lo, ac.version = t, a.hi, a.lo, <u8>a.version
+    query.peer_of(&ac, &p)
+    seen = []
+    for step in steps:
+        code = None
+        if step == "+":
+            code = session_.add_session(&ac, &a)
+            session_.show_session(t)
+        elif step == "-":
+            session_.remove_session(&ac)
+        else:
+            t.state, t.epoch = model.ENDED, t.epoch + 1
+        seen.append((code, bool(ac.open), sums.tree_count(t, &p)))
+    return seen

@@ -43,6 +43,13 @@ def test_no_access_races_and_every_sum_is_exact(tmp_path: Path) -> None:
     assert "every count is the sum of the tallies" in done.stdout
 
 
+def test_the_lanes_of_a_gate_do_not_race(tmp_path: Path) -> None:
+    done = racing.run(racing.build(tmp_path, name="gate_races"), STEPS // 5, seed=1)
+    assert "ThreadSanitizer" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "each has one end" in done.stdout
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_mistake_is_reported(tmp_path: Path, name: str) -> None:
     room, line, mistake = MUTANTS[name]

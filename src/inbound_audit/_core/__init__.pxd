@@ -28,6 +28,7 @@
 #   hosts           all hosts of a tree, or of several, in address order
 #   node_tree       the tree of one node of a cluster, and the sum over all nodes
 #   difference      what trees hold and another tree does not
+#   session         a session in its listener's tree
 #   query           what a session, a listener or an audit asks about open sessions
 #   window          windows of time: a ring of trees that rotates
 #   cluster_window  a window over a cluster: in all rings of this host, and in the ring of the other nodes
@@ -41,5 +42,9 @@
 #   verify          the checker: each block in one place, each count the sum below it
 #   ranges          longest-prefix match over a list of networks that never changes
 #   limits          limits that are checked at accept, and which sessions count in which
+#   reply           what a refused peer is sent
+#   gate_queue      the connections that a gate has let in and Python has not taken
+#   gate_connection  one connection of a gate, and the structures of a gate
+#   gate            threads that accept, count, ask the limits and refuse
 #
 # Everything here is `noexcept nogil`: it returns codes, uses no Python object and can't raise.

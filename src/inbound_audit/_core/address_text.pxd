@@ -244,14 +244,14 @@ cdef inline int parse_remote(const char *s, const char *end, Address *out, int *
 
 
 cdef inline int put_number(char *out, unsigned int value) noexcept nogil:
-    """Writes the decimal digits of `value` (below 100,000). Returns their number."""
-    cdef char digits[5]
+    """Writes the decimal digits of `value`, at most ten. Returns their number."""
+    cdef char digits[10]
     cdef int n = 0, i
     while True:
         digits[n] = <char>(48 + value % 10)
         value //= 10
         n += 1
-        if value == 0 or n == 5:
+        if value == 0 or n == 10:
             break
     for i in range(n):
         out[i] = digits[n - 1 - i]

@@ -126,11 +126,12 @@ cdef class LimitTables:
         listed prefixes below the limit's prefix are counted as well.
         """
         cdef int row
+        cdef int64_t count
         if self.networks is None:
             return self.accept
         if fork.is_child():
             handle_the_fork()
-        row = limits.passed_limit(&self.set, &ac.ac, self.networks.find(&ac.ac))
+        row = limits.passed_limit(&self.set, &ac.ac, self.networks.find(&ac.ac), &count)
         if row == limits.WITHIN_LIMITS:
             return self.accept
         bits.fetch_add64(&self.set.limit[row].passed, 1)

@@ -60,15 +60,9 @@ cdef class Listener:
             now = window.now_of(t.owner)  # before the lock, and before the session: a clock may be Python's
         s = new_session(self, &a, port, local)
         lock_tree(t)
-        if t.state != model.READY:
-            code = codes.CLOSED
-        else:
-            code = trie.trie_add(&t.arena, &a, 1)  # model: owners/open
-            s.ac.epoch = t.epoch
-            s.ac.open = code == codes.OK
+        code = session_.add_session(&s.ac, &a)
         seqlock.unlock(&t.arena.lock)
-        if t.arena.file != NULL:
-            bits.fence_full()  # model: owners/fence
+        session_.show_session(t)
         if code == codes.CLOSED:
             raise InboundAuditError("the audit is closed")
         if code != codes.OK:

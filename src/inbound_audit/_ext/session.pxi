@@ -236,18 +236,13 @@ cdef object plain_local(object local):
 
 cdef void end_session(Session s) noexcept:
     cdef model.Tree *t = s.ac.tree
-    cdef ip.Address a
     if not s.ac.open:
         return
     if fork.is_child():  # it is the parent's session
         s.ac.open = 0
         return
     lock_tree(t)
-    # Both are read under the lock: of two threads that close the session, or the audit, one removes the count.
-    if s.ac.open and s.ac.epoch == t.epoch:
-        a.hi, a.lo, a.version = s.ac.hi, s.ac.lo, s.ac.version
-        trie.trie_remove(&t.arena, &a, 1)
-    s.ac.open = 0
+    session_.remove_session(&s.ac)
     seqlock.unlock(&t.arena.lock)
 
 

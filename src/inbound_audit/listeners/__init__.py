@@ -1,8 +1,9 @@
 """Listeners: adapters that count the connections of a server framework, one per file.
 
     guard       counts a connection and asks the policy; every adapter uses it. Its connections are in admission
+    gate        accepts, counts and refuses without Python, before any adapter
     time_limit  the time of a connection of any protocol
-    pending     the gate of asyncio servers: a connection until it is accepted or refused
+    pending     asyncio servers: a connection until it is accepted or refused
     aio         asyncio servers
     budget      what one session may use
     smtp        aiosmtpd; its parts are smtp_session, smtp_dialogue, smtp_usage, smtp_reader, smtp_data,

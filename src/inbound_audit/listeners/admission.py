@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from inbound_audit._ipcount import Session
     from inbound_audit.listeners.guard import Guard
+    from inbound_audit.policy.base import ConnectPolicy
 
 Refusal = bytes | Callable[[Verdict], bytes]
 """What a refused peer is sent: bytes, or a function from the Verdict to bytes."""
@@ -33,11 +34,12 @@ class Admission:
     warns (`ResourceWarning`), as its session would. Its text is the peer's address.
     """
 
-    __slots__ = ("__weakref__", "_guard", "closed", "policy", "session", "verdict")
+    __slots__ = ("__weakref__", "_guard", "asked", "closed", "policy", "session", "verdict")
 
     def __init__(self, guard: Guard, session: Session | None, verdict: Verdict = ACCEPT) -> None:
         self._guard = guard
         self.closed = False
+        self.asked: ConnectPolicy | None = None  # the policy that a gate has asked already
         self.policy = guard.policy
         self.session = session
         self.verdict = verdict
@@ -55,12 +57,12 @@ class Admission:
         if self.closed:
             return self.verdict
         guard = self._guard
-        if self.session is not None and self.policy is not None:
+        if self.session is not None and self.policy is not None and self.policy is not self.asked:
             self.verdict = guard._consult(self, "validate_connect")
         if self.let_in:
             guard.accepted += 1
         else:
-            guard.refused += 1
+            guard._refused += 1
             self._record_rejection()
             guard.refusals.report(logging.INFO, "refused %s: %d %s", self, self.verdict.code, self.verdict.text)
         return self.verdict

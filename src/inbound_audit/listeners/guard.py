@@ -1,4 +1,4 @@
-"""The gate of one server: counts a connection, asks the policy about it, and ends its count exactly once."""
+"""The guard of one server: counts a connection, asks the policy about it, and ends its count exactly once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from inbound_audit.policy.base import Choice, ConnectPolicy, evaluate
 from inbound_audit.policy.verdict import ACCEPT, UNAVAILABLE, Verdict
 
 if TYPE_CHECKING:
-    from inbound_audit._ipcount import Listener
+    from inbound_audit._ipcount import Listener, Session
+    from inbound_audit.listeners.gate import Gate
 
 logger = logging.getLogger("inbound_audit.listeners")
 
@@ -39,6 +40,9 @@ class Guard:
     failures   questions on which the policy failed
     open       connections that have not ended
 
+    With a gate (`listeners.gate`) the figures are those of both: a connection that waits in the gate is opened, and
+    neither accepted nor refused.
+
     Raises ValueError for another choice than "accept" and "refuse".
     """
 
@@ -52,10 +56,12 @@ class Guard:
         on_error: Choice = "accept",
     ) -> None:
         self.listener = listener
-        self.policy = policy
+        self._policy = policy
+        self._gates: list[Gate] = []
         self._full_verdict = _chosen("when_full", when_full)
         self._error_verdict = _chosen("on_error", on_error)
-        self.opened = self.accepted = self.refused = self.received = self.uncounted = self.failures = 0
+        self.accepted = self.received = self.failures = 0
+        self._opened = self._refused = self._uncounted = 0
         self.refusals = LogLimiter(logger)
         self._room = LogLimiter(logger)
         self._errors = LogLimiter(logger)
@@ -65,24 +71,64 @@ class Guard:
 
     @property
     def open(self) -> int:
-        return len(self._live)
+        return len(self._live) + sum(gate.waiting for gate in self._gates)
+
+    @property
+    def opened(self) -> int:
+        return self._opened + sum(gate.opened for gate in self._gates)
+
+    @property
+    def refused(self) -> int:
+        return self._refused + sum(gate.refused + gate.queue_full for gate in self._gates)
+
+    @property
+    def uncounted(self) -> int:
+        return self._uncounted + sum(gate.uncounted for gate in self._gates)
+
+    @property
+    def policy(self) -> ConnectPolicy | None:
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: ConnectPolicy | None) -> None:
+        self._policy = policy
+        for gate in self._gates:
+            gate.follow(policy)
+
+    @property
+    def refuses_when_full(self) -> bool:
+        return not self._full_verdict
+
+    def add_gate(self, gate: Gate) -> None:
+        """From now on the guard's figures have those of a gate of the same listener."""
+        self._gates.append(gate)
 
     def enter(self, remote: Any, local: Any = None) -> Admission:
         """Counts a connection. `Admission.evaluate` asks the policy, now or when the client is known.
 
         `remote` and `local` are what getpeername() and getsockname() return. Never raises.
         """
-        self.opened += 1
+        self._opened += 1
         session, verdict = None, ACCEPT
         try:
             session = self.listener.session(remote, local)
         except AddressError as error:
-            self.uncounted += 1
+            self._uncounted += 1
             if _is_address(remote):
                 verdict = UNAVAILABLE
                 self._room.report(logging.WARNING, "a peer is refused, its address can't be read: %s", error)
         except InboundAuditError as error:
             verdict = self._not_counted(error)
+        return self._admission(session, verdict)
+
+    def receive(self, session: Session | None, asked: ConnectPolicy | None = None) -> Admission:
+        """A connection that a gate has let in, with its count. `Admission.evaluate` asks the policy, unless it is
+        `asked`: the limits that the gate has asked. Never raises."""
+        admission = self._admission(session, ACCEPT)
+        admission.asked = asked
+        return admission
+
+    def _admission(self, session: Session | None, verdict: Verdict) -> Admission:
         admission = Admission(self, session, verdict)
         self._live[id(admission)] = weakref.ref(admission)
         return admission
@@ -101,7 +147,7 @@ class Guard:
                 admission.close()
 
     def _not_counted(self, error: InboundAuditError) -> Verdict:
-        self.uncounted += 1
+        self._uncounted += 1
         verdict = self._full_verdict
         self._room.report(logging.WARNING, "a session is %s uncounted: %s", _outcome(verdict), error)
         return verdict

@@ -140,7 +140,7 @@ class Limits(LimitTables, Policy):
     limits. Only `listener_total` counts every session; an exempt session is not refused by it.
 
     With `dry_run` no session is refused, and `would_refuse` counts those that would have been. `code` and `text` are
-    the reply of a refusal.
+    the reply of a refusal, and `refusal` is its verdict.
 
     Raises PolicyError, which names the entry, for an entry that is malformed or unknown, and for limits that limit
     nothing.
@@ -188,6 +188,7 @@ class Limits(LimitTables, Policy):
             raise PolicyError(f"networks: have more than {MAX_PREFIXES} prefixes or {MAX_LIMITS} limits in all")
         refusal = _refusal(code, text)
         self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal)
+        self.refusal = refusal
         self._options = [_option(row) for network in (*listed, _Network([], everywhere)) for row in network.rows]
 
     @classmethod

@@ -1,0 +1,239 @@
+/* What a gate asks of the system: what the rooms `gate_queue` and `gate` declare. No call here waits, but for `ia_wait`
+   and `ia_wait_for`. Each returns -errno on failure. Elsewhere than on Linux there is no gate: `ia_event` fails. */
+#ifndef INBOUND_AUDIT_GATE_H
+#define INBOUND_AUDIT_GATE_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#else
+enum { EPOLLIN = 1 };
+struct epoll_event {
+    uint32_t events;
+    union { uint64_t u64; } data;
+};
+#endif
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0
+#endif
+
+enum { IA_STACK_BYTES = 1 << 19, IA_READ_MOST = 1 << 14 };
+
+/* A connection that was accepted, and its peer as the kernel knows it. `size` is that of its address: 4, 16, or 0 for a
+   family without addresses. */
+struct ia_caller {
+    int fd;
+    int family;
+    int size;
+    uint16_t port;
+    uint8_t address[16];
+};
+
+static inline int64_t ia_monotonic_ms(void)
+{
+    struct timespec now;
+#ifdef CLOCK_MONOTONIC_COARSE
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+#else
+    clock_gettime(CLOCK_MONOTONIC, &now);
+#endif
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* A second descriptor of the same open file. */
+static inline int ia_second(int fd)
+{
+    const int made = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    return made < 0 ? -errno : made;
+}
+
+/* The number of the open socket or file; 0: the descriptor is closed. */
+static inline uint64_t ia_inode(int fd)
+{
+    struct stat found;
+    return fstat(fd, &found) ? 0 : (uint64_t)found.st_ino;
+}
+
+/* ---- waiting */
+
+#ifdef __linux__
+/* A descriptor that is readable while it is set. */
+static inline int ia_event(void)
+{
+    const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return fd < 0 ? -errno : fd;
+}
+static inline int ia_epoll(void)
+{
+    const int fd = epoll_create1(EPOLL_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+/* From now on `ia_wait` reports the descriptor under `number`; if `exclusive`, one of several that wait for it. */
+static inline int ia_watch(int epoll, int fd, uint64_t number, int exclusive)
+{
+    struct epoll_event event = {.events = EPOLLIN | (exclusive ? (uint32_t)EPOLLEXCLUSIVE : 0), .data = {.u64 = number}};
+    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+}
+static inline int ia_unwatch(int epoll, int fd)
+{
+    struct epoll_event event = {0};
+    return epoll_ctl(epoll, EPOLL_CTL_DEL, fd, &event) ? -errno : 0;
+}
+static inline int ia_wait(int epoll, struct epoll_event *events, int most, int timeout_ms)
+{
+    const int found = epoll_wait(epoll, events, most, timeout_ms);
+    return found < 0 ? -errno : found;
+}
+#else
+static inline int ia_event(void) { return -ENOTSUP; }
+static inline int ia_epoll(void) { return -ENOTSUP; }
+static inline int ia_watch(int epoll, int fd, uint64_t number, int exclusive)
+{
+    (void)epoll, (void)fd, (void)number, (void)exclusive;
+    return -ENOTSUP;
+}
+static inline int ia_unwatch(int epoll, int fd) { return ia_watch(epoll, fd, 0, 0); }
+static inline int ia_wait(int epoll, struct epoll_event *events, int most, int timeout_ms)
+{
+    (void)events;
+    return ia_watch(epoll, most, 0, timeout_ms);
+}
+#endif
+
+static inline void ia_set_event(int fd)
+{
+    const uint64_t one = 1;
+    const ssize_t done = write(fd, &one, sizeof one); /* it fails if the event is set many times over: then it is set */
+    (void)done;
+}
+static inline void ia_clear_event(int fd)
+{
+    uint64_t number;
+    const ssize_t done = read(fd, &number, sizeof number); /* it fails if the event is not set */
+    (void)done;
+}
+
+/* Waits until the descriptor is readable: 1; 0 when the time is over. A negative time has no end. */
+static inline int ia_wait_for(int fd, int timeout_ms)
+{
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+    const int found = poll(&one, 1, timeout_ms);
+    return found < 0 ? -errno : found;
+}
+
+/* ---- connections */
+
+static inline void ia_read_peer(const struct sockaddr_storage *from, struct ia_caller *out)
+{
+    out->family = from->ss_family;
+    out->size = 0;
+    out->port = 0;
+    if (from->ss_family == AF_INET) {
+        const struct sockaddr_in *ipv4 = (const struct sockaddr_in *)(const void *)from;
+        out->size = 4;
+        out->port = ntohs(ipv4->sin_port);
+        memcpy(out->address, &ipv4->sin_addr, 4);
+    } else if (from->ss_family == AF_INET6) { /* the zone is no part of the address */
+        const struct sockaddr_in6 *ipv6 = (const struct sockaddr_in6 *)(const void *)from;
+        out->size = 16;
+        out->port = ntohs(ipv6->sin6_port);
+        memcpy(out->address, &ipv6->sin6_addr, 16);
+    }
+}
+
+static inline int ia_accept(int listening, struct ia_caller *out)
+{
+    struct sockaddr_storage from;
+    socklen_t size = sizeof from;
+    from.ss_family = AF_UNSPEC;
+#ifdef __linux__
+    out->fd = accept4(listening, (struct sockaddr *)&from, &size, SOCK_CLOEXEC);
+#else
+    out->fd = accept(listening, (struct sockaddr *)&from, &size);
+#endif
+    if (out->fd < 0)
+        return -errno;
+    ia_read_peer(&from, out);
+    return 0;
+}
+
+/* Whether `accept` failed for the connection alone: Linux also reports what its network has reported before. */
+static inline int ia_is_of_connection(int error)
+{
+    switch (error) {
+    case ECONNABORTED: case EPROTO: case ENETDOWN: case ENOPROTOOPT: case EHOSTDOWN: case EHOSTUNREACH:
+    case EOPNOTSUPP: case ENETUNREACH: case ETIMEDOUT: case ECONNRESET:
+#ifdef ENONET
+    case ENONET:
+#endif
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+/* Sends what fits into the socket's buffer. A peer that has left, or never reads, is refused all the same. */
+static inline void ia_send(int fd, const char *bytes, size_t size)
+{
+    const ssize_t sent = size ? send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+    (void)sent;
+}
+
+/* `close` then resets the connection. */
+static inline void ia_abort_on_close(int fd)
+{
+    const struct linger now = {.l_onoff = 1, .l_linger = 0};
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+}
+
+static inline void ia_end_stream(int fd) { shutdown(fd, SHUT_WR); }
+
+/* Reads what is there, and drops it. Returns 1 at the end of the stream. */
+static inline int ia_read_away(int fd)
+{
+    char away[IA_READ_MOST];
+    const ssize_t got = recv(fd, away, sizeof away, MSG_DONTWAIT);
+    return got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
+/* ---- threads */
+
+/* Starts a thread that gets no signal but those that its own instructions raise: `sigbus` has a handler for one. */
+static inline int ia_start(pthread_t *thread, void *(*run)(void *), void *with)
+{
+    sigset_t none, before;
+    pthread_attr_t how;
+    int error;
+    sigfillset(&none);
+    sigdelset(&none, SIGBUS);
+    sigdelset(&none, SIGSEGV);
+    sigdelset(&none, SIGILL);
+    sigdelset(&none, SIGFPE);
+    sigdelset(&none, SIGTRAP);
+    error = pthread_attr_init(&how);
+    if (error)
+        return -error;
+    pthread_attr_setstacksize(&how, IA_STACK_BYTES);
+    pthread_sigmask(SIG_SETMASK, &none, &before);
+    error = pthread_create(thread, &how, run, with);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&how);
+    return -error;
+}
+
+#endif

@@ -1,0 +1,280 @@
+"""One connection of a gate: counted, asked about, and refused or put into the queue. And the structures of a gate.
+
+    accepted --> counted --> asked --> queue --> Python
+                   |          |          |
+                   |          over       full        reply --> close --> count taken back
+                   no room: as the rules say
+
+A refused connection is closed at once, or reset, or *drained*: its stream ends, and the socket is closed when its peer
+has closed, or after DRAIN_MS. A lane drains MAX_DRAINED sockets at the most.
+
+Lock rule: the caller holds `Lane.lock`. The tree is changed under its writer lock, as by `Session`.
+"""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+
+from inbound_audit._core.address cimport Address, from_packed
+from inbound_audit._core.bits cimport u8, u16, u32, u64, fetch_add64, load32, store32, store64
+from inbound_audit._core.codes cimport OK
+from inbound_audit._core.gate_queue cimport Connection, GateQueue, Mutex, close_file, push
+from inbound_audit._core.limits cimport WITHIN_LIMITS, LimitSet, passed_limit
+from inbound_audit._core.model cimport CONNECTIONS, NO_FILE, REJECTIONS, Tree, ia_ac
+from inbound_audit._core.ranges cimport NO_VALUE, Ranges, lookup
+from inbound_audit._core.reply cimport MAX_REPLY_BYTES, Reply, Words, write_reply
+from inbound_audit._core.seqlock cimport lock_wait, unlock
+from inbound_audit._core.series_change cimport record_event
+from inbound_audit._core.session cimport add_session, remove_session, show_session
+from inbound_audit._core.window cimport now_of
+
+cdef extern from "inbound_audit/_core/gate.h":
+    ctypedef struct Thread "pthread_t":
+        pass
+    cdef struct Caller "ia_caller":
+        int fd
+        int family
+        int size
+        u16 port
+        u8 address[16]
+    int64_t monotonic_ms "ia_monotonic_ms"() noexcept nogil
+    int watch "ia_watch"(int, int, u64, bint) noexcept nogil
+    void send_reply "ia_send"(int, const char *, size_t) noexcept nogil
+    void abort_on_close "ia_abort_on_close"(int) noexcept nogil
+    void end_stream "ia_end_stream"(int) noexcept nogil
+    bint read_away "ia_read_away"(int) noexcept nogil
+
+cdef enum:
+    MAX_SOCKETS = 256           # that a gate listens on
+    MAX_DRAINED = 512           # sockets of one lane; beyond it the oldest one is reset
+    DRAIN_MS = 1000
+    FIRST_SOCKET = 1            # numbers of events: the listening sockets, then the drained ones
+    FIRST_DRAINED = 1 + MAX_SOCKETS
+
+# How a refused connection is closed.
+cdef enum Linger:
+    CLOSE = 0
+    ABORT = 1
+    DRAIN = 2
+
+# What decides. It never changes; it is exchanged as a whole, and whoever made it keeps it as long as a lane has it.
+cdef struct Rules:
+    LimitSet *limits            # NULL: none
+    const Ranges *networks      # of the limits: IPv4, IPv6
+    const Ranges *balancers     # IPv4, IPv6; NULL: none
+    const Words *names          # of the limits
+    bint dry_run
+    bint refuses_uncounted
+    Reply refusal
+    Reply busy
+
+cdef struct Listening:
+    int fd                      # the gate's; -1 once all lanes have left it
+    int given                   # the number that the caller has for the same open socket
+    u64 inode
+    u64 lanes                   # that have it; atomic
+
+cdef struct Drained:
+    int fd                      # -1: it was closed
+    int64_t until_ms
+
+cdef struct Lane:
+    Thread thread
+    Gate *gate
+    Mutex lock
+    Rules *rules                # under the lock, like all that follows
+    int epoll
+    int spare                   # a descriptor for the time when none is left; -1: it is lost
+    bint rests
+    bint has[MAX_SOCKETS]
+    int64_t checked_ms
+    Drained drained[MAX_DRAINED]    # a ring: from `first_drained` on, the oldest first
+    u32 first_drained
+    u32 drains
+    # counters and news: written under the lock, read without it
+    u64 opened
+    u64 refused
+    u64 queue_full
+    u64 uncounted
+    u64 failures                # connections that were lost, and times when none could be accepted
+    u64 left                    # listening sockets that were closed under the gate
+    u32 error                   # of the last failure, or of the last socket that was left
+    u32 wants_file              # the tree has no file: Python has to make one
+    ia_ac last                  # that was refused; under the lock
+
+cdef struct Gate:
+    Tree *tree
+    GateQueue queue
+    int stop                    # a descriptor, readable when the threads are to end
+    u32 stops                   # likewise; atomic
+    int linger
+    u32 lanes
+    u32 running                 # threads that were started
+    u32 sockets
+    u64 told                    # news that Python has heard of; atomic
+    Listening listening[MAX_SOCKETS]
+    Lane *lane                  # [lanes]
+
+
+cdef inline void add_one(u64 *counter) noexcept nogil:
+    store64(counter, counter[0] + 1)  # one thread writes it
+
+
+# ---- counting
+
+cdef inline void lock_tree(Tree *t) noexcept nogil:
+    lock_wait(&t.arena.lock, &t.arena.waiting)
+
+
+cdef inline int count_connection(Gate *g, const Caller *caller, Connection *c) noexcept nogil:
+    """Opens the session of a connection, in the monitors too. Returns OK, or a code if it is not counted."""
+    cdef Tree *t = g.tree
+    cdef Address a
+    cdef int64_t now = now_of(t.owner) if t.owner.monitors else 0
+    cdef int code
+    from_packed(caller.address, caller.size, &a)
+    c.ac.tree, c.ac.hi, c.ac.lo, c.ac.version, c.ac.remote_port = t, a.hi, a.lo, <u8>a.version, caller.port
+    lock_tree(t)
+    code = add_session(&c.ac, &a)
+    unlock(&t.arena.lock)
+    show_session(t)
+    if code == OK and t.owner.monitors:
+        record_event(t.owner, CONNECTIONS, &a, 1, now, c.numbers)
+    return code
+
+
+cdef inline void take_back(Connection *c) noexcept nogil:
+    """Ends the count of a connection."""
+    if c.ac.open:
+        lock_tree(c.ac.tree)
+        remove_session(&c.ac)
+        unlock(&c.ac.tree.arena.lock)
+
+
+# ---- refusing
+
+cdef inline void close_oldest(Lane *lane, bint abort) noexcept nogil:
+    """Takes the oldest socket out of the ring of those that are drained."""
+    cdef Drained *oldest = &lane.drained[lane.first_drained]
+    if oldest.fd >= 0:
+        if abort:
+            abort_on_close(oldest.fd)
+        close_file(oldest.fd)
+        oldest.fd = -1
+    lane.first_drained = (lane.first_drained + 1) % MAX_DRAINED
+    lane.drains -= 1
+
+
+cdef inline void drain(Lane *lane, int fd) noexcept nogil:
+    """Closes a socket once its peer has closed, or after DRAIN_MS: a reset would take the reply from a peer that has
+    sent something that was not read."""
+    cdef u32 at
+    end_stream(fd)
+    if read_away(fd):
+        close_file(fd)
+        return
+    if lane.drains == MAX_DRAINED:
+        close_oldest(lane, True)
+    at = (lane.first_drained + lane.drains) % MAX_DRAINED
+    if watch(lane.epoll, fd, FIRST_DRAINED + at, False) != 0:
+        close_file(fd)
+        return
+    lane.drained[at].fd = fd
+    lane.drained[at].until_ms = monotonic_ms() + DRAIN_MS
+    lane.drains += 1
+
+
+cdef inline void end_drains(Lane *lane) noexcept nogil:
+    """Closes the drained sockets whose time is over."""
+    cdef int64_t now
+    if lane.drains:
+        now = monotonic_ms()
+        while lane.drains and (
+            lane.drained[lane.first_drained].fd < 0 or lane.drained[lane.first_drained].until_ms <= now
+        ):
+            close_oldest(lane, False)
+
+
+cdef inline void go_on_draining(Lane *lane, u32 at) noexcept nogil:
+    if lane.drained[at].fd >= 0 and read_away(lane.drained[at].fd):
+        close_file(lane.drained[at].fd)
+        lane.drained[at].fd = -1
+
+
+cdef inline void send_away(
+    Gate *g, Lane *lane, const Reply *r, Connection *c, const Words *limit, int64_t count
+) noexcept nogil:
+    """Sends a reply, closes the connection, and takes its count back. `lane` NULL: without draining."""
+    cdef char reply[MAX_REPLY_BYTES]
+    cdef Address peer
+    peer.hi, peer.lo, peer.version = c.ac.hi, c.ac.lo, c.ac.version
+    send_reply(c.fd, reply, write_reply(r, &peer, limit, count, reply))
+    if g.linger == DRAIN and lane != NULL:
+        take_back(c)  # it is no session any more, and it may take a second until its socket is closed
+        drain(lane, c.fd)
+    else:
+        if g.linger == ABORT:
+            abort_on_close(c.fd)
+        close_file(c.fd)
+        take_back(c)
+
+
+cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexcept nogil:
+    """The connection is over limit number `row`."""
+    cdef Rules *r = lane.rules
+    cdef Tree *t = lane.gate.tree
+    cdef Address peer
+    peer.hi, peer.lo, peer.version = c.ac.hi, c.ac.lo, c.ac.version
+    send_away(lane.gate, lane, &r.refusal, c, &r.names[row], count)
+    if t.owner.monitors:
+        record_event(t.owner, REJECTIONS, &peer, 1, now_of(t.owner), NULL)
+    lane.last = c.ac
+    add_one(&lane.refused)
+
+
+# ---- one connection
+
+cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
+    """Asks the limits, and refuses the connection if it is over one."""
+    cdef Rules *r = lane.rules
+    cdef int64_t count = 0
+    cdef bint v6 = c.ac.version == 6
+    cdef int row
+    if r.balancers != NULL and lookup(&r.balancers[v6], c.ac.hi, c.ac.lo) != NO_VALUE:
+        return False  # it is asked about when Python has read who the client is
+    c.asked = True
+    if r.limits == NULL:
+        return False
+    row = passed_limit(r.limits, &c.ac, lookup(&r.networks[v6], c.ac.hi, c.ac.lo), &count)
+    if row == WITHIN_LIMITS:
+        return False
+    fetch_add64(&r.limits.limit[row].passed, 1)
+    if r.dry_run:
+        return False
+    refuse(lane, c, row, count)
+    return True
+
+
+cdef inline void receive(Lane *lane, const Caller *caller) noexcept nogil:
+    """A connection that was accepted: it is refused, or comes into the queue."""
+    cdef Gate *g = lane.gate
+    cdef Connection c
+    memset(&c.ac, 0, sizeof(c.ac))
+    c.fd, c.family, c.asked = caller.fd, caller.family, False
+    c.ac.version = 4
+    add_one(&lane.opened)
+    if caller.size == 0:
+        add_one(&lane.uncounted)
+    elif count_connection(g, caller, &c) != OK:
+        add_one(&lane.uncounted)
+        if load32(&g.tree.state) == NO_FILE:
+            store32(&lane.wants_file, 1)
+        if lane.rules.refuses_uncounted:
+            send_away(g, lane, &lane.rules.busy, &c, NULL, 0)
+            lane.last = c.ac
+            add_one(&lane.refused)
+            return
+    elif is_over(lane, &c):
+        return
+    if not push(&g.queue, &c):
+        send_away(g, lane, &lane.rules.busy, &c, NULL, 0)
+        add_one(&lane.queue_full)

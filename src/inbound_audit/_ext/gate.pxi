@@ -1,0 +1,357 @@
+# The gate: threads that accept, count, ask the limits and refuse without the GIL.
+
+cdef tuple REPLY_PARTS = ("", "address", "limit", "count")    # by `reply.PartKind`; a literal part is bytes
+cdef tuple LINGERS = ("close", "abort", "drain")              # by `gate_connection.Linger`
+
+
+@cython.final
+cdef class GateRules:
+    """What decides in a gate. It never changes: a gate gets another one.
+
+    `limits` may be None. `balancers` are networks whose connections are not asked about. `refusal` and `busy` are lists
+    of bytes and of ``"address"``, ``"limit"`` and ``"count"``. A connection that can't be counted is let in, or gets
+    `busy` if `refuses_uncounted`. With `dry_run` the limits refuse none.
+
+    Raises ValueError for a reply with too many parts or bytes, MemoryError.
+    """
+
+    cdef gate_connection.Rules rules
+    cdef readonly LimitTables limits
+    cdef NetworkMap balancers
+    cdef list kept      # the bytes to which `rules` refers
+
+    def __cinit__(
+        self, LimitTables limits, NetworkMap balancers not None, list refusal not None, list busy not None, *,
+        bint dry_run, bint refuses_uncounted
+    ):
+        self.limits, self.balancers, self.kept = limits, balancers, []
+        self.fill_reply(&self.rules.refusal, refusal)
+        self.fill_reply(&self.rules.busy, busy)
+        self.rules.dry_run, self.rules.refuses_uncounted = dry_run, refuses_uncounted
+        if len(balancers):
+            self.rules.balancers = balancers.family
+        if limits is not None and limits.networks is not None:
+            self.fill_names(limits.names)
+            self.rules.networks = limits.networks.family
+            self.rules.limits = &limits.set
+
+    def __dealloc__(self):
+        free(<void *>self.rules.names)
+
+    cdef reply.Words words_of(self, bytes text):
+        self.kept.append(text)
+        return reply.Words(PyBytes_AS_STRING(text), <u32>len(text))
+
+    cdef int fill_reply(self, reply.Reply *out, list parts) except -1:
+        cdef reply.Part *part
+        size = sum([len(each) for each in parts if isinstance(each, bytes)])
+        if len(parts) > reply.MAX_PARTS or size > reply.MAX_TEXT_BYTES:
+            raise ValueError(
+                f"a refusal of {size} bytes in {len(parts)} parts: at most {reply.MAX_TEXT_BYTES} in {reply.MAX_PARTS}"
+            )
+        for each in parts:
+            part = &out.part[out.parts]
+            if isinstance(each, bytes):
+                part.kind, part.words = reply.LITERAL, self.words_of(each)
+            else:
+                part.kind = REPLY_PARTS.index(each)
+            out.parts += 1
+        return 0
+
+    cdef int fill_names(self, list names) except -1:
+        cdef reply.Words *made = <reply.Words *>calloc(len(names) + 1, sizeof(reply.Words))
+        cdef Py_ssize_t i
+        if made == NULL:
+            raise MemoryError
+        self.rules.names = made
+        for i, name in enumerate(names):
+            made[i] = self.words_of(name.encode("utf-8", "replace"))
+        return 0
+
+
+@cython.no_gc_clear  # its threads use the listener's tree and the rules until they have ended
+cdef class NativeGate:
+    """The native part of `inbound_audit.listeners.gate.Gate`. Until `_open` is called it is closed.
+
+    Lock rule: that of the room `gate`. Methods may be called by any thread, and by a signal handler in the middle of
+    one of them. Those that wait do so without the GIL.
+    """
+
+    cdef gate_connection.Gate *gate
+    cdef Listener _listener
+    cdef GateRules rules
+    cdef object make_socket
+    cdef u64 generation     # of forks
+    cdef u64 waiters        # threads that wait for `queue.ready`; atomic
+    cdef u32 closing        # atomic
+
+    def _open(self, Listener listener not None, list given not None, GateRules rules not None, make_socket, *,
+              u32 backlog, u32 threads, linger):
+        """Starts to accept from listening sockets, which are given by their descriptors. Called once.
+
+        `make_socket(family, type, proto, fileno)` makes the sockets that `_take` returns. Raises OSError, MemoryError,
+        and what making a file for the counts raises.
+        """
+        cdef gate_connection.Gate *g
+        cdef int fds[gate_connection.MAX_SOCKETS]
+        cdef u32 number = 0
+        cdef int code
+        if self.gate != NULL or len(given) > gate_connection.MAX_SOCKETS or not 0 < threads <= gate.MAX_LANES:
+            raise ValueError(f"{self!r}: opened twice, or too many sockets or threads")
+        if fork.is_child():
+            handle_the_fork()
+        if bits.load32(&listener.tree.state) == model.NO_FILE:
+            listener.audit._ensure_file()
+        for fd in given:
+            fds[number] = fd
+            number += 1
+        g = <gate_connection.Gate *>calloc(1, sizeof(gate_connection.Gate))
+        if g == NULL:
+            raise MemoryError
+        self._listener, self.rules, self.make_socket = listener, rules, make_socket
+        self.generation = fork.generation
+        g.lane = <gate_connection.Lane *>calloc(threads, sizeof(gate_connection.Lane))
+        g.tree, g.linger, g.stop, g.queue.ready = listener.tree, LINGERS.index(linger), -1, -1
+        self.gate = g
+        if g.lane == NULL:
+            self.closing = 1
+            raise MemoryError
+        with nogil:
+            code = gate.open_gate(g, &rules.rules, backlog, fds, number, threads)
+        if code != 0:
+            close_gate(self)
+            raise OSError(-code, f"the gate can't begin: {cause_of(-code)}")
+
+    def __dealloc__(self):
+        cdef gate_connection.Gate *g = self.gate
+        if g == NULL:
+            return
+        if not is_left(self) and not close_gate(self):
+            return  # this is one of its own threads, which still needs the memory
+        free(g.queue.place)
+        free(g.lane)
+        free(g)
+
+    def close(self):
+        """Stops accepting, refuses what waits, and waits for the threads. The listening sockets stay the caller's.
+
+        Idempotent. Waits for a batch (`MAX_BATCH` connections) at most.
+        """
+        if fork.is_child():
+            handle_the_fork()
+        if self.gate != NULL and not is_left(self):
+            close_gate(self)
+
+    def _exchange(self, GateRules rules not None):
+        """Later connections are decided by these rules. Waits for a batch of each thread. One caller at a time."""
+        cdef gate_connection.Gate *g = self.gate
+        cdef u32 i
+        if g != NULL and not is_left(self):
+            with nogil:
+                for i in range(g.lanes):
+                    gate_queue.lock_mutex(&g.lane[i].lock)
+                    g.lane[i].rules = &rules.rules
+                    gate_queue.unlock_mutex(&g.lane[i].lock)
+        self.rules = rules
+
+    def fileno(self):
+        """A descriptor that is readable while a connection waits, or once the gate is closed; -1 when it was closed."""
+        return -1 if self.gate == NULL or is_left(self) else self.gate.queue.ready
+
+    @property
+    def closed(self):
+        """Whether it accepts no more."""
+        if fork.is_child():
+            handle_the_fork()
+        return self.gate == NULL or is_left(self) or bits.load32(&self.closing) != 0
+
+    def _wait(self, double timeout_s):
+        """Waits until `fileno` is readable, a signal comes or the time (below 0: none) is over. Frees the GIL."""
+        cdef int ready, milliseconds
+        if self.closed:
+            return
+        milliseconds = -1 if timeout_s < 0 else <int>min(timeout_s * 1000 + 0.999, 3600e3)
+        bits.fetch_add64(&self.waiters, 1)
+        bits.fence_full()  # either `close_gate` sees this thread, or this thread sees that the gate closes
+        ready = self.gate.queue.ready if bits.load32(&self.closing) == 0 else -1
+        if ready >= 0:
+            with nogil:
+                gate.wait_for(ready, milliseconds)
+        bits.fetch_add64(&self.waiters, <u64>-1)
+
+    def _take(self, Py_ssize_t most):
+        """Up to `most` connections that wait, as `(socket, Session or None, whether the limits were asked)`; the
+        sockets are as `make_socket` makes them. Never waits. If one can't be made, it closes all of them and raises."""
+        cdef gate_queue.Connection c
+        cdef u64 inode
+        taken = []
+        if self.gate == NULL or self.closed:
+            return taken
+        while len(taken) < most and gate_queue.pop(&self.gate.queue, &c):
+            inode = gate.inode_of(c.fd)
+            try:
+                taken.append(self.made(&c))
+            except BaseException:
+                drop_connection(&c, inode)
+                for connection, opened, _ in taken:
+                    connection.close()
+                    if opened is not None:
+                        end_session(opened)
+                raise
+        return taken
+
+    cdef tuple made(self, gate_queue.Connection *c):
+        """The Python objects of a connection; what they own is no longer in `c`."""
+        cdef Session opened = None
+        cdef ip.Address a
+        cdef u32 monitors = self.gate.tree.owner.monitors
+        if c.ac.open:
+            a.hi, a.lo, a.version = c.ac.hi, c.ac.lo, c.ac.version
+            opened = new_session(self._listener, &a, c.ac.remote_port, None)
+            if monitors:
+                memcpy(opened.counted, c.numbers, monitors * sizeof(int64_t))
+            opened.ac.epoch, opened.ac.open = c.ac.epoch, 1
+            c.ac.open = 0
+        try:
+            connection = self.make_socket(c.family, SOCK_STREAM, 0, c.fd)
+            if opened is not None:
+                opened.local = plain_local(connection.getsockname())
+        except BaseException:
+            if opened is not None:
+                end_session(opened)
+            raise
+        return connection, opened, bool(c.asked)
+
+    @property
+    def _has_news(self):
+        """Whether `_news` may return something new. Takes no lock."""
+        return not self.closed and gate.news_of(self.gate) != bits.load64(&self.gate.told)
+
+    def _news(self):
+        """What has happened that may be logged: the peer that was refused last, or None; the number of the error of the
+        last failure; and whether the counts need a file. Waits for a batch of each thread."""
+        cdef gate_connection.Gate *g = self.gate
+        cdef model.ia_ac last
+        cdef prefix.Prefix p
+        cdef int error = 0
+        cdef bint wants_file = False
+        cdef u32 i
+        memset(&last, 0, sizeof(last))
+        if self.closed:
+            return None, 0, False
+        with nogil:
+            bits.store64(&g.told, gate.news_of(g))
+            gate_queue.set_news(&g.queue, False)
+            for i in range(g.lanes):
+                gate_queue.lock_mutex(&g.lane[i].lock)
+                if g.lane[i].last.version:
+                    last = g.lane[i].last
+                    g.lane[i].last.version = 0
+                if g.lane[i].error:
+                    error = <int>g.lane[i].error
+                    bits.store32(&g.lane[i].error, 0)
+                wants_file = wants_file or g.lane[i].wants_file
+                bits.store32(&g.lane[i].wants_file, 0)
+                gate_queue.unlock_mutex(&g.lane[i].lock)
+        if last.version:
+            query.peer_of(&last, &p)
+        return address_text(&p.address) if last.version else None, error, bool(wants_file)
+
+    # ---- counters; any thread may read them
+
+    @property
+    def opened(self):
+        """Connections that were accepted."""
+        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.opened)
+
+    @property
+    def accepted(self):
+        """Of these, those that came into the queue."""
+        return 0 if self.gate == NULL else bits.load64(&self.gate.queue.accepted)
+
+    @property
+    def refused(self):
+        """Of these, those that were over a limit, or could not be counted."""
+        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.refused)
+
+    @property
+    def queue_full(self):
+        """Of these, those that found the queue full."""
+        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.queue_full)
+
+    @property
+    def uncounted(self):
+        """Of these, those without an address, or without room in the counts."""
+        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.uncounted)
+
+    @property
+    def failures(self):
+        """Connections that were lost before they were counted, and times when none could be accepted: no descriptor was
+        left, or the system reported an error."""
+        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.failures)
+
+    @property
+    def left(self):
+        """Listening sockets that were closed under the gate, once per thread."""
+        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.left)
+
+    @property
+    def waiting(self):
+        """Connections in the queue."""
+        return 0 if self.closed else bits.load32(&self.gate.queue.size)
+
+    # ---- forks
+
+    def _hold(self):
+        """Waits until no thread is in the middle of a batch. Until `_let_go` none begins one."""
+        cdef gate_connection.Gate *g = self.gate
+        if g != NULL and not is_left(self):
+            with nogil:
+                gate.lock_lanes(g)
+
+    def _let_go(self):
+        if self.gate != NULL and not is_left(self):
+            gate.unlock_lanes(self.gate)
+
+    def _leave(self):
+        """In the child of a fork: the gate is the parent's, and its descriptors are closed here."""
+        if self.gate != NULL and bits.exchange32(&self.closing, 1) == 0:
+            gate.leave_to_parent(self.gate)
+
+
+cdef u64 over_lanes(const gate_connection.Gate *g, const u64 *first) noexcept:
+    """The sum of a counter over all lanes; `first` is that of the first one."""
+    cdef u64 total = 0
+    cdef u32 i
+    for i in range(g.lanes):
+        total += bits.load64(<u64 *>(<char *>first + i * sizeof(gate_connection.Lane)))
+    return total
+
+
+cdef bint is_left(NativeGate self) noexcept:
+    """Whether it is a gate of the parent of a fork."""
+    return self.generation != fork.generation or (fork.is_child() and not fork.is_handling())
+
+
+cdef bint close_gate(NativeGate self) noexcept:
+    """Once. Returns False in a thread of the gate itself, which can't wait for its own end: it ends later."""
+    cdef gate_connection.Gate *g = self.gate
+    if gate.is_lane(g):
+        gate.ask_to_stop(g)
+        return False
+    if bits.exchange32(&self.closing, 1) == 0 and g.lane != NULL:
+        with nogil:
+            bits.fence_full()
+            gate.end_gate(g)
+            while bits.load64(&self.waiters):
+                seqlock.sched_yield()
+            gate_queue.close_ready(&g.queue)
+    return True
+
+
+cdef void drop_connection(gate_queue.Connection *c, u64 inode) noexcept:
+    """Closes a connection for which no Python objects were made, or which they have closed."""
+    if gate.inode_of(c.fd) == inode:
+        gate_queue.close_file(c.fd)
+    with nogil:
+        gate_connection.take_back(c)

@@ -1,0 +1,328 @@
+"""The gate: threads that accept, count, ask the limits and refuse in native code, without Python.
+
+    with socket.create_server(("", 2525)) as listening, Gate(listener, Limits({"/32": 10}), [listening]) as gate:
+        while connections := gate.get():
+            for connection, session in connections:
+                serve(connection, session)
+
+Under a flood most of what a server in Python does is to accept connections and to refuse them. A gate does that without
+the GIL, and Python gets only those that may stay, already counted. `Gate` says what becomes of each connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import string
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+
+from inbound_audit._ipcount import GateRules, NativeGate, NetworkMap
+from inbound_audit.errors import InboundAuditError, cause_of, did_you_mean, named_keywords
+from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.policy.limits import Limits
+from inbound_audit.policy.verdict import REFUSAL_CODE, UNAVAILABLE, Verdict
+from inbound_audit.process import ProcessLock, Stage, register, wait_before_forks
+
+if TYPE_CHECKING:
+    from inbound_audit._ipcount import Listener, Session
+    from inbound_audit.listeners.guard import Guard
+    from inbound_audit.policy.base import ConnectPolicy
+
+logger = logging.getLogger("inbound_audit.listeners")
+
+Linger = Literal["close", "abort", "drain"]
+
+MAX_TAKEN = 64
+"""Connections that `get` and `take` return at once, unless they are asked for another number."""
+
+BUSY = Verdict(False, REFUSAL_CODE, "too busy, try again later", disconnect=True)
+"""What a connection is told for which the queue has no room."""
+
+RETRY_AFTER_S = 10
+
+_FIELDS = ("code", "text", "address", "limit", "count")
+
+
+class Gate(NativeGate):
+    """Accepts the connections of listening sockets, and refuses those that are over a limit, without Python.
+
+    `limits` is a `Limits`, or None: then every connection is let in, counted. It may be exchanged while the gate runs.
+    `sockets` are listening sockets of any family. They stay the caller's and are made non-blocking; the gate leaves one
+    that the caller closes. `threads` accept at the same time.
+
+    Each connection is counted in `listener`, then the limits are asked.
+
+    let in      it waits, counted, until `get`, `take` or `serve` fetches it
+    refused     it gets the refusal, is closed, and is counted no more
+    queue full  `backlog` connections wait already: it is told that the server is busy, and closed
+
+    `refusal` is what a refused peer is sent: "smtp" (a reply line), "http" (429, and 503 if the server is busy), bytes,
+    a text, or None for nothing. In a text ``{code}``, ``{text}`` (of the limits), ``{address}``, ``{limit}`` (its name)
+    and ``{count}`` are replaced, and ``{{`` is a brace. `linger` says how a refused connection is closed: "close";
+    "abort" by a reset; or "drain" after the peer has closed, at most a second later, because a peer that has sent
+    something that was not read may lose the reply otherwise. None is "drain" for HTTP and "close" for all else.
+
+    Connections from `proxy_from` begin with a PROXY header: they are counted for the balancer and let in, and whoever
+    reads the header moves the count and asks the policy. `guard` has the gate's figures in its own, and its `when_full`
+    decides about connections that can't be counted. Peers without an address (Unix sockets) are let in uncounted.
+
+    opened      connections that were accepted: those in the next three, sooner or later
+    accepted    that were let in
+    refused     that were over a limit, or could not be counted
+    queue_full  for which the queue had no room
+    uncounted   without an address, or without room in the counts
+    failures    connections that were lost, and times when none could be accepted: no descriptor was left, or the
+                system reported an error
+    waiting     that are in the queue now
+
+    If the audit's `clock` is a Python function, each connection of an audit with monitors calls it, with the GIL.
+
+    Any thread may use it; `close` may be called by a signal handler. A child of a fork has no gate: there it is closed.
+    Raises OSError (also where the system has no epoll), CidrError, ValueError, TypeError, and CapacityError.
+    """
+
+    @named_keywords
+    def __init__(
+        self,
+        listener: Listener,
+        limits: Limits | None,
+        sockets: Iterable[socket.socket],
+        *,
+        refusal: str | bytes | None = "smtp",
+        backlog: int = 1024,
+        proxy_from: Iterable[str] = (),
+        threads: int = 1,
+        linger: Linger | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        self.listener = listener
+        self.sockets = tuple(sockets)
+        self._refusal = refusal
+        self._balancers = NetworkMap([(cidr, 1) for cidr in proxy_from])
+        self._guard = guard
+        self._lock = ProcessLock()
+        self._refusals = LogLimiter(logger) if guard is None else guard.refusals
+        self._failures = LogLimiter(logger)
+        self._follows = guard is not None and (limits is None or limits is guard.policy)
+        self._said = 0  # refusals that a log line has told of
+        if guard is not None and guard.listener is not listener:
+            raise ValueError(f"{guard.listener!r}: the guard counts in another listener than {listener!r}")
+        for listening in self.sockets:
+            _check(listening)
+        rules = self._rules(limits)
+        for listening in self.sockets:
+            listening.setblocking(False)
+        self._open(
+            listener,
+            [listening.fileno() for listening in self.sockets],
+            rules,
+            socket.socket,
+            backlog=_number("backlog", backlog, 1 << 20),
+            threads=_number("threads", threads, 64),
+            linger=linger or ("drain" if refusal == "http" else "close"),
+        )
+        register(self, Stage.COUNTS, Gate._leave, Gate.close)
+        self._batches = _Batches(self)
+        wait_before_forks(self._batches)
+        if guard is not None:
+            guard.add_gate(self)
+
+    @property
+    def limits(self) -> Limits | None:
+        """What is asked about later connections. Setting it waits for at most a batch of each thread."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits | None) -> None:
+        with self._lock:
+            self._exchange(self._rules(limits))
+
+    def follow(self, policy: ConnectPolicy | None) -> None:
+        """The guard's policy was exchanged. A gate that has no limits of its own exchanges those that it asks."""
+        if self._follows:
+            self.limits = policy if is_native(policy) else None
+
+    def _rules(self, limits: Limits | None) -> GateRules:
+        if limits is not None and not is_native(limits):
+            raise TypeError(f"{limits!r}: a gate asks Limits alone; give any other policy to its guard")
+        verdict = UNAVAILABLE if limits is None else limits.refusal
+        guard = self._guard
+        rules = GateRules(
+            limits,
+            self._balancers,
+            reply_parts(self._refusal, verdict, busy=False),
+            reply_parts(self._refusal, BUSY, busy=True),
+            dry_run=limits is not None and limits.dry_run,
+            refuses_uncounted=guard is not None and guard.refuses_when_full,
+        )
+        self._limits = limits
+        return rules
+
+    def get(self, timeout_s: float | None = None, most: int = MAX_TAKEN) -> list[tuple[socket.socket, Session | None]]:
+        """Waits for connections: at least one, unless the time is over or the gate is closed.
+
+        The sockets are as `socket.accept` returns them. A session is None for a connection that is not counted. The
+        caller closes both. Any number of threads may wait. Raises ValueError for a `most` below 1.
+        """
+        _number("most", most, 1 << 20)
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            taken = self._take(most)
+            self.report()
+            left = deadline - time.monotonic()
+            if taken or self.closed or left <= 0:
+                return [(connection, session) for connection, session, _ in taken]
+            self._wait(-1.0 if left == math.inf else left)
+
+    def take(self, most: int = MAX_TAKEN) -> list[tuple[socket.socket, Session | None]]:
+        """The connections that wait, at most `most`, with sockets that do not block. Never waits.
+
+        `fileno` is readable while there are any, so an event loop can watch it. It is also readable once a second while
+        something is to be logged.
+        """
+        return [(connection, session) for connection, session, _ in self.take_asked(most)]
+
+    def take_asked(self, most: int = MAX_TAKEN) -> list[tuple[socket.socket, Session | None, bool]]:
+        """As `take`, with whether the limits have been asked: not for a balancer, or a connection without a count."""
+        taken = self._take(most)
+        for connection, _, _ in taken:
+            connection.setblocking(False)
+        self.report()
+        return taken
+
+    def report(self) -> None:
+        """Logs what the gate has refused and lost since the last line, at most one line each per 10 seconds."""
+        if not self._has_news:
+            return
+        peer, error, wants_file = self._news()
+        refused = self.refused + self.queue_full
+        if peer is not None and logger.isEnabledFor(logging.INFO) and self._refusals.admit("gate") is not None:
+            verdict = UNAVAILABLE if self._limits is None else self._limits.refusal
+            number, self._said = refused - self._said, refused
+            logger.info("refused %d, the last one %s: %d %s", number, peer, verdict.code, verdict.text)
+        if error:
+            text = "a gate has failed %d times and left %d listening sockets; the last cause: %s"
+            self._failures.report(logging.WARNING, text, self.failures, self.left, cause_of(error))
+        if wants_file:
+            try:
+                self.listener.audit._ensure_file()
+            except (InboundAuditError, OSError) as failure:
+                self._failures.report(logging.WARNING, "sessions are not counted: %s", failure)
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.waiting} waiting"
+        return f"<Gate of {self.listener.service_type}/{self.listener.name}: {state}>"
+
+
+class _Batches:
+    """What a fork waits for: that no thread of a gate is in the middle of a batch."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = weakref.ref(gate)
+        self._held: list[Gate] = []
+
+    def acquire(self) -> None:
+        gate = self._gate()
+        if gate is not None:
+            gate._hold()
+            self._held.append(gate)
+
+    def release(self) -> None:
+        while self._held:
+            self._held.pop()._let_go()
+
+
+def is_native(policy: object) -> TypeGuard[Limits]:
+    """Whether a policy is a `Limits` whose verdict is the native one, so that a gate can ask it."""
+    return isinstance(policy, Limits) and type(policy).validate_connect is Limits.validate_connect
+
+
+def _check(listening: socket.socket) -> None:
+    """Raises ValueError unless a socket listens for connections."""
+    if listening.type != socket.SOCK_STREAM or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ValueError(f"{listening!r}: does not listen for connections")
+
+
+def _number(name: str, value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"{name}={value!r}: expected a whole number from 1 to {most}")
+    return value
+
+
+# ---- refusals
+
+
+def reply_parts(refusal: str | bytes | None, verdict: Verdict, *, busy: bool) -> list[bytes | str]:
+    """The parts of a refusal for `GateRules`. Raises ValueError for an unknown field of a text, TypeError."""
+    if refusal is None:
+        return []
+    if isinstance(refusal, bytes):
+        return [refusal]
+    if not isinstance(refusal, str):
+        raise TypeError(f"refusal={refusal!r}: expected 'smtp', 'http', a text, bytes or None")
+    if refusal == "smtp":
+        return [smtp_refusal(verdict)]
+    if refusal == "http":
+        return [http_refusal(verdict, busy=busy)]
+    return _compiled(refusal, {"code": str(verdict.code), "text": verdict.text, **({"limit": "busy"} if busy else {})})
+
+
+def _compiled(template: str, known: dict[str, str]) -> list[bytes | str]:
+    """The parts of a text; what is known is put in at once."""
+    parts: list[bytes | str] = []
+    for literal, field, spec, conversion in string.Formatter().parse(template):
+        text = literal
+        if field is not None:
+            if field not in _FIELDS or spec or conversion:
+                raise ValueError(f"refusal={template!r}: has no field {field!r}{did_you_mean(field, _FIELDS)}")
+            text += known.get(field, "")
+        parts.append(text.encode())
+        if field is not None and field not in known:
+            parts.append(field)
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[bytes | str]) -> list[bytes | str]:
+    """Neighbouring bytes as one part."""
+    joined: list[bytes | str] = []
+    for part in parts:
+        if isinstance(part, bytes) and joined and isinstance(joined[-1], bytes):
+            joined[-1] += part
+        elif part:
+            joined.append(part)
+    return joined
+
+
+def smtp_refusal(verdict: Verdict) -> bytes:
+    """The reply line, or lines, of a refusal (RFC 5321, 4.2.1; RFC 3463 has the code of the middle)."""
+    code = verdict.code if 400 <= verdict.code <= 599 else REFUSAL_CODE
+    *before, last = verdict.text.splitlines() or [""]
+    detail = f"{code // 100}.7.0"
+    lines = [*(f"{code}-{detail} {line}\r\n" for line in before), f"{code} {detail} {last}\r\n"]
+    return "".join(lines).encode("ascii", "replace")
+
+
+def http_refusal(verdict: Verdict, *, busy: bool = False) -> bytes:
+    """A response: 503 if the server is busy, the limits' own code if it is one of HTTP's, else 429 (RFC 6585)."""
+    code = 503 if busy else 429 if verdict.code == REFUSAL_CODE else verdict.code
+    try:
+        phrase = HTTPStatus(code).phrase
+    except ValueError:
+        phrase = ""
+    body = f"{verdict.text}\n".encode()
+    head = (
+        f"HTTP/1.1 {code} {phrase}\r\nRetry-After: {RETRY_AFTER_S}\r\nConnection: close\r\n"
+        f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body

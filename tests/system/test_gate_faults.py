@@ -1,0 +1,325 @@
+"""A gate when descriptors run out, in forks, with dead and stopped processes, and over many connections."""
+
+from __future__ import annotations
+
+import gc
+import random
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.support.gates import connect, end, gated, reset, said, take_all
+from tests.support.listening import warnings_kept
+from tests.support.sharing import NAME, UNDER_ASAN, Worker, Workers, rounds
+from tests.support.waiting import PATIENCE, eventually
+
+from inbound_audit import InboundAudit, Limits
+from inbound_audit.shared import View
+
+pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")]
+
+forks_beside_threads = pytest.mark.skipif(UNDER_ASAN, reason="AddressSanitizer's locks don't outlive a fork")
+
+
+@pytest.fixture
+def audit() -> Iterator[InboundAudit]:
+    with InboundAudit(capacity=1 << 24) as audit:
+        yield audit
+
+
+GATE = """
+import ctypes, gc, logging, os, resource, socket, time
+from inbound_audit import InboundAudit, Limits
+from inbound_audit.listeners.gate import Gate
+from tests.support.gates import descriptors
+from tests.support.waiting import PATIENCE, eventually
+listening = socket.socket()
+listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+listening.bind(("127.0.0.1", PORT if "PORT" in globals() else 0))
+listening.listen(512)
+"""
+ALONE = GATE + "audit = InboundAudit(capacity=1 << 24)\n"
+TOGETHER = GATE + f"audit = InboundAudit(shared={NAME!r}, capacity=1 << 24)\n"
+OPEN = "gate = Gate(audit.listener('SMTP', 'mx'), LIMITS, [listening], threads=THREADS)\nkept = []\n"
+
+
+def port_of(worker: Worker) -> int:
+    return worker.do("listening.getsockname()[1]")  # type: ignore[return-value]
+
+
+def begun(hire: Workers, setup: str, limits: str, threads: int = 1) -> Worker:
+    worker = hire(setup)
+    worker.do(OPEN.replace("LIMITS", limits).replace("THREADS", str(threads)))
+    return worker
+
+
+def ended(peer: socket.socket) -> bool:
+    """Whether the server has closed the connection; never waits."""
+    peer.setblocking(False)
+    try:
+        return peer.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+# ---- descriptors
+
+
+def test_without_descriptors_peers_are_told_so_and_the_gate_goes_on(hire: Workers) -> None:
+    worker = begun(hire, ALONE, "None")
+    worker.do("most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]")
+    worker.do("resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 10, most))")
+    peers = [connect(port_of(worker)) for _ in range(40)]
+    eventually(lambda: worker.do("gate.opened + gate.failures") == 40, "that each has an answer")
+    opened = worker.do("gate.opened")
+    assert 0 < opened < 40
+    assert sorted({said(peer) for peer in peers[opened:]}) == [b"421 4.7.0 too busy, try again later\r\n"]
+    assert worker.do("audit.total()") == opened
+    worker.do("kept += gate.get(PATIENCE, 100)\nfor c, s in kept: c.close(); s.close()\nkept.clear()")
+    with connect(port_of(worker)) as peer:
+        worker.do("kept += gate.get(PATIENCE)")
+        assert worker.do("(len(kept), audit.total())") == (1, 1)
+        assert not ended(peer)
+    for peer in peers:
+        peer.close()
+
+
+def test_the_table_of_all_files_is_as_a_limit_of_this_process(hire: Workers) -> None:
+    """Without any descriptor, not even the spare one, the gate rests and finds its way back."""
+    worker = begun(hire, ALONE, "None", threads=2)
+    worker.do("import os\nfilled = []\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))")
+    worker.do("while True:\n    try:\n        filled.append(os.dup(2))\n    except OSError:\n        break")
+    peers = [connect(port_of(worker)) for _ in range(20)]
+    eventually(lambda: worker.do("gate.failures") >= 20, "that each is lost")
+    worker.do("for fd in filled: os.close(fd)")
+    with connect(port_of(worker)):
+        assert worker.do("len(gate.get(PATIENCE))") == 1
+    for peer in peers:
+        assert said(peer) == b"421 4.7.0 too busy, try again later\r\n"
+        peer.close()
+
+
+def test_no_descriptor_and_no_count_is_left_after_many_connections(audit: InboundAudit) -> None:
+    """Some stay and are served, some are refused, some reset at once."""
+    number = rounds(3000, 250_000)
+    with gated(audit.listener("SMTP"), Limits({"/32": 2}), threads=2, backlog=16) as (gate, port):
+        stop, made = threading.Event(), [0, 0]
+
+        def serve() -> None:
+            while not stop.is_set():
+                end(gate.get(0.1))
+
+        def flood(seed: int) -> None:
+            draw = random.Random(seed)
+            for _ in range(number):
+                peer = connect(port, f"127.0.0.{draw.randrange(1, 9)}")
+                (reset if draw.random() < 0.3 else socket.socket.close)(peer)
+                made[seed] += 1
+                if made[seed] % 50 == 0:  # the system forgets peers that leave while its own queue is full
+                    eventually(lambda: sum(made) - gate.opened < 200, "that the gate keeps up")
+
+        servers = [threading.Thread(target=serve) for _ in range(2)]
+        clients = [threading.Thread(target=flood, args=(seed,)) for seed in range(2)]
+        for thread in servers + clients:
+            thread.start()
+        for thread in clients:
+            thread.join()
+        eventually(lambda: gate.opened == 2 * number and not gate.waiting, "the last connection")
+        stop.set()
+        for thread in servers:
+            thread.join()
+        assert audit.total() == 0
+
+
+# ---- forks
+
+
+@forks_beside_threads
+@pytest.mark.parametrize("fork", ["os.fork()", "ctypes.CDLL(None).fork()"])
+def test_a_child_has_no_gate_and_keeps_nothing_of_it(hire: Workers, fork: str) -> None:
+    worker = begun(hire, ALONE, "Limits({'/32': 3})", threads=2)
+    port = port_of(worker)
+    peers = [connect(port) for _ in range(3)]
+    eventually(lambda: worker.do("gate.waiting") == 3, "three that wait")
+    worker.do(
+        f"""
+import signal
+before = descriptors()
+reading, writing = os.pipe()
+pid = {fork}
+if pid == 0:
+    try:
+        listening.close()
+        answer = (gate.closed, gate.fileno(), gate.take(), gate.get(1), gate.waiting, audit.total())
+        gate.close()
+        answer += (descriptors() < before - 5,)
+        os.write(writing, repr(answer).encode())
+        signal.pause()
+    finally:
+        os._exit(1)
+os.close(writing)
+told = os.read(reading, 1000)
+os.close(reading)
+"""
+    )
+    assert worker.do("told") == repr((True, -1, [], [], 0, 0, True)).encode()
+    with connect(port) as fourth:  # the parent's gate goes on
+        assert said(fourth) == b"421 4.7.0 connection limit exceeded\r\n"
+    eventually(lambda: worker.do("(gate.waiting, audit.total())") == (3, 3), "the end of the fourth")
+    worker.do("for c, s in gate.get(PATIENCE): c.close(); s.close()")
+    for peer in peers:
+        assert said(peer) == b""  # although the child lives
+        peer.close()
+    worker.do("gate.close()\nlistening.close()")
+    with pytest.raises(ConnectionRefusedError):
+        connect(port)
+    worker.do("os.kill(pid, 9)\nos.waitpid(pid, 0)")
+
+
+@forks_beside_threads
+def test_forks_in_a_flood_are_between_two_batches(hire: Workers) -> None:
+    """So no child has a descriptor of a connection that was just being decided."""
+    worker = begun(hire, ALONE, "Limits({'/32': 0})", threads=2)
+    port, stop = port_of(worker), threading.Event()
+
+    def flood() -> None:
+        while not stop.is_set():
+            connect(port).close()
+
+    clients = [threading.Thread(target=flood) for _ in range(2)]
+    for thread in clients:
+        thread.start()
+    try:
+        left = worker.do(
+            f"""
+sockets = []
+for _ in range({rounds(20, 500)}):
+    pid = os.fork()
+    if pid == 0:
+        names = [os.readlink(f"/proc/self/fd/{{n}}") for n in os.listdir("/proc/self/fd") if int(n) > 2 and
+                 os.path.lexists(f"/proc/self/fd/{{n}}")]
+        os._exit(sum(name.startswith("socket:") for name in names))
+    sockets.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+        )
+        assert left is None
+        assert len(set(worker.do("sockets"))) == 1  # type: ignore[call-overload]
+    finally:
+        stop.set()
+        for thread in clients:
+            thread.join()
+    worker.do("gate.close()")
+    assert worker.do("audit.total()") == 0
+
+
+# ---- processes that count together
+
+
+def test_four_gates_let_in_no_more_than_the_limit(hire: Workers) -> None:
+    first = begun(hire, TOGETHER, "Limits({'/32': 50})")
+    port = port_of(first)
+    others = [begun(hire, f"PORT = {port}\n" + TOGETHER, "Limits({'/32': 50})") for _ in range(3)]
+    workers = [first, *others]
+    peers: list[socket.socket] = []
+    lock = threading.Lock()
+
+    def come(number: int) -> None:
+        for _ in range(number):
+            peer = connect(port)
+            with lock:
+                peers.append(peer)
+
+    clients = [threading.Thread(target=come, args=(125,)) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    while any(thread.is_alive() for thread in clients):
+        assert sum(worker.do("gate.accepted") for worker in workers) <= 50  # type: ignore[misc]
+    eventually(lambda: sum(worker.do("gate.opened") for worker in workers) == 500, "each connection")  # type: ignore[misc]
+    let_in = [worker.do("gate.accepted") for worker in workers]
+    assert 0 < sum(let_in) <= 50  # type: ignore[arg-type]
+    with View(NAME) as view:
+        eventually(lambda: view.total("SMTP") == sum(let_in), "the end of the refused sessions")  # type: ignore[arg-type]
+        # A worker that is killed takes its sessions with it, and its connections end.
+        workers[0].kill()
+        workers[0].await_end()
+        rest = sum(let_in[1:])  # type: ignore[arg-type]
+        eventually(lambda: workers[1].do("audit.total()") == rest, "the end of its sessions")
+        eventually(lambda: sum(not ended(peer) for peer in peers) == rest, "the end of its connections")
+    for peer in peers:
+        peer.close()
+
+
+def test_a_worker_that_is_stopped_keeps_what_it_has_and_no_more(hire: Workers) -> None:
+    first = begun(hire, TOGETHER, "Limits({'/32': 3})")
+    with connect(port_of(first)) as peer:
+        eventually(lambda: first.do("gate.waiting") == 1, "one that waits")
+        first.freeze()
+        other = begun(hire, TOGETHER, "Limits({'/32': 3})")
+        peers = [connect(port_of(other)) for _ in range(3)]
+        eventually(lambda: other.do("gate.opened") == 3, "three more")
+        assert other.do("(gate.accepted, gate.refused)") == (2, 1)
+        first.thaw()
+        assert not ended(peer)
+    for peer in peers:
+        peer.close()
+
+
+@forks_beside_threads
+def test_a_gate_of_a_child_counts_in_the_child_s_own_file(hire: Workers) -> None:
+    """As a server that forks its workers after it has made the audit."""
+    parent = hire(TOGETHER)
+    child = parent.fork()
+    child.do(OPEN.replace("LIMITS", "Limits({'/32': 1})").replace("THREADS", "1"))
+    with connect(port_of(child)), connect(port_of(child)) as second:
+        assert said(second) == b"421 4.7.0 connection limit exceeded\r\n"
+        eventually(lambda: parent.do("audit.total()") == 1, "that the parent sees it")
+    child.do("gate.close()")
+    assert parent.do("audit.total()") == 0
+
+
+def test_what_is_taken_and_forgotten_is_closed(audit: InboundAudit) -> None:
+    with gated(audit.listener("SMTP"), None) as (gate, port), connect(port), warnings_kept() as warned:
+        take_all(gate, 1)
+        gc.collect()
+        assert audit.total() == 0
+    assert len([text for text in warned if "closed" in text]) == 2  # of the socket, and of the session
+
+
+def test_close_beside_takers_and_a_flood() -> None:
+    for seed in range(rounds(10, 300)):
+        draw = random.Random(seed)
+        with InboundAudit(capacity=1 << 24) as audit:
+            with gated(audit.listener("SMTP"), Limits({"/32": 3}), threads=2, backlog=4) as (gate, port):
+                stop = threading.Event()
+
+                def serve() -> None:
+                    while not gate.closed:
+                        end(gate.get())
+
+                def flood() -> None:
+                    while not stop.is_set():  # noqa: B023
+                        try:
+                            connect(port).close()
+                        except OSError:
+                            return
+
+                def exchange() -> None:
+                    while not gate.closed:
+                        gate.limits = Limits({"/32": 2})
+
+                threads = [threading.Thread(target=job) for job in (serve, serve, flood, flood, exchange)]
+                for thread in threads:
+                    thread.start()
+                time.sleep(draw.random() * 0.05)
+                gate.close()
+                stop.set()
+                gate.sockets[0].close()  # a flood waits where connections are not accepted
+                for thread in threads:
+                    thread.join(PATIENCE)
+                    assert not thread.is_alive()
+            assert audit.total() == 0
