@@ -46,9 +46,9 @@ cimport inbound_audit._core.difference as difference
 cimport inbound_audit._core.session as session_
 cimport inbound_audit._core.query as query
 cimport inbound_audit._core.window as window
-cimport inbound_audit._core.cluster_window as cluster_window
 cimport inbound_audit._core.owner_files as owner_files
 cimport inbound_audit._core.fold as fold
+cimport inbound_audit._core.cluster_window as cluster_window
 cimport inbound_audit._core.change_log as change_log
 cimport inbound_audit._core.series_query as series_query
 cimport inbound_audit._core.series_change as series_change

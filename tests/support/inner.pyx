@@ -15,6 +15,7 @@ cimport inbound_audit._core.backing as backing
 cimport inbound_audit._core.bits as bits
 cimport inbound_audit._core.change_log as change_log
 cimport inbound_audit._core.clock as clock
+cimport inbound_audit._core.cluster_window as cluster_window
 cimport inbound_audit._core.coalesce as coalesce_
 cimport inbound_audit._core.codes as codes
 cimport inbound_audit._core.gate_connection as gate_connection
@@ -880,19 +881,31 @@ def header_fault(u64 magic, u32 version, u32 byte_order, u64 expected):
 
 # ---- window, fold, series_query, series_change
 
-def remote_count(uintptr_t session, u32 scope, bytes name not None, u32 interval, u32 slots, cidr, int64_t first,
-                 int64_t last):
-    """What a process counts of a series of the other nodes; None: it knows of none. `session`: the handle of
-    a session of its audit."""
+cdef model.Series *remote_series(uintptr_t session, u32 scope, bytes name, u32 interval, u32 slots) except? NULL:
+    """A series of the other nodes; NULL: none is known. `session`: the handle of a session of the audit."""
     cdef model.Owner *o = (<model.ia_ac *>session).tree.owner
     cdef model.Series *s
-    cdef prefix.Prefix p = prefix_of(cidr)
     for i in range(o.series_known):
         s = o.series[i]
         if s.scope == scope and s.name[:s.name_size] == name and s.interval == interval and s.slots == slots:
-            s = model.load_series(&s.remote)
-            return None if s == NULL else window.range_count(s, window.now_of(o), first, last, &p)
-    return None
+            return model.load_series(&s.remote)
+    return NULL
+
+
+def remote_count(uintptr_t session, u32 scope, bytes name not None, u32 interval, u32 slots, cidr, int64_t first,
+                 int64_t last):
+    """What a process counts of a series of the other nodes; None: it knows of none."""
+    cdef model.Series *s = remote_series(session, scope, name, interval, slots)
+    cdef prefix.Prefix p = prefix_of(cidr)
+    return None if s == NULL else window.range_count(s, window.now_of(s.owner), first, last, &p)
+
+
+def remote_levels(uintptr_t session, u32 scope, bytes name not None, u32 interval, u32 slots):
+    """The lengths to which hosts of the other nodes' current window are folded, as readers see them."""
+    cdef model.Series *s = remote_series(session, scope, name, interval, slots)
+    cdef int[2] lengths
+    cluster_window.levels_of_window(s, clock.window_number(window.now_of(s.owner), interval), s.newest, lengths)
+    return lengths[0], lengths[1]
 
 
 cdef class Series:

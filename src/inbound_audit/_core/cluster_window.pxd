@@ -6,6 +6,7 @@ because a ring's own timeline does not go back (room `window`).
 What the other nodes recorded is in one ring, that of the agent, in a series of its own. Its `base` is 0: its windows
 follow the clock in both directions, because what they hold is made anew from the trees of the nodes at any time. A
 window of it is *whole* when it is the sum of the trees of all nodes; then a change of such a tree is made in it, too.
+If it has no room for that it folds, all at once: which is why a change is made at the length of the window.
 
 Lock rule: `Series.lock` of the series of the other nodes is held to change its ring. Reading takes no lock.
 """
@@ -18,6 +19,7 @@ from inbound_audit._core.clock cimport window_number
 from inbound_audit._core.coalesce cimport coalesce
 from inbound_audit._core.codes cimport FULL, OK
 from inbound_audit._core.difference cimport Difference, next_difference, stamp_tree, start_difference
+from inbound_audit._core.fold cimport family_to_fold, length_of, publish_levels
 from inbound_audit._core.hosts cimport Merge, merge_tree, reserve_merge
 from inbound_audit._core.layout cimport Header, header
 from inbound_audit._core.model cimport (
@@ -152,41 +154,61 @@ cdef inline Tree *whole_tree(Series *s, int64_t number, int sign) noexcept nogil
     return tree_for(s, number, sign)
 
 
-cdef inline bint add_up(Tree *t, Merge *m) noexcept nogil:
-    """Makes the tree the sum of those of a merge; no host passes through a count that is neither its old one nor its
-    new one. Returns False if there was no room for some. O(hosts x log trees)."""
+cdef inline int add_up(Tree *t, Merge *m, const int *lengths) noexcept nogil:
+    """Makes the tree the sum of those of a merge, folded to these lengths (IPv4 first). Without folding no host passes
+    through a count that is neither its old one nor its new one. Returns OK; or a code if there was no room for some.
+    O(hosts x log trees)."""
     cdef Difference d
     cdef Address start
     cdef Host host
     cdef u32 before
-    cdef int version
-    cdef bint complete = True
+    cdef int version, one, code = OK
     for version in range(4, 7, 2):
         start.hi = start.lo = 0
         start.version = version
+        m.length = lengths[version == 6]
         start_difference(&d, m, t, &start)
         while next_difference(&d, &host):
-            if set_in(&t.arena, &host.address, host.count, ANY_HOSTS, &before) != OK:
-                complete = False
-    return complete
+            one = set_in(&t.arena, &host.address, host.count, ANY_HOSTS, &before)
+            code = one if one != OK and code != FULL else code
+    return code
+
+
+cdef inline int add_up_folded(Series *s, u32 at, Tree *t, Merge *m) noexcept nogil:
+    cdef int[2] lengths
+    cdef int code
+    lengths[0], lengths[1] = length_of(s, &s.slot[at], 0), length_of(s, &s.slot[at], 1)
+    code = add_up(t, m, lengths)
+    if code == FULL:  # what came may have had no room before the rest had gone
+        coalesce(&t.arena)
+        code = add_up(t, m, lengths)
+    return code
 
 
 cdef inline bint fill_window(Series *s, int64_t number, int sign, Merge *m) noexcept nogil:
-    """Makes the tree of a window in view the sum of those of a merge. Returns whether it is whole then.
+    """Makes the tree of a window in view the sum of those of a merge, if it is not whole. Returns whether it is then.
 
-    A window that nothing was removed from needs no tree for that.
+    If there is no room the window gives up detail, as in the room `fold`. Without a tree for what was removed, there is
+    nothing that was.
     """
-    cdef Slot *slot = &s.slot[slot_of(number, s.slots)]
+    cdef u32 at = slot_of(number, s.slots)
+    cdef Slot *slot = &s.slot[at]
     cdef Tree *t
-    cdef bint complete = m.trees == 0
+    cdef int family = 0, code = FULL if m.trees else OK
+    if slot.whole[sign] == number:
+        return True
     if slot.number[0] != number:
         slot.whole[0] = NO_WINDOW
     tree_for(s, number, 0)
     t = tree_for(s, number, sign)
     if t != NULL:
-        complete = add_up(t, m)
-        if not complete:  # what came may have had no room before the rest had gone
-            coalesce(&t.arena)
-            complete = add_up(t, m)
-    slot.whole[sign] = number if complete else NO_WINDOW
-    return complete
+        code = add_up_folded(s, at, t, m)
+    while t != NULL and code == FULL and family >= 0:
+        family = family_to_fold(s, at, number, True)
+        if family >= 0:
+            slot.level[family] += 1
+            slot.whole[1 - sign] = NO_WINDOW  # its hosts are not folded yet
+            publish_levels(s, at)
+            code = add_up_folded(s, at, t, m)
+    slot.whole[sign] = number if code == OK else NO_WINDOW
+    return code == OK

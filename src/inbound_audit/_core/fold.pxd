@@ -119,14 +119,22 @@ cdef inline void begin_walk(Series *s, u32 at, int level) noexcept nogil:
     publish_levels(s, at)
 
 
+cdef inline int family_to_fold(const Series *s, u32 at, int64_t number, bint hard) noexcept nogil:
+    """The family (0: IPv4, 1: IPv6) that gives up its next length: the one with more hosts. -1: no length is left."""
+    cdef bint four = gives_more(s, at, 0, number, hard), six = gives_more(s, at, 1, number, hard)
+    if not four and not six:
+        return -1
+    return six and not (four and hosts_in(s, at, 0, number) > hosts_in(s, at, 1, number))
+
+
 cdef inline bint begin_fold(Series *s, u32 at, int64_t number, bint hard) noexcept nogil:
     """Gives up the next length of one family. Returns False if no length is left."""
     cdef Slot *slot = &s.slot[at]
-    cdef bint four = gives_more(s, at, 0, number, hard), six = gives_more(s, at, 1, number, hard)
-    if not four and not six:
+    cdef int family = family_to_fold(s, at, number, hard)
+    if family < 0:
         return False
-    slot.family = <u8>(six and not (four and hosts_in(s, at, 0, number) > hosts_in(s, at, 1, number)))
-    begin_walk(s, at, slot.level[slot.family] + 1)
+    slot.family = <u8>family
+    begin_walk(s, at, slot.level[family] + 1)
     return True
 
 

@@ -13,7 +13,7 @@ Lock rule: none; a `Run` and a `Merge` belong to one thread.
 
 from libc.stdlib cimport free, malloc
 
-from inbound_audit._core.address cimport Address, compare, next_address
+from inbound_audit._core.address cimport Address, compare, mask, next_address
 from inbound_audit._core.bits cimport (
     u8, u32, u64, acquire64, ctz64, load8, load32, load64, pause, prefetch,
 )
@@ -57,6 +57,7 @@ cdef struct Merge:
     Run *run
     Run **heap              # the run with the lowest host first
     size_t size
+    int length              # hosts that share so many bits are one, at the first address; 128: each is one
 
 
 # ---- one tree
@@ -267,6 +268,7 @@ cdef inline int reserve_merge(Merge *m, size_t room) noexcept nogil:
     """Room for so many trees; there is none yet. Returns OK; or FULL, and nothing is allocated."""
     m.trees = 0
     m.size = 0
+    m.length = 128
     m.room = room
     m.tree = <Tree **>malloc((room + 1) * sizeof(Tree *))
     m.run = <Run *>malloc((room + 1) * sizeof(Run))
@@ -330,7 +332,7 @@ cdef inline bint next_host(Merge *m, Host *out) noexcept nogil:
     out[0] = run_host(m.heap[0])[0]
     while m.size:
         r = m.heap[0]
-        if run_host(r).address.hi != out.address.hi or run_host(r).address.lo != out.address.lo:
+        if compare(run_host(r).address.hi, run_host(r).address.lo, out.address.hi, out.address.lo, m.length) != 0:
             break
         total += run_host(r).count
         run_on(r)
@@ -339,5 +341,7 @@ cdef inline bint next_host(Merge *m, Host *out) noexcept nogil:
             m.heap[0] = m.heap[m.size]
         if m.size:
             sink(m, 0)
+    if m.length < 128:
+        mask(&out.address, m.length)
     out.count = <u32>(total if total < <u64>0xFFFFFFFF else <u64>0xFFFFFFFF)
     return True

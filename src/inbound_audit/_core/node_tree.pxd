@@ -17,7 +17,7 @@ writer lock of each tree that it changes for as long as the whole change. Reader
 
 from libc.stdint cimport int64_t
 
-from inbound_audit._core.address cimport Address
+from inbound_audit._core.address cimport Address, mask
 from inbound_audit._core.arena cimport arena_reset
 from inbound_audit._core.bits cimport u8, u32, u64, fence_full, load64, publish64, store64
 from inbound_audit._core.coalesce cimport coalesce
@@ -44,6 +44,7 @@ cdef struct Change:
     Tree *locked_sum        # whose lock is held; NULL: none
     bint is_marked          # the header of the sum says whether it is complete
     bint gave_up            # the sum had no room for a change
+    int[2] length           # to which hosts are folded in the sum, IPv4 first
     u64 max_hosts
     u64 changes             # how many hosts have another count than before
 
@@ -101,12 +102,6 @@ cdef inline void mark_sum(Change *c, bint used) noexcept nogil:
         use_sum(c.sum, used)
 
 
-cdef inline void give_up_sum(Change *c) noexcept nogil:
-    mark_sum(c, False)
-    c.sum = NULL
-    c.gave_up = True
-
-
 cdef inline bint follow(Tree *sum, const Address *host, u32 before, u32 n) noexcept nogil:
     """Makes the change of a host from `before` to `n` in the sum. Returns False if the sum has no room."""
     cdef int code
@@ -117,6 +112,16 @@ cdef inline bint follow(Tree *sum, const Address *host, u32 before, u32 n) noexc
         coalesce(&sum.arena)
         code = trie_add(&sum.arena, host, n - before)
     return code == OK
+
+
+cdef inline void follow_change(Change *c, const Address *host, u32 before, u32 n) noexcept nogil:
+    """The same in the sum of a change, at the length to which it is folded; a sum without room is given up."""
+    cdef Address a = host[0]
+    mask(&a, c.length[host.version == 6])
+    if not follow(c.sum, &a, before, n):
+        mark_sum(c, False)
+        c.sum = NULL
+        c.gave_up = True
 
 
 cdef inline bint add_to_sum(Tree *sum, Tree *t) noexcept nogil:
@@ -220,8 +225,8 @@ cdef inline int set_host(Change *c, const Address *host, u32 n) noexcept nogil:
     if n:
         digest += hash_host(host, n)
     store64(&c.tree.digest, digest)
-    if c.sum != NULL and not follow(c.sum, host, before, n):
-        give_up_sum(c)
+    if c.sum != NULL:
+        follow_change(c, host, before, n)
     return OK
 
 
@@ -308,8 +313,7 @@ cdef inline void empty_node(Change *c) noexcept nogil:
         start.version = version
         start_run(&run, c.tree, &start)
         while c.sum != NULL and run_has(&run):
-            if not follow(c.sum, &run_host(&run).address, run_host(&run).count, 0):
-                give_up_sum(c)
+            follow_change(c, &run_host(&run).address, run_host(&run).count, 0)
             run_on(&run)
     arena_reset(&c.tree.arena)
     store64(&c.tree.digest, 0)

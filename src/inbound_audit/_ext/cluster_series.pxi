@@ -122,8 +122,11 @@ cdef class ClusterSeries:
         return made
 
     def fill(self, int64_t number, int sign, list trees not None):
-        """Makes a window of the ring the sum of these trees, all that there are for it. No host passes through a false
-        count. Returns False if a part had no room. Does nothing if the window is out of view.
+        """Makes a window of the ring the sum of these trees, all that there are for it; O(1) if it is that already.
+
+        A window without room gives up detail, and no counts (docs/windows.md); else no host passes through a false
+        count. Returns False if a part could not be counted: a count of a family would pass 2**32 - 1. Does nothing if
+        the window is out of view.
 
         Raises ValueError for a tree of another window, CapacityError, MemoryError, and InboundAuditError when the audit
         is closed. O(hosts x log trees).
@@ -183,9 +186,12 @@ cdef class ClusterSeries:
             raise InboundAuditError("the audit is closed")
         return 0
 
-    cdef model.Tree *begin(self, int64_t number, int sign) noexcept:
-        """Takes the lock. The tree of the ring in which the change of a node's tree is made, too; NULL: none."""
+    cdef model.Tree *begin(self, int64_t number, int sign, int *lengths) noexcept:
+        """Takes the lock. The tree of the ring in which the change of a node's tree is made, too, at these lengths
+        (IPv4 first); NULL: none."""
+        cdef const model.Slot *slot = &self.s.slot[window.slot_of(number, self.s.slots)]
         lock_series(self.s)
+        lengths[0], lengths[1] = fold.length_of(self.s, slot, 0), fold.length_of(self.s, slot, 1)
         return cluster_window.whole_tree(self.s, number, sign)
 
     cdef void end(self, int64_t number, int sign, node_tree.Change *c) noexcept:

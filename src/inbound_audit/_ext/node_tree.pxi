@@ -101,8 +101,9 @@ cdef class NodeTree:
                 self.audit._ensure_file()
             lock_nodes(self.audit.owner)
         c.sum = NULL
+        c.length[0], c.length[1] = 32, 128
         if self.series is not None:
-            c.sum = self.series.begin(self.number, self.sign)
+            c.sum = self.series.begin(self.number, self.sign, c.length)
         elif not self.is_private:
             c.sum = node_tree.own_sum(self.audit.owner)
         lock_tree(self.t)
