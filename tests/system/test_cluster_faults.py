@@ -1,8 +1,8 @@
 """Faults on real agents, over both engines: once it is quiet, every view is the truth.
 
-Agents are killed, stopped, frozen and started again, servers end, and networks are cut while sessions come and go. The
-processes that count know nothing of it: their own counts are exact all the time. `make faults-cluster` is the long
-form, and says how often every view was the truth after two seconds of quiet.
+Agents are killed, stopped, frozen and started again, servers end, and networks are cut while sessions come and go and
+events are recorded. The processes that count know nothing of it: their own counts are exact all the time. `make
+faults-cluster` is the long form, and says how often every view was the truth after two seconds of quiet.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ class Cluster:
         self.frozen: set[int] = set()
         self.took: list[float] = []
         """Seconds beyond QUIET_S of quiet until all views were the truth."""
+        self.events: Counter[str] = Counter()
+        """What all hosts have recorded in a series, by address."""
+        self.windows_took: list[float] = []
+        """Seconds from then on until all views of the series were the truth."""
         self.kinds: list[Callable[[int], None]] = [self.kill, self.stop, self.freeze, self.reload]
         if server is not None:
             self.kinds.append(self.end_server)
@@ -57,6 +61,7 @@ class Cluster:
     def start(self) -> None:
         for host in self.hosts:
             self.audits.append(host.audit())
+            self.audits[-1].series.define("events", "ip", interval=86400, num_windows=3, replicate="cluster")
             host.start()
 
     def traffic(self) -> None:
@@ -65,6 +70,9 @@ class Cluster:
                 kept.append(audit.listener().session(f"10.{self.draw.randrange(3)}.0.{self.draw.randrange(9)}"))
             while len(kept) > MAX_SESSIONS or (kept and self.draw.random() < 0.5):
                 kept.pop(self.draw.randrange(len(kept))).close()
+            address, number = f"10.{self.draw.randrange(3)}.0.{self.draw.randrange(9)}", self.draw.choice([1, 2, -1])
+            audit.series.add("events", address, number)
+            self.events[address] += number
 
     def fault(self) -> None:
         kind, at = self.draw.choice(self.kinds), self.draw.randrange(len(self.hosts))
@@ -142,11 +150,14 @@ class Cluster:
             print(f"{time.strftime('%T')}: {', '.join(self.last)}; load {load:.0f}, not counted: {views}", flush=True)
         try:
             eventually(self.agree, "agreement")
+            self.took.append(time.monotonic() - began)
+            began = time.monotonic()
+            eventually(self.windows_agree, "agreement on windows")
+            self.windows_took.append(time.monotonic() - began)
         except AssertionError:
             said = "\n".join(f"{host.name}: {host.log[-3000:]}" for host in self.hosts)
             views = [(audit.nodes, audit.total("inbound_cidr")) for audit in self.audits]
             raise AssertionError(f"{views}\n{said}") from None
-        self.took.append(time.monotonic() - began)
 
     def agree(self) -> bool:
         time.sleep(0.01)  # the agents need the processors, too
@@ -157,12 +168,21 @@ class Cluster:
         views = [{row[1]: row[0] for row in audit.tree("inbound_cidr")} for audit in self.audits]
         return all({net: n for net, n in view.items() if net.endswith("/32")} == truth for view in views)
 
+    def windows_agree(self) -> bool:
+        time.sleep(0.01)
+        return all(
+            audit.series.count("events", address, 0, 1) == number
+            for audit in self.audits
+            for address, number in self.events.items()
+        )
+
     def report(self) -> str:
         faults = ", ".join(f"{n} x {name}" for name, n in sorted(self.count.items()))
         at_once = sum(took < 0.1 for took in self.took)
         return (
             f"{faults}; after {QUIET_S} s of quiet {at_once} of {len(self.took)} times every view was the truth, "
-            f"and at most {max(self.took):.2f} s later"
+            f"and at most {max(self.took):.2f} s later; every view of windows at most {max(self.windows_took):.2f} s "
+            "after that"
         )
 
     def close(self) -> None:

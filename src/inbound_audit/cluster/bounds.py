@@ -26,7 +26,8 @@ class Bounds(NamedTuple):
     burst_s: int = 4
     max_windows: int = MAX_WINDOWS
     """Of one node and tree. If a node has more, or more hosts in them, its windows are not counted."""
-    max_all_windows: int = 20_000
+    max_all_windows: int = 16_000
+    """To each belong two mappings of memory; the system allows a process 65,530."""
     max_window_hosts: int = MAX_HOSTS
     max_all_window_hosts: int = 20_000_000
     max_new_nodes_per_s: int = 200
