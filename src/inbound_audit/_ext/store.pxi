@@ -69,6 +69,12 @@ cdef class SeriesStore:
                 rows.append((public_scope(s), name_of(s), type_of(s), s.interval, s.slots))
         return rows
 
+    def is_of_cluster(self, scope, name, interval, num_windows):
+        """Whether this host's agent has what the other nodes recorded in an entry of `known`. Raises SeriesError."""
+        cdef model.Series *s = identified(self.audit, scope, name, interval, num_windows)
+        cdef model.Series *remote = model.load_series(&s.remote)
+        return remote != NULL and model.load_ring(&remote.first) != NULL
+
     def count(self, scope, name, interval, num_windows, cidr, startv, endv):
         """A sum over windows of an entry of `known`; of a series of type string `cidr` is the text. Where this host
         counts the series over a cluster, the other nodes are included.

@@ -73,6 +73,10 @@ class ConsoleContext:
             f"{wanted}: no process of {self.name!r} counts that (there is: {titles(known or self.all_series)})"
         )
 
+    def is_of_cluster(self, one: SeriesInfo) -> bool:
+        """Whether counts of the series are over the cluster."""
+        return SeriesStore(self.view).is_of_cluster(one.scope, one.name, one.interval, one.num_windows)
+
     def count(self, one: SeriesInfo, cidr: str, start: int, end: int) -> int:
         """Raises Failure for windows that the series does not have."""
         if not start <= end < one.num_windows:

@@ -223,19 +223,29 @@ def shared_list(context: ConsoleContext) -> Result:
     nodes = context.view.nodes
     of = counted_of(nodes) if nodes else (None, None)
     rows: list[ResultRow] = [("cidrtree", SHARED, None, None, len(context.owners), *of)]
-    rows += [(one.scope, one.name, one.interval, one.num_windows, None, None, None) for one in context.all_series]
+    rows += [
+        (
+            one.scope,
+            one.name,
+            one.interval,
+            one.num_windows,
+            None,
+            *(of if context.is_of_cluster(one) else (None, None)),
+        )
+        for one in context.all_series
+    ]
     columns = ("kind", "name", "interval", "num_windows", "processes", "nodes_counted", "nodes_known")
     return Result({"command": "cluster shared list"}, columns, rows, _shared_text)
 
 
 def _shared_text(row: ResultRow, paint: Paint) -> str:
     kind, name, interval, windows, processes, counted, known = row
+    view = "" if known is None else f", view of {paint(str(counted))} of {plural(known, 'node')}"
     if interval is None:
         words = plural(processes, "process").partition(" ")[2]
-        view = "" if known is None else f", view of {paint(str(counted))} of {plural(known, 'node')}"
         return f"lazy, snapped cidrtree '{name}', {paint(str(processes))} {words}{view}"
     title = f"series '{plain(name)}'" if kind == "series" else f"monitor '{kind}'"
-    return f"{title} {interval},{windows}"
+    return f"{title} {interval},{windows}{view}"
 
 
 def shared_show(context: ConsoleContext, node: str | None = None) -> Result:
