@@ -1,0 +1,134 @@
+"""Policies that refuse because of what was recorded on another node: two hosts with an agent each, over Zenoh."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.support.agent_hosts import Host, hosts_of
+from tests.support.waiting import eventually
+
+from inbound_audit import InboundAudit, load_policy
+from inbound_audit._ipcount import MONITOR_KINDS
+from inbound_audit.policy.base import ScriptPolicy
+
+pytest.importorskip("zenoh")
+pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")]
+
+MONITOR = "300,6"
+MAX = 4
+LUA = f"""
+local mod = {{}}
+
+function mod:init()
+  msys.audit_series.define("failures", "ip", 3600, 24, {{ replicate = "cluster" }})
+end
+
+function mod:validate_connect(ac, vctx)
+  local here = msys.audit.connections("{MONITOR}", {{ cidr = "/24", endv = 1 }})
+  local all = msys.audit.connections("{MONITOR}", {{ cidr = "/24", endv = 1, cluster = true }})
+  if all > {MAX} then
+    return vctx:disconnect(421, "busy: " .. here .. " of " .. all)
+  end
+  local failures = msys.audit_series.count("failures", {{ endv = 1 }})
+  if failures > {MAX} then
+    return vctx:disconnect(421, failures .. " failures")
+  end
+end
+
+msys.registerModule("cluster", mod)
+"""
+SIEVE = f"""
+$h = hash_create;
+hash_set $h "mask" "24";
+hash_set $h "period_end" 1;
+$here = ec_ip_connections $h;
+$all = ec_ip_connections_cluster $h;
+if ec_test :value "gt" :comparator "i;ascii-numeric" $all {MAX} {{
+  ec_disconnect 421 "busy: ${{here}} of ${{all}}";
+}}
+$failures = audit_series "failures" "3600,24" "32" 0 1;
+if ec_test :value "gt" :comparator "i;ascii-numeric" $failures {MAX} {{
+  ec_disconnect 421 "${{failures}} failures";
+}}
+"""
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[Host]]:
+    with hosts_of(2) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def audits(hosts: list[Host]) -> Iterator[tuple[InboundAudit, InboundAudit]]:
+    with hosts[0].audit(monitors=[MONITOR]) as here, hosts[1].audit(monitors=[MONITOR]) as there:
+        for audit in (here, there):
+            audit.series.define("failures", "ip", 3600, 24, replicate="cluster")
+        for host in hosts:
+            host.start("--monitor", MONITOR)
+        yield here, there
+
+
+@pytest.fixture(params=["lua", "sieve"])
+def policy(
+    request: pytest.FixtureRequest, audits: tuple[InboundAudit, InboundAudit], tmp_path: Path
+) -> Iterator[ScriptPolicy]:
+    path = tmp_path / f"policy.{request.param}"
+    path.write_text(LUA if request.param == "lua" else SIEVE)
+    made = load_policy(path, audit=audits[0])
+    yield made
+    assert made.errors == 0, made.last_error
+
+
+def reply(policy: ScriptPolicy, audit: InboundAudit, host: str) -> str:
+    """What a client is refused with; empty if it is let in."""
+    with audit.listener().session(host) as ac:
+        verdict = policy.validate_connect(ac)
+    return "" if verdict else verdict.text
+
+
+def check_console(host: Host) -> None:
+    """What the console says of the same counts."""
+    listed = host.run("console", "mail", "cluster", "shared", "list").stdout.splitlines()
+    view = ", view of 2 of 2 nodes"
+    assert listed[1:] == [
+        *(f"monitor '{kind}' {MONITOR}{view}" for kind in MONITOR_KINDS), f"series 'failures' 3600,24{view}"
+    ]  # fmt: skip
+    shown = host.run("console", "mail", "--json", "inbound_audit", "show", "ip", "192.0.2.0/24").stdout
+    assert sum(row["count"] for row in json.loads(shown)["rows"] if row["kind"] == "connections") == MAX
+    counted = host.run("console", "mail", "inbound_audit", "count_cidr", "::/0", "failures", "3600,24", "0", "1").stdout
+    assert counted == f"{MAX + 1}\n"
+
+
+def test_events_on_another_node_refuse_a_client(
+    hosts: list[Host], audits: tuple[InboundAudit, InboundAudit], policy: ScriptPolicy
+) -> None:
+    here, there = audits
+    for number in range(MAX):
+        there.listener().session(f"192.0.2.{number}").close()
+    there.series.add("failures", "198.51.100.1", MAX)
+    there.series.add("failures", "2001:db8::1", MAX + 1)
+    eventually(lambda: here.connections(MONITOR, "192.0.2.0/24", 0, 1, cluster=True) == MAX)
+    eventually(lambda: here.series.count("failures", "2001:db8::1", 0, 1) == MAX + 1)
+    check_console(hosts[0])
+    assert reply(policy, here, "203.0.113.1") == ""
+    assert reply(policy, here, "192.0.2.200") == f"busy: 1 of {MAX + 1}"
+    assert reply(policy, here, "198.51.100.1") == ""
+    here.series.add("failures", "198.51.100.1")
+    assert reply(policy, here, "198.51.100.1") == f"{MAX + 1} failures"
+    assert reply(policy, here, "2001:db8::1") == f"{MAX + 1} failures"
+    assert reply(policy, here, "2001:db8::2") == ""
+    # What a node recorded goes with it, and comes back with it.
+    hosts[1].agent.kill()
+    eventually(lambda: here.connections(MONITOR, "192.0.2.0/24", 0, 1, cluster=True) == 1)
+    assert reply(policy, here, "192.0.2.200") == ""
+    assert reply(policy, here, "2001:db8::1") == ""
+    hosts[1].start("--monitor", MONITOR)
+    eventually(lambda: here.connections(MONITOR, "192.0.2.0/24", 0, 1, cluster=True) == 2 + MAX)
+    assert reply(policy, here, "192.0.2.200") == f"busy: 3 of {MAX + 3}"
+    eventually(lambda: here.series.count("failures", "2001:db8::1", 0, 1) == MAX + 1)
+    assert reply(policy, here, "2001:db8::1") == f"{MAX + 1} failures"
