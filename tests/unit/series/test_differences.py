@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 
 import pytest
+from tests.support import gold_records
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import NodeTrees
 from inbound_audit.errors import SeriesError
 
 PAGE = Path(__file__).parents[3] / "docs" / "windows.md"
@@ -51,6 +54,42 @@ def replicate_on_one_host(audit, clock, caplog):
     assert audit.series.count("r", SIX) == 1
 
 
+class OtherNode:
+    """Five events that another node has recorded in the series "r", as the agent of this host keeps them."""
+
+    def __init__(self, audit):
+        self._series = NodeTrees(audit).series("series", "r", 10, 3)
+        self._series.advance()
+        self._tree = self._series.tree(self._series.number, 0, 10)
+        self._series.fill(self._series.number, 0, [self._tree])
+
+    def is_heard(self):
+        self._tree.set_many(gold_records.encode({ipaddress.ip_address(SIX): 5}))
+
+    def leaves(self):
+        self._tree.empty()
+
+
+def events_of_a_node_that_left(audit, clock, caplog):
+    audit.series.define("r", "ip", 10, 3, replicate="cluster")
+    other = OtherNode(audit)
+    for _ in range(2):
+        other.is_heard()
+        assert audit.series.count("r", SIX) == 5
+        other.leaves()
+        assert audit.series.count("r", SIX) == 0
+
+
+def replicate_of_an_add(audit, clock, caplog):
+    audit.series.define("r", "ip", 10, 3)
+    audit.series.add("r", SIX)
+    other = OtherNode(audit)
+    other.is_heard()
+    assert audit.series.count("r", SIX) == 1
+    audit.series.define("r", "ip", 10, 3, replicate="cluster")
+    assert audit.series.count("r", SIX) == 6
+
+
 def replicate_misspelt(audit, clock, caplog):
     with pytest.raises(SeriesError, match="did you mean 'cluster'"):
         audit.series.define("r", replicate="cluter")
@@ -89,6 +128,8 @@ CHECKS = {
     "an address of the wrong family": wrong_family,
     "`endv` is 0": default_endv,
     'a series with `replicate = "cluster"`': replicate_on_one_host,
+    "past events of a node": events_of_a_node_that_left,
+    "each `add` says": replicate_of_an_add,
     "any value of `replicate`": replicate_misspelt,
     "a window before the oldest": windows_that_are_none,
     "an amount of 0": amounts_that_are_none,
