@@ -947,7 +947,10 @@ cdef class Series:
         self.s.max_hosts = n
 
     def set_remote(self, Series remote not None, u32 replicate):
-        """`remote` stands for what the other nodes of a cluster have recorded."""
+        """`remote`, the last series that was made, stands for what the other nodes of a cluster have recorded."""
+        cdef model.Owner *o = self.owner.o
+        assert o.series[o.series_known - 1] == remote.s
+        o.series_known -= 1  # it belongs to this series from now on
         self.s.replicate = replicate
         model.publish_series(&self.s.remote, remote.s)
 

@@ -243,7 +243,7 @@ cdef void record_step(Worker *w) noexcept nogil:
 # ---- readers: without a lock
 
 cdef void count_step(Worker *w) noexcept nogil:
-    cdef int i = <int>draw(w, STEADY)
+    cdef int i = <int>draw(w, STEADY), code
     cdef int64_t count = 0
     cdef model.ia_ac ac
     cdef Prefix p = alone(i)
@@ -259,7 +259,8 @@ cdef void count_step(Worker *w) noexcept nogil:
     sums.listener_total(tree[COMING])
     i = <int>draw(w, SERIES)
     check(series_query.find_series(owner, series[i].name, 1) == series[i], "a series is found by its name")
-    check(series_query.query_events(&ac, series[i], i % 2, NULL, 0, 0, SLOTS - 1, &count) == codes.OK, "a series is counted")
+    code = series_query.query_events(&ac, series[i], i % 2, NULL, 0, 0, SLOTS - 1, &count)
+    check(code == codes.OK, "a series is counted")
     window.range_count(series[i], tick(owner), 0, SLOTS - 1, &p)
     series_query.sliding_average(series[i], window.now_of(owner), &p)
 
