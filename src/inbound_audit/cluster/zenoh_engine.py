@@ -138,7 +138,6 @@ class ZenohEngine:
         except zenoh.ZError:  # it is closed
             return None
         parts: list[bytes] = []
-        asked_at = time.monotonic()
         for reply in replies:
             sample = reply.ok
             if sample is None:  # a node has failed, or the time is over: what came may be whole all the same
@@ -146,7 +145,7 @@ class ZenohEngine:
             if len(parts) == MAX_PARTS or len(sample.payload) > MAX_FRAME_BYTES:
                 return None
             parts.append(bytes(sample.payload))
-        if not parts and time.monotonic() - asked_at < timeout_s / 2:  # there is no way to the node
+        if not parts:
             self._links.renew(node)
         return parts or None
 
