@@ -36,7 +36,7 @@ class Host:
         self.options = ["--cluster", "test", "--node", name, *options]
         self.prefix = list(prefix)
         self.agents: list[subprocess.Popen[bytes]] = []
-        self._log = Path(self.directory, "agents.log")
+        self._log = Path(f"{self.directory}.log")
 
     def _environment(self) -> dict[str, str]:
         return {**environment(), "INBOUND_AUDIT_SHM": self.directory}

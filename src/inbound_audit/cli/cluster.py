@@ -129,6 +129,8 @@ def row_text(row: Mapping[str, Any]) -> str:
         words += f" {_ago(row['age_s'])}"
         if row["gaps"] is not None:
             words += f", {plural(row['gaps'], 'gap')}, {plural(row['snapshots'], 'snapshot')}"
+        if row["state"] == "too large" and row["why"]:
+            words += f": {plain(row['why'])}"
         if row["windows"]:
             words += f", {plural(row['windows'], 'window')} of {plural(row['window_hosts'], 'host')}"
     return f"  {plain(row['node']):15} {counts:36}  {words}"

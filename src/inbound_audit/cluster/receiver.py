@@ -34,6 +34,8 @@ FORGET_S = 10.0
 """So long after a node was lost, what is known of its start is forgotten: no engine delays a frame for longer."""
 REFUSE_S = 30.0
 """Windows of a node that were more than the bounds are tried again after so long."""
+REFUSE_SESSIONS_S = 1.0
+"""Sessions for which there was no room, although the node said that it has few hosts, are tried again after so long."""
 
 GAP_S = 0.02
 """A change that is missing may be late only: so long no snapshot is asked for."""
@@ -244,7 +246,9 @@ class Receiver:
         state.deadline = now + self._lease()  # model: cluster/hear
         state.version = frames.VERSION
         if frame.tree == SESSIONS and frame.hosts > self.bounds.max_hosts:
-            self._too_large(state)
+            self._too_large(state, f"more than {self.bounds.max_hosts:,} hosts")
+            return
+        if now < state.replica.refused_until:
             return
         if frame.tree != SESSIONS and state.state == State.TOO_LARGE:
             return  # until its sessions are within the bound
@@ -353,17 +357,18 @@ class Receiver:
         self._say(state, State.LOST)
 
     def _refuse(self, state: NodeState, replica: Replica[Any], now: float, why: str) -> None:
-        """It has more than the bounds: the node is not counted, or its windows are not."""
+        """There is no room for it: the node is not counted, or its windows are not."""
         if replica is state.replica:
-            self._too_large(state)
+            replica.refused_until = now + REFUSE_SESSIONS_S
+            self._too_large(state, why)
             return
         self._empty(state, replica)
         replica.refused_until = now + REFUSE_S
         state.why = f"its windows: {why}"
 
-    def _too_large(self, state: NodeState) -> None:
+    def _too_large(self, state: NodeState, why: str) -> None:
         self._empty(state, *state.replicas)
-        state.why = "it has more hosts than the bound"
+        state.why = why
         self._say(state, State.TOO_LARGE)
 
     def _empty(self, state: NodeState, *replicas: Replica[Any]) -> None:

@@ -22,6 +22,7 @@ from inbound_audit.cluster.receiver import (
     LEASE_S,
     LONG_LEASE_NODES,
     LONG_LEASE_S,
+    REFUSE_SESSIONS_S,
     Receiver,
 )
 from inbound_audit.cluster.replica import WAITING_FRAME_BYTES
@@ -649,6 +650,9 @@ def test_a_node_that_hides_its_number_of_hosts_is_dropped_all_the_same() -> None
     pair.hear(pack(Frame(FrameType.DELTA, 1, 1, 0, 0, 1, 1, 0, records)))
     assert (pair.state.state, pair.tree.hosts) == (State.TOO_LARGE, 0)
     pair.hear(pack(Frame(FrameType.HEARTBEAT, 1, 2)))
+    assert pair.state.state == State.TOO_LARGE
+    pair.now += REFUSE_SESSIONS_S
+    pair.hear(pack(Frame(FrameType.HEARTBEAT, 1, 3)))
     assert pair.state.state == State.HEARD
     pair.receiver.answered("mx1", [pack(Frame(FrameType.SNAPSHOT, 1, 9, 0, 0, 1, 1, 0, records, 0, 1))], pair.now)
     assert (pair.state.state, pair.tree.hosts) == (State.TOO_LARGE, 0)

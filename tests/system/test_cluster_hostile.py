@@ -1,0 +1,295 @@
+"""What goes wrong around real agents: what others send, ends of everything at once, clocks, memory, descriptors.
+
+Each test has two hosts over a server, and a client of that server, which sends what it likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from tests.support.agent_hosts import hosts_of
+from tests.support.gold_nodes import encode
+from tests.support.redis_server import RedisServer
+from tests.support.sharing import Worker, Workers, rounds
+from tests.support.waiting import PATIENCE, eventually
+
+from inbound_audit import InboundAudit
+from inbound_audit.cluster.frames import Frame, FrameType, pack
+
+redis = pytest.importorskip("redis")
+pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")]
+
+NAMES = rounds(4_100, 10_000)
+SET_CLOCK = """
+import pathlib, time
+def moved(clock, units):
+    def now():
+        pathlib.Path({path!r}).with_name("read").touch()
+        return clock() + units * int(pathlib.Path({path!r}).read_text() or 0)
+    return now
+time.time, time.time_ns = moved(time.time, 1), moved(time.time_ns, 10**9)
+"""
+"""In a file that Python runs first: the wall clock is as many seconds ahead as a file says."""
+
+MAX_RESIDENT_KIB = 400 << 10
+"""The bounds of an agent, with 10,000 names: 64 MiB that wait, 4,000 nodes, and what Python needs."""
+
+
+class Cluster:
+    """mx1 and mx2, of which each has one session, and a program beside them."""
+
+    def __init__(self, place: Path, at_end: ExitStack) -> None:
+        self.server = at_end.enter_context(RedisServer(place))
+        self.client = redis.Redis(port=self.server.port)
+        at_end.callback(self.client.close)
+        self.hosts = at_end.enter_context(hosts_of(2, self.server))
+        self.audits: list[InboundAudit] = []
+        self._at_end = at_end
+
+    def start(self) -> None:
+        for host in self.hosts:
+            self.audits.append(self._at_end.enter_context(host.audit()))
+            self._at_end.enter_context(self.audits[-1].listener().session("192.0.2.1"))
+            host.start()
+        self.agree(2)
+
+    def agree(self, sessions: int) -> None:
+        """Waits until both count so many."""
+        eventually(lambda: [audit.total("inbound_cidr") for audit in self.audits] == [sessions] * 2, f"{sessions}")
+
+    def send(self, node: str, frame: bytes) -> None:
+        self.client.publish(f"ia:test:{node}", bytes(8) + frame)
+
+    def check_agents(self) -> None:
+        for host in self.hosts:
+            assert host.agent.poll() is None, host.log
+            assert "Traceback" not in host.log
+            assert resident_kib(host.agent.pid) < MAX_RESIDENT_KIB
+
+
+def resident_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with ExitStack() as at_end:
+        yield Cluster(tmp_path, at_end)
+
+
+def beat(epoch: int = 1, seq: int = 1) -> bytes:
+    return pack(Frame(FrameType.HEARTBEAT, epoch, seq))
+
+
+# ---- what others send
+
+
+def test_more_names_than_there_is_room_for_hold_up_no_node(cluster: Cluster) -> None:
+    cluster.start()
+    for name in range(NAMES):
+        cluster.send(f"name{name}", beat())
+    with cluster.audits[1].listener().session("192.0.2.2"):
+        cluster.agree(3)
+    assert all(len(audit.nodes) <= 4000 for audit in cluster.audits)
+    cluster.check_agents()
+    agent = json.loads(cluster.hosts[0].run("cluster", "mail", "--json").stdout)["agent"]
+    assert agent["unlisted"] > 0
+
+
+def test_forged_frames_and_floods_are_counted_as_no_session(cluster: Cluster) -> None:
+    """Under names of their own, and under those of nodes: what a node says next mends it."""
+    cluster.start()
+    records = encode({(4, host): 1 for host in range(1000)})
+    forged = [
+        b"", b"\xff" * 100, beat()[:-1], bytes(1 << 18),
+        pack(Frame(FrameType.DELTA, 1, 5, 4, 0, 1 << 31, 1 << 60, 1, records)),
+        pack(Frame(FrameType.DELTA, 1, 1 << 63, 0, 0, 1000, 1000, 7, records)),
+        pack(Frame(FrameType.SNAPSHOT, 1, 9, 0, 0, 1, 1, 0, records, 0, 1)),
+        pack(Frame(FrameType.GOODBYE, 1, 10)),
+    ]  # fmt: skip
+    for name in ("mx1", "mx2", "mx3"):
+        for frame in forged:
+            cluster.send(name, frame)
+    for seq in range(2, rounds(3_000, 20_000)):
+        cluster.send("mx4", beat(seq=seq))
+    later = beat()[:4] + b"\xff" + beat()[5:-4]
+    later += struct.pack("<I", zlib.crc32(later))
+    with cluster.audits[1].listener().session("192.0.2.2"):
+        cluster.agree(3)
+        states = {}
+
+        def listed() -> bool:
+            cluster.send("mx5", later)
+            states.update({node.name: node.state for node in cluster.audits[0].nodes})
+            return states.get("mx5") == "other version"
+
+        eventually(listed, "the node of another version is listed")
+        eventually(lambda: cluster.hosts[0].nodes().get("mx2") == ("heard", 2), "mx2 is heard")
+    cluster.check_agents()
+
+
+def test_two_agents_of_one_name_are_listed_as_duplicate(cluster: Cluster) -> None:
+    cluster.start()
+    other = cluster.hosts[1]
+    other.options[other.options.index("--node") + 1] = "mx1"
+    other.agent.terminate()
+    other.agent.wait(PATIENCE)
+    other.start()
+    eventually(lambda: "duplicate" in {node.state for audit in cluster.audits for node in audit.nodes}, "a duplicate")
+    assert any("give each node a name of its own" in host.run("cluster", "mail").stdout for host in cluster.hosts)
+
+
+# ---- ends
+
+
+def test_ends_of_a_worker_its_agent_and_the_server(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.start()
+    monkeypatch.setenv("INBOUND_AUDIT_SHM", cluster.hosts[1].directory)
+    workers = Workers()
+    try:
+        worker = count_beside(workers, 3)
+        cluster.agree(5)
+        worker.freeze()
+        worker.thaw()
+        worker.kill()
+        cluster.agree(2)
+        worker = count_beside(workers, 4)
+        cluster.agree(6)
+        worker.kill()
+        cluster.hosts[1].agent.kill()
+        cluster.server.kill()
+        eventually(lambda: [audit.total("inbound_cidr") for audit in cluster.audits] == [1, 1], "each counts itself")
+        cluster.hosts[1].start()  # where there is no server
+        eventually(lambda: "reaches no other node" in cluster.hosts[1].log, "it says so")
+        cluster.server.start()
+        cluster.agree(2)
+    finally:
+        workers.close()
+
+
+def count_beside(workers: Workers, sessions: int) -> Worker:
+    """A process that counts so many sessions."""
+    worker = workers()
+    worker.do("audit = InboundAudit(shared='mail')")
+    worker.do(f"kept = [audit.listener().session('192.0.2.{{}}'.format(at)) for at in range({sessions})]")
+    return worker
+
+
+def test_a_server_that_is_stopped_is_as_a_server_that_ends(cluster: Cluster) -> None:
+    cluster.start()
+    cluster.server.signal(signal.SIGSTOP)
+    eventually(lambda: [audit.total("inbound_cidr") for audit in cluster.audits] == [1, 1], "each counts itself")
+    cluster.server.signal(signal.SIGCONT)
+    cluster.agree(2)
+
+
+# ---- clocks, memory, descriptors
+
+
+def test_a_wall_clock_that_is_set_changes_no_count_and_no_age(cluster: Cluster, tmp_path: Path) -> None:
+    """The clock of one agent, an hour ahead and back."""
+    clock = tmp_path / "clock"
+    (tmp_path / "sitecustomize.py").write_text(SET_CLOCK.format(path=str(clock)))
+    cluster.hosts[0].prefix = ["env", f"PYTHONPATH={tmp_path}:{os.environ.get('PYTHONPATH', '')}"]
+    clock.write_text("0")
+    cluster.start()
+    for hours in (1, -1, 0):
+        clock.write_text(f"{hours * 3600}")
+        for at, audit in enumerate(cluster.audits):
+            with audit.listener().session("192.0.2.2"):
+                cluster.agree(3)
+                assert all(0 <= node.age_s < 600 for node in cluster.audits[1 - at].nodes)
+            cluster.agree(2)
+    assert (tmp_path / "read").exists()
+    cluster.check_agents()
+
+
+def test_a_node_with_many_hosts_joins(cluster: Cluster) -> None:
+    cluster.start()
+    cluster.hosts[1].agent.terminate()
+    cluster.hosts[1].agent.wait(PATIENCE)
+    hosts = rounds(50_000, 999_999)
+    listener = cluster.audits[1].listener()
+    kept = [listener.session(f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}") for at in range(hosts)]
+    cluster.hosts[1].start()
+    cluster.agree(hosts + 2)
+    for session in kept:
+        session.close()
+    cluster.agree(2)
+
+
+def test_an_agent_without_descriptors_goes_on(cluster: Cluster) -> None:
+    cluster.start()
+    agent = cluster.hosts[0].agent.pid
+    soft, hard = resource.prlimit(agent, resource.RLIMIT_NOFILE)
+    resource.prlimit(agent, resource.RLIMIT_NOFILE, (3, hard))
+    cluster.server.kill()
+    cluster.server.start()
+    with cluster.audits[1].listener().session("192.0.2.2"):
+        eventually(lambda: cluster.audits[0].total("inbound_cidr") == 1, "mx1 counts itself")
+        eventually(lambda: "Too many open files" in cluster.hosts[0].log, "it says why")
+        resource.prlimit(agent, resource.RLIMIT_NOFILE, (soft, hard))
+        cluster.agree(3)
+    cluster.check_agents()
+
+
+@pytest.fixture
+def little_memory(cluster: Cluster) -> Iterator[Path]:
+    """The directory of mx1, with room for 16 MiB."""
+    place = cluster.hosts[0].directory
+    if os.geteuid() != 0:
+        pytest.skip("needs root's rights, to mount a small file system")
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "none", place], capture_output=True, text=True, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"no file system can be mounted: {made.stderr.strip()}")
+    try:
+        yield Path(place)
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_no_room_for_shared_counts_is_reported_and_outlasted(little_memory: Path, cluster: Cluster) -> None:
+    cluster.start()
+    one, two = cluster.audits
+    listener = two.listener()
+    kept = [listener.session(f"10.0.{at >> 8}.{at & 255}") for at in range(50)]
+    cluster.agree(52)
+    fill(little_memory / "other")
+    kept += [listener.session(f"10.{at >> 8}.{at & 255}.1") for at in range(30_000)]
+    host = cluster.hosts[0]
+    eventually(lambda: host.nodes().get("mx2") == ("too large", None), "mx2 is listed and not counted")
+    assert one.total("inbound_cidr") == 1
+    assert "No space left on device" in host.run("cluster", "mail").stdout
+    eventually(lambda: "mx2: too large" in host.log, "the agent says so")
+    (little_memory / "other").unlink()
+    cluster.agree(30_052)
+    for session in kept:
+        session.close()
+    cluster.agree(2)
+    cluster.check_agents()
+
+
+def fill(path: Path) -> None:
+    """Takes all that is left of a file system."""
+    file = os.open(path, os.O_CREAT | os.O_WRONLY)
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                os.write(file, bytes(4096))
+    finally:
+        os.close(file)
