@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 from tests.support.agent_hosts import Host, hosts_of
 from tests.support.command_line import environment
 from tests.support.waiting import PATIENCE, eventually
@@ -119,6 +120,31 @@ def test_wrong_options_are_errors_that_say_what_to_write(options: list[str], wor
     assert done.returncode == 1
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_certificate_of_another_node_is_an_error_with_both_names(two: list[Host], tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    made = authority.issue_cert("127.0.0.1", common_name="mx2")
+    made.private_key_and_cert_chain_pem.write_to_path(tmp_path / "mx2.pem")
+    files = [
+        f"--tls-{what}={tmp_path / name}" for what, name in (("cert", "mx2.pem"), ("key", "mx2.pem"), ("ca", "ca.pem"))
+    ]
+    done = two[0].run("agent", "mail", "--cluster", "eu", "--node", "mx1", "--listen", "tls/[::]:7447", *files)
+    assert done.returncode == 1
+    assert "its common name is 'mx2', and this node is 'mx1'" in done.stderr
+
+
+def test_a_node_of_another_cluster_is_reported_and_not_counted(two: list[Host]) -> None:
+    one, other = two
+    other.options[other.options.index("--cluster") + 1] = "us"
+    for host in two:
+        host.start()
+    with one.audit() as here, other.audit() as there, there.listener().session("192.0.2.8"):
+        words = "node mx2, to which this one has a link, is of the cluster us and not of test: see --cluster and --join"
+        eventually(lambda: words in one.log, "it is reported")
+        assert [node.name for node in here.nodes] == ["mx1"]
+        assert here.total("inbound_cidr") == 0
 
 
 def test_the_example_shows_the_same_sum_on_every_node() -> None:
