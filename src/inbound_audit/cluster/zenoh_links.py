@@ -26,10 +26,11 @@ ENDING_S = 1.0
 DISTRUST_S = 5.0
 """Seconds that the frames of a node are dropped after the last link of another certificate under its identity."""
 
-
-MIN_RENEWED_S = 2.0
-RENEW_PAUSE_S = 10.0
-"""Links to a node that does not get through are ended if they are so old, and again after the pause."""
+MIN_RENEWED_S = 1.5
+"""Links to a node of which nothing comes through are ended if they are so old."""
+MIN_RENEW_PAUSE_S = 3.0
+MAX_RENEW_PAUSE_S = 48.0
+"""From one such end to the next. It doubles while the node goes on to need it: a slow machine is not made slower."""
 
 MAX_IDENTITIES = 4000
 """Nodes whose identity is known."""
@@ -94,7 +95,9 @@ class Links:
         self._links: dict[Link, str | None] = {}
         self._made: dict[Link, float] = {}
         self._identities: dict[str, str] = {}
-        self._renew_at: dict[str, float] = {}
+        """Of each node, as it says."""
+        self._renewals: dict[str, tuple[float, float]] = {}
+        """Until when the links to a node are not ended by `renew`, and the pause that ends then."""
         self._ending: dict[Link, float] = {}
         """Until when the end of each is awaited that was ended here."""
         self._lock = threading.Lock()
@@ -124,9 +127,13 @@ class Links:
             now = time.monotonic()
             identity = self._identities.get(node, "")
             made = [at for link, at in self._made.items() if link.identity == identity]
-            if made and now - max(made) > MIN_RENEWED_S and now > self._renew_at.get(node, 0.0):
-                self._renew_at[node] = now + RENEW_PAUSE_S
-                self._end(identity)
+            until, pause = self._renewals.get(node, (0.0, 0.0))
+            if not made or now - max(made) < MIN_RENEWED_S or now < until:
+                return
+            pause = min(2 * pause, MAX_RENEW_PAUSE_S) if now - until < MAX_RENEW_PAUSE_S else 0.0
+            pause = max(pause, MIN_RENEW_PAUSE_S)
+            self._renewals[node] = now + pause, pause
+            self._end(identity)
 
     def distrusts(self, node: str) -> bool:
         """Whether its certificate shares an identity with another one: their frames can't be told apart. O(1)."""
