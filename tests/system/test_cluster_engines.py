@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -14,7 +15,7 @@ import trustme
 from tests.support.engine_nodes import Calls, Forger, Hosts, Node, NodeProcess, free_ports
 from tests.support.fake_engine import FakeEngine, FakeNetwork
 from tests.support.redis_server import USER, Forwarder, RedisServer
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit.cluster.engine import EngineSettings, open_engine
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES
@@ -394,6 +395,31 @@ def test_an_engine_opens_without_the_others_and_finds_them(real):
     two = real.node("mx2")
     connect(one, two)
     assert one.up
+
+
+def test_a_request_that_is_lost_is_sent_again(make):
+    """The first is; a node answers the second."""
+    network = make("redis")
+    one = network.node("mx1")
+
+    def answer() -> None:
+        for message in asked.listen():
+            requests.append(message["type"])
+            if requests.count("message") == 2:
+                client.publish("ia-snap:eu:mx9", _PART.pack(b"12345678", 0, 1) + b"a part")
+                return
+
+    import redis
+
+    from inbound_audit.cluster.redis_engine import _PART
+
+    requests: list[str] = []
+    with redis.Redis(port=network.server.port) as client, client.pubsub() as asked:
+        asked.subscribe("ia-ask:eu:mx9")
+        answering = threading.Thread(target=answer)
+        answering.start()
+        assert one.ask("mx9", PATIENCE) == [b"a part"]
+        answering.join()
 
 
 def test_connections_that_lead_nowhere_are_given_up(make):

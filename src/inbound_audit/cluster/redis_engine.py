@@ -60,6 +60,9 @@ MIN_RETRY_S, MAX_RETRY_S = 0.1, 0.5
 
 CLOSE_TIMEOUT_S = 3.0
 
+ASK_AGAIN_S = 0.5
+"""A request for a snapshot of which no part has come is sent again after so long."""
+
 _FRAME = struct.Struct("<8s")  # the engine that published
 _PART = struct.Struct("<8sHH")  # the answer, the number of the part, and how many there are
 
@@ -169,7 +172,9 @@ class RedisEngine:
             with self._client() as client, client.pubsub() as channel:
                 channel.subscribe(self._channel("ia-snap", node))
                 while (left := deadline - time.monotonic()) > 0 and not self._closing.is_set():
-                    message = channel.get_message(timeout=left)
+                    message = channel.get_message(timeout=min(left, ASK_AGAIN_S))
+                    if message is None and not answers.begun:  # the node may have been without a connection
+                        client.publish(self._channel("ia-ask", node), b"")
                     if message is None:
                         continue
                     if message["type"] == "subscribe" and not client.publish(self._channel("ia-ask", node), b""):
@@ -295,6 +300,11 @@ class Answers:
 
     def __init__(self) -> None:
         self._parts: dict[bytes, dict[int, bytes]] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part has come."""
+        return bool(self._parts)
 
     def add(self, message: bytes) -> list[bytes] | None:
         """The parts of a snapshot if this was the last missing one."""
