@@ -50,8 +50,9 @@ class NodeState:
     state: State = State.LOST
     epoch: int | None = None
     """The number of its last start, as far as it was heard."""
-    others: dict[int, float] = field(default_factory=dict)
-    """When other starts began, as far as their frames were heard: a copy that is late seems newer than it is."""
+    others: dict[int, tuple[float, int]] = field(default_factory=dict)
+    """When other starts began, as far as their frames were heard (a copy that is late seems newer than it is), and the
+    number of the last frame of each."""
     seq: int = 0
     began: float = 0.0
     heard_at: float = 0.0
@@ -101,13 +102,14 @@ class NodeState:
         """Returns the seconds since its last word."""
         return now - self.heard_at
 
-    def begin_of(self, epoch: int, began: float) -> float:
-        """Returns when another start began, by the frame of it that was least late."""
-        began = min(began, self.others.pop(epoch, began))
-        self.others[epoch] = began  # model: cluster/ended
+    def begin_of(self, epoch: int, began: float, seq: int) -> float | None:
+        """Returns when another start began, by the frame of it that was least late; None if this frame was repeated."""
+        known, last = self.others.pop(epoch, (began, 0))
+        began = min(began, known)
+        self.others[epoch] = began, max(seq, last)  # model: cluster/ended
         while len(self.others) > MAX_OTHERS:
             del self.others[next(iter(self.others))]
-        return began
+        return began if seq > last else None
 
     def drop(self, why: str) -> None:
         """Counts a frame that is not taken."""

@@ -203,18 +203,20 @@ class Receiver:
                 else:
                     state.drop("it was repeated or late")
                 return False
-        elif (began := state.begin_of(frame.epoch, began)) > state.began + (-SAME_AGE_S if lost else SAME_AGE_S):
-            self._begin(state, frame, began, now)
         else:
-            self._rival(state, now)
-            return False
+            other = state.begin_of(frame.epoch, began, frame.seq)
+            if other is None or other <= state.began + (-SAME_AGE_S if lost else SAME_AGE_S):
+                self._rival(state, now)
+                return False
+            self._begin(state, frame, other, now)
+            began = other
         state.began = min(state.began, began)
         state.seq = frame.seq
         return True
 
     def _begin(self, state: NodeState, frame: Frame, began: float, now: float) -> None:
         if state.epoch is not None:
-            state.begin_of(state.epoch, state.began)
+            state.begin_of(state.epoch, state.began, state.seq)
         state.epoch = frame.epoch  # model: cluster/begin
         state.began = began
         for replica in state.replicas:

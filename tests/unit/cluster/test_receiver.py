@@ -413,6 +413,21 @@ def test_a_late_copy_of_a_short_start_is_not_taken_for_a_newer_one(pair: Pair) -
     assert pair.agrees
 
 
+def test_a_late_copy_of_a_short_start_does_not_bring_a_dead_node_back(pair: Pair) -> None:
+    """That start began when it could not be told from the one before it, and ended before that one was lost."""
+    pair.begin(2)
+    pair.talk(0.05)
+    pair.answer()
+    pair.begin(3)
+    short = pair.say(0.01)
+    pair.hear(*short)
+    assert pair.state.epoch == 2
+    pair.tick(2)
+    assert pair.state.state == State.LOST
+    pair.hear(*short)
+    assert (pair.state.state, pair.tree.hosts) == (State.LOST, 0)
+
+
 def test_earlier_starts_are_bounded(pair: Pair) -> None:
     for epoch in range(2, 50):
         pair.begin(epoch)
