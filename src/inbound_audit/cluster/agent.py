@@ -20,7 +20,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -31,6 +31,7 @@ from inbound_audit.cluster.host_series import HostSeries
 from inbound_audit.cluster.node_state import NodeState, State
 from inbound_audit.cluster.receiver import Receiver
 from inbound_audit.cluster.sender import Sender
+from inbound_audit.cluster.windows import WindowTrees
 from inbound_audit.errors import CapacityError, ClusterError
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.nodes import STATES
@@ -179,7 +180,10 @@ class Agent:
                 "overtaken": self._inbox.dropped,
                 "unlisted": self._receiver.dropped,
                 "series": len(self._series.series),
-                "nodes": [_about(state) for state in self._receiver.nodes.values() if state.state != State.THIS_HOST],
+                "nodes": [
+                    *(_about(state) for state in self._receiver.nodes.values() if state.state != State.THIS_HOST),
+                    {"node": self._settings.node, **_about_windows([one.said() for one in self._series.said.values()])},
+                ],
             }
 
     # ---- the loop
@@ -368,7 +372,6 @@ class Agent:
 
 
 def _about(state: NodeState) -> dict[str, object]:
-    copies = [replica.tree for replica in state.windows.values()]
     return {
         "node": state.name,
         "epoch": None if state.epoch is None else f"{state.epoch:016x}",
@@ -378,6 +381,13 @@ def _about(state: NodeState) -> dict[str, object]:
         "bytes": state.bytes,
         "version": state.version,
         "why": state.why or None,
+        **_about_windows([replica.tree for replica in state.windows.values()]),
+    }
+
+
+def _about_windows(copies: Sequence[WindowTrees]) -> dict[str, object]:
+    """What a node has said; of this host, what it has said itself."""
+    return {
         "windows": sum(len(copy.windows) for copy in copies),
         "window_hosts": sum(copy.hosts for copy in copies),
         "folded_windows": sum(copy.folded for copy in copies),
