@@ -23,7 +23,11 @@ cdef inline int add_session(ia_ac *ac, const Address *a) noexcept nogil:
 
 
 cdef inline void show_session(Tree *t) noexcept nogil:
-    """Of two processes that each open a session and then count, one sees both."""
+    """Of two processes that each open a session and then count, one sees both.
+
+    The pointer is read without the lock. It changes from NULL, or to NULL, only while no session can be opened in the
+    tree (NO_FILE), or when no other process counts it.
+    """
     if t.arena.file != NULL:
         fence_full()  # model: owners/fence
 

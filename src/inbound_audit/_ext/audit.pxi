@@ -168,7 +168,7 @@ cdef class Audit:
             raise MonitorError(f"{kind!r}: expected one of {', '.join(MONITOR_KINDS)}")
         s = monitor_of(self, MONITOR_KINDS.index(kind), monitor)
         if ac is not None:
-            query.peer_of(&ac.ac, &peer)
+            peer_of_session(ac, &peer)
             p = peer
         elif cidr is None:
             raise CidrError(f"{cidr!r}: {reason_of(codes.NO_KEY)}")

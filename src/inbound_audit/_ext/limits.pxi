@@ -127,11 +127,14 @@ cdef class LimitTables:
         """
         cdef int row
         cdef int64_t count
+        cdef Section section
         if self.networks is None:
             return self.accept
         if fork.is_child():
             handle_the_fork()
+        section_begin(&section, ac)
         row = limits.passed_limit(&self.set, &ac.ac, self.networks.find(&ac.ac), &count)
+        section_end(&section)
         if row == limits.WITHIN_LIMITS:
             return self.accept
         bits.fetch_add64(&self.set.limit[row].passed, 1)

@@ -86,7 +86,7 @@ cdef class Listener:
         if fork.is_child():
             handle_the_fork()
         if ac is not None:
-            query.peer_of(&ac.ac, &peer)
+            peer_of_session(ac, &peer)
         if cidr is None:
             return sums.listener_total(self.tree) if ac is None else sums.listener_count(self.tree, &peer)
         c = ascii(cidr, &size)

@@ -66,7 +66,10 @@ cdef class NetworkMap:
 
     def lookup_session(self, Session session not None):
         """The same for the connecting IP of a session."""
-        cdef int value = self.find(&session.ac)
+        cdef model.ia_ac ac
+        cdef int value
+        copy_accept(session, &ac)
+        value = self.find(&ac)
         return None if value == ranges.NO_VALUE else value
 
     cdef int find(self, const model.ia_ac *ac) noexcept:

@@ -72,7 +72,7 @@ def parse_prefix(text, peer=None):
         read_prefix(text, NULL, &p)
     else:
         if isinstance(peer, Session):
-            query.peer_of(&(<Session>peer).ac, &connecting)
+            peer_of_session(<Session>peer, &connecting)
         else:
             read_address(peer, True, &connecting.address, &port)
         read_prefix(text, &connecting.address, &p)

@@ -93,6 +93,7 @@ cdef object query_kind(
     cdef const char *c = NULL
     cdef int64_t first, last, count = 0
     cdef int code
+    cdef model.ia_ac own
     if cidr is not None:
         c = ascii(cidr, &size)
         if c == NULL:
@@ -101,7 +102,9 @@ cdef object query_kind(
         raise CidrError(f"{cidr!r}: {reason_of(codes.NO_KEY)}")
     endv = startv if endv is None else endv
     first, last = window_index(startv), window_index(endv)
-    code = series_query.query_events(&ac.ac if ac is not None else NULL, s, of_cluster, c, size, first, last, &count)
+    if ac is not None:
+        copy_accept(ac, &own)
+    code = series_query.query_events(&own if ac is not None else NULL, s, of_cluster, c, size, first, last, &count)
     if code != codes.OK:
         raise window_error(code, range_text(startv, endv) if code == codes.BAD_WINDOW else cidr, name_of(s), audit)
     return count
@@ -119,15 +122,15 @@ cdef str name_of(model.Series *s):
 
 cdef int record_session_event(Session session, int kind, object n) except -1:
     cdef model.Owner *o = session.ac.tree.owner
-    cdef ip.Address a
+    cdef prefix.Prefix peer
     n = index(n)
     if not 0 < n <= 0xFFFFFFFF:
         raise ValueError(f"{n!r}: expected a number from 1 to 4294967295")
     if fork.is_child():
         handle_the_fork()
     if o.monitors:
-        a.hi, a.lo, a.version = session.ac.hi, session.ac.lo if session.ac.version == 6 else 0, session.ac.version
-        series_change.record_event(o, kind, &a, n, window.now_of(o), NULL)
+        peer_of_session(session, &peer)
+        series_change.record_event(o, kind, &peer.address, n, window.now_of(o), NULL)
     return 0
 
 
@@ -263,8 +266,7 @@ cdef class SeriesTable:
 
 
 cdef struct Key:
-    # A key as the core takes it: a text, or the address of an accept construct. An address that came in another form
-    # stands in `own`.
+    # A key as the core takes it: a text, or the address of an accept construct, which stands in `own`.
     const char *text
     size_t size
     const model.ia_ac *ac
@@ -272,14 +274,17 @@ cdef struct Key:
 
 
 cdef int read_series_key(model.Series *s, object key, Session ac, Key *out, bint prefix=False) except -1:
-    """Borrows from `key` and `ac`, which the caller holds. `prefix`: a text may be a cidr, that the core reads."""
+    """Borrows from `key`, which the caller holds. `prefix`: a text may be a cidr, that the core reads."""
     cdef ip.Address a
     cdef int port = 0
     out.text = NULL
     out.size = 0
-    out.ac = &ac.ac if ac is not None else NULL
+    out.ac = &out.own if ac is not None else NULL
+    if ac is not None:
+        copy_accept(ac, &out.own)
     if isinstance(key, Session) and s.scope != model.STRINGS:
-        out.ac = &(<Session>key).ac
+        copy_accept(<Session>key, &out.own)
+        out.ac = &out.own
     elif isinstance(key, str):
         out.text = utf8(key, &out.size)
         if out.text == NULL:

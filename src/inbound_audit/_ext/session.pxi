@@ -24,6 +24,16 @@ cdef extern from *:
         PyErr_SetString(PyExc_TypeError, "a series over the cluster is made by NodeTrees.series()");
         return NULL;
     }
+    /* As cython.critical_section, but without an instruction where Python has a GIL: counts stand in it. */
+    #ifdef Py_GIL_DISABLED
+    typedef PyCriticalSection ia_section;
+    #define ia_section_begin(section, of) PyCriticalSection_Begin(section, of)
+    #define ia_section_end(section) PyCriticalSection_End(section)
+    #else
+    typedef int ia_section;
+    #define ia_section_begin(section, of) ((void)(section))
+    #define ia_section_end(section) ((void)(section))
+    #endif
     static void ia_seal(PyObject *type, newfunc refuse) {
         ((PyTypeObject *)type)->tp_new = refuse;
         ((PyTypeObject *)type)->tp_vectorcall = NULL;
@@ -35,6 +45,10 @@ cdef extern from *:
     newfunc no_node_tree "ia_no_node_tree"
     newfunc no_cluster_series "ia_no_cluster_series"
     void seal "ia_seal"(object, newfunc)
+    ctypedef struct Section "ia_section":
+        pass
+    void section_begin "ia_section_begin"(Section *, object) noexcept
+    void section_end "ia_section_end"(Section *) noexcept
 
 
 @cython.final
@@ -46,8 +60,12 @@ cdef class Session:
     Closing is idempotent and never fails; `with` does it. A session that is collected while it is open is closed and
     warns (`ResourceWarning`). Any thread may count, also after the session has ended.
 
-    Lock rule: the lock of the listener's tree is held to close and to rebind. Counts take no lock: a count beside a
-    `rebind` in another thread may be of the address before or after.
+    Lock rule: the lock of the listener's tree is held to close and to rebind. Counts take no lock of the core: a count
+    beside a `rebind` in another thread is of the address before or after. `rebind` changes several fields of `ac`, so
+    it stands in a critical section of the session, and so does what reads the address (where Python has a GIL, the
+    section is empty). Lua copies `ac` when a hook begins, without the GIL: a session's hooks and its `rebind` are not
+    called at the same time. `open` is one byte: it is read without the lock to see that nothing is to be done, and
+    again under it.
     """
 
     cdef model.ia_ac ac
@@ -85,9 +103,11 @@ cdef class Session:
         cdef ip.Address source, target
         cdef model.Tree *t = self.ac.tree
         cdef int port, code
+        cdef Section section
         if fork.is_child():
             handle_the_fork()
         read_address(remote, True, &target, &port)
+        section_begin(&section, self)
         lock_tree(t)
         if self.ac.open and self.ac.epoch == t.epoch:
             source.hi, source.lo, source.version = self.ac.hi, self.ac.lo, self.ac.version
@@ -98,14 +118,14 @@ cdef class Session:
             self.ac.hi, self.ac.lo, self.ac.version = target.hi, target.lo, <u8>target.version
             self.ac.remote_port = <u16>port
         seqlock.unlock(&t.arena.lock)
-        if t.arena.file != NULL:
-            bits.fence_full()
+        session_.show_session(t)
+        if code == codes.OK and self.counted != NULL:
+            series_change.move_connection(t.owner, &source, &target, self.counted)
+        section_end(&section)
         if code == codes.CLOSED:
             raise InboundAuditError("the session is closed")
         if code != codes.OK:
             raise_change(code, remote, t)
-        if self.counted != NULL:
-            series_change.move_connection(t.owner, &source, &target, self.counted)
 
     def record_reception(self, n=1):
         """Records `n` messages that were accepted from this session's address, in the current windows of all monitors.
@@ -138,6 +158,7 @@ cdef class Session:
         cdef const char *c = NULL
         cdef const char *s = NULL
         cdef int64_t count
+        cdef Section section
         if fork.is_child():
             handle_the_fork()
         if cidr is not None:
@@ -148,7 +169,9 @@ cdef class Session:
             s = ascii(service_type, &service_size)
             if s == NULL:
                 raise UnknownServiceType(service_type, self.listener.audit.service_types)
+        section_begin(&section, self)
         count = query.query_sessions(&self.ac, c, cidr_size, s, service_size)
+        section_end(&section)
         if count < 0:
             raise count_error(count, cidr, service_type, self.listener.audit)
         return count
@@ -158,14 +181,16 @@ cdef class Session:
         """``"192.0.2.7:port"``, or ``"2001:db8::7.port"`` for IPv6: the form that policies split. Port 0: unknown."""
         cdef prefix.Prefix p
         cdef char text[ip_text.TEXT_MAX]
-        query.peer_of(&self.ac, &p)
-        return PyUnicode_DecodeASCII(text, ip_text.format_remote(&p.address, self.ac.remote_port, text), NULL)
+        cdef model.ia_ac ac
+        copy_accept(self, &ac)
+        query.peer_of(&ac, &p)
+        return PyUnicode_DecodeASCII(text, ip_text.format_remote(&p.address, ac.remote_port, text), NULL)
 
     @property
     def remote_ip(self):
         """The connecting IP as text (RFC 5952)."""
         cdef prefix.Prefix p
-        query.peer_of(&self.ac, &p)
+        peer_of_session(self, &p)
         return address_text(&p.address)
 
     @property
@@ -213,6 +238,22 @@ cdef class Session:
     def _handle(self):
         """The address of the C struct `ia_ac`, good while this object is referenced."""
         return <uintptr_t>&self.ac
+
+
+cdef inline void copy_accept(Session s, model.ia_ac *out) noexcept:
+    """The accept construct as of one moment. `s` must not be None."""
+    cdef Section section
+    section_begin(&section, s)
+    out[0] = s.ac
+    section_end(&section)
+
+
+cdef inline void peer_of_session(Session s, prefix.Prefix *out) noexcept:
+    """The connecting IP as of one moment. `s` must not be None."""
+    cdef Section section
+    section_begin(&section, s)
+    query.peer_of(&s.ac, out)
+    section_end(&section)
 
 
 cdef object not_ascii(object cidr):

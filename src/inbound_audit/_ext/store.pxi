@@ -138,20 +138,26 @@ cdef class SeriesStore:
         return n
 
     def folded(self, name):
-        """The windows of this process that gave up detail: `(window, IPv4 length, IPv6 length, hosts)`. O(windows)."""
+        """The windows of this process that gave up detail: `(window, IPv4 length, IPv6 length, hosts)`. O(windows).
+
+        Each row is true at some moment: the lock is given back after each window, as Python makes the rows.
+        """
         cdef model.Series *s = series_of(self.audit, name)
-        cdef model.Slot *slot
-        cdef int64_t now = clock.window_number(window.now_of(self.audit.owner), s.interval) + s.base, number
+        cdef model.Slot slot
+        cdef int64_t now = clock.window_number(window.now_of(self.audit.owner), s.interval), number
         cdef u32 v
-        if now < s.newest:
-            now = s.newest
+        lock_series(s)
+        now = max(now + s.base, s.newest)
+        seqlock.unlock(&s.lock)
         rows = []
         for v in range(s.slots):
             number = now - v
-            slot = &s.slot[window.slot_of(number, s.slots)]
+            lock_series(s)
+            slot = s.slot[window.slot_of(number, s.slots)]
+            seqlock.unlock(&s.lock)
             if slot.number[0] == number and (slot.level[0] or slot.level[1]):
-                four = 32 if s.scope == model.STRINGS else fold.length_of(s, slot, 0)
-                rows.append((v, four, fold.length_of(s, slot, 1), slot.folded))
+                four = 32 if s.scope == model.STRINGS else fold.length_of(s, &slot, 0)
+                rows.append((v, four, fold.length_of(s, &slot, 1), slot.folded))
         return rows
 
     def dump(self, name):
