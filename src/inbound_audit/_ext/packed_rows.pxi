@@ -144,6 +144,8 @@ cdef int walk_windows(model.Series *s, Dump *d) noexcept nogil:
 
 
 cdef object packed_window(model.Series *s, int64_t number, int64_t base, bytes added, bytes taken):
+    # The slot is read without the lock: if it holds another window by now, this one is out of view, and `restore`
+    # leaves it out.
     cdef model.Slot *slot = &s.slot[window.slot_of(number, s.slots)]
     level4 = fold.length_of(s, slot, 0) if s.scope != model.STRINGS else 32
     return number - base, level4, fold.length_of(s, slot, 1), slot.folded, added, taken
