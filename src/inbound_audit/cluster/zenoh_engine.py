@@ -1,9 +1,10 @@
 """Zenoh: every node has a link to every other, and no server is needed.
 
-A node publishes on the key `ia/<cluster>/<node>/d`, answers queries on `.../s`, and holds the liveliness token
-`.../alive`. With TLS, each node has a certificate whose common name is its name. Zenoh's access control keeps a
-certificate to the keys of its name. It decides when a link is made, by the identity that the other end states, and that
-identity may be another's: so frames of a node are dropped while its identity has links with several certificates.
+A node publishes on the key `ia/<cluster>/<node>/d`, answers queries on `.../s`, and holds the liveliness tokens
+`.../alive` and `.../id/<identity>`: the latter says whose links are its. With TLS, each node has a certificate whose
+common name is its name. Zenoh's access control keeps a certificate to the keys of its name. It decides when a link is
+made, by the identity that the other end states, and that identity may be another's: so frames of a node are dropped
+while its identity has links with several certificates.
 
 Links carry messages by priority. Snapshots have a lower one than frames: their sender waits for a receiver that does
 not read, and in the same queue the next frame would wait, too (measured: 5 s; 20 ms with two priorities).
