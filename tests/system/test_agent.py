@@ -21,6 +21,7 @@ from inbound_audit.cluster import agent as room
 from inbound_audit.cluster.agent import Agent, Inbox
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.engine import Engine, EngineSettings
+from inbound_audit.cluster.frames import unpack
 from inbound_audit.errors import ClusterError
 from inbound_audit.series.requests import handle
 from inbound_audit.shared import View
@@ -199,6 +200,28 @@ def test_more_names_than_sections_move_the_agent_to_a_new_file(hosts: Hosts, mon
             eventually(lambda: one.count() == 1)
         other.close()
         eventually(lambda: one.count() == 0)
+
+
+def test_windows_are_in_the_first_word_of_an_agent(place: Path) -> None:
+    """Until then the others keep what an agent before this one has said, unless a snapshot has less."""
+    said: list[int] = []
+
+    class Noting(FakeEngine):
+        def publish(self, frame: bytes) -> bool:
+            said.append(unpack(frame).tree)
+            return super().publish(frame)
+
+    with InboundAudit(shared="mx1") as audit:
+        audit.series.define("events", "ip", interval=86400, num_windows=2, replicate="cluster")
+        audit.series.add("events", "192.0.2.8")
+        network, settings = FakeNetwork(), EngineSettings("eu", "mx1")
+        agent = Agent("mx1", None, lambda: settings, lambda settings: Noting(network, settings.node))
+        thread = threading.Thread(target=agent.run)
+        thread.start()
+        eventually(lambda: len(said) >= 2)
+        agent.stop()
+        thread.join(PATIENCE)
+    assert said[:2] == [0, 1]
 
 
 def test_windows_move_with_the_agent_to_a_new_file(hosts: Hosts) -> None:

@@ -193,6 +193,8 @@ class Agent:
         be started, and what `chore` raises."""
         try:
             self._start_to_ask()
+            with self._lock:
+                self._series.find()  # before the first word: the others keep what an agent before this one has said
             self._open(self._make_engine(self._settings))
             while not self._stops:
                 self._step(self._inbox.take(self._pause_s()))

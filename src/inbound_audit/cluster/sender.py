@@ -32,6 +32,8 @@ HEARTBEAT_S = 0.25
 SESSIONS_PACE = Pace(MIN_PAUSE_S, HEARTBEAT_S, 64)
 WINDOWS_PACE = Pace(1.0, 1.0, 8)
 """2 MiB a second: a quarter of what a node may say."""
+MAX_FIRST_FRAMES = 64
+"""The first walk has more: until all is said, a snapshot has less than what an agent before this one has said."""
 
 
 class Source(Protocol):
@@ -93,8 +95,9 @@ class Stream:
     def changes(self, now: float, clock: Callable[[], float]) -> Iterable[bytes]:
         """The records of what has changed since it was said, a frame each."""
         began = clock()
+        max_frames = self._pace.max_frames if self._walked else MAX_FIRST_FRAMES
         self._walked = True
-        for _ in range(self._pace.max_frames):
+        for _ in range(max_frames):
             records = self._source.difference(self.said, MAX_RECORDS_BYTES)
             complete = self._source.complete
             if records:

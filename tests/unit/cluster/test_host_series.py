@@ -498,16 +498,17 @@ def test_frames_of_windows_follow_one_another_and_stop_after_a_few(monkeypatch: 
     """The sessions need room, too."""
     monkeypatch.setattr(sender, "MAX_RECORDS_BYTES", MAX_HEAD_BYTES + 100)
     monkeypatch.setattr(sender, "WINDOWS_PACE", sender.WINDOWS_PACE._replace(max_frames=3))
+    monkeypatch.setattr(sender, "MAX_FIRST_FRAMES", 5)
     speaker = Speaker()
     hosts = Hosts()
     speaks = Sender(1, hosts.one.trees, lambda: speaker.now, speaker.series.said.values())
     for host in range(40):
         speaker.events.record(NAMED, 2, (6, host << 64), 1)
     said = []
-    for _ in range(20):
+    for at in range(20):
         frames = [unpack(frame) for frame in speaks.frames(speaker.now)]
         changes = [frame for frame in frames if frame.tree == FOR_ALL and frame.type == FrameType.DELTA]
-        assert len(changes) <= 3
+        assert len(changes) == 5 if at == 0 else len(changes) <= 3
         said += changes
         speaker.now += 1
     assert [frame.base for frame in said] == [0, *(frame.seq for frame in said[:-1])]

@@ -114,6 +114,7 @@ def test_many_changes_are_several_frames_that_follow_one_another(
 def test_what_is_beyond_a_burst_is_said_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rooms, "MAX_RECORDS_BYTES", 60)
     monkeypatch.setattr(rooms, "SESSIONS_PACE", rooms.SESSIONS_PACE._replace(max_frames=3))
+    monkeypatch.setattr(rooms, "MAX_FIRST_FRAMES", 3)
     speaker = Speaker()
     for host in range(20):
         speaker.trees.open((4, host))
