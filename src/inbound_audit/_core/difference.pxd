@@ -50,20 +50,19 @@ cdef inline void start_difference(Difference *d, Merge *m, Tree *other, const Ad
 cdef inline bint next_difference(Difference *d, Host *out) noexcept nogil:
     """The next host with another count, and its count in the merge. Returns False at the end. O(hosts x log trees)."""
     cdef int side
-    cdef bint differs
-    while d.has or run_has(&d.run):
+    cdef bint differs = False
+    while not differs and (d.has or run_has(&d.run)):
         side = -1 if not run_has(&d.run) else 1 if not d.has else order(&d.now.address, &run_host(&d.run).address)
-        out[0] = d.now if side <= 0 else run_host(&d.run)[0]
         differs = side != 0 or d.now.count != run_host(&d.run).count
+        if differs:
+            out[0] = d.now if side <= 0 else run_host(&d.run)[0]
         if side > 0:
             out.count = 0
         if side >= 0:
             run_on(&d.run)
         if side <= 0:
             d.has = next_host(d.merge, &d.now)
-        if differs:
-            return True
-    return False
+    return differs
 
 
 cdef inline bint write_difference(

@@ -326,13 +326,17 @@ cdef inline void start_merge(Merge *m, const Address *start) noexcept nogil:
 cdef inline bint next_host(Merge *m, Host *out) noexcept nogil:
     """The next address with the sum of its counts (at most 2**32 - 1). Returns False at the end. O(log trees)."""
     cdef u64 total = 0
+    cdef const Address *a
     cdef Run *r
     if m.size == 0:
         return False
     out[0] = run_host(m.heap[0])[0]
     while m.size:
         r = m.heap[0]
-        if compare(run_host(r).address.hi, run_host(r).address.lo, out.address.hi, out.address.lo, m.length) != 0:
+        a = &run_host(r).address
+        if (a.hi != out.address.hi or a.lo != out.address.lo) and (
+            m.length == 128 or compare(a.hi, a.lo, out.address.hi, out.address.lo, m.length) != 0
+        ):
             break
         total += run_host(r).count
         run_on(r)
