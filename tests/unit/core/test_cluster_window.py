@@ -346,6 +346,14 @@ def test_windows_of_texts_and_of_monitors(host: Host) -> None:
     assert set(host.nodes.replicated()) == expected  # what this host does not record is none of its series
 
 
+def test_what_other_nodes_recorded_is_not_saved(host: Host) -> None:
+    host.audit.series.add("s", "192.0.2.7", 2)
+    before = SeriesStore(host.audit).dump("s")
+    host.hear("mx2", NOW, 0, records(a=3))
+    host.hear("mx2", NOW - 1, 1, records(a=3))
+    assert SeriesStore(host.audit).dump("s") == before
+
+
 def test_a_second_definition_may_say_who_counts(host: Host) -> None:
     windows = SeriesStore(host.audit)
     for replicate, expected in ((1, 1), (0, 1), (2, 2)):
