@@ -132,3 +132,25 @@ def test_events_on_another_node_refuse_a_client(
     assert reply(policy, here, "192.0.2.200") == f"busy: 3 of {MAX + 3}"
     eventually(lambda: here.series.count("failures", "2001:db8::1", 0, 1) == MAX + 1)
     assert reply(policy, here, "2001:db8::1") == f"{MAX + 1} failures"
+
+
+def test_managers_alone_count_what_is_replicated_to_them(hosts: list[Host]) -> None:
+    with hosts[0].audit() as manager, hosts[1].audit() as other:
+        for audit in (manager, other):
+            for replicate in ("none", "cluster", "manager"):
+                audit.series.define(replicate, "ip", 3600, 24, replicate=replicate)
+                audit.series.add(replicate, "192.0.2.1")
+        hosts[0].start("--manager")
+        hosts[1].start()
+        for audit, counts in ((manager, [1, 2, 2]), (other, [1, 2, 1])):
+            eventually(lambda audit=audit, counts=counts: counts_of(audit) == counts, "the counts of each series")
+        # What is said later comes in the same way: nothing of it was on its way only.
+        for audit in (manager, other):
+            for replicate in ("none", "cluster", "manager"):
+                audit.series.add(replicate, "192.0.2.2", 10)
+        for audit, counts in ((manager, [11, 22, 22]), (other, [11, 22, 11])):
+            eventually(lambda audit=audit, counts=counts: counts_of(audit) == counts, "the later counts of each series")
+
+
+def counts_of(audit: InboundAudit) -> list[int]:
+    return [audit.series.count(name, "192.0.2.0/24", 0, 1) for name in audit.series.names]

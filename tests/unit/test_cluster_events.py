@@ -290,6 +290,7 @@ def test_sieve_replicates_a_series(agent: Agent, clock: Clock, tmp_path: Path) -
         bench.audit.close()
 
 
+@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not installed with the package")
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_the_policy_of_the_page_about_clusters(agent: Agent, clock: Clock, tmp_path: Path, kind: Kind) -> None:
     scripts = re.findall(r"^```lua\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
