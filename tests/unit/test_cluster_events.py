@@ -45,19 +45,21 @@ class Agent:
         self.audit = InboundAudit(shared="mail", capacity=1 << 22, **audit)
         self._trees = NodeTrees(self.audit)
         self._series: dict[tuple[object, ...], ClusterSeries] = {}
-        self._kept: list[NodeTree] = []
+        self._windows: dict[tuple[object, ...], NodeTree] = {}
 
     def says(self, scope: str, name: str, *size: int, hosts: dict[str, int], window: int = 0, sign: int = 0) -> None:
-        """Another node has recorded that in one window, and in the whole series nothing else."""
+        """The other node has recorded that, and nothing else, in one window."""
         key = (scope, name, *size)
         if key not in self._series:
             self._series[key] = self._trees.series(scope, name, *size)  # type: ignore[call-arg]
         one = self._series[key]
         one.advance()
-        tree = one.tree(one.number - window, sign, MAX_HOSTS)
-        self._kept.append(tree)
-        tree.set_many(records(hosts))
-        assert one.fill(one.number - window, sign, [tree])
+        number = one.number - window
+        tree = self._windows.get((key, number, sign))
+        if tree is None:
+            tree = self._windows[key, number, sign] = one.tree(number, sign, MAX_HOSTS)
+        assert one.fill(number, sign, [tree])
+        tree.replace(records(hosts))
 
 
 def scan(*audits: InboundAudit) -> None:
