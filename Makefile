@@ -23,7 +23,7 @@ HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve cluster test test-system test-readers test-tooling test-all test-core test-one test-changed \
-  faults faults-cluster fuzz fuzz-one bench bench-cluster bench-instructions peers debug sanitize sanitize-core tsan model soak lint format docs \
+  faults faults-cluster fuzz fuzz-one bench bench-cluster bench-flood bench-instructions peers debug sanitize sanitize-core tsan model soak lint format docs \
   docs-serve changelog dist wheels clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -115,6 +115,9 @@ bench: $(HAVE)-bench ## measure this and its peers, and write docs/performance.m
 bench-cluster: $(HAVE)-bench ## the rows of a cluster alone: counts over nodes, what an agent pays, real agents
 	$(PYTEST) benchmarks/bench_nodes.py benchmarks/bench_cluster.py benchmarks/bench_agents.py -q --benchmark-quiet --benchmark-json=.bench/cluster.json $(ARGS)
 	$(PY) -m benchmarks.report --json .bench/cluster.json
+
+bench-flood: $(HAVE)-dev ## processor time per refused connection: a gate, a C program that only accepts, sends and closes, asyncio
+	$(PY) -m benchmarks.flood $(ARGS)
 
 # The same hot calls in instructions, by valgrind: for a machine that is never quiet.
 bench-instructions: $(HAVE)-bench

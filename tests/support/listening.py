@@ -21,6 +21,8 @@ from tests.support.waiting import PATIENCE, eventually
 from inbound_audit import InboundAudit, Listener, Session, Verdict
 from inbound_audit.errors import CapacityError
 from inbound_audit.listeners import Guard
+from inbound_audit.listeners.gate import Gate, is_native
+from inbound_audit.listeners.pending import GatedFactory
 from inbound_audit.policy.verdict import ACCEPT
 
 
@@ -221,6 +223,32 @@ class LoopThread:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+ACCEPTORS = ("loop", "gate") if sys.platform == "linux" else ("loop",)
+"""Who accepts for the servers of `serving`. A module's tests run with each by the fixture `acceptor`."""
+
+_acceptor = "loop"
+
+
+@pytest.fixture(params=ACCEPTORS)
+def acceptor(request: pytest.FixtureRequest) -> Iterator[str]:
+    global _acceptor
+    _acceptor = request.param
+    yield request.param
+    _acceptor = "loop"
+
+
+def accepts_by_gate() -> bool:
+    return _acceptor == "gate"
+
+
+def accepting_gate(factory: GatedFactory, listening: socket.socket) -> Gate:
+    """A gate before the servers of a factory."""
+    guard = factory.guard
+    limits = guard.policy if is_native(guard.policy) else None
+    proxy_from = getattr(factory, "proxy_from", ())
+    return Gate(guard.listener, limits, [listening], refusal=factory.refusal, proxy_from=proxy_from, guard=guard)
+
+
 @contextlib.contextmanager
 def serving(
     factory: Callable[[], asyncio.BaseProtocol], way: Way, ssl: object = None
@@ -229,6 +257,8 @@ def serving(
     with LoopThread() as thread, way.listening() as listening:
 
         async def start() -> asyncio.AbstractServer:
+            if accepts_by_gate() and isinstance(factory, GatedFactory):
+                return accepting_gate(factory, listening).serve(thread.loop, factory, ssl=ssl)
             return await thread.loop.create_server(factory, sock=listening, ssl=ssl)  # type: ignore[call-overload]
 
         address = (way.connect, listening.getsockname()[1])

@@ -224,11 +224,11 @@ cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexc
     cdef Tree *t = lane.gate.tree
     cdef Address peer
     peer.hi, peer.lo, peer.version = c.ac.hi, c.ac.lo, c.ac.version
+    add_one(&lane.refused)  # before the peer can know
+    lane.last = c.ac
     send_away(lane.gate, lane, &r.refusal, c, &r.names[row], count)
     if t.owner.monitors:
         record_event(t.owner, REJECTIONS, &peer, 1, now_of(t.owner), NULL)
-    lane.last = c.ac
-    add_one(&lane.refused)
 
 
 # ---- one connection
@@ -269,12 +269,12 @@ cdef inline void receive(Lane *lane, const Caller *caller) noexcept nogil:
         if load32(&g.tree.state) == NO_FILE:
             store32(&lane.wants_file, 1)
         if lane.rules.refuses_uncounted:
-            send_away(g, lane, &lane.rules.busy, &c, NULL, 0)
             lane.last = c.ac
             add_one(&lane.refused)
+            send_away(g, lane, &lane.rules.busy, &c, NULL, 0)
             return
     elif is_over(lane, &c):
         return
     if not push(&g.queue, &c):
-        send_away(g, lane, &lane.rules.busy, &c, NULL, 0)
         add_one(&lane.queue_full)
+        send_away(g, lane, &lane.rules.busy, &c, NULL, 0)

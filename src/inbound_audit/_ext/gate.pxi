@@ -233,6 +233,7 @@ cdef class NativeGate:
         cdef gate_connection.Gate *g = self.gate
         cdef model.ia_ac last
         cdef prefix.Prefix p
+        cdef char text[ip_text.TEXT_MAX]
         cdef int error = 0
         cdef bint wants_file = False
         cdef u32 i
@@ -253,9 +254,11 @@ cdef class NativeGate:
                 wants_file = wants_file or g.lane[i].wants_file
                 bits.store32(&g.lane[i].wants_file, 0)
                 gate_queue.unlock_mutex(&g.lane[i].lock)
-        if last.version:
-            query.peer_of(&last, &p)
-        return address_text(&p.address) if last.version else None, error, bool(wants_file)
+        if not last.version:
+            return None, error, bool(wants_file)
+        query.peer_of(&last, &p)
+        size = ip_text.format_remote(&p.address, last.remote_port, text)
+        return PyUnicode_DecodeASCII(text, size, NULL), error, bool(wants_file)
 
     # ---- counters; any thread may read them
 

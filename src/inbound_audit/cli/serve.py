@@ -137,6 +137,11 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     help="Let the kernel refuse programs, connections to others, and all files but those of Python, the directories of "
     "the policy and the certificate, and the directories for state, shared counts and messages.",
 )
+@click.option(
+    "--gate/--no-gate",
+    default=True,
+    help="Accept, count and refuse by limits in native code, before Python sees a connection. Linux.",
+)
 @params.option(
     "--monitor",
     params.monitor,

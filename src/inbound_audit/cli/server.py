@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from inbound_audit.cli.settings import Settings
 from inbound_audit.cli.tls import Certificate
 from inbound_audit.errors import CapacityError, MonitorError, SharedStateError
 from inbound_audit.listeners import Guard
+from inbound_audit.listeners.gate import Gate, is_native
 from inbound_audit.listeners.smtp import SMTPFactory, protocol_factory
 from inbound_audit.policy.base import ConnectPolicy
 
@@ -143,7 +144,7 @@ class Server:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_unless_reset)
         self._receive_orders(loop)
-        servers = [await loop.create_server(self._factory, sock=bound, backlog=BACKLOG) for bound in listening]
+        servers = await self._accept_from(loop, listening)
         self._report.listening([sockets.name_of(bound) for bound in listening])
         if self._settings.maildir is None:
             self._report.discarding()
@@ -157,6 +158,25 @@ class Server:
         await self._finish()
         for task in background:
             task.cancel()
+
+    async def _accept_from(
+        self, loop: asyncio.AbstractEventLoop, listening: list[socket.socket]
+    ) -> Sequence[asyncio.AbstractServer]:
+        """Begins to accept: by a gate, where the system has one, or by the event loop."""
+        if not self._settings.gate or sys.platform != "linux":
+            return [await loop.create_server(self._factory, sock=bound, backlog=BACKLOG) for bound in listening]
+        for bound in listening:
+            bound.listen(BACKLOG)
+        policy, guard = self._guard.policy, self._guard
+        gate = Gate(
+            guard.listener,
+            policy if is_native(policy) else None,
+            listening,
+            refusal=self._factory.refusal,
+            proxy_from=self._settings.proxy_from,
+            guard=guard,
+        )
+        return [gate.serve(loop, self._factory)]
 
     def _make_factory(self, context: ssl.SSLContext | None) -> SMTPFactory:
         settings = self._settings

@@ -17,7 +17,7 @@ import socket
 import string
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
@@ -29,13 +29,18 @@ from inbound_audit.policy.verdict import REFUSAL_CODE, UNAVAILABLE, Verdict
 from inbound_audit.process import ProcessLock, Stage, register, wait_before_forks
 
 if TYPE_CHECKING:
+    import asyncio
+
     from inbound_audit._ipcount import Listener, Session
+    from inbound_audit.listeners.gate_server import GateServer
     from inbound_audit.listeners.guard import Guard
     from inbound_audit.policy.base import ConnectPolicy
 
 logger = logging.getLogger("inbound_audit.listeners")
 
 Linger = Literal["close", "abort", "drain"]
+
+GateRefusal = str | bytes | Callable[[Verdict], bytes] | None
 
 MAX_TAKEN = 64
 """Connections that `get` and `take` return at once, unless they are asked for another number."""
@@ -62,10 +67,12 @@ class Gate(NativeGate):
     queue full  `backlog` connections wait already: it is told that the server is busy, and closed
 
     `refusal` is what a refused peer is sent: "smtp" (a reply line), "http" (429, and 503 if the server is busy), bytes,
-    a text, or None for nothing. In a text ``{code}``, ``{text}`` (of the limits), ``{address}``, ``{limit}`` (its name)
-    and ``{count}`` are replaced, and ``{{`` is a brace. `linger` says how a refused connection is closed: "close";
-    "abort" by a reset; or "drain" after the peer has closed, at most a second later, because a peer that has sent
-    something that was not read may lose the reply otherwise. None is "drain" for HTTP and "close" for all else.
+    a function from the Verdict to bytes, a text, or None for nothing. In a text ``{code}``, ``{text}`` (of the limits),
+    ``{address}``, ``{limit}`` (its name) and ``{count}`` are replaced, and ``{{`` is a brace.
+
+    `linger` says how a refused connection is closed: "close"; "abort" by a reset; or "drain" after the peer has closed,
+    at most a second later, because a peer that has sent something that was not read may lose the reply otherwise. None
+    is "drain" for HTTP and "close" for all else.
 
     Connections from `proxy_from` begin with a PROXY header: they are counted for the balancer and let in, and whoever
     reads the header moves the count and asks the policy. `guard` has the gate's figures in its own, and its `when_full`
@@ -93,7 +100,7 @@ class Gate(NativeGate):
         limits: Limits | None,
         sockets: Iterable[socket.socket],
         *,
-        refusal: str | bytes | None = "smtp",
+        refusal: GateRefusal = "smtp",
         backlog: int = 1024,
         proxy_from: Iterable[str] = (),
         threads: int = 1,
@@ -104,14 +111,14 @@ class Gate(NativeGate):
         self.sockets = tuple(sockets)
         self._refusal = refusal
         self._balancers = NetworkMap([(cidr, 1) for cidr in proxy_from])
-        self._guard = guard
+        self.guard = guard
         self._lock = ProcessLock()
         self._refusals = LogLimiter(logger) if guard is None else guard.refusals
         self._failures = LogLimiter(logger)
         self._follows = guard is not None and (limits is None or limits is guard.policy)
         self._said = 0  # refusals that a log line has told of
-        if guard is not None and guard.listener is not listener:
-            raise ValueError(f"{guard.listener!r}: the guard counts in another listener than {listener!r}")
+        if guard is not None:
+            self._check_guard(guard)
         for listening in self.sockets:
             _check(listening)
         rules = self._rules(limits)
@@ -132,6 +139,20 @@ class Gate(NativeGate):
         if guard is not None:
             guard.add_gate(self)
 
+    def join(self, guard: Guard) -> None:
+        """The guard of the connections that this gate lets in, which has the gate's figures in its own. Again with the
+        same guard: the same. Raises ValueError if it has another one, or one of another listener."""
+        if self.guard is None:
+            self._check_guard(guard)
+            self.guard = guard
+            guard.add_gate(self)
+        elif self.guard is not guard:
+            raise ValueError(f"{guard!r}: {self!r} has another guard")
+
+    def _check_guard(self, guard: Guard) -> None:
+        if guard.listener is not self.listener:
+            raise ValueError(f"{guard.listener!r}: the guard counts in another listener than {self.listener!r}")
+
     @property
     def limits(self) -> Limits | None:
         """What is asked about later connections. Setting it waits for at most a batch of each thread."""
@@ -151,7 +172,7 @@ class Gate(NativeGate):
         if limits is not None and not is_native(limits):
             raise TypeError(f"{limits!r}: a gate asks Limits alone; give any other policy to its guard")
         verdict = UNAVAILABLE if limits is None else limits.refusal
-        guard = self._guard
+        guard = self.guard
         rules = GateRules(
             limits,
             self._balancers,
@@ -195,6 +216,21 @@ class Gate(NativeGate):
         self.report()
         return taken
 
+    def serve(
+        self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol], **tls: Any
+    ) -> GateServer:
+        """Serves what is let in by a protocol factory, in an event loop of asyncio or uvloop, from now on.
+
+        A factory of `listeners.aio.counted` or `listeners.smtp.protocol_factory` asks its guard's policy about each
+        connection, unless that is the gate's limits; any other one is called for each. `tls` are the arguments of
+        `connect_accepted_socket`: ``ssl=`` and its timeouts. The server's `close` closes the gate and its sockets.
+
+        Call it in the thread of the loop. Raises ValueError for a guard other than the gate's.
+        """
+        from inbound_audit.listeners.gate_server import GateServer
+
+        return GateServer(self, loop, factory, **tls)
+
     def report(self) -> None:
         """Logs what the gate has refused and lost since the last line, at most one line each per 10 seconds."""
         if not self._has_news:
@@ -203,8 +239,9 @@ class Gate(NativeGate):
         refused = self.refused + self.queue_full
         if peer is not None and logger.isEnabledFor(logging.INFO) and self._refusals.admit("gate") is not None:
             verdict = UNAVAILABLE if self._limits is None else self._limits.refusal
-            number, self._said = refused - self._said, refused
-            logger.info("refused %d, the last one %s: %d %s", number, peer, verdict.code, verdict.text)
+            others, self._said = refused - self._said - 1, refused
+            more = f" (and {others} more since the last such line)" if others > 0 else ""
+            logger.info("refused %s: %d %s%s", peer, verdict.code, verdict.text, more)
         if error:
             text = "a gate has failed %d times and left %d listening sockets; the last cause: %s"
             self._failures.report(logging.WARNING, text, self.failures, self.left, cause_of(error))
@@ -263,19 +300,36 @@ def _number(name: str, value: Any, most: int) -> int:
 # ---- refusals
 
 
-def reply_parts(refusal: str | bytes | None, verdict: Verdict, *, busy: bool) -> list[bytes | str]:
-    """The parts of a refusal for `GateRules`. Raises ValueError for an unknown field of a text, TypeError."""
+def reply_parts(refusal: GateRefusal, verdict: Verdict, *, busy: bool) -> list[bytes | str]:
+    """The parts of a refusal for `GateRules`; none if a function fails, which is logged.
+
+    Raises ValueError for an unknown field of a text, TypeError.
+    """
+    if callable(refusal):
+        return _made(refusal, verdict)
     if refusal is None:
         return []
     if isinstance(refusal, bytes):
         return [refusal]
     if not isinstance(refusal, str):
-        raise TypeError(f"refusal={refusal!r}: expected 'smtp', 'http', a text, bytes or None")
+        raise TypeError(f"refusal={refusal!r}: expected 'smtp', 'http', a text, bytes, a function to bytes, or None")
     if refusal == "smtp":
         return [smtp_refusal(verdict)]
     if refusal == "http":
         return [http_refusal(verdict, busy=busy)]
     return _compiled(refusal, {"code": str(verdict.code), "text": verdict.text, **({"limit": "busy"} if busy else {})})
+
+
+def _made(refusal: Callable[[Verdict], bytes], verdict: Verdict) -> list[bytes | str]:
+    """What a function makes of a verdict. A server is not brought down by it, as by no policy."""
+    try:
+        reply = refusal(verdict)
+        if not isinstance(reply, bytes):
+            raise TypeError(f"the refusal is not bytes: {reply!r}")
+    except Exception:
+        logger.exception("the refusal of a gate failed; peers that are refused are sent nothing")
+        return []
+    return [reply]
 
 
 def _compiled(template: str, known: dict[str, str]) -> list[bytes | str]:

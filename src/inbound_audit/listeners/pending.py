@@ -95,13 +95,15 @@ class PendingConnection(asyncio.Protocol):
     nothing; otherwise what it has sent is served after the tarpit.
     """
 
-    __slots__ = ("_admission", "_early", "_factory", "_half_closed", "_timer", "_transport")
+    __slots__ = ("_admission", "_counted", "_early", "_factory", "_half_closed", "_timer", "_transport")
 
     _admission: Admission
     _transport: asyncio.Transport
 
-    def __init__(self, factory: GatedFactory) -> None:
+    def __init__(self, factory: GatedFactory, admission: Admission | None = None) -> None:
+        """`admission`: of a connection that a gate has counted."""
         self._factory = factory
+        self._counted = admission
         self._early = bytearray()
         self._half_closed = False
         self._timer: asyncio.TimerHandle | None = None
@@ -109,7 +111,9 @@ class PendingConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         factory = self._factory
         self._transport = cast("asyncio.Transport", transport)
-        admission = factory.guard.enter(transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
+        admission = self._counted or factory.guard.enter(
+            transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        )
         self._admission = admission
         if factory._stop_reply is not None:
             self.close(factory._stop_reply)

@@ -65,7 +65,8 @@ class SMTPFactory(GatedFactory):
         **kwargs: Any,
     ) -> None:
         budget = SessionBudget.taken_from(kwargs, budget)
-        proxies = TrustedProxies(proxy_from)
+        self.proxy_from = tuple(proxy_from)
+        proxies = TrustedProxies(self.proxy_from)
         super().__init__(guard, self._make_session, refusal_line, proxies.expects_header, budget.max_early_bytes)
         self.budget = budget
         self.memory = MessageMemory(message_memory, budget)

@@ -18,6 +18,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit.listeners.admission import Admission, Refusal
+from inbound_audit.listeners.gate import Gate, is_native
 from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.time_limit import IDLE_S, TimeLimit
 
@@ -41,10 +42,14 @@ class Counted(_Base):
     connection waits out its tarpit; a server that serves one connection at a time does not wait. Unix stream servers
     accept every peer, uncounted.
 
+    With `gate` a gate accepts, and refuses those that are over the policy's limits if that is a `Limits`, without
+    Python (`listeners.gate`); the server gets the others. A forking server can't have one.
+
     A connection that is silent for `idle_s` seconds, or that is served for `session_s`, is shut down: the handler finds
     its end, and an OSError that follows from that is not reported. None is no limit.
 
-    Raises TypeError for a UDP server, which has no connections, and TypeError or ValueError for seconds that are none.
+    Raises TypeError for a UDP server, which has no connections, and for a forking server with a gate; TypeError or
+    ValueError for seconds that are none; and what `Gate` raises.
     """
 
     def __init__(
@@ -54,16 +59,22 @@ class Counted(_Base):
         refusal: Refusal = b"",
         idle_s: float | None = IDLE_S,
         session_s: float | None = None,
+        gate: bool = False,
         **kwargs: Any,
     ) -> None:
         if self.socket_type != socket.SOCK_STREAM:
             raise TypeError(f"{type(self).__name__} has no connections that could be counted")
+        if gate and hasattr(self, "active_children"):
+            # Its sessions end when it reaps its children, which it does before it asks the policy itself.
+            raise TypeError(f"{type(self).__name__} forks: it can't have a gate")
         self.guard = guard
         self._refusal = refusal
         self._limit = TimeLimit(idle_s=idle_s, session_s=session_s)
         self._admissions: dict[Any, Admission] = {}
         self._children: dict[int, Admission] = {}
         self._stopping = threading.Event()
+        self._wants_gate = gate
+        self._gate: Gate | None = None
         super().__init__(*args, **kwargs)
 
     def inbound_session(self, request: Any) -> Session | None:
@@ -74,14 +85,38 @@ class Counted(_Base):
         admission = self._admissions.get(request)
         return None if admission is None else admission.session
 
+    def server_activate(self) -> None:
+        super().server_activate()
+        if self._wants_gate:  # `listen` was called
+            policy = self.guard.policy
+            limits = policy if is_native(policy) else None
+            self._gate = Gate(self.guard.listener, limits, [self.socket], refusal=self._refusal, guard=self.guard)
+
+    def fileno(self) -> int:
+        return super().fileno() if self._gate is None else self._gate.fileno()
+
+    def get_request(self) -> tuple[Any, Any]:
+        """The next connection and its address. Raises OSError: none waits."""
+        if self._gate is None:
+            return super().get_request()
+        for request, session, asked in self._gate.take_asked(1):
+            request.setblocking(True)
+            self._admissions[request] = self.guard.receive(session, self._gate.limits if asked else None)
+            try:
+                return request, request.getpeername()
+            except OSError:  # it has left; what it was is known all the same
+                return request, (session.remote_ip, session.remote_port) if session else ""
+        raise BlockingIOError
+
     # serve_forever() ends if this raises, so nothing in it may raise.
     def verify_request(self, request: Any, client_address: Any) -> bool:
         if not super().verify_request(request, client_address):
             return False
         if self._children:
             self.collect_children()  # sessions of children that have ended must not count against this peer
-        admission = self.guard.admit(client_address, _local_address(request))
+        admission = self._admissions.get(request) or self.guard.enter(client_address, _local_address(request))
         self._admissions[request] = admission
+        admission.evaluate()
         if admission.let_in or self._waits(admission):
             return True
         self._refuse(request, admission)
@@ -120,6 +155,8 @@ class Counted(_Base):
         """Closes the server as its base class does, and cuts tarpits short. Children left behind are not counted."""
         self._stopping.set()
         try:
+            if self._gate is not None:
+                self._gate.close()
             super().server_close()
         finally:
             while self._children:

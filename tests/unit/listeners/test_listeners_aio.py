@@ -25,9 +25,12 @@ from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.listeners.pending import GatedFactory, PendingConnection
 
 # asyncio's own, in Python 3.10: it closes the connection and forgets the transport.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport <asyncio.sslproto:ResourceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("acceptor"),
+    pytest.mark.filterwarnings("ignore:unclosed transport <asyncio.sslproto:ResourceWarning"),
+]
 
-audit, guard = listening.audit, listening.guard  # fixtures
+acceptor, audit, guard = listening.acceptor, listening.audit, listening.guard  # fixtures
 
 FOREVER = Verdict(tarpit=3600.0)
 SHORTLY = Verdict(tarpit=0.05)

@@ -26,7 +26,9 @@ from inbound_audit.policy.base import Policy
 from inbound_audit.policy.message import Message
 from inbound_audit.policy.verdict import ACCEPT
 
-audit, guard = listening.audit, listening.guard  # fixtures
+pytestmark = pytest.mark.usefixtures("acceptor")
+
+acceptor, audit, guard = listening.acceptor, listening.audit, listening.guard  # fixtures
 
 BANNER = b"220 mx.example "
 FOREVER = Verdict(tarpit=3600.0)

@@ -21,9 +21,12 @@ from inbound_audit import InboundAudit, Limits, Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.threads import Counted
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.usefixtures("acceptor"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
 
-audit, guard = listening.audit, listening.guard  # fixtures
+acceptor, audit, guard = listening.acceptor, listening.audit, listening.guard  # fixtures
 
 FOREVER = Verdict(tarpit=3600.0)
 SHORTLY = Verdict(tarpit=0.05)
@@ -50,6 +53,10 @@ class Quiet(Counted):
 
     request_queue_size = 64
     errors: tuple[object, ...] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        forks = isinstance(self, socketserver.ForkingMixIn)
+        super().__init__(*args, **{"gate": listening.accepts_by_gate() and not forks, **kwargs})
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         self.errors += (client_address,)
@@ -175,6 +182,11 @@ def test_a_refusal_may_be_made_of_the_verdict(guard: Guard, kind: type[Any]) -> 
         assert peer.rest() == b"busy"
 
 
+def test_a_forking_server_has_no_gate(guard: Guard) -> None:
+    with pytest.raises(TypeError, match="forks"):
+        Forking(("127.0.0.1", 0), Echo, guard=guard, gate=True)
+
+
 @pytest.mark.parametrize("refusal", [lambda verdict: 1 / 0, lambda verdict: verdict.text])
 def test_a_refusal_that_cannot_be_made_is_a_silent_one(guard: Guard, refusal: Any) -> None:
     guard.policy = Script({"connect": BUSY})
@@ -187,7 +199,7 @@ def test_a_refusal_that_cannot_be_made_is_a_silent_one(guard: Guard, refusal: An
 
 def test_a_refused_peer_that_does_not_read_delays_no_other(guard: Guard) -> None:
     guard.policy = Script({"connect": BUSY})
-    with serving(Serial, guard, refusal=b"busy\n" * (1 << 22)) as (_, address), Peer(*address):
+    with serving(Serial, guard, refusal=b"busy\n" * (1 << 22), gate=False) as (_, address), Peer(*address):
         with Peer(*address) as peer:
             assert peer.line() == b"busy\n"
         assert guard.refused == 2

@@ -1,0 +1,100 @@
+"""A gate before an asyncio server: what it lets in becomes transports and protocols of an event loop, uvloop's too.
+
+    gate = Gate(listener, limits, [listening], refusal=factory.refusal, guard=factory.guard)
+    server = gate.serve(loop, factory)
+
+Each connection is counted when the gate accepts it, also with TLS from the first byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from inbound_audit.listeners.aio import counted
+from inbound_audit.listeners.guard import Guard
+from inbound_audit.listeners.pending import GatedFactory, PendingConnection
+
+if TYPE_CHECKING:
+    from inbound_audit.listeners.admission import Admission
+    from inbound_audit.listeners.gate import Gate
+
+
+class GateServer(asyncio.AbstractServer):
+    """Serves the connections of a gate in an event loop until it is closed. Made by `Gate.serve`."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        loop: asyncio.AbstractEventLoop,
+        factory: Callable[[], asyncio.BaseProtocol],
+        **tls: Any,
+    ) -> None:
+        if not isinstance(factory, GatedFactory):
+            factory = counted(factory, gate.guard or Guard(gate.listener))
+        gate.join(factory.guard)
+        self._gate, self._loop, self._factory, self._tls = gate, loop, factory, tls
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reads = gate.fileno()
+        loop.add_reader(self._reads, self._take)
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        return self._gate.sockets if self.is_serving() else ()
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def is_serving(self) -> bool:
+        return self._reads >= 0
+
+    async def start_serving(self) -> None:
+        """It serves from the beginning."""
+
+    async def serve_forever(self) -> None:
+        """Serves until it is cancelled."""
+        try:
+            await self._loop.create_future()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stops accepting, closes the gate and the listening sockets. Open connections go on. Idempotent."""
+        if self._reads >= 0:
+            self._loop.remove_reader(self._reads)
+            self._reads = -1
+        self._gate.close()
+        for listening in self._gate.sockets:
+            listening.close()
+
+    async def wait_closed(self) -> None:
+        """Waits until each connection that was taken has its protocol."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _take(self) -> None:
+        for connection, session, asked in self._gate.take_asked():
+            admission = self._factory.guard.receive(session, self._gate.limits if asked else None)
+            pending = PendingConnection(self._factory, admission)
+            begun = self._loop.connect_accepted_socket(functools.partial(_same, pending), connection, **self._tls)
+            task = self._loop.create_task(begun)
+            self._tasks.add(task)  # an event loop holds its tasks only weakly
+            task.add_done_callback(functools.partial(self._begun, connection, admission))
+
+    def _begun(self, connection: socket.socket, admission: Admission, task: asyncio.Task[Any]) -> None:
+        """The connection has its transport; or it has failed: the handshake of TLS, say, or the loop ends."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
+            connection.close()
+            admission.close()
+        if error is not None and not isinstance(error, OSError):
+            self._loop.call_exception_handler({"message": "a connection of a gate failed", "exception": error})
+
+
+def _same(pending: PendingConnection) -> PendingConnection:
+    """The factory of one protocol."""
+    return pending

@@ -1,0 +1,208 @@
+"""A gate before an event loop: protocols, streams, TLS and the end. The adapters' own tests run with a gate, too."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+import trustme
+from tests.support.gates import connect, said
+from tests.support.listening import LoopThread, Script
+from tests.support.waiting import PATIENCE, eventually
+
+from inbound_audit import InboundAudit, Limits, Verdict
+from inbound_audit.listeners import Guard
+from inbound_audit.listeners.aio import counted, session_of
+from inbound_audit.listeners.gate import Gate
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")
+
+
+class Hello(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.write(b"hello\n")
+
+    def data_received(self, data):
+        self.transport.write(data)
+
+
+@pytest.fixture
+def guard() -> Iterator[Guard]:
+    with InboundAudit(capacity=1 << 22) as audit:
+        guard = Guard(audit.listener("SMTP"), Limits({"/32": 1}))
+        yield guard
+        eventually(lambda: audit.total() == guard.open == 0, "the end of every connection")
+
+
+@pytest.fixture
+def thread() -> Iterator[LoopThread]:
+    with LoopThread() as thread:
+        yield thread
+        assert thread.complaints == []
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def serve(thread: LoopThread, gate: Gate, factory, **tls):
+    async def begin():
+        return gate.serve(thread.loop, factory, **tls)
+
+    return thread.do(begin)
+
+
+def stop(thread: LoopThread, server) -> None:
+    async def end():
+        server.close()
+        await server.wait_closed()
+
+    thread.do(end)
+
+
+def test_any_protocol_is_counted_to_its_end(guard, thread, listening):
+    gate = Gate(guard.listener, guard.policy, [listening], refusal=b"no\n")  # without a guard: it gets one of its own
+    server = serve(thread, gate, Hello)
+    with connect(listening.getsockname()[1]) as peer, connect(listening.getsockname()[1]) as second:
+        assert said(second) == b"no\n"
+        assert peer.recv(6) == b"hello\n"
+        peer.sendall(b"echo")
+        assert peer.recv(4) == b"echo"
+        assert guard.listener.total == 1
+        assert (gate.guard.opened, gate.guard.accepted, gate.guard.refused) == (2, 1, 1)
+    eventually(lambda: guard.listener.total == 0, "its end")
+    assert server.is_serving()
+    assert server.sockets == (listening,)
+    assert server.get_loop() is thread.loop
+    stop(thread, server)
+    stop(thread, server)
+    assert (server.is_serving(), server.sockets, gate.closed, listening.fileno()) == (False, (), True, -1)
+
+
+def test_connections_outlive_the_server(guard, thread, listening):
+    gate = Gate(guard.listener, guard.policy, [listening], guard=guard)
+    server = serve(thread, gate, counted(Hello, guard))
+    with connect(listening.getsockname()[1]) as peer:
+        assert peer.recv(6) == b"hello\n"
+        stop(thread, server)
+        peer.sendall(b"still")
+        assert peer.recv(5) == b"still"
+        assert guard.open == 1
+
+
+def test_streams(guard, thread, listening):
+    async def converse(reader, writer):
+        writer.write(f"{session_of(writer).remote_ip}\n".encode())
+        await reader.readline()
+        writer.close()
+
+    def stream():
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=thread.loop), converse, loop=thread.loop)
+
+    gate = Gate(guard.listener, guard.policy, [listening], guard=guard)
+    server = serve(thread, gate, stream)
+    with connect(listening.getsockname()[1], "127.0.0.5") as peer:
+        assert peer.recv(100) == b"127.0.0.5\n"
+        peer.sendall(b"bye\n")
+        assert said(peer) == b""
+    stop(thread, server)
+
+
+def test_a_script_refuses_behind_the_gate(guard, thread, listening):
+    guard.policy = Script({"connect": Verdict(False, 550, "by script", tarpit=0.01)})
+    gate = Gate(guard.listener, Limits({"/32": 1}), [listening], guard=guard)
+    server = serve(thread, gate, counted(Hello, guard, refusal=lambda verdict: verdict.text.encode()))
+    with connect(listening.getsockname()[1]) as peer:
+        assert said(peer) == b"by script"
+    assert (guard.opened, guard.refused) == (1, 1)
+    stop(thread, server)
+
+
+def test_with_tls_a_connection_is_counted_before_its_handshake(guard, thread, listening):
+    authority = trustme.CA()
+    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(ours)
+    authority.configure_trust(theirs)
+    gate = Gate(guard.listener, guard.policy, [listening], guard=guard, refusal=b"")
+    server = serve(thread, gate, counted(Hello, guard), ssl=ours)
+    port = listening.getsockname()[1]
+    with connect(port) as silent, connect(port) as second:
+        assert said(second) == b""  # the first one has the only place, although it has said nothing
+        eventually(lambda: guard.open == 1, "one that shakes hands")
+        silent.sendall(b"no handshake at all\n")
+        assert b"hello" not in said(silent)
+    eventually(lambda: guard.open == 0, "the end of the handshake")
+    with theirs.wrap_socket(connect(port), server_hostname="localhost") as peer:
+        assert peer.recv(6) == b"hello\n"
+    stop(thread, server)
+
+
+def test_a_stopped_loop_lets_no_more_in_than_the_queue_has_places(guard, thread, listening):
+    guard.policy = None
+    gate = Gate(guard.listener, None, [listening], guard=guard, backlog=4)
+    server = serve(thread, gate, counted(Hello, guard))
+    stands, go_on = threading.Event(), threading.Event()
+    thread.loop.call_soon_threadsafe(lambda: (stands.set(), go_on.wait(PATIENCE)))
+    stands.wait(PATIENCE)
+    peers = [connect(listening.getsockname()[1]) for _ in range(20)]
+    eventually(lambda: gate.opened == 20, "all of them")
+    assert (gate.accepted, gate.queue_full) == (4, 16)
+    go_on.set()
+    for peer in peers:
+        peer.close()
+    eventually(lambda: guard.open == 0, "their end")
+    stop(thread, server)
+
+
+def test_another_guard_than_the_gate_s_is_an_error(guard, thread, listening):
+    other = Guard(guard.listener)
+    with Gate(guard.listener, guard.policy, [listening], guard=guard) as gate:
+        with pytest.raises(ValueError, match="another guard"):
+            serve(thread, gate, counted(Hello, other))
+        gate.join(guard)
+
+
+def test_serve_forever_ends_when_it_is_cancelled(guard, thread, listening):
+    server = serve(thread, Gate(guard.listener, guard.policy, [listening], guard=guard), counted(Hello, guard))
+
+    async def forever():
+        await server.start_serving()
+        task = thread.loop.create_task(server.serve_forever())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    thread.do(forever)
+    assert not server.is_serving()
+
+
+def test_uvloop_serves_as_asyncio_does(guard, listening):
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        gate = Gate(guard.listener, guard.policy, [listening], guard=guard, refusal=b"no\n")
+        server = gate.serve(loop, counted(Hello, guard))
+        address = listening.getsockname()
+        first, writer = await asyncio.open_connection(*address)
+        assert await first.readline() == b"hello\n"
+        second, other = await asyncio.open_connection(*address)
+        assert await second.read() == b"no\n"
+        writer.close()
+        other.close()
+        await writer.wait_closed()
+        while guard.open:  # noqa: ASYNC110  # no event says so
+            await asyncio.sleep(0.01)
+        server.close()
+        await server.wait_closed()
+
+    uvloop.new_event_loop().run_until_complete(main())
