@@ -98,7 +98,7 @@ cdef void *be_the_exchanger(void *_) noexcept nogil:
     while not acquire32(&over):
         turn += 1
         for i in range(LANES):
-            gate_queue.lock_mutex(&it.lane[i].lock)
+            gate.lock_lane(&it.lane[i])
             it.lane[i].rules = &rules[turn % 2]
             gate_queue.unlock_mutex(&it.lane[i].lock)
         if turn % 4 == 0:

@@ -261,6 +261,7 @@ def test_a_worker_that_is_killed_takes_its_sessions_with_it_and_is_replaced() ->
 
         eventually(room, "room for others")
         eventually(lambda: open_reported(server) == 30 - len(lost), "the end of its sessions reported")
+        eventually(lambda: total_of(server)["accepted"] > 30, "the one for which there was room reported")
         before = total_of(server)["accepted"]
         peers += connect(server, len(lost))
         with Peer(*server.addresses[0]) as peer:

@@ -35,6 +35,7 @@ from inbound_audit._core.gate_queue cimport (
     Connection, close_file, end_queue, init_mutex, lock_mutex, open_event, open_queue, pop, set_event, set_news,
     unlock_mutex,
 )
+from inbound_audit._core.seqlock cimport sched_yield
 
 cdef extern from "inbound_audit/_core/gate.h":
     ctypedef union EventData "epoll_data_t":
@@ -160,8 +161,21 @@ cdef inline void accept_batch(Lane *lane, u32 i) noexcept nogil:
 
 # ---- a thread
 
-cdef inline void serve_event(Lane *lane, u64 number) noexcept nogil:
+cdef inline void lock_lane(Lane *lane) noexcept nogil:
+    """For other threads: waits for a batch at most. A lock alone would go to the thread that has released it."""
+    fetch_add64(&lane.wanted, 1)
     lock_mutex(&lane.lock)
+    fetch_add64(&lane.wanted, <u64>-1)
+
+
+cdef inline void begin_batch(Lane *lane) noexcept nogil:
+    while load64(&lane.wanted):
+        sched_yield()
+    lock_mutex(&lane.lock)
+
+
+cdef inline void serve_event(Lane *lane, u64 number) noexcept nogil:
+    begin_batch(lane)
     if number >= FIRST_DRAINED:
         go_on_draining(lane, <u32>(number - FIRST_DRAINED))
     elif number >= FIRST_SOCKET and lane.has[number - FIRST_SOCKET]:
@@ -171,7 +185,7 @@ cdef inline void serve_event(Lane *lane, u64 number) noexcept nogil:
 
 cdef inline void serve_time(Lane *lane) noexcept nogil:
     """What is due at some time: once per batch, and each second."""
-    lock_mutex(&lane.lock)
+    begin_batch(lane)
     end_drains(lane)
     check_sockets(lane)
     unlock_mutex(&lane.lock)
@@ -331,7 +345,7 @@ cdef inline void lock_lanes(Gate *g) noexcept nogil:
     """Between two batches of each lane, and with the queue at rest."""
     cdef u32 i
     for i in range(g.lanes):
-        lock_mutex(&g.lane[i].lock)
+        lock_lane(&g.lane[i])
     lock_mutex(&g.queue.lock)
 
 

@@ -81,6 +81,7 @@ cdef struct Lane:
     Thread thread
     Gate *gate
     Mutex lock
+    u64 wanted                  # other threads that wait for the lock; atomic
     Rules *rules                # under the lock, like all that follows
     int epoll
     int spare                   # a descriptor for the time when none is left; -1: it is lost

@@ -43,7 +43,7 @@ cdef struct GateQueue:
     u32 room
     u32 first
     u32 size                        # atomic: read without the lock
-    bint news
+    u32 news                        # atomic: read without the lock
     bint closed
     bint shown                      # `ready` is readable
     int ready                       # a descriptor
@@ -103,7 +103,7 @@ cdef inline bint pop(GateQueue *q, Connection *out) noexcept nogil:
 cdef inline void set_news(GateQueue *q, bint news) noexcept nogil:
     """Makes `ready` readable although no connection may wait, or no more."""
     lock_mutex(&q.lock)
-    q.news = news
+    store32(&q.news, news)
     show_queue(q)
     unlock_mutex(&q.lock)
 

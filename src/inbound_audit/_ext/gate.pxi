@@ -149,7 +149,7 @@ cdef class NativeGate:
         if g != NULL and not is_left(self):
             with nogil:
                 for i in range(g.lanes):
-                    gate_queue.lock_mutex(&g.lane[i].lock)
+                    gate.lock_lane(&g.lane[i])
                     g.lane[i].rules = &rules.rules
                     gate_queue.unlock_mutex(&g.lane[i].lock)
         self.rules = rules
@@ -224,8 +224,8 @@ cdef class NativeGate:
 
     @property
     def _has_news(self):
-        """Whether `_news` may return something new. Takes no lock."""
-        return not self.closed and gate.news_of(self.gate) != bits.load64(&self.gate.told)
+        """Whether `_news` has something new: set at most once a second. Takes no lock."""
+        return not self.closed and bits.load32(&self.gate.queue.news) != 0
 
     def _news(self):
         """What has happened that may be logged: the peer that was refused last, or None; the number of the error of the
@@ -244,7 +244,7 @@ cdef class NativeGate:
             bits.store64(&g.told, gate.news_of(g))
             gate_queue.set_news(&g.queue, False)
             for i in range(g.lanes):
-                gate_queue.lock_mutex(&g.lane[i].lock)
+                gate.lock_lane(&g.lane[i])
                 if g.lane[i].last.version:
                     last = g.lane[i].last
                     g.lane[i].last.version = 0
