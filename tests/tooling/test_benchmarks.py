@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks import flood
 from benchmarks.bars import load_bars, parse_bars
 from benchmarks.client import MESSAGE, drive, load_client
 from benchmarks.mail import connections_a_second, serving, working
@@ -365,3 +366,14 @@ def test_the_figures_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (verdicts["count-1k"], verdicts["smtp"], verdicts["limits"]) == ("met", "missed", "not measured")
     assert missed_keys(load_bars(), {"smtp": {"value": 0.5}}) == ["smtp"]
     assert reported["memory"][0]["bytes"] == 1584.0
+
+
+def test_each_server_of_a_flood_refuses_every_connection():
+    """The client ends with an error at any other answer than 421."""
+    try:
+        load_client()
+    except OSError as error:
+        pytest.skip(str(error))
+    found = flood.measure(1, 200)
+    assert set(found) == {"floor", "gate", "gate, 2 threads", "asyncio"}
+    assert all(cost > 0 for costs in found.values() for cost in costs)
