@@ -34,6 +34,11 @@ HOT = {
     "series_query": ["find_series", "find_monitor", "query_events", "query_key"],
     "series_change": ["add_signed", "change", "series_add", "record_event", "move_connection"],
     "strings": ["address_of_text"],
+    "session": ["add_session", "show_session", "remove_session"],
+    "reply": ["write_reply"],
+    "gate_queue": ["push", "pop"],
+    "gate_connection": ["count_connection", "is_over", "refuse", "send_away", "drain", "receive"],
+    "gate": ["accept_batch", "goes_on", "accept_without_room", "serve_event", "run_lane"],
 }
 PYTHON = re.compile(r"\b(Py[A-Z]\w+|__Pyx_(?!RefNanny)\w+|Py_\w+)")
 

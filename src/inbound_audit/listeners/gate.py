@@ -40,6 +40,9 @@ logger = logging.getLogger("inbound_audit.listeners")
 
 Linger = Literal["close", "abort", "drain"]
 
+MAX_WAIT_S = 1.0
+"""Seconds of the longest wait: a signal may come to another thread, and its handler waits for this one."""
+
 GateRefusal = str | bytes | Callable[[Verdict], bytes] | None
 
 MAX_TAKEN = 64
@@ -198,7 +201,7 @@ class Gate(NativeGate):
             left = deadline - time.monotonic()
             if taken or self.closed or left <= 0:
                 return [(connection, session) for connection, session, _ in taken]
-            self._wait(-1.0 if left == math.inf else left)
+            self._wait(min(left, MAX_WAIT_S))
 
     def take(self, most: int = MAX_TAKEN) -> list[tuple[socket.socket, Session | None]]:
         """The connections that wait, at most `most`, with sockets that do not block. Never waits.
