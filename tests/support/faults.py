@@ -2,12 +2,12 @@
 
 `faults.c` lies before the C library (LD_PRELOAD). A process that has imported everything runs the cases of a scenario:
 
-    python -m tests.support.faults SCENARIO full|QUICK_CASES
+    python -m tests.support.faults SCENARIO full|QUICK_CASES [CLASS...]
 
 A case names a class of calls, a number n, and what becomes of the n-th call: an error, a short result, or SIGKILL.
 Each case has a directory of its own and runs in forked processes: partners that count beside it, the subject in which
 the fault happens, and a fresh process that reads what was left. The full form takes n from 1 until the subject ends
-without having reached the n-th call.
+without having reached the n-th call. With names of classes, only these calls fail.
 """
 
 from __future__ import annotations
@@ -475,7 +475,7 @@ class Runner:
             list(pool.map(self.run, rows[:number]))
 
 
-def main(name: str, form: str) -> None:
+def main(name: str, form: str, *only: str) -> None:
     from tests.support import fault_scenarios
 
     for module in ("shared.membership", "persist", "series", "cli.server", "shared.control.client"):
@@ -485,13 +485,14 @@ def main(name: str, form: str) -> None:
     began = time.monotonic()
     report = runner.run(NOTHING)
     calls: dict[str, int] = report["seen"]
+    failing = {call: most for call, most in calls.items() if not only or call in only}
     missing = sorted(make.calls - set(calls))
     if missing and not runner.failures:
         runner.failures.append(f"the library has seen no call of: {missing}")
     if not runner.failures and form == "full":
-        runner.run_all(calls)
+        runner.run_all(failing)
     elif not runner.failures:
-        runner.run_some(calls, int(form))
+        runner.run_some(failing, int(form))
     result = {"scenario": name, "calls": sum(calls.values()), "classes": calls, "cases": runner.cases}
     result |= {"faults": runner.faults, "failures": runner.failures, "seconds": round(time.monotonic() - began, 1)}
     print(json.dumps(result))
