@@ -20,6 +20,7 @@ from libc.string cimport memcpy, memset
 
 cimport inbound_audit._core.address as ip
 cimport inbound_audit._core.backing as backing
+cimport inbound_audit._core.cluster_window as cluster_window
 cimport inbound_audit._core.codes as codes
 cimport inbound_audit._core.hosts as hosts
 cimport inbound_audit._core.kept_file as kept_file
@@ -303,12 +304,40 @@ cdef void merge_hosts(model.Tree *first, int version) noexcept nogil:
     hosts.close_merge(&m)
 
 
+cdef void say_window(Worker *w) noexcept nogil:
+    """The hosts of a window, as a node of a cluster says them."""
+    cdef int s = <int>draw(w, SERIES)
+    cdef int sign = <int>draw(w, 2)
+    cdef int64_t now = window.window_number(tick(owner), series[s].interval)
+    cdef hosts.Merge m
+    cdef hosts.Host found
+    cdef ip.Address start
+    cdef int[2] lengths
+    cdef int steady = 0, i
+    start.hi = start.lo = 0
+    start.version = 6 if draw(w, 2) else 4
+    cluster_window.stamp_of_window(series[s], now, now, sign)
+    cluster_window.levels_of_window(series[s], now, now, lengths)
+    check(cluster_window.open_window(&m, series[s], now, now, sign) == codes.OK, "there is memory for a merge")
+    hosts.start_merge(&m, &start)
+    while hosts.next_host(&m, &found):
+        for i in range(STEADY):
+            if host[i].version == start.version:
+                steady += host[i].hi == found.address.hi and host[i].lo == found.address.lo
+    if s == WHOLE and sign == 0:
+        check(cluster_window.holds_window(&m, now, now, sign), "a window that does not turn is held")
+        for i in range(STEADY):
+            steady -= host[i].version == start.version
+        check(steady == 0, "a window has each steady host once")
+    hosts.close_merge(&m)
+
+
 cdef void walk_step(Worker *w) noexcept nogil:
     """A walk is long, so it is every 64th step."""
     cdef walk.Rows rows, heap
     cdef int[2] length
     cdef int version = 6 if draw(w, 2) else 4
-    cdef u64 what = draw(w, 4)
+    cdef u64 what = draw(w, 5)
     cdef model.Tree *first = trees.trees_of(owner, model.SMTP)
     if w.step % 64:
         return
@@ -321,6 +350,8 @@ cdef void walk_step(Worker *w) noexcept nogil:
         merge_hosts(first, version)
     elif what == 2:
         check(walk.walk_top(first, 9, length, &heap, &rows) == codes.OK, "the largest prefixes are found")
+    elif what == 3:
+        say_window(w)
     else:
         check(walk.walk_hosts(tree[FILED], version, &rows) == codes.OK, "the hosts of a tree are walked")
         check_rows(&rows, version)
