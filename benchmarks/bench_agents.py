@@ -153,18 +153,18 @@ def life() -> dict[str, Any]:
         first, last = hosts[0], hosts[-1]
         figures["ways"] = ways(first, last)
         first.agents[0].send_signal(signal.SIGSTOP)
-        figures["frozen"] = until(lambda: last.total == len(kept) - HOSTS)
+        figures["cluster-frozen"] = until(lambda: last.total == len(kept) - HOSTS)
         first.agents[0].send_signal(signal.SIGCONT)
         until(lambda: last.total == len(kept))
         first.start()
         sleep(2)  # it stands by
         first.kill()
-        figures["stand-by"] = lowest(last, len(kept))
+        figures["cluster-stand-by"] = lowest(last, len(kept))
         first.kill()
         first.start()
-        figures["restarted"] = lowest(last, len(kept))
+        figures["cluster-restarted"] = lowest(last, len(kept))
         first.kill()
-        figures["killed"] = until(lambda: last.total == len(kept) - HOSTS)
+        figures["cluster-killed"] = until(lambda: last.total == len(kept) - HOSTS)
         close_all(kept)
     return figures
 
@@ -205,14 +205,14 @@ def test_propagation_with_many_hosts(once: Once, report: Report) -> None:
     report("cluster-propagation-many", summary([took[int(0.99 * len(took))]]), details, "ms")
 
 
-@pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_a_dead_node(how: str, once: Once, report: Report) -> None:
-    report(f"cluster-{how}", summary([once(life)[how]]), {}, "seconds")
+@pytest.mark.parametrize("key", ["cluster-killed", "cluster-frozen"])
+def test_a_dead_node(key: str, once: Once, report: Report) -> None:
+    report(key, summary([once(life)[key]]), {}, "seconds")
 
 
-@pytest.mark.parametrize("how", ["stand-by", "restarted"])
-def test_another_agent_goes_on(how: str, once: Once, report: Report) -> None:
-    report(f"cluster-{how}", summary([once(life)[how]]), {}, "of the sessions")
+@pytest.mark.parametrize("key", ["cluster-stand-by", "cluster-restarted"])
+def test_another_agent_goes_on(key: str, once: Once, report: Report) -> None:
+    report(key, summary([once(life)[key]]), {}, "of the sessions")
 
 
 def test_a_node_that_joins(once: Once, report: Report) -> None:
