@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.support.sieve_support import PATIENT_MS
 
 from inbound_audit import InboundAudit, LuaPolicy, Session, Verdict
 
@@ -48,7 +49,7 @@ class Bench:
     def policy(self, text: str, **options: object) -> LuaPolicy:
         """A policy whose whole script is `text`. Its hooks have time for a busy machine, unless it is given."""
         path = self.write("policy.lua", text)
-        policy = LuaPolicy(path, **{"max_hook_ms": 600_000, **self.kind._asdict(), **options})  # type: ignore[arg-type]
+        policy = LuaPolicy(path, **{"max_hook_ms": PATIENT_MS, **self.kind._asdict(), **options})  # type: ignore[arg-type]
         self.policies.append(policy)
         return policy
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.lua_support import Bench
+from tests.support.sieve_support import PATIENT_MS
 
 from inbound_audit import LuaPolicy
 
@@ -98,7 +99,7 @@ def test_a_policy_that_is_named_by_a_relative_path(bench: Bench, monkeypatch: py
     )
     for path in ("policies/policy.lua", "./policies/../policies/policy.lua"):
         monkeypatch.chdir(bench.directory)
-        policy = LuaPolicy(path, **bench.kind._asdict())
+        policy = LuaPolicy(path, **bench.kind._asdict(), max_hook_ms=PATIENT_MS)
         monkeypatch.chdir("/")  # as a daemon does
         assert policy.validate_connect(bench.session()).text == "beside 127.0.0.2"
 

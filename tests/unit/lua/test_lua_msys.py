@@ -6,6 +6,7 @@ import os
 
 import pytest
 from tests.support.lua_support import Bench
+from tests.support.sieve_support import PATIENT_MS
 from tests.support.waiting import eventually
 
 from inbound_audit import LuaPolicy
@@ -332,7 +333,7 @@ def test_a_policy_in_the_shape_of_the_published_ones(bench: Bench) -> None:
     for name, text in TRAINING.items():
         bench.write(name, text)
     bench.write("good.txt", "198.51.100.0/24 trusted\n2001:db8:9::/48\n")
-    policy = LuaPolicy(bench.directory / "policy.lua", **bench.kind._asdict())
+    policy = LuaPolicy(bench.directory / "policy.lua", **bench.kind._asdict(), max_hook_ms=PATIENT_MS)
     bench.policies.append(policy)
     for host, limited in (
         ("192.0.2.7", True),

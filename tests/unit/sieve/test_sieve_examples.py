@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.listening import Clock
-from tests.support.sieve_support import Bench, bench_of
+from tests.support.sieve_support import PATIENT_MS, Bench, bench_of
 
 from inbound_audit import Session, SievePolicy
 from inbound_audit._ipcount import MONITOR_KINDS as KINDS
@@ -108,7 +108,7 @@ def test_the_rate_and_the_address_list_of_the_documentation(bench: Bench, clock:
     assert policy.validate_connect(ac) == Verdict(tarpit=10.0)
     assert policy.last_error is None
     bench.write("192.0.2.0/24 :127.0.0.2:sent spam\n", "blocked.txt")
-    blocked = SievePolicy(bench.write(listed, "blocked.sieve"))
+    blocked = SievePolicy(bench.write(listed, "blocked.sieve"), max_hook_ms=PATIENT_MS)
     refusal = Verdict(False, 554, "5.7.1 sent spam", disconnect=True)
     assert blocked.validate_connect(bench.session("192.0.2.7")) == refusal
     assert blocked.validate_connect(ac) is ACCEPT

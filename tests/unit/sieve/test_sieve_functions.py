@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.sieve_support import Bench, bench_of
+from tests.support.sieve_support import PATIENT_MS, Bench, bench_of
 from tests.support.waiting import eventually
 
 from inbound_audit import SievePolicy
@@ -289,7 +289,7 @@ def test_a_policy_that_is_named_by_a_relative_path_finds_its_lists(
         + 'define_cidr $c; reload_cidr "bad"; $x = query_cidr "bad"; ec_action 250 $x;'
     )
     monkeypatch.chdir(bench.directory)
-    policy = SievePolicy("policy.sieve")
+    policy = SievePolicy("policy.sieve", max_hook_ms=PATIENT_MS)
     monkeypatch.chdir("/")
     assert (policy.validate_connect(bench.session()).text, policy.last_error) == ("true", None)
 

@@ -306,7 +306,7 @@ def test_runs_that_use_up_their_time_have_a_share_of_it(
             one.step(1)
         run.check()
 
-    policy = bench.policy("keep;", on_error="refuse")
+    policy = bench.policy("keep;", on_error="refuse", max_hook_ms=50)
     policy._ration = Ration(1, clock)
     monkeypatch.setattr(policy, "_run", takes_a_second)
     ran = []
