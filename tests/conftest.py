@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.support import forking  # noqa: F401  before the package
 from tests.support.sharing import Workers
 from tests.support.timing import Clock
 

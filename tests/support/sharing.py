@@ -30,6 +30,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import TypeVar
 
+from tests.support import forking  # noqa: F401  before the package
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Session, errors
@@ -185,31 +186,12 @@ class Workers:
         shutil.rmtree(self._directory)
 
 
-UNDER_ASAN = "libasan" in os.environ.get("LD_PRELOAD", "")
-"""AddressSanitizer's allocator has locks that a fork copies as they are: one that another thread holds at that moment
-is held in the child for ever. Programs that don't run under it need not care."""
-
-# A thread that was waited for still gives its memory back. This has to be registered before the package's own hook, so
-# that it runs after it.
-_LET_THREADS_END = """
-import os, threading, time
-def let_threads_end():
-    while len(os.listdir("/proc/self/task")) > threading.active_count():
-        time.sleep(0.001)
-os.register_at_fork(before=let_threads_end)
-"""
-
-
 class Cradle:
     """A process that has imported everything and counts nothing. Workers are forked from it, which takes no time."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                f"{_LET_THREADS_END * UNDER_ASAN}\nfrom tests.support.sharing import breed\nbreed()",
-            ],
+            [sys.executable, "-c", "from tests.support.sharing import breed; breed()"],
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
             stdin=subprocess.PIPE,
         )

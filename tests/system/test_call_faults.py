@@ -12,7 +12,8 @@ import sys
 import pytest
 from tests.support.fault_scenarios import SCENARIOS
 from tests.support.faults import environment
-from tests.support.sharing import FULL, UNDER_ASAN
+from tests.support.forking import UNDER_ASAN
+from tests.support.sharing import FULL
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the library is preloaded as Linux does it"),

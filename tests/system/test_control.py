@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.sharing import NAME, UNDER_ASAN, Worker, open_sockets, owner_files, request_one
+from tests.support.forking import UNDER_ASAN
+from tests.support.sharing import NAME, Worker, open_sockets, owner_files, request_one
 from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit

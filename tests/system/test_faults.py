@@ -21,13 +21,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from tests.support.forking import UNDER_ASAN
 from tests.support.sharing import (
     BLOCKS,
     FULL,
     HEADER,
     NAME,
     STEADY,
-    UNDER_ASAN,
     FalseOwner,
     OwnerFile,
     Worker,

@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.support.forking import UNDER_ASAN
 from tests.support.gates import connect, end, gated, reset, said, take_all
 from tests.support.listening import warnings_kept
-from tests.support.sharing import NAME, UNDER_ASAN, Worker, Workers, rounds
+from tests.support.sharing import NAME, Worker, Workers, rounds
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Limits

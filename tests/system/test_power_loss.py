@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from tests.support.faults import environment
+from tests.support.forking import UNDER_ASAN
 from tests.support.keeping import in_a_child
 from tests.support.power_loss import SPAN, Left, Saved, crashes, message, read_record
-from tests.support.sharing import FULL, UNDER_ASAN
+from tests.support.sharing import FULL
 
 from inbound_audit.persist import read_log
 from inbound_audit.series import requests

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.support.sharing import UNDER_ASAN
+from tests.support.forking import UNDER_ASAN
 
 KEPT = {
     "session": "sys.kept = audit.listener().session('192.0.2.1')",

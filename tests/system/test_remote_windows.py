@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from tests.support import gold_records
 from tests.support.cluster_windows import remote_count
-from tests.support.sharing import HEADER, NAME, UNDER_ASAN, FalseOwner, OwnerFile, owner_files
+from tests.support.forking import UNDER_ASAN
+from tests.support.sharing import HEADER, NAME, FalseOwner, OwnerFile, owner_files
 from tests.support.timing import START
 from tests.support.waiting import eventually
 

@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support.forking import UNDER_ASAN
 from tests.support.sharing import (
     HEADER,
     NAME,
-    UNDER_ASAN,
     FalseOwner,
     Worker,
     WorkerError,

@@ -6,7 +6,8 @@ import sys
 import threading
 
 import pytest
-from tests.support.sharing import NAME, UNDER_ASAN, Worker, WorkerError
+from tests.support.forking import UNDER_ASAN
+from tests.support.sharing import NAME, Worker, WorkerError
 from tests.support.timing import START, Clock
 from tests.support.waiting import eventually
 
