@@ -149,8 +149,12 @@ function guards.next(...)
   return results("next", pcall(next, ...))
 end
 
+-- PUC Lua appends all that comes behind the message, whatever it is.
 function guards.traceback(message, ...)
   count()
+  if select("#", ...) > 2 then
+    fail("debug.traceback: more than 3 arguments")
+  end
   return text(traceback(text(message), ...))
 end
 

@@ -48,9 +48,9 @@ function globals.type(...)
 end
 
 function globals.print(...)
-  local words = {}
+  local words = { ... }
   for i = 1, select("#", ...) do
-    words[i] = tostring((select(i, ...)))
+    words[i] = tostring(words[i])
   end
   host.log(guards.table.concat(words, "\t"))
 end

@@ -374,3 +374,16 @@ def test_a_bound_that_is_no_number_is_refused(bench_of_first_kind: Bench, bound:
 )
 def test_a_wrong_argument_is_an_error_at_the_scripts_line(bench: Bench, call: str, message: str) -> None:
     assert bench.fails(call).startswith(f"policy.lua:3: {message}")
+
+
+def test_a_traceback_is_made_of_a_message_alone(bench: Bench) -> None:
+    """Lua 5.1 itself appends all arguments: of many long texts it makes one before a bound of texts can be asked."""
+    error = bench.fails("local t = {} for i = 1, 250 do t[i] = ('x'):rep(2^17) end debug.traceback(unpack(t))")
+    assert "debug.traceback: more than 3 arguments" in error
+    assert bench.say("debug.traceback('words', 1):match('^words%s+stack traceback:') ~= nil") == "true"
+
+
+def test_print_shows_each_of_many_words(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert bench.say("(print(1, nil, 'x', nil))") == "nil"
+    assert "1\tnil\tx\tnil" in caplog.text
