@@ -127,7 +127,7 @@ lint: $(HAVE)-dev ## ruff, cython-lint, mypy, and the stub against the built cor
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/cython-lint --max-line-length 120 $(filter %.pyx %.pxd %.pxi,$(NATIVE)) tests/support/inner.pyx \
-	  tests/support/soak.pyx tests/support/races.pyx fuzz/native
+	  tests/support/soak.pyx tests/support/races.pyx tests/support/gate_races.pyx fuzz/native
 	$(BIN)/mypy
 	MYPYPATH=src $(BIN)/stubtest --mypy-config-file pyproject.toml inbound_audit._ipcount
 

@@ -7,7 +7,6 @@ exchanges the rules, and stops both lanes now and then, as a fork does. A counte
 figures are those of the peers, and nothing is counted.
 """
 
-from libc.stdint cimport int64_t
 from libc.stdio cimport fprintf, printf, stderr
 from libc.stdlib cimport atoll, calloc, exit
 
