@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from tests.support.effort import effort
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Listener, Session, Verdict
@@ -223,8 +224,9 @@ class LoopThread:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-ACCEPTORS = ("loop", "gate") if sys.platform == "linux" else ("loop",)
-"""Who accepts for the servers of `serving`. A module's tests run with each by the fixture `acceptor`."""
+ACCEPTORS = ("loop", "gate")[: effort(1, 2) if sys.platform == "linux" else 1]
+"""Who accepts for the servers of `serving`. A module's tests run with each by the fixture `acceptor`, and in the quick
+profile with the loop alone."""
 
 _acceptor = "loop"
 

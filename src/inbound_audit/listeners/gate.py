@@ -234,9 +234,12 @@ class Gate(NativeGate):
 
         return GateServer(self, loop, factory, **tls)
 
-    def report(self) -> None:
-        """Logs what the gate has refused and lost since the last line, at most one line each per 10 seconds."""
-        if not self._has_news:
+    def report(self, *, last: bool = False) -> None:
+        """Logs what the gate has refused and lost since the last line, at most one line each per 10 seconds.
+
+        `last`: also what it would report by itself within a second.
+        """
+        if not (last or self._has_news):
             return
         peer, error, wants_file = self._news()
         refused = self.refused + self.queue_full

@@ -66,6 +66,7 @@ class GateServer(asyncio.AbstractServer):
         if self._reads >= 0:
             self._loop.remove_reader(self._reads)
             self._reads = -1
+        self._gate.report(last=True)
         self._gate.close()
         for listening in self._gate.sockets:
             listening.close()

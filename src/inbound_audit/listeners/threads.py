@@ -156,6 +156,7 @@ class Counted(_Base):
         self._stopping.set()
         try:
             if self._gate is not None:
+                self._gate.report(last=True)
                 self._gate.close()
             super().server_close()
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import sys
@@ -85,6 +86,20 @@ def test_any_protocol_is_counted_to_its_end(guard, thread, listening):
     stop(thread, server)
     stop(thread, server)
     assert (server.is_serving(), server.sockets, gate.closed, listening.fileno()) == (False, (), True, -1)
+
+
+def test_what_was_refused_just_before_the_end_is_logged(guard, thread, listening, caplog):
+    caplog.set_level(logging.INFO, "inbound_audit")
+    gate = Gate(guard.listener, Limits({"/32": 0}), [listening], guard=guard)
+    server = serve(thread, gate, counted(Hello, guard))
+    stands, go_on = threading.Event(), threading.Event()
+    thread.loop.call_soon_threadsafe(lambda: (stands.set(), go_on.wait(PATIENCE), server.close()))
+    stands.wait(PATIENCE)
+    with connect(listening.getsockname()[1]) as peer:
+        assert said(peer).startswith(b"421 ")
+    go_on.set()
+    eventually(lambda: gate.closed, "the end of the gate")
+    assert "refused 127.0.0.1:" in caplog.text
 
 
 def test_connections_outlive_the_server(guard, thread, listening):
