@@ -21,9 +21,9 @@ CHOICE = click.Choice(["accept", "refuse"])
 @params.kind("NAME")
 def shared_name(text: str) -> str:
     """A name under which processes share counts. Raises SharedStateError."""
-    from inbound_audit.shared import directory_of
+    from inbound_audit.shared.places import check_name
 
-    directory_of(text)
+    check_name(text)
     return text
 
 

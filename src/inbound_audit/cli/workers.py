@@ -79,12 +79,15 @@ class Child:
     figures: Figures = NOTHING
     why: str | None = None
     """Why it could not start, or failed, in its own words."""
+    no_order: str = ""
+    """Why it took no order, for a message."""
 
     def order(self, order: bytes) -> None:
         """Sends an order. A worker that does not get it is killed: it would go on as if there was none."""
         try:
             self.channel.send(order, socket.MSG_DONTWAIT)
         except OSError as error:
+            self.no_order = f", and took no order: {reason(error)}"
             if not isinstance(error, ConnectionError):  # usually it has ended, which its channel says
                 logger.error("worker %d takes no order and is killed: %s", self.pid, reason(error))
             os.kill(self.pid, signal.SIGKILL)
@@ -271,7 +274,7 @@ class Supervisor:
         elif self._serving:
             self._replace(child, status)
         else:
-            self._fail(child.why or f"worker {child.pid} {_how(status)} before it was ready")
+            self._fail(child.why or f"worker {child.pid} {_how(status)} before it was ready{child.no_order}")
 
     def _replace(self, child: Child, status: int) -> None:
         pause = MIN_PAUSE_S if time.monotonic() - child.ready_at >= STABLE_AFTER_S else child.pause

@@ -62,11 +62,16 @@ def find_directory(name: str, user: str | None = None) -> str:
     return path if found is not None else directory_of(name)
 
 
-def _candidates(name: str) -> list[tuple[str, os.stat_result | None]]:
+def check_name(name: str) -> None:
+    """Raises SharedStateError for what can be no name of shared counts."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SharedStateError(
             f"{name!r}: is no name for shared counts: a letter or digit, then up to 62 letters, digits, '.', '_' or '-'"
         )
+
+
+def _candidates(name: str) -> list[tuple[str, os.stat_result | None]]:
+    check_name(name)
     paths = [os.path.join(root, f"inbound_audit-{name}") for root in _roots()]
     return [(path, _status_of(path)) for path in paths]
 
