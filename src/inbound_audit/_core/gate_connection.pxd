@@ -18,7 +18,7 @@ from inbound_audit._core.address cimport Address, from_packed
 from inbound_audit._core.bits cimport u8, u16, u32, u64, fetch_add64, load32, store32, store64
 from inbound_audit._core.codes cimport OK
 from inbound_audit._core.gate_queue cimport Connection, GateQueue, Mutex, close_file, push
-from inbound_audit._core.limits cimport WITHIN_LIMITS, LimitSet, passed_limit
+from inbound_audit._core.limits cimport WITHIN_LIMITS, LimitSet, limited_count, passed_limit, table_of
 from inbound_audit._core.model cimport CONNECTIONS, NO_FILE, REJECTIONS, Tree, ia_ac
 from inbound_audit._core.ranges cimport NO_VALUE, Ranges, lookup
 from inbound_audit._core.reply cimport MAX_REPLY_BYTES, Reply, Words, write_reply
@@ -237,21 +237,21 @@ cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexc
 cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
     """Asks the limits, and refuses the connection if it is over one."""
     cdef Rules *r = lane.rules
-    cdef int64_t count = 0
     cdef bint v6 = c.ac.version == 6
-    cdef int row
+    cdef int row, node
     if r.balancers != NULL and lookup(&r.balancers[v6], c.ac.hi, c.ac.lo) != NO_VALUE:
         return False  # it is asked about when Python has read who the client is
     c.asked = True
     if r.limits == NULL:
         return False
-    row = passed_limit(r.limits, &c.ac, lookup(&r.networks[v6], c.ac.hi, c.ac.lo), &count)
+    node = lookup(&r.networks[v6], c.ac.hi, c.ac.lo)
+    row = passed_limit(r.limits, &c.ac, node)
     if row == WITHIN_LIMITS:
         return False
     fetch_add64(&r.limits.limit[row].passed, 1)
     if r.dry_run:
         return False
-    refuse(lane, c, row, count)
+    refuse(lane, c, row, limited_count(r.limits, &r.limits.limit[row], table_of(r.limits, node), node, &c.ac))
     return True
 
 

@@ -134,40 +134,49 @@ cdef inline Tree *trees_of_limit(const Limit *limit, const ia_ac *ac) noexcept n
     return service_trees(ac.tree.owner, ac.tree.service)
 
 
+cdef inline void prefix_of_limit(const Limit *limit, const ia_ac *ac, Prefix *out) noexcept nogil:
+    """The connecting IP's prefix in which a limit counts."""
+    peer_of(ac, out)
+    out.length = limit.length[ac.version == 6]
+    mask(&out.address, out.length)
+
+
 cdef inline int64_t limited_count(
     const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac
 ) noexcept nogil:
-    """The open sessions that a limit counts, the one that asks included. Within the limit it may be a larger number
-    that is within it, too."""
+    """The open sessions that a limit for the family of `ac` counts, the one that asks included."""
+    cdef Tree *first = trees_of_limit(limit, ac)
+    cdef Prefix p
+    if limit.kind == LISTENER_LIMIT:
+        return listener_total(ac.tree)
+    if limit.kind != PREFIX_LIMIT and limit.kind != CLUSTER_PREFIX_LIMIT:
+        return network_total(s, table, first)
+    prefix_of_limit(limit, ac, &p)
+    return sum_trees(first, &p) if s.nodes == 0 else count_in_network(s, table, node, first, &p)
+
+
+cdef inline bint passes(const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac) noexcept nogil:
+    """Whether more sessions are open than a limit allows, the one that asks included."""
     cdef Tree *first = service_trees(ac.tree.owner, ac.tree.service)
-    cdef bint v6 = ac.version == 6
-    cdef int64_t count
     cdef Prefix p
     if limit.kind != PREFIX_LIMIT:
-        if limit.kind == LISTENER_LIMIT:
-            return listener_total(ac.tree)
-        first = trees_of_limit(limit, ac)
         if limit.kind != CLUSTER_PREFIX_LIMIT:
-            return network_total(s, table, first)
-    if limit.length[v6] < 0:
-        return 0
-    peer_of(ac, &p)
-    p.length = limit.length[v6]
-    mask(&p.address, p.length)
+            return limited_count(s, limit, table, node, ac) > limit.maximum
+        first = trees_of_limit(limit, ac)
+    if limit.length[ac.version == 6] < 0:
+        return False
+    prefix_of_limit(limit, ac, &p)
     # With the sessions of other networks it is not less: most sessions are within a limit by this count already.
-    count = sum_trees(first, &p)
-    if count <= limit.maximum or s.nodes == 0:
-        return count
-    return count_in_network(s, table, node, first, &p)
+    if sum_trees(first, &p) <= limit.maximum:
+        return False
+    return s.nodes == 0 or limited_count(s, limit, table, node, ac) > limit.maximum
 
 
-cdef inline int passed_limit(const LimitSet *s, const ia_ac *ac, int node, int64_t *count) noexcept nogil:
-    """The number of the first limit that a session is over, or WITHIN_LIMITS. `node`: its longest listed prefix;
-    `count`: how many sessions that limit counts."""
+cdef inline int passed_limit(const LimitSet *s, const ia_ac *ac, int node) noexcept nogil:
+    """The number of the first limit that a session is over, or WITHIN_LIMITS. `node`: its longest listed prefix."""
     cdef int table = table_of(s, node)
     cdef size_t i
     for i in range(s.table[table].first, s.table[table].end):
-        count[0] = limited_count(s, &s.limit[i], table, node, ac)
-        if count[0] > s.limit[i].maximum:
+        if passes(s, &s.limit[i], table, node, ac):
             return <int>i
     return WITHIN_LIMITS

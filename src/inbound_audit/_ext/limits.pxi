@@ -126,14 +126,13 @@ cdef class LimitTables:
         listed prefixes below the limit's prefix are counted as well.
         """
         cdef int row
-        cdef int64_t count
         cdef Section section
         if self.networks is None:
             return self.accept
         if fork.is_child():
             handle_the_fork()
         section_begin(&section, ac)
-        row = limits.passed_limit(&self.set, &ac.ac, self.networks.find(&ac.ac), &count)
+        row = limits.passed_limit(&self.set, &ac.ac, self.networks.find(&ac.ac))
         section_end(&section)
         if row == limits.WITHIN_LIMITS:
             return self.accept
