@@ -160,6 +160,18 @@ def test_the_agent_knows_which_series_other_hosts_count(audit, hire):
     eventually(lambda: set(agent.do("nodes.replicated()")) == expected, "all series of this host")
 
 
+@pytest.mark.skipif(UNDER_ASAN, reason="AddressSanitizer's locks don't outlive a fork")
+def test_a_forked_child_says_which_hosts_count_its_series(audit, hire):
+    parent = hire(WORKER)
+    parent.do("audit.series.define('f', 'ip', 10, 3, max_bytes=1 << 22, replicate='cluster')")
+    child = parent.fork()
+    child.do("audit.series.add('f', '192.0.2.7')")
+    parent.kill()
+    agent = hire(AGENT)
+    expected = {("series", "s", 10, 3, 0), ("series", "f", 10, 3, 1)}
+    eventually(lambda: set(agent.do("nodes.replicated()")) == expected, "the series of the child")
+
+
 def test_folded_windows_say_to_which_length(audit, hire):
     agent = hire(AGENT)
     other = hire(WORKER)
@@ -224,6 +236,8 @@ FORGED = {
     "sign": (244, 2, "numbers that no owner writes"),
     "interval": (232, 0, "numbers that no owner writes"),
     "windows": (236, 0, "numbers that no owner writes"),
+    "no name": (68, 0, "numbers that no owner writes"),
+    "a name that is not UTF-8": (136, 0xFF, "numbers that no owner writes"),
 }
 
 

@@ -148,8 +148,8 @@ cdef inline bint follow_clock(Series *s, int64_t now) noexcept nogil:
 
 
 cdef inline Tree *whole_tree(Series *s, int64_t number, int sign) noexcept nogil:
-    """The tree of a window that is whole; else NULL."""
-    if s.slot[slot_of(number, s.slots)].whole[sign] != number:
+    """The tree of a window in view that is whole; else NULL. A node may say any number, that of no window too."""
+    if not in_view(s, number) or s.slot[slot_of(number, s.slots)].whole[sign] != number:
         return NULL
     return tree_for(s, number, sign)
 

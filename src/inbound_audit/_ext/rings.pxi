@@ -233,6 +233,7 @@ cdef void forget_series(model.Owner *o, bint closed, bint forked) noexcept:
                 s.slot[k // 2].number[k % 2] = s.slot[k // 2].whole[k % 2] = window.NO_WINDOW
                 if s.state != model.ENDED:
                     bits.store64(<u64 *>&layout.header(&s.own.tree[k].arena).number, <u64>window.NO_WINDOW)
+                    bits.store32(&layout.header(&s.own.tree[k].arena).replicate, s.replicate)
         if closed:
             bits.store32(&s.state, model.ENDED)
         if s.state != model.ENDED and s.own.tree[0] != NULL:  # else it is not made yet

@@ -126,6 +126,14 @@ cdef int map_sum(owner_files.MappedOwner *f, model.Owner *o, const layout.Header
     return fault
 
 
+cdef bint is_series_name(const layout.Header *seen) except -1:
+    """Whether the section's name is one of a series: UTF-8 that is not empty."""
+    try:
+        return len(seen.listener[:seen.listener_size].decode("utf-8")) > 0
+    except UnicodeDecodeError:
+        return False
+
+
 cdef int map_window(owner_files.MappedOwner *f, model.Owner *o, const layout.Header *seen, u64 now) noexcept:
     """Hangs the next section of a file in the owner's ring of a series, or of that of the other nodes. A Fault, or
     SOUND."""
@@ -207,6 +215,8 @@ cdef class OwnerFile:
         if self.node is not None:
             return self.attach_node(&seen, now)
         if seen.kind == model.WINDOW or seen.kind == model.REMOTE_WINDOW:
+            if not is_series_name(&seen):
+                return owner_files.NONSENSE
             return map_window(&self.f, self.audit.owner, &seen, now)
         if seen.kind == model.REMOTE:
             return map_node(&self.f, self.audit.owner, &seen, model.INBOUND_CIDR, now)

@@ -42,8 +42,9 @@ logger = logging.getLogger("inbound_audit.cluster")
 MAX_FRAMES, MAX_BYTES = 100_000, 64 << 20
 """What waits in the inbox at most."""
 
-MAX_FRAMES_A_STEP = 500
-"""Frames that are handled before this node speaks again: some 15 ms."""
+MAX_FRAMES_A_STEP, MAX_HANDLING_S = 500, 0.015
+"""Frames, and seconds in which frames are handled, before this node speaks again: a frame of 256 KiB takes some 12 ms.
+"""
 
 MAX_WAIT_S = 0.05
 """Seconds of the longest wait of the loop, and between two checks of all nodes: whose lease ends, whose snapshot is
@@ -66,6 +67,10 @@ CHORES_S = 1.0
 """Seconds between two checks of what need not be checked at each step."""
 
 
+Arrived = tuple[str, bytes, float]
+"""The node, the frame, and when it came (`time.monotonic`)."""
+
+
 class Inbox:
     """Frames that have come and were not handled yet: at most MAX_FRAMES, and MAX_BYTES of them.
 
@@ -75,7 +80,7 @@ class Inbox:
     def __init__(self) -> None:
         self.dropped = 0
         """How many frames gave way to later ones."""
-        self._frames: deque[tuple[str, bytes]] = deque()
+        self._frames: deque[Arrived] = deque()
         self._bytes = 0
         self._woken = False
         self._changed = threading.Condition()
@@ -83,12 +88,27 @@ class Inbox:
     def put(self, node: str, frame: bytes) -> None:
         """Called by any thread. O(1), amortized."""
         with self._changed:
-            self._frames.append((node, frame))
+            self._frames.append((node, frame, time.monotonic()))
             self._bytes += len(frame)
-            while len(self._frames) > MAX_FRAMES or self._bytes > MAX_BYTES:
-                self._bytes -= len(self._frames.popleft()[1])
-                self.dropped += 1
+            self._keep_bounds()
             self._changed.notify()
+
+    def put_back(self, frames: Sequence[Arrived]) -> None:
+        """Frames that were taken and not handled: they are taken first. O(frames)."""
+        with self._changed:
+            self._frames.extendleft(reversed(frames))
+            self._bytes += sum(len(frame) for _, frame, _ in frames)
+            self._keep_bounds()
+
+    def _keep_bounds(self) -> None:
+        while len(self._frames) > MAX_FRAMES or self._bytes > MAX_BYTES:
+            self._bytes -= len(self._frames.popleft()[1])
+            self.dropped += 1
+
+    def since(self, now: float) -> float:
+        """When the oldest frame that waits came, `now` if there is none. O(1)."""
+        with self._changed:
+            return self._frames[0][2] if self._frames else now
 
     def wake(self) -> None:
         """Lets `take` return."""
@@ -96,14 +116,14 @@ class Inbox:
             self._woken = True
             self._changed.notify()
 
-    def take(self, timeout_s: float) -> list[tuple[str, bytes]]:
+    def take(self, timeout_s: float) -> list[Arrived]:
         """The oldest MAX_FRAMES_A_STEP frames, after at most `timeout_s` seconds."""
         with self._changed:
             if not self._frames and not self._woken:
                 self._changed.wait(timeout_s)
             self._woken = False
             taken = [self._frames.popleft() for _ in range(min(len(self._frames), MAX_FRAMES_A_STEP))]
-            self._bytes -= sum(len(frame) for _, frame in taken)
+            self._bytes -= sum(len(frame) for _, frame, _ in taken)
             return taken
 
 
@@ -218,16 +238,15 @@ class Agent:
     def _pause_s(self) -> float:
         return min(MAX_WAIT_S, self._sender.due(time.monotonic()))
 
-    def _step(self, taken: Iterable[tuple[str, bytes]]) -> None:
+    def _step(self, taken: Sequence[Arrived]) -> None:
         """Handles what has come first: a node whose frames have waited in the inbox was not silent."""
         with self._lock:
-            for node, frame in taken:
-                self._receiver.heard(node, frame, time.monotonic())
+            self._handle(taken)
             now = time.monotonic()
             wanted: list[str] = []
             if now >= self._nodes_at:
                 self._nodes_at = now + MAX_WAIT_S
-                self._receiver.tick(now)
+                self._receiver.tick(self._inbox.since(now))
                 self._series.turn()
                 wanted = self._receiver.asks(now)
             self._sender.nodes = len(self._receiver.nodes)
@@ -242,6 +261,16 @@ class Agent:
                 except RuntimeError as error:  # it is asked by a thread that is there, or when it is wanted again
                     self._asked.discard(node)
                     self._log.report(logging.WARNING, "fewer threads ask for snapshots than may: %s", error, kind="ask")
+
+    def _handle(self, taken: Sequence[Arrived]) -> None:
+        """Handles frames for MAX_HANDLING_S, one at least; the rest waits for the next step."""
+        ends_at = time.monotonic() + MAX_HANDLING_S
+        for at, (node, frame, _) in enumerate(taken):
+            now = time.monotonic()
+            if at and now >= ends_at:
+                self._inbox.put_back(taken[at:])
+                break
+            self._receiver.heard(node, frame, now)
 
     def _start_to_ask(self) -> None:
         """Starts the first thread that asks: later the system may have none to give. Raises ClusterError."""

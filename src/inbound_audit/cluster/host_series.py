@@ -19,6 +19,7 @@ from inbound_audit.cluster.window_records import (
     SeriesKey,
     Window,
     WindowRecords,
+    can_be_said,
     pack,
 )
 from inbound_audit.cluster.windows import MAX_HOSTS, MAX_WINDOWS, MIN_ROOM_BYTES, NO_HOSTS, WindowTrees
@@ -94,7 +95,7 @@ class HostSeries:
         found: dict[SeriesKey, int] = {}
         for scope, name, interval, slots, replicate in self._trees.replicated():
             key = SeriesKey(scope, name, interval, slots)
-            tree = self._tree_of(key, replicate)
+            tree = self._tree_of(key, replicate) if can_be_said(key) else None
             if tree is not None:
                 found[key] = min(tree, found.get(key, tree))
         for key in found:
@@ -131,7 +132,8 @@ class HostSeries:
     def _tree_of(self, key: SeriesKey, replicate: int) -> int | None:
         """The tree of frames in which a series is said, None if it is not."""
         if SCOPES.index(key.scope) < SCOPES.index("series"):
-            return FOR_ALL if key.name in self._monitors else None
+            is_named = key.name in self._monitors and key.name == f"{key.interval},{key.slots}"
+            return FOR_ALL if is_named else None
         return replicate if replicate in (FOR_ALL, FOR_MANAGERS) else None
 
     def _begin(self, key: SeriesKey) -> None:
@@ -145,10 +147,17 @@ class HostSeries:
                 logger.warning("%s %s is counted on this host alone: %s", key.scope, key.name, error)
             self._refused[key] = self._clock() + RETRY_S
             if self.series.pop(key, None) is not None:
-                for copy in self._copies:
-                    copy.remake(key)
+                self._remake_alone(key)
         else:
             self._fill(key, series)
+
+    def _remake_alone(self, key: SeriesKey) -> None:
+        """Makes the trees of a series that is not counted. Without room for them those that are there stay."""
+        for copy in self._copies:
+            try:
+                copy.remake(key)
+            except CapacityError as error:
+                logger.debug("%s %s keeps its trees: %s", key.scope, key.name, error)
 
     def _fill(self, key: SeriesKey, series: ClusterSeries, first: int | None = None) -> None:
         """Sums up the windows in view, or those from `first` on."""
@@ -217,6 +226,11 @@ class SaidWindows:
         found: list[bytes] = []
         room = max_bytes
         in_view = {window for key in self.keys for window in self._windows_of(key)}
+        if said.lacks_room:  # which of them were set is not known
+            self._stamps.clear()
+            self._resumed = None
+        if in_view and self._nothing is None:  # before any stamp is noted: there may be no room for it
+            self._nothing = self._host.tree()
         self._stamps = {window: stamp for window, stamp in self._stamps.items() if window in in_view}
         self.complete = True
         places = MAX_WINDOWS - len(said.windows)

@@ -130,10 +130,18 @@ class NodeState:
         """Counts so many windows in that bound."""
         self.allowance += windows * WINDOW_COST_BYTES / max_bytes_per_s
 
+    def charge_answer(self, sizes: list[int], max_bytes_per_s: int, burst_s: int, now: float) -> None:
+        """Counts a snapshot of parts of these bytes there. What there is no room for delays the next request, and no
+        frame: a node with many hosts is heard meanwhile."""
+        cost_s = sum(size + FRAME_COST_BYTES for size in sizes) / max_bytes_per_s
+        paid_at = max(self.allowance, now - burst_s) + cost_s
+        self.allowance = min(paid_at, max(self.allowance, now))
+        self.ask_at = max(self.ask_at, paid_at)
+
     def wants(self, now: float) -> bool:
         """Whether its snapshot is to be asked for now. If so, it is not for the next MIN_ASK_S."""
         missing = any(not replica.whole and now >= replica.refused_until for replica in self.replicas)
-        if self.state not in COUNTED or not missing or now < self.ask_at:
+        if self.state not in COUNTED or not missing or now < max(self.ask_at, self.allowance):
             return False
         if now - self.ask_at > 2 * MAX_ASK_S:
             self.ask_pause = MIN_ASK_S

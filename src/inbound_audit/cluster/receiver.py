@@ -114,6 +114,8 @@ class Receiver:
         state = self.nodes.get(node)
         if state is None or not parts:
             return
+        bounds = self.bounds
+        state.charge_answer([len(part) for part in parts], bounds.max_bytes_per_s, bounds.burst_s, now)
         try:
             snapshots = self._snapshots(parts)
         except FrameError as error:

@@ -90,6 +90,8 @@ class Replica(Generic[Tree]):
         """Takes a whole snapshot, and returns whether it is of use. Raises ValueError, CapacityError."""
         if self.has is not None and frame.content < self.has:
             return False
+        if self.whole and frame.content == self.has and self._agrees(frame, now):
+            return False
         self.tree.replace(parts)  # model: cluster/swap
         agrees = self._agrees(frame, now)
         self.has = frame.content if agrees else None

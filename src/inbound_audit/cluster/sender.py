@@ -7,12 +7,16 @@ Sessions and windows are said apart from one another, in frames of trees of thei
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from inbound_audit.cluster.frames import MAX_AGE_MS, MAX_PARTS, MAX_RECORDS_BYTES, SESSIONS, Frame, FrameType, pack
 from inbound_audit.cluster.node_trees import Counts, NodeTrees, all_records
+from inbound_audit.errors import CapacityError
+
+logger = logging.getLogger("inbound_audit.cluster")
 
 PAUSE_PER_NODE_S = 0.0005
 PAUSE_PER_WALK = 20
@@ -61,6 +65,8 @@ class Stream:
         self._walked_at = now
         self._walk_s = 0.0
         self._walked = False
+        self._lacks_room = False
+        """The last walk had no room for what it found: the next one says the rest."""
 
     @property
     def has_heartbeats(self) -> bool:
@@ -82,7 +88,7 @@ class Stream:
         if not self._walked:
             return now
         beat_at = self.spoke_at + self._pace.heartbeat_s if self.has_heartbeats else inf
-        walk_at = self._walked_at if self._source.changed() else now
+        walk_at = self._walked_at if self._may_change() else now
         return min(walk_at + self.pause(nodes), beat_at)
 
     def wants_heartbeat(self, now: float) -> bool:
@@ -90,23 +96,39 @@ class Stream:
 
     def walks(self, now: float, nodes: int) -> bool:
         """Whether something may have changed, and may be said."""
-        return not self._walked or (now >= self._walked_at + self.pause(nodes) and self._source.changed())
+        return not self._walked or (now >= self._walked_at + self.pause(nodes) and self._may_change())
+
+    def _may_change(self) -> bool:
+        return self._lacks_room or self._source.changed()
 
     def changes(self, now: float, clock: Callable[[], float]) -> Iterable[bytes]:
         """The records of what has changed since it was said, a frame each."""
         began = clock()
         max_frames = self._pace.max_frames if self._walked else MAX_FIRST_FRAMES
         self._walked = True
+        lacked_room, self._lacks_room = self._lacks_room, False
         for _ in range(max_frames):
-            records = self._source.difference(self.said, MAX_RECORDS_BYTES)
-            complete = self._source.complete
+            records = self._next_records()
             if records:
-                self.said.set_many(records)
                 yield records
-            if complete:
+            if self._lacks_room or self._source.complete:
                 break
+        if self._lacks_room and not lacked_room:
+            logger.warning("this host has no memory for all that it says to other nodes; the rest is tried again")
         self._walk_s = clock() - began
         self._walked_at = now
+
+    def _next_records(self) -> bytes:
+        """The next records of a walk, set as said. If there was no room for some, the digest of their frame is that of
+        the others, and a node that hears it asks for a snapshot."""
+        records = b""
+        try:
+            records = self._source.difference(self.said, MAX_RECORDS_BYTES)
+            if records:
+                self.said.set_many(records)
+        except CapacityError:
+            self._lacks_room = True
+        return records
 
 
 class Sender:

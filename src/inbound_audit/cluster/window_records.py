@@ -25,6 +25,8 @@ SCOPES = ("connections", "receptions", "rejections", "series", "strings")
 MAX_NAME_BYTES = 64
 MAX_SLOTS = 1024
 MAX_INTERVAL_S = 1 << 30
+MAX_TIME_S = (1 << 59) // 10**6
+"""No clock of an audit gives a time further from 1970 (IA_MAX_TIME_US of clock.h)."""
 UNFOLDED = (32, 128)
 """The levels of a window whose hosts were not folded."""
 
@@ -59,6 +61,19 @@ class WindowRecords(NamedTuple):
     records: bytes
 
 
+def can_be_said(key: SeriesKey) -> bool:
+    """Whether `unpack` takes the windows of a series."""
+    try:
+        name_size = len(key.name.encode())
+    except UnicodeEncodeError:
+        return False
+    return key.scope in SCOPES and _is_series(key.interval, key.slots, name_size)
+
+
+def _is_series(interval: int, slots: int, name_size: int) -> bool:
+    return 0 < interval <= MAX_INTERVAL_S and 0 < slots <= MAX_SLOTS and 0 < name_size <= MAX_NAME_BYTES
+
+
 def pack(said: WindowRecords) -> bytes:
     """Returns the bytes of one window's records."""
     (scope, name, interval, slots), number, sign = said.window
@@ -83,8 +98,10 @@ def unpack(data: bytes) -> list[WindowRecords]:
             raise ValueError("the records of a window are cut short")
         if not (scope < len(SCOPES) and sign <= 1 and level4 <= UNFOLDED[0] and level6 <= UNFOLDED[1]):
             raise ValueError(f"a window of scope {scope}, sign {sign}, folded to /{level4} and /{level6}")
-        if not (0 < interval <= MAX_INTERVAL_S and 0 < slots <= MAX_SLOTS and 0 < name_size <= MAX_NAME_BYTES):
+        if not _is_series(interval, slots, name_size):
             raise ValueError(f"a series of {slots} windows of {interval} s, with a name of {name_size} bytes")
+        if abs(number) > MAX_TIME_S // interval + 1:
+            raise ValueError(f"window {number} of {interval} s: no clock gives that time")
         window = Window(SeriesKey(SCOPES[scope], text.decode(), interval, slots), number, sign)
         if found and window <= found[-1].window:
             raise ValueError("the windows are not in their order")

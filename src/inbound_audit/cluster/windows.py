@@ -65,6 +65,8 @@ class WindowTrees:
     def __init__(self, make: MakeTree, check: CheckRecords, max_windows: int, max_hosts: int) -> None:
         self.windows: dict[Window, HeldWindow] = {}
         self.hosts = self.total = self.digest = 0
+        self.lacks_room = False
+        """Some of the last `set_many` were not set."""
         self.handled = 0
         """How many windows were changed, made or dropped."""
         self._make = make
@@ -86,7 +88,10 @@ class WindowTrees:
         for one in said:
             self._check([one.records])
         self.handled += len(said)
-        return sum(self._set(*one) for one in said)
+        self.lacks_room = True
+        changes = sum(self._set(*one) for one in said)
+        self.lacks_room = False
+        return changes
 
     def replace(self, parts: Sequence[bytes]) -> int:
         """Makes these the only windows, and returns how many hosts differed. A window that one part ends with may go on

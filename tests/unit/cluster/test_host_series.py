@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from tests.support.fake_cluster import EPOCH_S, FakeCluster, FakeNode
 from tests.support.fake_engine import CALM, Faults
-from tests.support.gold_nodes import Host, decode, encode
+from tests.support.gold_nodes import GoldTree, Host, decode, encode
 from tests.support.gold_series import Events, GoldSeries, GoldSeriesTrees
 
 from inbound_audit.cluster import host_series, sender
@@ -21,6 +21,8 @@ from inbound_audit.cluster.sender import Sender
 from inbound_audit.cluster.window_records import MAX_HEAD_BYTES, UNFOLDED, SeriesKey, Window, WindowRecords
 from inbound_audit.cluster.window_records import pack as pack_windows
 from inbound_audit.cluster.window_records import unpack as unpack_windows
+from inbound_audit.cluster.windows import WindowTrees
+from inbound_audit.errors import CapacityError
 
 NAMED = SeriesKey("series", "failures", 3600, 2)
 MONITOR = SeriesKey("rejections", "300,6", 300, 6)
@@ -524,3 +526,55 @@ def test_an_engine_that_loses_half_of_all_frames(hosts: Hosts) -> None:
     hosts.run(4)
     hosts.check_windows()
     hosts.check_always(hosts.one)
+
+
+def test_a_window_that_was_not_set_is_said_by_the_next_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    speaker = Speaker()
+    hosts = Hosts()
+    speaks = Sender(1, hosts.one.trees, lambda: speaker.now, speaker.series.said.values())
+    speaker.events.record(NAMED, 2, HOST, 1)
+
+    def no_room(*arguments: object) -> None:
+        raise CapacityError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GoldTree, "set_many", no_room)
+        speaks.frames(speaker.now)
+    assert speaker.windows.said().hosts == 0
+    speaker.now += 1
+    speaks.frames(speaker.now)
+    assert speaker.windows.said().hosts == 1
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "\ud800"])
+def test_a_series_that_no_frame_names_is_passed_over(name: str) -> None:
+    speaker = Speaker()
+    speaker.events.replicate[NAMED._replace(name=name)] = FOR_ALL
+    speaker.series.find()
+    assert speaker.windows.keys == [NAMED]
+
+
+def test_a_monitor_of_another_size_than_its_name_is_not_said() -> None:
+    speaker = Speaker()
+    speaker.series = HostSeries(GoldSeriesTrees(speaker.events, lambda: speaker.now), ["300,6"])
+    for key in (MONITOR, MONITOR._replace(interval=60)):
+        speaker.events.replicate[key] = 0
+    speaker.series.find()
+    assert set(speaker.series.series) == {MONITOR, NAMED}
+
+
+def test_a_series_without_room_for_its_trees_ends_no_agent(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = NAMED._replace(name="other")
+    for node in hosts.nodes:
+        node.events.replicate[other] = FOR_ALL
+    hosts.record(hosts.two, key=other)
+    hosts.run(3)
+    one = hosts.one.series
+
+    def no_room(*arguments: object) -> None:
+        raise CapacityError("no room")
+
+    monkeypatch.setattr(WindowTrees, "remake", no_room)
+    one.series.pop(other)
+    one.find()
+    assert other not in one.series

@@ -723,3 +723,26 @@ def test_the_bounds_that_are_published() -> None:
     """docs/cluster.md gives these figures."""
     assert Bounds() == Bounds(4000, 1_000_000, 20_000_000, 1 << 20, 64 << 20, 8 << 20, 4)
     assert unpack(pack(Frame(FrameType.HEARTBEAT, 1, 1))).content == 0
+
+
+def test_a_snapshot_counts_in_the_bound_of_its_node(pair: Pair) -> None:
+    """Its node is not asked again before it is paid for, and its frames are heard meanwhile."""
+    bounds = pair.receiver.bounds
+    pair.receiver.answered("mx1", [bytes(1 << 20)] * 64, pair.now)
+    paid_s = (64 << 20) / bounds.max_bytes_per_s - bounds.burst_s
+    pair.open(2)
+    pair.say()
+    pair.open(3)
+    pair.talk()
+    assert not pair.state.whole
+    assert pair.state.state == State.HEARD
+    assert pair.asks(paid_s / 2) == []
+    pair.talk()
+    assert pair.asks(paid_s) == ["mx1"]
+
+
+def test_a_snapshot_of_what_is_there_replaces_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GoldTree, "replace", lambda *arguments: pytest.fail("the tree is replaced"))
+    pair.answer()
+    assert pair.agrees
+    assert pair.state.snapshots == 0

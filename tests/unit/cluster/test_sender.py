@@ -8,6 +8,7 @@ from tests.support.gold_nodes import GoldTrees, decode
 from inbound_audit.cluster import sender as rooms
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES, Frame, FrameType, unpack
 from inbound_audit.cluster.sender import HEARTBEAT_S, MIN_PAUSE_S, Sender
+from inbound_audit.errors import CapacityError
 
 
 class Speaker:
@@ -171,3 +172,22 @@ def test_a_node_of_many_hosts(speaker: Speaker) -> None:
     frames = speaker.sender.frames(speaker.now)
     assert all(len(frame) <= MAX_FRAME_BYTES for frame in frames)
     assert sum(map(len, frames)) <= 5 * 2_000 + 64 * len(frames)
+
+
+def test_a_walk_without_room_is_logged_once_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trees = GoldTrees()
+    sender = Sender(1, trees, lambda: 0.0)
+    sender.frames(0.0)
+    trees.open((4, 7), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(trees, "difference", raise_capacity)
+        for second in range(1, 4):
+            assert [unpack(frame).type for frame in sender.frames(second)] == [FrameType.HEARTBEAT]
+    assert [unpack(frame).hosts for frame in sender.frames(4.0)] == [1]
+    assert caplog.text.count("the rest is tried again") == 1
+
+
+def raise_capacity(*arguments: object) -> bytes:
+    raise CapacityError("no room")

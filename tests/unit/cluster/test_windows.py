@@ -14,6 +14,7 @@ from inbound_audit.cluster.window_records import (
     MAX_INTERVAL_S,
     MAX_NAME_BYTES,
     MAX_SLOTS,
+    MAX_TIME_S,
     SCOPES,
     UNFOLDED,
     Levels,
@@ -29,7 +30,14 @@ from inbound_audit.errors import CapacityError
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=MAX_NAME_BYTES // 4)
 keys = st.builds(SeriesKey, st.sampled_from(SCOPES), names, st.integers(1, MAX_INTERVAL_S), st.integers(1, MAX_SLOTS))
-windows = st.builds(Window, keys, st.integers(-(2**63), 2**63 - 1), st.integers(0, 1))
+windows = keys.flatmap(
+    lambda key: st.builds(
+        Window,
+        st.just(key),
+        st.integers(-MAX_TIME_S // key.interval, MAX_TIME_S // key.interval),
+        st.integers(0, 1),
+    )
+)
 levels = st.tuples(st.integers(0, 32), st.integers(0, 128))
 hosts = st.tuples(st.sampled_from((4, 6)), st.integers(0, 40).map(lambda number: number << 20 | 1))
 counts = st.dictionaries(hosts, st.integers(1, 2**32 - 1), min_size=1, max_size=12)
@@ -231,3 +239,11 @@ def test_a_weight_is_fixed() -> None:
     assert pack(WindowRecords(ONE, UNFOLDED, b"")).hex() == said
     assert weight_of(ONE, UNFOLDED) == 0x79688524FDEB5E2D
     assert len({weight_of(window, level) for window in (ONE, TWO) for level in (UNFOLDED, (24, 128), (32, 64))}) == 6
+
+
+@pytest.mark.parametrize("number", [-(2**62), -(2**63), 2**63 - 1, MAX_TIME_S // 60 + 2])
+def test_a_number_that_no_clock_gives_is_refused(number: int) -> None:
+    trees = held()
+    with pytest.raises(ValueError, match="no clock gives that time"):
+        trees.set_many(pack(WindowRecords(Window(KEY, number, 0), UNFOLDED, encode({(4, 7): 1}))))
+    assert trees.windows == {}

@@ -332,6 +332,20 @@ def test_a_window_that_is_not_whole_says_so_at_each_change(host: Host) -> None:
     assert host.remote("192.0.2.10") == 4
 
 
+def test_the_number_of_no_window_changes_no_window(host: Host) -> None:
+    """Nor one that is not whole, in any slot."""
+    for turn in range(SLOTS):
+        host.hear("mx2", NOW + turn, 0, records(a=2**32 - 1))
+        host.hear("mx3", NOW + turn, 0, records(a=5))
+        assert host.series.is_full
+        before = host.remote("192.0.2.10")
+        assert before
+        host.hear("mx4", -(2**62), 0, records(b=turn + 1))
+        assert (host.remote("192.0.2.10"), host.remote("192.0.2.11")) == (before, 0)
+        host.clock.seconds += INTERVAL
+        host.step()
+
+
 def test_windows_of_texts_and_of_monitors(host: Host) -> None:
     host.audit.series.define("t", "string", INTERVAL, SLOTS, max_bytes=1 << 20)
     host.audit.series.add("t", "mail.example.com", 3)
