@@ -324,7 +324,7 @@ def test_the_inbox_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         inbox.put("mx2", bytes([number]))
     assert inbox.dropped == 3
     inbox.put("mx2", b"x" * 97)
-    assert [frame[:1] for _, frame in inbox.take(0)] == [b"\5", b"\6", b"\7", b"x"]
+    assert [frame[:1] for _, frame, _ in inbox.take(0)] == [b"\5", b"\6", b"\7", b"x"]
     inbox.put("mx2", b"x" * 101)
     assert inbox.take(0) == []
     assert inbox.dropped == 6
