@@ -115,3 +115,9 @@ def test_each_room_of_the_core_has_a_unit_test_of_its_name() -> None:
     """The room ``model`` holds structures alone."""
     tests = {path.stem.removeprefix("test_") for path in (Path(__file__).parents[1] / "unit").rglob("test_*.py")}
     assert {path.stem for path in CORE.glob("*.pxd")} - tests == {"__init__", "model"}
+
+
+def test_each_file_of_tests_has_a_name_of_its_own() -> None:
+    """pytest imports them by their names alone: of two equal ones the second is not run."""
+    names = [path.name for path in Path(__file__).parents[1].rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -565,13 +565,15 @@ def test_a_guard_of_another_listener_is_no_guard_of_a_gate(audit, listener):
         Gate(listener, None, [listening], guard=Guard(audit.listener("IMAP")))
 
 
-def test_the_error_of_a_system_without_descriptors_is_raised(listener, monkeypatch):
+def test_the_error_of_a_system_without_descriptors_is_raised(listener):
     before = descriptors()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 2, hard))
+        lowest = os.dup(listening.fileno())
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2, hard))  # numbers from there on may be in use
         try:
             with pytest.raises(OSError, match="the gate can't begin") as failure:
                 Gate(listener, None, [listening])
