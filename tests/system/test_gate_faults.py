@@ -141,6 +141,20 @@ def test_no_descriptor_and_no_count_is_left_after_many_connections(audit: Inboun
 
 
 @forks_beside_threads
+def test_a_process_forks_while_threads_take(hire: Workers) -> None:
+    worker = begun(hire, ALONE, "Limits({'/32': 3})", threads=2)
+    worker.do("import threading\nstop = threading.Event()")
+    worker.do("def take():\n    while not stop.is_set(): kept.extend(gate.take())")
+    worker.do("threads = [threading.Thread(target=take) for _ in range(2)]\nfor thread in threads: thread.start()")
+    forks = "for _ in range(NUMBER):\n    pid = os.fork()\n    if pid == 0: os._exit(0)\n    os.waitpid(pid, 0)"
+    worker.do(forks.replace("NUMBER", str(rounds(100, 2000))))
+    worker.do("stop.set()\nfor thread in threads: thread.join()")
+    with connect(port_of(worker)):
+        eventually(lambda: worker.do("len(gate.get(PATIENCE))") == 1, "the gate goes on")
+    worker.do("for c, s in kept: c.close(); s.close()")
+
+
+@forks_beside_threads
 @pytest.mark.parametrize("fork", ["os.fork()", "ctypes.CDLL(None).fork()"])
 def test_a_child_has_no_gate_and_keeps_nothing_of_it(hire: Workers, fork: str) -> None:
     worker = begun(hire, ALONE, "Limits({'/32': 3})", threads=2)

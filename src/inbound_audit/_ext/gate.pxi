@@ -184,10 +184,15 @@ cdef class NativeGate:
         sockets are as `make_socket` makes them. Never waits. If one can't be made, it closes all of them and raises."""
         cdef gate_queue.Connection c
         cdef u64 inode
+        cdef bint found
         taken = []
         if self.gate == NULL or self.closed:
             return taken
-        while len(taken) < most and gate_queue.pop(&self.gate.queue, &c):
+        while len(taken) < most:
+            with nogil:  # the thread that forks holds the lock, and then takes the GIL
+                found = gate_queue.pop(&self.gate.queue, &c)
+            if not found:
+                break
             inode = gate.inode_of(c.fd)
             try:
                 taken.append(self.made(&c))

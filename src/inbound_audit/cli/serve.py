@@ -139,7 +139,7 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
 @click.option(
     "--gate/--no-gate",
-    default=True,
+    default=False,
     help="Accept, count and refuse by limits in native code, before Python sees a connection. Linux.",
 )
 @params.option(

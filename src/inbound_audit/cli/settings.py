@@ -50,4 +50,4 @@ class Settings:
     network: tuple[tuple[str, tuple[str, ...]], ...] = ()
     policy_dir: tuple[str, ...] = ()
     max_hook_ms: int = 50
-    gate: bool = True
+    gate: bool = False

@@ -117,6 +117,7 @@ class Admission:
             return True
         try:
             self.session.rebind(remote)
+            self.asked = None  # a gate has asked about another address
         except AddressError as error:
             self.report(logging.INFO, "%s names a client that is no address: %s", self, error)
             return False

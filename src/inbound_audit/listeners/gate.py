@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import socket
 import string
 import time
@@ -126,7 +127,7 @@ class Gate(NativeGate):
             _check(listening)
         rules = self._rules(limits)
         for listening in self.sockets:
-            listening.setblocking(False)
+            os.set_blocking(listening.fileno(), False)  # its timeout in Python stays
         self._open(
             listener,
             [listening.fileno() for listening in self.sockets],

@@ -560,6 +560,23 @@ def test_a_policy_that_is_exchanged_is_what_the_gate_asks(listener):
             assert said(peer) == b"421 4.7.0 closed\r\n"
 
 
+def test_the_real_client_of_a_connection_is_asked_about_anew(listener):
+    limits = Limits({"/32": 1}, exempt=["127.0.0.0/8"])
+    guard = Guard(listener, limits)
+    admissions = [guard.receive(listener.session("127.0.0.1"), limits) for _ in range(2)]
+    for admission in admissions:
+        assert admission.rebind("192.0.2.1")
+        admission.evaluate()
+    assert [admission.let_in for admission in admissions] == [True, False]
+    for admission in admissions:
+        admission.close()
+
+
+def test_the_timeout_of_a_socket_stays(listener):
+    with socket.create_server(("127.0.0.1", 0)) as listening, Gate(listener, None, [listening]):
+        assert listening.gettimeout() is None
+
+
 def test_a_guard_of_another_listener_is_no_guard_of_a_gate(audit, listener):
     with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(ValueError, match="another listener"):
         Gate(listener, None, [listening], guard=Guard(audit.listener("IMAP")))
