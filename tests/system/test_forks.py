@@ -9,7 +9,10 @@ import os
 import random
 import re
 import signal
+import sys
 import threading
+import time
+from collections.abc import Iterator
 
 import pytest
 from tests.support.threads import lua_adder, running
@@ -256,6 +259,19 @@ def test_forked_while_other_threads_run_lua(tmp_path):
                 in_a_fork(ask)
 
 
+@contextlib.contextmanager
+def gil_kept() -> Iterator[None]:
+    """No thread asks for the GIL in the block. A child in which Python does not know of the fork would give it up to a
+    thread that asked for it, and that is not in the child."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    time.sleep(0.1)  # those who have asked have it
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_child_that_python_does_not_know_of_sees_no_count_of_its_parent_as_its_own(shared, tmp_path, monkeypatch):
     """Whatever it asks first; in shared mode, the parent's sessions are those of another process."""
@@ -265,7 +281,7 @@ def test_a_child_that_python_does_not_know_of_sees_no_count_of_its_parent_as_its
 
     monkeypatch.setenv("INBOUND_AUDIT_SHM", str(tmp_path))
     fork = ctypes.PyDLL(None).fork
-    with InboundAudit(shared="x" if shared else None) as audit:
+    with InboundAudit(shared="x" if shared else None) as audit, gil_kept():
         listener = audit.listener()
         kept = [listener.session("192.0.2.7") for _ in range(3)]
         limits = Limits({"/32": 2})
