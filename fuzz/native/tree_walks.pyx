@@ -42,8 +42,8 @@ cdef void merge_hosts(int version, u64 hi, u64 lo) noexcept nogil:
     cdef u64 found = 0
     start.hi, start.lo, start.version = hi, lo if version == 6 else 0, version
     tree.next = &again
-    expect(hosts.open_merge(&merge, &tree, NULL) == codes.OK, "there is memory")
-    hosts.start_merge(&merge, &tree, NULL, &start)
+    expect(hosts.open_merge(&merge, &tree) == codes.OK, "there is memory")
+    hosts.start_merge(&merge, &start)
     while hosts.next_host(&merge, &host):
         expect(ip.compare(host.address.hi, host.address.lo, start.hi, start.lo, 128) >= 0, "addresses ascend")
         start = host.address
