@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from inbound_audit.cluster.replica import Replica
@@ -45,8 +47,16 @@ class Load:
         self.max_hosts = max_hosts
         self.max_waiting_bytes = max_waiting_bytes
 
-    def account(self, replica: Replica[Any], sign: int) -> None:
-        """Takes a copy out of the sums, before a change, or adds it."""
+    @contextlib.contextmanager
+    def changing(self, replica: Replica[Any]) -> Iterator[None]:
+        """A copy is changed in the block: the sums have it as it is afterwards."""
+        self._account(replica, -1)
+        try:
+            yield
+        finally:
+            self._account(replica, 1)
+
+    def _account(self, replica: Replica[Any], sign: int) -> None:
         self.hosts += sign * replica.tree.hosts
         self.waiting_bytes += sign * replica.waiting_bytes
 
@@ -64,8 +74,8 @@ class WindowLoad(Load):
         self.windows = 0
         self.max_windows = max_windows
 
-    def account(self, replica: Replica[WindowTrees], sign: int) -> None:
-        super().account(replica, sign)
+    def _account(self, replica: Replica[WindowTrees], sign: int) -> None:
+        super()._account(replica, sign)
         self.windows += sign * len(replica.tree.windows)
 
     @property

@@ -229,8 +229,8 @@ class SaidWindows:
         if said.lacks_room:  # which of them were set is not known
             self._stamps.clear()
             self._resumed = None
-        if in_view and self._nothing is None:  # before any stamp is noted: there may be no room for it
-            self._nothing = self._host.tree()
+        if in_view:  # before any stamp is noted: there may be no room for it
+            self._empty_tree()
         self._stamps = {window: stamp for window, stamp in self._stamps.items() if window in in_view}
         self.complete = True
         places = MAX_WINDOWS - len(said.windows)
@@ -270,8 +270,9 @@ class SaidWindows:
     def _before(self, said: WindowTrees, window: Window) -> NodeTree:
         """What was said of a window. A tree for it is made when there is something to say."""
         held = said.windows.get(window)
-        if held is not None:
-            return held.tree
+        return self._empty_tree() if held is None else held.tree
+
+    def _empty_tree(self) -> NodeTree:
         if self._nothing is None:
             self._nothing = self._host.tree()
         return self._nothing

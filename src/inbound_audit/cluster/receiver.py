@@ -222,10 +222,8 @@ class Receiver:
         state.epoch = frame.epoch  # model: cluster/begin
         state.began = began
         for replica in state.replicas:
-            load = self._load(state, replica)
-            load.account(replica, -1)
-            replica.begin(now)
-            load.account(replica, 1)
+            with self._load(state, replica).changing(replica):
+                replica.begin(now)
 
     def _rival(self, state: NodeState, now: float) -> None:
         """A frame of an older start. The newer one counts."""
@@ -270,11 +268,8 @@ class Receiver:
         load = self._load(state, replica)
         handled = 0 if replica is state.replica else replica.tree.handled
         was_whole = replica.whole
-        load.account(replica, -1)
-        try:
+        with load.changing(replica):
             excess = self._give(state, replica, frame, now, parts)
-        finally:
-            load.account(replica, 1)
         if replica is not state.replica:
             state.charge(replica.tree.handled - handled, self.bounds.max_bytes_per_s)
         if was_whole and not replica.whole:
@@ -282,9 +277,8 @@ class Receiver:
         if excess or not load.fits:
             self._refuse(state, replica, now, excess or "all nodes together have more than the bounds")
         if load.waiting_bytes > load.max_waiting_bytes:
-            load.account(replica, -1)
-            replica.drop_waiting()
-            load.account(replica, 1)
+            with load.changing(replica):
+                replica.drop_waiting()
 
     def _give(self, state: NodeState, replica: Replica[Any], frame: Frame, now: float, parts: Sequence[bytes]) -> str:
         """Returns why the copy has no room for it, "" if it has."""
@@ -377,10 +371,8 @@ class Receiver:
 
     def _empty(self, state: NodeState, *replicas: Replica[Any]) -> None:
         for replica in replicas:
-            load = self._load(state, replica)
-            load.account(replica, -1)
-            replica.empty()
-            load.account(replica, 1)
+            with self._load(state, replica).changing(replica):
+                replica.empty()
 
     def _say(self, state: NodeState, now_in: State) -> None:
         state.state = now_in
