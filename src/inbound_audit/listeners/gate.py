@@ -26,7 +26,7 @@ from inbound_audit._ipcount import GateRules, NativeGate, NetworkMap
 from inbound_audit.errors import InboundAuditError, cause_of, did_you_mean, named_keywords
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.limits import Limits
-from inbound_audit.policy.verdict import REFUSAL_CODE, UNAVAILABLE, Verdict
+from inbound_audit.policy.verdict import REFUSAL_CODE, UNAVAILABLE, Verdict, smtp_lines
 from inbound_audit.process import ProcessLock, Stage, register, wait_before_forks
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ MAX_TAKEN = 64
 """Connections that `get` and `take` return at once, unless they are asked for another number."""
 
 BUSY = Verdict(False, REFUSAL_CODE, "too busy, try again later", disconnect=True)
-"""What a connection is told for which the queue has no room."""
+"""The refusal of a connection for which the queue has no room."""
 
 RETRY_AFTER_S = 10
 
@@ -68,7 +68,7 @@ class Gate(NativeGate):
 
     let in      it waits, counted, until `get`, `take` or `serve` fetches it
     refused     it gets the refusal, is closed, and is counted no more
-    queue full  `backlog` connections wait already: it is told that the server is busy, and closed
+    queue full  `backlog` connections wait already: it is refused as too busy
 
     `refusal` is what a refused peer is sent: "smtp" (a reply line), "http" (429, and 503 if the server is busy), bytes,
     a function from the Verdict to bytes, a text, or None for nothing. In a text ``{code}``, ``{text}`` (of the limits),
@@ -120,7 +120,7 @@ class Gate(NativeGate):
         self._refusals = LogLimiter(logger) if guard is None else guard.refusals
         self._failures = LogLimiter(logger)
         self._follows = guard is not None and (limits is None or limits is guard.policy)
-        self._said = 0  # refusals that a log line has told of
+        self._said = 0  # refusals that a log line has reported
         if guard is not None:
             self._check_guard(guard)
         for listening in self.sockets:
@@ -321,7 +321,7 @@ def reply_parts(refusal: GateRefusal, verdict: Verdict, *, busy: bool) -> list[b
     if not isinstance(refusal, str):
         raise TypeError(f"refusal={refusal!r}: expected 'smtp', 'http', a text, bytes, a function to bytes, or None")
     if refusal == "smtp":
-        return [smtp_refusal(verdict)]
+        return [smtp_lines(verdict, verdict.text, "7.0") + b"\r\n"]
     if refusal == "http":
         return [http_refusal(verdict, busy=busy)]
     return _compiled(refusal, {"code": str(verdict.code), "text": verdict.text, **({"limit": "busy"} if busy else {})})
@@ -363,15 +363,6 @@ def _joined(parts: Sequence[bytes | str]) -> list[bytes | str]:
         elif part:
             joined.append(part)
     return joined
-
-
-def smtp_refusal(verdict: Verdict) -> bytes:
-    """The reply line, or lines, of a refusal (RFC 5321, 4.2.1; RFC 3463 has the code of the middle)."""
-    code = verdict.code if 400 <= verdict.code <= 599 else REFUSAL_CODE
-    *before, last = verdict.text.splitlines() or [""]
-    detail = f"{code // 100}.7.0"
-    lines = [*(f"{code}-{detail} {line}\r\n" for line in before), f"{code} {detail} {last}\r\n"]
-    return "".join(lines).encode("ascii", "replace")
 
 
 def http_refusal(verdict: Verdict, *, busy: bool = False) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from inbound_audit.listeners.proxy import real_client
 from inbound_audit.policy.message import Message
-from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Verdict
+from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Verdict, reply_code, smtp_lines
 
 if TYPE_CHECKING:
     from aiosmtpd.proxy_protocol import ProxyData
@@ -20,25 +20,14 @@ if TYPE_CHECKING:
 
 @functools.lru_cache(maxsize=256)
 def smtp_reply(verdict: Verdict) -> bytes:
-    """The reply line, or lines (RFC 5321, 4.2.1), of a refusal, without the last CRLF.
-
-    The reply always refuses and is always well-formed: the text's lines become reply lines, characters outside of
-    ASCII become question marks, and a code other than 4xx or 5xx becomes 421.
-    """
-    code = _reply_code(verdict)
-    lines = (verdict.text or REFUSAL_TEXT).splitlines() or [""]
-    reply = "\r\n".join([*(f"{code}-{line}" for line in lines[:-1]), f"{code} {lines[-1]}"])
-    return reply.encode("ascii", "replace")
+    """`smtp_lines`, with a text if the verdict has none."""
+    return smtp_lines(verdict, verdict.text or REFUSAL_TEXT)
 
 
 @functools.lru_cache(maxsize=256)
 def refusal_line(verdict: Verdict) -> bytes:
     """`smtp_reply` with its last CRLF."""
     return smtp_reply(verdict) + b"\r\n"
-
-
-def _reply_code(verdict: Verdict) -> int:
-    return verdict.code if 400 <= verdict.code <= 599 else REFUSAL_CODE
 
 
 class SMTPPolicy:
@@ -64,7 +53,7 @@ class SMTPPolicy:
             if verdict.accepted and not verdict.disconnect:
                 continue
             reply = smtp_reply(verdict)
-            if verdict.disconnect or _reply_code(verdict) == REFUSAL_CODE:  # 421 closes the channel: RFC 5321, 3.8
+            if verdict.disconnect or reply_code(verdict) == REFUSAL_CODE:  # 421 closes the channel: RFC 5321, 3.8
                 self._server.hang_up(reply)
             return reply
         return None

@@ -71,6 +71,26 @@ UNAVAILABLE = Verdict(False, REFUSAL_CODE, "service not available, try again lat
 LOCAL_ERROR = Verdict(False, 451, "requested action aborted: local error in processing")
 
 
+def reply_code(verdict: Verdict) -> int:
+    """The code of a refusal: 421 in place of one that does not refuse."""
+    return verdict.code if 400 <= verdict.code <= 599 else REFUSAL_CODE
+
+
+def smtp_lines(verdict: Verdict, text: str, detail: str = "") -> bytes:
+    """The reply line, or lines (RFC 5321, 4.2.1), of a refusal, without the last CRLF.
+
+    The reply always refuses and is always well-formed: the text's lines become reply lines, characters outside of
+    ASCII become question marks, and a code other than 4xx or 5xx becomes 421. `detail`: the last two numbers of an
+    enhanced status code (RFC 3463), such as ``"7.0"``.
+    """
+    code = reply_code(verdict)
+    status = f"{code // 100}.{detail} " if detail else ""
+    *before, last = text.splitlines() or [""]
+    return "\r\n".join([*(f"{code}-{status}{line}" for line in before), f"{code} {status}{last}"]).encode(
+        "ascii", "replace"
+    )
+
+
 @lru_cache(maxsize=256)
 def cached_verdict(accepted: bool, code: int, text: str | bytes, tarpit: float, disconnect: bool) -> Verdict:
     """The verdict of a script. A script refuses with the same few replies, so each of them is made once.
