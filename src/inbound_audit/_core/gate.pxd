@@ -62,7 +62,7 @@ cdef enum:
     MAX_LANES = 64
     MAX_EVENTS = 64
     REST_MS = 50
-    CHECK_MS = 1000             # between two looks whether a listening socket is still the one that it was
+    CHECK_MS = 1000             # between two checks whether a listening socket is still the one that it was
     STOP = 0                    # the number of the event that ends the threads
 
 
@@ -113,8 +113,8 @@ cdef inline bint take_spare(Lane *lane) noexcept nogil:
 
 
 cdef inline bint accept_without_room(Lane *lane, int listening, int error) noexcept nogil:
-    """No descriptor is left: a connection gets the spare one, is told that the server is busy, and is closed. It is
-    not counted. Returns whether there was one: `accept` fails for want of a descriptor also when none waits."""
+    """No descriptor is left: a connection gets the spare one, the reply of a server that is busy, and is closed. It
+    is not counted. Returns whether there was one: `accept` fails for want of a descriptor also when none waits."""
     cdef Connection c
     cdef Caller caller
     cdef bint found = False
@@ -217,7 +217,7 @@ cdef inline void *run_lane(void *given) noexcept nogil:
             if not acquire32(&g.stops):
                 serve_event(lane, event[i].data.u64)
         serve_time(lane)
-        if monotonic_ms() - said_ms >= CHECK_MS and news_of(g) != load64(&g.told):
+        if monotonic_ms() - said_ms >= CHECK_MS and news_of(g) != load64(&g.noted):
             said_ms = monotonic_ms()
             set_news(&g.queue, True)
         if lane.rests:

@@ -111,7 +111,7 @@ cdef struct Gate:
     u32 lanes
     u32 running                 # threads that were started
     u32 sockets
-    u64 told                    # news that Python has heard of; atomic
+    u64 noted                   # the news that Python has taken; atomic
     Listening listening[MAX_SOCKETS]
     Lane *lane                  # [lanes]
 

@@ -246,7 +246,7 @@ cdef class NativeGate:
         if self.closed:
             return None, 0, False
         with nogil:
-            bits.store64(&g.told, gate.news_of(g))
+            bits.store64(&g.noted, gate.news_of(g))
             gate_queue.set_news(&g.queue, False)
             for i in range(g.lanes):
                 gate.lock_lane(&g.lane[i])

@@ -51,7 +51,7 @@ class Report:
 
     A line for which there is no room, as the lines before it are not read, is left out; the next one says so.
 
-    The service manager is told the same, and that the server is alive.
+    The service manager gets the same, and that the server is alive.
     """
 
     def __init__(self, as_json: bool) -> None:

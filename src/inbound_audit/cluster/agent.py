@@ -1,4 +1,4 @@
-"""The agent of a host: it tells the other nodes what this host counts, and keeps what they count.
+"""The agent of a host: it says to the other nodes what this host counts, and keeps what they count.
 
     engine's threads -- frames --> Inbox --> the loop: Receiver, Sender -- frames --> engine
                                                | nodes whose snapshot is wanted

@@ -156,7 +156,7 @@ def protocol_factory(handler: Any, guard: Guard, **kwargs: Any) -> SMTPFactory:
                     is ever resolved
 
     and aiosmtpd's for its SMTP class. Raises CidrError for an entry of `proxy_from` that is not a prefix, and
-    ValueError or TypeError for a budget that is none.
+    ValueError or TypeError for what is no budget.
     """
     return SMTPFactory(handler, guard, **kwargs)
 
