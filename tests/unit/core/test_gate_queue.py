@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import sys
 import threading
+import time
 from collections import deque
 
 import pytest
@@ -50,14 +51,16 @@ def test_threads_neither_lose_nor_double_one():
     def push(first: int) -> None:
         for number in range(first, first + each):
             while not queue.push(number):
-                pass
+                time.sleep(0)  # lets another thread have the GIL
 
     def pop() -> None:
         while len(taken) < 2 * each:
             number = queue.pop()
-            if number is not None:
-                with lock:
-                    taken.append(number)
+            if number is None:
+                time.sleep(0)
+                continue
+            with lock:
+                taken.append(number)
 
     threads = [threading.Thread(target=push, args=(at * each,)) for at in range(2)]
     threads += [threading.Thread(target=pop) for _ in range(2)]
