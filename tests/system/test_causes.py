@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.support.places import mounts_are_possible, run_inside
@@ -20,7 +21,7 @@ from inbound_audit import InboundAudit
 from inbound_audit.errors import CapacityError, SharedStateError
 
 def limit(what, number):
-    resource.setrlimit(what, (number, number))
+    resource.setrlimit(what, (number, resource.getrlimit(what)[1]))
 
 def fails(kind, words, job):
     try:
@@ -53,12 +54,44 @@ fails(CapacityError, "ulimit -f", lambda: InboundAudit(shared="y"))
 """)
 
 
-def test_no_descriptor_is_left(place: object) -> None:
-    run("""
+JOBS_THAT_OPEN = {
+    "audit": "InboundAudit(shared=name).close()",
+    "group": "InboundAudit(shared=name, group=str(os.getgid())).close()",
+    "session": "made = InboundAudit(shared=name); made.listener('S').session('10.0.0.1'); made.close()",
+    "series": "made = InboundAudit(shared=name); made.series.define('f', 'ip', 60, 2); made.close()",
+    "kept": "made = InboundAudit(state=name); made.series.define('f', 'ip', 60, 2, persist=True); made.close()",
+    "log": "made = InboundAudit(state=name); made.series.define('f', 'ip', 60, 2, serialize=True); made.close()",
+    "top": "made = InboundAudit(shared=name); made.top(1); made.close()",
+}
+
+
+@pytest.mark.parametrize("job", JOBS_THAT_OPEN)
+def test_no_descriptor_is_left(place: object, tmp_path: Path, job: str) -> None:
+    """After each number of descriptors that could still be opened. With enough of them the job succeeds."""
+    run(f"""
 import os
-audit = InboundAudit(shared="x", capacity=1 << 24)
-limit(resource.RLIMIT_NOFILE, len(os.listdir("/proc/self/fd")) - 1)
-fails((CapacityError, SharedStateError), "ulimit -n", lambda: InboundAudit(shared="y"))
+os.chdir({str(tmp_path)!r})
+
+def work(name):
+    {JOBS_THAT_OPEN[job]}
+
+work("first")  # what it imports is there from now on
+last = os.dup(0)
+while (number := os.dup(0)) != last + 1:  # until no number below the last one is free
+    last = max(last, number)
+failed = 0
+for left in range(60):
+    limit(resource.RLIMIT_NOFILE, number + 1 + left)
+    try:
+        work(f"left{{left}}")
+    except (CapacityError, SharedStateError) as error:
+        assert "ulimit -n" in str(error), (left, error)
+        failed += 1
+    else:
+        break
+assert 0 < failed < 60, failed
+limit(resource.RLIMIT_NOFILE, number + 100)
+work("last")
 """)
 
 

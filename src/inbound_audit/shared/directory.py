@@ -128,7 +128,10 @@ class SharedDirectory(Directory):
                     raise SharedStateError(f"{name!r}: {why}") from None
             except OSError as error:
                 raise SharedStateError(f"{self.path}: refused: {_why_not_open(self.path, error)}") from None
-        fault = self._why_not_read(found) if read_only else self._why_not_join(self._give_to_group(found))
+        try:
+            fault = self._why_not_read(found) if read_only else self._why_not_join(self._give_to_group(found))
+        except OSError as error:
+            fault = cause_of(error)
         if fault:
             self.close()
             raise SharedStateError(f"{self.path}: refused: {fault}")
@@ -152,10 +155,12 @@ class SharedDirectory(Directory):
     def _give_to_group(self, found: os.stat_result) -> os.stat_result:
         """A directory of ours that is new and empty, or was made by an earlier version, is closed to all but the group.
         Of several processes that start together each may do it. Works on what is open, whatever has its name."""
+        if self.group is None or found.st_uid != os.geteuid():
+            return found
         mode, fd = stat.S_IMODE(found.st_mode), self.fd
         new = mode in (0o700, 0o2700) and not self.names()
         earlier = mode == 0o2770 and found.st_gid == self.group
-        if self.group is None or found.st_uid != os.geteuid() or not (new or earlier):
+        if not (new or earlier):
             return found
         try:
             os.chown(fd, -1, self.group)
