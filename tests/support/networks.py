@@ -51,6 +51,10 @@ class Networks:
         while self._cut:
             self._rule("del", *self._cut.pop())
 
+    def loopback(self, at: int, state: str) -> None:
+        """Takes the loopback interface of that host ``"down"`` or ``"up"``."""
+        _batch(f"-n {self._name}-{at}", [f"link set lo {state}"])
+
     def close(self) -> None:
         for name in (*(f"{self._name}-{at}" for at in range(self._number)), self._name):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)

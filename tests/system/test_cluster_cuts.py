@@ -97,3 +97,31 @@ def test_a_node_without_its_server_counts_itself(cluster: Cluster) -> None:
         assert "not connected" in cluster.hosts[at].run("cluster", "mail").stdout
     cluster.networks.heal()
     cluster.all_count_all()
+
+
+def test_a_host_without_loopback_counts_and_is_counted(cluster: Cluster) -> None:
+    """Between an agent and the processes of its host there is no network."""
+    cluster.networks.loopback(0, "down")
+    host = cluster.hosts[0]
+    host.agent.kill()
+    host.agent.wait()
+    for at in range(1, NODES):
+        cluster.counts(at, list(range(1, NODES)))
+    host.start()
+    cluster.all_count_all()
+
+
+@pytest.mark.parametrize("cluster", ["zenoh"], indirect=True)
+def test_a_node_comes_back_without_the_one_that_is_named_first(cluster: Cluster) -> None:
+    first, back = cluster.hosts[0], cluster.hosts[3]
+    for host in (first, back):
+        host.agent.kill()
+        host.agent.wait()
+    left = [1, 2, 4]
+    for at in left:
+        cluster.counts(at, left)
+    back.start()
+    for at in (*left, 3):
+        cluster.counts(at, [1, 2, 3, 4])
+    first.start()
+    cluster.all_count_all()
