@@ -79,8 +79,8 @@ test-changed: $(HAVE)-dev ## the tests of the rooms that differ from main
 faults: $(HAVE)-dev ## shared mode and kept series while processes are killed, files damaged, disks full: the long form
 	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/system -k '(faults or persist or lua_bounds or power_loss) and not cluster_faults' $(ARGS)
 
-faults-cluster: $(HAVE)-dev ## 1,000 random faults on five nodes, over each engine: after 2 s of quiet every view is the truth
-	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/system/test_cluster_faults.py -s -o timeout=0 $(ARGS)
+faults-cluster: $(HAVE)-dev ## 1,000 random faults on five nodes, over each engine: after 2 s of quiet every view is the truth; floods
+	INBOUND_AUDIT_FAULTS=full $(PYTEST) tests/system/test_cluster_faults.py tests/system/test_cluster_hostile.py -s -o timeout=0 $(ARGS)
 
 model: ## the models in docs/model in all their states, and their mutants (needs spin: apt install spin); ARGS=--quick
 	$(SAY) 'the models'

@@ -217,6 +217,19 @@ def test_a_wall_clock_that_is_set_changes_no_count_and_no_age(cluster: Cluster, 
     cluster.check_agents()
 
 
+def test_orders_to_read_joins_anew_change_no_count(cluster: Cluster) -> None:
+    """While an agent connects, a host counts itself as it is and the others as they were last heard."""
+    cluster.start()
+    for number in range(rounds(30, 1_000)):
+        cluster.hosts[0].agent.send_signal(signal.SIGHUP)
+        with cluster.audits[number % 2].listener().session("192.0.2.2"):
+            if number % 10 == 0:
+                cluster.agree(3)
+            assert {audit.total("inbound_cidr") for audit in cluster.audits} <= {2, 3, 4}
+    cluster.agree(2)
+    cluster.check_agents()
+
+
 def test_a_node_with_many_hosts_joins(cluster: Cluster) -> None:
     cluster.start()
     cluster.hosts[1].agent.terminate()
