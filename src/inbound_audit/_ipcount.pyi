@@ -6,6 +6,8 @@ from typing import Any, Literal, TypeAlias, final
 
 from typing_extensions import Buffer, Self, disjoint_base
 
+from inbound_audit.errors import InboundAuditError
+
 _Address: TypeAlias = str | Buffer | ipaddress.IPv4Address | ipaddress.IPv6Address | tuple[Any, ...]
 _Row: TypeAlias = tuple[int, str]
 _Key: TypeAlias = _Address | Session | None
@@ -369,9 +371,11 @@ class GateRules:
         cls,
         limits: LimitTables | None,
         balancers: NetworkMap,
+        *,
         refusal: list[bytes | str],
         busy: list[bytes | str],
-        *,
+        unavailable: list[bytes | str],
+        closing: list[bytes | str],
         dry_run: bool,
         refuses_uncounted: bool,
     ) -> Self: ...
@@ -397,10 +401,12 @@ class NativeGate:
     @property
     def closed(self) -> bool: ...
     def _wait(self, timeout_s: float) -> None: ...
-    def _take(self, most: int) -> list[tuple[Any, Session | None, bool]]: ...
+    def _take(self, most: int) -> list[tuple[Any, Session | None, LimitTables | None]]: ...
+    @property
+    def _asked_limits(self) -> LimitTables | None: ...
     @property
     def _has_news(self) -> bool: ...
-    def _news(self) -> tuple[str | None, int, bool]: ...
+    def _news(self) -> tuple[str | None, str | None, InboundAuditError | None, int, bool]: ...
     @property
     def opened(self) -> int: ...
     @property

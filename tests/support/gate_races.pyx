@@ -141,6 +141,7 @@ cdef void set_up(gate_connection.Gate *g) noexcept nogil:
         rules[i].names = <reply.Words *>calloc(1, sizeof(reply.Words))
         make_reply(&rules[i].refusal, "over\n", 5)
         make_reply(&rules[i].busy, "busy!\n", 6)
+        rules[i].number = i + 1
     g.stop = g.queue.ready = -1
     g.linger = gate_connection.DRAIN  # peers that have spoken read their reply
     check(gate.open_gate(g, &rules[0], BACKLOG, &listening, 1, LANES) == 0, "a gate begins")

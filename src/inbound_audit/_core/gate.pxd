@@ -299,8 +299,15 @@ cdef inline bint is_lane(const Gate *g) noexcept nogil:
 cdef inline void close_waiting(Gate *g) noexcept nogil:
     """Refuses the connections that Python has not taken, and takes their counts back."""
     cdef Connection c
-    while pop(&g.queue, &c):
-        send_away(g, NULL, &g.lane[0].rules.busy, &c, NULL, 0)
+    cdef Lane *lane = &g.lane[0]
+    cdef bint found = True
+    while found:
+        lock_lane(lane)  # its rules may be exchanged meanwhile
+        found = pop(&g.queue, &c)
+        if found:
+            add_one(&lane.closed_waiting)
+            send_away(g, NULL, &lane.rules.closing, &c, NULL, 0)
+        unlock_mutex(&lane.lock)
 
 
 cdef inline void close_listening(Gate *g) noexcept nogil:

@@ -62,10 +62,13 @@ cdef struct Rules:
     const Ranges *networks      # of the limits: IPv4, IPv6
     const Ranges *balancers     # IPv4, IPv6; NULL: none
     const Words *names          # of the limits
+    u64 number                  # that no other rules have; from 1 on
     bint dry_run
     bint refuses_uncounted
-    Reply refusal
-    Reply busy
+    Reply refusal               # over a limit
+    Reply busy                  # the queue is full, or no descriptor is left
+    Reply unavailable           # it can't be counted
+    Reply closing               # it waited when the gate was closed
 
 cdef struct Listening:
     int fd                      # the gate's; -1 once all lanes have left it
@@ -95,12 +98,17 @@ cdef struct Lane:
     u64 opened
     u64 refused
     u64 queue_full
+    u64 closed_waiting          # connections that waited when the gate was closed
     u64 uncounted
     u64 failures                # connections that were lost, and times when none could be accepted
     u64 left                    # listening sockets that were closed under the gate
     u32 error                   # of the last failure, or of the last socket that was left
     u32 wants_file              # the tree has no file: Python has to make one
-    ia_ac last                  # that was refused; under the lock
+    # news under the lock: peers without a version are none
+    ia_ac last                  # that was refused
+    ia_ac last_full             # for which the queue was full
+    ia_ac last_uncounted        # that could not be counted
+    int count_error             # the code of why
 
 cdef struct Gate:
     Tree *tree
@@ -215,6 +223,9 @@ cdef inline void send_away(
     else:
         if g.linger == ABORT:
             abort_on_close(c.fd)
+        elif g.linger == DRAIN:
+            end_stream(c.fd)
+            read_away(c.fd)  # what has come already takes no reply from the peer
         close_file(c.fd)
         take_back(c)
 
@@ -241,9 +252,9 @@ cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
     cdef int row, node
     if r.balancers != NULL and lookup(&r.balancers[v6], c.ac.hi, c.ac.lo) != NO_VALUE:
         return False  # it is asked about when Python has read who the client is
-    c.asked = True
     if r.limits == NULL:
         return False
+    c.asked = r.number
     node = lookup(&r.networks[v6], c.ac.hi, c.ac.lo)
     row = passed_limit(r.limits, &c.ac, node)
     if row == WITHIN_LIMITS:
@@ -255,27 +266,37 @@ cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
     return True
 
 
+cdef inline void note_uncounted(Lane *lane, const Connection *c, int code) noexcept nogil:
+    add_one(&lane.uncounted)
+    if load32(&lane.gate.tree.state) == NO_FILE:
+        store32(&lane.wants_file, 1)
+    else:
+        lane.last_uncounted = c.ac
+        lane.count_error = code
+
+
 cdef inline void receive(Lane *lane, const Caller *caller) noexcept nogil:
     """A connection that was accepted: it is refused, or comes into the queue."""
     cdef Gate *g = lane.gate
     cdef Connection c
+    cdef int code
     memset(&c.ac, 0, sizeof(c.ac))
-    c.fd, c.family, c.asked = caller.fd, caller.family, False
+    c.fd, c.family, c.asked = caller.fd, caller.family, 0
     c.ac.version = 4
     add_one(&lane.opened)
     if caller.size == 0:
         add_one(&lane.uncounted)
-    elif count_connection(g, caller, &c) != OK:
-        add_one(&lane.uncounted)
-        if load32(&g.tree.state) == NO_FILE:
-            store32(&lane.wants_file, 1)
-        if lane.rules.refuses_uncounted:
-            lane.last = c.ac
-            add_one(&lane.refused)
-            send_away(g, lane, &lane.rules.busy, &c, NULL, 0)
+    else:
+        code = count_connection(g, caller, &c)
+        if code != OK:
+            note_uncounted(lane, &c, code)
+            if lane.rules.refuses_uncounted:
+                add_one(&lane.refused)
+                send_away(g, lane, &lane.rules.unavailable, &c, NULL, 0)
+                return
+        elif is_over(lane, &c):
             return
-    elif is_over(lane, &c):
-        return
     if not push(&g.queue, &c):
         add_one(&lane.queue_full)
+        lane.last_full = c.ac
         send_away(g, lane, &lane.rules.busy, &c, NULL, 0)

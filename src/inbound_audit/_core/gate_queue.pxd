@@ -33,7 +33,7 @@ cdef extern from "<pthread.h>":
 cdef struct Connection:
     int fd
     int family
-    bint asked                      # the limits have been asked about it
+    u64 asked                       # the number of the rules whose limits were asked about it; 0: none
     ia_ac ac
     int64_t numbers[MAX_MONITORS]   # from `record_event`
 

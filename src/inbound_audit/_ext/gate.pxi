@@ -2,15 +2,17 @@
 
 cdef tuple REPLY_PARTS = ("", "address", "limit", "count")    # by `reply.PartKind`; a literal part is bytes
 cdef tuple LINGERS = ("close", "abort", "drain")              # by `gate_connection.Linger`
+cdef u64 rules_made = 1     # atomic
 
 
 @cython.final
 cdef class GateRules:
     """What decides in a gate. It never changes: a gate gets another one.
 
-    `limits` may be None. `balancers` are networks whose connections are not asked about. `refusal` and `busy` are lists
-    of bytes and of ``"address"``, ``"limit"`` and ``"count"``. A connection that can't be counted is let in, or gets
-    `busy` if `refuses_uncounted`. With `dry_run` the limits refuse none.
+    `limits` may be None. `balancers` are networks whose connections are not asked about. A reply is a list of bytes and
+    of ``"address"``, ``"limit"`` and ``"count"``: `refusal` for who is over a limit, `busy` if the queue is full or no
+    descriptor is left, `unavailable` for who can't be counted, `closing` for who waits when the gate is closed. A
+    connection that can't be counted is let in unless `refuses_uncounted`. With `dry_run` the limits refuse none.
 
     Raises ValueError for a reply with too many parts or bytes, MemoryError.
     """
@@ -21,12 +23,15 @@ cdef class GateRules:
     cdef list kept      # the bytes to which `rules` refers
 
     def __cinit__(
-        self, LimitTables limits, NetworkMap balancers not None, list refusal not None, list busy not None, *,
-        bint dry_run, bint refuses_uncounted
+        self, LimitTables limits, NetworkMap balancers not None, *, list refusal not None, list busy not None,
+        list unavailable not None, list closing not None, bint dry_run, bint refuses_uncounted
     ):
         self.limits, self.balancers, self.kept = limits, balancers, []
+        self.rules.number = bits.fetch_add64(&rules_made, 1)
         self.fill_reply(&self.rules.refusal, refusal)
         self.fill_reply(&self.rules.busy, busy)
+        self.fill_reply(&self.rules.unavailable, unavailable)
+        self.fill_reply(&self.rules.closing, closing)
         self.rules.dry_run, self.rules.refuses_uncounted = dry_run, refuses_uncounted
         if len(balancers):
             self.rules.balancers = balancers.family
@@ -159,6 +164,11 @@ cdef class NativeGate:
         return -1 if self.gate == NULL or is_left(self) else self.gate.queue.ready
 
     @property
+    def _asked_limits(self):
+        """What later connections are asked about, or None."""
+        return None if self.rules is None else self.rules.limits
+
+    @property
     def closed(self):
         """Whether it accepts no more."""
         if fork.is_child():
@@ -180,8 +190,9 @@ cdef class NativeGate:
         bits.fetch_add64(&self.waiters, <u64>-1)
 
     def _take(self, Py_ssize_t most):
-        """Up to `most` connections that wait, as `(socket, Session or None, whether the limits were asked)`; the
-        sockets are as `make_socket` makes them. Never waits. If one can't be made, it closes all of them and raises."""
+        """Up to `most` connections that wait, as `(socket, Session or None, the limits that were asked or None)`; the
+        sockets are as `make_socket` makes them. Limits that were exchanged since count as not asked. Never waits. If
+        one can't be made, it closes all of them and raises."""
         cdef gate_queue.Connection c
         cdef u64 inode
         cdef bint found
@@ -225,7 +236,7 @@ cdef class NativeGate:
             if opened is not None:
                 end_session(opened)
             raise
-        return connection, opened, bool(c.asked)
+        return connection, opened, self.rules.limits if c.asked == self.rules.rules.number else None
 
     @property
     def _has_news(self):
@@ -233,37 +244,37 @@ cdef class NativeGate:
         return not self.closed and bits.load32(&self.gate.queue.news) != 0
 
     def _news(self):
-        """What has happened that may be logged: the peer that was refused last, or None; the number of the error of the
-        last failure; and whether the counts need a file. Waits for a batch of each thread."""
+        """What has happened since the last call that may be logged. Waits for a batch of each thread.
+
+        Returns the peer that was over a limit last, or None; the peer for which the queue had no room last, or None;
+        the InboundAuditError that says why the last one could not be counted, or None; the number of the error of the
+        last failure, or 0; and whether the counts need a file.
+        """
         cdef gate_connection.Gate *g = self.gate
-        cdef model.ia_ac last
-        cdef prefix.Prefix p
-        cdef char text[ip_text.TEXT_MAX]
-        cdef int error = 0
+        cdef model.ia_ac last, full, uncounted
+        cdef int error = 0, code = 0
         cdef bint wants_file = False
         cdef u32 i
         memset(&last, 0, sizeof(last))
+        full = uncounted = last
         if self.closed:
-            return None, 0, False
+            return None, None, None, 0, False
         with nogil:
             bits.store64(&g.noted, gate.news_of(g))
             gate_queue.set_news(&g.queue, False)
             for i in range(g.lanes):
                 gate.lock_lane(&g.lane[i])
-                if g.lane[i].last.version:
-                    last = g.lane[i].last
-                    g.lane[i].last.version = 0
+                take_news(&g.lane[i].last, &last)
+                take_news(&g.lane[i].last_full, &full)
+                if take_news(&g.lane[i].last_uncounted, &uncounted):
+                    code = g.lane[i].count_error
                 if g.lane[i].error:
                     error = <int>g.lane[i].error
                     bits.store32(&g.lane[i].error, 0)
                 wants_file = wants_file or g.lane[i].wants_file
                 bits.store32(&g.lane[i].wants_file, 0)
                 gate_queue.unlock_mutex(&g.lane[i].lock)
-        if not last.version:
-            return None, error, bool(wants_file)
-        query.peer_of(&last, &p)
-        size = ip_text.format_remote(&p.address, last.remote_port, text)
-        return PyUnicode_DecodeASCII(text, size, NULL), error, bool(wants_file)
+        return text_of_peer(&last), text_of_peer(&full), error_of_count(&uncounted, code), error, bool(wants_file)
 
     # ---- counters; any thread may read them
 
@@ -274,13 +285,18 @@ cdef class NativeGate:
 
     @property
     def accepted(self):
-        """Of these, those that came into the queue."""
-        return 0 if self.gate == NULL else bits.load64(&self.gate.queue.accepted)
+        """Of these, those that came into the queue, and did not wait there when the gate was closed."""
+        if self.gate == NULL:
+            return 0
+        closed = over_lanes(self.gate, &self.gate.lane.closed_waiting)
+        return bits.load64(&self.gate.queue.accepted) - closed
 
     @property
     def refused(self):
-        """Of these, those that were over a limit, or could not be counted."""
-        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.refused)
+        """Of these, those that were over a limit, could not be counted, or waited when the gate was closed."""
+        if self.gate == NULL:
+            return 0
+        return over_lanes(self.gate, &self.gate.lane.refused) + over_lanes(self.gate, &self.gate.lane.closed_waiting)
 
     @property
     def queue_full(self):
@@ -325,6 +341,37 @@ cdef class NativeGate:
         """In the child of a fork: the gate is the parent's, and its descriptors are closed here."""
         if self.gate != NULL and bits.exchange32(&self.closing, 1) == 0:
             gate.leave_to_parent(self.gate)
+
+
+cdef bint take_news(model.ia_ac *of_lane, model.ia_ac *out) noexcept nogil:
+    """Moves a peer out of a lane. False: there is none."""
+    if not of_lane.version:
+        return False
+    out[0] = of_lane[0]
+    of_lane.version = 0
+    return True
+
+
+cdef object text_of_peer(const model.ia_ac *peer):
+    """Its address and port as text, or None."""
+    cdef prefix.Prefix p
+    cdef char text[ip_text.TEXT_MAX]
+    if not peer.version:
+        return None
+    query.peer_of(peer, &p)
+    return PyUnicode_DecodeASCII(text, ip_text.format_remote(&p.address, peer.remote_port, text), NULL)
+
+
+cdef object error_of_count(const model.ia_ac *peer, int code):
+    """What opening its session would have raised, or None."""
+    if not peer.version:
+        return None
+    if code == codes.CLOSED:
+        return InboundAuditError("the audit is closed")
+    try:
+        raise_change(code, text_of_peer(peer), <model.Tree *>peer.tree)
+    except InboundAuditError as error:
+        return error
 
 
 cdef u64 over_lanes(const gate_connection.Gate *g, const u64 *first) noexcept:

@@ -20,7 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 from inbound_audit._ipcount import GateRules, NativeGate, NetworkMap
 from inbound_audit.errors import InboundAuditError, cause_of, did_you_mean, named_keywords
@@ -51,6 +51,9 @@ MAX_TAKEN = 64
 
 BUSY = Verdict(False, REFUSAL_CODE, "too busy, try again later", disconnect=True)
 """The refusal of a connection for which the queue has no room."""
+
+CLOSING = Verdict(False, REFUSAL_CODE, "service is shutting down", disconnect=True)
+"""The refusal of a connection that waits when the gate is closed."""
 
 RETRY_AFTER_S = 10
 
@@ -84,7 +87,7 @@ class Gate(NativeGate):
 
     opened      connections that were accepted: those in the next three, sooner or later
     accepted    that were let in
-    refused     that were over a limit, or could not be counted
+    refused     that were over a limit, could not be counted, or waited when the gate was closed
     queue_full  for which the queue had no room
     uncounted   without an address, or without room in the counts
     failures    connections that were lost, and times when none could be accepted: no descriptor was left, or the
@@ -118,7 +121,7 @@ class Gate(NativeGate):
         self.guard = guard
         self._lock = ProcessLock()
         self._refusals = LogLimiter(logger) if guard is None else guard.refusals
-        self._failures = LogLimiter(logger)
+        self._failures, self._full, self._uncounted = (LogLimiter(logger) for _ in range(3))
         self._follows = guard is not None and (limits is None or limits is guard.policy)
         self._said = 0  # refusals that a log line has reported
         if guard is not None:
@@ -160,7 +163,7 @@ class Gate(NativeGate):
     @property
     def limits(self) -> Limits | None:
         """What is asked about later connections. Setting it waits for at most a batch of each thread."""
-        return self._limits
+        return cast("Limits | None", self._asked_limits)
 
     @limits.setter
     def limits(self, limits: Limits | None) -> None:
@@ -177,16 +180,16 @@ class Gate(NativeGate):
             raise TypeError(f"{limits!r}: a gate asks Limits alone; give any other policy to its guard")
         verdict = UNAVAILABLE if limits is None else limits.refusal
         guard = self.guard
-        rules = GateRules(
+        return GateRules(
             limits,
             self._balancers,
-            reply_parts(self._refusal, verdict, busy=False),
-            reply_parts(self._refusal, BUSY, busy=True),
+            refusal=reply_parts(self._refusal, verdict, busy=False),
+            busy=reply_parts(self._refusal, BUSY, busy=True),
+            unavailable=reply_parts(self._refusal, UNAVAILABLE, busy=True),
+            closing=reply_parts(self._refusal, CLOSING, busy=True),
             dry_run=limits is not None and limits.dry_run,
             refuses_uncounted=guard is not None and guard.refuses_when_full,
         )
-        self._limits = limits
-        return rules
 
     def get(self, timeout_s: float | None = None, most: int = MAX_TAKEN) -> list[tuple[socket.socket, Session | None]]:
         """Waits for connections: at least one, unless the time is over or the gate is closed.
@@ -212,13 +215,14 @@ class Gate(NativeGate):
         """
         return [(connection, session) for connection, session, _ in self.take_asked(most)]
 
-    def take_asked(self, most: int = MAX_TAKEN) -> list[tuple[socket.socket, Session | None, bool]]:
-        """As `take`, with whether the limits have been asked: not for a balancer, or a connection without a count."""
+    def take_asked(self, most: int = MAX_TAKEN) -> list[tuple[socket.socket, Session | None, Limits | None]]:
+        """As `take`, with the limits that were asked, for `Guard.receive`. None for a balancer, for a connection
+        without a count, and if the limits were exchanged since."""
         taken = self._take(most)
         for connection, _, _ in taken:
             connection.setblocking(False)
         self.report()
-        return taken
+        return cast("list[tuple[socket.socket, Session | None, Limits | None]]", taken)
 
     def serve(
         self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol], **tls: Any
@@ -242,13 +246,19 @@ class Gate(NativeGate):
         """
         if not (last or self._has_news):
             return
-        peer, error, wants_file = self._news()
-        refused = self.refused + self.queue_full
+        peer, full, uncounted, error, wants_file = self._news()
+        refused = self.refused
         if peer is not None and logger.isEnabledFor(logging.INFO) and self._refusals.admit("gate") is not None:
-            verdict = UNAVAILABLE if self._limits is None else self._limits.refusal
+            verdict = UNAVAILABLE if self.limits is None else self.limits.refusal
             others, self._said = refused - self._said - 1, refused
             more = f" (and {others} more since the last such line)" if others > 0 else ""
             logger.info("refused %s: %d %s%s", peer, verdict.code, verdict.text, more)
+        if full is not None:
+            text = "refused %s: %d %s; the queue was full %d times"
+            self._full.report(logging.WARNING, text, full, BUSY.code, BUSY.text, self.queue_full)
+        if uncounted is not None:
+            outcome = "refused" if self.guard is not None and self.guard.refuses_when_full else "let in"
+            self._uncounted.report(logging.WARNING, "a session is %s uncounted: %s", outcome, uncounted)
         if error:
             text = "a gate has failed %d times and left %d listening sockets; the last cause: %s"
             self._failures.report(logging.WARNING, text, self.failures, self.left, cause_of(error))
@@ -321,7 +331,7 @@ def reply_parts(refusal: GateRefusal, verdict: Verdict, *, busy: bool) -> list[b
     if not isinstance(refusal, str):
         raise TypeError(f"refusal={refusal!r}: expected 'smtp', 'http', a text, bytes, a function to bytes, or None")
     if refusal == "smtp":
-        return [smtp_lines(verdict, verdict.text, "7.0") + b"\r\n"]
+        return [smtp_lines(verdict, verdict.text, "3.2" if verdict is CLOSING else "7.0") + b"\r\n"]
     if refusal == "http":
         return [http_refusal(verdict, busy=busy)]
     return _compiled(refusal, {"code": str(verdict.code), "text": verdict.text, **({"limit": "busy"} if busy else {})})

@@ -78,7 +78,7 @@ class GateServer(asyncio.AbstractServer):
 
     def _take(self) -> None:
         for connection, session, asked in self._gate.take_asked():
-            admission = self._factory.guard.receive(session, self._gate.limits if asked else None)
+            admission = self._factory.guard.receive(session, asked)
             pending = PendingConnection(self._factory, admission)
             begun = self._loop.connect_accepted_socket(functools.partial(_same, pending), connection, **self._tls)
             task = self._loop.create_task(begun)

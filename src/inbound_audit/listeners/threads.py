@@ -101,7 +101,7 @@ class Counted(_Base):
             return super().get_request()
         for request, session, asked in self._gate.take_asked(1):
             request.setblocking(True)
-            self._admissions[request] = self.guard.receive(session, self._gate.limits if asked else None)
+            self._admissions[request] = self.guard.receive(session, asked)
             try:
                 return request, request.getpeername()
             except OSError:  # it has left; what it was is known all the same

@@ -107,9 +107,13 @@ def test_a_unix_socket_is_passed_on_uncounted(tmp_path, listener, audit):
 def test_several_sockets_and_threads_count_together(audit, listener):
     first, second = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
     with first, second, Gate(listener, Limits({"/32": 3}), [first, second], threads=3) as gate:
-        peers = [connect(one.getsockname()[1]) for one in (first, second) * 4]
-        eventually(lambda: gate.opened == 8 and audit.total() == 3, "that three are open")
+        peers = []
+        for number, one in enumerate((first, second) * 4):
+            peers.append(connect(one.getsockname()[1]))
+            # Of two that come at once, both may be over the limit: each is counted before it is asked about.
+            eventually(lambda number=number: gate.accepted + gate.refused == number + 1, "a decision")
         assert (gate.accepted, gate.refused) == (3, 5)
+        eventually(lambda: audit.total() == 3, "the end of the others")
         end(take_all(gate, 3))
         for peer in peers:
             peer.close()
@@ -179,7 +183,7 @@ def test_a_balancer_is_counted_and_not_asked_about(audit, listener):
             assert said(other) == OVER
             eventually(lambda: gate.waiting == 1, "one that waits")
             ((connection, session, asked),) = gate.take_asked()
-            assert (session.remote_ip, asked, audit.total()) == ("127.0.0.7", False, 1)
+            assert (session.remote_ip, asked, audit.total()) == ("127.0.0.7", None, 1)
             end([(connection, session)])
 
 
@@ -306,8 +310,9 @@ def test_what_waits_when_a_gate_is_closed_is_refused(audit, listener):
         peers = [connect(port) for _ in range(5)]
         eventually(lambda: gate.waiting == 5, "five that wait")
         gate.close()
-        assert [said(peer) for peer in peers] == [TOO_BUSY] * 5
+        assert [said(peer) for peer in peers] == [b"421 4.3.2 service is shutting down\r\n"] * 5
         assert (audit.total(), gate.waiting, gate.get(0), gate.take()) == (0, 0, [], [])
+        assert (gate.opened, gate.accepted, gate.refused, gate.queue_full) == (5, 0, 5, 0)
         for peer in peers:
             peer.close()
 
@@ -376,9 +381,28 @@ def test_a_full_tree_refuses_if_the_guard_says_so(full):
     guard = Guard(full, Limits({"/32": 0}), when_full="refuse")
     with socket.create_server(("127.0.0.1", 0)) as listening, Gate(full, guard.policy, [listening], guard=guard):
         peer = connect(listening.getsockname()[1], "127.77.66.55")
-        assert said(peer) == TOO_BUSY
+        assert said(peer) == b"421 4.7.0 service not available, try again later\r\n"
         eventually(lambda: (guard.uncounted, guard.refused) == (1, 1), "a refusal")
         peer.close()
+
+
+@pytest.mark.parametrize(("when_full", "outcome"), [("accept", "let in"), ("refuse", "refused")])
+def test_why_a_session_is_uncounted_is_logged(full, caplog, when_full, outcome):
+    guard = Guard(full, Limits({"/32": 0}), when_full=when_full)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        gate = Gate(full, guard.policy, [listening], guard=guard)
+        with gate, caplog.at_level(logging.WARNING), connect(listening.getsockname()[1], "127.77.66.55") as peer:
+            eventually(lambda: gate.report() or "uncounted" in caplog.text, "a report")
+            assert re.search(rf"a session is {outcome} uncounted: '127\.77\.66\.55:\d+': .*full", caplog.text)
+            peer.close()
+
+
+def test_a_full_queue_is_logged(listener, caplog):
+    with caplog.at_level(logging.WARNING), gated(listener, None, backlog=1) as (gate, port):
+        with connect(port), connect(port, "127.0.0.4") as second:
+            assert said(second) == TOO_BUSY
+            eventually(lambda: gate.report() or "queue" in caplog.text, "a report")
+        assert re.search(r"refused 127\.0\.0\.4:\d+: 421 too busy, .*; the queue was full 1 time", caplog.text)
 
 
 def test_a_gate_of_a_closed_audit_goes_on_uncounted(listener, audit):
@@ -527,8 +551,8 @@ def test_one_set_of_figures(listener):
         eventually(lambda: gate.waiting == 1, "one that waits")
         assert (guard.opened, guard.accepted, guard.refused, guard.open) == (2, 0, 1, 1)
         ((connection, session, asked),) = gate.take_asked()
-        assert asked
-        admission = guard.receive(session, gate.limits)
+        assert asked is gate.limits
+        admission = guard.receive(session, asked)
         assert admission.evaluate()
         assert (guard.opened, guard.accepted, guard.refused, guard.open) == (2, 1, 1, 1)
         connection.close()
@@ -558,6 +582,25 @@ def test_a_policy_that_is_exchanged_is_what_the_gate_asks(listener):
         guard.policy = Limits({"/32": 0}, text="closed")
         with connect(port) as peer:
             assert said(peer) == b"421 4.7.0 closed\r\n"
+
+
+@pytest.mark.parametrize("before", [None, {"/32": 9}])
+def test_who_waits_while_the_limits_are_exchanged_is_asked_about_anew(listener, before):
+    guard = Guard(listener, None if before is None else Limits(before))
+    with gated(listener, guard.policy, guard=guard) as (gate, port):
+        peers = [connect(port) for _ in range(3)]
+        eventually(lambda: gate.waiting == 3, "three that wait")
+        guard.policy = Limits({"/32": 1})
+        taken = gate.take_asked()
+        admissions = [guard.receive(session, asked) for _, session, asked in taken]
+        assert [asked for _, _, asked in taken] == [None] * 3
+        for admission, (connection, _, _) in zip(admissions, taken, strict=True):
+            connection.close()
+            assert not admission.evaluate()
+        assert guard.refused == 3
+        for admission, peer in zip(admissions, peers, strict=True):
+            admission.close()
+            peer.close()
 
 
 def test_the_real_client_of_a_connection_is_asked_about_anew(listener):
