@@ -196,6 +196,34 @@ os.close(reading)
     worker.do("os.kill(pid, 9)\nos.waitpid(pid, 0)")
 
 
+WATCHED = """
+def watched():
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink("/proc/self/fd/" + name) == "anon_inode:[eventpoll]":
+                with open("/proc/self/fdinfo/" + name) as info:
+                    found += [line for line in info if line.startswith("tfd:")]
+    return len(found)
+import contextlib
+"""
+
+
+@forks_beside_threads
+def test_a_child_that_is_not_known_of_keeps_no_drained_socket_watched(hire: Workers) -> None:
+    """The lane would be called for it again and again, as long as the child lives."""
+    worker = hire(ALONE + WATCHED)
+    worker.do("gate = Gate(audit.listener('SMTP', 'mx'), Limits({'/32': 0}), [listening], linger='drain')")
+    watched = worker.do("watched()")
+    with connect(port_of(worker)) as late, connect(port_of(worker)) as peer:
+        eventually(lambda: worker.do("watched()") == watched + 2, "both are drained")
+        worker.do("lib = ctypes.CDLL(None)\npid = lib.fork()\nif pid == 0: lib.pause()")
+        peer.close()
+        eventually(lambda: worker.do("watched()") == watched, "the end of both")
+        late.sendall(b"x")
+    worker.do("os.kill(pid, 9)\nos.waitpid(pid, 0)\ngate.close()\nlistening.close()")
+
+
 @forks_beside_threads
 def test_forks_in_a_flood_are_between_two_batches(hire: Workers) -> None:
     """So no child has a descriptor of a connection that was just being decided."""

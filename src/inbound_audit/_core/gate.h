@@ -156,6 +156,14 @@ static inline void ia_read_peer(const struct sockaddr_storage *from, struct ia_c
     }
 }
 
+/* Other code may have set the socket to wait: TLS does when it wraps it. That holds for all descriptors of the socket. */
+static inline void ia_do_not_wait(int fd)
+{
+    const int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0 && !(flags & O_NONBLOCK))
+        fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+}
+
 static inline int ia_accept(int listening, struct ia_caller *out)
 {
     struct sockaddr_storage from;

@@ -29,7 +29,7 @@ from libc.string cimport memset
 from inbound_audit._core.bits cimport u32, u64, acquire32, fetch_add64, load64, publish32, store32
 from inbound_audit._core.gate_connection cimport (
     DRAIN_MS, FIRST_DRAINED, FIRST_SOCKET, Caller, Gate, Lane, Listening, Rules, Thread, add_one, close_oldest,
-    end_drains, go_on_draining, monotonic_ms, receive, send_away, watch,
+    end_drains, go_on_draining, monotonic_ms, receive, send_away, unwatch, watch,
 )
 from inbound_audit._core.gate_queue cimport (
     Connection, close_file, end_queue, init_mutex, lock_mutex, open_event, open_queue, pop, set_event, set_news,
@@ -45,10 +45,10 @@ cdef extern from "inbound_audit/_core/gate.h":
     int second_descriptor "ia_second"(int) noexcept nogil
     u64 inode_of "ia_inode"(int) noexcept nogil
     int open_epoll "ia_epoll"() noexcept nogil
-    int unwatch "ia_unwatch"(int, int) noexcept nogil
     int wait_for_events "ia_wait"(int, Event *, int, int) noexcept nogil
     int wait_for "ia_wait_for"(int, int) noexcept nogil
     bint is_of_connection "ia_is_of_connection"(int) noexcept nogil
+    void do_not_wait "ia_do_not_wait"(int) noexcept nogil
     int accept_connection "ia_accept"(int, Caller *) noexcept nogil
     int start_thread "ia_start"(Thread *, void *(*)(void *) noexcept nogil, void *) noexcept nogil
 
@@ -151,6 +151,7 @@ cdef inline bint goes_on(Lane *lane, u32 i, int error) noexcept nogil:
 cdef inline void accept_batch(Lane *lane, u32 i) noexcept nogil:
     cdef Caller caller
     cdef int error, _n
+    do_not_wait(lane.gate.listening[i].fd)
     for _n in range(MAX_BATCH):
         error = -accept_connection(lane.gate.listening[i].fd, &caller)
         if error == 0:
@@ -339,10 +340,10 @@ cdef inline void leave_to_parent(Gate *g) noexcept nogil:
     for i in range(g.queue.size):
         close_file(g.queue.place[(g.queue.first + i) % g.queue.room].fd)
     for i in range(g.lanes):
+        close_own(&g.lane[i].epoll)  # first: what it watches, the parent watches
         while g.lane[i].drains:
             close_oldest(&g.lane[i], False)
         close_own(&g.lane[i].spare)
-        close_own(&g.lane[i].epoll)
     close_listening(g)
     close_own(&g.queue.ready)
     close_own(&g.stop)

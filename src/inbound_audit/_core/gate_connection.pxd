@@ -38,6 +38,7 @@ cdef extern from "inbound_audit/_core/gate.h":
         u8 address[16]
     int64_t monotonic_ms "ia_monotonic_ms"() noexcept nogil
     int watch "ia_watch"(int, int, u64, bint) noexcept nogil
+    int unwatch "ia_unwatch"(int, int) noexcept nogil
     void send_reply "ia_send"(int, const char *, size_t) noexcept nogil
     void abort_on_close "ia_abort_on_close"(int) noexcept nogil
     void end_stream "ia_end_stream"(int) noexcept nogil
@@ -161,14 +162,20 @@ cdef inline void take_back(Connection *c) noexcept nogil:
 
 # ---- refusing
 
+cdef inline void close_drained(Lane *lane, Drained *d) noexcept nogil:
+    """Not watched any more, also if a child that was forked has a copy of the descriptor."""
+    unwatch(lane.epoll, d.fd)
+    close_file(d.fd)
+    d.fd = -1
+
+
 cdef inline void close_oldest(Lane *lane, bint abort) noexcept nogil:
     """Takes the oldest socket out of the ring of those that are drained."""
     cdef Drained *oldest = &lane.drained[lane.first_drained]
     if oldest.fd >= 0:
         if abort:
             abort_on_close(oldest.fd)
-        close_file(oldest.fd)
-        oldest.fd = -1
+        close_drained(lane, oldest)
     lane.first_drained = (lane.first_drained + 1) % MAX_DRAINED
     lane.drains -= 1
 
@@ -205,8 +212,7 @@ cdef inline void end_drains(Lane *lane) noexcept nogil:
 
 cdef inline void go_on_draining(Lane *lane, u32 at) noexcept nogil:
     if lane.drained[at].fd >= 0 and read_away(lane.drained[at].fd):
-        close_file(lane.drained[at].fd)
-        lane.drained[at].fd = -1
+        close_drained(lane, &lane.drained[at])
 
 
 cdef inline void send_away(
