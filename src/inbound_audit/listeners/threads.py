@@ -12,8 +12,10 @@ by `os._exit` without calling anything, so the parent keeps the session until it
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import socketserver
+import ssl
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +45,14 @@ class Counted(_Base):
     accept every peer, uncounted.
 
     With `gate` a gate accepts, and refuses those that are over the policy's limits if that is a `Limits`, without
-    Python (`listeners.gate`); the server gets the others. A forking server can't have one.
+    Python (`listeners.gate`); the server gets the others as its own socket would have accepted them: with TLS if that
+    is a `ssl.SSLSocket`, but the gate's refusals are in clear. A forking server can't have a gate, nor can a server
+    with another way to accept: a socket of another class, or a `get_request` of a class behind this one.
 
     A connection that is silent for `idle_s` seconds, or that is served for `session_s`, is shut down: the handler finds
     its end, and an OSError that follows from that is not reported. None is no limit.
 
-    Raises TypeError for a UDP server, which has no connections, and for a forking server with a gate; TypeError or
+    Raises TypeError for a UDP server, which has no connections, and for a server that can't have the gate; TypeError or
     ValueError for seconds that are none; and what `Gate` raises.
     """
 
@@ -64,9 +68,8 @@ class Counted(_Base):
     ) -> None:
         if self.socket_type != socket.SOCK_STREAM:
             raise TypeError(f"{type(self).__name__} has no connections that could be counted")
-        if gate and hasattr(self, "active_children"):
-            # Its sessions end when it reaps its children, which it does before it asks the policy itself.
-            raise TypeError(f"{type(self).__name__} forks: it can't have a gate")
+        if gate:
+            self._check_gate()
         self.guard = guard
         self._refusal = refusal
         self._limit = TimeLimit(idle_s=idle_s, session_s=session_s)
@@ -75,7 +78,20 @@ class Counted(_Base):
         self._stopping = threading.Event()
         self._wants_gate = gate
         self._gate: Gate | None = None
+        self._listening: socket.socket | None = None  # the gate's, which accepts in clear
+        self._received: tuple[int, Admission] | None = None  # a descriptor from the gate; `verify_request` comes next
         super().__init__(*args, **kwargs)
+
+    def _check_gate(self) -> None:
+        name = type(self).__name__
+        if hasattr(self, "active_children"):
+            # Its sessions end when it reaps its children, which it does before it asks the policy itself.
+            raise TypeError(f"{name} forks: it can't have a gate")
+        if getattr(super().get_request, "__func__", None) is not socketserver.TCPServer.get_request:
+            raise TypeError(
+                f"{name} can't have a gate: a class behind Counted has a get_request of its own, which would accept "
+                "beside it; write it in a class that derives from Counted, and call super().get_request() there"
+            )
 
     def inbound_session(self, request: Any) -> Session | None:
         """The accept construct of a request, for handlers; None when it is not counted.
@@ -88,25 +104,48 @@ class Counted(_Base):
     def server_activate(self) -> None:
         super().server_activate()
         if self._wants_gate:  # `listen` was called
+            _check_accept(self.socket)
             policy = self.guard.policy
             limits = policy if is_native(policy) else None
-            self._gate = Gate(self.guard.listener, limits, [self.socket], refusal=self._refusal, guard=self.guard)
+            self._listening = socket.socket(fileno=os.dup(self.socket.fileno()))
+            self._gate = Gate(self.guard.listener, limits, [self._listening], refusal=self._refusal, guard=self.guard)
 
     def fileno(self) -> int:
         return super().fileno() if self._gate is None else self._gate.fileno()
 
     def get_request(self) -> tuple[Any, Any]:
-        """The next connection and its address. Raises OSError: none waits."""
+        """The next connection and its address. Raises OSError: none waits; TypeError: the gate can't accept as the
+        server's new socket would."""
         if self._gate is None:
             return super().get_request()
+        self._end_received()
         for request, session, asked in self._gate.take_asked(1):
-            request.setblocking(True)
-            self._admissions[request] = self.guard.receive(session, asked)
+            admission = self.guard.receive(session, asked)
+            self._received = request.fileno(), admission
             try:
-                return request, request.getpeername()
+                address = request.getpeername()
             except OSError:  # it has left; what it was is known all the same
-                return request, (session.remote_ip, session.remote_port) if session else ""
+                address = (session.remote_ip, session.remote_port) if session else ""
+            return _as_accepted(self.socket, request), address
         raise BlockingIOError
+
+    def service_actions(self) -> None:
+        super().service_actions()
+        self._end_received()
+
+    def _end_received(self) -> None:
+        """Ends the count of a connection that was lost between `get_request` and `verify_request`: in a handshake."""
+        received, self._received = self._received, None
+        if received is not None:
+            received[1].close()
+
+    def _admission_of(self, request: Any) -> Admission | None:
+        """Of a request that came from the gate and was not verified yet. It may have been wrapped: the number stays."""
+        received = self._received
+        if received is None or received[0] != request.fileno():
+            return None
+        self._received = None
+        return received[1]
 
     # serve_forever() ends if this raises, so nothing in it may raise.
     def verify_request(self, request: Any, client_address: Any) -> bool:
@@ -114,7 +153,7 @@ class Counted(_Base):
             return False
         if self._children:
             self.collect_children()  # sessions of children that have ended must not count against this peer
-        admission = self._admissions.get(request) or self.guard.enter(client_address, _local_address(request))
+        admission = self._admission_of(request) or self.guard.enter(client_address, _local_address(request))
         self._admissions[request] = admission
         admission.evaluate()
         if admission.let_in or self._waits(admission):
@@ -139,10 +178,11 @@ class Counted(_Base):
             self._refuse(request, admission)
 
     def shutdown_request(self, request: Any) -> None:
+        unverified = self._admission_of(request)
         try:
             super().shutdown_request(request)
         finally:
-            admission = self._admissions.pop(request, None)
+            admission = self._admissions.pop(request, unverified)
             if admission is not None:
                 admission.close()
 
@@ -160,6 +200,9 @@ class Counted(_Base):
                 self._gate.close()
             super().server_close()
         finally:
+            if self._listening is not None:
+                self._listening.close()
+            self._end_received()
             while self._children:
                 self._children.popitem()[1].close()
 
@@ -182,3 +225,29 @@ def _local_address(request: Any) -> Any:
         return request.getsockname()
     except OSError:
         return None
+
+
+def _check_accept(listening: Any) -> None:
+    """Raises TypeError for a socket whose connections are not as `_as_accepted` makes them."""
+    if getattr(type(listening), "accept", None) not in (socket.socket.accept, ssl.SSLSocket.accept):
+        raise TypeError(f"a {type(listening).__name__} has an `accept` of its own, which a gate does not call")
+
+
+def _as_accepted(listening: socket.socket, connection: socket.socket) -> socket.socket:
+    """What the `accept` of a listening socket would have made of a connection. Raises OSError if a handshake fails, and
+    TypeError; then the connection is closed."""
+    try:
+        _check_accept(listening)
+        connection.settimeout(socket.getdefaulttimeout())
+        if not isinstance(listening, ssl.SSLSocket):
+            return connection
+        tls: Any = listening  # as `ssl.SSLSocket.accept` does it
+        return tls.context.wrap_socket(  # type: ignore[no-any-return]
+            connection,
+            server_side=True,
+            do_handshake_on_connect=tls.do_handshake_on_connect,
+            suppress_ragged_eofs=tls.suppress_ragged_eofs,
+        )
+    except BaseException:
+        connection.close()
+        raise

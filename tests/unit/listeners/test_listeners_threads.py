@@ -7,18 +7,22 @@ import os
 import signal
 import socket
 import socketserver
+import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from tests.support import listening
 from tests.support.listening import WAYS, Peer, Script, Way, every_way
 from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, Verdict
 from inbound_audit.listeners import Guard
+from inbound_audit.listeners.gate import Gate
 from inbound_audit.listeners.threads import Counted
 
 pytestmark = [
@@ -388,6 +392,159 @@ def test_a_unix_socket_is_let_in_uncounted(guard: Guard, audit: InboundAudit, tm
             assert client.recv(100) == b"hello\n"
             assert (guard.uncounted, guard.open, audit.total()) == (1, 1, 0)
         thread.join()
+
+
+# ---- TLS
+
+
+class Secured(Threading):
+    """Its requests are wrapped one by one."""
+
+    context: ssl.SSLContext
+
+    def get_request(self) -> tuple[Any, Any]:
+        request, address = super().get_request()
+        return self.context.wrap_socket(request, server_side=True), address
+
+
+def secured(server: Any, context: ssl.SSLContext, **options: Any) -> None:
+    server.socket = context.wrap_socket(server.socket, server_side=True, **options)
+
+
+@pytest.fixture(scope="module")
+def tls() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's and a client's context."""
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    return server, client
+
+
+needs_gate = pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")
+gate_or_not = pytest.mark.parametrize("gate", [False, pytest.param(True, marks=needs_gate)], ids=["loop", "gate"])
+
+
+@gate_or_not
+@pytest.mark.parametrize("wrapped", ["listening", "before it listens", "each", "handshake later"])
+def test_tls_is_as_the_listening_socket_has_it(guard: Guard, tls: Any, gate: bool, wrapped: str) -> None:
+    ours, theirs = tls
+    kind = type("Secured", (Secured if wrapped == "each" else Threading,), {"context": ours})
+    early = wrapped == "before it listens"
+    with kind(("127.0.0.1", 0), Echo, guard=guard, gate=gate, bind_and_activate=not early) as server:
+        if wrapped != "each":
+            secured(server, ours, do_handshake_on_connect=wrapped != "handshake later")
+        if early:
+            server.server_bind()
+            server.server_activate()
+        serves = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        serves.start()
+        try:
+            for _ in range(2):
+                with Peer(*server.server_address) as peer:
+                    secure = theirs.wrap_socket(peer.socket, server_hostname="localhost")
+                    assert secure.recv(6) == b"hello\n"
+                    assert (guard.open, guard.listener.total) == (1, 1)
+                    secure.sendall(b"who\n")
+                    assert secure.recv(100).startswith(b"127.0.0.1 1 False")
+                    secure.close()
+                eventually(lambda: guard.open == 0, "its end")
+            with Peer(*server.server_address) as peer:
+                peer.send(b"no handshake at all\n")
+                assert b"hello" not in peer.rest()
+            eventually(lambda: guard.open == guard.listener.total == 0, "the end of the handshake")
+        finally:
+            server.shutdown()
+            serves.join()
+
+
+@gate_or_not
+def test_a_listening_socket_may_be_set_to_wait(guard: Guard, gate: bool) -> None:
+    with serving(Threading, guard, gate=gate) as (server, address):
+        for timeout in (None, 5.0, None):
+            with Peer(*address) as peer:
+                assert peer.line() == b"hello\n"
+            server.socket.settimeout(timeout)
+        eventually(lambda: guard.open == 0, "the end of each")
+    assert server.socket.fileno() == -1
+
+
+@gate_or_not
+@pytest.mark.parametrize("seconds", [None, 3600.0])
+def test_requests_have_the_time_out_that_accept_gives_them(
+    guard: Guard, gate: bool, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[float | None] = []
+
+    class Seeing(Echo):
+        def handle(self) -> None:
+            found.append(self.request.gettimeout())
+
+    with Threading(("127.0.0.1", 0), Seeing, guard=guard, gate=gate) as server, Peer(*server.server_address) as peer:
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(seconds)
+        try:
+            while not guard.opened:
+                server.handle_request()
+            peer.rest()
+        finally:
+            socket.setdefaulttimeout(before)
+    assert found == [seconds]
+
+
+@needs_gate
+def test_a_class_that_accepts_by_itself_has_no_gate(guard: Guard) -> None:
+    class Accepting(socketserver.ThreadingTCPServer):
+        def get_request(self) -> Any:
+            return self.socket.accept()
+
+    class Both(Counted, Accepting):
+        pass
+
+    with pytest.raises(TypeError, match="a get_request of its own"):
+        Both(("127.0.0.1", 0), Echo, guard=guard, gate=True)
+    Both(("127.0.0.1", 0), Echo, guard=guard).server_close()
+
+
+class Other(socket.socket):
+    def accept(self) -> Any:
+        raise NotImplementedError
+
+
+@needs_gate
+def test_a_socket_that_accepts_in_another_way_has_no_gate(guard: Guard) -> None:
+    class Odd(Counted, socketserver.ThreadingTCPServer):
+        def server_bind(self) -> None:
+            self.socket = Other(fileno=self.socket.detach())
+            super().server_bind()
+
+    with pytest.raises(TypeError, match="an `accept` of its own"):
+        Odd(("127.0.0.1", 0), Echo, guard=guard, gate=True)
+    with Threading(("127.0.0.1", 0), Echo, guard=guard, gate=True) as server, Peer(*server.server_address) as peer:
+        server.socket = Other(fileno=server.socket.detach())
+        eventually(lambda: guard.opened == 1, "a connection")
+        with pytest.raises(TypeError, match="an `accept` of its own"):
+            server.handle_request()
+        assert peer.rest() == b""
+
+
+@needs_gate
+def test_a_gate_alone_takes_no_tls_socket(guard: Guard, tls: Any) -> None:
+    words = pytest.raises(ValueError, match="wrap what it lets in")
+    with tls[0].wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True) as listening, words:
+        Gate(guard.listener, None, [listening])
+
+
+@needs_gate
+def test_what_the_server_turns_away_behind_a_gate_is_counted_no_more(guard: Guard) -> None:
+    class Choosy(Threading):
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            return False
+
+    with serving(Choosy, guard, gate=True) as (_, address), Peer(*address) as peer:
+        assert peer.rest() == b""
+        eventually(lambda: guard.open == guard.listener.total == 0, "its end")
+        assert guard.opened == 1
 
 
 def test_a_server_without_connections_is_none(guard: Guard) -> None:
