@@ -78,6 +78,18 @@ def test_a_dry_run_counts_whom_it_would_refuse(gate: str) -> None:
 
 
 @both
+def test_more_addresses_than_a_gate_has_sockets(gate: str) -> None:
+    with Serve("--limit", "/32=1", gate, listen=["127.0.0.1:0"] * 300) as server:
+        assert len(server.addresses) == 300
+        with connect(server.addresses[0][1]) as first:
+            assert first.recv(4) == b"220 "
+            with connect(server.addresses[-1][1]) as last:
+                assert said(last) == b"421 connection limit exceeded\r\n"
+        total = server.stopped()
+        assert (total["opened"], total["accepted"], total["refused"]) == (2, 1, 1)
+
+
+@both
 def test_workers_count_together(gate: str) -> None:
     with Serve("--limit", "/32=4", "--workers", "2", "--shared", f"test-{uuid4().hex[:8]}", gate) as server:
         port = server.addresses[0][1]

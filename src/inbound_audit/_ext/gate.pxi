@@ -1,5 +1,7 @@
 # The gate: threads that accept, count, ask the limits and refuse without the GIL.
 
+MAX_GATE_SOCKETS = gate_connection.MAX_SOCKETS
+
 cdef tuple REPLY_PARTS = ("", "address", "limit", "count")    # by `reply.PartKind`; a literal part is bytes
 cdef tuple LINGERS = ("close", "abort", "drain")              # by `gate_connection.Linger`
 cdef u64 rules_made = 1     # atomic
@@ -162,6 +164,20 @@ cdef class NativeGate:
     def fileno(self):
         """A descriptor that is readable while a connection waits, or once the gate is closed; -1 when it was closed."""
         return -1 if self.gate == NULL or is_left(self) else self.gate.queue.ready
+
+    def second_fileno(self):
+        """A descriptor as `fileno`, which stays open, and readable, when the gate is closed: the caller closes it.
+        Raises OSError, also if the gate is closed."""
+        cdef int made = -EBADF
+        if not self.closed:
+            bits.fetch_add64(&self.waiters, 1)
+            bits.fence_full()  # as in `_wait`
+            if bits.load32(&self.closing) == 0:
+                made = gate.second_descriptor(self.gate.queue.ready)
+            bits.fetch_add64(&self.waiters, <u64>-1)
+        if made < 0:
+            raise OSError(-made, f"{self!r} can't be watched: {cause_of(-made)}")
+        return made
 
     @property
     def _asked_limits(self):

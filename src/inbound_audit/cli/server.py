@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 import click
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import MAX_GATE_SOCKETS
 from inbound_audit.cli import logs, memory, privileges, sockets
-from inbound_audit.cli.failure import Failure
+from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.maildir import Discard, Maildir
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Busiest, Figures, PeriodicReport, Report
@@ -162,13 +163,20 @@ class Server:
     async def _accept_from(
         self, loop: asyncio.AbstractEventLoop, listening: list[socket.socket]
     ) -> Sequence[asyncio.AbstractServer]:
-        """Begins to accept: by a gate, where the system has one, or by the event loop."""
+        """Begins to accept: by a gate, where the system has one, or by the event loop. Raises Failure."""
         if not self._settings.gate or sys.platform != "linux":
             return [await loop.create_server(self._factory, sock=bound, backlog=BACKLOG) for bound in listening]
         for bound in listening:
             bound.listen(BACKLOG)
+        groups = [listening[i : i + MAX_GATE_SOCKETS] for i in range(0, len(listening), MAX_GATE_SOCKETS)]
+        try:
+            return [self._make_gate(group).serve(loop, self._factory) for group in groups]
+        except OSError as error:
+            raise Failure(f"cannot accept by a gate: {reason(error)}; --no-gate needs less") from None
+
+    def _make_gate(self, listening: list[socket.socket]) -> Gate:
         policy, guard = self._guard.policy, self._guard
-        gate = Gate(
+        return Gate(
             guard.listener,
             policy if is_native(policy) else None,
             listening,
@@ -176,7 +184,6 @@ class Server:
             proxy_from=self._settings.proxy_from,
             guard=guard,
         )
-        return [gate.serve(loop, self._factory)]
 
     def _make_factory(self, context: ssl.SSLContext | None) -> SMTPFactory:
         settings = self._settings

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
-from inbound_audit._ipcount import GateRules, NativeGate, NetworkMap
+from inbound_audit._ipcount import MAX_GATE_SOCKETS, GateRules, NativeGate, NetworkMap
 from inbound_audit.errors import InboundAuditError, cause_of, did_you_mean, named_keywords
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.limits import Limits
@@ -64,8 +64,8 @@ class Gate(NativeGate):
     """Accepts the connections of listening sockets, and refuses those that are over a limit, without Python.
 
     `limits` is a `Limits`, or None: then every connection is let in, counted. It may be exchanged while the gate runs.
-    `sockets` are listening sockets of any family. They stay the caller's and are made non-blocking; the gate leaves one
-    that the caller closes. `threads` accept at the same time.
+    `sockets` are at most 256 listening sockets of any family. They stay the caller's and are made non-blocking; the
+    gate leaves one that the caller closes. `threads` accept at the same time.
 
     Each connection is counted in `listener`, then the limits are asked.
 
@@ -117,15 +117,18 @@ class Gate(NativeGate):
         self.listener = listener
         self.sockets = tuple(sockets)
         self._refusal = refusal
-        self._balancers = NetworkMap([(cidr, 1) for cidr in proxy_from])
-        self.guard = guard
+        self.proxy_from = tuple(proxy_from)
+        self._balancers = NetworkMap([(cidr, 1) for cidr in self.proxy_from])
+        self.guard: Guard | None = None
         self._lock = ProcessLock()
-        self._refusals = LogLimiter(logger) if guard is None else guard.refusals
+        self._refusals = LogLimiter(logger)
         self._failures, self._full, self._uncounted = (LogLimiter(logger) for _ in range(3))
-        self._follows = guard is not None and (limits is None or limits is guard.policy)
+        self._follows = False
         self._said = 0  # refusals that a log line has reported
         if guard is not None:
-            self._check_guard(guard)
+            self._belong_to(guard, limits)
+        if len(self.sockets) > MAX_GATE_SOCKETS:
+            raise ValueError(f"{len(self.sockets)} sockets: a gate accepts from at most {MAX_GATE_SOCKETS}; make two")
         for listening in self.sockets:
             _check(listening)
         rules = self._rules(limits)
@@ -147,18 +150,21 @@ class Gate(NativeGate):
             guard.add_gate(self)
 
     def join(self, guard: Guard) -> None:
-        """The guard of the connections that this gate lets in, which has the gate's figures in its own. Again with the
+        """The guard of the connections that this gate lets in, as if the gate had been made with it. Again with the
         same guard: the same. Raises ValueError if it has another one, or one of another listener."""
         if self.guard is None:
-            self._check_guard(guard)
-            self.guard = guard
+            with self._lock:
+                self._belong_to(guard, self.limits)
+                self._exchange(self._rules(self.limits))
             guard.add_gate(self)
         elif self.guard is not guard:
             raise ValueError(f"{guard!r}: {self!r} has another guard")
 
-    def _check_guard(self, guard: Guard) -> None:
+    def _belong_to(self, guard: Guard, limits: Limits | None) -> None:
         if guard.listener is not self.listener:
             raise ValueError(f"{guard.listener!r}: the guard counts in another listener than {self.listener!r}")
+        self.guard, self._refusals = guard, guard.refusals
+        self._follows = limits is None or limits is guard.policy
 
     @property
     def limits(self) -> Limits | None:
@@ -303,9 +309,14 @@ def is_native(policy: object) -> TypeGuard[Limits]:
 
 
 def _check(listening: socket.socket) -> None:
-    """Raises ValueError unless a socket listens for connections."""
+    """Raises ValueError unless a socket listens for connections, and accepts them as they are: without TLS."""
     if listening.type != socket.SOCK_STREAM or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         raise ValueError(f"{listening!r}: does not listen for connections")
+    if isinstance(listening, socket.socket) and type(listening).accept is not socket.socket.accept:
+        raise ValueError(
+            f"{listening!r}: a gate does not call its `accept`; give the gate a plain socket, and wrap what it lets "
+            "in, as `serve` does with ssl="
+        )
 
 
 def _number(name: str, value: Any, most: int) -> int:

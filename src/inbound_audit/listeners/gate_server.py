@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from inbound_audit._ipcount import parse_prefix
 from inbound_audit.listeners.aio import counted
 from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.pending import GatedFactory, PendingConnection
+from inbound_audit.process import Stage, register
 
 if TYPE_CHECKING:
     from inbound_audit.listeners.admission import Admission
@@ -35,11 +38,18 @@ class GateServer(asyncio.AbstractServer):
     ) -> None:
         if not isinstance(factory, GatedFactory):
             factory = counted(factory, gate.guard or Guard(gate.listener))
+        _check_balancers(gate, factory)
         gate.join(factory.guard)
         self._gate, self._loop, self._factory, self._tls = gate, loop, factory, tls
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._reads = gate.fileno()
-        loop.add_reader(self._reads, self._take)
+        # The server's own: the gate may be closed first, by other code, and its number is another file's then.
+        self._reads = gate.second_fileno()
+        register(self, Stage.COUNTS, GateServer._leave)
+        try:
+            loop.add_reader(self._reads, self._take)
+        except BaseException:
+            self._leave()
+            raise
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -63,9 +73,7 @@ class GateServer(asyncio.AbstractServer):
 
     def close(self) -> None:
         """Stops accepting, closes the gate and the listening sockets. Open connections go on. Idempotent."""
-        if self._reads >= 0:
-            self._loop.remove_reader(self._reads)
-            self._reads = -1
+        self._unwatch()
         self._gate.report(last=True)
         self._gate.close()
         for listening in self._gate.sockets:
@@ -76,7 +84,21 @@ class GateServer(asyncio.AbstractServer):
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    def _unwatch(self) -> None:
+        if self._reads >= 0:
+            self._loop.remove_reader(self._reads)
+            self._leave()
+
+    def _leave(self) -> None:
+        """In the child of a fork the event loop is the parent's: nothing is done to it."""
+        if self._reads >= 0:
+            os.close(self._reads)
+            self._reads = -1
+
     def _take(self) -> None:
+        if self._gate.closed:
+            self._unwatch()
+            return
         for connection, session, asked in self._gate.take_asked():
             admission = self._factory.guard.receive(session, asked)
             pending = PendingConnection(self._factory, admission)
@@ -94,6 +116,16 @@ class GateServer(asyncio.AbstractServer):
             admission.close()
         if error is not None and not isinstance(error, OSError):
             self._loop.call_exception_handler({"message": "a connection of a gate failed", "exception": error})
+
+
+def _check_balancers(gate: Gate, factory: GatedFactory) -> None:
+    """Raises ValueError unless the gate and the factory expect PROXY headers from the same networks."""
+    if {*map(parse_prefix, gate.proxy_from)} != {*map(parse_prefix, factory.proxy_from)}:
+        raise ValueError(
+            f"the gate has proxy_from={gate.proxy_from!r}, its factory {factory.proxy_from!r}: write "
+            "Gate(..., proxy_from=factory.proxy_from); a factory of smtp.protocol_factory(..., proxy_from=...) reads "
+            "PROXY headers"
+        )
 
 
 def _same(pending: PendingConnection) -> PendingConnection:

@@ -8,7 +8,7 @@ reading, flow control and `start_tls` work as without a guard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from inbound_audit.listeners.admission import Admission, Refusal
@@ -54,10 +54,13 @@ class GatedFactory:
 
     `make(admission)` makes the protocol of an accepted connection, and must have the admission closed when that
     connection ends. `refusal` is sent to a refused peer. Where `asks_later(admission)` is true the policy is not asked
-    here: the protocol asks once it knows the client. During a tarpit reading pauses after `max_early_bytes`.
+    here: the protocol asks once it knows the client; those are connections from the networks `proxy_from`. During a
+    tarpit reading pauses after `max_early_bytes`.
     """
 
     __slots__ = ("__weakref__", "_stop_reply", "asks_later", "guard", "make", "max_early_bytes", "refusal", "waiting")
+
+    proxy_from: Sequence[str] = ()
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from tests.support.listening import WAYS, Clock, Script, Way, fill
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Limits, Listener, Session, Verdict
+from inbound_audit._ipcount import MAX_GATE_SOCKETS
 from inbound_audit.errors import CidrError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.gate import BUSY, Gate, is_native
@@ -287,6 +288,19 @@ def test_only_sockets_that_listen_and_native_limits_are_taken(listener):
             Gate(listener, policy, [listening])
 
 
+def test_a_gate_has_a_bound_of_sockets_and_a_guard_may_have_several_gates(audit):
+    guard = Guard(audit.listener("SMTP"), Limits({"/32": 2}))
+    with contextlib.ExitStack() as held:
+        given = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(MAX_GATE_SOCKETS + 1)]
+        with pytest.raises(ValueError, match="257 sockets: a gate accepts from at most 256; make two"):
+            Gate(guard.listener, guard.policy, given, guard=guard)
+        for part in (given[:-1], given[-1:]):
+            held.enter_context(Gate(guard.listener, guard.policy, part, guard=guard))
+        for i in (0, -2, -1):
+            held.enter_context(connect(given[i].getsockname()[1]))
+        eventually(lambda: (guard.opened, guard.refused, guard.open) == (3, 1, 2), "two that wait")
+
+
 # ---- the queue has an end
 
 
@@ -403,6 +417,16 @@ def test_a_full_queue_is_logged(listener, caplog):
             assert said(second) == TOO_BUSY
             eventually(lambda: gate.report() or "queue" in caplog.text, "a report")
         assert re.search(r"refused 127\.0\.0\.4:\d+: 421 too busy, .*; the queue was full 1 time", caplog.text)
+
+
+def test_a_guard_that_joins_later_decides_about_a_full_tree_as_one_that_was_there(full):
+    guard = Guard(full, when_full="refuse")
+    with socket.create_server(("127.0.0.1", 0)) as listening, Gate(full, None, [listening]) as gate:
+        gate.join(guard)
+        gate.join(guard)
+        with connect(listening.getsockname()[1], "127.77.66.55") as peer:
+            assert said(peer).startswith(b"421 ")
+        eventually(lambda: (guard.opened, guard.uncounted, guard.refused) == (1, 1, 1), "a refusal, once")
 
 
 def test_a_gate_of_a_closed_audit_goes_on_uncounted(listener, audit):
@@ -601,6 +625,25 @@ def test_who_waits_while_the_limits_are_exchanged_is_asked_about_anew(listener, 
         for admission, peer in zip(admissions, peers, strict=True):
             admission.close()
             peer.close()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["no limits", "the guard's limits"])
+def test_a_gate_follows_a_guard_that_joins_later(listener, own: bool):
+    guard = Guard(listener, Limits({"/32": 1}))
+    with gated(listener, guard.policy if own else None) as (gate, port):
+        gate.join(guard)
+        guard.policy = Limits({"/32": 0}, text="closed")
+        assert gate.limits is guard.policy
+        with connect(port) as peer:
+            assert said(peer) == b"421 4.7.0 closed\r\n"
+
+
+def test_a_gate_with_limits_of_its_own_keeps_them_when_a_guard_joins(listener):
+    guard, limits = Guard(listener, Limits({"/32": 1})), Limits({"/32": 2})
+    with gated(listener, limits) as (gate, _):
+        gate.join(guard)
+        guard.policy = Limits({"/32": 0})
+        assert gate.limits is limits
 
 
 def test_the_real_client_of_a_connection_is_asked_about_anew(listener):

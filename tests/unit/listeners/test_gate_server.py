@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 import trustme
-from tests.support.gates import connect, said
+from aiosmtpd.handlers import Sink
+from tests.support.gates import connect, descriptors, said
 from tests.support.listening import LoopThread, Script
 from tests.support.waiting import PATIENCE, eventually
 
@@ -20,6 +21,7 @@ from inbound_audit import InboundAudit, Limits, Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.aio import counted, session_of
 from inbound_audit.listeners.gate import Gate
+from inbound_audit.listeners.smtp import protocol_factory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")
 
@@ -77,7 +79,7 @@ def test_any_protocol_is_counted_to_its_end(guard, thread, listening):
         assert peer.recv(6) == b"hello\n"
         peer.sendall(b"echo")
         assert peer.recv(4) == b"echo"
-        assert guard.listener.total == 1
+        eventually(lambda: guard.listener.total == 1, "the end of the refused session")
         assert (gate.guard.opened, gate.guard.accepted, gate.guard.refused) == (2, 1, 1)
     eventually(lambda: guard.listener.total == 0, "its end")
     assert server.is_serving()
@@ -183,6 +185,76 @@ def test_another_guard_than_the_gate_s_is_an_error(guard, thread, listening):
         with pytest.raises(ValueError, match="another guard"):
             serve(thread, gate, counted(Hello, other))
         gate.join(guard)
+
+
+def the_number(number: int) -> tuple[socket.socket, socket.socket]:
+    """A pair of sockets, the first of which has this descriptor, which was closed."""
+    pairs = [socket.socketpair()]
+    while number not in (ends := [end.fileno() for end in pairs[-1]]):
+        assert max(ends) < number + 20, "other code took it"
+        pairs.append(socket.socketpair())
+    for pair in pairs[:-1]:
+        for end in pair:
+            end.close()
+    first, second = pairs[-1]
+    return (first, second) if first.fileno() == number else (second, first)
+
+
+@pytest.mark.parametrize("server_first_reads", [False, True], ids=["closed at once", "closed by the loop's time"])
+def test_a_gate_that_is_closed_first_leaves_nothing_in_the_loop(guard, thread, listening, server_first_reads):
+    gate = Gate(guard.listener, guard.policy, [listening], guard=guard)
+    before = descriptors()
+    server = serve(thread, gate, counted(Hello, guard))
+    number = gate.fileno()
+
+    async def an_unrelated_connection():
+        gate.close()
+        if server_first_reads:
+            await asyncio.sleep(0.01)
+            assert not server.is_serving()
+        ours, theirs = the_number(number)
+        ours.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        await asyncio.sleep(0)
+        server.close()
+        theirs.send(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        writer.close()
+        await writer.wait_closed()
+        theirs.close()
+
+    thread.do(an_unrelated_connection)
+    assert listening.fileno() == -1
+    assert descriptors() < before
+
+
+def test_a_gate_that_is_closed_is_not_served(guard, thread, listening):
+    gate = Gate(guard.listener, guard.policy, [listening], guard=guard)
+    gate.close()
+    with pytest.raises(OSError, match="can't be watched"):
+        serve(thread, gate, counted(Hello, guard))
+
+
+@pytest.mark.parametrize(
+    ("of_gate", "of_factory"), [([], ["10.0.0.0/8"]), (["10.0.0.0/8"], []), (["10.0.0.0/8", "::1"], ["10.0.0.0/9"])]
+)
+def test_other_balancers_than_the_factory_s_are_an_error(guard, thread, listening, of_gate, of_factory):
+    factory = protocol_factory(Sink(), guard, proxy_from=of_factory)
+    words = pytest.raises(ValueError, match=r"write Gate\(\.\.\., proxy_from=factory\.proxy_from\)")
+    with Gate(guard.listener, None, [listening], guard=guard, proxy_from=of_gate) as gate, words:
+        serve(thread, gate, factory)
+
+
+def test_a_factory_that_reads_no_header_has_no_balancers(guard, thread, listening):
+    words = pytest.raises(ValueError, match="reads PROXY headers")
+    with Gate(guard.listener, None, [listening], guard=guard, proxy_from=["10.0.0.0/8"]) as gate, words:
+        serve(thread, gate, counted(Hello, guard))
+
+
+def test_the_same_balancers_may_be_written_otherwise(guard, thread, listening):
+    factory = protocol_factory(Sink(), guard, proxy_from=["10.0.0.1/24", "::1/128"])
+    gate = Gate(guard.listener, None, [listening], guard=guard, proxy_from=["::1", "::ffff:10.0.0.0/120", "::1"])
+    stop(thread, serve(thread, gate, factory))
 
 
 def test_serve_forever_ends_when_it_is_cancelled(guard, thread, listening):
