@@ -25,6 +25,7 @@ from inbound_audit._core.reply cimport MAX_REPLY_BYTES, Reply, Words, write_repl
 from inbound_audit._core.seqlock cimport lock_wait, unlock
 from inbound_audit._core.series_change cimport record_event
 from inbound_audit._core.session cimport add_session, remove_session, show_session
+from inbound_audit._core.trie cimport trie_add
 from inbound_audit._core.window cimport now_of
 
 cdef extern from "inbound_audit/_core/gate.h":
@@ -113,6 +114,7 @@ cdef struct Lane:
 
 cdef struct Gate:
     Tree *tree
+    Tree *refusals              # counts who was over a limit, for shedding; NULL: not wanted
     GateQueue queue
     int stop                    # a descriptor, readable when the threads are to end
     u32 stops                   # likewise; atomic
@@ -236,6 +238,13 @@ cdef inline void send_away(
         take_back(c)
 
 
+cdef inline void count_refusal(Tree *refusals, const Address *peer) noexcept nogil:
+    """Without room for one more host it is left out."""
+    lock_tree(refusals)
+    trie_add(&refusals.arena, peer, 1)
+    unlock(&refusals.arena.lock)
+
+
 cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexcept nogil:
     """The connection is over limit number `row`."""
     cdef Rules *r = lane.rules
@@ -244,6 +253,8 @@ cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexc
     peer.hi, peer.lo, peer.version = c.ac.hi, c.ac.lo, c.ac.version
     add_one(&lane.refused)  # before the peer can know
     lane.last = c.ac
+    if lane.gate.refusals != NULL:
+        count_refusal(lane.gate.refusals, &peer)
     send_away(lane.gate, lane, &r.refusal, c, &r.names[row], count)
     if t.owner.monitors:
         record_event(t.owner, REJECTIONS, &peer, 1, now_of(t.owner), NULL)

@@ -87,17 +87,19 @@ cdef class NativeGate:
     cdef gate_connection.Gate *gate
     cdef Listener _listener
     cdef GateRules rules
+    cdef PrefixCounter refusals
     cdef object make_socket
     cdef u64 generation     # of forks
     cdef u64 waiters        # threads that wait for `queue.ready`; atomic
     cdef u32 closing        # atomic
 
     def _open(self, Listener listener not None, list given not None, GateRules rules not None, make_socket, *,
-              u32 backlog, u32 threads, linger):
+              u32 backlog, u32 threads, linger, PrefixCounter refusals=None):
         """Starts to accept from listening sockets, which are given by their descriptors. Called once.
 
-        `make_socket(family, type, proto, fileno)` makes the sockets that `_take` returns. Raises OSError, MemoryError,
-        and what making a file for the counts raises.
+        `make_socket(family, type, proto, fileno)` makes the sockets that `_take` returns. `refusals` counts each peer
+        that is over a limit, if there is room. Raises OSError, MemoryError, and what making a file for the counts
+        raises.
         """
         cdef gate_connection.Gate *g
         cdef int fds[gate_connection.MAX_SOCKETS]
@@ -116,7 +118,9 @@ cdef class NativeGate:
         if g == NULL:
             raise MemoryError
         self._listener, self.rules, self.make_socket = listener, rules, make_socket
-        self.generation = fork.generation
+        self.generation, self.refusals = fork.generation, refusals
+        if refusals is not None:
+            g.refusals = &refusals.t
         g.lane = <gate_connection.Lane *>calloc(threads, sizeof(gate_connection.Lane))
         g.tree, g.linger, g.stop, g.queue.ready = listener.tree, LINGERS.index(linger), -1, -1
         self.gate = g

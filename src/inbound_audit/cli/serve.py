@@ -143,6 +143,12 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     help="Accept, count and refuse by limits in native code, before Python sees a connection. Linux.",
 )
 @params.option(
+    "--shed",
+    params.whole_number(1),
+    "With --gate: the kernel drops connections of an address (IPv6: a /64) that the limits refuse more than N times a "
+    "second, for a while and before they are accepted. Each worker counts for itself.",
+)
+@params.option(
     "--monitor",
     params.monitor,
     "Record connections, receptions and rejections by address in NUMBER windows of INTERVAL; repeatable. "
@@ -206,6 +212,8 @@ def _check(settings: Settings) -> None:
         raise click.UsageError(
             f"--worker-timeout is less than {MIN_WORKER_TIMEOUT_S} s, and workers answer each second"
         )
+    if settings.shed is not None and (settings.policy is not None or not settings.gate):
+        raise click.UsageError("--shed needs --gate and --limit: a policy's refusals are not those of a gate")
     if settings.group is not None and settings.shared is None and settings.user is None:
         raise click.UsageError("--group needs --shared or --user")
     if settings.chroot is not None and settings.user is None:

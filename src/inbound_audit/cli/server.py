@@ -29,6 +29,7 @@ from inbound_audit.cli.tls import Certificate
 from inbound_audit.errors import CapacityError, MonitorError, SharedStateError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.gate import Gate, is_native
+from inbound_audit.listeners.shed import Shed
 from inbound_audit.listeners.smtp import SMTPFactory, protocol_factory
 from inbound_audit.policy.base import ConnectPolicy
 
@@ -183,6 +184,7 @@ class Server:
             refusal=self._factory.refusal,
             proxy_from=self._settings.proxy_from,
             guard=guard,
+            shed=self._settings.shed is not None and Shed(self._settings.shed),
         )
 
     def _make_factory(self, context: ssl.SSLContext | None) -> SMTPFactory:

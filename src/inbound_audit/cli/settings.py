@@ -51,3 +51,4 @@ class Settings:
     policy_dir: tuple[str, ...] = ()
     max_hook_ms: int = 50
     gate: bool = False
+    shed: int | None = None

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 from inbound_audit._ipcount import MAX_GATE_SOCKETS, GateRules, NativeGate, NetworkMap
 from inbound_audit.errors import InboundAuditError, cause_of, did_you_mean, named_keywords
+from inbound_audit.listeners.shed import Shed, Shedder, ShedNetwork, take_off_left
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.limits import Limits
 from inbound_audit.policy.verdict import REFUSAL_CODE, UNAVAILABLE, Verdict, smtp_lines
@@ -85,6 +86,9 @@ class Gate(NativeGate):
     reads the header moves the count and asks the policy. `guard` has the gate's figures in its own, and its `when_full`
     decides about connections that can't be counted. Peers without an address (Unix sockets) are let in uncounted.
 
+    With `shed`, prefixes that a limit keeps refusing are dropped before they are accepted, as `Shed` says (True: its
+    defaults); `shed` then lists them.
+
     opened      connections that were accepted: those in the next three, sooner or later
     accepted    that were let in
     refused     that were over a limit, could not be counted, or waited when the gate was closed
@@ -113,6 +117,7 @@ class Gate(NativeGate):
         threads: int = 1,
         linger: Linger | None = None,
         guard: Guard | None = None,
+        shed: bool | Shed = False,
     ) -> None:
         self.listener = listener
         self.sockets = tuple(sockets)
@@ -121,6 +126,7 @@ class Gate(NativeGate):
         self._balancers = NetworkMap([(cidr, 1) for cidr in self.proxy_from])
         self.guard: Guard | None = None
         self._lock = ProcessLock()
+        self._shedder = Shedder(Shed() if shed is True else shed) if shed else None
         self._refusals = LogLimiter(logger)
         self._failures, self._full, self._uncounted = (LogLimiter(logger) for _ in range(3))
         self._follows = False
@@ -131,6 +137,7 @@ class Gate(NativeGate):
             raise ValueError(f"{len(self.sockets)} sockets: a gate accepts from at most {MAX_GATE_SOCKETS}; make two")
         for listening in self.sockets:
             _check(listening)
+        take_off_left(self.sockets)
         rules = self._rules(limits)
         for listening in self.sockets:
             os.set_blocking(listening.fileno(), False)  # its timeout in Python stays
@@ -142,10 +149,13 @@ class Gate(NativeGate):
             backlog=_number("backlog", backlog, 1 << 20),
             threads=_number("threads", threads, 64),
             linger=linger or ("drain" if refusal == "http" else "close"),
+            refusals=None if self._shedder is None else self._shedder.refusals,
         )
         register(self, Stage.COUNTS, Gate._leave, Gate.close)
         self._batches = _Batches(self)
         wait_before_forks(self._batches)
+        if self._shedder is not None:
+            self._shedder.begin(self)
         if guard is not None:
             guard.add_gate(self)
 
@@ -206,7 +216,7 @@ class Gate(NativeGate):
         _number("most", most, 1 << 20)
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            taken = self._take(most)
+            taken = self._released(most)
             self.report()
             left = deadline - time.monotonic()
             if taken or self.closed or left <= 0:
@@ -224,11 +234,30 @@ class Gate(NativeGate):
     def take_asked(self, most: int = MAX_TAKEN) -> list[tuple[socket.socket, Session | None, Limits | None]]:
         """As `take`, with the limits that were asked, for `Guard.receive`. None for a balancer, for a connection
         without a count, and if the limits were exchanged since."""
-        taken = self._take(most)
+        taken = self._released(most)
         for connection, _, _ in taken:
             connection.setblocking(False)
         self.report()
         return cast("list[tuple[socket.socket, Session | None, Limits | None]]", taken)
+
+    def _released(self, most: int) -> list[tuple[socket.socket, Session | None, Any]]:
+        taken = self._take(most)
+        if self._shedder is not None:
+            for connection, _, _ in taken:
+                self._shedder.release(connection)
+        return taken
+
+    @property
+    def shed(self) -> list[ShedNetwork]:
+        """The networks whose SYN are dropped now, those that were refused most often first."""
+        return [] if self._shedder is None else self._shedder.networks
+
+    def close(self) -> None:
+        """Stops accepting and dropping, refuses what waits, and waits for the threads. The listening sockets stay the
+        caller's. Idempotent."""
+        if self._shedder is not None:
+            self._shedder.close()
+        super().close()
 
     def serve(
         self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol], **tls: Any

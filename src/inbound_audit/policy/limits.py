@@ -171,6 +171,7 @@ class Limits(LimitTables, Policy):
             everywhere.append(("listener total", "listener", *_WHOLE, _maximum(listener_total, "listener_total")))
         default = _Network([], _rows(self.limits, "default", "limits"))
         named = {"exempt": _Network(_prefixes(exempt, "exempt"), [])}
+        self.exempt = tuple(named["exempt"].prefixes)
         named |= {f"network {name!r}": _network(name, given) for name, given in (networks or {}).items()}
         _check_overlap(named)
         first, *others = named.values()
