@@ -22,7 +22,6 @@ from tests.support.waiting import PATIENCE, eventually
 from inbound_audit import InboundAudit, Listener, Session, Verdict
 from inbound_audit.errors import CapacityError
 from inbound_audit.listeners import Guard
-from inbound_audit.listeners.gate import Gate, is_native
 from inbound_audit.listeners.pending import GatedFactory
 from inbound_audit.policy.verdict import ACCEPT
 
@@ -225,8 +224,8 @@ class LoopThread:
 
 
 ACCEPTORS = ("loop", "gate")[: effort(1, 2) if sys.platform == "linux" else 1]
-"""Who accepts for the servers of `serving`. A module's tests run with each by the fixture `acceptor`, and in the quick
-profile with the loop alone."""
+"""Who accepts for the servers of `serving`, and for controllers. A module's tests run with each by the fixture
+`acceptor`, and in the quick profile with the loop alone."""
 
 _acceptor = "loop"
 
@@ -243,14 +242,6 @@ def accepts_by_gate() -> bool:
     return _acceptor == "gate"
 
 
-def accepting_gate(factory: GatedFactory, listening: socket.socket) -> Gate:
-    """A gate before the servers of a factory."""
-    guard = factory.guard
-    limits = guard.policy if is_native(guard.policy) else None
-    proxy_from = getattr(factory, "proxy_from", ())
-    return Gate(guard.listener, limits, [listening], refusal=factory.refusal, proxy_from=proxy_from, guard=guard)
-
-
 @contextlib.contextmanager
 def serving(
     factory: Callable[[], asyncio.BaseProtocol], way: Way, ssl: object = None
@@ -260,7 +251,7 @@ def serving(
 
         async def start() -> asyncio.AbstractServer:
             if accepts_by_gate() and isinstance(factory, GatedFactory):
-                return accepting_gate(factory, listening).serve(thread.loop, factory, ssl=ssl)
+                return factory.gate([listening]).serve(thread.loop, factory, ssl=ssl)
             return await thread.loop.create_server(factory, sock=listening, ssl=ssl)  # type: ignore[call-overload]
 
         address = (way.connect, listening.getsockname()[1])

@@ -28,16 +28,14 @@ from inbound_audit.cli.settings import Settings
 from inbound_audit.cli.tls import Certificate
 from inbound_audit.errors import CapacityError, MonitorError, SharedStateError
 from inbound_audit.listeners import Guard
-from inbound_audit.listeners.gate import Gate, is_native
 from inbound_audit.listeners.shed import Shed
-from inbound_audit.listeners.smtp import SMTPFactory, protocol_factory
+from inbound_audit.listeners.smtp import BACKLOG, SMTPFactory, protocol_factory
 from inbound_audit.policy.base import ConnectPolicy
 
 logger = logging.getLogger("inbound_audit.serve")
 
 _T = TypeVar("_T")
 
-BACKLOG = 512
 SWITCH_S = 0.0005
 
 Problem = tuple[int, str]
@@ -170,22 +168,11 @@ class Server:
         for bound in listening:
             bound.listen(BACKLOG)
         groups = [listening[i : i + MAX_GATE_SOCKETS] for i in range(0, len(listening), MAX_GATE_SOCKETS)]
+        shed = self._settings.shed is not None and Shed(self._settings.shed)
         try:
-            return [self._make_gate(group).serve(loop, self._factory) for group in groups]
+            return [self._factory.gate(group, shed=shed).serve(loop, self._factory) for group in groups]
         except OSError as error:
             raise Failure(f"cannot accept by a gate: {reason(error)}; --no-gate needs less") from None
-
-    def _make_gate(self, listening: list[socket.socket]) -> Gate:
-        policy, guard = self._guard.policy, self._guard
-        return Gate(
-            guard.listener,
-            policy if is_native(policy) else None,
-            listening,
-            refusal=self._factory.refusal,
-            proxy_from=self._settings.proxy_from,
-            guard=guard,
-            shed=self._settings.shed is not None and Shed(self._settings.shed),
-        )
 
     def _make_factory(self, context: ssl.SSLContext | None) -> SMTPFactory:
         settings = self._settings

@@ -27,6 +27,9 @@ from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.pending import GatedFactory, close_transport
 from inbound_audit.listeners.time_limit import IDLE_S, Deadline, TimeLimit
 
+STREAM_BYTES = 1 << 16
+"""What `asyncio.start_server` takes for its `limit` if none is given."""
+
 Callback = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None] | None]
 
 # Keyed by identity: protocols with __slots__ (aiohttp's) can hold neither an attribute nor a weak reference. A counted
@@ -69,13 +72,13 @@ def counted_callback(
     refusal: Refusal = b"",
     idle_s: float | None = IDLE_S,
     session_s: float | None = None,
-) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+) -> CountedCallback:
     """A `client_connected_cb` for `asyncio.start_server` that counts each connection and asks the policy.
 
     `callback` is a coroutine function or a plain one. If a coroutine raises or is cancelled, even before its first
     step, its connection is closed. `idle_s` and `session_s` are as for `counted`.
     """
-    return _StreamGate(callback, guard, refusal, TimeLimit(idle_s=idle_s, session_s=session_s))._connected
+    return CountedCallback(callback, guard, refusal, TimeLimit(idle_s=idle_s, session_s=session_s))
 
 
 def session_of(connection: object) -> Session | None:
@@ -128,8 +131,8 @@ class _Connection:
             close_transport(cast("asyncio.WriteTransport", transport))
 
 
-class _StreamGate:
-    """The callback of `counted_callback`, and the tasks that it started.
+class CountedCallback:
+    """What `counted_callback` returns, and the tasks that it started.
 
     asyncio has made the stream's protocol before it calls the callback, so that protocol stays in place during a
     tarpit; a stream stops reading by itself when its buffer is full.
@@ -142,7 +145,19 @@ class _StreamGate:
         self._limit = limit
         self._tasks: set[asyncio.Task[None]] = set()  # the event loop holds tasks only weakly
 
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def factory(self, limit: int = STREAM_BYTES) -> GatedFactory:
+        """A protocol factory with the same callback, guard and refusal: for `Gate.serve`, which does without
+        `asyncio.start_server`. `limit` is the one of that function: bytes of a reader's buffer."""
+        return GatedFactory(self._guard, functools.partial(self._make, limit), self._refusal)
+
+    def _make(self, limit: int, admission: Admission) -> asyncio.BaseProtocol:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=limit, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, self._serve, loop=loop)
+        _adopt(protocol, admission, self._limit)
+        return protocol
+
+    def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
         admission = self._guard.admit(transport.get_extra_info("peername"), transport.get_extra_info("sockname"))
         _adopt(transport.get_protocol(), admission, self._limit)
@@ -160,6 +175,9 @@ class _StreamGate:
             close_transport(writer.transport)
             return
         _connections[id(writer.transport.get_protocol())].begin(writer.transport)
+        self._serve(reader, writer)
+
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             serving = self._callback(reader, writer)
         except BaseException:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from inbound_audit._ipcount import Listener, Session
+    from inbound_audit.listeners.aio import CountedCallback
     from inbound_audit.listeners.gate_server import GateServer
     from inbound_audit.listeners.guard import Guard
     from inbound_audit.policy.base import ConnectPolicy
@@ -260,12 +261,13 @@ class Gate(NativeGate):
         super().close()
 
     def serve(
-        self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol], **tls: Any
+        self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol] | CountedCallback, **tls: Any
     ) -> GateServer:
         """Serves what is let in by a protocol factory, in an event loop of asyncio or uvloop, from now on.
 
-        A factory of `listeners.aio.counted` or `listeners.smtp.protocol_factory` asks its guard's policy about each
-        connection, unless that is the gate's limits; any other one is called for each. `tls` are the arguments of
+        A factory of `listeners.aio.counted` or `listeners.smtp.protocol_factory`, or a callback of `counted_callback`,
+        asks its guard's policy about each connection, unless that is the gate's limits; any other factory is called for
+        each, and asks the policy of the gate's guard, if it has one. `tls` are the arguments of
         `connect_accepted_socket`: ``ssl=`` and its timeouts. The server's `close` closes the gate and its sockets.
 
         Call it in the thread of the loop. Raises ValueError for a guard other than the gate's.
@@ -330,6 +332,12 @@ class _Batches:
     def release(self) -> None:
         while self._held:
             self._held.pop()._let_go()
+
+
+def gate_of(guard: Guard, sockets: Iterable[socket.socket], **options: Any) -> Gate:
+    """A gate of a guard that asks the guard's policy, if that is a `Limits`. Raises what `Gate` raises."""
+    policy = guard.policy
+    return Gate(guard.listener, policy if is_native(policy) else None, sockets, guard=guard, **options)
 
 
 def is_native(policy: object) -> TypeGuard[Limits]:

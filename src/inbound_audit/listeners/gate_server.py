@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit._ipcount import parse_prefix
-from inbound_audit.listeners.aio import counted
+from inbound_audit.listeners.aio import CountedCallback, counted
 from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.pending import GatedFactory, PendingConnection
 from inbound_audit.process import Stage, register
@@ -33,9 +33,11 @@ class GateServer(asyncio.AbstractServer):
         self,
         gate: Gate,
         loop: asyncio.AbstractEventLoop,
-        factory: Callable[[], asyncio.BaseProtocol],
+        factory: Callable[[], asyncio.BaseProtocol] | CountedCallback,
         **tls: Any,
     ) -> None:
+        if isinstance(factory, CountedCallback):
+            factory = factory.factory()
         if not isinstance(factory, GatedFactory):
             factory = counted(factory, gate.guard or Guard(gate.listener))
         _check_balancers(gate, factory)

@@ -8,12 +8,17 @@ reading, flow control and `start_tls` work as without a guard.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from inbound_audit.listeners.admission import Admission, Refusal
 from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.listeners.guard import Guard
+
+if TYPE_CHECKING:
+    import socket
+
+    from inbound_audit.listeners.gate import Gate
 
 Make = Callable[[Admission], asyncio.BaseProtocol]
 
@@ -80,6 +85,14 @@ class GatedFactory:
 
     def __call__(self) -> asyncio.BaseProtocol:
         return PendingConnection(self)
+
+    def gate(self, sockets: Iterable[socket.socket], **options: Any) -> Gate:
+        """A gate before this factory: of its guard and the guard's policy, if that is a `Limits`, with its refusal and
+        its balancers, unless `options`, which are those of `Gate`, say otherwise. Then `Gate.serve` gets the factory.
+        Raises what `Gate` raises."""
+        from inbound_audit.listeners.gate import gate_of
+
+        return gate_of(self.guard, sockets, **{"refusal": self.refusal, "proxy_from": self.proxy_from, **options})
 
     def close_pending(self, reply: bytes) -> None:
         """Sends `reply` to the connections in a tarpit and to all that come later, and closes them.

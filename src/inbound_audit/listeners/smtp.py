@@ -13,6 +13,8 @@ A refused connection gets the policy's reply in place of the banner, and no SMTP
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 import ssl
 import threading
@@ -43,6 +45,9 @@ DELIVERY_TIMEOUT_S = 5.0
 
 STOP_TIMEOUT_S = DELIVERY_TIMEOUT_S + 2 * CLOSE_TIMEOUT_S
 """The most seconds that a stop takes after its grace."""
+
+BACKLOG = 512
+"""Connections that wait in the kernel until a server accepts them."""
 
 _POLL_S = 0.01
 
@@ -166,7 +171,10 @@ class Controller(aiosmtpd.controller.Controller):
 
     Unlike the original it can listen on port 0, and does not connect to itself when it starts: `addresses` says where
     it listens, and only clients are counted. `start` fails at once if it can't listen. `server_hostname` is the name in
-    the banner.
+    the banner. With `gate` a gate accepts, and refuses by `Limits` without Python (`listeners.gate`); with TLS from the
+    first byte it closes what it refuses without a reply, before the handshake.
+
+    Raises TypeError for a gate and a `factory` of a class that derives from this one: the gate does not call it.
     """
 
     def __init__(
@@ -177,10 +185,14 @@ class Controller(aiosmtpd.controller.Controller):
         loop: asyncio.AbstractEventLoop | None = None,
         *,
         guard: Guard,
+        gate: bool = False,
         **kwargs: Any,
     ) -> None:
+        if gate and type(self).factory is not Controller.factory:
+            raise TypeError(f"{type(self).__name__} has a factory of its own, which a gate does not call")
         super().__init__(handler, hostname, port, loop, **kwargs)
         self.guard = guard
+        self._wants_gate = gate
         try:
             self._factory = SMTPFactory(handler, guard, **self.SMTP_kwargs)
         except BaseException:
@@ -190,6 +202,23 @@ class Controller(aiosmtpd.controller.Controller):
 
     def factory(self) -> Any:
         return self._factory()
+
+    def _create_server(self) -> Any:
+        return self._accept_by_gate() if self._wants_gate else super()._create_server()
+
+    async def _accept_by_gate(self) -> asyncio.AbstractServer:
+        """On the sockets that asyncio binds, before it listens there."""
+        bound = await self.loop.create_server(self._factory, self.hostname, self.port, start_serving=False)
+        with contextlib.ExitStack() as undo:
+            with contextlib.closing(bound):
+                sockets = [undo.enter_context(socket.socket(fileno=os.dup(one.fileno()))) for one in bound.sockets]
+            for listening in sockets:
+                listening.listen(BACKLOG)
+            refusal = None if self.ssl_context else self._factory.refusal  # it is refused before a handshake
+            gate = undo.enter_context(self._factory.gate(sockets, refusal=refusal))
+            server = gate.serve(self.loop, self._factory, ssl=self.ssl_context)
+            undo.pop_all()
+        return server
 
     @property
     def addresses(self) -> list[tuple[str, int]]:

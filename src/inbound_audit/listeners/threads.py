@@ -20,7 +20,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit.listeners.admission import Admission, Refusal
-from inbound_audit.listeners.gate import Gate, is_native
+from inbound_audit.listeners.gate import Gate, gate_of
 from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.time_limit import IDLE_S, TimeLimit
 
@@ -46,8 +46,9 @@ class Counted(_Base):
 
     With `gate` a gate accepts, and refuses those that are over the policy's limits if that is a `Limits`, without
     Python (`listeners.gate`); the server gets the others as its own socket would have accepted them: with TLS if that
-    is a `ssl.SSLSocket`, but the gate's refusals are in clear. A forking server can't have a gate, nor can a server
-    with another way to accept: a socket of another class, or a `get_request` of a class behind this one.
+    is a `ssl.SSLSocket`. A gate refuses before a handshake: without a reply if the socket is one when it begins to
+    listen, else in clear. A forking server can't have a gate, nor can a server with another way to accept: a socket of
+    another class, or a `get_request` of a class behind this one.
 
     A connection that is silent for `idle_s` seconds, or that is served for `session_s`, is shut down: the handler finds
     its end, and an OSError that follows from that is not reported. None is no limit.
@@ -105,10 +106,9 @@ class Counted(_Base):
         super().server_activate()
         if self._wants_gate:  # `listen` was called
             _check_accept(self.socket)
-            policy = self.guard.policy
-            limits = policy if is_native(policy) else None
             self._listening = socket.socket(fileno=os.dup(self.socket.fileno()))
-            self._gate = Gate(self.guard.listener, limits, [self._listening], refusal=self._refusal, guard=self.guard)
+            refusal = None if isinstance(self.socket, ssl.SSLSocket) else self._refusal  # it comes before a handshake
+            self._gate = gate_of(self.guard, [self._listening], refusal=refusal)
 
     def fileno(self) -> int:
         return super().fileno() if self._gate is None else self._gate.fileno()

@@ -59,7 +59,7 @@ ATTRIBUTES = {
     "_tls_protocol",
 }
 OF_A_CONNECTION = {"_reader", "_writer"}
-CONTROLLER = {"_factory_invoked", "_run", "_thread", "_thread_exception", "_trigger_server"}
+CONTROLLER = {"_create_server", "_factory_invoked", "_run", "_thread", "_thread_exception", "_trigger_server"}
 OF_A_READER = {"_buffer", "_eof", "_maybe_resume_transport", "_transport", "_wait_for_data"}
 OF_ASYNCIO = {"_conn_lost", "_drain_waiters", "_ssl_protocol", "_ssl_shutdown_timeout", *OF_A_READER}
 

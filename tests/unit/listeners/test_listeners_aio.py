@@ -7,7 +7,7 @@ import contextlib
 import gc
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, Verdict
 from inbound_audit.listeners import Guard
-from inbound_audit.listeners.aio import counted, counted_callback, session_of
+from inbound_audit.listeners.aio import CountedCallback, counted, counted_callback, session_of
 from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.listeners.pending import GatedFactory, PendingConnection
 
@@ -130,15 +130,18 @@ async def echo_stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 @contextlib.contextmanager
 def streaming(
-    callback: Callable[..., Any], way: Way, ssl: ssl.SSLContext | None = None
+    callback: CountedCallback, way: Way, ssl: ssl.SSLContext | None = None
 ) -> Iterator[tuple[LoopThread, tuple[str, int]]]:
     """As `serving`, for `asyncio.start_server`."""
-    with LoopThread() as thread, way.listening() as listening:
+    with LoopThread() as thread, way.listening() as bound:
 
-        async def start() -> asyncio.Server:
-            return await asyncio.start_server(callback, sock=listening, ssl=ssl)
+        async def start() -> asyncio.AbstractServer:
+            if listening.accepts_by_gate():
+                factory = callback.factory()
+                return factory.gate([bound]).serve(thread.loop, factory, ssl=ssl)
+            return await asyncio.start_server(callback, sock=bound, ssl=ssl)
 
-        address = (way.connect, listening.getsockname()[1])
+        address = (way.connect, bound.getsockname()[1])
         server: Any = thread.do(start)
         yield thread, address
         thread.loop.call_soon_threadsafe(server.close)

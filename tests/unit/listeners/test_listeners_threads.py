@@ -481,14 +481,14 @@ def test_requests_have_the_time_out_that_accept_gives_them(
             found.append(self.request.gettimeout())
 
     with Threading(("127.0.0.1", 0), Seeing, guard=guard, gate=gate) as server, Peer(*server.server_address) as peer:
+        server.timeout = 0.01
         before = socket.getdefaulttimeout()
         socket.setdefaulttimeout(seconds)
         try:
-            while not guard.opened:
-                server.handle_request()
-            peer.rest()
+            eventually(lambda: server.handle_request() or found, "a request")
         finally:
             socket.setdefaulttimeout(before)
+        assert peer.rest() == b""
     assert found == [seconds]
 
 

@@ -24,7 +24,9 @@ from inbound_audit.listeners.aio import counted, counted_callback
 from inbound_audit.listeners.smtp import Controller
 from inbound_audit.policy.verdict import ACCEPT, REFUSE
 
-guard, tls = listening.guard, test_listeners_smtp.tls  # fixtures
+pytestmark = pytest.mark.usefixtures("acceptor")
+
+acceptor, guard, tls = listening.acceptor, listening.guard, test_listeners_smtp.tls  # fixtures
 
 KINDS = ("connections", "receptions", "rejections")
 HELLO, MAIL, RCPT = b"EHLO c.example", b"MAIL FROM:<a@example.com>", b"RCPT TO:<b@example.com>"
@@ -424,7 +426,7 @@ def test_a_unix_socket_counts_nothing(guard: Guard, audit: InboundAudit, tmp_pat
 
 
 def test_a_controller_counts_the_same(guard: Guard, audit: InboundAudit) -> None:
-    controller = Controller(Sink(), "127.0.0.1", 0, guard=guard)
+    controller = Controller(Sink(), "127.0.0.1", 0, guard=guard, gate=listening.accepts_by_gate())
     controller.start()
     try:
         deliver(controller.addresses[0], "one", "two")

@@ -20,7 +20,7 @@ from inbound_audit.listeners.proxy import HeaderError, read_header, real_client
 from inbound_audit.listeners.smtp import protocol_factory
 from inbound_audit.listeners.smtp_reader import CommandReader
 
-audit, guard = listening.audit, listening.guard  # fixtures
+acceptor, audit, guard = listening.acceptor, listening.audit, listening.guard  # fixtures
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 FOUR = socket.inet_aton("198.51.100.7") + socket.inet_aton("203.0.113.9") + struct.pack("!HH", 4000, 25)
@@ -200,6 +200,7 @@ def behind_a_balancer(guard: Guard) -> Iterator[Peer]:
         yield peer
 
 
+@pytest.mark.usefixtures("acceptor")
 @pytest.mark.parametrize(
     "header",
     [
@@ -222,6 +223,7 @@ def test_a_broken_header_passes_no_limit(guard: Guard, audit: InboundAudit, head
     assert (guard.opened, guard.accepted, guard.uncounted) == (1, 0, 0)
 
 
+@pytest.mark.usefixtures("acceptor")
 @pytest.mark.parametrize("header", [v2(0x20, family, b"") for family in (0x00, 0x11, 0x31, 0xFF)])
 def test_local_is_the_balancer_which_is_counted_and_judged(guard: Guard, audit: InboundAudit, header: bytes) -> None:
     policy = guard.policy = Script()

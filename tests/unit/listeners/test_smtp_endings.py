@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trustme
 from aiosmtpd.handlers import Sink
+from tests.support import listening
 from tests.support.listening import WAYS, Clock, LoopThread, Peer, Script, Way, every_way, serving
 from tests.support.waiting import PATIENCE, eventually
 
@@ -21,6 +22,10 @@ from inbound_audit import InboundAudit, Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.aio import counted
 from inbound_audit.listeners.smtp import Controller, SMTPFactory, protocol_factory
+
+pytestmark = pytest.mark.usefixtures("acceptor")
+
+acceptor = listening.acceptor  # a fixture
 
 GREETED = [b"EHLO c.example"]
 BEGUN = [*GREETED, b"MAIL FROM:<a@example.com>", b"RCPT TO:<b@example.com>"]
@@ -231,7 +236,9 @@ def test_a_message_that_is_being_stored_is_recorded(guard: Guard, audit: Inbound
 
 def test_a_controller_that_stops_lets_a_message_be_stored(guard: Guard, audit: InboundAudit) -> None:
     store = Store()
-    controller = Controller(store, "127.0.0.1", 0, guard=guard, server_hostname="mx.example")
+    controller = Controller(
+        store, "127.0.0.1", 0, guard=guard, gate=listening.accepts_by_gate(), server_hostname="mx.example"
+    )
     controller.start()
     with Peer(*controller.addresses[0]) as peer, Peer(*controller.addresses[0]) as idle:
         peer.send(lines(*MESSAGE))
@@ -296,7 +303,16 @@ def test_a_silent_peer_is_closed_at_the_time_out_of_a_controller(
     guard: Guard, tls: tuple[ssl.SSLContext, ssl.SSLContext], implicit: bool
 ) -> None:
     contexts = {"ssl_context": tls[0]} if implicit else {"tls_context": tls[0]}
-    controller = Controller(Sink(), "127.0.0.1", 0, guard=guard, server_hostname="mx.example", timeout=0.2, **contexts)
+    controller = Controller(
+        Sink(),
+        "127.0.0.1",
+        0,
+        guard=guard,
+        gate=listening.accepts_by_gate(),
+        server_hostname="mx.example",
+        timeout=0.2,
+        **contexts,
+    )
     controller.start()
     try:
         peer = socket.create_connection(controller.addresses[0], PATIENCE)
@@ -571,7 +587,9 @@ def test_a_name_is_never_looked_up(guard: Guard, given: dict[str, str], banner: 
 @pytest.mark.usefixtures("no_resolver")
 @pytest.mark.parametrize(("given", "banner"), [("mx.example", "mx.example"), (None, socket.gethostname())])
 def test_a_controller_never_looks_a_name_up(guard: Guard, given: str | None, banner: str) -> None:
-    controller = Controller(Sink(), "127.0.0.1", 0, guard=guard, server_hostname=given)
+    controller = Controller(
+        Sink(), "127.0.0.1", 0, guard=guard, gate=listening.accepts_by_gate(), server_hostname=given
+    )
     controller.start()
     with Peer(*controller.addresses[0]) as peer:
         assert peer.line().decode().split()[:2] == ["220", banner]

@@ -24,7 +24,9 @@ from inbound_audit import Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.smtp import protocol_factory
 
-audit, guard = listening.audit, listening.guard  # fixtures
+pytestmark = pytest.mark.usefixtures("acceptor")
+
+acceptor, audit, guard = listening.acceptor, listening.audit, listening.guard  # fixtures
 
 BEGUN = b"EHLO c\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
 
