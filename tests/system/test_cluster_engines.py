@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -343,11 +344,21 @@ def test_a_node_that_is_cut_off_holds_up_no_other(linked):
 
 def test_the_two_links_between_nodes_end_together(linked):
     """Else one end may begin anew while the other goes on, and frames are dropped for as long as the link was up."""
+    from inbound_audit.cluster.zenoh_links import MIN_ENDED_S  # where Zenoh is installed
+
     one, two = linked
-    eventually(lambda: len(one.connections()) == 2, "each node has joined the other one")
-    before = one.connections()
-    one.end_link(min(before))
-    eventually(lambda: not before & one.connections(), "both links have ended")
+
+    def both_end() -> bool:
+        """A link that is new does not end with the other one."""
+        time.sleep(MIN_ENDED_S)
+        before = one.connections()
+        if len(before) == 2:
+            one.end_link(min(before))
+            eventually(lambda: min(before) not in one.connections(), "one link has ended")
+            time.sleep(MIN_ENDED_S / 2)
+        return len(before) == 2 and not before & one.connections()
+
+    eventually(both_end, "both links have ended")
     eventually(lambda: len(one.connections()) == 2, "there are two again")
     arrives(one, two, b"again")
     arrives(two, one, b"again")

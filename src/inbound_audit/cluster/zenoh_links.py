@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import zenoh
@@ -20,17 +20,23 @@ from inbound_audit.log_limiter import LogLimiter
 
 logger = logging.getLogger("inbound_audit.cluster")
 
-ENDING_S = 1.0
-"""Seconds that the end of a link, which takes milliseconds, is awaited."""
-
 DISTRUST_S = 5.0
 """Seconds that the frames of a node are dropped after the last link of another certificate under its identity."""
 
-MIN_RENEWED_S = 1.5
-"""Links to a node of which nothing comes through are ended if they are so old."""
-MIN_RENEW_PAUSE_S = 3.0
+MIN_ENDED_S = 0.7
+"""A link that is newer is not ended. Zenoh connects again at once, from both ends: if an end ended links that are being
+made, the other end would see that and do the same, hundreds of times a second, for seconds."""
+SILENCE_S = 0.75
+"""A node that has a link and was not heard for so long, which is three heartbeats, gets new links."""
+ALIVE_S = 0.5
+"""But only if the other end has sent something on a link so lately, such as Zenoh's signs of life. Otherwise it is
+frozen or cut off, and Zenoh ends the link when its lease is over."""
+MIN_RENEW_PAUSE_S = 1.0
 MAX_RENEW_PAUSE_S = 48.0
 """From one such end to the next. It doubles while the node goes on to need it: a slow machine is not made slower."""
+
+_LAST_DATA_RECV = struct.Struct("52xI")
+"""In the kernel's `struct tcp_info`: milliseconds since something came."""
 
 MAX_IDENTITIES = 4000
 """Nodes whose identity is known."""
@@ -52,6 +58,17 @@ class Link(NamedTuple):
 
     def end(self) -> bool:
         return self._with_socket(lambda one: one.shutdown(socket.SHUT_RDWR))
+
+    def is_alive(self) -> bool:
+        """Whether the other end has sent something in the last ALIVE_S seconds."""
+        silent_ms: list[int] = []
+
+        def ask(one: socket.socket) -> None:
+            info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECV.size)
+            silent_ms.extend(_LAST_DATA_RECV.unpack(info))
+
+        self._with_socket(ask)
+        return any(ms < 1000 * ALIVE_S for ms in silent_ms)
 
     def _with_socket(self, act: Callable[[socket.socket], None]) -> bool:
         """Whether the connection is there, as far as is known. O(descriptors of this process)."""
@@ -79,8 +96,8 @@ class Links:
     Two nodes that join each other have two links. These must end together: if one end has lost both and begins anew,
     while the other one has kept one, Zenoh numbers messages from the start at the one end, and the other drops them
     until the number is that of before, which may take hours; or it never learns whom to ask for a snapshot. So the end
-    of a link ends the others to that node, and those that are made meanwhile; and what gets through no longer is ended
-    by `renew`. Zenoh may report an end before the beginning: what is not there is not kept.
+    of a link ends the others to that node, but those that are new; and where nothing gets through although the links
+    are alive, `renew` ends them. Zenoh may report an end before the beginning: what is not there is not kept.
 
     Lock rule: its own lock, held for a few assignments, for calls to sockets that do not wait, and for `on_link`, so
     that its calls keep their order.
@@ -96,10 +113,10 @@ class Links:
         self._made: dict[Link, float] = {}
         self._identities: dict[str, str] = {}
         """Of each node, as it says."""
+        self._nodes: dict[str, str] = {}
+        """The node of each of these identities."""
         self._renewals: dict[str, tuple[float, float]] = {}
         """Until when the links to a node are not ended by `renew`, and the pause that ends then."""
-        self._ending: dict[Link, float] = {}
-        """Until when the end of each is awaited that was ended here."""
         self._lock = threading.Lock()
         self.log = LogLimiter(logger)
 
@@ -116,42 +133,57 @@ class Links:
         """Notes which identity a node has, as it says. O(1)."""
         with self._lock:
             if node in self._identities or len(self._identities) < MAX_IDENTITIES:
+                self._nodes.pop(self._identities.get(node, ""), None)
                 self._identities[node] = identity
+                self._nodes[identity] = node
 
     def identified(self, node: str) -> bool:
         return node in self._identities
 
-    def renew(self, node: str) -> None:
-        """Ends the links to a node of which nothing comes through, unless they are new. O(links)."""
+    def renew_silent(self, heard: Mapping[str, float]) -> None:
+        """Gives new links to the nodes that were not heard for SILENCE_S, by the time at which each was heard last.
+        O(links)."""
         with self._lock:
             now = time.monotonic()
-            identity = self._identities.get(node, "")
-            made = [at for link, at in self._made.items() if link.identity == identity]
-            until, pause = self._renewals.get(node, (0.0, 0.0))
-            if not made or now - max(made) < MIN_RENEWED_S or now < until:
-                return
-            pause = min(2 * pause, MAX_RENEW_PAUSE_S) if now - until < MAX_RENEW_PAUSE_S else 0.0
-            pause = max(pause, MIN_RENEW_PAUSE_S)
-            self._renewals[node] = now + pause, pause
-            self._end(identity)
+            made: dict[str, float] = {}
+            for link, at in self._made.items():
+                made[link.identity] = max(at, made.get(link.identity, at))
+            for identity, at in made.items():
+                node = self._nodes.get(identity)
+                if node is not None and now - max(at, heard.get(node, at)) > SILENCE_S:
+                    self._renew(node, now)
+
+    def renew(self, node: str) -> None:
+        """Gives new links to a node of which nothing comes through. O(links)."""
+        with self._lock:
+            self._renew(node, time.monotonic())
+
+    def _renew(self, node: str, now: float) -> None:
+        identity = self._identities.get(node, "")
+        made = {link: at for link, at in self._made.items() if link.identity == identity}
+        until, pause = self._renewals.get(node, (0.0, 0.0))
+        if not made or now - max(made.values()) < MIN_ENDED_S or now < until or not any(map(Link.is_alive, made)):
+            return
+        pause = min(2 * pause, MAX_RENEW_PAUSE_S) if now - until < MAX_RENEW_PAUSE_S else 0.0
+        pause = max(pause, MIN_RENEW_PAUSE_S)
+        self._renewals[node] = now + pause, pause
+        logger.info("node %s: nothing comes through its links; they are made anew", node)
+        self._end(identity)
 
     def distrusts(self, node: str) -> bool:
         """Whether its certificate shares an identity with another one: their frames can't be told apart. O(1)."""
-        return time.monotonic() < self._distrusted_until.get(node, 0.0)
+        until = self._distrusted_until.get(node)
+        return until is not None and time.monotonic() < until
 
     def _note(self, event: zenoh.LinkEvent) -> None:
         link = Link(str(event.link.zid), event.link.src, event.link.dst)
         if event.kind == zenoh.SampleKind.DELETE:
             self._forget(link)
-            if self._ending.pop(link, None) is None:
-                self._end(link.identity)
+            self._end(link.identity)
         elif link.close_without_wait():
             self._links[link] = event.link.auth_identifier
             self._made[link] = time.monotonic()
             self._report(event.link.auth_identifier, link.dst)
-            now = time.monotonic()
-            if any(one.identity == link.identity and now < until for one, until in self._ending.items()):
-                self._end(link.identity)
         if self._names is not None:
             before, self._mixed = self._mixed, self._sharing()
             until = time.monotonic() + DISTRUST_S  # frames of a link that has ended may still be on their way
@@ -161,10 +193,10 @@ class Links:
                 self.log.report(logging.ERROR, message, ", ".join(sorted(self._mixed)), kind="mixed")
 
     def _end(self, identity: str) -> None:
-        for link in [one for one in self._links if one.identity == identity and one not in self._ending]:
-            if link.end():
-                self._ending[link] = time.monotonic() + ENDING_S
-            else:
+        """Ends the links to a node but those that are new."""
+        before = time.monotonic() - MIN_ENDED_S
+        for link in [one for one, at in self._made.items() if one.identity == identity and at < before]:
+            if not link.end():
                 self._forget(link)
 
     def _forget(self, link: Link) -> None:

@@ -1,0 +1,175 @@
+"""Which links of Zenoh are ended, and when: connections that are real, events and times that are not."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+zenoh = pytest.importorskip("zenoh")
+
+from inbound_audit.cluster import zenoh_links as room  # noqa: E402
+from inbound_audit.cluster.zenoh_links import Links  # noqa: E402
+
+
+class Wire:
+    """A connection to another node, of which both ends are here."""
+
+    def __init__(self, identity: str, at_end: ExitStack) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            self.here = at_end.enter_context(socket.create_connection(server.getsockname()))
+            self.there = at_end.enter_context(server.accept()[0])
+        self.here.setblocking(False)
+        self.identity = identity
+
+    @property
+    def is_open(self) -> bool:
+        try:
+            while self.here.recv(100):
+                pass
+        except BlockingIOError:
+            return True
+        return False
+
+    def event(self, kind: object) -> zenoh.LinkEvent:
+        ends = [f"tcp/127.0.0.1:{one.getsockname()[1]}" for one in (self.here, self.there)]
+        link = SimpleNamespace(zid=self.identity, src=ends[0], dst=ends[1], auth_identifier=None)
+        return cast("zenoh.LinkEvent", SimpleNamespace(link=link, kind=kind))
+
+
+class Node:
+    """The links of a node, and the time."""
+
+    def __init__(self, at_end: ExitStack) -> None:
+        self.now = 1000.0
+        self.up: list[bool] = []
+        self.links = Links(None, self.up.append)
+        self._at_end = at_end
+
+    def link(self, identity: str) -> Wire:
+        wire = Wire(identity, self._at_end)
+        self.links.changed(wire.event(zenoh.SampleKind.PUT))
+        return wire
+
+    def lose(self, wire: Wire) -> None:
+        self.links.changed(wire.event(zenoh.SampleKind.DELETE))
+
+
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    with ExitStack() as at_end:
+        made = Node(at_end)
+        monkeypatch.setattr(time, "monotonic", lambda: made.now)
+        yield made
+
+
+def test_the_end_of_a_link_ends_the_others_to_that_node(node: Node) -> None:
+    first, second, other = node.link("a"), node.link("a"), node.link("b")
+    node.now += 10
+    node.lose(first)
+    assert not second.is_open
+    assert other.is_open
+
+
+def test_the_end_of_a_link_ends_none_that_is_new(node: Node) -> None:
+    """Else its end would be seen at the other end, which would end the next one, and so on for seconds."""
+    old = node.link("a")
+    node.now += 10
+    new = [node.link("a") for _ in range(3)]
+    node.lose(old)
+    node.now += room.MIN_ENDED_S / 2
+    node.lose(new[0])
+    assert [wire.is_open for wire in new[1:]] == [True, True]
+
+
+def test_a_node_with_one_link_is_up_until_it_ends(node: Node) -> None:
+    wire = node.link("a")
+    node.lose(wire)
+    node.lose(wire)
+    assert node.up == [True, False]
+
+
+@pytest.fixture
+def silent(node: Node, monkeypatch: pytest.MonkeyPatch) -> Wire:
+    """The only link to mx2, which is alive and of which no frame has come for ten seconds."""
+    monkeypatch.setattr(room, "ALIVE_S", 600)
+    wire = node.link("a")
+    node.links.identify("mx2", "a")
+    wire.there.send(b"x")
+    node.now += 10
+    return wire
+
+
+def test_a_silent_node_gets_new_links(node: Node, silent: Wire) -> None:
+    other = node.link("b")
+    node.links.renew_silent({})
+    assert not silent.is_open
+    assert other.is_open
+
+
+def test_a_node_of_which_nothing_comes_through_gets_new_links(node: Node, silent: Wire) -> None:
+    node.links.renew("mx2")
+    assert not silent.is_open
+
+
+def test_a_node_that_is_heard_keeps_its_links(node: Node, silent: Wire) -> None:
+    node.links.renew_silent({"mx2": node.now - room.SILENCE_S / 2})
+    assert silent.is_open
+
+
+def test_a_node_that_is_frozen_keeps_its_links(node: Node, silent: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zenoh ends them when their lease is over."""
+    monkeypatch.setattr(room, "ALIVE_S", 0)
+    node.links.renew_silent({})
+    node.links.renew("mx2")
+    assert silent.is_open
+
+
+def test_a_node_with_a_new_link_keeps_its_links(node: Node, silent: Wire) -> None:
+    new = node.link("a")
+    node.links.renew_silent({})
+    node.links.renew("mx2")
+    assert silent.is_open
+    assert new.is_open
+
+
+def test_a_node_that_is_not_known_keeps_its_links(node: Node, silent: Wire) -> None:
+    node.links.identify("mx2", "c")
+    node.links.renew_silent({})
+    node.links.renew("mx2")
+    node.links.renew("mx3")
+    assert silent.is_open
+
+
+def test_a_node_that_stays_silent_gets_new_links_ever_more_rarely(node: Node, silent: Wire) -> None:
+    ended = []
+    node.lose(silent)
+    for _ in range(1000):
+        wire = node.link("a")
+        wire.there.send(b"x")
+        node.now += room.SILENCE_S + 0.01
+        node.links.renew_silent({})
+        if not wire.is_open:
+            ended.append(node.now)
+            node.lose(wire)
+        if len(ended) == 6:
+            break
+    pauses = [after - before for before, after in pairwise(ended)]
+    assert len(ended) == 6
+    assert all(pause >= room.MIN_RENEW_PAUSE_S * 2**at for at, pause in enumerate(pauses))
+
+
+def test_a_node_may_have_another_identity_after_a_restart(node: Node, silent: Wire) -> None:
+    again = node.link("c")
+    again.there.send(b"x")
+    node.links.identify("mx2", "c")
+    node.now += 10
+    node.links.renew_silent({})
+    assert silent.is_open
+    assert not again.is_open
