@@ -18,7 +18,7 @@ from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit
 from inbound_audit.cluster import agent as room
-from inbound_audit.cluster.agent import Agent, Inbox
+from inbound_audit.cluster.agent import Agent
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.engine import Engine, EngineSettings
 from inbound_audit.cluster.frames import unpack
@@ -314,27 +314,3 @@ def test_no_agent_without_a_thread_that_asks(place: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(threading.Thread, "start", lambda thread: _starts(thread, lambda thread: None))
     with pytest.raises(ClusterError, match="can't start new thread"):
         agent.run()
-
-
-def test_the_inbox_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MAX_FRAMES", 5)
-    monkeypatch.setattr(room, "MAX_BYTES", 100)
-    inbox = Inbox()
-    for number in range(8):
-        inbox.put("mx2", bytes([number]))
-    assert inbox.dropped == 3
-    inbox.put("mx2", b"x" * 97)
-    assert [frame[:1] for _, frame, _ in inbox.take(0)] == [b"\5", b"\6", b"\7", b"x"]
-    inbox.put("mx2", b"x" * 101)
-    assert inbox.take(0) == []
-    assert inbox.dropped == 6
-
-
-def test_the_inbox_wakes_who_waits() -> None:
-    inbox = Inbox()
-    taken: list[object] = []
-    waiting = threading.Thread(target=lambda: taken.append(inbox.take(PATIENCE)))
-    waiting.start()
-    inbox.wake()
-    waiting.join(PATIENCE)
-    assert taken == [[]]

@@ -19,7 +19,6 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,6 +27,7 @@ from inbound_audit import InboundAudit
 from inbound_audit._ipcount import NodeTrees
 from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
 from inbound_audit.cluster.host_series import HostSeries
+from inbound_audit.cluster.inbox import Arrived, Inbox
 from inbound_audit.cluster.node_state import NodeState, State
 from inbound_audit.cluster.receiver import Receiver
 from inbound_audit.cluster.sender import Sender
@@ -39,12 +39,8 @@ from inbound_audit.series import requests
 
 logger = logging.getLogger("inbound_audit.cluster")
 
-MAX_FRAMES, MAX_BYTES = 100_000, 64 << 20
-"""What waits in the inbox at most."""
-
-MAX_FRAMES_A_STEP, MAX_HANDLING_S = 500, 0.015
-"""Frames, and seconds in which frames are handled, before this node speaks again: a frame of 256 KiB takes some 12 ms.
-"""
+MAX_HANDLING_S = 0.015
+"""Seconds in which frames are handled before this node speaks again: a frame of 256 KiB takes some 12 ms."""
 
 MAX_WAIT_S = 0.05
 """Seconds of the longest wait of the loop, and between two checks of all nodes: whose lease ends, whose snapshot is
@@ -65,66 +61,6 @@ MIN_SUMMED = 50
 
 CHORES_S = 1.0
 """Seconds between two checks of what need not be checked at each step."""
-
-
-Arrived = tuple[str, bytes, float]
-"""The node, the frame, and when it came (`time.monotonic`)."""
-
-
-class Inbox:
-    """Frames that have come and were not handled yet: at most MAX_FRAMES, and MAX_BYTES of them.
-
-    Lock rule: its own lock, held for a few assignments.
-    """
-
-    def __init__(self) -> None:
-        self.dropped = 0
-        """How many frames gave way to later ones."""
-        self._frames: deque[Arrived] = deque()
-        self._bytes = 0
-        self._woken = False
-        self._changed = threading.Condition()
-
-    def put(self, node: str, frame: bytes) -> None:
-        """Called by any thread. O(1), amortized."""
-        with self._changed:
-            self._frames.append((node, frame, time.monotonic()))
-            self._bytes += len(frame)
-            self._keep_bounds()
-            self._changed.notify()
-
-    def put_back(self, frames: Sequence[Arrived]) -> None:
-        """Frames that were taken and not handled: they are taken first. O(frames)."""
-        with self._changed:
-            self._frames.extendleft(reversed(frames))
-            self._bytes += sum(len(frame) for _, frame, _ in frames)
-            self._keep_bounds()
-
-    def _keep_bounds(self) -> None:
-        while len(self._frames) > MAX_FRAMES or self._bytes > MAX_BYTES:
-            self._bytes -= len(self._frames.popleft()[1])
-            self.dropped += 1
-
-    def since(self, now: float) -> float:
-        """When the oldest frame that waits came, `now` if there is none. O(1)."""
-        with self._changed:
-            return self._frames[0][2] if self._frames else now
-
-    def wake(self) -> None:
-        """Lets `take` return."""
-        with self._changed:
-            self._woken = True
-            self._changed.notify()
-
-    def take(self, timeout_s: float) -> list[Arrived]:
-        """The oldest MAX_FRAMES_A_STEP frames, after at most `timeout_s` seconds."""
-        with self._changed:
-            if not self._frames and not self._woken:
-                self._changed.wait(timeout_s)
-            self._woken = False
-            taken = [self._frames.popleft() for _ in range(min(len(self._frames), MAX_FRAMES_A_STEP))]
-            self._bytes -= sum(len(frame) for _, frame, _ in taken)
-            return taken
 
 
 class Agent:
@@ -155,7 +91,8 @@ class Agent:
         self._trees = NodeTrees(self._audit)
         epoch = secrets.randbits(63) + 1
         self._series = HostSeries(self._trees, monitors, is_manager)
-        self._sender = Sender(epoch, self._trees, time.monotonic, self._series.said.values())
+        # The time of a walk in which others had the processor says nothing of what the next one costs.
+        self._sender = Sender(epoch, self._trees, time.monotonic, self._series.said.values(), cost=time.thread_time)
         self._receiver = Receiver(self._settings.node, epoch, self._trees, time.monotonic, series=self._series)
         self._inbox = Inbox()
         self._lock = threading.Lock()
@@ -217,8 +154,10 @@ class Agent:
                 self._series.find()  # before the first word: the others keep what an agent before this one has said
             self._open(self._make_engine(self._settings))
             while not self._stops:
-                self._step(self._inbox.take(self._pause_s()))
-                time.sleep(min(STEP_PER_NODE_S * self._sender.nodes, MAX_STEP_S))
+                taken = self._inbox.take(self._pause_s())
+                self._step(taken)
+                if taken:
+                    time.sleep(min(STEP_PER_NODE_S * self._sender.nodes, MAX_STEP_S))
                 if self._reloads:
                     self._reloads = False
                     self._reopen()

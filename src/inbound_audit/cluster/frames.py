@@ -39,6 +39,7 @@ MAX_PARTS = 256
 _MAGIC = b"ibac"
 _HEADER = struct.Struct("<4sBBHQQQIIQQ")
 _CRC = struct.Struct("<I")
+_TYPE_AT = 5
 MIN_FRAME_BYTES = _HEADER.size + _CRC.size
 MAX_RECORDS_BYTES = MAX_FRAME_BYTES - MIN_FRAME_BYTES
 MAX_AGE_MS = 2**32 - 1
@@ -92,6 +93,11 @@ class Frame(NamedTuple):
 def is_name(text: str) -> bool:
     """Whether a cluster or a node may have this name: as a host name, at most 63 characters."""
     return _NAME.fullmatch(text) is not None
+
+
+def may_wait(data: bytes) -> bool:
+    """Whether these bytes look like a heartbeat, which is a sign of life and changes nothing. They are not checked."""
+    return len(data) == MIN_FRAME_BYTES and data[_TYPE_AT] == FrameType.HEARTBEAT
 
 
 def pack(frame: Frame) -> bytes:

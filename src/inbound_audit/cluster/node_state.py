@@ -81,7 +81,7 @@ class NodeState:
     @property
     def replicas(self) -> tuple[Replica[Any], ...]:
         """Of its sessions, and of its windows."""
-        return self.replica, *self.windows.values()
+        return (self.replica, *self.windows.values()) if self.windows else (self.replica,)
 
     @property
     def gaps(self) -> int:
@@ -140,8 +140,9 @@ class NodeState:
 
     def wants(self, now: float) -> bool:
         """Whether its snapshot is to be asked for now. If so, it is not for the next MIN_ASK_S."""
-        missing = any(not replica.whole and now >= replica.refused_until for replica in self.replicas)
-        if self.state not in COUNTED or not missing or now < max(self.ask_at, self.allowance):
+        if self.state not in COUNTED or now < self.ask_at or now < self.allowance:
+            return False
+        if not [one for one in self.replicas if not one.whole and now >= one.refused_until]:
             return False
         if now - self.ask_at > 2 * MAX_ASK_S:
             self.ask_pause = MIN_ASK_S

@@ -263,7 +263,7 @@ class Receiver:
     def _change(self, state: NodeState, frame: Frame, now: float, parts: Sequence[bytes] = ()) -> None:
         """Gives a change, a heartbeat or a whole snapshot to the copy that it is about, within the bounds."""
         replica = self._copy_for(state, frame, now)
-        if replica is None:
+        if replica is None or (frame.type == FrameType.HEARTBEAT and replica.confirms(frame, now)):
             return
         load = self._load(state, replica)
         handled = 0 if replica is state.replica else replica.tree.handled

@@ -73,6 +73,10 @@ class Replica(Generic[Tree]):
             self._wait(frame)  # model: cluster/wait
         self.gaps += was_whole and not self.whole
 
+    def confirms(self, frame: Frame, now: float) -> bool:
+        """Whether a heartbeat says what is in the tree already, as nearly all do: then it is not to be compared."""
+        return self.has == self.wanted == frame.base and not self.waiting and self._agrees(frame, now)
+
     def compare(self, frame: Frame, now: float) -> None:
         """Takes a heartbeat, which changes nothing and has the digest of all that was said."""
         if self.has is not None and frame.content < self.has:

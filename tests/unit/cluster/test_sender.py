@@ -97,7 +97,24 @@ def test_the_pause_grows_with_the_walk(speaker: Speaker, monkeypatch: pytest.Mon
     monkeypatch.setattr(GoldTrees, "difference", slow)
     speaker.trees.open((4, 9))
     speaker.said()
-    assert speaker.sender.pause == pytest.approx(20 * 0.05)
+    assert speaker.sender.pause == pytest.approx(rooms.PAUSE_PER_WALK * 0.05)
+
+
+def test_the_pause_grows_with_the_processor_time_of_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with the time in which others had the processor."""
+    now, used, trees = [100.0], [7.0], GoldTrees()
+    sender = Sender(7, trees, lambda: now[0], cost=lambda: used[0])
+    whole = GoldTrees.difference
+
+    def slow(trees: GoldTrees, *arguments: object) -> bytes:
+        now[0] += 0.05
+        used[0] += 0.01
+        return whole(trees, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GoldTrees, "difference", slow)
+    trees.open((4, 9))
+    sender.frames(now[0])
+    assert sender.pause == pytest.approx(rooms.PAUSE_PER_WALK * 0.01)
 
 
 def test_many_changes_are_several_frames_that_follow_one_another(
