@@ -116,8 +116,10 @@ bench-cluster: $(HAVE)-bench ## the rows of a cluster alone: counts over nodes, 
 	$(PYTEST) benchmarks/bench_nodes.py benchmarks/bench_cluster.py benchmarks/bench_agents.py -q --benchmark-quiet --benchmark-json=.bench/cluster.json $(ARGS)
 	$(PY) -m benchmarks.report --json .bench/cluster.json
 
-bench-flood: $(HAVE)-dev ## processor time per refused connection: a gate, a C program that only accepts, sends and closes, asyncio
-	$(PY) -m benchmarks.flood $(ARGS)
+bench-flood: $(HAVE)-dev ## the rows of a flood alone: what a refusal costs a gate, nginx and HAProxy (those that are installed)
+	mkdir -p .bench
+	$(PYTEST) benchmarks/bench_flood.py -q --benchmark-quiet --benchmark-json=.bench/flood.json $(ARGS)
+	$(PY) -m benchmarks.report --lines .bench/flood.json
 
 # The same hot calls in instructions, by valgrind: for a machine that is never quiet.
 bench-instructions: $(HAVE)-bench

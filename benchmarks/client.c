@@ -1,10 +1,11 @@
 /* The SMTP client of the benchmarks where an interpreter would be what limits: one epoll loop, no allocation, Linux.
 
-       client PORT CONNECTIONS IN_FLIGHT NAP_MICROSECONDS 220 'QUIT' 221
+       client PORT CONNECTIONS IN_FLIGHT NAP_MICROSECONDS FIRST_ADDRESS 220 'QUIT' 221
 
    The dialogue is a list of reply codes and, between them, of what is sent after each (CRLF is added). A connection is:
    connect to 127.0.0.1, the dialogue, the server's end of the stream, close; then the next one takes its place. Each
-   comes from another of 2^22 addresses in 127.64.0.0/10.
+   comes from another of 2^22 addresses, from the first one on. Without a dialogue the server has nothing to say: it ends
+   the stream, or resets the connection.
 
    Makes CONNECTIONS and 2 x IN_FLIGHT more: what is measured begins when the first IN_FLIGHT are over and ends when as
    many are left, so that the server has had its full load all the while. Prints the seconds of that, and the seconds of
@@ -52,6 +53,7 @@ static size_t length[STEPS_MOST];
 static int steps;
 static int epoll;
 static struct sockaddr_in server;
+static uint32_t first;
 
 static void fail(const char *format, ...)
 {
@@ -80,7 +82,7 @@ static void begin(connection *it, unsigned number)
 {
     /* The multiplier is odd, so each address comes once before any comes twice, and neighbours are far apart. */
     struct sockaddr_in source = {.sin_family = AF_INET};
-    source.sin_addr.s_addr = htonl(0x7f400000u | ((number + 1) * 2654435761u & 0x3fffffu));
+    source.sin_addr.s_addr = htonl(first | ((number + 1) * 2654435761u & 0x3fffffu));
     int on = 1;
     struct linger reset = {.l_onoff = 1, .l_linger = 0};
     struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = it};
@@ -114,7 +116,7 @@ static int advance(connection *it, unsigned events)
         got = recv(it->fd, it->reply, REPLY_MOST, 0);
         if (got < 0 && (errno == EAGAIN || errno == EINTR))
             return 0;
-        if (got != 0)
+        if (got != 0 && (steps || errno != ECONNRESET))
             fail("after the last reply: %s", got < 0 ? strerror(errno) : "more");
         return 1;
     }
@@ -142,8 +144,8 @@ static int advance(connection *it, unsigned events)
 
 int main(int argc, char **argv)
 {
-    if (argc < 6 || argc % 2 != 0 || (argc - 4) / 2 > STEPS_MOST)
-        fail("usage: client PORT CONNECTIONS IN_FLIGHT NAP_MICROSECONDS CODE [LINE CODE]...");
+    if (argc < 6 || (argc > 6 && argc % 2 == 0) || (argc - 5) / 2 > STEPS_MOST)
+        fail("usage: client PORT CONNECTIONS IN_FLIGHT NAP_MICROSECONDS FIRST_ADDRESS [CODE [LINE CODE]...]");
     unsigned number = strtoul(argv[2], NULL, 10), in_flight = strtoul(argv[3], NULL, 10), begun = 0, ended = 0;
     unsigned long microseconds = strtoul(argv[4], NULL, 10);
     struct timespec nap = {microseconds / 1000000, microseconds % 1000000 * 1000};
@@ -151,7 +153,8 @@ int main(int argc, char **argv)
         fail("at most %d connections at a time", IN_FLIGHT_MOST);
     server = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(strtoul(argv[1], NULL, 10))};
     server.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    for (int at = 5; at < argc; at += 2, steps++) {
+    first = ntohl(inet_addr(argv[5]));
+    for (int at = 6; at < argc; at += 2, steps++) {
         code[steps] = argv[at];
         if (strlen(code[steps]) != 3)
             fail("%s is no reply code", code[steps]);

@@ -61,13 +61,31 @@ def load_client() -> Path:
     return _BUILT
 
 
-def drive(port: int, number: int, in_flight: int, dialogue: Sequence[str] = QUIT) -> Driven:
-    """Measures `number` connections of `number + 2 * in_flight` that it makes, so many at a time.
+ADDRESSES = "127.64.0.0"
+OTHER_ADDRESSES = "127.128.0.0"
+"""The first of the 2^22 addresses that the connections come from."""
+
+
+def command(
+    port: int,
+    number: int,
+    in_flight: int,
+    dialogue: Sequence[str] = QUIT,
+    *,
+    first: str = ADDRESSES,
+    nap_us: int = NAP,
+) -> list[str]:
+    return [str(load_client()), str(port), str(number), str(in_flight), str(nap_us), first, *dialogue]
+
+
+def drive(port: int, number: int, in_flight: int, dialogue: Sequence[str] = QUIT, *, first: str = ADDRESSES) -> Driven:
+    """Measures `number` connections of `number + 2 * in_flight` that it makes, so many at a time. An empty dialogue is
+    a server that ends the connection and says nothing.
 
     Raises RuntimeError with the client's words when a reply is not the expected one, or none comes.
     """
-    command = [str(load_client()), str(port), str(number), str(in_flight), str(NAP), *dialogue]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MOST)
+    wanted = command(port, number, in_flight, dialogue, first=first)
+    done = subprocess.run(wanted, capture_output=True, text=True, timeout=SECONDS_MOST)
     if done.returncode:
         raise RuntimeError(f"the SMTP client: {done.stderr.strip()}")
     seconds, used = map(float, done.stdout.split())

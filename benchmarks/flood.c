@@ -1,6 +1,7 @@
-/* The floor of `make bench-flood`: a server that accepts, sends one line and closes, and does nothing else. Linux.
+/* The floor of `make bench-flood`: a server that accepts, sends one line and closes, and does nothing else. With an
+   argument it sends nothing. Linux.
 
-       flood        prints its port, and answers each line on standard input with the seconds of processor time that it
+       flood [nothing]  prints its port, and answers each line on standard input with the seconds of processor time that it
                     has used; ends when standard input does */
 
 #define _GNU_SOURCE
@@ -40,13 +41,15 @@ static void *tell_the_time(void *nothing)
     return nothing;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     socklen_t size = sizeof at;
     struct epoll_event event = {.events = EPOLLIN};
     pthread_t thread;
     int listening, epoll, i;
+    const int says = argc == 1;
+    (void)argv;
     check(listening = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), "socket");
     check(bind(listening, (struct sockaddr *)&at, size), "bind");
     check(listen(listening, 1024), "listen");
@@ -64,7 +67,8 @@ int main(void)
             int fd = accept4(listening, (struct sockaddr *)&from, &length, SOCK_CLOEXEC);
             if (fd < 0)
                 break;
-            send(fd, line, sizeof line - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+            if (says)
+                send(fd, line, sizeof line - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
             close(fd);
         }
     }

@@ -1,9 +1,10 @@
 """Writes docs/performance.md from what was measured.
 
-    python -m benchmarks.report [--json] [RESULTS [PAGE]]
+    python -m benchmarks.report [--json | --lines] [RESULTS [PAGE]]
 
-`--json` prints the figures instead of writing the page. A bar that is missed is said aloud and is no error: the page
-says it too, and `benchmarks/missed.md` says where the time goes.
+`--json` prints the figures instead of writing the page, `--lines` the bars that were measured and what they are made
+of. A bar that is missed is said aloud and is no error: the page says it too, and `benchmarks/missed.md` says where the
+time goes.
 """
 
 from __future__ import annotations
@@ -181,6 +182,22 @@ def workloads_table() -> str:
     return table(("workload", "what"), [(workload.name, workload.what) for workload in WORKLOADS.values()])
 
 
+# ---- a flood
+
+
+def flood_section(entry: Entry | None) -> str:
+    """What each server of a flood pays for a refusal, and how the peers were configured."""
+    from benchmarks.flood_peers import HAPROXY, NGINX
+
+    if entry is None:
+        return "Not measured."
+    rows = [(name, number(cost), number(ratio)) for name, (cost, ratio) in entry["servers"].items()]
+    versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
+    configured = "\n\n".join(f"```text\n{text.replace('{{', '{').replace('}}', '}')}```" for text in (NGINX, HAPROXY))
+    servers = table(("server", "µs of processor a refused connection", "of the C program"), rows)
+    return f"{servers}\n\n{versions}, with these configurations:\n\n{configured}"
+
+
 # ---- the page
 
 
@@ -202,6 +219,7 @@ def render(results: Mapping[str, Any], bars: Mapping[str, Bar]) -> str:
         "trie": trie_table(entries_of(results, "trie")),
         "workloads": workloads_table(),
         "walks": walks_table(entries_of(results, "walks")),
+        "flood": flood_section(measured.get("flood-floor")),
         "machine": "\n".join(f"* {line}" for line in describe(results["machine_info"])),
     }
     page = (HERE / "pages.md").read_text(encoding="utf-8")
@@ -232,11 +250,16 @@ def tell(bars: Mapping[str, Bar], measured: Mapping[str, Entry]) -> None:
 
 def main(arguments: list[str]) -> int:
     wants_json = "--json" in arguments
-    paths = [Path(argument) for argument in arguments if argument != "--json"]
+    paths = [Path(argument) for argument in arguments if not argument.startswith("--")]
     results = json.loads((paths[0] if paths else RESULTS).read_text(encoding="utf-8"))
     bars = load_bars()
     if wants_json:
         print(as_json(results, bars))
+        return 0
+    if "--lines" in arguments:
+        measured = measured_bars(results)
+        tell({key: bar for key, bar in bars.items() if key in measured}, measured)
+        print(details_table(bars, measured))
         return 0
     page = paths[1] if len(paths) > 1 else PAGE
     page.write_text(render(results, bars), encoding="utf-8")

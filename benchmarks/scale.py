@@ -22,6 +22,10 @@ SMTP_BLOCKS = 1 if QUICK else 3
 SMTP_ROUNDS = 12 if QUICK else 40
 SMTP_CONNECTIONS = 150
 
+FLOOD_ROUNDS = 3 if QUICK else 15
+FLOOD_CONNECTIONS = 3_000 if QUICK else 10_000
+FLOOD_REFUSALS = 200_000 if QUICK else 10_000_000
+
 HOSTILE_S = 10 if QUICK else 60
 """Seconds for which hostile peers do their worst."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import flood
+from benchmarks import flood, flood_peers
 from benchmarks.bars import load_bars, parse_bars
 from benchmarks.client import MESSAGE, drive, load_client
 from benchmarks.mail import connections_a_second, serving, working
@@ -369,11 +369,14 @@ def test_the_figures_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_each_server_of_a_flood_refuses_every_connection():
-    """The client ends with an error at any other answer than 421."""
+    """The client ends with an error at any other answer than 421, or than the end of the stream."""
     try:
         load_client()
     except OSError as error:
         pytest.skip(str(error))
     found = flood.measure(1, 200)
-    assert set(found) == {"floor", "gate", "gate, 2 threads", "asyncio"}
+    peers = {name for name in found if name.startswith(("nginx", "HAProxy"))}
+    ours = {"C program", "C program, silent", "gate", "gate, silent", "gate, 2 threads", "asyncio"}
+    assert set(found) == ours | peers
+    assert peers or any("missing" in version for version in flood_peers.versions().values())
     assert all(cost > 0 for costs in found.values() for cost in costs)
