@@ -242,4 +242,5 @@ def test_memory_after_refusals(once: Callable[..., Any], report: Callable[..., N
             return before / 2**20, server.resident() / 2**20
 
     before, after = once(measured)
-    report("flood-memory", summary([after - before]), {"before": before, "after": after}, "MiB in memory")
+    details = {"before": before, "after": after, "refusals": FLOOD_REFUSALS}
+    report("flood-memory", summary([after - before]), details, "MiB in memory")
