@@ -7,6 +7,7 @@ the windows for all nodes are one tree of frames, those for managers are another
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Collection
 from time import monotonic
 from weakref import WeakSet
@@ -188,7 +189,7 @@ class SaidWindows:
         self.number = number
         self.keys: list[SeriesKey] = []
         self.complete = True
-        """Whether the last `difference` had room for all."""
+        """Whether the last `difference` has asked all windows, and had room for all."""
         self._host = host
         self._said = WindowTrees(lambda window: host.tree(), host.check, 2**32, 2**32)
         self._nothing: NodeTree | None = None
@@ -196,6 +197,8 @@ class SaidWindows:
         """Of windows of which all is said."""
         self._resumed: Window | None = None
         """The window of which the last `difference` had room for a part only."""
+        self._first: Window | None = None
+        """Where the last one had no room any more: so a window that changes all the time keeps no other one waiting."""
 
     def said(self) -> WindowTrees:
         """Returns what was said."""
@@ -220,8 +223,8 @@ class SaidWindows:
     def difference(self, said: WindowTrees, max_bytes: int) -> bytes:
         """Returns records of the windows that have changed since they were said.
 
-        `complete` is False if some had no room: after these records were set in `said`, the next call goes on there.
-        O(windows), and O(hosts) of windows that have changed.
+        `complete` is False if some had no room, or those before the first were not asked: after these records were set
+        in `said`, the next call goes on there. O(windows), and O(hosts) of windows that have changed.
         """
         found: list[bytes] = []
         room = max_bytes
@@ -229,14 +232,18 @@ class SaidWindows:
         if said.lacks_room:  # which of them were set is not known
             self._stamps.clear()
             self._resumed = None
+        if self._resumed not in in_view:
+            self._resumed = None
         if in_view:  # before any stamp is noted: there may be no room for it
             self._empty_tree()
         self._stamps = {window: stamp for window, stamp in self._stamps.items() if window in in_view}
-        self.complete = True
         places = MAX_WINDOWS - len(said.windows)
-        for window in sorted(in_view | said.windows.keys()):
+        windows = sorted(in_view | said.windows.keys())
+        begin = bisect_left(windows, self._first) if self._first is not None else 0
+        self._first = None
+        for window in windows[begin:]:
             if room < MAX_HEAD_BYTES + MIN_ROOM_BYTES:
-                self.complete = False
+                self._first = window
                 break
             if window not in in_view:
                 found.append(pack(WindowRecords(window, UNFOLDED, b"")))
@@ -246,8 +253,10 @@ class SaidWindows:
             else:
                 continue
             room -= len(found[-1])
-            if not self.complete:
+            if window == self._resumed:
+                self._first = window
                 break
+        self.complete = begin == 0 and self._first is None
         return b"".join(found)
 
     def _windows_of(self, key: SeriesKey) -> list[Window]:
@@ -279,7 +288,6 @@ class SaidWindows:
 
     def _note(self, window: Window, stamp: int, complete: bool) -> None:
         """A walk that goes on where the last one stopped has not seen what changed before that place."""
-        self.complete = complete
         if complete and self._resumed != window:
             self._stamps[window] = stamp
         else:

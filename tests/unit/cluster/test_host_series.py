@@ -21,7 +21,7 @@ from inbound_audit.cluster.sender import Sender
 from inbound_audit.cluster.window_records import MAX_HEAD_BYTES, UNFOLDED, SeriesKey, Window, WindowRecords
 from inbound_audit.cluster.window_records import pack as pack_windows
 from inbound_audit.cluster.window_records import unpack as unpack_windows
-from inbound_audit.cluster.windows import WindowTrees
+from inbound_audit.cluster.windows import MIN_ROOM_BYTES, WindowTrees
 from inbound_audit.errors import CapacityError
 
 NAMED = SeriesKey("series", "failures", 3600, 2)
@@ -366,6 +366,21 @@ def test_windows_that_are_new_and_have_no_room_are_said_whole() -> None:
             speaker.events.record(NAMED, 2, (4, host), by)
     said = [row for _ in range(20) for _, rows in speaker.said(MAX_HEAD_BYTES + 200) for row in rows]
     assert said == 2 * [((4, host), 1) for host in range(30)]
+
+
+def test_a_window_that_changes_all_the_time_keeps_no_other_one_waiting() -> None:
+    """Each call has room for a part of one window."""
+    speaker = Speaker()
+    speaker.events.record(NAMED, 2, HOST, 1)
+    said: set[int] = set()
+    for _ in range(60):
+        for host in range(30):
+            speaker.events.record(NAMED, 1, (4, host), 1)
+        said |= {number for number, _ in speaker.said(MAX_HEAD_BYTES + MIN_ROOM_BYTES)}
+    assert said == {1, 2}
+    assert [row for _ in range(60) for row in speaker.said(MAX_HEAD_BYTES + MIN_ROOM_BYTES)]
+    assert speaker.windows.complete
+    assert [(number, len(rows)) for number, rows in speaker.said()] == []
 
 
 def test_a_window_that_has_not_changed_is_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
