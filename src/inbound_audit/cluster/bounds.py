@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from inbound_audit.cluster.replica import Replica
-from inbound_audit.cluster.windows import MAX_HOSTS, MAX_WINDOWS, WindowTrees
+from inbound_audit.cluster.windows import MAX_EVENTS, MAX_HOSTS, MAX_WINDOWS, WindowTrees
 
 
 class Bounds(NamedTuple):
@@ -31,6 +31,8 @@ class Bounds(NamedTuple):
     max_all_windows: int = 16_000
     """To each belong two mappings of memory; the system allows a process 65,530."""
     max_window_hosts: int = MAX_HOSTS
+    max_window_events: int = MAX_EVENTS
+    """Of one node in one window."""
     max_all_window_hosts: int = 20_000_000
     max_new_nodes_per_s: int = 200
     """Names that are listed, at half a millisecond each: else a program that sends under ever new names would hold up

@@ -79,7 +79,7 @@ class HostSeries:
         """Whether this host counts what other nodes say in that tree of frames."""
         return tree == FOR_ALL or self._is_manager
 
-    def copy(self, max_windows: int, max_hosts: int) -> WindowTrees:
+    def copy(self, max_windows: int, max_hosts: int, max_events: int) -> WindowTrees:
         """Returns what another node has, no window at first. Its windows are counted in the series of this host; those
         of series that no process of this host has wait for one."""
 
@@ -87,7 +87,7 @@ class HostSeries:
             series = self.series.get(window.series)
             return self.tree(max_hosts) if series is None else series.tree(window.number, window.sign, max_hosts)
 
-        made = WindowTrees(make, self.check, max_windows, max_hosts)
+        made = WindowTrees(make, self.check, max_windows, max_hosts, max_events)
         self._copies.add(made)
         return made
 

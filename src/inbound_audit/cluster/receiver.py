@@ -310,7 +310,7 @@ class Receiver:
             if not frame.hosts and frame.type != FrameType.DELTA:
                 return None
             bounds = self.bounds
-            copy = self._series.copy(bounds.max_windows, bounds.max_window_hosts)
+            copy = self._series.copy(bounds.max_windows, bounds.max_window_hosts, bounds.max_window_events)
             replica = state.windows[frame.tree] = Replica(copy, bounds.max_waiting_bytes, now)
         if frame.hosts > self.bounds.max_window_hosts:
             self._refuse(state, replica, now, f"more than {self.bounds.max_window_hosts:,} hosts")

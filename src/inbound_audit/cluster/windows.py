@@ -28,6 +28,10 @@ from inbound_audit.errors import CapacityError
 MAX_WINDOWS, MAX_HOSTS = 4096, 1_000_000
 """Of one node and tree of frames. More windows are not said; more hosts are not counted elsewhere."""
 
+MAX_EVENTS = 1 << 30
+"""Of one node in one window. All nodes share 2**32 - 1 events of a family in a window: one alone leaves most of them.
+"""
+
 MIN_ROOM_BYTES = 64
 """Below this a tree writes no records."""
 
@@ -60,9 +64,12 @@ class WindowTrees:
         make: returns an empty tree for a window.
         check: `SeriesTrees.check_records`.
         max_windows, max_hosts: bounds of all that is held. Beyond, changes raise CapacityError.
+        max_events: the same of one window; there is none of what this host says itself.
     """
 
-    def __init__(self, make: MakeTree, check: CheckRecords, max_windows: int, max_hosts: int) -> None:
+    def __init__(
+        self, make: MakeTree, check: CheckRecords, max_windows: int, max_hosts: int, max_events: int = WORD
+    ) -> None:
         self.windows: dict[Window, HeldWindow] = {}
         self.hosts = self.total = self.digest = 0
         self.lacks_room = False
@@ -71,7 +78,7 @@ class WindowTrees:
         """How many windows were changed, made or dropped."""
         self._make = make
         self._check = check
-        self._max_windows, self._max_hosts = max_windows, max_hosts
+        self._max_windows, self._max_hosts, self._max_events = max_windows, max_hosts, max_events
 
     @property
     def folded(self) -> int:
@@ -183,6 +190,8 @@ class WindowTrees:
                 del self.windows[window]
         if self.hosts > self._max_hosts:
             raise CapacityError(f"more than {self._max_hosts:,} hosts")
+        if held.tree.total > self._max_events:
+            raise CapacityError(f"more than {self._max_events:,} events in a window")
         return changes
 
     def _account(self, held: HeldWindow, sign: int) -> None:

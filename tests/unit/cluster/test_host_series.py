@@ -247,6 +247,22 @@ def test_more_windows_or_hosts_than_the_bounds_are_not_counted_and_sessions_are(
     assert state.hosts == 1
 
 
+def test_a_node_with_more_events_than_the_bound_takes_no_room_of_the_others() -> None:
+    hosts = Hosts(Bounds(max_window_events=5))
+    three = hosts.host("mx3")
+    hosts.record(three)
+    for _ in range(5):
+        hosts.record(hosts.two)
+    hosts.run(3)
+    assert hosts.counted(hosts.one) == {HOST: 6}
+    hosts.record(hosts.two)
+    hosts.run(3)
+    state = hosts.one.receiver.nodes["mx2"]
+    assert state.refused_windows
+    assert state.why == "its windows: more than 5 events in a window"
+    assert hosts.counted(hosts.one) == {HOST: 1}
+
+
 def test_a_node_that_makes_and_drops_windows_without_end_is_slowed_down(hosts: Hosts) -> None:
     """Its windows cost more than their bytes."""
     key = NAMED._replace(name="flood")
@@ -255,7 +271,7 @@ def test_a_node_that_makes_and_drops_windows_without_end_is_slowed_down(hosts: H
         b"".join(pack_windows(WindowRecords(window, UNFOLDED, records)) for window in windows)
         for records in (encode({HOST: 1}), b"")
     ]
-    said = hosts.two.series.copy(100, 100)
+    said = hosts.two.series.copy(100, 100, 100)
     state = hosts.one.receiver.nodes["mx2"]
     base, seq = 0, 10**6
     for _ in range(500):
