@@ -17,6 +17,8 @@ MAX_OTHERS = 8
 MIN_ASK_S = 0.1
 MAX_ASK_S = 1.0
 """From one request for a snapshot to the next of the same node. It doubles while the node goes on to need them."""
+MAX_UNANSWERED_S = 0.25
+"""But only so far while the node does not answer: it may have no connection yet, and no answer costs little."""
 
 FRAME_COST_BYTES = 8192
 """What a frame counts in a node's bound of bytes per second beside its own."""
@@ -137,6 +139,10 @@ class NodeState:
         paid_at = max(self.allowance, now - burst_s) + cost_s
         self.allowance = min(paid_at, max(self.allowance, now))
         self.ask_at = max(self.ask_at, paid_at)
+
+    def unanswered(self) -> None:
+        """The last request had no answer."""
+        self.ask_pause = min(self.ask_pause, MAX_UNANSWERED_S)
 
     def wants(self, now: float) -> bool:
         """Whether its snapshot is to be asked for now. If so, it is not for the next MIN_ASK_S."""

@@ -112,7 +112,10 @@ class Receiver:
     def answered(self, node: str, parts: Sequence[bytes] | None, now: float) -> None:
         """Takes a node's answer to `asks`: all parts of its snapshot, or None if there was no answer."""
         state = self.nodes.get(node)
-        if state is None or not parts:
+        if state is None:
+            return
+        if not parts:
+            state.unanswered()
             return
         bounds = self.bounds
         state.charge_answer([len(part) for part in parts], bounds.max_bytes_per_s, bounds.burst_s, now)

@@ -50,12 +50,16 @@ MAX_WAITING = 64
 """Frames that wait to be published. While so many wait, the server is dead or too slow, and further ones are lost."""
 
 SOCKET_TIMEOUT_S = 1.0
-"""Seconds for a connection, a publication and its answer."""
+"""Seconds for a publication and its answer."""
+
+CONNECT_TIMEOUT_S = 0.5
+"""Seconds for a connection. The kernel sends its first packet again after 1 s: until then an attempt that began before
+the network was whole again finds nothing."""
 
 PING_S, SILENCE_S = 0.5, 1.5
 """Seconds without a message until the server is asked whether it is there, and until it counts as dead."""
 
-MIN_RETRY_S, MAX_RETRY_S = 0.1, 0.5
+MIN_RETRY_S, MAX_RETRY_S = 0.1, 0.25
 """Seconds between attempts to connect; each wait is twice the one before."""
 
 CLOSE_TIMEOUT_S = 3.0
@@ -96,7 +100,7 @@ def connection(settings: EngineSettings) -> dict[str, Any]:
         "password": settings.password(),
         "protocol": 2,
         "socket_timeout": SOCKET_TIMEOUT_S,
-        "socket_connect_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
     }
     return arguments | (_tls(settings) if tls else {})

@@ -12,7 +12,7 @@ from tests.support.gold_nodes import GoldTree, GoldTrees, encode
 
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.frames import Frame, FrameType, pack, unpack
-from inbound_audit.cluster.node_state import MAX_OTHERS, NodeState, State
+from inbound_audit.cluster.node_state import MAX_OTHERS, MAX_UNANSWERED_S, NodeState, State
 from inbound_audit.cluster.own_name import RESUME_S
 from inbound_audit.cluster.receiver import (
     DISAGREE_S,
@@ -247,6 +247,22 @@ def test_a_node_that_goes_on_to_differ_is_asked_less_and_less(pair: Pair) -> Non
         pair.talk(0.01)
         asked += len(pair.asks())
     assert 10 <= asked <= 15
+    pair.answer()
+    assert pair.agrees
+
+
+def test_a_node_that_does_not_answer_is_asked_again_soon(pair: Pair) -> None:
+    """It may have no connection yet, or it has lost the request."""
+    pair.open(2)
+    pair.say()
+    pair.talk()
+    asked = 0
+    for _ in range(1000):
+        pair.talk(0.01)
+        if pair.asks():
+            asked += 1
+            pair.receiver.answered("mx1", None, pair.now)
+    assert 10 / MAX_UNANSWERED_S - 5 <= asked <= 10 / MAX_UNANSWERED_S + 5
     pair.answer()
     assert pair.agrees
 
