@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from tests.support import forking  # noqa: F401  before the package
 from tests.support.sharing import Workers
 from tests.support.timing import Clock
+from tests.support.waiting import PATIENCE
 
 import inbound_audit._ipcount as core
 
@@ -30,6 +31,9 @@ BUILD_UNDER_TEST = os.environ.get("INBOUND_AUDIT_CORE")
 
 TESTS = Path(__file__).parent
 TIERS = ("unit", "system", "readers", "tooling")
+
+# aiosmtpd gives up a controller whose server has not begun after five seconds.
+os.environ.setdefault("AIOSMTPD_CONTROLLER_TIMEOUT", str(PATIENCE))
 
 # What Python reports before a process starts another one.
 PROCESS_EVENTS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen"}
@@ -86,6 +90,19 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         running_unit_test = False
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+@pytest.fixture(autouse=True)
+def left_open() -> Iterator[None]:
+    """A socket or file that a test has forgotten fails this test, and not the later one in which it is collected."""
+    before = _descriptors()
+    yield
+    if _descriptors() > before:
+        gc.collect()
 
 
 @pytest.fixture

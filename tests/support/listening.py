@@ -21,8 +21,8 @@ from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Listener, Session, Verdict
 from inbound_audit.errors import CapacityError
-from inbound_audit.listeners import Guard
-from inbound_audit.listeners.pending import GatedFactory
+from inbound_audit.listeners import Guard, pending
+from inbound_audit.listeners.pending import GatedFactory, stop_accepting
 from inbound_audit.policy.verdict import ACCEPT
 
 
@@ -156,8 +156,7 @@ def guard(audit: InboundAudit) -> Iterator[Guard]:
     """A guard without a policy; after the test no session may be left, and none may have been closed twice."""
     guard = Guard(audit.listener("SMTP"))
     yield guard
-    eventually(lambda: guard.open == 0, "the end of every connection")
-    assert audit.total("SMTP") == 0
+    eventually(lambda: guard.open == audit.total("SMTP") == 0, "the end of every connection and of its count")
     guard.listener._check()
 
 
@@ -211,16 +210,33 @@ class LoopThread:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.do(self._drain)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(PATIENCE)
-        self.loop.close()
+        try:
+            self.do(self._end_all)
+        finally:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(PATIENCE)
+            self.loop.close()
 
-    async def _drain(self) -> None:
+    async def _end_all(self) -> None:
+        """Ends tasks and connections. What a closed loop leaves open would be collected in a later test, and fail it.
+
+        Servers are closed already (`stop_accepting`).
+        """
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        transports = list(self.loop._transports.values())  # type: ignore[attr-defined]
+        for transport in transports:
+            transport.abort()
+        while any(transport.get_extra_info("socket").fileno() >= 0 for transport in transports):  # noqa: ASYNC110
+            await asyncio.sleep(0)  # no event says that a transport has closed its socket
+
+
+@pytest.fixture
+def quick_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that does not answer a close over TLS is waited for a fifth of the time."""
+    monkeypatch.setattr(pending, "CLOSE_TIMEOUT_S", pending.CLOSE_TIMEOUT_S / 5)
 
 
 ACCEPTORS = ("loop", "gate")[: effort(1, 2) if sys.platform == "linux" else 1]
@@ -256,5 +272,7 @@ def serving(
 
         address = (way.connect, listening.getsockname()[1])
         server = thread.do(start)
-        yield thread, address
-        thread.loop.call_soon_threadsafe(server.close)  # type: ignore[attr-defined]
+        try:
+            yield thread, address
+        finally:
+            thread.do(lambda: stop_accepting(server))  # type: ignore[arg-type]

@@ -18,6 +18,17 @@ def eventually(condition: Callable[[], object], what: str = "the condition", wit
         time.sleep(0.002)
 
 
+def until_it_suffices(attempt: Callable[[float], bool], first_s: float = 0.2) -> None:
+    """Tries with ever longer time limits, until the attempt returns that its limit did not come too early.
+
+    A test of a limit has to do something first. How short a limit leaves time for that is up to the machine.
+    """
+    limit_s = first_s
+    while not attempt(limit_s):
+        limit_s *= 3
+        assert limit_s < PATIENCE, "no time was enough"
+
+
 def end_of(pid: int) -> int:
     """Waits for a child: its exit status, or the negative number of a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

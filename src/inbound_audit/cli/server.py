@@ -28,6 +28,7 @@ from inbound_audit.cli.settings import Settings
 from inbound_audit.cli.tls import Certificate
 from inbound_audit.errors import CapacityError, MonitorError, SharedStateError
 from inbound_audit.listeners import Guard
+from inbound_audit.listeners.pending import stop_accepting
 from inbound_audit.listeners.shed import Shed
 from inbound_audit.listeners.smtp import BACKLOG, SMTPFactory, protocol_factory
 from inbound_audit.policy.base import ConnectPolicy
@@ -154,7 +155,7 @@ class Server:
         background = [asyncio.ensure_future(one) for one in work]
         await _first(asyncio.ensure_future(self._stop.wait()), *background)
         for server in servers:
-            server.close()
+            await stop_accepting(server)
         await self._finish()
         for task in background:
             task.cancel()

@@ -54,6 +54,20 @@ def close_transport(transport: asyncio.WriteTransport) -> None:
         asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, transport.abort)
 
 
+async def stop_accepting(server: asyncio.AbstractServer) -> None:
+    """Closes a server; each connection that it has accepted has its protocol when this returns.
+
+    asyncio makes the transport of a connection in a task. If the server is closed before the task's first step, the
+    connection gets no reply, and its socket stays open until the transport is collected.
+    """
+    loop = asyncio.get_running_loop()
+    for listening in getattr(server, "sockets", ()):
+        loop.remove_reader(listening.fileno())
+    await asyncio.sleep(0)  # the first step of each task: a transport
+    server.close()
+    await asyncio.sleep(0)  # the next call of the loop: `connection_made`
+
+
 class GatedFactory:
     """A protocol factory for `loop.create_server`.
 

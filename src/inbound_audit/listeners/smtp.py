@@ -31,7 +31,7 @@ except ModuleNotFoundError:
 from inbound_audit.listeners.admission import Admission
 from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.listeners.guard import Guard
-from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, GatedFactory
+from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, GatedFactory, stop_accepting
 from inbound_audit.listeners.proxy import TrustedProxies
 from inbound_audit.listeners.smtp_data import MESSAGE_MEMORY_BYTES, MessageMemory
 from inbound_audit.listeners.smtp_dialogue import SHUTDOWN_REPLY
@@ -234,11 +234,16 @@ class Controller(aiosmtpd.controller.Controller):
         try:
             if not self.loop.is_closed():
                 if self.loop.is_running() and threading.current_thread() is not self._thread:
-                    asyncio.run_coroutine_threadsafe(self._factory.shut_down(), self.loop).result()
+                    asyncio.run_coroutine_threadsafe(self._end_sessions(), self.loop).result()
                 super().stop(no_assert)
                 self.loop.close()  # when `start` had failed, its thread left without doing so
         finally:
             self.guard.close_all()
+
+    async def _end_sessions(self) -> None:
+        if self.server is not None:
+            await stop_accepting(self.server)
+        await self._factory.shut_down()
 
     def _run(self, ready_event: threading.Event) -> None:
         try:

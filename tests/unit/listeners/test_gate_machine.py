@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections import deque
@@ -31,6 +32,7 @@ def open_descriptors() -> int:
 class GateMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        gc.collect()  # what an earlier test has forgotten is not to be closed meanwhile
         self.descriptors = open_descriptors()
         self.audit = InboundAudit(capacity=1 << 20)
         self.listener = self.audit.listener("SMTP")

@@ -16,16 +16,16 @@ import trustme
 from aiosmtpd.handlers import Sink
 from tests.support import listening
 from tests.support.listening import WAYS, Clock, LoopThread, Peer, Script, Way, every_way, serving
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually, until_it_suffices
 
 from inbound_audit import InboundAudit, Verdict
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.aio import counted
 from inbound_audit.listeners.smtp import Controller, SMTPFactory, protocol_factory
 
-pytestmark = pytest.mark.usefixtures("acceptor")
+pytestmark = pytest.mark.usefixtures("acceptor", "quick_close")
 
-acceptor = listening.acceptor  # a fixture
+acceptor, quick_close = listening.acceptor, listening.quick_close  # fixtures
 
 GREETED = [b"EHLO c.example"]
 BEGUN = [*GREETED, b"MAIL FROM:<a@example.com>", b"RCPT TO:<b@example.com>"]
@@ -64,8 +64,7 @@ def audit() -> Iterator[InboundAudit]:
 def guard(audit: InboundAudit) -> Iterator[Guard]:
     guard = Guard(audit.listener("SMTP"))
     yield guard
-    eventually(lambda: guard.open == 0, "the end of every connection")
-    assert audit.total("SMTP") == 0
+    eventually(lambda: guard.open == audit.total("SMTP") == 0, "the end of every connection and of its count")
     guard.listener._check()
 
 
@@ -209,10 +208,10 @@ def test_a_protocol_hears_of_a_half_close_during_a_tarpit(guard: Guard) -> None:
 # ---- storing and recording belong together
 
 
-@pytest.mark.parametrize("ending", ["reset", "close", "half-close", "stop", "cut", "time-out"])
+@pytest.mark.parametrize("ending", ["reset", "close", "half-close", "stop", "cut"])
 def test_a_message_that_is_being_stored_is_recorded(guard: Guard, audit: InboundAudit, ending: str) -> None:
     store = Store()
-    with mx(guard, store, timeout=0.5 if ending == "time-out" else 300) as server:
+    with mx(guard, store) as server:
         with server.peer() as peer:
             peer.send(lines(*MESSAGE))
             eventually(lambda: store.begun == 1)
@@ -225,13 +224,27 @@ def test_a_message_that_is_being_stored_is_recorded(guard: Guard, audit: Inbound
                 assert server.shut_down() == 0
                 assert received(guard, audit) == (1, 1)
                 assert peer.rest().endswith(b"250 stored\r\n" + SHUTDOWN)
-            elif ending != "time-out":
+            else:
                 getattr(peer, ending)()
             if ending not in ("close", "half-close", "stop"):  # those see their answer, or its lack, when it is written
                 eventually(lambda: guard.open == 0)
             store.go_on.set()
             eventually(lambda: received(guard, audit) == (1, 1))
         assert len(store.stored) == 1
+
+
+def test_a_message_that_is_being_stored_at_the_time_out_is_recorded(guard: Guard, audit: InboundAudit) -> None:
+    def attempt(timeout: float) -> bool:
+        store = Store()
+        with mx(guard, store, timeout=timeout) as server, server.peer() as peer:
+            peer.send(lines(*MESSAGE))
+            eventually(lambda: store.begun or guard.open == 0)
+            eventually(lambda: guard.open == 0)
+            store.go_on.set()
+            eventually(lambda: received(guard, audit) == (store.begun, store.begun))
+        return len(store.stored) == 1
+
+    until_it_suffices(attempt)
 
 
 def test_a_controller_that_stops_lets_a_message_be_stored(guard: Guard, audit: InboundAudit) -> None:
@@ -288,14 +301,32 @@ def test_a_message_is_recorded_though_its_audit_has_been_closed(audit: InboundAu
 # ---- every wait for a peer has an end
 
 
+def is_closed_in_its_silence(
+    guard: Guard, address: tuple[str, int], context: ssl.SSLContext, implicit: bool = False
+) -> bool:
+    """Whether a peer gets so far that it is silent over TLS. Then it is closed."""
+    with Peer(*address) as peer, contextlib.suppress(OSError):
+        if not implicit:
+            assert peer.line().startswith(b"220")
+            if not peer.ask(b"STARTTLS").startswith(b"220"):
+                return False
+        before = guard.opened
+        with context.wrap_socket(peer.socket, server_hostname="127.0.0.1"):
+            eventually(lambda: guard.opened == before + implicit and guard.open == 0)
+            return True
+    return False
+
+
 def test_a_silent_peer_is_closed_at_the_time_out_over_tls(
     guard: Guard, audit: InboundAudit, tls: tuple[ssl.SSLContext, ssl.SSLContext]
 ) -> None:
     """A TLS close waits for the peer's, and this peer never reads."""
-    with mx(guard, tls_context=tls[0], timeout=0.2) as server:
-        secret = server.secret(tls[1])
-        eventually(lambda: guard.open == 0)
-        secret.close()
+
+    def attempt(timeout: float) -> bool:
+        with mx(guard, tls_context=tls[0], timeout=timeout) as server:
+            return is_closed_in_its_silence(guard, server.address, tls[1])
+
+    until_it_suffices(attempt)
 
 
 @pytest.mark.parametrize("implicit", [False, True])
@@ -303,27 +334,17 @@ def test_a_silent_peer_is_closed_at_the_time_out_of_a_controller(
     guard: Guard, tls: tuple[ssl.SSLContext, ssl.SSLContext], implicit: bool
 ) -> None:
     contexts = {"ssl_context": tls[0]} if implicit else {"tls_context": tls[0]}
-    controller = Controller(
-        Sink(),
-        "127.0.0.1",
-        0,
-        guard=guard,
-        gate=listening.accepts_by_gate(),
-        server_hostname="mx.example",
-        timeout=0.2,
-        **contexts,
-    )
-    controller.start()
-    try:
-        peer = socket.create_connection(controller.addresses[0], PATIENCE)
-        if not implicit:
-            assert peer.recv(100).startswith(b"220")
-            peer.sendall(b"STARTTLS\r\n")
-            assert peer.recv(100).startswith(b"220")
-        with tls[1].wrap_socket(peer, server_hostname="127.0.0.1"):
-            eventually(lambda: guard.opened == 1 and guard.open == 0)
-    finally:
-        controller.stop()
+
+    def attempt(timeout: float) -> bool:
+        options = {**contexts, "gate": listening.accepts_by_gate(), "server_hostname": "mx.example", "timeout": timeout}
+        controller = Controller(Sink(), "127.0.0.1", 0, guard=guard, **options)
+        controller.start()
+        try:
+            return is_closed_in_its_silence(guard, controller.addresses[0], tls[1], implicit)
+        finally:
+            controller.stop()
+
+    until_it_suffices(attempt)
 
 
 @pytest.mark.parametrize("last", ["QUIT", "BOGUS", "refused"])
@@ -352,7 +373,8 @@ def test_a_refused_peer_of_implicit_tls_is_not_waited_for(
 def test_a_peer_that_reads_nothing_is_closed_at_the_time_out(guard: Guard) -> None:
     guard.policy = Script({"ehlo": Verdict(False, 550, "x" * 8192)})
     with mx(guard, timeout=0.5, max_idle_commands=10_000) as server, Peer(*server.address) as peer:
-        peer.send(lines(*GREETED * 2000))
+        with contextlib.suppress(OSError):  # on a busy machine it may be closed meanwhile
+            peer.send(lines(*GREETED * 2000))
         eventually(lambda: guard.open == 0)
 
 
