@@ -339,7 +339,7 @@ def test_top_as_json(owners: tuple[Owner, Owner]) -> None:
     assert found.pop("time").endswith("+00:00")
     assert found == {
         "audit": NAME, "service_type": "SMTP", "total": 33, "processes": 2, "damaged": 0, "prefixlen": [29, 48],
-        "top": [{"prefix": "10.0.0.176/29", "count": 27}],
+        "top": [{"prefix": "10.0.0.176/29", "count": 27}], "shed": [],
     }  # fmt: skip
 
 
@@ -373,7 +373,8 @@ def test_ps_as_json(owners: tuple[Owner, Owner]) -> None:
     by_pid = {owner["pid"]: owner for owner in found["owners"]}
     assert set(by_pid) == {first.pid, second.pid}
     one = by_pid[second.pid]
-    assert set(one) == {"id", "pid", "started", "sessions", "listeners", "damaged"}
+    assert set(one) == {"id", "pid", "started", "sessions", "listeners", "shed", "damaged"}
+    assert one["shed"] == []
     assert re.fullmatch(r"[0-9a-f]{16}", one["id"])
     assert one["damaged"] is None
     assert one["listeners"] == [
@@ -484,7 +485,7 @@ def test_a_damaged_process_is_listed_with_the_reason(shm: Path) -> None:
             assert found["total"] == 1
             assert found["owners"][1] == {
                 "id": file.stem, "pid": None, "started": None, "sessions": None, "listeners": [],
-                "damaged": "does not begin with the mark of an owner's file",
+                "shed": [], "damaged": "does not begin with the mark of an owner's file",
             }  # fmt: skip
             for command in ("show", "top"):
                 done = run(command, NAME)

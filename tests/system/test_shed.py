@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import socket
@@ -11,9 +12,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.support.command_line import run
 from tests.support.forking import UNDER_ASAN
 from tests.support.gates import connect, descriptors, end, gated, said, take_all
-from tests.support.sharing import Workers
+from tests.support.sharing import NAME, Workers
 from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, Listener
@@ -270,3 +272,18 @@ def test_the_end_of_a_process_takes_the_program_off(hire: Workers) -> None:
     child.start("import sys; sys.exit(0)")
     child.await_end()
     assert parent.do("attached_to(listening)") is None
+
+
+def test_ps_and_top_show_what_is_dropped(hire: Workers) -> None:
+    worker = hire(GATED.replace("InboundAudit(", f"InboundAudit(shared={NAME!r}, "))
+    worker.do(FLOODED)
+    (owner,) = json.loads(run("ps", NAME, "--json").stdout)["owners"]
+    (dropped,) = owner["shed"]
+    assert dropped["network"] == "127.0.0.9/32"
+    assert dropped["refusals_per_s"] > 1
+    assert 0 < dropped["seconds_left"] <= FOREVER.hold_s
+    assert b"drops 127.0.0.9/32 for " in run("ps", NAME).stdout
+    assert json.loads(run("top", NAME, "--json").stdout)["shed"][0]["network"] == "127.0.0.9/32"
+    assert b"  1 dropped before accept (see ps)" in run("top", NAME).stdout
+    worker.do("gate.close()")
+    assert json.loads(run("top", NAME, "--json").stdout)["shed"] == []

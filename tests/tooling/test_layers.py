@@ -21,7 +21,7 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services", "descriptor", "nodes"},
+    {"services", "descriptor", "nodes", "shedding"},
     {"process", "regular_file"},
     {"log_limiter", "ration"},
     {"shared", "address_lists"},

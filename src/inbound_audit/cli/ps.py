@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from inbound_audit.shared import OwnerInfo
+    from inbound_audit.shedding import ShedNetwork
+
+    Shed = Mapping[str, Sequence[ShedNetwork]]
+
+MAX_SHED = 5
+"""Networks that a process drops which are listed; the JSON object has all."""
 
 
 @click.command(
@@ -40,39 +46,44 @@ def ps(name: str, user: str | None, as_json: bool) -> None:
     NAME is what they share under. Process id and start are what each process reports of itself. A process whose file
     is damaged is listed with the reason.
 
-    It only reads, and no process waits for it.
+    Below a process are the networks that its gates drop before accept, if it says so within 0.3 s.
+
+    It changes nothing, and no process waits for it.
     """
     shared = logging.getLogger("inbound_audit.shared")
     with contextlib.ExitStack() as undo:
         undo.callback(shared.setLevel, shared.level)
         shared.setLevel(logging.ERROR)  # it warns of damaged files, which the table shows
         view = undo.enter_context(view_options.open_view(name, user))
+        shed = view_options.shed_networks(view)
         owners = sorted(view.owners, key=lambda owner: (owner.damaged is not None, owner.started, owner.pid))
     if as_json:
-        click.echo(json.dumps(_summary(name, owners)))
+        click.echo(json.dumps(_summary(name, owners, shed)))
     elif not owners:
         click.echo(view_options.no_process(name))
     else:
-        Output().write_text(_table(owners, time.time()))
+        Output().write_text(_table(owners, shed, time.time()))
 
 
 def _sessions(owner: OwnerInfo) -> int:
     return sum(listener.total for listener in owner.listeners)
 
 
-def _summary(name: str, owners: Iterable[OwnerInfo]) -> dict[str, object]:
-    return {"audit": name, "total": sum(map(_sessions, owners)), "owners": list(map(_as_object, owners))}
+def _summary(name: str, owners: Iterable[OwnerInfo], shed: Shed) -> dict[str, object]:
+    rows = [_as_object(owner, shed.get(owner.id, ())) for owner in owners]
+    return {"audit": name, "total": sum(map(_sessions, owners)), "owners": rows}
 
 
-def _as_object(owner: OwnerInfo) -> dict[str, object]:
+def _as_object(owner: OwnerInfo, shed: Iterable[ShedNetwork]) -> dict[str, object]:
     """For JSON. What a damaged file would say is null."""
     listeners = [{"service_type": kind, "name": name, "sessions": total} for kind, name, total in owner.listeners]
     says = {"pid": owner.pid, "started": owner.started, "sessions": _sessions(owner)}
     known = says if owner.damaged is None else dict.fromkeys(says)
-    return {"id": owner.id, **known, "listeners": listeners, "damaged": owner.damaged}
+    dropped = [one._asdict() for one in shed]
+    return {"id": owner.id, **known, "listeners": listeners, "shed": dropped, "damaged": owner.damaged}
 
 
-def _table(owners: list[OwnerInfo], now: float) -> Text:
+def _table(owners: list[OwnerInfo], shed: Shed, now: float) -> Text:
     from rich.text import Text
 
     text = Text()
@@ -90,6 +101,10 @@ def _table(owners: list[OwnerInfo], now: float) -> Text:
         text.append(
             _line(str(owner.pid), _date(owner.started), _age(now - owner.started), str(_sessions(owner)), listeners)
         )
+        for one in shed.get(owner.id, ())[:MAX_SHED]:
+            text.append(f"\n{'':52}drops {plain(one.network)} for {one.seconds_left:.0f} s more", "yellow")
+        if len(more := shed.get(owner.id, ())) > MAX_SHED:
+            text.append(f"\n{'':52}and {len(more) - MAX_SHED} networks more", "yellow")
     damaged = sum(owner.damaged is not None for owner in owners)
     text.append("\n")
     sums = ", ".join(f"{service_type} {total}" for service_type, total in services.items())

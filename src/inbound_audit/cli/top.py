@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from inbound_audit.shared import View
+    from inbound_audit.shedding import ShedNetwork
 
 INTERVAL_S = 1.0
 
@@ -49,6 +50,7 @@ class TopCounts(NamedTuple):
     processes: int
     damaged: int
     rows: list[tuple[int, str]]
+    shed: list[ShedNetwork]
 
 
 @click.command(
@@ -188,7 +190,10 @@ def _count(view: View, options: TopOptions) -> TopCounts:
     owners = view.owners
     damaged = sum(owner.damaged is not None for owner in owners)
     rows = view.top(options.n, service_type=options.service, prefixlen=options.prefixlen)
-    return TopCounts(datetime.now(timezone.utc), view.total(options.service), len(owners) - damaged, damaged, rows)
+    shed = [one for some in view_options.shed_networks(view).values() for one in some]
+    return TopCounts(
+        datetime.now(timezone.utc), view.total(options.service), len(owners) - damaged, damaged, rows, shed
+    )
 
 
 def _as_text(options: TopOptions, counts: TopCounts, most: int) -> Text:
@@ -198,6 +203,7 @@ def _as_text(options: TopOptions, counts: TopCounts, most: int) -> Text:
     words = f"{counts.when.astimezone():%H:%M:%S}  {options.name}  {options.service} {counts.total} open"
     words += f"  node {plain(options.node)}" if options.node else f"  {plural(counts.processes, 'process')}"
     words += f"  {counts.damaged} damaged (see ps)" if counts.damaged else ""
+    words += f"  {len(counts.shed)} dropped before accept (see ps)" if counts.shed else ""
     text = Text(no_wrap=True, overflow="crop")
     text.append(f"{words}\n", "bold")
     text.append("  count   share  prefix", "dim")
@@ -221,5 +227,6 @@ def _as_json(options: TopOptions, counts: TopCounts) -> str:
         "damaged": counts.damaged,
         "prefixlen": options.prefixlen,
         "top": list(as_objects(counts.rows)),
+        "shed": [one._asdict() for one in counts.shed],
     }
     return json.dumps(about)

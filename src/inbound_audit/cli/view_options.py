@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -15,9 +15,13 @@ from inbound_audit.cli.output import listing
 from inbound_audit.errors import SharedStateError, UnknownServiceType
 from inbound_audit.nodes import THIS_HOST
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
+from inbound_audit.shedding import ShedNetwork
 
 if TYPE_CHECKING:
     from inbound_audit.shared import View
+
+SHED_TIMEOUT_S = 0.3
+"""Seconds for the processes to say what they drop: one that is stopped holds up nothing."""
 
 AS_JSON = "Print one JSON object instead."
 
@@ -71,6 +75,16 @@ def failures(name: str) -> Iterator[None]:
         raise Failure(f"--service: {error}") from None
     except SharedStateError as error:
         raise Failure(f"{error}{_known_names(name)}") from None
+
+
+def shed_networks(view: View) -> dict[str, list[ShedNetwork]]:
+    """What the gates of each process drop before accept, by owner id. A process that does not answer is left out."""
+    from inbound_audit.shared.control import client
+
+    owners = [owner for owner in view.owners if owner.damaged is None and owner.listeners]
+    answers, _ = client.request_owners(view.place, owners, {"do": "shed"}, SHED_TIMEOUT_S)
+    found = {one: cast("list[tuple[str, float, float]]", answer["networks"]) for one, answer in answers.items()}
+    return {one: [ShedNetwork(*row) for row in networks] for one, networks in found.items()}
 
 
 def no_process(name: str) -> str:

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 from inbound_audit._ipcount import MAX_GATE_SOCKETS, GateRules, NativeGate, NetworkMap
 from inbound_audit.errors import InboundAuditError, cause_of, did_you_mean, named_keywords
-from inbound_audit.listeners.shed import Shed, Shedder, ShedNetwork, take_off_left
+from inbound_audit.listeners.shed import Shed, Shedder, take_off_left
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.limits import Limits
 from inbound_audit.policy.verdict import REFUSAL_CODE, UNAVAILABLE, Verdict, smtp_lines
 from inbound_audit.process import ProcessLock, Stage, register, wait_before_forks
+from inbound_audit.shedding import ShedNetwork
 
 if TYPE_CHECKING:
     import asyncio

@@ -55,6 +55,7 @@ from inbound_audit.listeners import packet_filter
 from inbound_audit.listeners.packet_filter import MARK, MAX_INSTRUCTIONS, Program, Ranges, program_of, ranges_of
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.process import BackgroundThread, ProcessLock, Stage, register
+from inbound_audit.shedding import ShedNetwork, note
 
 if TYPE_CHECKING:
     from inbound_audit.listeners.gate import Gate
@@ -96,14 +97,6 @@ class Shed:
         if not (0 < ipv4 <= 32 and 0 < ipv6 <= 128):
             raise ValueError(f"prefixlen={self.prefixlen!r}: expected 1 to 32, and 1 to 128")
         ranges_of(self.never)
-
-
-class ShedNetwork(NamedTuple):
-    """A network whose packets are dropped, how often it was refused before, and the seconds until it is let in."""
-
-    network: str
-    refusals_per_s: float
-    seconds_left: float
 
 
 class _Held(NamedTuple):
@@ -196,6 +189,7 @@ class Shedder:
             if one.family in (socket.AF_INET, socket.AF_INET6):
                 self._sockets.append(_Listening(one, self._token))
         register(self, Stage.COUNTS, Shedder._leave, Shedder.close)
+        note(gate.listener.audit, self)
         weakref.finalize(gate, Shedder.close, self)
         _thread.enter(self)
 

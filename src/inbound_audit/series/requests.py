@@ -2,6 +2,8 @@
 
     add     series, interval, num_windows, key, count [, type]            adds to a series, defined if need be
     remove  series, key [, interval, num_windows]                         forgets a key here: ``defined``: there was one
+    shed                                                                  ``networks`` that gates drop before accept:
+                                                                          of each what `ShedNetwork` has
     known   series                                                        ``marks``: which lines of which logs are
                                                                           counted here; ``defined``: what it is here
     load    series, interval, num_windows, rows, marks [, type]           adds lines of a log, each (microseconds, key,
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 from inbound_audit import _ipcount
 from inbound_audit.errors import CapacityError, InboundAuditError
 from inbound_audit.series.table import SeriesSet
+from inbound_audit.shedding import networks_of
 
 logger = logging.getLogger("inbound_audit.shared")
 
@@ -36,7 +39,8 @@ def handle(audit: _ipcount.Audit, line: bytes) -> bytes:
     """Turns a request into its answer, both lines. Raises nothing."""
     try:
         request = _parsed(line)
-        answer = {"ok": True, **COMMANDS[request["do"]].handle(audit.series, request)}
+        command = COMMANDS[request["do"]]
+        answer = {"ok": True, **(command.handle(audit.series, request) if command.handle else _shed(audit))}
     except InboundAuditError as error:
         answer = {"ok": False, "error": str(error)}
     except Exception as error:  # the client gets the error, and the program's log too
@@ -164,8 +168,14 @@ def _define(series: SeriesSet, request: Request) -> None:
     series.define(name, request.get("type", known), request["interval"], request["num_windows"])
 
 
+def _shed(audit: _ipcount.Audit) -> dict[str, object]:
+    return {"networks": networks_of(audit)}
+
+
 class Command(NamedTuple):
-    handle: Callable[[SeriesSet, Request], dict[str, object]]
+    """`handle` None: it is about no series."""
+
+    handle: Callable[[SeriesSet, Request], dict[str, object]] | None
     fields: dict[str, Callable[[object], bool]]
     optional: dict[str, Callable[[object], bool]]
 
@@ -179,5 +189,6 @@ COMMANDS = {
     "add": Command(_add, {**_SERIES, "key": _is_text, "count": _is_count}, _TYPE),
     "remove": Command(_remove, _KEY, _SIZE),
     "known": Command(_known, {"series": _is_text}, {}),
+    "shed": Command(None, {}, {}),
     "load": Command(_load, {**_SERIES, "rows": _are_rows, "marks": _are_marks}, _TYPE),
 }
