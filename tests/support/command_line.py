@@ -152,7 +152,7 @@ class Manager:
 
     def __init__(self, name: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(60)
+        self.socket.settimeout(PATIENCE)
         self.socket.bind("\0" + name[1:] if name.startswith("@") else name)
         self.lines: list[str] = []
 

@@ -90,7 +90,7 @@ def test_output_that_cannot_be_written_is_one_line(line: str) -> None:
 
 def python(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment(), check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=200, env=environment(), check=False
     )
 
 

@@ -818,7 +818,7 @@ def test_an_unknown_service_is_one_line(owners: tuple[Owner, Owner], command: st
 def test_output_that_cannot_be_written_is_one_line(owners: tuple[Owner, Owner], line: str) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*COMMAND, *line.split()], stdout=full, stderr=subprocess.PIPE, timeout=60, env=environment(), check=False
+            [*COMMAND, *line.split()], stdout=full, stderr=subprocess.PIPE, timeout=200, env=environment(), check=False
         )
     assert done.returncode == 1
     assert done.stderr == b"inbound-audit: no space left on device\n"
@@ -840,7 +840,7 @@ def test_other_commands_do_not_load_shared_mode() -> None:
             "import sys; from inbound_audit.__main__ import main; main(['--help']); main(['count', '/dev/null'])\n"
             "print(sorted(name for name in sys.modules if name.startswith('inbound_audit.shared')))",
         ],
-        capture_output=True, text=True, timeout=60, env=environment(), check=False,
+        capture_output=True, text=True, timeout=200, env=environment(), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("[]\n")

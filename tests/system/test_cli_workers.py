@@ -616,7 +616,7 @@ def test_a_worker_that_dies_before_it_is_ready_ends_all() -> None:
     command = patched("worker.parts = lambda settings: os.kill(os.getpid(), 9)")
     done = subprocess.run(
         [*command, "serve", "--workers", "2", "--shared", "test", "--listen", "[::1]:0"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout == ""

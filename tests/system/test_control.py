@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.forking import UNDER_ASAN
 from tests.support.sharing import NAME, Worker, open_sockets, owner_files, request_one
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit
 from inbound_audit.errors import SharedStateError
@@ -49,7 +49,7 @@ def id_of(pid: int) -> str:
         return view.owners[0].id
 
 
-def ask(worker: Worker, request: dict[str, object], timeout: float = 20.0) -> dict[str, Any]:
+def ask(worker: Worker, request: dict[str, object], timeout: float = PATIENCE) -> dict[str, Any]:
     with View(NAME, pid=worker.pid) as view:
         return request_one(view.place, view.owners[0].id, request, timeout)
 
@@ -72,7 +72,7 @@ def names_of_owners() -> list[str]:
 def connected(worker: Worker) -> Iterator[socket.socket]:
     with View(NAME) as view, socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path_of(view.place, id_of(worker.pid)))
-        connection.settimeout(20)  # not before: it would not wait where others are before us
+        connection.settimeout(PATIENCE)  # not before: it would not wait where others are before us
         yield connection
 
 

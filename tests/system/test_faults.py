@@ -39,7 +39,7 @@ from tests.support.sharing import (
     rounds,
     sessions_of,
 )
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Limits, Session
 from inbound_audit.errors import InboundAuditError
@@ -959,7 +959,7 @@ def test_a_limit_holds_over_the_sum(place, tell):
     """Sessions from one address, at four processes and four threads each: never more than are let in."""
     most = 50
     spawn = get_context("spawn")
-    accepted, peak, barrier = spawn.Value("q", 0), spawn.Value("q", 0), spawn.Barrier(4, timeout=60)
+    accepted, peak, barrier = spawn.Value("q", 0), spawn.Value("q", 0), spawn.Barrier(4, timeout=200)
     processes = [
         spawn.Process(
             target=open_up_to_a_limit, args=(100 * i, most, rounds(0.7, 15), accepted, peak, barrier), daemon=True
@@ -969,7 +969,7 @@ def test_a_limit_holds_over_the_sum(place, tell):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(100)
+        process.join(PATIENCE)
     assert [process.exitcode for process in processes] == [0] * 4
     assert 0 < peak.value <= most
     assert accepted.value == 0

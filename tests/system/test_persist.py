@@ -1218,7 +1218,7 @@ def test_counts_are_saved_when_python_exits(state, clock):
     code = (
         "from tests.support.keeping import *\nkept = Counting(Path(sys.argv[1]), Clock())\nkept.add('192.0.2.7', 3)\n"
     )
-    subprocess.run([sys.executable, "-c", f"import sys\n{code}", state], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", f"import sys\n{code}", state], check=True, timeout=200)
     with counting(state, clock) as again:
         assert again.count() == 3
 

@@ -22,7 +22,7 @@ KEPT = {
 def run(code: str, **options: object) -> subprocess.CompletedProcess[str]:
     begin = "import sys\nfrom inbound_audit import InboundAudit, PrefixCounter\n"
     command = [sys.executable, "-c", begin + code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, **options)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("options", ["", "shared='exit'"])

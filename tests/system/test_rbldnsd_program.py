@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.support.waiting import PATIENCE
 
 from inbound_audit.address_lists.lists import NetworkLists, networks_of
 from inbound_audit.address_lists.rbldnsd import Zone
@@ -109,7 +110,8 @@ class Answer(NamedTuple):
 
 def exchange(port: int, packet: bytes) -> bytes:
     """A datagram may be lost while the program starts."""
-    for _ in range(60):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
             udp.settimeout(2)
             try:

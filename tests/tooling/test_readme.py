@@ -60,7 +60,7 @@ LOOKS = ("inbound-audit ps ", "inbound-audit top ", "inbound-audit show ")
 def test_looks_from_outside(command):
     with InboundAudit(shared="mail") as audit, audit.listener().session("192.0.2.7"):
         arguments = [sys.executable, "-m", "inbound_audit", *command.split()[1:]]
-        run = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+        run = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=200)
     assert run.returncode == 0, run.stderr
     assert re.search(rf"^ +1 .*192\.0\.2\.|{os.getpid()}\b.*\b1\b", run.stdout, re.MULTILINE)
 
