@@ -20,7 +20,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from math import inf
+from typing import NamedTuple, TypeVar
 
 import zenoh
 
@@ -40,10 +41,14 @@ from inbound_audit.errors import ClusterError
 logger = logging.getLogger("inbound_audit.cluster")
 
 CHECK_S = 0.2
-"""Seconds from one check for nodes that are silent to the next."""
+"""Seconds from one check for nodes that are silent, or do not answer, to the next."""
 
 MAX_KEYS = 8000
 """Keys of which is noted whose they are: to read one takes longer than all else that is done with a frame here."""
+
+ASK_AGAIN_S = 0.6
+"""A request for a snapshot of which no part has come is sent once more after so long: a link that has ended may have
+lost it, or the answer."""
 
 MAX_ASKING = 64
 """Queries for a snapshot that wait at once; further ones go unanswered."""
@@ -51,6 +56,13 @@ MAX_ASKING = 64
 CLOSE_TIMEOUT_S = 3.0
 
 _T = TypeVar("_T")
+
+
+class Request(NamedTuple):
+    """A request for a snapshot: when it is given up for another one, and what ends it then."""
+
+    again_at: float
+    token: zenoh.CancellationToken
 
 
 class ZenohEngine:
@@ -66,6 +78,8 @@ class ZenohEngine:
         """When each node was heard last whose identity is known."""
         self._node_of: dict[str, str] = {}
         """The nodes of the keys that were heard."""
+        self._requests: set[Request] = set()
+        """For snapshots of which no part has come yet."""
         self._check_at = 0.0
         self._closed = True
 
@@ -119,17 +133,30 @@ class ZenohEngine:
             self._publisher.put(frame)
         except zenoh.ZError:  # it is closed
             return False
-        self._check_silence()
+        self._check()
         return True
 
-    def _check_silence(self) -> None:
-        """O(links) per CHECK_S, else O(1)."""
+    def _check(self) -> None:
+        """Looks for nodes that are silent, and for requests that are not answered. O(links) per CHECK_S, else O(1)."""
         now = time.monotonic()
         if now >= self._check_at:
             self._check_at = now + CHECK_S
             self._links.renew_silent(self._heard)
+            for request in self._requests.copy():
+                if now >= request.again_at:
+                    request.token.cancel()  # type: ignore[no-untyped-call]
 
     def ask(self, node: str, timeout_s: float) -> list[bytes] | None:
+        parts = self._request(node, timeout_s, time.monotonic() + ASK_AGAIN_S)
+        if parts is None:
+            parts = self._request(node, max(timeout_s - ASK_AGAIN_S, CHECK_S), inf)
+        return parts or None
+
+    def _request(self, node: str, timeout_s: float, again_at: float) -> list[bytes] | None:
+        """The parts of an answer, [] if there is none; None: no part had come at `again_at`."""
+        request = Request(again_at, zenoh.CancellationToken())
+        self._requests.add(request)
+        parts: list[bytes] = []
         try:
             replies = self._session.get(
                 f"{self._root}/{node}/s",
@@ -138,20 +165,25 @@ class ZenohEngine:
                 congestion_control=zenoh.CongestionControl.BLOCK,
                 priority=zenoh.Priority.DATA_LOW,
                 allowed_destination=zenoh.Locality.REMOTE,
+                cancellation_token=request.token,
             )
+            for reply in replies:
+                self._requests.discard(request)
+                sample = reply.ok
+                if sample is None:  # a node has failed, or the time is over: what came may be whole all the same
+                    continue
+                if len(parts) == MAX_PARTS or len(sample.payload) > MAX_FRAME_BYTES:
+                    return []
+                parts.append(bytes(sample.payload))
         except zenoh.ZError:  # it is closed
+            return []
+        finally:
+            self._requests.discard(request)
+        if not parts and request.token.is_cancelled:
             return None
-        parts: list[bytes] = []
-        for reply in replies:
-            sample = reply.ok
-            if sample is None:  # a node has failed, or the time is over: what came may be whole all the same
-                continue
-            if len(parts) == MAX_PARTS or len(sample.payload) > MAX_FRAME_BYTES:
-                return None
-            parts.append(bytes(sample.payload))
         if not parts:
             self._links.renew(node)
-        return parts or None
+        return parts
 
     def close(self) -> None:
         if not self._closed:
