@@ -25,16 +25,15 @@ from functools import partial
 
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import NodeTrees
+from inbound_audit.cluster.change_log import ChangeLog, about, about_windows
 from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
 from inbound_audit.cluster.host_series import HostSeries
 from inbound_audit.cluster.inbox import Arrived, Inbox
-from inbound_audit.cluster.node_state import NodeState, State
+from inbound_audit.cluster.node_state import State
 from inbound_audit.cluster.receiver import Receiver
 from inbound_audit.cluster.sender import Sender
-from inbound_audit.cluster.windows import WindowTrees
 from inbound_audit.errors import CapacityError, ClusterError
 from inbound_audit.log_limiter import LogLimiter
-from inbound_audit.nodes import STATES
 from inbound_audit.series import requests
 
 logger = logging.getLogger("inbound_audit.cluster")
@@ -103,9 +102,7 @@ class Agent:
         self._stops = self._reloads = False
         self._linked: bool | None = None
         self._unsent = 0
-        self._states: dict[str, State] = {}
-        self._refused: set[str] = set()
-        """The nodes whose windows are not counted because they are too many."""
+        self._changes = ChangeLog()
         self._warned = False
         self._log = LogLimiter(logger)
         self._nodes_at = self._chores_at = 0.0
@@ -138,8 +135,8 @@ class Agent:
                 "unlisted": self._receiver.dropped,
                 "series": len(self._series.series),
                 "nodes": [
-                    *(_about(state) for state in self._receiver.nodes.values() if state.state != State.THIS_HOST),
-                    {"node": self._settings.node, **_about_windows([one.said() for one in self._series.said.values()])},
+                    *(about(state) for state in self._receiver.nodes.values() if state.state != State.THIS_HOST),
+                    {"node": self._settings.node, **about_windows([one.said() for one in self._series.said.values()])},
                 ],
             }
 
@@ -297,7 +294,7 @@ class Agent:
             nodes = list(self._receiver.nodes.values())
             others = sum(state.state == State.HEARD for state in nodes)
             self._keep_sum(others)
-        self._log_changes(nodes)
+        self._changes.report(nodes)
         self._warn_of_windows()
         warning = single_join_warning(self._settings, others + 1)
         if warning is not None and not self._warned:
@@ -328,37 +325,3 @@ class Agent:
                 logger.warning(
                     "no sum over %d nodes is kept, and their trees are counted one by one: %s", others, error
                 )
-
-    def _log_changes(self, nodes: Iterable[NodeState]) -> None:
-        for node in nodes:
-            if self._states.get(node.name, State.LOST) != node.state:
-                level = logging.INFO if node.state in (State.HEARD, State.THIS_HOST) else logging.WARNING
-                why = f" ({node.why})" if node.why else ""
-                logger.log(level, "node %s: %s%s", node.name, STATES[node.state], why)
-            if node.refused_windows and node.name not in self._refused:
-                logger.warning("the windows of node %s are not counted: %s", node.name, node.why)
-        self._states = {node.name: node.state for node in nodes}
-        self._refused = {node.name for node in nodes if node.refused_windows}
-
-
-def _about(state: NodeState) -> dict[str, object]:
-    return {
-        "node": state.name,
-        "epoch": None if state.epoch is None else f"{state.epoch:016x}",
-        "gaps": state.gaps,
-        "snapshots": state.snapshots,
-        "dropped": state.dropped,
-        "bytes": state.bytes,
-        "version": state.version,
-        "why": state.why or None,
-        **_about_windows([replica.tree for replica in state.windows.values()]),
-    }
-
-
-def _about_windows(copies: Sequence[WindowTrees]) -> dict[str, object]:
-    """What a node has said; of this host, what it has said itself."""
-    return {
-        "windows": sum(len(copy.windows) for copy in copies),
-        "window_hosts": sum(copy.hosts for copy in copies),
-        "folded_windows": sum(copy.folded for copy in copies),
-    }

@@ -8,7 +8,6 @@ memory beyond the bounds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import Any
 
 from inbound_audit.cluster import frames
@@ -19,6 +18,7 @@ from inbound_audit.cluster.node_state import COUNTED, NodeState, State
 from inbound_audit.cluster.node_trees import NodeTree, NodeTrees, all_records
 from inbound_audit.cluster.own_name import SAME_AGE_S, OwnName
 from inbound_audit.cluster.replica import Replica
+from inbound_audit.cluster.snapshots import read_snapshots
 from inbound_audit.errors import CapacityError
 
 LEASE_S = 1.35
@@ -120,7 +120,7 @@ class Receiver:
         bounds = self.bounds
         state.charge_answer([len(part) for part in parts], bounds.max_bytes_per_s, bounds.burst_s, now)
         try:
-            snapshots = self._snapshots(parts)
+            snapshots = read_snapshots(parts, bounds.max_hosts)
         except FrameError as error:
             state.drop(str(error))
             return
@@ -321,25 +321,6 @@ class Receiver:
             return None
         replica.refused_until = 0.0
         return replica
-
-    def _snapshots(self, parts: Sequence[bytes]) -> list[tuple[Frame, list[bytes]]]:
-        """Returns the first part and the records of all, for each tree. Raises FrameError if a part is missing or does
-        not belong there."""
-        if len(parts) > frames.MAX_PARTS:
-            raise FrameError(f"a snapshot of {len(parts)} parts")
-        read = sorted((frames.unpack(part) for part in parts), key=lambda frame: (frame.tree, frame.part))
-        return [self._snapshot(list(group)) for _, group in groupby(read, key=lambda frame: frame.tree)]
-
-    def _snapshot(self, read: list[Frame]) -> tuple[Frame, list[bytes]]:
-        first = read[0]
-        for at, frame in enumerate(read):
-            if frame._replace(records=b"", age_ms=0) != first._replace(records=b"", age_ms=0, part=at):
-                raise FrameError("the parts of a snapshot do not belong together")
-        if first.type != FrameType.SNAPSHOT or len(read) != first.parts:
-            raise FrameError("parts of the snapshot are missing")
-        if first.tree == SESSIONS and first.hosts > self.bounds.max_hosts:
-            raise FrameError(f"a snapshot of {first.hosts:,} hosts")
-        return first, [frame.records for frame in read if frame.records]
 
     def _other_version(self, state: NodeState, error: OtherVersionError, now: float) -> None:
         """The node is listed and not counted, once nothing is heard of it that this agent knows."""
