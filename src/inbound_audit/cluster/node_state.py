@@ -20,6 +20,10 @@ MAX_ASK_S = 1.0
 MAX_UNANSWERED_S = 0.25
 """But only so far while the node does not answer: it may have no connection yet, and no answer costs little."""
 
+MAX_JITTER_S = 0.4
+"""By how much the way of a frame may take longer than that of another one, if both have come as fast as they were sent.
+"""
+
 FRAME_COST_BYTES = 8192
 """What a frame counts in a node's bound of bytes per second beside its own."""
 WINDOW_COST_BYTES = 1024
@@ -55,6 +59,9 @@ class NodeState:
     others: dict[int, tuple[float, int]] = field(default_factory=dict)
     """When other starts began, as far as their frames were heard (a copy that is late seems newer than it is), and the
     number of the last frame of each."""
+    rival: tuple[int, float, float] = (0, 0.0, 0.0)
+    """The other start that was heard last: since when its frames have come as fast as they were sent, and when it began
+    by these."""
     seq: int = 0
     began: float = 0.0
     heard_at: float = 0.0
@@ -112,6 +119,15 @@ class NodeState:
         while len(self.others) > MAX_OTHERS:
             del self.others[next(iter(self.others))]
         return began if seq > last else None
+
+    def note_rival(self, epoch: int, began: float, now: float) -> float:
+        """Notes a frame of another start, and returns for how long its frames have come as fast as they were sent. What
+        comes out of a queue comes faster, and seems to have begun ever earlier."""
+        last, since, before = self.rival
+        if epoch != last or abs(began - before) > MAX_JITTER_S:
+            self.rival = epoch, now, began
+            return 0.0
+        return now - since
 
     def drop(self, why: str) -> None:
         """Counts a frame that is not taken."""

@@ -32,6 +32,9 @@ DISAGREE_S = 10.0
 """What is heard of a node, but of which no snapshot can be had for so long, is not counted until there is one."""
 FORGET_S = 10.0
 """So long after a node was lost, what is known of its start is forgotten: no engine delays a frame for longer."""
+ALIVE_S = 1.0
+"""Another start of a node that was lost is taken if its frames have come for so long as fast as they were sent. It
+seemed older, because what the lost one had said was delayed: while this host stood still, or was cut off."""
 REFUSE_S = 30.0
 """Windows of a node that were more than the bounds are tried again after so long."""
 REFUSE_SESSIONS_S = 1.0
@@ -210,7 +213,8 @@ class Receiver:
                 return False
         else:
             other = state.begin_of(frame.epoch, began, frame.seq)
-            if other is None or other <= state.began + (-SAME_AGE_S if lost else SAME_AGE_S):
+            lives = other is not None and state.note_rival(frame.epoch, began, now) >= ALIVE_S and lost
+            if other is None or (other <= state.began + (-SAME_AGE_S if lost else SAME_AGE_S) and not lives):
                 self._rival(state, now)
                 return False
             self._begin(state, frame, other, now)

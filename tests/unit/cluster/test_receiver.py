@@ -251,6 +251,40 @@ def test_a_node_that_goes_on_to_differ_is_asked_less_and_less(pair: Pair) -> Non
     assert pair.agrees
 
 
+def restart_twice(pair: Pair) -> None:
+    """A node starts twice within half a second while this host is frozen: all frames come when it thaws. The first
+    start has ended then, and seems to be the newer one by as long as its frames have waited."""
+    pair.begin(2)
+    first = [frame for _ in range(3) for frame in pair.say(0.1)]
+    pair.begin(3)
+    pair.open(2)
+    pair.hear(*first, *(frame for _ in range(8) for frame in pair.say()))
+    assert (pair.state.state, pair.state.epoch) == (State.DUPLICATE, 2)
+
+
+def test_a_start_that_seemed_older_is_counted_when_the_other_one_is_lost(pair: Pair) -> None:
+    restart_twice(pair)
+    for _ in range(int(LEASE_S / HEARTBEAT_S) + 2):
+        pair.talk()
+        pair.tick()
+    assert (pair.state.state, pair.state.epoch) == (State.HEARD, 3)
+    assert pair.asks(GAP_S) == ["mx1"]
+    pair.answer()
+    assert pair.agrees
+
+
+@pytest.mark.parametrize("every_s", [0.0, 0.01, 0.1])
+def test_another_start_is_not_taken_for_frames_that_have_waited(pair: Pair, every_s: float) -> None:
+    """They come faster than they were sent. That start may have ended, too."""
+    restart_twice(pair)
+    pair.tick(LEASE_S + 0.1)
+    late = [frame for _ in range(16) for frame in pair.say()]
+    for frame in late:
+        pair.now += every_s
+        pair.hear(frame)
+    assert (pair.state.state, pair.state.epoch) == (State.LOST, 2)
+
+
 def test_a_node_that_does_not_answer_is_asked_again_soon(pair: Pair) -> None:
     """It may have no connection yet, or it has lost the request."""
     pair.open(2)
