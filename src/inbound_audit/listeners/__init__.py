@@ -1,7 +1,8 @@
 """Listeners: adapters that count the connections of a server framework, one per file.
 
     guard       counts a connection and asks the policy; every adapter uses it. Its connections are in admission
-    gate        accepts, counts and refuses without Python, before any adapter; gate_server is its part in asyncio
+    gate        accepts, counts and refuses without Python, before any adapter; its parts are gate_server (asyncio) and
+                gate_reply (what a refused peer is sent)
     time_limit  the time of a connection of any protocol
     pending     asyncio servers: a connection until it is accepted or refused
     aio         asyncio servers

@@ -15,24 +15,24 @@ import logging
 import math
 import os
 import socket
-import string
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from http import HTTPStatus
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 from inbound_audit._ipcount import MAX_GATE_SOCKETS, GateRules, NativeGate, NetworkMap
-from inbound_audit.errors import InboundAuditError, cause_of, did_you_mean, named_keywords
+from inbound_audit.errors import InboundAuditError, cause_of, named_keywords
+from inbound_audit.listeners.gate_reply import BUSY, CLOSING, GateRefusal, reply_parts
 from inbound_audit.listeners.shed import Shed, Shedder, take_off_left
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.limits import Limits
-from inbound_audit.policy.verdict import REFUSAL_CODE, UNAVAILABLE, Verdict, smtp_lines
+from inbound_audit.policy.verdict import UNAVAILABLE
 from inbound_audit.process import ProcessLock, Stage, register, wait_before_forks
 from inbound_audit.shedding import ShedNetwork
 
 if TYPE_CHECKING:
     import asyncio
+    import contextlib
 
     from inbound_audit._ipcount import Listener, Session
     from inbound_audit.listeners.aio import CountedCallback
@@ -47,20 +47,8 @@ Linger = Literal["close", "abort", "drain"]
 MAX_WAIT_S = 1.0
 """Seconds of the longest wait: a signal may come to another thread, and its handler waits for this one."""
 
-GateRefusal = str | bytes | Callable[[Verdict], bytes] | None
-
 MAX_TAKEN = 64
 """Connections that `get` and `take` return at once, unless they are asked for another number."""
-
-BUSY = Verdict(False, REFUSAL_CODE, "too busy, try again later", disconnect=True)
-"""The refusal of a connection for which the queue has no room."""
-
-CLOSING = Verdict(False, REFUSAL_CODE, "service is shutting down", disconnect=True)
-"""The refusal of a connection that waits when the gate is closed."""
-
-RETRY_AFTER_S = 10
-
-_FIELDS = ("code", "text", "address", "limit", "count")
 
 
 class Gate(NativeGate):
@@ -277,6 +265,19 @@ class Gate(NativeGate):
 
         return GateServer(self, loop, factory, **tls)
 
+    def stand_in(self, loop: asyncio.AbstractEventLoop, **options: Any) -> contextlib.AbstractContextManager[None]:
+        """For servers that call `loop.create_server` themselves, as uvicorn does. Within the block they get what the
+        gate lets in if they give it a socket of the gate (``sock=``); any other call is as without the gate.
+
+            with gate.stand_in(asyncio.get_running_loop()):
+                await uvicorn.Server(config).serve(sockets=[listening])
+
+        Each connection is counted as by `listeners.aio.counted`, which also has the `options`.
+        """
+        from inbound_audit.listeners.gate_server import standing_in
+
+        return standing_in(self, loop, **options)
+
     def report(self, *, last: bool = False) -> None:
         """Logs what the gate has refused and lost since the last line, at most one line each per 10 seconds.
 
@@ -361,79 +362,3 @@ def _number(name: str, value: Any, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise ValueError(f"{name}={value!r}: expected a whole number from 1 to {most}")
     return value
-
-
-# ---- refusals
-
-
-def reply_parts(refusal: GateRefusal, verdict: Verdict, *, busy: bool) -> list[bytes | str]:
-    """The parts of a refusal for `GateRules`; none if a function fails, which is logged.
-
-    Raises ValueError for an unknown field of a text, TypeError.
-    """
-    if callable(refusal):
-        return _made(refusal, verdict)
-    if refusal is None:
-        return []
-    if isinstance(refusal, bytes):
-        return [refusal]
-    if not isinstance(refusal, str):
-        raise TypeError(f"refusal={refusal!r}: expected 'smtp', 'http', a text, bytes, a function to bytes, or None")
-    if refusal == "smtp":
-        return [smtp_lines(verdict, verdict.text, "3.2" if verdict is CLOSING else "7.0") + b"\r\n"]
-    if refusal == "http":
-        return [http_refusal(verdict, busy=busy)]
-    return _compiled(refusal, {"code": str(verdict.code), "text": verdict.text, **({"limit": "busy"} if busy else {})})
-
-
-def _made(refusal: Callable[[Verdict], bytes], verdict: Verdict) -> list[bytes | str]:
-    """What a function makes of a verdict. A server is not brought down by it, as by no policy."""
-    try:
-        reply = refusal(verdict)
-        if not isinstance(reply, bytes):
-            raise TypeError(f"the refusal is not bytes: {reply!r}")
-    except Exception:
-        logger.exception("the refusal of a gate failed; peers that are refused are sent nothing")
-        return []
-    return [reply]
-
-
-def _compiled(template: str, known: dict[str, str]) -> list[bytes | str]:
-    """The parts of a text; what is known is put in at once."""
-    parts: list[bytes | str] = []
-    for literal, field, spec, conversion in string.Formatter().parse(template):
-        text = literal
-        if field is not None:
-            if field not in _FIELDS or spec or conversion:
-                raise ValueError(f"refusal={template!r}: has no field {field!r}{did_you_mean(field, _FIELDS)}")
-            text += known.get(field, "")
-        parts.append(text.encode())
-        if field is not None and field not in known:
-            parts.append(field)
-    return _joined(parts)
-
-
-def _joined(parts: Sequence[bytes | str]) -> list[bytes | str]:
-    """Neighbouring bytes as one part."""
-    joined: list[bytes | str] = []
-    for part in parts:
-        if isinstance(part, bytes) and joined and isinstance(joined[-1], bytes):
-            joined[-1] += part
-        elif part:
-            joined.append(part)
-    return joined
-
-
-def http_refusal(verdict: Verdict, *, busy: bool = False) -> bytes:
-    """A response: 503 if the server is busy, the limits' own code if it is one of HTTP's, else 429 (RFC 6585)."""
-    code = 503 if busy else 429 if verdict.code == REFUSAL_CODE else verdict.code
-    try:
-        phrase = HTTPStatus(code).phrase
-    except ValueError:
-        phrase = ""
-    body = f"{verdict.text}\n".encode()
-    head = (
-        f"HTTP/1.1 {code} {phrase}\r\nRetry-After: {RETRY_AFTER_S}\r\nConnection: close\r\n"
-        f"Content-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body

@@ -9,10 +9,11 @@ Each connection is counted when the gate accepts it, also with TLS from the firs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit._ipcount import parse_prefix
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 class GateServer(asyncio.AbstractServer):
     """Serves the connections of a gate in an event loop until it is closed. Made by `Gate.serve`."""
+
+    _reads = -1  # the descriptor that the loop watches
 
     def __init__(
         self,
@@ -93,9 +96,12 @@ class GateServer(asyncio.AbstractServer):
 
     def _leave(self) -> None:
         """In the child of a fork the event loop is the parent's: nothing is done to it."""
-        if self._reads >= 0:
-            os.close(self._reads)
-            self._reads = -1
+        reads, self._reads = self._reads, -1
+        if reads >= 0:
+            os.close(reads)
+
+    def __del__(self) -> None:
+        self._leave()  # its loop was closed first
 
     def _take(self) -> None:
         if self._gate.closed:
@@ -118,6 +124,28 @@ class GateServer(asyncio.AbstractServer):
             admission.close()
         if error is not None and not isinstance(error, OSError):
             self._loop.call_exception_handler({"message": "a connection of a gate failed", "exception": error})
+
+
+@contextlib.contextmanager
+def standing_in(gate: Gate, loop: asyncio.AbstractEventLoop, **options: Any) -> Iterator[None]:
+    """See `Gate.stand_in`."""
+    guard, create_server = gate.guard or Guard(gate.listener), loop.create_server
+
+    async def create(factory: Any, *arguments: Any, sock: Any = None, **given: Any) -> asyncio.AbstractServer:
+        if not any(sock is listening for listening in gate.sockets):
+            return await create_server(factory, *arguments, sock=sock, **given)
+        tls = {name: value for name, value in given.items() if name.startswith("ssl")}
+        return gate.serve(loop, counted(factory, guard, **options), **tls)
+
+    replaced = vars(loop).get("create_server")
+    setattr(loop, "create_server", create)  # noqa: B010  # a method, to mypy
+    try:
+        yield
+    finally:
+        if replaced is None:
+            delattr(loop, "create_server")
+        else:
+            setattr(loop, "create_server", replaced)  # noqa: B010
 
 
 def _check_balancers(gate: Gate, factory: GatedFactory) -> None:

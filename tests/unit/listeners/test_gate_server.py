@@ -187,6 +187,34 @@ def test_another_guard_than_the_gate_s_is_an_error(guard, thread, listening):
         gate.join(guard)
 
 
+def test_a_server_that_creates_its_own_gets_what_the_gate_lets_in(guard, thread, listening):
+    async def converse(reader, writer):
+        writer.write(await reader.readline() + str(guard.listener.total).encode())
+        writer.close()
+
+    gate = Gate(guard.listener, guard.policy, [listening], guard=guard, refusal=b"no\n")
+
+    async def begin():
+        with gate.stand_in(thread.loop, idle_s=None):
+            through = await asyncio.start_server(converse, sock=listening, backlog=7)
+            beside = await thread.loop.create_server(Hello, "127.0.0.1", 0)
+        return through, beside, await thread.loop.create_server(Hello, "127.0.0.1", 0)
+
+    through, *others = thread.do(begin)
+    for other in others:
+        with connect(other.sockets[0].getsockname()[1]) as peer:
+            assert peer.recv(6) == b"hello\n"
+    with connect(listening.getsockname()[1]) as peer, connect(listening.getsockname()[1]) as second:
+        assert said(second) == b"no\n"
+        eventually(lambda: guard.listener.total == 1, "the end of the refused session")
+        peer.sendall(b"x\n")
+        assert said(peer) == b"x\n1"
+    eventually(lambda: (guard.opened, guard.accepted, guard.refused, guard.open) == (2, 1, 1, 0), "its end")
+    for server in (through, *others):
+        stop(thread, server)
+    assert gate.closed
+
+
 def the_number(number: int) -> tuple[socket.socket, socket.socket]:
     """A pair of sockets, the first of which has this descriptor, which was closed."""
     pairs = [socket.socketpair()]
@@ -255,6 +283,18 @@ def test_the_same_balancers_may_be_written_otherwise(guard, thread, listening):
     factory = protocol_factory(Sink(), guard, proxy_from=["10.0.0.1/24", "::1/128"])
     gate = Gate(guard.listener, None, [listening], guard=guard, proxy_from=["::1", "::ffff:10.0.0.0/120", "::1"])
     stop(thread, serve(thread, gate, factory))
+
+
+def test_a_loop_that_is_closed_first_leaves_no_descriptor(listening):
+    before = descriptors()
+
+    async def begin():
+        with InboundAudit(capacity=1 << 22) as audit:
+            factory = counted(Hello, Guard(audit.listener("SMTP")))
+            factory.gate([listening]).serve(asyncio.get_running_loop(), factory)
+
+    asyncio.run(begin())
+    eventually(lambda: descriptors() <= before, "the end of the gate and of its server")
 
 
 def test_serve_forever_ends_when_it_is_cancelled(guard, thread, listening):
