@@ -101,9 +101,13 @@ cdef void *be_the_exchanger(void *_) noexcept nogil:
             it.lane[i].rules = &rules[turn % 2]
             gate_queue.unlock_mutex(&it.lane[i].lock)
         if turn % 4 == 0:
-            gate.lock_lanes(it)
+            gate.hold(it)
+            gate.hold_descriptors(it)
             check(it.queue.size <= BACKLOG, "the queue has an end")
-            gate.unlock_lanes(it)
+            for i in range(LANES):
+                check(it.lane[i].hand == -1, "no connection is in the middle of a batch")
+            gate.let_go_of_descriptors(it)
+            gate.let_go(it)
         gate.wait_for(it.stop, 1)
     return NULL
 
@@ -129,8 +133,7 @@ cdef void set_up(gate_connection.Gate *g) noexcept nogil:
     check(owner != NULL and g != NULL and listening >= 0, "there is an owner, a gate and a socket")
     trees.add_known_services(owner)
     g.tree = trees.add_tree(owner, model.SMTP, 1, 1 << 20)
-    g.lane = <gate_connection.Lane *>calloc(LANES, sizeof(gate_connection.Lane))
-    check(g.tree != NULL and g.lane != NULL, "there is room")
+    check(g.tree != NULL and gate.make_lanes(g, &rules[0], 1, LANES) == 0, "there is room")
     trees.link_tree(owner, g.tree)
     set.limit = <limits.Limit *>calloc(1, sizeof(limits.Limit))
     set.table = <limits.Table *>calloc(1, sizeof(limits.Table))
@@ -142,9 +145,8 @@ cdef void set_up(gate_connection.Gate *g) noexcept nogil:
         make_reply(&rules[i].refusal, "over\n", 5)
         make_reply(&rules[i].busy, "busy!\n", 6)
         rules[i].number = i + 1
-    g.stop = g.queue.ready = -1
     g.linger = gate_connection.DRAIN  # peers that have spoken read their reply
-    check(gate.open_gate(g, &rules[0], BACKLOG, &listening, 1, LANES) == 0, "a gate begins")
+    check(gate.open_gate(g, BACKLOG, &listening) == 0, "a gate begins")
     it = g
 
 

@@ -1,5 +1,5 @@
-/* What a gate asks of the system: what the rooms `gate_queue` and `gate` declare. No call here waits, but for `ia_wait`
-   and `ia_wait_for`. Each returns -errno on failure. Elsewhere than on Linux there is no gate: `ia_event` fails. */
+/* What a gate asks of the system: what the rooms `gate_queue` and `gate` declare. No call here waits, but for `ia_wait`,
+   `ia_wait_for` and `ia_rest`, and `ia_accept` for IA_ACCEPT_MS at most. Each returns -errno on failure. Elsewhere than on Linux there is no gate: `ia_event` fails. */
 #ifndef INBOUND_AUDIT_GATE_H
 #define INBOUND_AUDIT_GATE_H
 
@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,7 +32,7 @@ struct epoll_event {
 #define MSG_NOSIGNAL 0
 #endif
 
-enum { IA_STACK_BYTES = 1 << 19, IA_READ_MOST = 1 << 14 };
+enum { IA_STACK_BYTES = 1 << 19, IA_READ_MOST = 1 << 14, IA_ACCEPT_MS = 20 };
 
 /* A connection that was accepted, and its peer as the kernel knows it. `size` is that of its address: 4, 16, or 0 for a
    family without addresses. */
@@ -61,11 +62,21 @@ static inline int ia_second(int fd)
     return made < 0 ? -errno : made;
 }
 
-/* The number of the open socket or file; 0: the descriptor is closed. */
-static inline uint64_t ia_inode(int fd)
+/* Stores the number of the open socket or file. Returns 0, or -errno: -EBADF for a descriptor that is closed. */
+static inline int ia_inode(int fd, uint64_t *out)
 {
     struct stat found;
-    return fstat(fd, &found) ? 0 : (uint64_t)found.st_ino;
+    if (fstat(fd, &found))
+        return -errno;
+    *out = (uint64_t)found.st_ino;
+    return 0;
+}
+
+/* Whether the descriptor is that of the same open socket still. If the system can't say, it is. */
+static inline int ia_is_same(int fd, uint64_t inode)
+{
+    uint64_t now = inode;
+    return ia_inode(fd, &now) != -EBADF && now == inode;
 }
 
 /* ---- waiting */
@@ -89,6 +100,7 @@ static inline int ia_watch(int epoll, int fd, uint64_t number, int exclusive)
     struct epoll_event event = {.events = EPOLLIN | (exclusive ? (uint32_t)EPOLLEXCLUSIVE : 0), .data = {.u64 = number}};
     return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
+/* Before a descriptor is closed: in a child of a fork it may be open still, and would be reported for ever. */
 static inline int ia_unwatch(int epoll, int fd)
 {
     struct epoll_event event = {0};
@@ -164,6 +176,25 @@ static inline void ia_do_not_wait(int fd)
         fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
+/* And it may do so at any moment: so `accept` itself has a time. The caller's own is returned in `own`, and what was
+   accepted inherits it. */
+static inline int ia_limit_accept(int listening, struct timeval *own)
+{
+    const struct timeval most = {.tv_usec = 1000 * IA_ACCEPT_MS};
+    socklen_t size = sizeof *own;
+    if (getsockopt(listening, SOL_SOCKET, SO_RCVTIMEO, own, &size))
+        return -errno;
+    if (own->tv_sec == most.tv_sec && own->tv_usec == most.tv_usec) { /* another gate's */
+        memset(own, 0, sizeof *own);
+        return 0;
+    }
+    return setsockopt(listening, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most) ? -errno : 0;
+}
+static inline void ia_set_time(int fd, const struct timeval *own)
+{
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, own, sizeof *own);
+}
+
 static inline int ia_accept(int listening, struct ia_caller *out)
 {
     struct sockaddr_storage from;
@@ -202,10 +233,10 @@ static inline void ia_send(int fd, const char *bytes, size_t size)
     (void)sent;
 }
 
-/* `close` then resets the connection. */
-static inline void ia_abort_on_close(int fd)
+/* `close` then resets the connection; or sends what is left without waiting, whatever the listening socket had set. */
+static inline void ia_abort_on_close(int fd, int abort)
 {
-    const struct linger now = {.l_onoff = 1, .l_linger = 0};
+    const struct linger now = {.l_onoff = abort, .l_linger = 0};
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
 }
 
@@ -220,6 +251,13 @@ static inline int ia_read_away(int fd)
 }
 
 /* ---- threads */
+
+/* How many gates this thread holds still, since it is about to fork. */
+static __thread uint32_t ia_held_here;
+
+static inline void ia_count_held(int by) { ia_held_here += (uint32_t)by; }
+
+static inline void ia_rest(int milliseconds) { poll(NULL, 0, milliseconds); }
 
 /* Starts a thread that gets no signal but those that its own instructions raise: `sigbus` has a handler for one. */
 static inline int ia_start(pthread_t *thread, void *(*run)(void *), void *with)

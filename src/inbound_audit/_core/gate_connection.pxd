@@ -8,7 +8,8 @@
 A refused connection is closed at once, or reset, or *drained*: its stream ends, and the socket is closed when its peer
 has closed, or after DRAIN_MS. A lane drains MAX_DRAINED sockets at the most.
 
-Lock rule: the caller holds `Lane.lock`. The tree is changed under its writer lock, as by `Session`.
+Lock rule: the caller holds `Lane.lock`. The tree is changed under its writer lock, as by `Session`. A descriptor comes
+into a lane's hand, and leaves it, under `Lane.hands`: so a fork of which Python does not know finds it, too.
 """
 
 from libc.stdint cimport int64_t
@@ -17,7 +18,7 @@ from libc.string cimport memset
 from inbound_audit._core.address cimport Address, from_packed
 from inbound_audit._core.bits cimport u8, u16, u32, u64, fetch_add64, load32, store32, store64
 from inbound_audit._core.codes cimport OK
-from inbound_audit._core.gate_queue cimport Connection, GateQueue, Mutex, close_file, push
+from inbound_audit._core.gate_queue cimport Connection, GateQueue, Mutex, close_file, lock_mutex, push, unlock_mutex
 from inbound_audit._core.limits cimport WITHIN_LIMITS, LimitSet, limited_count, passed_limit, table_of
 from inbound_audit._core.model cimport CONNECTIONS, NO_FILE, REJECTIONS, Tree, ia_ac
 from inbound_audit._core.ranges cimport NO_VALUE, Ranges, lookup
@@ -37,16 +38,20 @@ cdef extern from "inbound_audit/_core/gate.h":
         int size
         u16 port
         u8 address[16]
+    int AF_UNIX
     int64_t monotonic_ms "ia_monotonic_ms"() noexcept nogil
     int watch "ia_watch"(int, int, u64, bint) noexcept nogil
     int unwatch "ia_unwatch"(int, int) noexcept nogil
     void send_reply "ia_send"(int, const char *, size_t) noexcept nogil
-    void abort_on_close "ia_abort_on_close"(int) noexcept nogil
+    ctypedef struct Time "struct timeval":
+        pass
+    void set_time "ia_set_time"(int, const Time *) noexcept nogil
+    void abort_on_close "ia_abort_on_close"(int, bint) noexcept nogil
     void end_stream "ia_end_stream"(int) noexcept nogil
     bint read_away "ia_read_away"(int) noexcept nogil
 
 cdef enum:
-    MAX_SOCKETS = 256           # that a gate listens on
+    MAX_SOCKETS = 256       # that a gate listens on
     MAX_DRAINED = 512           # sockets of one lane; beyond it the oldest one is reset
     DRAIN_MS = 1000
     FIRST_SOCKET = 1            # numbers of events: the listening sockets, then the drained ones
@@ -77,6 +82,7 @@ cdef struct Listening:
     int given                   # the number that the caller has for the same open socket
     u64 inode
     u64 lanes                   # that have it; atomic
+    Time own                    # what its caller has set, for what is accepted
 
 cdef struct Drained:
     int fd                      # -1: it was closed
@@ -87,11 +93,13 @@ cdef struct Lane:
     Gate *gate
     Mutex lock
     u64 wanted                  # other threads that wait for the lock; atomic
+    Mutex hands                 # for each change of a descriptor below; taken after `lock`, before that of the queue
+    int hand                    # a connection that is neither refused nor in the queue yet; -1: none
     Rules *rules                # under the lock, like all that follows
     int epoll
     int spare                   # a descriptor for the time when none is left; -1: it is lost
     bint rests
-    bint has[MAX_SOCKETS]
+    bint *has                   # [sockets]
     int64_t checked_ms
     Drained drained[MAX_DRAINED]    # a ring: from `first_drained` on, the oldest first
     u32 first_drained
@@ -118,13 +126,15 @@ cdef struct Gate:
     GateQueue queue
     int stop                    # a descriptor, readable when the threads are to end
     u32 stops                   # likewise; atomic
+    u64 held                    # threads that are about to fork, between two batches; atomic
     int linger
     u32 lanes
     u32 running                 # threads that were started
     u32 sockets
     u64 noted                   # the news that Python has taken; atomic
-    Listening listening[MAX_SOCKETS]
+    Listening *listening        # [sockets]
     Lane *lane                  # [lanes]
+    Gate *next                  # of all gates of the process
 
 
 cdef inline void add_one(u64 *counter) noexcept nogil:
@@ -164,41 +174,66 @@ cdef inline void take_back(Connection *c) noexcept nogil:
 
 # ---- refusing
 
-cdef inline void close_drained(Lane *lane, Drained *d) noexcept nogil:
-    """Not watched any more, also if a child that was forked has a copy of the descriptor."""
-    unwatch(lane.epoll, d.fd)
-    close_file(d.fd)
-    d.fd = -1
+cdef inline void close_hand(Lane *lane) noexcept nogil:
+    """Closes the connection that the lane has in its hand."""
+    lock_mutex(&lane.hands)
+    close_file(lane.hand)
+    lane.hand = -1
+    unlock_mutex(&lane.hands)
+
+
+cdef inline bint push_hand(Lane *lane, const Connection *c) noexcept nogil:
+    """Puts the connection that the lane has in its hand into the queue. False: it has no room."""
+    cdef bint fits
+    lock_mutex(&lane.hands)
+    fits = push(&lane.gate.queue, c)
+    if fits:
+        lane.hand = -1
+    unlock_mutex(&lane.hands)
+    return fits
+
+
+cdef inline void close_drained(Lane *lane, Drained *socket) noexcept nogil:
+    """Under `hands`."""
+    if socket.fd >= 0:
+        unwatch(lane.epoll, socket.fd)
+        close_file(socket.fd)
+        socket.fd = -1
 
 
 cdef inline void close_oldest(Lane *lane, bint abort) noexcept nogil:
-    """Takes the oldest socket out of the ring of those that are drained."""
+    """Takes the oldest socket out of the ring of those that are drained. Under `hands`."""
     cdef Drained *oldest = &lane.drained[lane.first_drained]
-    if oldest.fd >= 0:
-        if abort:
-            abort_on_close(oldest.fd)
-        close_drained(lane, oldest)
+    if abort and oldest.fd >= 0:
+        abort_on_close(oldest.fd, True)
+    close_drained(lane, oldest)
     lane.first_drained = (lane.first_drained + 1) % MAX_DRAINED
     lane.drains -= 1
 
 
-cdef inline void drain(Lane *lane, int fd) noexcept nogil:
-    """Closes a socket once its peer has closed, or after DRAIN_MS: a reset would take the reply from a peer that has
-    sent something that was not read."""
+cdef inline bint add_drained(Lane *lane) noexcept nogil:
+    """Puts the connection that the lane has in its hand among those that are drained. False: it can't be watched."""
     cdef u32 at
-    end_stream(fd)
-    if read_away(fd):
-        close_file(fd)
-        return
+    cdef bint watched
+    lock_mutex(&lane.hands)
     if lane.drains == MAX_DRAINED:
         close_oldest(lane, True)
     at = (lane.first_drained + lane.drains) % MAX_DRAINED
-    if watch(lane.epoll, fd, FIRST_DRAINED + at, False) != 0:
-        close_file(fd)
-        return
-    lane.drained[at].fd = fd
-    lane.drained[at].until_ms = monotonic_ms() + DRAIN_MS
-    lane.drains += 1
+    watched = watch(lane.epoll, lane.hand, FIRST_DRAINED + at, False) == 0
+    if watched:
+        lane.drained[at].fd, lane.hand = lane.hand, -1
+        lane.drained[at].until_ms = monotonic_ms() + DRAIN_MS
+        lane.drains += 1
+    unlock_mutex(&lane.hands)
+    return watched
+
+
+cdef inline void drain(Lane *lane) noexcept nogil:
+    """Closes a socket once its peer has closed, or after DRAIN_MS: a reset would take the reply from a peer that has
+    sent something that was not read."""
+    end_stream(lane.hand)
+    if read_away(lane.hand) or not add_drained(lane):
+        close_hand(lane)
 
 
 cdef inline void end_drains(Lane *lane) noexcept nogil:
@@ -206,36 +241,41 @@ cdef inline void end_drains(Lane *lane) noexcept nogil:
     cdef int64_t now
     if lane.drains:
         now = monotonic_ms()
+        lock_mutex(&lane.hands)
         while lane.drains and (
             lane.drained[lane.first_drained].fd < 0 or lane.drained[lane.first_drained].until_ms <= now
         ):
             close_oldest(lane, False)
+        unlock_mutex(&lane.hands)
 
 
 cdef inline void go_on_draining(Lane *lane, u32 at) noexcept nogil:
     if lane.drained[at].fd >= 0 and read_away(lane.drained[at].fd):
+        lock_mutex(&lane.hands)
         close_drained(lane, &lane.drained[at])
+        unlock_mutex(&lane.hands)
 
 
 cdef inline void send_away(
-    Gate *g, Lane *lane, const Reply *r, Connection *c, const Words *limit, int64_t count
+    Lane *lane, const Reply *r, Connection *c, const Words *limit, int64_t count, bint at_once
 ) noexcept nogil:
-    """Sends a reply, closes the connection, and takes its count back. `lane` NULL: without draining."""
+    """Sends a reply to the connection in the lane's hand, closes it, and takes its count back. `at_once`: without
+    draining."""
+    cdef int linger = lane.gate.linger
     cdef char reply[MAX_REPLY_BYTES]
     cdef Address peer
     peer.hi, peer.lo, peer.version = c.ac.hi, c.ac.lo, c.ac.version
     send_reply(c.fd, reply, write_reply(r, &peer, limit, count, reply))
-    if g.linger == DRAIN and lane != NULL:
+    abort_on_close(c.fd, linger == ABORT)
+    if linger == DRAIN and not at_once:
         take_back(c)  # it is no session any more, and it may take a second until its socket is closed
-        drain(lane, c.fd)
-    else:
-        if g.linger == ABORT:
-            abort_on_close(c.fd)
-        elif g.linger == DRAIN:
-            end_stream(c.fd)
-            read_away(c.fd)  # what has come already takes no reply from the peer
-        close_file(c.fd)
-        take_back(c)
+        drain(lane)
+        return
+    if linger == DRAIN:
+        end_stream(c.fd)
+        read_away(c.fd)  # what has come already takes no reply from the peer
+    close_hand(lane)
+    take_back(c)
 
 
 cdef inline void count_refusal(Tree *refusals, const Address *peer) noexcept nogil:
@@ -255,7 +295,7 @@ cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexc
     lane.last = c.ac
     if lane.gate.refusals != NULL:
         count_refusal(lane.gate.refusals, &peer)
-    send_away(lane.gate, lane, &r.refusal, c, &r.names[row], count)
+    send_away(lane, &r.refusal, c, &r.names[row], count, False)
     if t.owner.monitors:
         record_event(t.owner, REJECTIONS, &peer, 1, now_of(t.owner), NULL)
 
@@ -292,9 +332,8 @@ cdef inline void note_uncounted(Lane *lane, const Connection *c, int code) noexc
         lane.count_error = code
 
 
-cdef inline void receive(Lane *lane, const Caller *caller) noexcept nogil:
-    """A connection that was accepted: it is refused, or comes into the queue."""
-    cdef Gate *g = lane.gate
+cdef inline void receive(Lane *lane, const Caller *caller, const Time *own) noexcept nogil:
+    """A connection that was accepted, and is in the lane's hand: it is refused, or comes into the queue."""
     cdef Connection c
     cdef int code
     memset(&c.ac, 0, sizeof(c.ac))
@@ -304,16 +343,18 @@ cdef inline void receive(Lane *lane, const Caller *caller) noexcept nogil:
     if caller.size == 0:
         add_one(&lane.uncounted)
     else:
-        code = count_connection(g, caller, &c)
+        code = count_connection(lane.gate, caller, &c)
         if code != OK:
             note_uncounted(lane, &c, code)
             if lane.rules.refuses_uncounted:
                 add_one(&lane.refused)
-                send_away(g, lane, &lane.rules.unavailable, &c, NULL, 0)
+                send_away(lane, &lane.rules.unavailable, &c, NULL, 0, False)
                 return
         elif is_over(lane, &c):
             return
-    if not push(&g.queue, &c):
+    if caller.family != AF_UNIX:  # whose connections inherit nothing
+        set_time(c.fd, own)
+    if not push_hand(lane, &c):
         add_one(&lane.queue_full)
         lane.last_full = c.ac
-        send_away(g, lane, &lane.rules.busy, &c, NULL, 0)
+        send_away(lane, &lane.rules.busy, &c, NULL, 0, False)

@@ -118,9 +118,8 @@ cdef inline void end_queue(GateQueue *q) noexcept nogil:
 
 cdef inline void close_ready(GateQueue *q) noexcept nogil:
     """No thread waits for it any more."""
-    cdef int ready
     lock_mutex(&q.lock)
-    ready, q.ready = q.ready, -1
+    if q.ready >= 0:
+        close_file(q.ready)
+    q.ready = -1
     unlock_mutex(&q.lock)
-    if ready >= 0:
-        close_file(ready)

@@ -1,11 +1,76 @@
 # The gate: threads that accept, count, ask the limits and refuse without the GIL.
 
+from _thread import start_new_thread
+
 MAX_GATE_SOCKETS = gate_connection.MAX_SOCKETS
 
 cdef tuple REPLY_PARTS = ("", "address", "limit", "count")    # by `reply.PartKind`; a literal part is bytes
 cdef tuple LINGERS = ("close", "abort", "drain")              # by `gate_connection.Linger`
 cdef u64 rules_made = 1     # atomic
 
+
+# ---- all gates
+
+# Those that have descriptors, linked by `Gate.next`. The lock is held while one is opened, and by a fork: also by one of
+# which Python does not know. It is taken before the locks of a gate, and without waiting for the GIL.
+cdef gate_connection.Gate *gates = NULL
+cdef gate_queue.Mutex gates_lock
+gate_queue.init_mutex(&gates_lock, NULL)
+
+
+cdef void before_any_fork() noexcept nogil:
+    cdef gate_connection.Gate *g = gates
+    gate_queue.lock_mutex(&gates_lock)
+    g = gates
+    while g != NULL:
+        gate.hold_descriptors(g)
+        g = g.next
+
+
+cdef void in_parent_of_any_fork() noexcept nogil:
+    cdef gate_connection.Gate *g = gates
+    while g != NULL:
+        gate.let_go_of_descriptors(g)
+        g = g.next
+    gate_queue.unlock_mutex(&gates_lock)
+
+
+cdef void in_child_of_any_fork() noexcept nogil:
+    """Calls nothing but what a signal handler may call. No lock of a gate is ever taken again here."""
+    global gates
+    while gates != NULL:
+        gate.leave_to_parent(gates)
+        gates = gates.next
+    gate_queue.init_mutex(&gates_lock, NULL)
+
+
+if gate.handle_forks(before_any_fork, in_parent_of_any_fork, in_child_of_any_fork) != 0:
+    raise MemoryError
+
+
+cdef int open_among_all(gate_connection.Gate *g, u32 backlog, const int *given) noexcept nogil:
+    """Returns 0, or -errno."""
+    global gates
+    cdef int code
+    gate_queue.lock_mutex(&gates_lock)
+    code = gate.open_gate(g, backlog, given)
+    g.next = gates
+    gates = g
+    gate_queue.unlock_mutex(&gates_lock)
+    return code
+
+
+cdef void take_from_all(gate_connection.Gate *g) noexcept nogil:
+    """Its last descriptor is closed."""
+    cdef gate_connection.Gate **at = &gates
+    gate_queue.lock_mutex(&gates_lock)
+    while at[0] != g:
+        at = &at[0].next
+    at[0] = g.next
+    gate_queue.unlock_mutex(&gates_lock)
+
+
+# ---- one gate
 
 @cython.final
 cdef class GateRules:
@@ -81,7 +146,10 @@ cdef class NativeGate:
     """The native part of `inbound_audit.listeners.gate.Gate`. Until `_open` is called it is closed.
 
     Lock rule: that of the room `gate`. Methods may be called by any thread, and by a signal handler in the middle of
-    one of them. Those that wait do so without the GIL.
+    one of them, or of a fork. Those that wait do so without the GIL.
+
+    A thread of the gate runs Python only for the audit's clock. It can't wait for its own end: a gate that it closes
+    or drops stops at once, and is ended by another thread.
     """
 
     cdef gate_connection.Gate *gate
@@ -102,56 +170,61 @@ cdef class NativeGate:
         raises.
         """
         cdef gate_connection.Gate *g
-        cdef int fds[gate_connection.MAX_SOCKETS]
+        cdef int *fds
         cdef u32 number = 0
         cdef int code
-        if self.gate != NULL or len(given) > gate_connection.MAX_SOCKETS or not 0 < threads <= gate.MAX_LANES:
-            raise ValueError(f"{self!r}: opened twice, or too many sockets or threads")
+        if len(given) > gate_connection.MAX_SOCKETS:
+            raise ValueError(f"{len(given)} listening sockets: at most {gate_connection.MAX_SOCKETS}")
+        if self.gate != NULL or not 0 < threads <= gate.MAX_LANES:
+            raise ValueError(f"{self!r}: opened twice, or too many threads")
         if fork.is_child():
             handle_the_fork()
         if bits.load32(&listener.tree.state) == model.NO_FILE:
             listener.audit._ensure_file()
+        how = LINGERS.index(linger)
+        fds = <int *>calloc(len(given) + 1, sizeof(int))
+        g = <gate_connection.Gate *>calloc(1, sizeof(gate_connection.Gate))
+        if fds == NULL or g == NULL or gate.make_lanes(g, &rules.rules, <u32>len(given), threads) != 0:
+            free(fds)
+            if g != NULL:
+                gate.free_gate(g)
+            raise MemoryError
         for fd in given:
             fds[number] = fd
             number += 1
-        g = <gate_connection.Gate *>calloc(1, sizeof(gate_connection.Gate))
-        if g == NULL:
-            raise MemoryError
         self._listener, self.rules, self.make_socket = listener, rules, make_socket
         self.generation, self.refusals = fork.generation, refusals
+        g.tree, g.linger = listener.tree, how
         if refusals is not None:
             g.refusals = &refusals.t
-        g.lane = <gate_connection.Lane *>calloc(threads, sizeof(gate_connection.Lane))
-        g.tree, g.linger, g.stop, g.queue.ready = listener.tree, LINGERS.index(linger), -1, -1
         self.gate = g
-        if g.lane == NULL:
-            self.closing = 1
-            raise MemoryError
         with nogil:
-            code = gate.open_gate(g, &rules.rules, backlog, fds, number, threads)
+            code = open_among_all(g, backlog, fds)
+            free(fds)
         if code != 0:
             close_gate(self)
             raise OSError(-code, f"the gate can't begin: {cause_of(-code)}")
 
+    def __del__(self):
+        """In one of its own threads it comes back to life until another thread has closed it."""
+        self.close()
+
     def __dealloc__(self):
-        cdef gate_connection.Gate *g = self.gate
-        if g == NULL:
-            return
-        if not is_left(self) and not close_gate(self):
-            return  # this is one of its own threads, which still needs the memory
-        free(g.queue.place)
-        free(g.lane)
-        free(g)
+        if self.gate == NULL or (not is_left(self) and not close_gate(self)):
+            return  # no other thread could be started, and this one still needs the memory
+        gate.free_gate(self.gate)
 
     def close(self):
         """Stops accepting, refuses what waits, and waits for the threads. The listening sockets stay the caller's.
 
-        Idempotent. Waits for a batch (`MAX_BATCH` connections) at most.
+        Idempotent. Waits for a batch (`MAX_BATCH` connections) at most. In one of the gate's own threads (a clock that
+        is Python's runs there) it returns at once, and another thread ends the gate. Raises RuntimeError if there that
+        thread can't be started.
         """
         if fork.is_child():
             handle_the_fork()
-        if self.gate != NULL and not is_left(self):
-            close_gate(self)
+        if self.gate != NULL and not is_left(self) and not close_gate(self):
+            start_new_thread(NativeGate.close, (self,))
 
     def _exchange(self, GateRules rules not None):
         """Later connections are decided by these rules. Waits for a batch of each thread. One caller at a time."""
@@ -220,11 +293,11 @@ cdef class NativeGate:
         if self.gate == NULL or self.closed:
             return taken
         while len(taken) < most:
-            with nogil:  # the thread that forks holds the lock, and then takes the GIL
-                found = gate_queue.pop(&self.gate.queue, &c)
+            found = gate_queue.pop(&self.gate.queue, &c)  # with the GIL: no fork of Python's comes between
             if not found:
                 break
-            inode = gate.inode_of(c.fd)
+            inode = 0
+            gate.read_inode(c.fd, &inode)
             try:
                 taken.append(self.made(&c))
             except BaseException:
@@ -346,20 +419,26 @@ cdef class NativeGate:
 
     # ---- forks
 
+    @property
+    def _is_held(self):
+        """Whether this thread is about to fork: a signal handler runs in the middle of that."""
+        return gate.held_here != 0
+
     def _hold(self):
         """Waits until no thread is in the middle of a batch. Until `_let_go` none begins one."""
-        cdef gate_connection.Gate *g = self.gate
-        if g != NULL and not is_left(self):
+        if self.gate != NULL:
             with nogil:
-                gate.lock_lanes(g)
+                gate.hold(self.gate)
 
     def _let_go(self):
-        if self.gate != NULL and not is_left(self):
-            gate.unlock_lanes(self.gate)
+        """In the parent or the child."""
+        if self.gate != NULL:
+            gate.let_go(self.gate)
 
     def _leave(self):
-        """In the child of a fork: the gate is the parent's, and its descriptors are closed here."""
-        if self.gate != NULL and bits.exchange32(&self.closing, 1) == 0:
+        """In the child of a fork: the gate is the parent's. Its descriptors are closed here, unless that was done."""
+        bits.store32(&self.closing, 1)
+        if self.gate != NULL:
             gate.leave_to_parent(self.gate)
 
 
@@ -414,19 +493,20 @@ cdef bint close_gate(NativeGate self) noexcept:
     if gate.is_lane(g):
         gate.ask_to_stop(g)
         return False
-    if bits.exchange32(&self.closing, 1) == 0 and g.lane != NULL:
+    if bits.exchange32(&self.closing, 1) == 0:
         with nogil:
             bits.fence_full()
             gate.end_gate(g)
             while bits.load64(&self.waiters):
                 seqlock.sched_yield()
             gate_queue.close_ready(&g.queue)
+            take_from_all(g)
     return True
 
 
 cdef void drop_connection(gate_queue.Connection *c, u64 inode) noexcept:
     """Closes a connection for which no Python objects were made, or which they have closed."""
-    if gate.inode_of(c.fd) == inode:
+    if gate.is_same(c.fd, inode):
         gate_queue.close_file(c.fd)
     with nogil:
         gate_connection.take_back(c)

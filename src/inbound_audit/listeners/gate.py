@@ -209,7 +209,7 @@ class Gate(NativeGate):
             taken = self._released(most)
             self.report()
             left = deadline - time.monotonic()
-            if taken or self.closed or left <= 0:
+            if taken or self.closed or self._is_held or left <= 0:
                 return [(connection, session) for connection, session, _ in taken]
             self._wait(min(left, MAX_WAIT_S))
 
