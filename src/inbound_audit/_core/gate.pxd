@@ -335,6 +335,8 @@ cdef inline int open_listening(Listening *s) noexcept nogil:
     if s.fd < 0:
         return s.fd
     code = read_inode(s.fd, &s.inode)
+    if code != 0:
+        close_own(&s.fd)
     return limit_accept(s.fd, &s.own) if code == 0 else code
 
 
