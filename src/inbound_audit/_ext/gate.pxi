@@ -207,7 +207,7 @@ cdef class NativeGate:
 
     def __del__(self):
         """In one of its own threads it comes back to life until another thread has closed it."""
-        self.close()
+        NativeGate.close(self)
 
     def __dealloc__(self):
         if self.gate == NULL or (not is_left(self) and not close_gate(self)):
