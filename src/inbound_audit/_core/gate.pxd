@@ -16,14 +16,14 @@ What holds between two batches:
 A *batch* is what one listening socket gives at once, MAX_BATCH connections at the most. A lane that has no descriptor
 left gives up its spare one, accepts with it, closes both, and takes the spare one again; without it, it rests.
 
-Lock rule: `Lane.lock` is held for a batch. Under it the rules are exchanged. The tree is changed under its writer lock,
-as by `Session`. Each descriptor changes its place under `Lane.hands`, or the lock of the queue, which is taken last. No
-lock is held across a call that waits for more than IA_ACCEPT_MS; but a clock that is Python's takes the GIL, so Python
-waits for `Lane.lock` without the GIL. `hands` and the queue's lock are never held while anything else is waited for.
+Lock rule: `Lane.lock` is held for a batch. Under it the rules are exchanged. The tree is changed under its writer
+lock, as by `Session`. Each descriptor changes its place under `Lane.hands`, or the lock of the queue, which is taken
+last. No lock is held across a call that waits for more than IA_ACCEPT_MS. But a clock that is Python's takes the GIL,
+so Python waits for `Lane.lock` without the GIL. The holder of `hands` or of the queue's lock waits for nothing else.
 
-A fork of which Python knows comes between two batches (`hold`), so that the trees are whole; the thread that forks holds
-no lock then, and may do all else with the gate. Any fork waits for `hands` and for the queue (`hold_descriptors`), so
-that the child finds each descriptor, and closes it.
+A fork of which Python knows comes between two batches (`hold`), so that the trees are whole; the thread that forks
+holds no lock then, and may do all else with the gate. Any fork waits for `hands` and for the queue
+(`hold_descriptors`), so that the child finds each descriptor, and closes it.
 """
 
 from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EMFILE, ENFILE, ENOMEM, ENOTSOCK

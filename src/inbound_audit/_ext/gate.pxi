@@ -11,8 +11,8 @@ cdef u64 rules_made = 1     # atomic
 
 # ---- all gates
 
-# Those that have descriptors, linked by `Gate.next`. The lock is held while one is opened, and by a fork: also by one of
-# which Python does not know. It is taken before the locks of a gate, and without waiting for the GIL.
+# Those that have descriptors, linked by `Gate.next`. The lock is held while one is opened, and by a fork: also by one
+# of which Python does not know. It is taken before the locks of a gate, and its holder never waits for the GIL.
 cdef gate_connection.Gate *gates = NULL
 cdef gate_queue.Mutex gates_lock
 gate_queue.init_mutex(&gates_lock, NULL)
