@@ -36,6 +36,9 @@ def run(*arguments: str, given: bytes = b"", cwd: Path | None = None) -> subproc
 class Serve:
     """`inbound-audit serve --json` in a process of its own; `events` is what it has reported so far."""
 
+    more: tuple[str, ...] = ()
+    """Arguments that a fixture adds to those of each server."""
+
     def __init__(
         self,
         *arguments: str,
@@ -46,7 +49,7 @@ class Serve:
         name = ["--hostname", hostname] if hostname else []
         addresses = [word for address in listen for word in ("--listen", address)]
         self._process = subprocess.Popen(
-            [*command, "serve", "--json", *name, *addresses, *arguments],
+            [*command, "serve", "--json", *name, *addresses, *self.more, *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []

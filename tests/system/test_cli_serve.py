@@ -11,7 +11,6 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,10 +69,13 @@ def write_policy(path: Path, body: str) -> Path:
     return path
 
 
-@pytest.fixture(params=[0, 1], ids=["ipv4", "ipv6"])
-def family(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Which of the two addresses that `Serve` listens on."""
-    return request.param
+@pytest.fixture(params=[0, 1], ids=["ipv4-gate", "ipv6-no-gate"])
+def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Which of the two addresses that `Serve` listens on. One is served by a gate, and one without, as both are to be
+    the same; `test_gate_serve` has both for one family."""
+    number: int = request.param
+    monkeypatch.setattr(Serve, "more", ("--no-gate",) if number else ("--gate",))
+    return number
 
 
 def test_a_message_is_in_the_maildir_when_the_peer_reads_250(tmp_path: Path, family: int) -> None:
