@@ -27,7 +27,7 @@ cdef void walk_top(int length) noexcept nogil:
     cdef int code
     memset(&rows, 0, sizeof(rows))
     memset(&heap, 0, sizeof(heap))
-    code = walk.walk_top(&tree, 5, lengths, &heap, &rows)
+    code = walk.walk_top(&tree, 5, lengths, 1, &heap, &rows)
     expect(code == codes.OK or code == codes.DAMAGED, "a search for the largest ends")
     walk.free_rows(&rows)
     walk.free_rows(&heap)

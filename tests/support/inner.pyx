@@ -791,7 +791,7 @@ cdef class Owner:
         length[0], length[1] = four, six
         memset(&rows, 0, sizeof(rows))
         memset(&heap, 0, sizeof(heap))
-        code = walk.walk_top(trees.trees_of(self.o, service), n, length, &heap, &rows)
+        code = walk.walk_top(trees.trees_of(self.o, service), n, length, 1, &heap, &rows)
         walk.free_rows(&heap)
         return code, self.taken(&rows)
 

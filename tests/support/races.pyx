@@ -349,7 +349,7 @@ cdef void walk_step(Worker *w) noexcept nogil:
     elif what == 1:
         merge_hosts(first, version)
     elif what == 2:
-        check(walk.walk_top(first, 9, length, &heap, &rows) == codes.OK, "the largest prefixes are found")
+        check(walk.walk_top(first, 9, length, 1, &heap, &rows) == codes.OK, "the largest prefixes are found")
     elif what == 3:
         say_window(w)
     else:

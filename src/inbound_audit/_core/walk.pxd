@@ -271,11 +271,15 @@ cdef inline int push(Tree *t, Prefix p, const int *length, Rows *heap) noexcept 
     return OK
 
 
-cdef inline int walk_top(Tree *t, size_t n, const int *length, Rows *heap, Rows *rows) noexcept nogil:
-    """The `n` largest prefixes of length[0] (IPv4) and length[1] (IPv6) bits; a negative length skips the family.
+cdef inline int walk_top(
+    Tree *t, size_t n, const int *length, int64_t least, Rows *heap, Rows *rows
+) noexcept nogil:
+    """The `n` largest prefixes of length[0] (IPv4) and length[1] (IPv6) bits that have a count of `least` or more; a
+    negative length skips the family.
 
-    A prefix is opened only while it is the largest one left, so a prefix that is smaller than the n-th row is never
-    opened. Of equal counts the lower address comes first: an unopened prefix is compared by its first address.
+    A prefix is opened only while it is the largest one left, so a prefix that is smaller than the n-th row, or than
+    `least`, is never opened. Of equal counts the lower address comes first: an unopened prefix is compared by its first
+    address.
     Returns OK, FULL or DAMAGED.
     """
     cdef Prefix p
@@ -288,6 +292,8 @@ cdef inline int walk_top(Tree *t, size_t n, const int *length, Rows *heap, Rows 
             return code
     while heap.size and rows.size < n:
         row = pop(heap)
+        if row.count < least:
+            break
         if row.whole:
             if append(rows, &row) != OK:
                 return FULL

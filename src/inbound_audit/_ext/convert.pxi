@@ -113,11 +113,12 @@ cdef list rows_of(model.Tree *first):
     return take_rows(&rows, code)
 
 
-cdef list top_of(model.Tree *first, object n, object prefixlen):
+cdef list top_of(model.Tree *first, object n, object prefixlen, object least=1):
     cdef walk.Rows rows, heap
     cdef int length[2]
     cdef int code, i
     cdef size_t most
+    cdef int64_t at_least
     try:
         length[0], length[1] = prefixlen
     except (TypeError, ValueError, OverflowError):
@@ -125,10 +126,11 @@ cdef list top_of(model.Tree *first, object n, object prefixlen):
     if not (0 <= length[0] <= 32 and 0 <= length[1] <= 128):
         raise CidrError(f"{prefixlen!r}: has a prefix length beyond the address family")
     most = min(max(0, index(n)), 1 << 62)
+    at_least = min(max(1, index(least)), 1 << 62)
     memset(&rows, 0, sizeof(rows))
     memset(&heap, 0, sizeof(heap))
     with nogil:
-        code = walk.walk_top(first, most, length, &heap, &rows)
+        code = walk.walk_top(first, most, length, at_least, &heap, &rows)
     walk.free_rows(&heap)
     return take_rows(&rows, code)
 

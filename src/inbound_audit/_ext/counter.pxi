@@ -179,10 +179,10 @@ cdef class PrefixCounter:
         """Forgets everything and gives the memory back. O(1) and a system call."""
         forget(&self.t, model.READY)
 
-    def top(self, n=10, *, prefixlen=(32, 128)):
+    def top(self, n=10, *, prefixlen=(32, 128), min_count=1):
         """The `n` largest prefixes of those lengths (IPv4, IPv6) as `(count, "prefix/length")`, the largest first,
-        and of equal counts the lower address."""
-        return top_of(&self.t, n, prefixlen)
+        and of equal counts the lower address. Those below `min_count` are left out, and cost nothing."""
+        return top_of(&self.t, n, prefixlen, min_count)
 
     def tree(self):
         """The compressed tree as rows `(count, "prefix/length")`, in address order. O(hosts)."""

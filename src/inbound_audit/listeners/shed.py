@@ -179,6 +179,7 @@ class Shedder:
         self._most = MAX_INSTRUCTIONS
         self._last = time.monotonic()
         self._spared: tuple[object, Ranges] = None, ranges_of(())
+        self._made: tuple[object, int, Program] = None, 0, []
         self._failures = LogLimiter(logger)
         self._news = LogLimiter(logger)
 
@@ -225,13 +226,14 @@ class Shedder:
         if gate is None or passed < PERIOD_S * 0.9:
             return
         self._last = now
-        refused = self.refusals.top(MAX_NETWORKS, prefixlen=self.rules.prefixlen)
+        least = int(self.rules.refusals_per_s * passed) + 1
+        refused = self.refusals.top(MAX_NETWORKS, prefixlen=self.rules.prefixlen, min_count=least)
         self.refusals.clear()
         if gate.limits is None or gate.limits.dry_run:
             self._holds.clear()
         else:
             self._holds.note(now, [(count / passed, network) for count, network in refused])
-        dropped, program = fitting(self._holds.dropped(now), self._spared_by(gate), self._token, self._most)
+        dropped, program = self._fitting(self._holds.dropped(now), self._spared_by(gate))
         self._holds.keep(dropped, now)
         for one in list(self._sockets):
             is_listening = one.is_listening
@@ -242,6 +244,15 @@ class Shedder:
             dropped = []
         self._report(dropped)
         self._dropped = dropped
+
+    def _fitting(self, wanted: list[ShedNetwork], spared: Ranges) -> tuple[list[ShedNetwork], Program]:
+        """As `fitting`, which takes some milliseconds, but made only when something is another than before."""
+        key = [one.network for one in wanted], spared, self._most
+        if self._made[0] != key:
+            dropped, program = fitting(wanted, spared, self._token, self._most)
+            self._made = key, len(dropped), program
+        _, number, program = self._made
+        return wanted[:number], program
 
     def _spared_by(self, gate: Gate) -> Ranges:
         limits = gate.limits

@@ -77,7 +77,11 @@ class TrieMachine(RuleBasedStateMachine):
 
     @rule(n=st.integers(0, 6), four=st.integers(0, 32), six=st.integers(0, 128))
     def ask_top(self, n, four, six):
-        assert self.counter.top(n, prefixlen=(four, six)) == self.gold.top(n, prefixlen=(four, six))
+        rows = self.gold.top(n, prefixlen=(four, six))
+        assert self.counter.top(n, prefixlen=(four, six)) == rows
+        for least in {0, 1, 2, *(count for count, _ in rows), *(count + 1 for count, _ in rows)}:
+            expected = [row for row in rows if row[0] >= least]
+            assert self.counter.top(n, prefixlen=(four, six), min_count=least) == expected
 
     @rule()
     def ask_tree(self):
