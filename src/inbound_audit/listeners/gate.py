@@ -296,8 +296,7 @@ class Gate(NativeGate):
             text = "refused %s: %d %s; the queue was full %d times"
             self._full.report(logging.WARNING, text, full, BUSY.code, BUSY.text, self.queue_full)
         if uncounted is not None:
-            outcome = "refused" if self.guard is not None and self.guard.refuses_when_full else "let in"
-            self._uncounted.report(logging.WARNING, "a session is %s uncounted: %s", outcome, uncounted)
+            self._report_uncounted(uncounted)
         if error:
             text = "a gate has failed %d times and left %d listening sockets; the last cause: %s"
             self._failures.report(logging.WARNING, text, self.failures, self.left, cause_of(error))
@@ -306,6 +305,16 @@ class Gate(NativeGate):
                 self.listener.audit._ensure_file()
             except (InboundAuditError, OSError) as failure:
                 self._failures.report(logging.WARNING, "sessions are not counted: %s", failure)
+
+    def _report_uncounted(self, error: InboundAuditError) -> None:
+        """As the guard does without a gate, in its name."""
+        if self.guard is None:
+            self._uncounted.report(logging.WARNING, "a session is let in uncounted: %s", error)
+            return
+        self.guard.report_uncounted(error)
+        if self.guard.refuses_when_full:
+            text = "refused %s: %d %s"
+            self._refusals.report(logging.INFO, text, "an uncounted peer", UNAVAILABLE.code, UNAVAILABLE.text)
 
     def __enter__(self) -> Gate:
         return self

@@ -148,9 +148,12 @@ class Guard:
 
     def _not_counted(self, error: InboundAuditError) -> Verdict:
         self._uncounted += 1
-        verdict = self._full_verdict
-        self._room.report(logging.WARNING, "a session is %s uncounted: %s", _outcome(verdict), error)
-        return verdict
+        self.report_uncounted(error)
+        return self._full_verdict
+
+    def report_uncounted(self, error: InboundAuditError) -> None:
+        """Logs why there was no room to count a session, at most one line per interval."""
+        self._room.report(logging.WARNING, "a session is %s uncounted: %s", _outcome(self._full_verdict), error)
 
     def _consult(self, admission: Admission, hook: str, *args: object) -> Verdict:
         try:

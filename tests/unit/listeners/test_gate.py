@@ -412,6 +412,28 @@ def test_why_a_session_is_uncounted_is_logged(full, caplog, when_full, outcome):
             peer.close()
 
 
+@pytest.mark.parametrize("when_full", ["accept", "refuse"])
+def test_a_full_tree_is_logged_as_without_a_gate(full, caplog, when_full):
+    caplog.set_level(logging.INFO, "inbound_audit")
+
+    def lines() -> set[tuple[int, str]]:
+        found = {(record.levelno, re.sub(r"[('].*[)']:", "PEER:", record.getMessage())) for record in caplog.records}
+        caplog.clear()
+        return found
+
+    Guard(full, when_full=when_full).admit(("127.77.66.55", 1)).close()
+    without = lines()
+    assert len(without) == {"accept": 1, "refuse": 2}[when_full]
+    guard = Guard(full, when_full=when_full)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        Gate(full, None, [listening], guard=guard) as gate,
+        connect(listening.getsockname()[1], "127.77.66.55"),
+    ):
+        eventually(lambda: gate.report() or caplog.records, "a report")
+    assert lines() == without
+
+
 def test_a_full_queue_is_logged(listener, caplog):
     with caplog.at_level(logging.WARNING), gated(listener, None, backlog=1) as (gate, port):
         with connect(port), connect(port, "127.0.0.4") as second:
