@@ -70,8 +70,10 @@ def gated(listener: Listener, *arguments: object, **options: object) -> Iterator
     before = descriptors()
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
         with Gate(listener, *arguments, [listening], **options) as gate:  # type: ignore[arg-type]
+            closed_twice = gate._closed_twice
             yield gate, listening.getsockname()[1]
         assert gate.closed
+        assert gate._closed_twice == closed_twice
         assert gate.opened == gate.accepted + gate.refused + gate.queue_full
     assert listener.total == 0
     listener._check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -107,7 +108,7 @@ def test_the_table_of_all_files_is_as_a_limit_of_this_process(hire: Workers) -> 
 
 def test_no_descriptor_and_no_count_is_left_after_many_connections(audit: InboundAudit) -> None:
     """Some stay and are served, some are refused, some reset at once."""
-    number = rounds(3000, 250_000)
+    number = rounds(3000, 500_000)
     with gated(audit.listener("SMTP"), Limits({"/32": 2}), threads=2, backlog=16) as (gate, port):
         stop, made = threading.Event(), [0, 0]
 
@@ -135,6 +136,48 @@ def test_no_descriptor_and_no_count_is_left_after_many_connections(audit: Inboun
         for thread in servers:
             thread.join()
         assert audit.total() == 0
+
+
+PEERS = """
+import random, socket, sys
+draw, kept = random.Random(int(sys.argv[2])), []
+for _ in range(150):
+    peer = socket.socket()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    kept.append(peer)
+    try:
+        peer.bind((f"127.0.0.{draw.randrange(2, 9)}", 0))
+        peer.connect(("127.0.0.1", int(sys.argv[1])))
+        if draw.random() < 0.5:
+            peer.sendall(b"x" * draw.randrange(1, 3000))
+        if draw.random() < 0.3:
+            peer.shutdown(socket.SHUT_WR)
+        if draw.random() < 0.3:
+            peer.close()
+    except OSError:
+        pass  # it was refused already
+print("all", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("linger", ["close", "abort", "drain"])
+def test_however_a_peer_ends_its_connection_is_closed_once(audit: InboundAudit, linger: str) -> None:
+    """By a kill while it waits, is drained or has not read its reply; by half a close, a close, or never."""
+    options = {"linger": linger, "refusal": b"x" * 16000, "threads": 2, "backlog": 20}
+    with gated(audit.listener("SMTP"), Limits({"/32": 3}), **options) as (gate, port):
+        for seed in range(rounds(3, 100)):
+            command = [sys.executable, "-c", PEERS, str(port), str(seed)]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as peers:
+                assert peers.stdout is not None
+                assert peers.stdout.readline() == b"all\n"
+                if seed % 3 == 0:
+                    end(gate.take())
+                peers.kill()
+            end(gate.take())
+            eventually(lambda: gate.opened == 150 * (seed + 1), "all of them")  # noqa: B023
+            end(gate.take())
+        eventually(lambda: not gate.waiting and audit.total() == 0, "the end of all sessions")
 
 
 # ---- forks

@@ -79,6 +79,15 @@ static inline int ia_is_same(int fd, uint64_t inode)
     return ia_inode(fd, &now) != -EBADF && now == inode;
 }
 
+/* Closes that found their descriptor closed already; atomic. Each descriptor is closed once, so there are none. */
+static uint64_t ia_lost;
+
+static inline void ia_close(int fd)
+{
+    if (close(fd) && errno == EBADF)
+        __atomic_fetch_add(&ia_lost, 1, __ATOMIC_RELAXED);
+}
+
 /* ---- waiting */
 
 #ifdef __linux__

@@ -20,9 +20,8 @@ cdef extern from "inbound_audit/_core/gate.h":
     int open_event "ia_event"() noexcept nogil
     void set_event "ia_set_event"(int) noexcept nogil
     void clear_event "ia_clear_event"(int) noexcept nogil
-
-cdef extern from "<unistd.h>":
-    int close_file "close"(int) noexcept nogil
+    void close_file "ia_close"(int) noexcept nogil
+    u64 closed_twice "ia_lost"
 
 cdef extern from "<pthread.h>":
     int init_mutex "pthread_mutex_init"(Mutex *, void *) noexcept nogil

@@ -417,6 +417,11 @@ cdef class NativeGate:
         """Connections in the queue."""
         return 0 if self.closed else bits.load32(&self.gate.queue.size)
 
+    @property
+    def _closed_twice(self):
+        """Descriptors of all gates of the process that were closed already when a gate closed them: for tests."""
+        return bits.load64(&gate_queue.closed_twice)
+
     # ---- forks
 
     @property
