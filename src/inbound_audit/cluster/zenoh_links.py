@@ -31,6 +31,8 @@ SILENCE_S = 0.75
 ALIVE_S = 0.5
 """But only if the other end has sent something on a link so lately, such as Zenoh's signs of life. Otherwise it is
 frozen or cut off, and Zenoh ends the link when its lease is over."""
+MAX_TRIED = 4
+"""Silent nodes whose links are looked at in one check: each takes O(descriptors), and many may be cut off at once."""
 MIN_RENEW_PAUSE_S = 1.0
 MAX_RENEW_PAUSE_S = 48.0
 """From one such end to the next. It doubles while the node goes on to need it: a slow machine is not made slower."""
@@ -141,34 +143,40 @@ class Links:
         return node in self._identities
 
     def renew_silent(self, heard: Mapping[str, float]) -> None:
-        """Gives new links to the nodes that were not heard for SILENCE_S, by the time at which each was heard last.
-        O(links)."""
+        """Gives new links to nodes that were not heard for SILENCE_S, by the time at which each was heard last.
+        O(links), and O(descriptors) for at most MAX_TRIED nodes."""
         with self._lock:
             now = time.monotonic()
             made: dict[str, float] = {}
             for link, at in self._made.items():
                 made[link.identity] = max(at, made.get(link.identity, at))
+            tried = 0
             for identity, at in made.items():
                 node = self._nodes.get(identity)
-                if node is not None and now - max(at, heard.get(node, at)) > SILENCE_S:
-                    self._renew(node, now)
+                if node is not None and now - max(at, heard.get(node, at)) > SILENCE_S and tried < MAX_TRIED:
+                    tried += self._renew(node, now)
 
     def renew(self, node: str) -> None:
         """Gives new links to a node of which nothing comes through. O(links)."""
         with self._lock:
             self._renew(node, time.monotonic())
 
-    def _renew(self, node: str, now: float) -> None:
+    def _renew(self, node: str, now: float) -> bool:
+        """Returns whether the links were looked at."""
         identity = self._identities.get(node, "")
         made = {link: at for link, at in self._made.items() if link.identity == identity}
         until, pause = self._renewals.get(node, (0.0, 0.0))
-        if not made or now - max(made.values()) < MIN_ENDED_S or now < until or not any(map(Link.is_alive, made)):
-            return
+        if not made or now - max(made.values()) < MIN_ENDED_S or now < until:
+            return False
+        if not any(map(Link.is_alive, made)):
+            self._renewals[node] = now + ALIVE_S, pause
+            return True
         pause = min(2 * pause, MAX_RENEW_PAUSE_S) if now - until < MAX_RENEW_PAUSE_S else 0.0
         pause = max(pause, MIN_RENEW_PAUSE_S)
         self._renewals[node] = now + pause, pause
         logger.info("node %s: nothing comes through its links; they are made anew", node)
         self._end(identity)
+        return True
 
     def distrusts(self, node: str) -> bool:
         """Whether its certificate shares an identity with another one: their frames can't be told apart. O(1)."""

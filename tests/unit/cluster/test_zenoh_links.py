@@ -131,6 +131,23 @@ def test_a_node_that_is_frozen_keeps_its_links(node: Node, silent: Wire, monkeyp
     assert silent.is_open
 
 
+def test_many_silent_nodes_are_looked_at_a_few_at_a_time(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a switch ends: each look takes as long as there are descriptors."""
+    looked: list[str] = []
+    monkeypatch.setattr(room.Link, "is_alive", lambda link: looked.append(link.identity))
+    for number in range(3 * room.MAX_TRIED):
+        node.link(f"{number}")
+        node.links.identify(f"mx{number}", f"{number}")
+    node.now += 10
+    for times in range(1, 6):
+        node.links.renew_silent({})
+        assert len(looked) == min(times, 3) * room.MAX_TRIED
+    assert len(set(looked)) == len(looked)
+    node.now += 2 * room.ALIVE_S
+    node.links.renew_silent({})
+    assert len(looked) == 4 * room.MAX_TRIED
+
+
 def test_a_node_with_a_new_link_keeps_its_links(node: Node, silent: Wire) -> None:
     new = node.link("a")
     node.links.renew_silent({})
