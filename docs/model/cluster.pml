@@ -215,7 +215,15 @@ inline make_waiting() {
     fi
 }
 
-/* Whether the frame is one of the start that is heard, after `begin` if that is another than before. */
+/* Whether the frame is one of the start that is heard, after `begin` if that is another than before. A start that has
+   ended begins again once the other one is lost, if its frames come at the pace at which they are said: no network
+   delivers those of a dead one so. */
+#ifdef MUTANT_ENDED_BEGINS_AGAIN
+#define PACED(start) (start > 0)
+#else
+#define PACED(start) (start > 0 && SPEAKS(start - 1))
+#endif
+
 inline find_start() {
     if
     :: forgotten -> begin()
@@ -223,6 +231,7 @@ inline find_start() {
     :: !forgotten && now.epoch != epoch && !(ended & BIT(now.epoch)) -> begin()    /* a late frame seems newer than it is */
     :: !forgotten && now.epoch != epoch && ((ended & BIT(now.epoch)) || now.epoch < epoch) ->
         ended = ended | BIT(now.epoch); clear(now)                  /* step: cluster/ended */
+    :: !forgotten && !heard && now.epoch != epoch && PACED(now.epoch) -> begin()    /* step: cluster/lives */
     fi
 }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +22,8 @@ from inbound_audit.cluster import agent as room
 from inbound_audit.cluster.agent import Agent
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.engine import Engine, EngineSettings
-from inbound_audit.cluster.frames import unpack
+from inbound_audit.cluster.frames import Frame, FrameType, pack, unpack
+from inbound_audit.cluster.node_state import State
 from inbound_audit.errors import ClusterError
 from inbound_audit.series.requests import handle
 from inbound_audit.shared import View
@@ -130,6 +132,27 @@ def test_a_node_that_says_goodbye_is_gone_at_once(hosts: Hosts) -> None:
         assert two.count() == 1
         eventually(lambda: two.audit.nodes == ())
     assert two.failure is None
+
+
+def test_a_frame_that_has_waited_is_a_sign_of_life_of_when_it_came(place: Path) -> None:
+    agent = Agent("mx1", None, lambda: EngineSettings("eu", "mx1"), lambda settings: FakeEngine(FakeNetwork(), "mx1"))
+    beat = pack(Frame(FrameType.HEARTBEAT, 1, 1))
+    now = time.monotonic()
+    agent._handle([("mx2", beat, now - 60), ("mx3", beat, now)])
+    agent._receiver.tick(now)
+    assert [(name, state.state) for name, state in agent._receiver.nodes.items() if name != "mx1"] == [
+        ("mx2", State.LOST), ("mx3", State.HEARD),
+    ]  # fmt: skip
+    agent.stop()
+    agent.run()
+
+
+def test_an_agent_rests_after_few_frames_and_not_while_more_wait(place: Path) -> None:
+    agent = Agent("mx1", None, lambda: EngineSettings("eu", "mx1"), lambda settings: FakeEngine(FakeNetwork(), "mx1"))
+    assert agent._rest_s(1) > 0
+    assert agent._rest_s(0) == agent._rest_s(room.MAX_FRAMES_A_STEP) == 0
+    agent.stop()
+    agent.run()
 
 
 def test_a_node_that_is_killed_is_gone_after_its_lease(hosts: Hosts) -> None:

@@ -28,7 +28,7 @@ from inbound_audit._ipcount import NodeTrees
 from inbound_audit.cluster.change_log import ChangeLog, about, about_windows
 from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
 from inbound_audit.cluster.host_series import HostSeries
-from inbound_audit.cluster.inbox import Arrived, Inbox
+from inbound_audit.cluster.inbox import MAX_FRAMES_A_STEP, Arrived, Inbox
 from inbound_audit.cluster.node_state import State
 from inbound_audit.cluster.receiver import Receiver
 from inbound_audit.cluster.sender import Sender
@@ -153,8 +153,7 @@ class Agent:
             while not self._stops:
                 taken = self._inbox.take(self._pause_s())
                 self._step(taken)
-                if taken:
-                    time.sleep(min(STEP_PER_NODE_S * self._sender.nodes, MAX_STEP_S))
+                time.sleep(self._rest_s(len(taken)))
                 if self._reloads:
                     self._reloads = False
                     self._reopen()
@@ -174,6 +173,10 @@ class Agent:
     def _pause_s(self) -> float:
         return min(MAX_WAIT_S, self._sender.due(time.monotonic()))
 
+    def _rest_s(self, taken: int) -> float:
+        """Seconds until frames are taken again, after so many: with more nodes, more come at once."""
+        return min(STEP_PER_NODE_S * self._sender.nodes, MAX_STEP_S) if 0 < taken < MAX_FRAMES_A_STEP else 0.0
+
     def _step(self, taken: Sequence[Arrived]) -> None:
         """Handles what has come first: a node whose frames have waited in the inbox was not silent."""
         with self._lock:
@@ -184,29 +187,27 @@ class Agent:
                 self._nodes_at = now + MAX_WAIT_S
                 self._receiver.tick(self._inbox.since(now))
                 self._series.turn()
-                wanted = self._receiver.asks(now)
+                wanted = self._receiver.asks(now, self._asked)
             self._sender.nodes = len(self._receiver.nodes)
             self._sender.silent = self._receiver.duplicate
             frames = self._sender.frames(now)
         self._publish(frames)
         for node in wanted:
-            if node not in self._asked:
-                self._asked.add(node)
-                try:
-                    self._askers.submit(self._ask, node)
-                except RuntimeError as error:  # it is asked by a thread that is there, or when it is wanted again
-                    self._asked.discard(node)
-                    self._log.report(logging.WARNING, "fewer threads ask for snapshots than may: %s", error, kind="ask")
+            self._asked.add(node)
+            try:
+                self._askers.submit(self._ask, node)
+            except RuntimeError as error:  # it is asked by a thread that is there, or when it is wanted again
+                self._asked.discard(node)
+                self._log.report(logging.WARNING, "fewer threads ask for snapshots than may: %s", error, kind="ask")
 
     def _handle(self, taken: Sequence[Arrived]) -> None:
         """Handles frames for MAX_HANDLING_S, one at least; the rest waits for the next step."""
         ends_at = time.monotonic() + MAX_HANDLING_S
-        for at, (node, frame, _) in enumerate(taken):
-            now = time.monotonic()
-            if at and now >= ends_at:
+        for at, (node, frame, came_at) in enumerate(taken):
+            if at and time.monotonic() >= ends_at:
                 self._inbox.put_back(taken[at:])
                 break
-            self._receiver.heard(node, frame, now)
+            self._receiver.heard(node, frame, came_at)
 
     def _start_to_ask(self) -> None:
         """Starts the first thread that asks: later the system may have none to give. Raises ClusterError."""
@@ -222,12 +223,14 @@ class Agent:
     def _ask(self, node: str) -> None:
         """On a thread that may wait."""
         engine = self._engine
+        parts = None
         try:
-            parts = None if engine is None else engine.ask(node, ASK_TIMEOUT_S)
+            if engine is not None:
+                parts = engine.ask(node, ASK_TIMEOUT_S)
         finally:
-            self._asked.discard(node)
-        with self._lock:
-            self._receiver.answered(node, parts, time.monotonic())
+            with self._lock:
+                self._receiver.answered(node, parts, time.monotonic())
+                self._asked.discard(node)
 
     # ---- what the engine calls
 

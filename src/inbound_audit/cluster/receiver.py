@@ -7,7 +7,7 @@ memory beyond the bounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from inbound_audit.cluster import frames
@@ -153,9 +153,10 @@ class Receiver:
         self._own.tick(now)
         self._say_own()
 
-    def asks(self, now: float) -> list[str]:
-        """Returns the nodes whose snapshot is to be asked for now. Each is named at most once per MIN_ASK_S."""
-        return [state.name for state in self.nodes.values() if state.wants(now)]
+    def asks(self, now: float, asked: Collection[str] = ()) -> list[str]:
+        """Returns the nodes whose snapshot is to be asked for now, without those of which one is on its way (`asked`).
+        Each is named at most once per MIN_ASK_S."""
+        return [state.name for state in self.nodes.values() if state.name not in asked and state.wants(now)]
 
     def move(self, trees: NodeTrees) -> None:
         """Goes on in other trees, without the nodes that are lost. What the old ones hold is not changed."""
@@ -213,6 +214,7 @@ class Receiver:
                 return False
         else:
             other = state.begin_of(frame.epoch, began, frame.seq)
+            # model: cluster/lives
             lives = other is not None and state.note_rival(frame.epoch, began, now) >= ALIVE_S and lost
             if other is None or (other <= state.began + (-SAME_AGE_S if lost else SAME_AGE_S) and not lives):
                 self._rival(state, now)

@@ -301,6 +301,23 @@ def test_a_node_that_does_not_answer_is_asked_again_soon(pair: Pair) -> None:
     assert pair.agrees
 
 
+def test_the_time_of_a_request_without_an_answer_delays_the_next_one_no_further(pair: Pair) -> None:
+    """While it is on its way none is wanted."""
+    pair.open(2)
+    pair.say()
+    pair.talk()
+    while not pair.asks():
+        pair.talk(0.01)
+    for _ in range(40):
+        pair.talk(0.05)
+        assert pair.receiver.asks(pair.now, {"mx1"}) == []
+    pair.receiver.answered("mx1", None, pair.now)
+    failed_at = pair.now
+    while not pair.asks():
+        pair.talk(0.01)
+    assert pair.now - failed_at <= MAX_UNANSWERED_S + 0.02
+
+
 def test_a_node_of_which_no_snapshot_is_had_is_not_counted_for_ever(pair: Pair) -> None:
     pair.say()
     pair.open(2)

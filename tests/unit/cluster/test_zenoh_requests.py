@@ -97,6 +97,7 @@ def test_an_answer_that_has_begun_is_not_given_up(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_node_without_an_answer_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "ASK_AGAIN_S", PATIENCE)
     session = Session([lambda token: iter(())])
     assert asked(session, monkeypatch) is None
     assert session.waits_s == [2.0]
