@@ -12,7 +12,8 @@ EXTRAS ?= all
 BIN     := $(VENV)/bin
 PY      := $(BIN)/python
 PIP     := $(PY) -m pip --disable-pip-version-check install -qq
-PYTEST  := $(PY) -m pytest
+# Each process of pytest would rewrite the assertions of all files anew if it were told to keep no compiled ones.
+PYTEST  := env -u PYTHONDONTWRITEBYTECODE $(PY) -m pytest
 # Says what a step does before it does it, so that nothing is silent for long.
 SAY     := @printf '==> %s\n'
 NATIVE  := setup.py $(wildcard src/*.pyx src/inbound_audit/_*/*.px[di] src/inbound_audit/_*/*.h)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import shutil
@@ -62,10 +63,13 @@ def pytest_report_header() -> str:
 
 def tier_of(item: pytest.Item) -> str | None:
     """The folder decides; a test in tests/unit may carry the mark of a slower tier itself."""
-    own = [tier for tier in TIERS if item.get_closest_marker(tier)]
-    if own or TESTS not in item.path.parents:
-        return own[0] if own else None
-    folder = item.path.relative_to(TESTS).parts[0]
+    own = next((tier for tier in TIERS if item.get_closest_marker(tier)), None)
+    return own or _tier_of_file(item.path)
+
+
+@functools.cache
+def _tier_of_file(path: Path) -> str | None:
+    folder = path.relative_to(TESTS).parts[0] if TESTS in path.parents else ""
     return folder if folder in TIERS else None
 
 
