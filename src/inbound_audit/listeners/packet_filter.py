@@ -47,8 +47,7 @@ _BITS = {4: 32, 6: 128}
 _MAX_JUMP = 255
 
 # asm-generic/socket.h
-_ATTACH, _DETACH, _GET, _MEMORY = 26, 27, 26, 55
-_DROPS = 8  # the word of SO_MEMINFO
+_ATTACH, _DETACH, _GET = 26, 27, 26
 
 
 class Instruction(NamedTuple):
@@ -210,9 +209,3 @@ def attached_to(listening: socket.socket) -> tuple[int, int] | None:
     (code, _, _, mark), (next_code, _, _, token) = islice(struct.iter_unpack("=HBBI", room.raw), 2)
     ours = (code, mark, next_code) == (LD_CONSTANT, MARK, LDX_CONSTANT)
     return (mark, token) if ours else (0, 0)
-
-
-def drops_of(listening: socket.socket) -> int:
-    """Packets that the kernel has dropped at a socket: by its program, and for want of room. Raises OSError."""
-    words = listening.getsockopt(socket.SOL_SOCKET, _MEMORY, 4 * (_DROPS + 1))
-    return int(struct.unpack_from("=I", words, 4 * _DROPS)[0]) if len(words) > 4 * _DROPS else 0
