@@ -265,7 +265,7 @@ def gil_kept() -> Iterator[None]:
     thread that asked for it, and that is not in the child."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1000)
-    time.sleep(0.1)  # those who have asked have it
+    time.sleep(1)  # those who have asked have it, on a busy machine too
     try:
         yield
     finally:
