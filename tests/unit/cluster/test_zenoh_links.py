@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -21,12 +22,13 @@ from inbound_audit.cluster.zenoh_links import Links  # noqa: E402
 class Wire:
     """A connection to another node, of which both ends are here."""
 
-    def __init__(self, identity: str, at_end: ExitStack) -> None:
+    def __init__(self, identity: str, certificate: str | None, at_end: ExitStack) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             self.here = at_end.enter_context(socket.create_connection(server.getsockname()))
             self.there = at_end.enter_context(server.accept()[0])
         self.here.setblocking(False)
         self.identity = identity
+        self.certificate = certificate
 
     @property
     def is_open(self) -> bool:
@@ -39,7 +41,7 @@ class Wire:
 
     def event(self, kind: object) -> zenoh.LinkEvent:
         ends = [f"tcp/127.0.0.1:{one.getsockname()[1]}" for one in (self.here, self.there)]
-        link = SimpleNamespace(zid=self.identity, src=ends[0], dst=ends[1], auth_identifier=None)
+        link = SimpleNamespace(zid=self.identity, src=ends[0], dst=ends[1], auth_identifier=self.certificate)
         return cast("zenoh.LinkEvent", SimpleNamespace(link=link, kind=kind))
 
 
@@ -52,8 +54,8 @@ class Node:
         self.links = Links(None, self.up.append)
         self._at_end = at_end
 
-    def link(self, identity: str) -> Wire:
-        wire = Wire(identity, self._at_end)
+    def link(self, identity: str, certificate: str | None = None) -> Wire:
+        wire = Wire(identity, certificate, self._at_end)
         self.links.changed(wire.event(zenoh.SampleKind.PUT))
         return wire
 
@@ -86,6 +88,14 @@ def test_the_end_of_a_link_ends_none_that_is_new(node: Node) -> None:
     node.now += room.MIN_ENDED_S / 2
     node.lose(new[0])
     assert [wire.is_open for wire in new[1:]] == [True, True]
+
+
+def test_the_end_of_a_link_ends_none_of_another_certificate(node: Node) -> None:
+    """Each node can state the identity of another one."""
+    one, stated = node.link("a", "mx2"), node.link("a", "mx3")
+    node.now += 10
+    node.lose(stated)
+    assert one.is_open
 
 
 def test_a_node_with_one_link_is_up_until_it_ends(node: Node) -> None:
@@ -131,23 +141,6 @@ def test_a_node_that_is_frozen_keeps_its_links(node: Node, silent: Wire, monkeyp
     assert silent.is_open
 
 
-def test_many_silent_nodes_are_looked_at_a_few_at_a_time(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when a switch ends: each look takes as long as there are descriptors."""
-    looked: list[str] = []
-    monkeypatch.setattr(room.Link, "is_alive", lambda link: looked.append(link.identity))
-    for number in range(3 * room.MAX_TRIED):
-        node.link(f"{number}")
-        node.links.identify(f"mx{number}", f"{number}")
-    node.now += 10
-    for times in range(1, 6):
-        node.links.renew_silent({})
-        assert len(looked) == min(times, 3) * room.MAX_TRIED
-    assert len(set(looked)) == len(looked)
-    node.now += 2 * room.ALIVE_S
-    node.links.renew_silent({})
-    assert len(looked) == 4 * room.MAX_TRIED
-
-
 def test_a_node_with_a_new_link_keeps_its_links(node: Node, silent: Wire) -> None:
     new = node.link("a")
     node.links.renew_silent({})
@@ -190,3 +183,54 @@ def test_a_node_may_have_another_identity_after_a_restart(node: Node, silent: Wi
     node.links.renew_silent({})
     assert silent.is_open
     assert not again.is_open
+
+
+@pytest.fixture(params=["mx2", None], ids=["certificates", "no certificates"])
+def claimed(node: Node, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Wire:
+    """The only link to mx2, which is alive. Both mx2 and mx3 say that it is theirs."""
+    monkeypatch.setattr(room, "ALIVE_S", 600)
+    wire = node.link("a", request.param)
+    if request.param is not None:
+        node.links.identify("mx3", "a")
+    node.links.identify("mx2", "a")
+    node.links.identify("mx3", "a")
+    wire.there.send(b"x")
+    node.now += 10
+    return wire
+
+
+def test_a_node_that_says_the_identity_of_another_does_not_end_its_links(node: Node, claimed: Wire) -> None:
+    node.links.renew_silent({"mx2": node.now})
+    node.links.renew("mx3")
+    assert claimed.is_open
+
+
+def test_a_node_that_says_the_identity_of_another_does_not_hide_its_silence(node: Node, claimed: Wire) -> None:
+    node.links.renew_silent({"mx3": node.now})
+    assert not claimed.is_open
+
+
+def test_a_node_that_has_said_the_identity_of_another_does_not_take_it_away(node: Node, claimed: Wire) -> None:
+    node.links.identify("mx3", "b")
+    node.links.renew_silent({})
+    assert not claimed.is_open
+
+
+def test_the_descriptors_are_read_for_all_silent_nodes_at_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once to find the links that are alive, and once to end them: there may be hundreds of each."""
+    monkeypatch.setattr(room, "ALIVE_S", 600)
+    wires = [node.link(identity) for identity in "abcdefgh" for _ in range(2)]
+    for wire in wires:
+        node.links.identify(f"mx-{wire.identity}", wire.identity)
+        wire.there.send(b"x")
+    node.now += 10
+    reads: list[object] = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: reads.append(path) or listdir(path))
+    node.links.renew_silent({f"mx-{wire.identity}": node.now for wire in wires})
+    assert not reads
+    node.links.renew_silent({})
+    assert not any(wire.is_open for wire in wires)
+    assert len(reads) == 2
+    node.links.renew_silent({})
+    assert len(reads) == 2
