@@ -34,7 +34,7 @@ from inbound_audit.cluster.engine import (
     snapshot_parts,
 )
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES, MAX_PARTS, is_name
-from inbound_audit.cluster.zenoh_links import Links
+from inbound_audit.cluster.zenoh_links import SILENCE_S, Links
 from inbound_audit.cluster.zenoh_settings import configuration, speakers
 from inbound_audit.errors import ClusterError
 
@@ -42,6 +42,10 @@ logger = logging.getLogger("inbound_audit.cluster")
 
 CHECK_S = 0.2
 """Seconds from one check for nodes that are silent, or do not answer, to the next."""
+
+MAX_CHECK_PAUSE_S = 2 * CHECK_S
+"""After a longer pause between two checks this node itself stood still: what the others have said meanwhile is still to
+be heard. No node is silent then until SILENCE_S have passed once more."""
 
 MAX_KEYS = 8000
 """Keys of which is noted whose they are: to read one takes longer than all else that is done with a frame here."""
@@ -80,7 +84,8 @@ class ZenohEngine:
         """The nodes of the keys that were heard."""
         self._requests: set[Request] = set()
         """For snapshots of which no part has come yet."""
-        self._check_at = 0.0
+        self._checked_at = 0.0
+        self._stood_still_at = 0.0
         self._closed = True
 
     def open(self, on_frame: OnFrame, on_ask: OnAsk, on_link: OnLink, on_gone: OnGone) -> None:
@@ -139,9 +144,12 @@ class ZenohEngine:
     def _check(self) -> None:
         """Looks for nodes that are silent, and for requests that are not answered. O(links) per CHECK_S, else O(1)."""
         now = time.monotonic()
-        if now >= self._check_at:
-            self._check_at = now + CHECK_S
-            self._links.renew_silent(self._heard)
+        if now - self._checked_at >= CHECK_S:
+            if now - self._checked_at > MAX_CHECK_PAUSE_S:
+                self._stood_still_at = now
+            self._checked_at = now
+            if now - self._stood_still_at > SILENCE_S:
+                self._links.renew_silent(self._heard)
             for request in self._requests.copy():
                 if now >= request.again_at:
                     request.token.cancel()  # type: ignore[no-untyped-call]
