@@ -20,8 +20,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from math import inf
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import zenoh
 
@@ -41,7 +40,7 @@ from inbound_audit.errors import ClusterError
 logger = logging.getLogger("inbound_audit.cluster")
 
 CHECK_S = 0.2
-"""Seconds from one check for nodes that are silent, or do not answer, to the next."""
+"""Seconds from one check for nodes that are silent to the next."""
 
 MAX_CHECK_PAUSE_S = 2 * CHECK_S
 """After a longer pause between two checks this node itself stood still: what the others have said meanwhile is still to
@@ -52,7 +51,7 @@ MAX_KEYS = 8000
 
 ASK_AGAIN_S = 0.6
 """A request for a snapshot of which no part has come is sent once more after so long: a link that has ended may have
-lost it, or the answer."""
+lost it, or the answer. The first one stays open: its answer may be late only."""
 
 MAX_ASKING = 64
 """Queries for a snapshot that wait at once; further ones go unanswered."""
@@ -62,11 +61,26 @@ CLOSE_TIMEOUT_S = 3.0
 _T = TypeVar("_T")
 
 
-class Request(NamedTuple):
-    """A request for a snapshot: when it is given up for another one, and what ends it then."""
+class Answer:
+    """The parts of a snapshot as they come, on threads of Zenoh. It is given to `ended` when no more come."""
 
-    again_at: float
-    token: zenoh.CancellationToken
+    def __init__(self, ended: queue.SimpleQueue[Answer]) -> None:
+        self.parts: list[bytes] = []
+        self.excess = False
+        """More came than an answer may have."""
+        self._ended = ended
+
+    def take(self, reply: zenoh.Reply) -> None:
+        sample = reply.ok
+        if sample is None:  # a node has failed, or the time is over: what came may be whole all the same
+            return
+        if len(self.parts) == MAX_PARTS or len(sample.payload) > MAX_FRAME_BYTES:
+            self.excess = True
+        elif not self.excess:
+            self.parts.append(bytes(sample.payload))
+
+    def end(self) -> None:
+        self._ended.put(self)
 
 
 class ZenohEngine:
@@ -82,8 +96,6 @@ class ZenohEngine:
         """When each node was heard last whose identity is known."""
         self._node_of: dict[str, str] = {}
         """The nodes of the keys that were heard."""
-        self._requests: set[Request] = set()
-        """For snapshots of which no part has come yet."""
         self._checked_at = 0.0
         self._stood_still_at = 0.0
         self._closed = True
@@ -142,7 +154,8 @@ class ZenohEngine:
         return True
 
     def _check(self) -> None:
-        """Looks for nodes that are silent, and for requests that are not answered. O(links) per CHECK_S, else O(1)."""
+        """Gives new links to nodes that are silent. O(links + nodes) per CHECK_S, and if one is silent O(descriptors of
+        this process); else O(1)."""
         now = time.monotonic()
         if now - self._checked_at >= CHECK_S:
             if now - self._checked_at > MAX_CHECK_PAUSE_S:
@@ -150,48 +163,43 @@ class ZenohEngine:
             self._checked_at = now
             if now - self._stood_still_at > SILENCE_S:
                 self._links.renew_silent(self._heard)
-            for request in self._requests.copy():
-                if now >= request.again_at:
-                    request.token.cancel()  # type: ignore[no-untyped-call]
 
     def ask(self, node: str, timeout_s: float) -> list[bytes] | None:
-        parts = self._request(node, timeout_s, time.monotonic() + ASK_AGAIN_S)
-        if parts is None:
-            parts = self._request(node, max(timeout_s - ASK_AGAIN_S, CHECK_S), inf)
-        return parts or None
-
-    def _request(self, node: str, timeout_s: float, again_at: float) -> list[bytes] | None:
-        """The parts of an answer, [] if there is none; None: no part had come at `again_at`."""
-        request = Request(again_at, zenoh.CancellationToken())
-        self._requests.add(request)
-        parts: list[bytes] = []
         try:
-            replies = self._session.get(
-                f"{self._root}/{node}/s",
-                timeout=timeout_s,
-                consolidation=zenoh.ConsolidationMode.NONE,
-                congestion_control=zenoh.CongestionControl.BLOCK,
-                priority=zenoh.Priority.DATA_LOW,
-                allowed_destination=zenoh.Locality.REMOTE,
-                cancellation_token=request.token,
-            )
-            for reply in replies:
-                self._requests.discard(request)
-                sample = reply.ok
-                if sample is None:  # a node has failed, or the time is over: what came may be whole all the same
-                    continue
-                if len(parts) == MAX_PARTS or len(sample.payload) > MAX_FRAME_BYTES:
-                    return []
-                parts.append(bytes(sample.payload))
+            answer = self._answer_of(node, timeout_s)
         except zenoh.ZError:  # it is closed
-            return []
-        finally:
-            self._requests.discard(request)
-        if not parts and request.token.is_cancelled:
             return None
-        if not parts:
+        if answer.excess:
+            return None
+        if not answer.parts:
             self._links.renew(node)
-        return parts
+        return answer.parts or None
+
+    def _answer_of(self, node: str, timeout_s: float) -> Answer:
+        """The first answer that has parts. Raises ZError."""
+        ended: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        first = self._request(node, timeout_s, ended)
+        try:
+            return ended.get(timeout=ASK_AGAIN_S)
+        except queue.Empty:
+            again = not first.parts
+        if again:
+            self._request(node, max(timeout_s - ASK_AGAIN_S, CHECK_S), ended)
+        answer = ended.get()
+        return ended.get() if again and not answer.parts else answer
+
+    def _request(self, node: str, timeout_s: float, ended: queue.SimpleQueue[Answer]) -> Answer:
+        answer = Answer(ended)
+        self._session.get(
+            f"{self._root}/{node}/s",
+            zenoh.handlers.Callback(answer.take, answer.end, indirect=False),
+            timeout=timeout_s,
+            consolidation=zenoh.ConsolidationMode.NONE,
+            congestion_control=zenoh.CongestionControl.BLOCK,
+            priority=zenoh.Priority.DATA_LOW,
+            allowed_destination=zenoh.Locality.REMOTE,
+        )
+        return answer
 
     def close(self) -> None:
         if not self._closed:

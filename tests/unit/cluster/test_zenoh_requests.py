@@ -1,10 +1,9 @@
-"""Requests for a snapshot over Zenoh that are not answered, without a session of Zenoh."""
+"""Requests for a snapshot over Zenoh and their answers, without a session of Zenoh."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from time import sleep
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,89 +14,165 @@ zenoh = pytest.importorskip("zenoh")
 
 from inbound_audit.cluster import zenoh_engine as room  # noqa: E402
 from inbound_audit.cluster.engine import EngineSettings  # noqa: E402
+from inbound_audit.cluster.frames import MAX_FRAME_BYTES, MAX_PARTS  # noqa: E402
 from inbound_audit.cluster.zenoh_engine import ZenohEngine  # noqa: E402
 from inbound_audit.cluster.zenoh_links import Links  # noqa: E402
 
-Answer = Callable[[Any], Iterator[object]]
+Requests = Sequence["zenoh.handlers.Callback[Any]"]
+"""Those that were sent: what comes for each is given to it."""
 
 
-def part(data: bytes) -> object:
-    return SimpleNamespace(ok=SimpleNamespace(payload=data))
+def part(request: zenoh.handlers.Callback[Any], data: bytes) -> None:
+    request.callback(SimpleNamespace(ok=SimpleNamespace(payload=data)))
 
 
-def late(token: zenoh.CancellationToken) -> Iterator[object]:
-    """Nothing comes until the request is given up."""
-    while not token.is_cancelled:
-        sleep(0.001)
-    yield from ()
+def end(request: zenoh.handlers.Callback[Any]) -> None:
+    assert request.drop is not None
+    request.drop()
 
 
-def whole(token: zenoh.CancellationToken) -> Iterator[object]:
-    yield part(b"a part")
+def no_answer(requests: Requests) -> None:
+    """A lost link has swallowed it."""
+
+
+def answer(requests: Requests) -> None:
+    part(requests[-1], b"first")
+    part(requests[-1], b"second")
+    end(requests[-1])
 
 
 class Session:
-    """Answers one request after the other."""
+    """Does one thing after each request."""
 
-    def __init__(self, answers: list[Answer]) -> None:
+    def __init__(self, *acts: Callable[[Requests], None]) -> None:
         self.waits_s: list[float] = []
-        self.requests: set[room.Request] = set()
-        self._answers = iter(answers)
+        self.requests: list[zenoh.handlers.Callback[Any]] = []
+        self._acts = iter(acts)
 
-    def get(self, key: str, *, timeout: float, cancellation_token: object, **options: object) -> Iterator[object]:
+    def get(self, key: str, handler: zenoh.handlers.Callback[Any], *, timeout: float, **options: object) -> None:
         assert key == "ia/eu/mx2/s"
         self.waits_s.append(timeout)
-        return next(self._answers)(cancellation_token)
+        self.requests.append(handler)
+        next(self._acts)(self.requests)
 
 
-def asked(session: Session, monkeypatch: pytest.MonkeyPatch) -> list[bytes] | None:
-    """What comes of a request by a node that speaks meanwhile."""
-    monkeypatch.setattr(room, "CHECK_S", 0)
+def asked(session: Session) -> tuple[list[bytes] | None, list[str]]:
+    """What comes of a request, and the nodes that get new links then. The node that asks says nothing meanwhile, like
+    one that is a duplicate."""
     engine = ZenohEngine(EngineSettings("eu", "mx1", listen=("tcp/127.0.0.1:7447",)))
-    session.requests = engine._requests
+    renewed: list[str] = []
     engine._session = cast("zenoh.Session", session)
-    engine._publisher = cast("zenoh.Publisher", SimpleNamespace(put=lambda frame: None))
-    engine._links = Links(None, lambda up: None)
-    parts: list[list[bytes] | None] = []
-    asking = threading.Thread(target=lambda: parts.append(engine.ask("mx2", 2.0)))
-    asking.start()
-    while asking.is_alive():
-        engine.publish(b"a frame")
-        asking.join(0.001)
-    assert not engine._requests
-    return parts[0]
+    engine._links = cast("Links", SimpleNamespace(renew=renewed.append))
+    return engine.ask("mx2", 2.0), renewed
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request is sent once more if no part has come when it is sent."""
+    monkeypatch.setattr(room, "ASK_AGAIN_S", 0)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "ASK_AGAIN_S", PATIENCE)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_request_that_is_answered_is_sent_once() -> None:
+    session = Session(answer)
+    assert asked(session) == ([b"first", b"second"], [])
+    assert session.waits_s == [2.0]
 
 
 def test_a_request_without_an_answer_is_sent_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "ASK_AGAIN_S", 0.01)
-    session = Session([late, whole])
-    assert asked(session, monkeypatch) == [b"a part"]
+    session = Session(no_answer, answer)
+    assert asked(session) == ([b"first", b"second"], [])
     assert session.waits_s == [2.0, 1.99]
 
 
-def test_a_request_that_is_answered_is_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "ASK_AGAIN_S", PATIENCE)
-    session = Session([whole])
-    assert asked(session, monkeypatch) == [b"a part"]
+@pytest.mark.usefixtures("at_once")
+def test_an_answer_that_is_late_is_taken() -> None:
+    """It takes the other node longer than after which it is asked again, and it would take as long again."""
+    assert asked(Session(no_answer, lambda requests: answer(requests[:1]))) == ([b"first", b"second"], [])
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_answer_is_whole_whatever_comes_of_the_other_request() -> None:
+    def both(requests: Requests) -> None:
+        part(requests[0], b"a part of another snapshot")
+        answer(requests)
+        end(requests[0])
+
+    assert asked(Session(no_answer, both)) == ([b"first", b"second"], [])
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_answer_is_enough(failing: int) -> None:
+    def one(requests: Requests) -> None:
+        end(requests[failing])
+        answer(requests[: 2 - failing])
+
+    assert asked(Session(no_answer, one)) == ([b"first", b"second"], [])
+
+
+@pytest.mark.usefixtures("at_once")
+def test_an_answer_that_has_begun_is_waited_for() -> None:
+    def begin(requests: Requests) -> None:
+        part(requests[0], b"first")
+        threading.Timer(0.05, go_on, requests).start()
+
+    def go_on(request: zenoh.handlers.Callback[Any]) -> None:
+        part(request, b"second")
+        end(request)
+
+    session = Session(begin)
+    assert asked(session) == ([b"first", b"second"], [])
     assert session.waits_s == [2.0]
 
 
-def test_an_answer_that_has_begun_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_up: list[bool] = []
+@pytest.mark.usefixtures("patient")
+def test_what_came_before_a_failure_may_be_whole() -> None:
+    def fail(requests: Requests) -> None:
+        part(requests[0], b"first")
+        requests[0].callback(SimpleNamespace(ok=None))
+        end(requests[0])
 
-    def begun(token: zenoh.CancellationToken) -> Iterator[object]:
-        yield part(b"first")
-        given_up.append(any(request.token == token for request in session.requests))
-        yield part(b"second")
-
-    session = Session([begun])
-    monkeypatch.setattr(room, "ASK_AGAIN_S", PATIENCE)
-    assert asked(session, monkeypatch) == [b"first", b"second"]
-    assert given_up == [False]
+    assert asked(Session(fail)) == ([b"first"], [])
 
 
-def test_a_node_without_an_answer_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "ASK_AGAIN_S", PATIENCE)
-    session = Session([lambda token: iter(())])
-    assert asked(session, monkeypatch) is None
+@pytest.mark.usefixtures("patient")
+def test_a_node_that_does_not_answer_gets_new_links() -> None:
+    session = Session(lambda requests: end(requests[0]))
+    assert asked(session) == (None, ["mx2"])
     assert session.waits_s == [2.0]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_node_that_answers_neither_request_gets_new_links() -> None:
+    def fail(requests: Requests) -> None:
+        for request in requests:
+            end(request)
+
+    assert asked(Session(no_answer, fail)) == (None, ["mx2"])
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    "parts", [[b"x"] * (MAX_PARTS + 2), [b"x", bytes(MAX_FRAME_BYTES + 1)], [bytes(MAX_FRAME_BYTES + 1)]]
+)
+def test_an_answer_with_more_than_its_bounds_is_none(parts: list[bytes]) -> None:
+    def flood(requests: Requests) -> None:
+        for data in parts:
+            part(requests[0], data)
+        end(requests[0])
+
+    assert asked(Session(flood)) == (None, [])
+
+
+def test_an_engine_that_is_closed_has_no_answer() -> None:
+    def closed(requests: Requests) -> None:
+        raise zenoh.ZError("it is closed")
+
+    assert asked(Session(closed)) == (None, [])
