@@ -219,3 +219,64 @@ gate.close()
 print("done")
 """)
     assert out == "done\n"
+
+
+def test_threads_that_fork_at_once_give_back_what_they_have_taken_themselves() -> None:
+    out = run(f"""
+listening = socket.create_server(("127.0.0.1", 0))
+gate = Gate(audit.listener("SMTP"), Limits({{"/32": 3}}), [listening], threads=2)
+
+def fork():
+    for _ in range({rounds(30, 1000)}):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert not gate._is_held
+
+threads = [threading.Thread(target=fork) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+with connect(listening.getsockname()[1]):
+    end(gate.get(60))
+gate.close()
+print("done")
+""")
+    assert out == "done\n"
+
+
+@pytest.mark.parametrize("use", ["gate.close()", "del gate", "os.waitpid(os.fork() or os._exit(0), 0)"])
+def test_a_child_that_no_handler_has_seen_may_drop_the_gate_and_fork(use: str) -> None:
+    out = run(f"""
+import warnings
+warnings.simplefilter("ignore")
+listening = socket.create_server(("127.0.0.1", 0), backlog=600)
+port = listening.getsockname()[1]
+gate = Gate(audit.listener("SMTP"), Limits({{"/32": 0}}), [listening], threads=2)
+flooding = os.fork()
+if flooding == 0:
+    listening.close()
+    while True:
+        connect(port).close()
+eventually(lambda: gate.refused > 10, "a flood")
+for call in ("fork", "system call"):
+    for _ in range({rounds(10, 200)}):
+        pid = libc.fork() if call == "fork" else libc.syscall(57)
+        if pid == 0:
+            signal.alarm({int(PATIENCE)})
+            {use}
+            again = os.fork()
+            if again == 0:
+                os._exit(0)
+            os._exit(os.waitpid(again, 0)[1])
+        assert os.waitpid(pid, 0)[1] == 0
+    if os.uname().machine != "x86_64":
+        break  # there the call has another number
+os.kill(flooding, 9)
+os.waitpid(flooding, 0)
+gate.close()
+print("done")
+""")
+    assert out == "done\n"

@@ -19,7 +19,9 @@ gate_queue.init_mutex(&gates_lock, NULL)
 
 
 cdef void before_any_fork() noexcept nogil:
-    cdef gate_connection.Gate *g = gates
+    cdef gate_connection.Gate *g
+    if fork.is_child():
+        in_child_of_any_fork()  # of a fork that no handler has seen
     gate_queue.lock_mutex(&gates_lock)
     g = gates
     while g != NULL:
@@ -68,6 +70,17 @@ cdef void take_from_all(gate_connection.Gate *g) noexcept nogil:
         at = &at[0].next
     at[0] = g.next
     gate_queue.unlock_mutex(&gates_lock)
+
+
+cdef void take_out(gate_connection.Gate *g) noexcept nogil:
+    """Takes a gate of the parent out, in a child: of a fork that no handler has seen they are all in the list, and its
+    lock may be held for ever. Under the GIL: no other thread of this process uses the list before."""
+    cdef gate_connection.Gate **at = &gates
+    while at[0] != NULL and at[0] != g:
+        at = &at[0].next
+    if at[0] == g:
+        at[0] = g.next
+        gate_queue.init_mutex(&gates_lock, NULL)
 
 
 # ---- one gate
@@ -212,6 +225,8 @@ cdef class NativeGate:
     def __dealloc__(self):
         if self.gate == NULL or (not is_left(self) and not close_gate(self)):
             return  # no other thread could be started, and this one still needs the memory
+        if is_left(self):
+            take_out(self.gate)
         gate.free_gate(self.gate)
 
     def close(self):
@@ -430,10 +445,13 @@ cdef class NativeGate:
         return gate.held_here != 0
 
     def _hold(self):
-        """Waits until no thread is in the middle of a batch. Until `_let_go` none begins one."""
-        if self.gate != NULL:
-            with nogil:
-                gate.hold(self.gate)
+        """Waits until no thread is in the middle of a batch. Until `_let_go` none begins one. Returns False, and holds
+        nothing, in a child that was made without Python: its gate has no thread, and locks that none gives back."""
+        if self.gate == NULL or is_left(self):
+            return False
+        with nogil:
+            gate.hold(self.gate)
+        return True
 
     def _let_go(self):
         """In the parent or the child."""
@@ -445,6 +463,7 @@ cdef class NativeGate:
         bits.store32(&self.closing, 1)
         if self.gate != NULL:
             gate.leave_to_parent(self.gate)
+            take_out(self.gate)
 
 
 cdef bint take_news(model.ia_ac *of_lane, model.ia_ac *out) noexcept nogil:

@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import socket
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -328,21 +329,22 @@ class Gate(NativeGate):
 
 
 class _Batches:
-    """What a fork waits for: that no thread of a gate is in the middle of a batch."""
+    """What a fork waits for: that no thread of a gate is in the middle of a batch. Each fork of a thread, also one that
+    a signal handler makes in the middle of another, gives back what it has taken itself."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = weakref.ref(gate)
-        self._held: list[Gate] = []
+        self._of_thread = threading.local()
 
     def acquire(self) -> None:
         gate = self._gate()
-        if gate is not None:
-            gate._hold()
-            self._held.append(gate)
+        held = self._of_thread.__dict__.setdefault("held", [])
+        held.append(gate if gate is not None and gate._hold() else None)
 
     def release(self) -> None:
-        while self._held:
-            self._held.pop()._let_go()
+        gate = self._of_thread.held.pop()
+        if gate is not None:
+            gate._let_go()
 
 
 def gate_of(guard: Guard, sockets: Iterable[socket.socket], **options: Any) -> Gate:

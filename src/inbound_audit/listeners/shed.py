@@ -215,9 +215,11 @@ class Shedder:
         return [one._replace(seconds_left=max(0.0, one.seconds_left - passed)) for one in self._dropped]
 
     def release(self, connection: socket.socket) -> None:
-        """Takes the program off a connection that was accepted."""
+        """Takes the program off an accepted connection, if it is this shedder's. What the system refuses is left."""
         if self._used:
-            packet_filter.detach(connection)
+            with contextlib.suppress(OSError):
+                if packet_filter.attached_to(connection) == (MARK, self._token):
+                    packet_filter.detach(connection)
 
     def step(self, now: float) -> None:
         """Reads the refusals, and changes the programs if others are to be dropped than before. Under the lock; what
