@@ -175,6 +175,13 @@ class BackgroundThread:
                 thread.start()  # model: fork/start
                 self._thread = thread
 
+    def start_if_missing(self) -> None:
+        """Starts the thread if there are members and no thread. One that `stop` waits for ends as it was asked to.
+        Raises RuntimeError."""
+        with self._lock:
+            if self._members and self._thread is None:
+                self.start()
+
     def stop(self) -> bool:
         """Ends the thread, and waits for that, unless it is in a `busy` block: it ends after the block. Returns whether
         it ran."""
@@ -274,9 +281,8 @@ def start_missing_threads() -> None:
     """Starts the background threads that could not be started when they were needed: the system had none to give. The
     lock of a stage is held, so no fork is on its way."""
     for thread in list(_threads):
-        if thread.members and not thread.runs:
-            with contextlib.suppress(RuntimeError):  # was logged when it was needed
-                thread.start()
+        with contextlib.suppress(RuntimeError):  # was logged when it was needed
+            thread.start_if_missing()
 
 
 # ---- forks and exit

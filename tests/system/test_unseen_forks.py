@@ -26,7 +26,7 @@ FORKS = {
 }
 
 BEGIN = """
-import ctypes, gc, logging, os, platform, signal, sys, time, traceback
+import ctypes, gc, logging, os, platform, signal, sys, threading, time, traceback
 from inbound_audit import InboundAudit, process
 from inbound_audit.shared import View
 from tests.support.waiting import end_of, eventually
@@ -40,7 +40,11 @@ def sessions(listener, n, block=0):
 def in_child(job):
     '''Runs a job in a child; its process id.'''
     # Python and the C library break in the child if another thread has one of their locks now: not what is tested here.
-    paused = [thread for thread in list(process._threads) if thread.stop()]
+    paused = set()
+    def alone():  # `stop` does not wait for a thread that is busy, and one that had ended may have begun again
+        paused.update(thread for thread in list(process._threads) if thread.stop())
+        return threading.active_count() == 1
+    eventually(alone, "that no other thread is left")
     pid = FORK
     if pid == 0:
         signal.alarm(110)

@@ -132,6 +132,32 @@ def test_a_thread_that_runs_starts_those_that_are_missing(no_threads: NoThreads)
     assert not missing.runs
 
 
+def test_who_starts_what_is_missing_undoes_no_end() -> None:
+    ends = threading.Event()
+
+    def start_all_the_time() -> None:
+        while not ends.is_set():
+            start_missing_threads()
+
+    def job(thread: BackgroundThread) -> None:
+        while thread.wait(None) is not None:
+            pass
+
+    thread = BackgroundThread("ended", job)
+    starting = threading.Thread(target=start_all_the_time)
+    starting.start()
+    try:
+        for _ in range(100):
+            thread.enter(1)
+            thread.stop()
+            thread.start()
+            thread.leave(1)
+            assert not thread.runs
+    finally:
+        ends.set()
+        starting.join()
+
+
 def test_a_time_limit(no_threads: NoThreads) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
