@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from tests.support.waiting import eventually
 from inbound_audit import InboundAudit, Limits, Listener
 from inbound_audit.listeners import shed
 from inbound_audit.listeners.gate import Gate
-from inbound_audit.listeners.packet_filter import attach, attached_to, program_of, ranges_of
+from inbound_audit.listeners.packet_filter import Program, attach, attached_to, program_of, ranges_of
 from inbound_audit.listeners.shed import Shed
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")]
@@ -172,6 +173,41 @@ def test_a_socket_that_its_owner_has_closed_is_left(listener: Listener) -> None:
         eventually(lambda: attached_to(kept) is None, "the end of the program")
         eventually(lambda: descriptors() <= before - 3, "the end of all copies")
         gate.close()
+
+
+def test_a_program_that_another_gate_takes_off_comes_back(listener: Listener) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
+        with Gate(listener, Limits({"/32": 0}), [listening], shed=FOREVER) as gate:
+            flood(gate, listening.getsockname()[1])
+            before = attached_to(listening)
+            with Gate(listener, Limits({"/32": 0}), [listening]) as other:
+                assert other.shed == []
+            eventually(lambda: attached_to(listening) == before, "the program")
+        assert attached_to(listening) is None
+
+
+def test_no_socket_is_left_where_the_system_allows_short_programs_alone(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a small `net.core.optmem_max`."""
+    longest = 150
+
+    def attach_short(listening: socket.socket, program: Program) -> None:
+        if len(program) > longest:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        attach(listening, program)
+
+    monkeypatch.setattr(shed.packet_filter, "attach", attach_short)
+    spared = Shed(FOREVER.refusals_per_s, hold_s=3600, max_hold_s=3600, never=())
+    with contextlib.ExitStack() as at_end:
+        sockets = [at_end.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512)) for _ in range(9)]
+        gate = at_end.enter_context(Gate(listener, Limits({"/32": 0}), sockets, shed=spared))
+        assert gate._shedder is not None
+        for number in range(200):
+            for _ in range(3):
+                gate._shedder.refusals.add(f"192.0.{number}.1")
+        eventually(lambda: all(attached_to(one) for one in sockets), "a program at each socket")
+        assert 10 < len(gate.shed) < 200
 
 
 def test_a_program_of_other_code_stays(listener: Listener, caplog: pytest.LogCaptureFixture) -> None:

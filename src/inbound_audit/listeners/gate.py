@@ -153,13 +153,13 @@ class Gate(NativeGate):
     def join(self, guard: Guard) -> None:
         """The guard of the connections that this gate lets in, as if the gate had been made with it. Again with the
         same guard: the same. Raises ValueError if it has another one, or one of another listener."""
-        if self.guard is None:
-            with self._lock:
+        with self._lock:
+            if self.guard is not None and self.guard is not guard:
+                raise ValueError(f"{guard!r}: {self!r} has another guard")
+            if self.guard is None:
                 self._belong_to(guard, self.limits)
                 self._exchange(self._rules(self.limits))
-            guard.add_gate(self)
-        elif self.guard is not guard:
-            raise ValueError(f"{guard!r}: {self!r} has another guard")
+                guard.add_gate(self)
 
     def _belong_to(self, guard: Guard, limits: Limits | None) -> None:
         if guard.listener is not self.listener:

@@ -132,7 +132,7 @@ def standing_in(gate: Gate, loop: asyncio.AbstractEventLoop, **options: Any) -> 
     guard, create_server = gate.guard or Guard(gate.listener), loop.create_server
 
     async def create(factory: Any, *arguments: Any, sock: Any = None, **given: Any) -> asyncio.AbstractServer:
-        if not any(sock is listening for listening in gate.sockets):
+        if sock is None or not any(_are_same(sock, listening) for listening in gate.sockets):
             return await create_server(factory, *arguments, sock=sock, **given)
         tls = {name: value for name, value in given.items() if name.startswith("ssl")}
         return gate.serve(loop, counted(factory, guard, **options), **tls)
@@ -156,6 +156,11 @@ def _check_balancers(gate: Gate, factory: GatedFactory) -> None:
             "Gate(..., proxy_from=factory.proxy_from); a factory of smtp.protocol_factory(..., proxy_from=...) reads "
             "PROXY headers"
         )
+
+
+def _are_same(sock: socket.socket, listening: socket.socket) -> bool:
+    """Whether these are of one open socket: a server may have made an object of its own."""
+    return min(sock.fileno(), listening.fileno()) >= 0 and os.path.sameopenfile(sock.fileno(), listening.fileno())
 
 
 def _same(pending: PendingConnection) -> PendingConnection:

@@ -25,9 +25,9 @@ an acknowledgement of a number that the kernel has sent to that source.
 
 Owned: a program belongs to the socket, not to the process, and outlives a process that is killed if another one has the
 same socket. It begins with a mark and a random token. A gate that begins takes off whatever has the mark, with shedding
-or without. A shedder replaces and takes off only what has its own token; a socket with another program, or with none
-where its own should be, is left from then on. In a child of a fork the sockets are the parent's: their copies are
-closed, and nothing else is done to them.
+or without; the one that had it sets its own again a second later. A shedder replaces and takes off only what has its
+own token; a socket with another program is left from then on. So one of several gates at a socket sheds. In a child of
+a fork the sockets are the parent's: their copies are closed, and nothing else is done to them.
 
 An accepted connection gets the program of its listening socket. The gate takes it off those that it lets in: a
 connection of an hour would keep a program of the kernel's for an hour.
@@ -237,11 +237,14 @@ class Shedder:
             self._holds.note(now, [(count / passed, network) for count, network in refused])
         dropped, program = self._fitting(self._holds.dropped(now), self._spared_by(gate))
         self._holds.keep(dropped, now)
+        most = self._most
         for one in list(self._sockets):
             is_listening = one.is_listening
             self._set_program(one, program if is_listening else [])
             if not is_listening:  # its owner has closed it: our copy must not keep it listening
                 self._leave_socket(one)
+            if self._most < most:
+                break  # the system allows no program of that length; the next step makes a shorter one for all sockets
         if not any(one.has_program for one in self._sockets):
             dropped = []
         self._report(dropped)
@@ -275,7 +278,7 @@ class Shedder:
             self._used = self._used or bool(program)
         except OSError as error:
             if error.errno == ENOMEM and self._most > MIN_INSTRUCTIONS:
-                self._most //= 2  # of the next step: net.core.optmem_max allows no longer one
+                self._most = max(MIN_INSTRUCTIONS, len(program) // 2)  # net.core.optmem_max allows no longer one
                 return
             self._failures.report(logging.WARNING, "nothing is dropped before accept at %s: %s", one, error.strerror)
             self._leave_socket(one)
@@ -312,16 +315,17 @@ class _Listening:
         return (found.st_dev, found.st_ino) == self._own.identity[:2]
 
     def set_program(self, program: Program) -> None:
-        """Replaces or, if it is empty, takes off the program. Raises OSError, also if it is not the one that was set
-        last."""
-        if program == self._program or self._own.current is None:
+        """Replaces or, if it is empty, takes off the program; sets it again if it is gone. Raises OSError, also if the
+        socket has another one."""
+        if not (program or self._program) or self._own.current is None:
             return
         with _as_socket(self._own.number) as listening:
-            if packet_filter.attached_to(listening) != ((MARK, self._token) if self._program else None):
-                raise OSError(EBUSY, "the socket has a program that is not this gate's, or lost the one that was")
-            if program:
+            found = packet_filter.attached_to(listening)
+            if found is not None and (found != (MARK, self._token) or not self._program):
+                raise OSError(EBUSY, "the socket has a program that is not this gate's")
+            if program and (found is None or program != self._program):
                 packet_filter.attach(listening, program)
-            else:
+            elif not program:
                 packet_filter.detach(listening)
         self._program = program
 

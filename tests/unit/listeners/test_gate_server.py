@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -193,10 +194,12 @@ def test_a_server_that_creates_its_own_gets_what_the_gate_lets_in(guard, thread,
         writer.close()
 
     gate = Gate(guard.listener, guard.policy, [listening], guard=guard, refusal=b"no\n")
+    kept = contextlib.ExitStack()
 
     async def begin():
         with gate.stand_in(thread.loop, idle_s=None):
-            through = await asyncio.start_server(converse, sock=listening, backlog=7)
+            # An object of the server's own for the same socket.
+            through = await asyncio.start_server(converse, sock=kept.enter_context(listening.dup()), backlog=7)
             beside = await thread.loop.create_server(Hello, "127.0.0.1", 0)
         return through, beside, await thread.loop.create_server(Hello, "127.0.0.1", 0)
 
@@ -212,6 +215,7 @@ def test_a_server_that_creates_its_own_gets_what_the_gate_lets_in(guard, thread,
     eventually(lambda: (guard.opened, guard.accepted, guard.refused, guard.open) == (2, 1, 1, 0), "its end")
     for server in (through, *others):
         stop(thread, server)
+    kept.close()
     assert gate.closed
 
 
