@@ -242,10 +242,13 @@ cdef class NativeGate:
             start_new_thread(NativeGate.close, (self,))
 
     def _exchange(self, GateRules rules not None):
-        """Later connections are decided by these rules. Waits for a batch of each thread. One caller at a time."""
+        """Later connections are decided by these rules. Waits for a batch of each thread. One caller at a time. Raises
+        RuntimeError in one of the gate's own threads, which is in the middle of a batch (see `close`)."""
         cdef gate_connection.Gate *g = self.gate
         cdef u32 i
         if g != NULL and not is_left(self):
+            if gate.is_lane(g):
+                raise RuntimeError("a clock that a gate calls can't exchange the limits of that gate")
             with nogil:
                 for i in range(g.lanes):
                     gate.lock_lane(&g.lane[i])
@@ -352,7 +355,8 @@ cdef class NativeGate:
         return not self.closed and bits.load32(&self.gate.queue.news) != 0
 
     def _news(self):
-        """What has happened since the last call that may be logged. Waits for a batch of each thread.
+        """What has happened since the last call that may be logged. Waits for a batch of each thread; in one of the
+        gate's own (see `close`) it is nothing, for now.
 
         Returns the peer that was over a limit last, or None; the peer for which the queue had no room last, or None;
         the InboundAuditError that says why the last one could not be counted, or None; the number of the error of the
@@ -365,7 +369,7 @@ cdef class NativeGate:
         cdef u32 i
         memset(&last, 0, sizeof(last))
         full = uncounted = last
-        if self.closed:
+        if self.closed or gate.is_lane(g):
             return None, None, None, 0, False
         with nogil:
             bits.store64(&g.noted, gate.news_of(g))

@@ -588,6 +588,29 @@ def test_a_clock_of_python_and_a_forgotten_gate_do_not_wait_for_each_other():
         assert audit.total() == 0
 
 
+def test_a_clock_of_python_may_use_the_gate_that_calls_it():
+    """It runs in a thread of the gate, in the middle of a batch."""
+    main, gates, said_by = threading.current_thread(), [], []
+
+    def clock():
+        if gates and threading.current_thread() is not main and not said_by:
+            said_by.append(gates[0].report(last=True))
+            with pytest.raises(RuntimeError, match="a clock that a gate calls") as failure:
+                gates[0].limits = Limits({"/32": 5})
+            said_by.append(failure.value)
+        return 0.0
+
+    with InboundAudit(capacity=1 << 22, monitors=["60,2"], clock=clock) as audit:
+        before = Limits({"/32": 3})
+        with gated(audit.listener("SMTP"), before) as (gate, port), connect(port):
+            gates.append(gate)
+            with connect(port):
+                end(take_all(gate, 2))
+            assert len(said_by) == 2
+            assert gate.limits is before
+            gates.clear()
+
+
 # ---- the guard
 
 
