@@ -160,6 +160,7 @@ HOSTILE = """
     local function tell(ok, answer)
         local kind = type(answer)
         local words = (kind == "string" or kind == "number") and tostring(answer) or kind
+        words = words:match("stack overflow") or words  -- a compiled trace does not say where
         words = words:gsub("0x%x+", "ADDRESS"):gsub("builtin#%d+", "ADDRESS"):gsub("%-nan", "nan"):sub(1, 300)
         out[#out + 1] = tostring(ok) .. " " .. words
     end
