@@ -305,14 +305,14 @@ def is_closed_in_its_silence(
     guard: Guard, address: tuple[str, int], context: ssl.SSLContext, implicit: bool = False
 ) -> bool:
     """Whether a peer gets so far that it is silent over TLS. Then it is closed."""
+    before = guard.opened  # a gate counts a peer as soon as it has connected
     with Peer(*address) as peer, contextlib.suppress(OSError):
         if not implicit:
             assert peer.line().startswith(b"220")
             if not peer.ask(b"STARTTLS").startswith(b"220"):
                 return False
-        before = guard.opened
         with context.wrap_socket(peer.socket, server_hostname="127.0.0.1"):
-            eventually(lambda: guard.opened == before + implicit and guard.open == 0)
+            eventually(lambda: guard.opened == before + 1 and guard.open == 0)
             return True
     return False
 
