@@ -61,6 +61,12 @@ class Pair:
     def talk(self, wait_s: float = HEARTBEAT_S) -> None:
         self.hear(*self.say(wait_s))
 
+    def lose_a_change(self) -> None:
+        """A frame is lost, and the next one shows that it was."""
+        self.open(2)
+        self.say()
+        self.talk()
+
     def answer(self) -> None:
         self.receiver.answered("mx1", self.sender.snapshot(), self.now)
 
@@ -172,9 +178,7 @@ def test_changes_during_the_snapshot_are_made_after_it(pair: Pair) -> None:
 
 
 def test_a_lost_last_change_is_seen_by_the_heartbeat(pair: Pair) -> None:
-    pair.open(2)
-    pair.say()
-    pair.talk()
+    pair.lose_a_change()
     assert not pair.state.whole
     assert pair.asks(GAP_S) == ["mx1"]
     pair.answer()
@@ -239,9 +243,7 @@ def test_a_wrong_snapshot_changes_nothing(pair: Pair, change: str) -> None:
 
 
 def test_a_node_that_goes_on_to_differ_is_asked_less_and_less(pair: Pair) -> None:
-    pair.open(2)
-    pair.say()
-    pair.talk()
+    pair.lose_a_change()
     asked = 0
     for _ in range(1000):
         pair.talk(0.01)
@@ -287,9 +289,7 @@ def test_another_start_is_not_taken_for_frames_that_have_waited(pair: Pair, ever
 
 def test_a_node_that_does_not_answer_is_asked_again_soon(pair: Pair) -> None:
     """It may have no connection yet, or it has lost the request."""
-    pair.open(2)
-    pair.say()
-    pair.talk()
+    pair.lose_a_change()
     asked = 0
     for _ in range(1000):
         pair.talk(0.01)
@@ -303,9 +303,7 @@ def test_a_node_that_does_not_answer_is_asked_again_soon(pair: Pair) -> None:
 
 def test_the_time_of_a_request_without_an_answer_delays_the_next_one_no_further(pair: Pair) -> None:
     """While it is on its way none is wanted."""
-    pair.open(2)
-    pair.say()
-    pair.talk()
+    pair.lose_a_change()
     while not pair.asks():
         pair.talk(0.01)
     for _ in range(40):
