@@ -60,7 +60,7 @@ class Inbox:
             self.dropped += 1
 
     def since(self, now: float) -> float:
-        """When the oldest frame that waits came, `now` if there is none. O(1)."""
+        """When the oldest frame that waits came, `now` if no frame waits. O(1)."""
         with self._changed:
             return self._frames[0][2] if self._frames else now
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from inbound_audit.cluster.frames import Frame
 
 SAME_AGE_S = 0.2
-"""Two starts of a node are told apart by their ages if these differ by more."""
+"""The ages of two starts of a node say which is newer if they differ by more."""
 RESUME_S = 5.0
 """A duplicate speaks again when the other node of its name has been silent for so long, or up to twice as long."""
 

@@ -64,7 +64,7 @@ class WindowTrees:
         make: returns an empty tree for a window.
         check: `SeriesTrees.check_records`.
         max_windows, max_hosts: bounds of all that is held. Beyond, changes raise CapacityError.
-        max_events: the same of one window; there is none of what this host says itself.
+        max_events: the same of one window; what this host says itself is not bounded.
     """
 
     def __init__(

@@ -203,7 +203,7 @@ class Links:
         return of_nodes
 
     def distrusts(self, node: str) -> bool:
-        """Whether its certificate shares an identity with another one: their frames can't be told apart. O(1)."""
+        """Whether its certificate shares an identity with another one: no frame shows which sent it. O(1)."""
         until = self._distrusted_until.get(node)
         return until is not None and time.monotonic() < until
 

@@ -195,7 +195,7 @@ def detach(connection: socket.socket) -> None:
 
 
 def attached_to(listening: socket.socket) -> tuple[int, int] | None:
-    """The mark and the token of a socket's program, both 0 if it is none of ours; None without one. Raises OSError."""
+    """The mark and the token of a socket's program, both 0 if another made it; None without one. Raises OSError."""
     room = ctypes.create_string_buffer(8 * MAX_INSTRUCTIONS)
     size = ctypes.c_uint32(MAX_INSTRUCTIONS)  # in instructions
     library = ctypes.CDLL(None, use_errno=True)

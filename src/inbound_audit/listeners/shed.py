@@ -347,7 +347,7 @@ def take_off_left(sockets: Iterable[socket.socket]) -> None:
     """Takes off programs that a process has left on its sockets when it was killed."""
     for one in sockets:
         if one.family in (socket.AF_INET, socket.AF_INET6):
-            with contextlib.suppress(OSError):  # a system without such programs: then there is none
+            with contextlib.suppress(OSError):  # a system without such programs
                 found = packet_filter.attached_to(one)
                 if found is not None and found[0] == MARK:
                     packet_filter.detach(one)
