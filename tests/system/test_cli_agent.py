@@ -96,8 +96,9 @@ def test_an_agent_that_is_stopped_is_no_missing_agent(two: list[Host]) -> None:
         assert one.run("cluster", "mail", "--json").stdout.count('"agent": null') == 1
         one.agent.send_signal(signal.SIGCONT)
         other.agent.kill()
-        eventually(lambda: here.total("inbound_cidr") == 0)
-        assert ", view of 1 of 2 nodes" in one.run("console", "mail", "cluster", "shared", "list").stdout
+        listed = ("console", "mail", "cluster", "shared", "list")
+        eventually(lambda: one.run(*listed).stdout.endswith(", view of 1 of 2 nodes\n"))
+        assert here.total("inbound_cidr") == 0
         rows = json.loads(one.run("console", "mail", "--json", "cluster", "shared", "list").stdout)["rows"]
         assert (rows[0]["nodes_counted"], rows[0]["nodes_known"]) == (1, 2)
 

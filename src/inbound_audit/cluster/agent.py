@@ -45,6 +45,9 @@ MAX_WAIT_S = 0.05
 """Seconds of the longest wait of the loop, and between two checks of all nodes: whose lease ends, whose snapshot is
 wanted. A frame that comes in between costs nothing for each node."""
 
+STOOD_STILL_S = 0.5
+"""If two steps of the loop are so many seconds apart, then this host, or this process, stood still."""
+
 ASK_TIMEOUT_S = 2.0
 """Seconds that a node has to send its snapshot."""
 
@@ -106,6 +109,7 @@ class Agent:
         self._warned = False
         self._log = LogLimiter(logger)
         self._nodes_at = self._chores_at = 0.0
+        self._checked_at = time.monotonic()
         self._command = requests.Command(lambda series, request: self.status(), {}, {})
         requests.COMMANDS["cluster"] = self._command
 
@@ -185,6 +189,9 @@ class Agent:
             wanted: list[str] = []
             if now >= self._nodes_at:
                 self._nodes_at = now + MAX_WAIT_S
+                if now - self._checked_at > STOOD_STILL_S:
+                    self._receiver.woke(now)
+                self._checked_at = now
                 self._receiver.tick(self._inbox.since(now))
                 self._series.turn()
                 wanted = self._receiver.asks(now, self._asked)

@@ -137,6 +137,12 @@ class Receiver:
         if state is not None:
             state.deadline = min(state.deadline, now + HINT_LEASE_S)
 
+    def woke(self, now: float) -> None:
+        """This host stood still: the others were not silent, but not heard. Each has HINT_LEASE_S from now at least, in
+        which what it sent meanwhile comes in."""
+        for state in self.nodes.values():
+            state.deadline = max(state.deadline, now + HINT_LEASE_S)  # model: cluster/hear
+
     def tick(self, now: float) -> None:
         """Drops those whose lease is over. To be called some 20 times per second, after what has arrived was taken."""
         for state in self.nodes.values():

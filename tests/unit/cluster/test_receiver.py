@@ -410,6 +410,22 @@ def test_a_hint_shortens_the_lease_and_a_word_undoes_it(pair: Pair) -> None:
     assert pair.receiver.nodes["here"].state == State.THIS_HOST
 
 
+def test_a_host_that_stood_still_drops_a_node_only_if_it_stays_silent(pair: Pair) -> None:
+    pair.now += 10 * LEASE_S
+    pair.receiver.woke(pair.now)
+    pair.tick(HINT_LEASE_S - 0.01)
+    assert (pair.state.state, pair.tree.hosts) == (State.HEARD, 1)
+    pair.talk()
+    pair.tick(LEASE_S - 0.01)
+    assert pair.state.state == State.HEARD
+    pair.now += 10 * LEASE_S
+    pair.receiver.woke(pair.now)
+    pair.tick(HINT_LEASE_S + 0.01)
+    assert (pair.state.state, pair.tree.hosts) == (State.LOST, 0)
+    pair.receiver.woke(pair.now)
+    assert pair.state.state == State.LOST
+
+
 def test_a_large_cluster_has_a_longer_lease(pair: Pair) -> None:
     beat = pack(Frame(FrameType.HEARTBEAT, 1, 1))
     for node in range(LONG_LEASE_NODES):
