@@ -46,6 +46,14 @@ MAX_CHECK_PAUSE_S = 2 * CHECK_S
 """After a longer pause between two checks this node itself stood still: what the others have said meanwhile is still to
 be heard. No node is silent then until SILENCE_S have passed once more."""
 
+REST_PER_NODE_S, MAX_REST_S = 0.0002, 0.05
+"""Seconds from one time that frames are taken from Zenoh to the next, per node and at most. Those that come meanwhile
+are taken together: if a thread of Zenoh called Python for each, that would cost more than all else that is done with it
+here. The other nodes wait longer than that before they speak again."""
+
+MAX_UNHEARD = 1000
+"""Frames that Zenoh keeps in between. Then the oldest gives way, and the sequence numbers show that it is missing."""
+
 MAX_KEYS = 8000
 """Keys of which is noted whose they are: to read one takes longer than all else that is done with a frame here."""
 
@@ -92,12 +100,12 @@ class ZenohEngine:
         self._root = f"ia/{settings.cluster}"
         self._own = f"{self._root}/{settings.node}"
         self._queries: queue.Queue[zenoh.Query | None] = queue.Queue(MAX_ASKING)
+        self._threads: list[threading.Thread] = []
+        self._ended = threading.Event()
         self._heard: dict[str, float] = {}
         """When each node was heard last whose identity is known."""
         self._node_of: dict[str, str] = {}
         """The nodes of the keys that were heard."""
-        self._checked_at = 0.0
-        self._stood_still_at = 0.0
         self._closed = True
 
     def open(self, on_frame: OnFrame, on_ask: OnAsk, on_link: OnLink, on_gone: OnGone) -> None:
@@ -109,18 +117,20 @@ class ZenohEngine:
             self._session = zenoh.open(config)
         except zenoh.ZError as error:
             raise ClusterError(f"Zenoh can't start: {str(error).partition(' at /')[0]}") from None
-        self._answering = threading.Thread(target=self._answer, name="inbound_audit answers", daemon=True)
-        try:
-            self._answering.start()
-        except RuntimeError as error:
-            self._session.close()  # type: ignore[no-untyped-call]
-            raise ClusterError(f"--engine zenoh: {error}") from None
         self._closed = False
         atexit.register(self._end)
         self._on_frame, self._on_ask, self._on_gone = on_frame, on_ask, on_gone
         self._links = Links(self._names, on_link)
         self._links.changed()
         self._declare()
+        try:
+            for work in (self._answer, self._hear, self._check_links):
+                thread = threading.Thread(target=work, name=f"inbound_audit {work.__name__[1:]}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except RuntimeError as error:
+            self._end()
+            raise ClusterError(f"--engine zenoh: {error}") from None
 
     def _declare(self) -> None:
         def direct(
@@ -131,7 +141,7 @@ class ZenohEngine:
 
         session = self._session
         session.info.declare_link_events_listener(direct(self._links.changed), history=True)
-        session.declare_subscriber(f"{self._root}/*/d", direct(self._frame))
+        self._frames = session.declare_subscriber(f"{self._root}/*/d", zenoh.handlers.RingChannel(MAX_UNHEARD))
         session.declare_queryable(f"{self._own}/s", direct(self._query))
         session.liveliness().declare_subscriber("ia/*/*/alive", direct(self._alive))
         session.liveliness().declare_subscriber(f"{self._root}/*/id/*", direct(self._identity), history=True)
@@ -150,19 +160,7 @@ class ZenohEngine:
             self._publisher.put(frame)
         except zenoh.ZError:  # it is closed
             return False
-        self._check()
         return True
-
-    def _check(self) -> None:
-        """Gives new links to nodes that are silent. O(links + nodes) per CHECK_S, and if one is silent O(descriptors of
-        this process); else O(1)."""
-        now = time.monotonic()
-        if now - self._checked_at >= CHECK_S:
-            if now - self._checked_at > MAX_CHECK_PAUSE_S:
-                self._stood_still_at = now
-            self._checked_at = now
-            if now - self._stood_still_at > SILENCE_S:
-                self._links.renew_silent(self._heard)
 
     def ask(self, node: str, timeout_s: float) -> list[bytes] | None:
         try:
@@ -215,10 +213,12 @@ class ZenohEngine:
     def _end(self) -> None:
         """Also at exit: if the interpreter ended while a thread is in Zenoh, or calls back, the process would abort."""
         self._closed = True
+        self._ended.set()
         with contextlib.suppress(queue.Full):  # then the thread has a query to find out by
             self._queries.put_nowait(None)
         self._session.close()  # type: ignore[no-untyped-call]
-        self._answering.join()
+        for thread in self._threads:
+            thread.join()
         atexit.unregister(self._end)
 
     def _answer(self) -> None:
@@ -227,7 +227,26 @@ class ZenohEngine:
                 for part in snapshot_parts(self._on_ask):
                     query.reply(f"{self._own}/s", part)
 
-    # ---- on threads of Zenoh
+    def _check_links(self) -> None:
+        """Gives new links to nodes that are silent, also while this node itself says nothing. O(links + nodes) per
+        CHECK_S, and if one is silent O(descriptors of this process)."""
+        checked_at = stood_still_at = time.monotonic()
+        while not self._ended.wait(CHECK_S):
+            now = time.monotonic()
+            if now - checked_at > MAX_CHECK_PAUSE_S:
+                stood_still_at = now
+            checked_at = now
+            if now - stood_still_at > SILENCE_S:
+                self._links.renew_silent(self._heard)
+
+    def _hear(self) -> None:
+        with contextlib.suppress(zenoh.ZError):  # it is closed
+            while True:
+                sample: zenoh.Sample | None = self._frames.recv()
+                while sample is not None:
+                    self._frame(sample)
+                    sample = self._frames.try_recv()
+                self._ended.wait(min(REST_PER_NODE_S * len(self._node_of), MAX_REST_S))
 
     def _frame(self, sample: zenoh.Sample) -> None:
         node = self._node(sample)
@@ -238,6 +257,8 @@ class ZenohEngine:
             if self._links.identified(node):
                 self._heard[node] = time.monotonic()
             self._on_frame(node, bytes(payload))
+
+    # ---- on threads of Zenoh
 
     def _query(self, query: zenoh.Query) -> None:
         try:

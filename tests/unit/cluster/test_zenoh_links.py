@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,8 +18,7 @@ zenoh = pytest.importorskip("zenoh")
 
 from inbound_audit.cluster import zenoh_links as room  # noqa: E402
 from inbound_audit.cluster.engine import EngineSettings  # noqa: E402
-from inbound_audit.cluster.sender import HEARTBEAT_S  # noqa: E402
-from inbound_audit.cluster.zenoh_engine import ZenohEngine  # noqa: E402
+from inbound_audit.cluster.zenoh_engine import CHECK_S, ZenohEngine  # noqa: E402
 from inbound_audit.cluster.zenoh_links import Links  # noqa: E402
 
 
@@ -239,39 +239,36 @@ def test_the_descriptors_are_read_for_all_silent_nodes_at_once(node: Node, monke
     assert len(reads) == 2
 
 
-def speak(engine: ZenohEngine, node: Node, for_s: float) -> None:
-    until = node.now + for_s
-    while node.now < until:
-        node.now += HEARTBEAT_S
-        engine.publish(b"a frame")
-
-
-@pytest.fixture
-def engine(node: Node) -> ZenohEngine:
-    """Of a node that speaks, without a session of Zenoh."""
+def check(node: Node, heard: dict[str, float], *pauses_s: float) -> None:
+    """What the thread of an engine does that checks links. Its own node says nothing, as if another one had its name.
+    Each of these pauses comes beside one that the thread makes."""
     engine = ZenohEngine(EngineSettings("eu", "mx1", listen=("tcp/127.0.0.1:7447",)))
-    engine._publisher = cast("zenoh.Publisher", SimpleNamespace(put=lambda frame: None))
     engine._links = node.links
-    return engine
+    engine._heard = heard
+    pauses = iter(pauses_s)
+
+    def wait(pause_s: float) -> bool:
+        more_s = next(pauses, None)
+        node.now += pause_s + (more_s or 0.0)
+        return more_s is None
+
+    engine._ended = cast("threading.Event", SimpleNamespace(wait=wait))
+    engine._check_links()
 
 
-def test_a_node_that_speaks_gives_new_links_to_one_that_is_silent(
-    node: Node, silent: Wire, engine: ZenohEngine
-) -> None:
-    speak(engine, node, 2 * room.SILENCE_S)
+CHECKS = 2 * int(room.SILENCE_S / CHECK_S)
+
+
+def test_a_node_that_says_nothing_gives_new_links_to_one_that_is_silent(node: Node, silent: Wire) -> None:
+    check(node, {}, *[0.0] * CHECKS)
     assert not silent.is_open
 
 
 @pytest.mark.parametrize("pause_s", [room.SILENCE_S, 1.0, 100.0])
-def test_a_node_that_stood_still_takes_no_other_for_silent(
-    node: Node, silent: Wire, engine: ZenohEngine, pause_s: float
-) -> None:
+def test_a_node_that_stood_still_takes_no_other_for_silent(node: Node, silent: Wire, pause_s: float) -> None:
     """What the others have said meanwhile is heard soon after."""
-    for _ in range(3):
-        engine._heard["mx2"] = node.now + 2 * room.SILENCE_S
-        speak(engine, node, 2 * room.SILENCE_S)
-        node.now += pause_s
-        speak(engine, node, room.SILENCE_S)
-        assert silent.is_open
-    speak(engine, node, room.SILENCE_S)
+    few = [0.0] * (CHECKS // 2)
+    check(node, {}, *[pause_s, *few] * 3)
+    assert silent.is_open
+    check(node, {}, pause_s, *few, *few)
     assert not silent.is_open
