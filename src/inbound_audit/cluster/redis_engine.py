@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import redis
-from redis.backoff import NoBackoff
+from redis.backoff import EqualJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from inbound_audit.cluster.engine import (
@@ -60,7 +60,9 @@ PING_S, SILENCE_S = 0.5, 1.5
 """Seconds without a message until the server is asked whether it is there, and until it counts as dead."""
 
 MIN_RETRY_S, MAX_RETRY_S = 0.1, 0.25
-"""Seconds between attempts to connect; each wait is twice the one before."""
+"""Seconds between attempts to connect; each wait is twice the one before. Of each a half is drawn at random: else all
+nodes of a cluster would come back in one moment, when their server does."""
+MAX_DOUBLINGS = 8  # that many reach any MAX_RETRY_S; from 1,024 on there is no such number
 
 CLOSE_TIMEOUT_S = 3.0
 
@@ -206,11 +208,12 @@ class RedisEngine:
 
     def _keep(self, role: str, serve: Callable[[redis.Redis, Callable[[], None]], None]) -> None:
         """Connects again and again, until `close`."""
-        pause = MIN_RETRY_S
+        backoff = EqualJitterBackoff(MAX_RETRY_S, MIN_RETRY_S)
+        failures = 0
 
         def up() -> None:
-            nonlocal pause
-            pause = MIN_RETRY_S
+            nonlocal failures
+            failures = 0
             self._say(role, True)
 
         while not self._closing.is_set():
@@ -220,8 +223,8 @@ class RedisEngine:
             except (redis.RedisError, OSError) as error:
                 self._report(error)
             self._say(role, False)
-            self._closing.wait(pause)
-            pause = min(2 * pause, MAX_RETRY_S)
+            self._closing.wait(backoff.compute(failures))
+            failures = min(failures + 1, MAX_DOUBLINGS)
 
     def _write(self, client: redis.Redis, up: Callable[[], None]) -> None:
         client.ping()
