@@ -6,17 +6,17 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.command_line import COMMAND, environment
-from tests.support.engine_nodes import free_ports
 from tests.support.networks import Networks
+from tests.support.ports import free_ports
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit
 
@@ -62,6 +62,20 @@ class Host:
             [*self.prefix, *COMMAND, *arguments],
             env=self._environment(), capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
+
+    def await_output(self, right: Callable[[str], object], *arguments: str) -> None:
+        """Runs a command until its output is right: other processes publish what it shows at moments of their own, and
+        on a busy machine the lease of a node that lives may end."""
+        outputs: list[str] = []
+
+        def is_right() -> object:
+            outputs.append(self.run(*arguments).stdout)
+            return right(outputs[-1])
+
+        try:
+            eventually(is_right)
+        except AssertionError:
+            raise AssertionError(f"{self.name}: {' '.join(arguments)}: {outputs[-1]}") from None
 
     def nodes(self) -> dict[str, tuple[str, int]]:
         """The state and the sessions of each node, as `cluster --json` has them."""

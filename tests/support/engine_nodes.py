@@ -30,15 +30,6 @@ PARTS = (2, 1000, 2000)
 """Lengths of the parts of a snapshot, unless a test sets others."""
 
 
-def free_ports(number: int) -> list[int]:
-    """Ports that nothing listens at."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 def snapshot(node: str, lengths: tuple[int, ...]) -> list[bytes]:
     return [f"{node} {part}"[:length].encode().ljust(length, b".") for part, length in enumerate(lengths)]
 

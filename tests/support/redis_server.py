@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 import pytest
-from tests.support.engine_nodes import free_ports
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 
 PROGRAM = shutil.which("redis-server")

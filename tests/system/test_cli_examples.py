@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,10 +19,10 @@ from pathlib import Path
 import pytest
 import trustme
 from tests.support.command_line import Manager, environment
-from tests.support.engine_nodes import free_ports
 from tests.support.fake_engine import FakeEngine, FakeNetwork
+from tests.support.ports import free_ports
 from tests.support.sharing import Worker
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 import inbound_audit.cli
 from inbound_audit import InboundAudit
@@ -117,7 +116,7 @@ def run(command: str, directory: Path) -> str:
                 os.killpg(process.pid, signal.SIGINT)
             output += process.stdout.read()
             errors = process.stderr.read()
-            status = process.wait(60)
+            status = process.wait(PATIENCE)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -142,7 +141,7 @@ class Nodes:
         self.threads = [threading.Thread(target=agent.run) for agent in self.agents]
         for thread in self.threads:
             thread.start()
-        eventually(lambda: len(self.agents[0]._audit.nodes) == 2)
+        eventually(lambda: [(node.name, node.sessions) for node in self.agents[0]._audit.nodes][1:] == [("mx2", 1)])
 
     @staticmethod
     def _agent(node: str, network: FakeNetwork) -> Agent:
@@ -168,8 +167,7 @@ def nodes(place: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
 @pytest.mark.parametrize("example", [one for one in EXAMPLES if " agent " in one])
 def test_an_example_of_agents(example: str, shell: Path, place: Path) -> None:
     """Without another node, and without a server: it says so, and goes on until Ctrl-C."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
+    (port,) = free_ports(1)
     with subprocess.Popen(
         ["bash", "-c", re.sub(r":\d{4}$", f":{port}", example)], cwd=shell, env=environment(), text=True,
         start_new_session=True, stderr=subprocess.PIPE,
@@ -178,7 +176,7 @@ def test_an_example_of_agents(example: str, shell: Path, place: Path) -> None:
         try:
             assert "reaches no other node" in process.stderr.readline()
             os.killpg(process.pid, signal.SIGINT)
-            assert process.wait(60) == 0
+            assert process.wait(PATIENCE) == 0
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -292,7 +290,7 @@ def test_the_start_line_of_the_agents_unit_is_a_command(shell: Path, place: Path
             manager.await_line("WATCHDOG=1")
             process.send_signal(signal.SIGTERM)
             manager.await_line("STOPPING=1")
-            assert process.wait(60) == 0
+            assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from tests.support.command_line import Serve, run
 from tests.support.listening import Peer
+from tests.support.ports import low_port
 
 from inbound_audit.cli import landlock
 
@@ -197,14 +198,6 @@ def test_a_kernel_that_lets_no_file_change_its_directory_restricts_nothing(monke
 # ---- another user
 
 
-def low_port() -> int:
-    """A free port that only root may bind."""
-    for port in range(1023, 600, -1):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    pytest.skip("no port below 1024 is free")
-
-
 def status(pid: int) -> dict[str, list[str]]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: values.split() for name, _, values in (line.partition(":") for line in lines)}
@@ -213,7 +206,9 @@ def status(pid: int) -> dict[str, list[str]]:
 @as_root
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")])
 def test_a_low_port_is_bound_and_nothing_is_left_of_root(place: Path, workers: tuple[str, ...]) -> None:
-    account, group = pwd.getpwnam(USER), grp.getgrnam("mail")
+    account, group, port = pwd.getpwnam(USER), grp.getgrnam("mail"), low_port()
+    if port is None:
+        pytest.skip("no port below 1024 is free")
     (place / "root-only").write_text("x")
     (place / "root-only").chmod(0o600)
     tries = {
@@ -226,7 +221,7 @@ def test_a_low_port_is_bound_and_nothing_is_left_of_root(place: Path, workers: t
     }
     options = ("--user", USER, "--group", group.gr_name, "--state", str(place / "state"), "--no-landlock")
     options = (*options, "--maildir", str(place / "mail"), "--shared", "dropped", *workers)
-    with serving(tries, *options, listen=[f"127.0.0.1:{low_port()}"]) as server:
+    with serving(tries, *options, listen=[f"127.0.0.1:{port}"]) as server:
         found = tried(server, server.addresses[0])
         assert found.pop("mail") == "2"
         assert found == dict.fromkeys(found, "PermissionError")

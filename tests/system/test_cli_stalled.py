@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from tests.support.command_line import COMMAND, environment
 from tests.support.listening import Peer
+from tests.support.ports import free_ports
 from tests.support.waiting import PATIENCE, eventually
 
 WORKERS = ("--workers", "2", "--shared", "stalled") if sys.platform == "linux" else ()
@@ -34,12 +35,6 @@ def full_pipe() -> Iterator[tuple[int, int]]:
     finally:
         os.close(reads)
         os.close(writes)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
 
 
 def greeted(port: int) -> Peer | None:
@@ -64,7 +59,7 @@ def service_manager(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @pytest.mark.parametrize("options", [(), WORKERS], ids=["alone", "workers"])
 def test_a_report_that_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
     monkeypatch.setenv("INBOUND_AUDIT_SHM", str(tmp_path))
-    port = free_port()
+    (port,) = free_ports(1)
     command = [*COMMAND, "serve", "--json", "--verbose", "--listen", f"127.0.0.1:{port}", "--limit", "/32=1", *options]
     with (
         full_pipe() as (report, stdout),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.support.ports import free_ports
 from tests.support.waiting import PATIENCE
 
 from inbound_audit.address_lists.lists import NetworkLists, networks_of
@@ -150,9 +151,7 @@ class Program:
             self.files.append(path)
             for name, kind, file in (("t", "ip4trie", path), ("s", "ip4set", path), ("v", "ip6trie", path6)):
                 zones.append(f"{name}{number}.test:{kind}:{file}")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-            udp.bind(("127.0.0.1", 0))
-            self.port = udp.getsockname()[1]
+        (self.port,) = free_ports(1)
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         assert PROGRAM is not None
         self._process = subprocess.Popen([PROGRAM, "-n", "-e", *user, "-b", f"127.0.0.1/{self.port}", *zones])
