@@ -35,7 +35,7 @@ def test_two_agents_count_each_other_and_one_takes_over(two: list[Host]) -> None
         with here.listener().session("192.0.2.7"), there.listener().session("192.0.2.8"):
             eventually(lambda: here.inbound_session_count("192.0.2.0/24", "inbound_cidr") == 2)
             eventually(lambda: there.inbound_session_count("192.0.2.0/24", "inbound_cidr") == 2)
-            assert one.nodes() == {"mx1": ("this host", 1), "mx2": ("heard", 1)}
+            eventually(lambda: one.nodes() == {"mx1": ("this host", 1), "mx2": ("heard", 1)})
             check_views(one)
             second = one.start()
             eventually(lambda: "this one waits" in one.log)  # from now on it receives signals
@@ -49,21 +49,18 @@ def test_two_agents_count_each_other_and_one_takes_over(two: list[Host]) -> None
 
 def check_views(host: Host) -> None:
     """What every command says of a node and of the sum."""
-    assert json.loads(host.run("show", "mail", "--node", "mx2", "--json").stdout)["tree"] == [
-        {"prefix": "192.0.2.8/32", "count": 1}
-    ]
-    assert json.loads(host.run("top", "mail", "--node", "mx1", "--json").stdout)["total"] == 1
-    assert json.loads(host.run("top", "mail", "--service", "inbound_cidr", "--json").stdout)["total"] == 2
-    text = host.run("cluster", "mail").stdout.splitlines()
-    assert text[0] == "cluster test, node mx1, connected"
-    assert text[-1] == "2 of 2 nodes are counted, 2 sessions"
+    tree = [{"prefix": "192.0.2.8/32", "count": 1}]
+    host.await_output(lambda said: json.loads(said)["tree"] == tree, "show", "mail", "--node", "mx2", "--json")
+    host.await_output(lambda said: json.loads(said)["total"] == 1, "top", "mail", "--node", "mx1", "--json")
+    of_all = ("top", "mail", "--service", "inbound_cidr", "--json")
+    host.await_output(lambda said: json.loads(said)["total"] == 2, *of_all)
+    first, last = "cluster test, node mx1, connected", "2 of 2 nodes are counted, 2 sessions"
+    host.await_output(lambda said: said.splitlines()[:: len(said.splitlines()) - 1] == [first, last], "cluster", "mail")
     console = host.run("console", "mail", "cluster", "membership").stdout
     assert [line.split()[0] for line in console.splitlines()] == ["mx1", "mx2"]
-    shown = host.run("console", "mail", "cluster", "shared", "show", "inbound_cidr", "from", "mx2").stdout
-    assert shown.splitlines() == [
-        "lazy, snapped cidrtree 'inbound_cidr', view 'mx2'",
-        f"{1:7d}{' ' * 25}192.0.2.8/32",
-    ]
+    shown = f"lazy, snapped cidrtree 'inbound_cidr', view 'mx2'\n{1:7d}{' ' * 25}192.0.2.8/32\n"
+    show = ("console", "mail", "cluster", "shared", "show", "inbound_cidr", "from", "mx2")
+    host.await_output(lambda said: said == shown, *show)
     wrong = host.run("show", "mail", "--node", "mx9")
     assert wrong.returncode == 1
     assert "mx9" in wrong.stderr
@@ -84,8 +81,9 @@ def test_an_agent_that_is_stopped_is_no_missing_agent(two: list[Host]) -> None:
     for host in two:
         host.start()
     with one.audit() as here, other.audit() as there, there.listener().session("192.0.2.8"):
+        listed = ("console", "mail", "cluster", "shared", "list")
         eventually(lambda: here.total("inbound_cidr") == 1)
-        assert one.run("console", "mail", "cluster", "shared", "list").stdout.endswith(", view of 2 of 2 nodes\n")
+        one.await_output(lambda said: said.endswith(", view of 2 of 2 nodes\n"), *listed)
         one.agent.send_signal(signal.SIGSTOP)
         done = one.run("cluster", "mail")
         assert done.returncode == 1
@@ -96,8 +94,7 @@ def test_an_agent_that_is_stopped_is_no_missing_agent(two: list[Host]) -> None:
         assert one.run("cluster", "mail", "--json").stdout.count('"agent": null') == 1
         one.agent.send_signal(signal.SIGCONT)
         other.agent.kill()
-        listed = ("console", "mail", "cluster", "shared", "list")
-        eventually(lambda: one.run(*listed).stdout.endswith(", view of 1 of 2 nodes\n"))
+        one.await_output(lambda said: said.endswith(", view of 1 of 2 nodes\n"), *listed)
         assert here.total("inbound_cidr") == 0
         rows = json.loads(one.run("console", "mail", "--json", "cluster", "shared", "list").stdout)["rows"]
         assert (rows[0]["nodes_counted"], rows[0]["nodes_known"]) == (1, 2)

@@ -73,7 +73,7 @@ def test_each_side_of_a_split_counts_itself_and_a_cut_of_one_way_is_no_end(clust
     for side in (SOME, OTHERS):
         for at in side:
             cluster.counts(at, side)
-    assert "3 of 5 nodes are counted, 7 sessions" in cluster.hosts[0].run("cluster", "mail").stdout
+    cluster.hosts[0].await_output(lambda said: "3 of 5 nodes are counted, 7 sessions" in said, "cluster", "mail")
     cluster.networks.heal()
     cluster.all_count_all()
 
@@ -94,7 +94,7 @@ def test_a_node_without_its_server_counts_itself(cluster: Cluster) -> None:
         cluster.counts(at, SOME)
     for at in OTHERS:
         cluster.counts(at, [at])
-        assert "not connected" in cluster.hosts[at].run("cluster", "mail").stdout
+        cluster.hosts[at].await_output(lambda said: "not connected" in said, "cluster", "mail")
     cluster.networks.heal()
     cluster.all_count_all()
 

@@ -91,13 +91,15 @@ def reply(policy: ScriptPolicy, audit: InboundAudit, host: str) -> str:
     return "" if verdict else verdict.text
 
 
+def failures_of(audit: InboundAudit) -> tuple[int, ...]:
+    return tuple(audit.series.count("failures", host, 0, 1) for host in ("198.51.100.1", "2001:db8::1"))
+
+
 def check_console(host: Host) -> None:
     """What the console says of the same counts."""
-    listed = host.run("console", "mail", "cluster", "shared", "list").stdout.splitlines()
     view = ", view of 2 of 2 nodes"
-    assert listed[1:] == [
-        *(f"monitor '{kind}' {MONITOR}{view}" for kind in MONITOR_KINDS), f"series 'failures' 3600,24{view}"
-    ]  # fmt: skip
+    listed = [f"monitor '{kind}' {MONITOR}{view}" for kind in MONITOR_KINDS] + [f"series 'failures' 3600,24{view}"]
+    host.await_output(lambda said: said.splitlines()[1:] == listed, "console", "mail", "cluster", "shared", "list")
     shown = host.run("console", "mail", "--json", "inbound_audit", "show", "ip", "192.0.2.0/24").stdout
     assert sum(row["count"] for row in json.loads(shown)["rows"] if row["kind"] == "connections") == MAX
     counted = host.run("console", "mail", "inbound_audit", "count_cidr", "::/0", "failures", "3600,24", "0", "1").stdout
@@ -113,7 +115,7 @@ def test_events_on_another_node_refuse_a_client(
     there.series.add("failures", "198.51.100.1", MAX)
     there.series.add("failures", "2001:db8::1", MAX + 1)
     eventually(lambda: here.connections(MONITOR, "192.0.2.0/24", 0, 1, cluster=True) == MAX)
-    eventually(lambda: here.series.count("failures", "2001:db8::1", 0, 1) == MAX + 1)
+    eventually(lambda: failures_of(here) == (MAX, MAX + 1))
     check_console(hosts[0])
     assert reply(policy, here, "203.0.113.1") == ""
     assert reply(policy, here, "192.0.2.200") == f"busy: 1 of {MAX + 1}"
@@ -125,6 +127,7 @@ def test_events_on_another_node_refuse_a_client(
     # What a node recorded goes with it, and comes back with it.
     hosts[1].agent.kill()
     eventually(lambda: here.connections(MONITOR, "192.0.2.0/24", 0, 1, cluster=True) == 1)
+    eventually(lambda: failures_of(here) == (1, 0))
     assert reply(policy, here, "192.0.2.200") == ""
     assert reply(policy, here, "2001:db8::1") == ""
     hosts[1].start("--monitor", MONITOR)
