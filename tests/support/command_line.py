@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -82,6 +83,12 @@ class Serve:
         eventually(come, f"the event {name!r}")
         assert len(found) > number, f"no {name!r}; it said {self.events} and {self.complaints}"
         return found[number]
+
+    @property
+    def total(self) -> Counter[str]:
+        """What the last line of a second says of all that was; nothing before the first."""
+        seconds = [event["total"] for event in list(self.events) if event["event"] == "second"]
+        return Counter(seconds[-1] if seconds else {})
 
     def complaint(self, words: str) -> str:
         """The line on standard error that contains these words, as soon as it has come."""

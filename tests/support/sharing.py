@@ -108,17 +108,10 @@ class Worker:
     def freeze(self) -> None:
         """SIGSTOP, and all its threads stand still."""
         self.kill(signal.SIGSTOP)
-        eventually(self._stands, "SIGSTOP")
+        eventually(lambda: stands(self.pid), "SIGSTOP")
 
     def thaw(self) -> None:
         self.kill(signal.SIGCONT)
-
-    def _stands(self) -> bool:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            for task in Path(f"/proc/{self.pid}/task").iterdir():
-                if (task / "stat").read_text().rpartition(")")[2].split()[0] not in "Tt":
-                    return False
-        return True
 
     def dismiss(self) -> None:
         """Ends it, and what it has started."""
@@ -575,6 +568,26 @@ def open_files(pid: int | str = "self") -> list[str]:
             with contextlib.suppress(FileNotFoundError):
                 names.append(os.readlink(f"/proc/{pid}/fd/{entry}"))
     return names
+
+
+def names_of_threads() -> list[str]:
+    """Of those of this process that audits have started. A thread may end a moment after its last audit."""
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("inbound_audit"))
+
+
+def stands(pid: int) -> bool:
+    """Whether all threads of a process are stopped."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            if (task / "stat").read_text().rpartition(")")[2].split()[0] not in "Tt":
+                return False
+    return True
+
+
+def fewest_files(pid: int) -> int:
+    """How many descriptors a process keeps: the least of many looks, as a thread that looks around opens and closes
+    files at any time."""
+    return min(len(os.listdir(f"/proc/{pid}/fd")) for _ in range(100))
 
 
 def open_sockets(pid: int) -> int:

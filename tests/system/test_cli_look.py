@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import ipaddress
@@ -27,6 +28,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.command_line import COMMAND, environment, run
 from tests.support.grammar import CASES
+from tests.support.sharing import stands
 from tests.support.strategies import addresses
 from tests.support.waiting import PATIENCE, eventually
 
@@ -96,8 +98,7 @@ class Owner:
     def stop(self) -> None:
         """Stops it, wherever it is, for good."""
         os.kill(self.pid, signal.SIGSTOP)
-        state = Path(f"/proc/{self.pid}/stat")
-        eventually(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", "a stopped process")
+        eventually(lambda: stands(self.pid), "a stopped process")
 
     def kill(self) -> None:
         self._process.kill()
@@ -521,7 +522,8 @@ def test_what_a_process_says_of_itself_may_be_any_number(shm: Path) -> None:
 def state(directory: Path) -> object:
     """What there is to be seen of a directory, its files, and which locks are held on them."""
     numbers = {f"{file.stat().st_ino}" for file in directory.iterdir()}
-    locks = [line.split(":", 1)[1] for line in Path("/proc/locks").read_text().splitlines()]
+    # Of a list that changes while it is read, a line may be missing.
+    locks = {line.split(":", 1)[1] for _ in range(5) for line in Path("/proc/locks").read_text().splitlines()}
     seen = [directory, *sorted(directory.iterdir())]
     return [
         *[
@@ -661,6 +663,8 @@ class Terminal:
 
     def __init__(self, *arguments: str, extra: dict[str, str] | None = None, rows: int = 24) -> None:
         self.leader, follower = pty.openpty()
+        self.before = termios.tcgetattr(self.leader)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 80, 0, 0))
         self.process = subprocess.Popen(
             [sys.executable, "-c", ON_A_TERMINAL, *COMMAND, *arguments],
@@ -677,7 +681,7 @@ class Terminal:
                 data = os.read(self.leader, 65536)
             except OSError:  # Linux reports the end of a terminal as an error
                 return False
-            self.shown += data.decode()
+            self.shown += self._decoder.decode(data)
         return True
 
     def shows(self, words: str) -> None:
@@ -724,14 +728,13 @@ def test_on_a_terminal_the_table_is_live(owners: tuple[Owner, Owner]) -> None:
 @pytest.mark.parametrize("key", [b"q", b"Q", b"\x1b"])
 def test_a_key_ends_a_live_table(owners: tuple[Owner, Owner], key: bytes) -> None:
     with Terminal("top", NAME, "--watch") as terminal:
-        before = termios.tcgetattr(terminal.leader)
         terminal.shows("SMTP 33 open  2 processes")
         terminal.type(b"x\x1b[A")  # an arrow key begins with an Escape
         owners[0].open("198.51.100.1")
         terminal.shows("SMTP 34 open  2 processes")
         terminal.type(key)
         assert terminal.end() == 0
-        assert termios.tcgetattr(terminal.leader) == before
+        assert termios.tcgetattr(terminal.leader) == terminal.before
         assert "\x1b[?25h" in terminal.shown.rpartition("\x1b[?25l")[2]
 
 

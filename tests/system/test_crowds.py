@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from pathlib import Path
 
 import pytest
-from tests.support.sharing import Worker
+from tests.support.sharing import Worker, names_of_threads
 from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit
@@ -29,10 +28,6 @@ scanner.OwnerScanner._check = note
 """
 
 
-def names_of_threads() -> list[str]:
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("inbound_audit"))
-
-
 def watches() -> int:
     """The inotify descriptors of this process."""
     held = [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()]
@@ -42,13 +37,14 @@ def watches() -> int:
 def test_all_audits_of_a_process_share_two_threads_and_one_watch(place: Path) -> None:
     before = watches()
     audits = [InboundAudit(shared=f"audit-{number}", capacity=1 << 20) for number in range(60)]
-    assert names_of_threads() == ["inbound_audit", "inbound_audit control"]
+    two = ["inbound_audit", "inbound_audit control"]
+    eventually(lambda: names_of_threads() == two, "the end of the threads of audits before these")
     assert watches() <= before + 1
     sessions = [audit.listener().session("192.0.2.7") for audit in audits]
     assert [audit.total() for audit in audits] == [1] * 60
     for audit in audits[:59]:
         audit.close()
-    assert names_of_threads() == ["inbound_audit", "inbound_audit control"]
+    assert names_of_threads() == two
     assert [audit.total() for audit in audits] == [0] * 59 + [1]
     audits[59].close()
     eventually(lambda: names_of_threads() == [], "the end of the threads")
