@@ -89,6 +89,6 @@ audit.close()
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_bytes_crash_no_process(seed):
     run = subprocess.run(
-        [sys.executable, "-c", DAMAGE, str(seed)], capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, "-c", DAMAGE, str(seed)], capture_output=True, text=True, check=False, timeout=200
     )
     assert (run.returncode, run.stderr) == (0, "")

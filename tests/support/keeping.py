@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.support.waiting import end_of
+from tests.support.waiting import PATIENCE, end_of
 
 from inbound_audit import InboundAudit
 from inbound_audit.persist import StateStore, format, names
@@ -127,7 +127,7 @@ def fork_to(job: Callable[[], object]) -> int:
     if pid == 0:
         status = 70
         try:
-            signal.alarm(60)
+            signal.alarm(int(2 * PATIENCE))
             job()
             status = 0
         except BaseException:

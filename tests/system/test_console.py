@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.support.command_line import COMMAND, Serve, environment, run
 from tests.support.sharing import NAME, Worker
+from tests.support.waiting import PATIENCE
 
 from inbound_audit.shared import View
 
@@ -454,7 +455,7 @@ def test_each_line_sees_the_processes_of_that_moment(crew, hire):
         late.await_end()
         assert say(f"count_cidr 192.0.2.7 failures {SIZE} 0 0") == "6\n"
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_reader_that_leaves_is_no_traceback(crew):
@@ -466,7 +467,7 @@ def test_a_reader_that_leaves_is_no_traceback(crew):
         assert process.stderr
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(20) == 1
+        assert process.wait(PATIENCE) == 1
         assert b"Traceback" not in process.stderr.read()
 
 

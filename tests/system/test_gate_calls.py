@@ -54,7 +54,7 @@ def begin(case):
             assert case.cause.lower() in str(error).lower(), (case, error)
         hit = library.disarm()
     assert descriptors() <= before and audit.total() == 0, case
-    assert len(os.listdir("/proc/self/task")) <= tasks
+    eventually(lambda: len(os.listdir("/proc/self/task")) <= tasks, "that the system lists no thread that has ended")
     return hit
 
 done = {}

@@ -25,6 +25,7 @@ from tests.support.sharing import (
     Worker,
     WorkerError,
     Workers,
+    fewest_files,
     file_of,
     held_of,
     is_dead,
@@ -33,7 +34,7 @@ from tests.support.sharing import (
     sessions_of,
 )
 from tests.support.threads import lua_reader
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Limits, _ipcount
 from inbound_audit.errors import CapacityError, InboundAuditError, SharedStateError, UnknownServiceType
@@ -401,7 +402,7 @@ for child in children:
     worker.do("children[0].kill()")
     eventually(lambda: audit.total() == 103 == worker.do("audit.total()"), "the killed one's end")
     worker.do("ours.send('end')")
-    worker.do("children[1].join(20)")
+    worker.do(f"children[1].join({PATIENCE})")
     assert worker.do("children[1].exitcode") == 0
     eventually(lambda: audit.total() == 3 == worker.do("audit.total()"), "the other one's end")
     eventually(lambda: len(owner_files()) == 2, "the end of its file")
@@ -460,7 +461,7 @@ def test_workers_that_are_forked_from_a_master(hire):
 def test_forked_while_threads_open_and_close(hire, audit):
     """Children find their trees whole and empty and all locks free; what the parent counts stays right."""
     worker = hire(MX + "own = sessions_of(mx, 7)\nimport signal, threading")
-    names = held_of(worker.pid)[1]
+    files = fewest_files(worker.pid)
     worker.do(
         """
 def churn(seed):
@@ -471,7 +472,7 @@ def churn(seed):
             session.close()
 
 def child(n):
-    signal.alarm(60)
+    signal.alarm(240)
     status = 1
     try:
         mx._check()
@@ -502,7 +503,7 @@ for thread in threads:
     assert worker.do("mx._check()") is None
     eventually(lambda: audit.total() == worker.do("audit.total()") == 7, "the children's end")
     eventually(lambda: len(owner_files()) == 2, "the end of their files")
-    eventually(lambda: len(held_of(worker.pid)[1]) == len(names), "the end of their descriptors")
+    eventually(lambda: fewest_files(worker.pid) == files, "the end of their descriptors")
     assert worker.do("complaints") == []
 
 

@@ -98,7 +98,11 @@ def test_serve_understands_the_options(command):
     arguments[arguments.index(":2525")] = "127.0.0.1:0"
     if "--policy" in arguments:
         run = subprocess.run(
-            [sys.executable, "-m", "inbound_audit", *arguments], capture_output=True, text=True, check=False, timeout=60
+            [sys.executable, "-m", "inbound_audit", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
         )
         assert run.returncode != 0
         assert "my_policy.lua" in run.stderr

@@ -106,6 +106,13 @@ def serving(kind: type[Any], guard: Guard, way: Way = WAYS[0], **kwargs: Any) ->
             thread.join()
 
 
+def child_of(server: Any) -> int:
+    """Its process id, which the server notes a moment after the fork."""
+    eventually(lambda: server.active_children, "a child")
+    (pid,) = server.active_children
+    return int(pid)
+
+
 @every_way
 @every_server
 def test_counted_while_it_is_open(guard: Guard, audit: InboundAudit, way: Way, kind: type[Any]) -> None:
@@ -292,7 +299,7 @@ def test_closing_the_server_waits_for_sessions(guard: Guard, audit: InboundAudit
 def test_a_child_knows_its_peer_and_counts_nothing(guard: Guard, audit: InboundAudit, way: Way) -> None:
     with serving(Forking, guard, way) as (server, address), Peer(*address) as peer:
         peer.line()
-        (pid,) = server.active_children
+        pid = child_of(server)
         peer.send(b"who\n")
         assert peer.line() == f"{way.counted} 0 True {pid}\n".encode()
         assert audit.inbound_session_count(way.counted) == 1
@@ -310,7 +317,7 @@ def test_a_child_that_is_killed_ends_its_session(guard: Guard, audit: InboundAud
     policy = guard.policy = Script()
     with serving(Forking, guard) as (server, address), Peer(*address) as peer:
         peer.line()
-        (pid,) = server.active_children
+        pid = child_of(server)
         assert audit.total() == 1
         os.kill(pid, signal.SIGKILL)
         assert peer.rest() == b""
@@ -341,7 +348,7 @@ def test_children_that_a_closed_server_leaves_behind_are_not_counted(guard: Guar
     with serving(Leaving, guard) as (server, address):
         peer = Peer(*address)
         peer.line()
-        (pid,) = server.active_children
+        pid = child_of(server)
     assert audit.total() == 0
     peer.close()
     assert os.waitpid(pid, 0)[0] == pid
@@ -448,7 +455,7 @@ def test_tls_is_as_the_listening_socket_has_it(guard: Guard, tls: Any, gate: boo
                     secure.sendall(b"who\n")
                     assert secure.recv(100).startswith(b"127.0.0.1 1 False")
                     secure.close()
-                eventually(lambda: guard.open == 0, "its end")
+                eventually(lambda: guard.open == guard.listener.total == 0, "its end")
             with Peer(*server.server_address) as peer:
                 peer.send(b"no handshake at all\n")
                 assert b"hello" not in peer.rest()

@@ -618,7 +618,7 @@ def test_threads_ask_and_count_at_once(bench: Bench) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert wrong == []
     assert policy.errors == 0, policy.last_error
     assert (policy.sessions, bench.audit.total()) == (0, 0)
