@@ -730,7 +730,7 @@ class Serve(Scenario):
         """Whether the server has taken responsibility for it."""
         number = self.tally[ATTEMPTED]
         try:
-            with smtplib.SMTP(self.host, PORT, timeout=20) as client:
+            with smtplib.SMTP(self.host, PORT, timeout=LIMIT_S / 4) as client:
                 client.ehlo("client.example")
                 self.tally[ATTEMPTED] = number + 1
                 text = f"Subject: a test\r\n\r\nnumber {number}\r\n" + 3000 * "a line of a message\r\n" + END

@@ -48,7 +48,7 @@ from tests.support.waiting import end_of
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(__file__).with_name("faults.c")
 
-LIMIT_S = 120
+LIMIT_S = 2 * waiting.PATIENCE
 """Seconds after which a case hangs: each takes less than two."""
 
 eventually = functools.partial(waiting.eventually, within_s=LIMIT_S / 4)
