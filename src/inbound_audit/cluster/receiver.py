@@ -40,6 +40,9 @@ REFUSE_S = 30.0
 REFUSE_SESSIONS_S = 1.0
 """Sessions for which there was no room, although the node said that it has few hosts, are tried again after so long."""
 
+CHECK_S = 0.2
+"""Seconds from one check of all nodes to the next, at most."""
+
 GAP_S = 0.02
 """A change that is missing may be late only: so long no snapshot is asked for."""
 
@@ -76,7 +79,9 @@ class Receiver:
         self._trees = trees
         self._series = series
         self._own = OwnName(epoch, clock())
-        self._listed_at = float("-inf")
+        self._listed_at = self._check_at = float("-inf")
+        self._wanting: dict[str, NodeState] = {}
+        """The nodes of which something may be missing."""
         own = NodeState(node, self._replica(node, clock()), state=State.THIS_HOST)
         own.replica.tree.set_word(own.state, 0)
         self.nodes[node] = own
@@ -135,7 +140,7 @@ class Receiver:
         """The engine says that a node is gone: its lease ends soon, unless it is heard again."""
         state = self.nodes.get(node)
         if state is not None:
-            state.deadline = min(state.deadline, now + HINT_LEASE_S)
+            self._end_at(state, min(state.deadline, now + HINT_LEASE_S))
 
     def woke(self, now: float) -> None:
         """This host stood still: the others were not silent, but not heard. Each has HINT_LEASE_S from now at least, in
@@ -144,31 +149,41 @@ class Receiver:
             state.deadline = max(state.deadline, now + HINT_LEASE_S)  # model: cluster/hear
 
     def tick(self, now: float) -> None:
-        """Drops those whose lease is over. To be called some 20 times per second, after what has arrived was taken."""
+        """Drops those whose lease is over. To be called some 20 times per second, after what has arrived was taken.
+        O(nodes) per CHECK_S and lease that ends, else O(1)."""
+        self._own.tick(now)
+        self._say_own()
+        if now >= self._check_at:
+            self._check(now)
+
+    def _check(self, now: float) -> None:
+        self._check_at = now + CHECK_S
         for state in self.nodes.values():
             if state.state == State.LOST or state.name == self.node:
                 continue
             if now > state.deadline:
                 self._lose(state, now)  # model: cluster/lease
                 continue
+            self._check_at = min(self._check_at, state.deadline)
             for replica in state.replicas:
                 if now - replica.agreed_at > DISAGREE_S and not replica.whole and replica.tree.hosts:
                     self._empty(state, replica)
             if state.state == State.DUPLICATE and now - state.rival_at > self._lease():
                 self._say(state, State.HEARD)
-        self._own.tick(now)
-        self._say_own()
 
     def asks(self, now: float, asked: Collection[str] = ()) -> list[str]:
         """Returns the nodes whose snapshot is to be asked for now, without those of which one is on its way (`asked`).
-        Each is named at most once per MIN_ASK_S."""
-        return [state.name for state in self.nodes.values() if state.name not in asked and state.wants(now)]
+        Each is named at most once per MIN_ASK_S. O(nodes of which something is missing)."""
+        wanting = self._wanting.items()
+        self._wanting = {name: state for name, state in wanting if state.state in COUNTED and not state.whole}
+        return [name for name, state in self._wanting.items() if name not in asked and state.wants(now)]
 
     def move(self, trees: NodeTrees) -> None:
         """Goes on in other trees, without the nodes that are lost. What the old ones hold is not changed."""
         old = self.nodes
         self._trees = trees
         self.nodes = {}
+        self._wanting.clear()
         self.full = False
         for state in old.values():
             if state.state == State.LOST:
@@ -176,7 +191,7 @@ class Receiver:
             tree = trees.add(state.name, self.bounds.max_hosts)
             tree.replace(all_records(state.replica.tree, frames.MAX_RECORDS_BYTES))
             state.replica.tree = tree
-            self.nodes[state.name] = state
+            self.nodes[state.name] = self._wanting[state.name] = state
             self._say(state, state.state)
 
     # ---- whether a frame is taken
@@ -239,6 +254,7 @@ class Receiver:
         for replica in state.replicas:
             with self._load(state, replica).changing(replica):
                 replica.begin(now)
+        self._wanting[state.name] = state
 
     def _rival(self, state: NodeState, now: float) -> None:
         """A frame of an older start. The newer one counts."""
@@ -260,7 +276,7 @@ class Receiver:
             self._lose(state, now)  # model: cluster/leave
             return
         state.heard_at = now
-        state.deadline = now + self._lease()  # model: cluster/hear
+        self._end_at(state, now + self._lease())  # model: cluster/hear
         state.version = frames.VERSION
         if frame.tree == SESSIONS and frame.hosts > self.bounds.max_hosts:
             self._too_large(state, f"more than {self.bounds.max_hosts:,} hosts")
@@ -271,6 +287,10 @@ class Receiver:
             return  # until its sessions are within the bound
         self._say(state, State.DUPLICATE if state.state == State.DUPLICATE else State.HEARD)
         self._change(state, frame, now)
+
+    def _end_at(self, state: NodeState, deadline: float) -> None:
+        state.deadline = deadline
+        self._check_at = min(self._check_at, deadline)
 
     def _lease(self) -> float:
         return LONG_LEASE_S if len(self.nodes) > LONG_LEASE_NODES else LEASE_S
@@ -287,6 +307,8 @@ class Receiver:
             excess = self._give(state, replica, frame, now, parts)
         if replica is not state.replica:
             state.charge(replica.tree.handled - handled, self.bounds.max_bytes_per_s)
+        if not replica.whole:
+            self._wanting[state.name] = state
         if was_whole and not replica.whole:
             state.ask_at = max(state.ask_at, now + GAP_S)
         if excess or not load.fits:
@@ -340,7 +362,7 @@ class Receiver:
         state.version = error.version
         if state.state in (State.LOST, State.OTHER_VERSION):
             state.heard_at = now
-            state.deadline = now + self._lease()
+            self._end_at(state, now + self._lease())
             self._say(state, State.OTHER_VERSION)
 
     # ---- states and sums
@@ -369,8 +391,11 @@ class Receiver:
         for replica in replicas:
             with self._load(state, replica).changing(replica):
                 replica.empty()
+        self._wanting[state.name] = state
 
     def _say(self, state: NodeState, now_in: State) -> None:
+        if state.state not in COUNTED:
+            self._wanting[state.name] = state
         state.state = now_in
         state.replica.tree.set_word(now_in, int(state.heard_at * 1e9))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import ValuesView
 from random import Random
 from zlib import crc32
 
@@ -15,6 +16,7 @@ from inbound_audit.cluster.frames import Frame, FrameType, pack, unpack
 from inbound_audit.cluster.node_state import MAX_OTHERS, MAX_UNANSWERED_S, NodeState, State
 from inbound_audit.cluster.own_name import RESUME_S
 from inbound_audit.cluster.receiver import (
+    CHECK_S,
     DISAGREE_S,
     FORGET_S,
     GAP_S,
@@ -435,6 +437,28 @@ def test_a_large_cluster_has_a_longer_lease(pair: Pair) -> None:
     assert pair.tree.hosts == 1
     pair.tick(0.01)
     assert pair.tree.hosts == 0
+
+
+class Visits(dict[str, NodeState]):
+    """Counts how often all nodes are visited."""
+
+    times = 0
+
+    def values(self) -> ValuesView[NodeState]:
+        self.times += 1
+        return super().values()
+
+
+def test_while_nothing_happens_the_nodes_are_seldom_visited(pair: Pair) -> None:
+    """There may be thousands, and the agent looks 20 times per second whose lease is over and who is to be asked."""
+    nodes = pair.receiver.nodes = Visits(pair.receiver.nodes)
+    for _ in range(25):
+        pair.talk(0.2)
+        for _ in range(4):
+            pair.tick(0.05)
+            assert pair.asks() == []
+    assert nodes.times <= 10 / CHECK_S + 1
+    assert pair.state.state == State.HEARD
 
 
 def test_late_frames_of_an_earlier_start_change_nothing(pair: Pair) -> None:
