@@ -2,8 +2,8 @@
 
     python -m benchmarks.choir ADDRESS NODES CHANGES_PER_S PAUSE_S SECONDS
 
-Each node says the same: a frame of CHANGES_PER_S * PAUSE_S changes at each pause, or a heartbeat. All go over one
-connection of Zenoh to the agent that listens at ADDRESS.
+Each node says the same: a frame of CHANGES_PER_S * PAUSE_S changes at each pause, or a heartbeat; and a snapshot when
+it is asked. All go over one connection of Zenoh to the agent that listens at ADDRESS.
 """
 
 from __future__ import annotations
@@ -22,15 +22,20 @@ CLUSTER = "bench"
 
 def frames_of(changes: int, pause_s: float, frames: int) -> list[bytes]:
     """What a node says, a frame a pause: a first state, then half of it goes and comes."""
+    return [frame for frame, _ in said_by(changes, pause_s, frames)]
+
+
+def said_by(changes: int, pause_s: float, frames: int) -> list[tuple[bytes, list[bytes]]]:
+    """The same, each with the snapshot that it leads to."""
     now = [0.0]
-    said: list[bytes] = []
+    said: list[tuple[bytes, list[bytes]]] = []
     with InboundAudit(capacity=1 << 24) as audit:
         smtp = audit.listener("SMTP")
         sender = Sender(1, NodeTrees(audit), lambda: now[0])
         addresses = WORKLOADS["random"].texts(changes)
         kept = {address: smtp.session(address) for address in addresses}
         while len(said) < frames:
-            said += sender.frames(now[0])
+            said += [(frame, sender.snapshot()) for frame in sender.frames(now[0])]
             for address in addresses:
                 if address in kept:
                     kept.pop(address).close()
@@ -47,14 +52,22 @@ def main() -> None:
 
     address, nodes, changes, pause, seconds = sys.argv[1:]
     pause_s = float(pause)
-    said = frames_of(int(float(changes) * pause_s), pause_s, int(float(seconds) / pause_s))
+    said = said_by(int(float(changes) * pause_s), pause_s, int(float(seconds) / pause_s))
     config = zenoh.Config()
     for path, value in {"mode": "client", "connect/endpoints": [address]}.items():
         config.insert_json5(path, json.dumps(value))
+    snapshot: list[bytes] = []
+
+    def answer(query: zenoh.Query) -> None:
+        with query:
+            for part in snapshot:
+                query.reply(str(query.key_expr), part)
+
     with zenoh.open(config) as session:
+        session.declare_queryable(f"ia/{CLUSTER}/*/s", answer)
         voices = [session.declare_publisher(f"ia/{CLUSTER}/choir{at}/d") for at in range(int(nodes))]
         began = monotonic()
-        for number, frame in enumerate(said):
+        for number, (frame, snapshot[:]) in enumerate(said):
             for at, voice in enumerate(voices):
                 due = began + (number + at / len(voices)) * pause_s
                 if due > monotonic() + 0.001:

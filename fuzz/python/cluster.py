@@ -17,10 +17,11 @@ from tests.support.gold_series import Events, GoldSeriesTrees
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.frames import Frame, FrameError, FrameType, pack, unpack
 from inbound_audit.cluster.host_series import FOR_ALL, FOR_MANAGERS, HostSeries
+from inbound_audit.cluster.leases import HEARTBEAT_S
 from inbound_audit.cluster.node_state import State
 from inbound_audit.cluster.receiver import Receiver
 from inbound_audit.cluster.replica import WAITING_FRAME_BYTES
-from inbound_audit.cluster.sender import HEARTBEAT_S, Sender
+from inbound_audit.cluster.sender import Sender
 from inbound_audit.cluster.window_records import SCOPES, SeriesKey, WindowRecords
 from inbound_audit.cluster.window_records import Window as WindowKey
 from inbound_audit.cluster.window_records import pack as pack_windows

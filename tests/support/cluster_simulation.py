@@ -10,7 +10,7 @@ from tests.support.fake_cluster import EPOCH_S, TICK_S, FakeCluster, FakeNode
 from tests.support.fake_engine import CALM, Faults
 from tests.support.gold_nodes import GoldTrees, Host
 
-from inbound_audit.cluster.receiver import LEASE_S
+from inbound_audit.cluster.leases import LEASE_S
 from inbound_audit.cluster.window_records import SeriesKey
 
 NAMES = ("mx1", "mx2", "mx3", "mx4", "mx5")

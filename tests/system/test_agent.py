@@ -147,10 +147,14 @@ def test_a_frame_that_has_waited_is_a_sign_of_life_of_when_it_came(place: Path) 
     agent.run()
 
 
-def test_an_agent_rests_after_few_frames_and_not_while_more_wait(place: Path) -> None:
+def test_an_agent_rests_after_few_changes_and_not_while_more_wait(place: Path) -> None:
+    """Heartbeats have waited for the end of a wait, and the next ones do."""
     agent = Agent("mx1", None, lambda: EngineSettings("eu", "mx1"), lambda settings: FakeEngine(FakeNetwork(), "mx1"))
-    assert agent._rest_s(1) > 0
-    assert agent._rest_s(0) == agent._rest_s(room.MAX_FRAMES_A_STEP) == 0
+    beat, change = (
+        ("mx2", pack(Frame(type_, 1, 2)), time.monotonic()) for type_ in (FrameType.HEARTBEAT, FrameType.DELTA)
+    )
+    assert agent._rest_s([beat, change]) > 0
+    assert agent._rest_s([]) == agent._rest_s([beat]) == agent._rest_s([change] * room.MAX_FRAMES_A_STEP) == 0
     agent.stop()
     agent.run()
 

@@ -27,6 +27,7 @@ from inbound_audit import InboundAudit
 from inbound_audit._ipcount import NodeTrees
 from inbound_audit.cluster.change_log import ChangeLog, about, about_windows
 from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
+from inbound_audit.cluster.frames import may_wait
 from inbound_audit.cluster.host_series import HostSeries
 from inbound_audit.cluster.inbox import MAX_FRAMES_A_STEP, Arrived, Inbox
 from inbound_audit.cluster.node_state import State
@@ -157,7 +158,8 @@ class Agent:
             while not self._stops:
                 taken = self._inbox.take(self._pause_s())
                 self._step(taken)
-                time.sleep(self._rest_s(len(taken)))
+                if rest_s := self._rest_s(taken):
+                    time.sleep(rest_s)
                 if self._reloads:
                     self._reloads = False
                     self._reopen()
@@ -177,9 +179,12 @@ class Agent:
     def _pause_s(self) -> float:
         return min(MAX_WAIT_S, self._sender.due(time.monotonic()))
 
-    def _rest_s(self, taken: int) -> float:
-        """Seconds until frames are taken again, after so many: with more nodes, more come at once."""
-        return min(STEP_PER_NODE_S * self._sender.nodes, MAX_STEP_S) if 0 < taken < MAX_FRAMES_A_STEP else 0.0
+    def _rest_s(self, taken: Sequence[Arrived]) -> float:
+        """Seconds until frames are taken again, after these: with more nodes, more come at once. Heartbeats alone have
+        come at the end of a wait, and the next ones have the next wait."""
+        if len(taken) == MAX_FRAMES_A_STEP or all(may_wait(frame) for _, frame, _ in taken):
+            return 0.0
+        return min(STEP_PER_NODE_S * self._sender.nodes, MAX_STEP_S)
 
     def _step(self, taken: Sequence[Arrived]) -> None:
         """Handles what has come first: a node whose frames have waited in the inbox was not silent."""

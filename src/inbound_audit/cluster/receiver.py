@@ -14,6 +14,7 @@ from inbound_audit.cluster import frames
 from inbound_audit.cluster.bounds import Bounds, Load, WindowLoad
 from inbound_audit.cluster.frames import SESSIONS, Frame, FrameError, FrameType, OtherVersionError
 from inbound_audit.cluster.host_series import FOR_ALL, FOR_MANAGERS, HostSeries
+from inbound_audit.cluster.leases import lease_s
 from inbound_audit.cluster.node_state import COUNTED, NodeState, State
 from inbound_audit.cluster.node_trees import NodeTree, NodeTrees, all_records
 from inbound_audit.cluster.own_name import SAME_AGE_S, OwnName
@@ -21,11 +22,6 @@ from inbound_audit.cluster.replica import Replica
 from inbound_audit.cluster.snapshots import read_snapshots
 from inbound_audit.errors import CapacityError
 
-LEASE_S = 1.35
-"""A node that restarts within a second is not dropped, with a heartbeat and the way of a frame added."""
-LONG_LEASE_S = 2.5
-LONG_LEASE_NODES = 100
-"""With more nodes than these the lease is the long one."""
 HINT_LEASE_S = 0.3
 """What is left of a lease when the engine says that a node is gone."""
 DISAGREE_S = 10.0
@@ -293,7 +289,7 @@ class Receiver:
         self._check_at = min(self._check_at, deadline)
 
     def _lease(self) -> float:
-        return LONG_LEASE_S if len(self.nodes) > LONG_LEASE_NODES else LEASE_S
+        return lease_s(len(self.nodes))
 
     def _change(self, state: NodeState, frame: Frame, now: float, parts: Sequence[bytes] = ()) -> None:
         """Gives a change, a heartbeat or a whole snapshot to the copy that it is about, within the bounds."""

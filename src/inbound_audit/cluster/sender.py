@@ -14,6 +14,7 @@ from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from inbound_audit.cluster.frames import MAX_AGE_MS, MAX_PARTS, MAX_RECORDS_BYTES, SESSIONS, Frame, FrameType, pack
+from inbound_audit.cluster.leases import HEARTBEAT_S, heartbeat_s
 from inbound_audit.cluster.node_trees import Counts, NodeTrees, all_records
 from inbound_audit.errors import CapacityError
 
@@ -25,16 +26,15 @@ PAUSE_PER_WALK = 10
 
 
 class Pace(NamedTuple):
-    """How often a tree is said: seconds between two walks, at least; seconds between two heartbeats; and how many
-    frames may follow one another. What a walk has found beyond these is said after the next pause."""
+    """How often a tree is said: seconds between two walks, and between two heartbeats, at least; and how many frames
+    may follow one another. What a walk has found beyond these is said after the next pause."""
 
     min_pause_s: float
-    heartbeat_s: float
+    min_heartbeat_s: float
     max_frames: int
 
 
 MIN_PAUSE_S = 0.005
-HEARTBEAT_S = 0.25
 SESSIONS_PACE = Pace(MIN_PAUSE_S, HEARTBEAT_S, 64)
 WINDOWS_PACE = Pace(1.0, 1.0, 8)
 """2 MiB a second: a quarter of what a node may say."""
@@ -89,12 +89,16 @@ class Stream:
         """When `walk` or a heartbeat is due; `inf`: neither."""
         if not self._walked:
             return now
-        beat_at = self.spoke_at + self._pace.heartbeat_s if self.has_heartbeats else inf
+        beat_at = self._beat_at(nodes)
         walk_at = self._walked_at if self._may_change() else now
         return min(walk_at + self.pause(nodes), beat_at)
 
-    def wants_heartbeat(self, now: float) -> bool:
-        return self.has_heartbeats and now >= self.spoke_at + self._pace.heartbeat_s
+    def wants_heartbeat(self, now: float, nodes: int) -> bool:
+        return now >= self._beat_at(nodes)
+
+    def _beat_at(self, nodes: int) -> float:
+        pause_s = max(self._pace.min_heartbeat_s, heartbeat_s(nodes))
+        return self.spoke_at + pause_s if self.has_heartbeats else inf
 
     def walks(self, now: float, nodes: int) -> bool:
         """Whether something may have changed, and may be said."""
@@ -154,7 +158,7 @@ class Sender:
     ) -> None:
         self.epoch = epoch
         self.nodes = 1
-        """How many nodes are heard: the agent sets it, and the pause grows with it."""
+        """How many nodes there are: the agent sets it, and the pauses grow with it."""
         self.silent = False
         """Whether this node says nothing, because a newer one has its name (`Receiver.duplicate`)."""
         self._clock = clock
@@ -219,7 +223,7 @@ class Sender:
         if stream.walks(now, self.nodes):
             said = [self._next(FrameType.DELTA, stream, records) for records in stream.changes(now, self._cost)]
             # model: cluster/say
-        if not said and ((self._first and stream is self._sessions) or stream.wants_heartbeat(now)):
+        if not said and ((self._first and stream is self._sessions) or stream.wants_heartbeat(now, self.nodes)):
             said = [self._next(FrameType.HEARTBEAT, stream)]  # model: cluster/beat
         if said:
             stream.spoke_at = now

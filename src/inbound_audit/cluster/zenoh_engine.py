@@ -33,7 +33,7 @@ from inbound_audit.cluster.engine import (
     snapshot_parts,
 )
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES, MAX_PARTS, is_name
-from inbound_audit.cluster.zenoh_links import SILENCE_S, Links
+from inbound_audit.cluster.zenoh_links import Links
 from inbound_audit.cluster.zenoh_settings import configuration, speakers
 from inbound_audit.errors import ClusterError
 
@@ -44,9 +44,9 @@ CHECK_S = 0.2
 
 MAX_CHECK_PAUSE_S = 2 * CHECK_S
 """After a longer pause between two checks this node itself stood still: what the others have said meanwhile is still to
-be heard. No node is silent then until SILENCE_S have passed once more."""
+be heard. No node is silent then until as much time has passed once more."""
 
-REST_PER_NODE_S, MAX_REST_S = 0.0002, 0.05
+REST_PER_NODE_S, MAX_REST_S = 0.0004, 0.05
 """Seconds from one time that frames are taken from Zenoh to the next, per node and at most. Those that come meanwhile
 are taken together: if a thread of Zenoh called Python for each, that would cost more than all else that is done with it
 here. The other nodes wait longer than that before they speak again."""
@@ -236,8 +236,7 @@ class ZenohEngine:
             if now - checked_at > MAX_CHECK_PAUSE_S:
                 stood_still_at = now
             checked_at = now
-            if now - stood_still_at > SILENCE_S:
-                self._links.renew_silent(self._heard)
+            self._links.renew_silent(self._heard, stood_still_at)
 
     def _hear(self) -> None:
         with contextlib.suppress(zenoh.ZError):  # it is closed
@@ -246,7 +245,7 @@ class ZenohEngine:
                 while sample is not None:
                     self._frame(sample)
                     sample = self._frames.try_recv()
-                self._ended.wait(min(REST_PER_NODE_S * len(self._node_of), MAX_REST_S))
+                time.sleep(min(REST_PER_NODE_S * len(self._node_of), MAX_REST_S))
 
     def _frame(self, sample: zenoh.Sample) -> None:
         node = self._node(sample)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import zenoh
 
 from inbound_audit.cluster.engine import OnLink
+from inbound_audit.cluster.leases import silence_s
 from inbound_audit.log_limiter import LogLimiter
 
 logger = logging.getLogger("inbound_audit.cluster")
@@ -26,11 +27,9 @@ DISTRUST_S = 5.0
 MIN_ENDED_S = 0.7
 """A link that is newer is not ended. Zenoh connects again at once, from both ends: if an end ended links that are being
 made, the other end would see that and do the same, hundreds of times a second, for seconds."""
-SILENCE_S = 0.75
-"""A node that has a link and was not heard for so long, which is three heartbeats, gets new links."""
 ALIVE_S = 0.5
-"""But only if the other end has sent something on a link so lately, such as Zenoh's signs of life. Otherwise it is
-frozen or cut off, and Zenoh ends the link when its lease is over."""
+"""A node of which nothing comes through gets new links, but only if its end has sent something on a link so lately,
+such as Zenoh's signs of life. Otherwise it is frozen or cut off, and Zenoh ends the link when its lease is over."""
 MIN_RENEW_PAUSE_S = 1.0
 MAX_RENEW_PAUSE_S = 48.0
 """From one such end to the next. It doubles while the node goes on to need it: a slow machine is not made slower."""
@@ -157,12 +156,15 @@ class Links:
     def identified(self, node: str) -> bool:
         return node in self._identities
 
-    def renew_silent(self, heard: Mapping[str, float]) -> None:
-        """Gives new links to the nodes that were not heard for SILENCE_S, by the time at which each was heard last.
-        O(links + nodes), and if one is silent O(descriptors of this process)."""
+    def renew_silent(self, heard: Mapping[str, float], since: float = -math.inf) -> None:
+        """Gives new links to the nodes that were not heard for `silence_s`, by the time at which each was heard last;
+        to none before this node has heard for so long itself, `since` that time. O(links + nodes), and if one is silent
+        O(descriptors of this process)."""
         with self._lock:
             now = time.monotonic()
-            self._renew([node for node in self._identities if now - heard.get(node, -math.inf) > SILENCE_S], now)
+            before = now - silence_s(len(self._identities))
+            if since < before:
+                self._renew([node for node in self._identities if heard.get(node, -math.inf) < before], now)
 
     def renew(self, node: str) -> None:
         """Gives new links to a node of which nothing comes through. O(links + nodes + descriptors)."""

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.support.fake_cluster import EPOCH_S, FakeCluster, FakeNode
 from tests.support.fake_engine import CALM, Faults
 
-from inbound_audit.cluster.receiver import LEASE_S
+from inbound_audit.cluster.leases import LEASE_S
 from inbound_audit.cluster.window_records import SeriesKey
 
 NAMES = ("mx1", "mx2", "mx3")

@@ -10,9 +10,10 @@ from tests.support.effort import effort
 from tests.support.fake_cluster import FakeCluster
 from tests.support.fake_engine import CALM, Faults
 
+from inbound_audit.cluster.leases import LEASE_S
 from inbound_audit.cluster.node_state import State
 from inbound_audit.cluster.own_name import RESUME_S
-from inbound_audit.cluster.receiver import FORGET_S, LEASE_S
+from inbound_audit.cluster.receiver import FORGET_S
 
 
 @pytest.mark.parametrize("seed", range(effort(1, 5)))

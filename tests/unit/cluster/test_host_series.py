@@ -15,8 +15,9 @@ from inbound_audit.cluster import host_series, sender
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.frames import Frame, FrameType, pack, unpack
 from inbound_audit.cluster.host_series import FOR_ALL, FOR_MANAGERS, RETRY_S, HostSeries
+from inbound_audit.cluster.leases import LEASE_S
 from inbound_audit.cluster.node_state import WINDOW_COST_BYTES, State
-from inbound_audit.cluster.receiver import LEASE_S, REFUSE_S
+from inbound_audit.cluster.receiver import REFUSE_S
 from inbound_audit.cluster.sender import Sender
 from inbound_audit.cluster.window_records import MAX_HEAD_BYTES, UNFOLDED, SeriesKey, Window, WindowRecords
 from inbound_audit.cluster.window_records import pack as pack_windows

@@ -13,6 +13,7 @@ from tests.support.gold_nodes import GoldTree, GoldTrees, encode
 
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.frames import Frame, FrameType, pack, unpack
+from inbound_audit.cluster.leases import HEARTBEAT_S, LEASE_S, LONG_LEASE_S, MANY_NODES
 from inbound_audit.cluster.node_state import MAX_OTHERS, MAX_UNANSWERED_S, NodeState, State
 from inbound_audit.cluster.own_name import RESUME_S
 from inbound_audit.cluster.receiver import (
@@ -21,14 +22,11 @@ from inbound_audit.cluster.receiver import (
     FORGET_S,
     GAP_S,
     HINT_LEASE_S,
-    LEASE_S,
-    LONG_LEASE_NODES,
-    LONG_LEASE_S,
     REFUSE_SESSIONS_S,
     Receiver,
 )
 from inbound_audit.cluster.replica import WAITING_FRAME_BYTES
-from inbound_audit.cluster.sender import HEARTBEAT_S, Sender
+from inbound_audit.cluster.sender import Sender
 
 OWN_EPOCH = 5
 
@@ -430,7 +428,7 @@ def test_a_host_that_stood_still_drops_a_node_only_if_it_stays_silent(pair: Pair
 
 def test_a_large_cluster_has_a_longer_lease(pair: Pair) -> None:
     beat = pack(Frame(FrameType.HEARTBEAT, 1, 1))
-    for node in range(LONG_LEASE_NODES):
+    for node in range(MANY_NODES):
         pair.hear(beat, node=f"node{node}")
     pair.talk()
     pair.tick(LONG_LEASE_S)

@@ -7,7 +7,8 @@ from tests.support.gold_nodes import GoldTrees, decode
 
 from inbound_audit.cluster import sender as rooms
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES, Frame, FrameType, unpack
-from inbound_audit.cluster.sender import HEARTBEAT_S, MIN_PAUSE_S, Sender
+from inbound_audit.cluster.leases import HEARTBEAT_S, LONG_HEARTBEAT_S, MANY_NODES, heartbeat_s, lease_s, silence_s
+from inbound_audit.cluster.sender import MIN_PAUSE_S, Sender
 from inbound_audit.errors import CapacityError
 
 
@@ -81,10 +82,26 @@ def test_the_pause_grows_with_the_nodes(speaker: Speaker) -> None:
     speaker.said()
     speaker.sender.nodes = 1000
     speaker.trees.open((4, 9))
-    assert speaker.sender.due(speaker.now) == pytest.approx(HEARTBEAT_S)
-    speaker.now += HEARTBEAT_S
-    assert [frame.type for frame in speaker.said()] == [FrameType.HEARTBEAT]
-    assert [frame.type for frame in speaker.said(0.5 - HEARTBEAT_S)] == [FrameType.DELTA]
+    assert speaker.sender.due(speaker.now) == pytest.approx(0.5)
+    assert speaker.said(0.49) == []
+    assert [frame.type for frame in speaker.said(0.01)] == [FrameType.DELTA]
+
+
+def test_heartbeats_of_many_nodes_come_less_often(speaker: Speaker) -> None:
+    speaker.said()
+    speaker.sender.nodes = MANY_NODES
+    assert [frame.type for frame in speaker.said(HEARTBEAT_S)] == [FrameType.HEARTBEAT]
+    speaker.sender.nodes += 1
+    assert speaker.said(LONG_HEARTBEAT_S - 0.01) == []
+    assert [frame.type for frame in speaker.said(0.01)] == [FrameType.HEARTBEAT]
+
+
+@pytest.mark.parametrize("nodes", [2, MANY_NODES, MANY_NODES + 1, 4000])
+def test_a_lease_has_room_for_lost_heartbeats_and_for_a_restart_within_a_second(nodes: int) -> None:
+    assert lease_s(nodes) > 4 * heartbeat_s(nodes)
+    assert lease_s(nodes) > 1 + heartbeat_s(nodes)
+    assert lease_s(MANY_NODES) > 2 * heartbeat_s(nodes)  # a node that has just begun does not know all others yet
+    assert silence_s(nodes) > 2 * heartbeat_s(2 * nodes)
 
 
 def test_the_pause_grows_with_the_walk(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ zenoh = pytest.importorskip("zenoh")
 
 from inbound_audit.cluster import zenoh_links as room  # noqa: E402
 from inbound_audit.cluster.engine import EngineSettings  # noqa: E402
+from inbound_audit.cluster.leases import LONG_SILENCE_S, MANY_NODES, SILENCE_S  # noqa: E402
 from inbound_audit.cluster.zenoh_engine import CHECK_S, ZenohEngine  # noqa: E402
 from inbound_audit.cluster.zenoh_links import Links  # noqa: E402
 
@@ -132,7 +133,7 @@ def test_a_node_of_which_nothing_comes_through_gets_new_links(node: Node, silent
 
 
 def test_a_node_that_is_heard_keeps_its_links(node: Node, silent: Wire) -> None:
-    node.links.renew_silent({"mx2": node.now - room.SILENCE_S / 2})
+    node.links.renew_silent({"mx2": node.now - SILENCE_S / 2})
     assert silent.is_open
 
 
@@ -166,7 +167,7 @@ def test_a_node_that_stays_silent_gets_new_links_ever_more_rarely(node: Node, si
     for _ in range(1000):
         wire = node.link("a")
         wire.there.send(b"x")
-        node.now += room.SILENCE_S + 0.01
+        node.now += SILENCE_S + 0.01
         node.links.renew_silent({})
         if not wire.is_open:
             ended.append(node.now)
@@ -256,7 +257,17 @@ def check(node: Node, heard: dict[str, float], *pauses_s: float) -> None:
     engine._check_links()
 
 
-CHECKS = 2 * int(room.SILENCE_S / CHECK_S)
+def test_in_a_large_cluster_a_node_may_be_silent_for_longer(node: Node, silent: Wire) -> None:
+    """Its heartbeats come less often. There may be more nodes than are known here."""
+    for number in range(MANY_NODES // 2):
+        node.links.identify(f"other{number}", f"identity{number}")
+    node.links.renew_silent({"mx2": node.now - SILENCE_S - 0.01})
+    assert silent.is_open
+    node.links.renew_silent({"mx2": node.now - LONG_SILENCE_S - 0.01})
+    assert not silent.is_open
+
+
+CHECKS = 2 * int(SILENCE_S / CHECK_S)
 
 
 def test_a_node_that_says_nothing_gives_new_links_to_one_that_is_silent(node: Node, silent: Wire) -> None:
@@ -264,7 +275,7 @@ def test_a_node_that_says_nothing_gives_new_links_to_one_that_is_silent(node: No
     assert not silent.is_open
 
 
-@pytest.mark.parametrize("pause_s", [room.SILENCE_S, 1.0, 100.0])
+@pytest.mark.parametrize("pause_s", [SILENCE_S, 1.0, 100.0])
 def test_a_node_that_stood_still_takes_no_other_for_silent(node: Node, silent: Wire, pause_s: float) -> None:
     """What the others have said meanwhile is heard soon after."""
     few = [0.0] * (CHECKS // 2)
