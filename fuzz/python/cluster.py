@@ -133,7 +133,7 @@ class Cluster:
         assert len(states) <= BOUNDS.max_nodes
         sessions = [state.replica for state in states]
         copies = [replica for state in states for replica in state.windows.values()]
-        for load, replicas in ((receiver.sessions, sessions), (receiver.windows, copies)):
+        for load, replicas in ((receiver.copies.sessions, sessions), (receiver.copies.windows, copies)):
             waiting = [
                 sum(len(frame.records) + WAITING_FRAME_BYTES for frame in replica.waiting.values())
                 for replica in replicas
@@ -145,7 +145,7 @@ class Cluster:
             assert sum(hosts) == load.hosts <= BOUNDS.max_all_hosts
         windows = [len(replica.tree.windows) for replica in copies]
         assert max(windows, default=0) <= BOUNDS.max_windows
-        assert sum(windows) == receiver.windows.windows <= BOUNDS.max_all_windows
+        assert sum(windows) == receiver.copies.windows.windows <= BOUNDS.max_all_windows
         for state in states:
             is_counted = state.state in (State.HEARD, State.DUPLICATE)
             assert is_counted or not any(replica.tree.hosts for replica in state.replicas)

@@ -171,10 +171,10 @@ class FakeCluster:
 
     def check_always(self, node: FakeNode) -> None:
         """What a copy is known to have is what its node has said at that moment, and the sums of bounds are right."""
-        loads = {node.receiver.sessions: [0, 0], node.receiver.windows: [0, 0]}
+        loads = {node.receiver.copies.sessions: [0, 0], node.receiver.copies.windows: [0, 0]}
         for name, state in node.receiver.nodes.items():
             for tree, replica in [(0, state.replica), *state.windows.items()]:
-                load = loads[node.receiver.windows if tree else node.receiver.sessions]
+                load = loads[node.receiver.copies.windows if tree else node.receiver.copies.sessions]
                 load[0] += replica.tree.hosts
                 load[1] += replica.waiting_bytes
                 assert state.state in COUNTED or not replica.tree.hosts, (node.name, name)

@@ -268,7 +268,7 @@ def test_windows_that_are_too_many_are_logged(
     hosts: Hosts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = hosts("mx1"), hosts("mx2")
-    monkeypatch.setattr(one.agent._receiver, "bounds", Bounds(max_window_hosts=1))
+    monkeypatch.setattr(one.agent._receiver.copies, "bounds", Bounds(max_window_hosts=1))
     for host in (one, two):
         host.audit.series.define("events", "ip", interval=86400, num_windows=2, replicate="cluster")
     for address in ("192.0.2.8", "192.0.2.9"):

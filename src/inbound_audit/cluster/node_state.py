@@ -107,6 +107,11 @@ class NodeState:
         """Whether its windows are more than the bounds, and are not counted."""
         return any(replica.refused_until for replica in self.windows.values())
 
+    def say(self, now_in: State) -> None:
+        """Notes how the node is, also for other processes of this host."""
+        self.state = now_in
+        self.replica.tree.set_word(now_in, int(self.heard_at * 1e9))
+
     def age(self, now: float) -> float:
         """Returns the seconds since its last word."""
         return now - self.heard_at

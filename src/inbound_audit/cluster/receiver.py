@@ -8,12 +8,12 @@ memory beyond the bounds.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 from inbound_audit.cluster import frames
-from inbound_audit.cluster.bounds import Bounds, Load, WindowLoad
+from inbound_audit.cluster.bounds import Bounds
+from inbound_audit.cluster.copies import Copies
 from inbound_audit.cluster.frames import SESSIONS, Frame, FrameError, FrameType, OtherVersionError
-from inbound_audit.cluster.host_series import FOR_ALL, FOR_MANAGERS, HostSeries
+from inbound_audit.cluster.host_series import HostSeries
 from inbound_audit.cluster.leases import lease_s
 from inbound_audit.cluster.node_state import COUNTED, NodeState, State
 from inbound_audit.cluster.node_trees import NodeTree, NodeTrees, all_records
@@ -31,16 +31,8 @@ FORGET_S = 10.0
 ALIVE_S = 1.0
 """Another start of a node that was lost is taken if its frames have come for so long as fast as they were sent. It
 seemed older, because what the lost one had said was delayed: while this host stood still, or was cut off."""
-REFUSE_S = 30.0
-"""Windows of a node that were more than the bounds are tried again after so long."""
-REFUSE_SESSIONS_S = 1.0
-"""Sessions for which there was no room, although the node said that it has few hosts, are tried again after so long."""
-
 CHECK_S = 0.2
 """Seconds from one check of all nodes to the next, at most."""
-
-GAP_S = 0.02
-"""A change that is missing may be late only: so long no snapshot is asked for."""
 
 
 class Receiver:
@@ -70,16 +62,12 @@ class Receiver:
         """A node was not taken, while sections are held by nodes that are lost: `move` to other trees."""
         self.dropped = 0
         """Frames of nodes that are not listed."""
-        self.sessions = Load(bounds.max_all_hosts, bounds.max_all_waiting_bytes)
-        self.windows = WindowLoad(bounds.max_all_window_hosts, bounds.max_all_waiting_bytes, bounds.max_all_windows)
+        self.copies = Copies(bounds, series)
         self._trees = trees
-        self._series = series
         self._own = OwnName(epoch, clock())
         self._listed_at = self._check_at = float("-inf")
-        self._wanting: dict[str, NodeState] = {}
-        """The nodes of which something may be missing."""
         own = NodeState(node, self._replica(node, clock()), state=State.THIS_HOST)
-        own.replica.tree.set_word(own.state, 0)
+        own.say(State.THIS_HOST)
         self.nodes[node] = own
 
     @property
@@ -130,7 +118,7 @@ class Receiver:
             return
         for first, records in snapshots:
             if first.epoch == state.epoch and state.state in COUNTED:
-                self._change(state, first, now, records)
+                self.copies.change(state, first, now, records)
 
     def gone(self, node: str, now: float) -> None:
         """The engine says that a node is gone: its lease ends soon, unless it is heard again."""
@@ -163,23 +151,21 @@ class Receiver:
             self._check_at = min(self._check_at, state.deadline)
             for replica in state.replicas:
                 if now - replica.agreed_at > DISAGREE_S and not replica.whole and replica.tree.hosts:
-                    self._empty(state, replica)
+                    self.copies.empty(state, replica)
             if state.state == State.DUPLICATE and now - state.rival_at > self._lease():
-                self._say(state, State.HEARD)
+                state.say(State.HEARD)
 
     def asks(self, now: float, asked: Collection[str] = ()) -> list[str]:
         """Returns the nodes whose snapshot is to be asked for now, without those of which one is on its way (`asked`).
         Each is named at most once per MIN_ASK_S. O(nodes of which something is missing)."""
-        wanting = self._wanting.items()
-        self._wanting = {name: state for name, state in wanting if state.state in COUNTED and not state.whole}
-        return [name for name, state in self._wanting.items() if name not in asked and state.wants(now)]
+        return [state.name for state in self.copies.incomplete() if state.name not in asked and state.wants(now)]
 
     def move(self, trees: NodeTrees) -> None:
         """Goes on in other trees, without the nodes that are lost. What the old ones hold is not changed."""
         old = self.nodes
         self._trees = trees
         self.nodes = {}
-        self._wanting.clear()
+        self.copies.unsure.clear()
         self.full = False
         for state in old.values():
             if state.state == State.LOST:
@@ -187,8 +173,9 @@ class Receiver:
             tree = trees.add(state.name, self.bounds.max_hosts)
             tree.replace(all_records(state.replica.tree, frames.MAX_RECORDS_BYTES))
             state.replica.tree = tree
-            self.nodes[state.name] = self._wanting[state.name] = state
-            self._say(state, state.state)
+            self.nodes[state.name] = state
+            self.copies.doubt(state)
+            state.say(state.state)
 
     # ---- whether a frame is taken
 
@@ -225,7 +212,7 @@ class Receiver:
             if frame.seq <= state.seq:
                 if frame.type == FrameType.DELTA and state.state in COUNTED:
                     # It may be what is missing, but it is no sign of life.
-                    self._change(state, frame, now)  # model: cluster/late
+                    self.copies.change(state, frame, now)  # model: cluster/late
                 else:
                     state.drop("it was repeated or late")
                 return False
@@ -247,23 +234,20 @@ class Receiver:
             state.begin_of(state.epoch, state.began, state.seq)
         state.epoch = frame.epoch  # model: cluster/begin
         state.began = began
-        for replica in state.replicas:
-            with self._load(state, replica).changing(replica):
-                replica.begin(now)
-        self._wanting[state.name] = state
+        self.copies.begin(state, now)
 
     def _rival(self, state: NodeState, now: float) -> None:
         """A frame of an older start. The newer one counts."""
         state.drop("another node of this name, or an older start of it, is heard too")
         state.rival_at = now
         if state.state == State.HEARD:
-            self._say(state, State.DUPLICATE)
+            state.say(State.DUPLICATE)
 
     def _say_own(self) -> None:
         own = self.nodes[self.node]
         now_in = State.DUPLICATE if self._own.taken else State.THIS_HOST
         if own.state != now_in:
-            self._say(own, now_in)
+            own.say(now_in)
 
     # ---- what a frame does
 
@@ -275,14 +259,16 @@ class Receiver:
         self._end_at(state, now + self._lease())  # model: cluster/hear
         state.version = frames.VERSION
         if frame.tree == SESSIONS and frame.hosts > self.bounds.max_hosts:
-            self._too_large(state, f"more than {self.bounds.max_hosts:,} hosts")
+            self.copies.refuse_node(state, f"more than {self.bounds.max_hosts:,} hosts")
             return
         if now < state.replica.refused_until:
             return
         if frame.tree != SESSIONS and state.state == State.TOO_LARGE:
             return  # until its sessions are within the bound
-        self._say(state, State.DUPLICATE if state.state == State.DUPLICATE else State.HEARD)
-        self._change(state, frame, now)
+        if state.state not in COUNTED:
+            self.copies.doubt(state)
+        state.say(State.DUPLICATE if state.state == State.DUPLICATE else State.HEARD)
+        self.copies.change(state, frame, now)
 
     def _end_at(self, state: NodeState, deadline: float) -> None:
         state.deadline = deadline
@@ -291,67 +277,6 @@ class Receiver:
     def _lease(self) -> float:
         return lease_s(len(self.nodes))
 
-    def _change(self, state: NodeState, frame: Frame, now: float, parts: Sequence[bytes] = ()) -> None:
-        """Gives a change, a heartbeat or a whole snapshot to the copy that it is about, within the bounds."""
-        replica = self._copy_for(state, frame, now)
-        if replica is None or (frame.type == FrameType.HEARTBEAT and replica.confirms(frame, now)):
-            return
-        load = self._load(state, replica)
-        handled = 0 if replica is state.replica else replica.tree.handled
-        was_whole = replica.whole
-        with load.changing(replica):
-            excess = self._give(state, replica, frame, now, parts)
-        if replica is not state.replica:
-            state.charge(replica.tree.handled - handled, self.bounds.max_bytes_per_s)
-        if not replica.whole:
-            self._wanting[state.name] = state
-        if was_whole and not replica.whole:
-            state.ask_at = max(state.ask_at, now + GAP_S)
-        if excess or not load.fits:
-            self._refuse(state, replica, now, excess or "all nodes together have more than the bounds")
-        if load.waiting_bytes > load.max_waiting_bytes:
-            with load.changing(replica):
-                replica.drop_waiting()
-
-    def _give(self, state: NodeState, replica: Replica[Any], frame: Frame, now: float, parts: Sequence[bytes]) -> str:
-        """Returns why the copy has no room for it, "" if it has."""
-        try:
-            if frame.type == FrameType.DELTA:
-                replica.change(frame, now)
-            elif frame.type == FrameType.SNAPSHOT:
-                state.snapshots += replica.swap(frame, parts, now)
-            else:
-                replica.compare(frame, now)
-        except CapacityError as error:
-            return str(error)
-        except ValueError as error:
-            state.drop(str(error))
-        max_hosts = self.bounds.max_hosts if frame.tree == SESSIONS else self.bounds.max_window_hosts
-        return "" if replica.tree.hosts <= max_hosts else f"more than {max_hosts:,} hosts"
-
-    def _copy_for(self, state: NodeState, frame: Frame, now: float) -> Replica[Any] | None:
-        """The copy that a frame is about, None if it is not to be taken. A node without windows has no copy of them."""
-        if frame.tree == SESSIONS:
-            return state.replica
-        if frame.tree not in (FOR_ALL, FOR_MANAGERS):
-            state.drop("it is about a tree that this agent does not know")
-            return None
-        if self._series is None or not self._series.takes(frame.tree):
-            return None
-        replica = state.windows.get(frame.tree)
-        if replica is None:
-            if not frame.hosts and frame.type != FrameType.DELTA:
-                return None
-            bounds = self.bounds
-            copy = self._series.copy(bounds.max_windows, bounds.max_window_hosts, bounds.max_window_events)
-            replica = state.windows[frame.tree] = Replica(copy, bounds.max_waiting_bytes, now)
-        if frame.hosts > self.bounds.max_window_hosts:
-            self._refuse(state, replica, now, f"more than {self.bounds.max_window_hosts:,} hosts")
-        if now < replica.refused_until:
-            return None
-        replica.refused_until = 0.0
-        return replica
-
     def _other_version(self, state: NodeState, error: OtherVersionError, now: float) -> None:
         """The node is listed and not counted, once nothing is heard of it that this agent knows."""
         state.drop(str(error))
@@ -359,41 +284,11 @@ class Receiver:
         if state.state in (State.LOST, State.OTHER_VERSION):
             state.heard_at = now
             self._end_at(state, now + self._lease())
-            self._say(state, State.OTHER_VERSION)
+            state.say(State.OTHER_VERSION)
 
-    # ---- states and sums
+    # ---- states
 
     def _lose(self, state: NodeState, now: float) -> None:
-        self._empty(state, *state.replicas)
+        self.copies.empty(state, *state.replicas)
         state.lost_at = now
-        self._say(state, State.LOST)
-
-    def _refuse(self, state: NodeState, replica: Replica[Any], now: float, why: str) -> None:
-        """There is no room for it: the node is not counted, or its windows are not."""
-        if replica is state.replica:
-            replica.refused_until = now + REFUSE_SESSIONS_S
-            self._too_large(state, why)
-            return
-        self._empty(state, replica)
-        replica.refused_until = now + REFUSE_S
-        state.why = f"its windows: {why}"
-
-    def _too_large(self, state: NodeState, why: str) -> None:
-        self._empty(state, *state.replicas)
-        state.why = why
-        self._say(state, State.TOO_LARGE)
-
-    def _empty(self, state: NodeState, *replicas: Replica[Any]) -> None:
-        for replica in replicas:
-            with self._load(state, replica).changing(replica):
-                replica.empty()
-        self._wanting[state.name] = state
-
-    def _say(self, state: NodeState, now_in: State) -> None:
-        if state.state not in COUNTED:
-            self._wanting[state.name] = state
-        state.state = now_in
-        state.replica.tree.set_word(now_in, int(state.heard_at * 1e9))
-
-    def _load(self, state: NodeState, replica: Replica[Any]) -> Load:
-        return self.sessions if replica is state.replica else self.windows
+        state.say(State.LOST)

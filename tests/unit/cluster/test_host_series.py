@@ -13,11 +13,11 @@ from tests.support.gold_series import Events, GoldSeries, GoldSeriesTrees
 
 from inbound_audit.cluster import host_series, sender
 from inbound_audit.cluster.bounds import Bounds
+from inbound_audit.cluster.copies import REFUSE_S
 from inbound_audit.cluster.frames import Frame, FrameType, pack, unpack
 from inbound_audit.cluster.host_series import FOR_ALL, FOR_MANAGERS, RETRY_S, HostSeries
 from inbound_audit.cluster.leases import LEASE_S
 from inbound_audit.cluster.node_state import WINDOW_COST_BYTES, State
-from inbound_audit.cluster.receiver import REFUSE_S
 from inbound_audit.cluster.sender import Sender
 from inbound_audit.cluster.window_records import MAX_HEAD_BYTES, UNFOLDED, SeriesKey, Window, WindowRecords
 from inbound_audit.cluster.window_records import pack as pack_windows
@@ -234,7 +234,7 @@ def test_more_windows_or_hosts_than_the_bounds_are_not_counted_and_sessions_are(
     assert state.refused_windows
     assert "windows" in state.why
     assert hosts.counted(hosts.one) == {}
-    assert hosts.one.receiver.windows.hosts == 0
+    assert hosts.one.receiver.copies.windows.hosts == 0
     snapshots = state.snapshots
     hosts.run(5)
     assert state.snapshots == snapshots

@@ -12,6 +12,7 @@ from tests.support.effort import effort
 from tests.support.gold_nodes import GoldTree, GoldTrees, encode
 
 from inbound_audit.cluster.bounds import Bounds
+from inbound_audit.cluster.copies import GAP_S, REFUSE_SESSIONS_S
 from inbound_audit.cluster.frames import Frame, FrameType, pack, unpack
 from inbound_audit.cluster.leases import HEARTBEAT_S, LEASE_S, LONG_LEASE_S, MANY_NODES
 from inbound_audit.cluster.node_state import MAX_OTHERS, MAX_UNANSWERED_S, NodeState, State
@@ -20,9 +21,7 @@ from inbound_audit.cluster.receiver import (
     CHECK_S,
     DISAGREE_S,
     FORGET_S,
-    GAP_S,
     HINT_LEASE_S,
-    REFUSE_SESSIONS_S,
     Receiver,
 )
 from inbound_audit.cluster.replica import WAITING_FRAME_BYTES
@@ -144,7 +143,7 @@ def test_frames_in_another_order_heal_without_a_snapshot(pair: Pair) -> None:
     pair.hear(*frames)
     assert pair.agrees
     assert (pair.state.snapshots, pair.state.gaps) == (0, 1)
-    assert pair.receiver.sessions.waiting_bytes == 0
+    assert pair.receiver.copies.sessions.waiting_bytes == 0
 
 
 def test_a_lost_frame_is_mended_by_a_snapshot_while_counts_stay(pair: Pair) -> None:
@@ -197,7 +196,7 @@ def test_a_lost_heartbeat_is_no_gap(pair: Pair) -> None:
 def test_a_tree_that_differs_is_seen_by_its_digest(pair: Pair) -> None:
     """Whatever made it differ."""
     pair.tree.set_many(encode({(4, 77): 1}))
-    pair.receiver.sessions.hosts += 1
+    pair.receiver.copies.sessions.hosts += 1
     pair.talk()
     assert pair.asks(GAP_S) == ["mx1"]
     pair.answer()
@@ -337,7 +336,7 @@ def test_silence_for_a_lease_drops_the_node_whole(pair: Pair) -> None:
     pair.tick(LEASE_S)
     assert pair.tree.hosts == 1
     pair.tick(0.01)
-    assert (pair.state.state, pair.tree.hosts, pair.receiver.sessions.hosts) == (State.LOST, 0, 0)
+    assert (pair.state.state, pair.tree.hosts, pair.receiver.copies.sessions.hosts) == (State.LOST, 0, 0)
 
 
 def test_repeats_are_no_sign_of_life(pair: Pair) -> None:
@@ -751,7 +750,7 @@ def test_a_node_with_too_many_hosts_is_listed_and_not_counted() -> None:
     assert pair.agrees
     pair.open(10)
     pair.talk()
-    assert (pair.state.state, pair.tree.hosts, pair.receiver.sessions.hosts) == (State.TOO_LARGE, 0, 0)
+    assert (pair.state.state, pair.tree.hosts, pair.receiver.copies.sessions.hosts) == (State.TOO_LARGE, 0, 0)
     pair.answer()
     assert pair.tree.hosts == 0
     pair.open(3, -1)
@@ -784,7 +783,7 @@ def test_all_nodes_together_have_a_bound_of_hosts() -> None:
         records = encode(tree.counts)
         frame = Frame(FrameType.DELTA, node, 1, 0, 0, tree.hosts, tree.total, tree.digest, records)
         pair.hear(pack(frame), node=f"node{node}")
-        assert pair.receiver.sessions.hosts == sum(tree.hosts for tree in pair.trees.trees.values()) <= 25
+        assert pair.receiver.copies.sessions.hosts == sum(tree.hosts for tree in pair.trees.trees.values()) <= 25
 
 
 def test_changes_that_wait_have_a_bound() -> None:
@@ -798,12 +797,12 @@ def test_changes_that_wait_have_a_bound() -> None:
             waiting = [state.replica.waiting for state in pair.receiver.nodes.values()]
             kept = [sum(len(one.records) + WAITING_FRAME_BYTES for one in frames.values()) for frames in waiting]
             assert max(kept) <= 20_000
-            assert sum(kept) == pair.receiver.sessions.waiting_bytes <= 50_000
+            assert sum(kept) == pair.receiver.copies.sessions.waiting_bytes <= 50_000
         pair.now += 0.1
     pair.tick(LEASE_S)
-    assert pair.receiver.sessions.waiting_bytes < 50_000
+    assert pair.receiver.copies.sessions.waiting_bytes < 50_000
     pair.tick(LEASE_S)
-    assert pair.receiver.sessions.waiting_bytes == 0
+    assert pair.receiver.copies.sessions.waiting_bytes == 0
 
 
 def test_a_node_that_floods_is_cut_to_its_bound_and_hurts_no_other() -> None:
