@@ -6,8 +6,7 @@
                                              threads that ask --> Receiver
 
 One loop has the sender, the receiver and the trees of the nodes. The engine's threads put frames into the inbox, which
-has an end; the oldest frame gives way, and the sequence numbers show that it is missing. A snapshot is asked for on a
-thread of its own, because the answer may never come.
+has an end; the oldest frame gives way, and the sequence numbers show that it is missing.
 
 Lock rule: `_lock` is held for each use of the sender and the receiver: by the loop, by the engine's threads, and by
 those that ask. No frame is sent, and no answer awaited, under it.
@@ -20,11 +19,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import NodeTrees
+from inbound_audit.cluster.asking import Asking
 from inbound_audit.cluster.change_log import ChangeLog, about, about_windows
 from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
 from inbound_audit.cluster.frames import may_wait
@@ -48,12 +47,6 @@ wanted. A frame that comes in between costs nothing for each node."""
 
 STOOD_STILL_S = 0.5
 """If two steps of the loop are so many seconds apart, then this host, or this process, stood still."""
-
-ASK_TIMEOUT_S = 2.0
-"""Seconds that a node has to send its snapshot."""
-
-ASKING = 4
-"""Snapshots that are asked for at once: a node that does not answer holds up no other."""
 
 STEP_PER_NODE_S, MAX_STEP_S = 0.0001, 0.02
 """Seconds from one step of the loop to the next, per node and at most. Frames that come meanwhile are handled together,
@@ -99,9 +92,7 @@ class Agent:
         self._receiver = Receiver(self._settings.node, epoch, self._trees, time.monotonic, series=self._series)
         self._inbox = Inbox()
         self._lock = threading.Lock()
-        self._askers = ThreadPoolExecutor(ASKING, "inbound_audit cluster")
-        self._asked: set[str] = set()
-        """The nodes whose snapshot is on its way: each once."""
+        self._asking = Asking(self._ask, self._answered)
         self._engine: Engine | None = None
         self._stops = self._reloads = False
         self._linked: bool | None = None
@@ -151,7 +142,7 @@ class Agent:
         """Returns after `stop`. Raises ClusterError if the engine can't be opened with the settings, or no thread can
         be started, and what `chore` raises."""
         try:
-            self._start_to_ask()
+            self._asking.start()
             with self._lock:
                 self._series.find()  # before the first word: the others keep what an agent before this one has said
             self._open(self._make_engine(self._settings))
@@ -171,7 +162,7 @@ class Agent:
         finally:
             if requests.COMMANDS.get("cluster") is self._command:
                 del requests.COMMANDS["cluster"]
-            self._askers.shutdown(wait=False, cancel_futures=True)
+            self._asking.close()
             if self._engine is not None:
                 self._engine.close()
             self._audit.close()
@@ -199,18 +190,12 @@ class Agent:
                 self._checked_at = now
                 self._receiver.tick(self._inbox.since(now))
                 self._series.turn()
-                wanted = self._receiver.asks(now, self._asked)
+                wanted = self._receiver.asks(now, self._asking.nodes)
             self._sender.nodes = len(self._receiver.nodes)
             self._sender.silent = self._receiver.duplicate
             frames = self._sender.frames(now)
         self._publish(frames)
-        for node in wanted:
-            self._asked.add(node)
-            try:
-                self._askers.submit(self._ask, node)
-            except RuntimeError as error:  # it is asked by a thread that is there, or when it is wanted again
-                self._asked.discard(node)
-                self._log.report(logging.WARNING, "fewer threads ask for snapshots than may: %s", error, kind="ask")
+        self._asking.ask(wanted)
 
     def _handle(self, taken: Sequence[Arrived]) -> None:
         """Handles frames for MAX_HANDLING_S, one at least; the rest waits for the next step."""
@@ -221,28 +206,19 @@ class Agent:
                 break
             self._receiver.heard(node, frame, came_at)
 
-    def _start_to_ask(self) -> None:
-        """Starts the first thread that asks: later the system may have none to give. Raises ClusterError."""
-        try:
-            self._askers.submit(time.monotonic)
-        except RuntimeError as error:
-            raise ClusterError(f"no snapshot of another node can be asked for: {error}") from None
-
     def _publish(self, frames: Iterable[bytes]) -> None:
         if self._engine is not None:
             self._unsent += sum(not self._engine.publish(frame) for frame in frames)
 
-    def _ask(self, node: str) -> None:
-        """On a thread that may wait."""
+    # ---- on threads that ask
+
+    def _ask(self, node: str, timeout_s: float) -> list[bytes] | None:
         engine = self._engine
-        parts = None
-        try:
-            if engine is not None:
-                parts = engine.ask(node, ASK_TIMEOUT_S)
-        finally:
-            with self._lock:
-                self._receiver.answered(node, parts, time.monotonic())
-                self._asked.discard(node)
+        return None if engine is None else engine.ask(node, timeout_s)
+
+    def _answered(self, node: str, parts: list[bytes] | None) -> None:
+        with self._lock:
+            self._receiver.answered(node, parts, time.monotonic())
 
     # ---- what the engine calls
 
