@@ -1,4 +1,4 @@
-"""Every call to the system fails once: the scenarios of `tests.support.fault_scenarios`.
+"""Every call to the system fails once: the scenarios of `tests.support.fault_scenarios` and `agent_scenarios`.
 
 The quick form takes a sample of each scenario's calls; `make faults` takes every one of them.
 """
@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from tests.support import agent_scenarios, redis_server
 from tests.support.fault_scenarios import SCENARIOS
 from tests.support.faults import environment
 from tests.support.forking import UNDER_ASAN
@@ -21,12 +22,15 @@ pytestmark = [
     pytest.mark.timeout(7200 if FULL else 600),
 ]
 
-QUICK_CASES = 40
+ALL_SCENARIOS = SCENARIOS | agent_scenarios.SCENARIOS
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", ALL_SCENARIOS)
 def test_nothing_is_lost_when_a_call_fails(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command = [sys.executable, "-m", "tests.support.faults", name, "full" if FULL else str(QUICK_CASES)]
+    if name == "agent" and redis_server.PROGRAM is None:
+        pytest.skip("needs redis-server (Debian: redis-server)")
+    quick_cases = ALL_SCENARIOS[name].quick_cases
+    command = [sys.executable, "-m", "tests.support.faults", name, "full" if FULL else str(quick_cases)]
     done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
     failures = result.pop("failures")
@@ -34,4 +38,4 @@ def test_nothing_is_lost_when_a_call_fails(name: str, capsys: pytest.CaptureFixt
         with capsys.disabled():
             print(f"\n    {result}", end=" ")
     assert failures == [], "\n\n".join(failures[:10])
-    assert result["faults"] > QUICK_CASES / 2
+    assert result["faults"] > quick_cases / 2
