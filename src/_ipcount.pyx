@@ -69,8 +69,8 @@ from operator import index
 from types import MappingProxyType
 
 from inbound_audit.errors import (
-    AddressError, CapacityError, CidrError, InboundAuditError, MonitorError, OtherVersionError, SeriesError,
-    SharedStateError, UnknownServiceType, cause_of,
+    AddressError, CapacityError, CidrError, InboundAuditError, MonitorError, OtherVersionError, PolicyError,
+    SeriesError, SharedStateError, UnknownServiceType, cause_of,
 )
 
 cdef extern from *:

@@ -355,7 +355,7 @@ class NetworkMap:
 class LimitTables:
     def _configure(
         self,
-        tables: list[list[tuple[str, str, int, int, int]]],
+        tables: list[list[tuple[str, str, int, int, int, str, int]]],
         prefixes: list[tuple[str, int]],
         default: int,
         accept: object,
@@ -363,6 +363,7 @@ class LimitTables:
     ) -> None: ...
     @property
     def _passed(self) -> list[tuple[str, int]]: ...
+    def prepare(self, audit: Any) -> None: ...
     def validate_connect(self, ac: Session) -> Any: ...
 
 MAX_GATE_SOCKETS: int

@@ -33,9 +33,9 @@ class InboundAudit(_ipcount.Audit):
     `monitors` count what happened over time: ``"300,6"`` is six windows of 300 seconds, in which connections,
     receptions and rejections are counted by source address. `monitor_bytes` is the memory of all their windows
     together, `monitor_hosts` the most distinct hosts of each (None: as memory allows); beyond them detail is given up,
-    and nothing is lost. `clock` returns the time in seconds since 1970, in place of the system's clock. `state` is the
-    directory of series that are persisted or logged (docs/persistence.md says where, if it is None). Raises
-    MonitorError.
+    and nothing is lost. Limits over time add the monitors that they need (`add_monitors`). `clock` returns the time in
+    seconds since 1970, in place of the system's clock. `state` is the directory of series that are persisted or logged
+    (docs/persistence.md says where, if it is None). Raises MonitorError.
 
     Any thread may open, close and ask. A forked child starts with no sessions: those of its parent stay the parent's
     (and are seen from the child when they are shared).
@@ -70,9 +70,8 @@ class InboundAudit(_ipcount.Audit):
         self._membership: Membership | None = None
         self._seen: set[_ipcount.Listener] = set()  # by all processes that were there when they were made
         self._state = state
-        store = _ipcount.SeriesStore(self)
-        for monitor in read_monitors(monitors, monitor_hosts, monitor_bytes):
-            store.define_monitor(f"{monitor.interval},{monitor.num_windows}", *monitor)
+        self._monitor_bounds = monitor_hosts, monitor_bytes
+        self._define_monitors(monitors)
         register(self, Stage.COUNTS, InboundAudit._after_fork_in_child)
         if shared is not None:
             from inbound_audit.series.requests import handle
@@ -81,7 +80,7 @@ class InboundAudit(_ipcount.Audit):
             # Known before it has a file: a fork in another thread must find all that is to be let go of.
             self._membership = Membership(self, shared, group, handle)
             try:
-                self._membership.ensure_file(known=bool(monitors))  # else there is nothing to count in yet
+                self._membership.ensure_file(known=bool(self.monitors))  # else there is nothing to count in yet
             except BaseException:
                 self.close()
                 raise
@@ -117,6 +116,24 @@ class InboundAudit(_ipcount.Audit):
             membership.wait_until_scanned()
             self._seen.add(made)
         return made
+
+    def add_monitors(self, monitors: Iterable[str]) -> None:
+        """Monitors that count what happens from now on. Those that are there stay as they are.
+
+        Each new window has the share of `monitor_bytes` that it would have if all monitors had been given at first.
+        Threads may record and count meanwhile; in shared mode the other processes see the new windows before this
+        returns. Raises MonitorError, CapacityError, and InboundAuditError when the audit is closed.
+        """
+        _ipcount.handle_fork()
+        known = len(self.monitors)
+        self._define_monitors(monitors)
+        if self._membership and len(self.monitors) > known:
+            self._membership.wait_until_scanned()
+
+    def _define_monitors(self, monitors: Iterable[str]) -> None:
+        store, present = _ipcount.SeriesStore(self), self.monitors
+        for monitor in read_monitors(monitors, *self._monitor_bounds, present)[len(present) :]:
+            store.define_monitor(f"{monitor.interval},{monitor.num_windows}", *monitor)
 
     def _make_series(self) -> SeriesSet:
         """Called by the core for the first `series` of an audit."""

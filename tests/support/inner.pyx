@@ -40,6 +40,7 @@ cimport inbound_audit._core.series_change as series_change
 cimport inbound_audit._core.series_query as series_query
 cimport inbound_audit._core.session as session_
 cimport inbound_audit._core.sigbus as sigbus
+cimport inbound_audit._core.sliding as sliding
 cimport inbound_audit._core.strings as strings
 cimport inbound_audit._core.sums as sums
 cimport inbound_audit._core.trees as trees
@@ -1027,6 +1028,23 @@ cdef class Series:
         code = series_query.query_events(NULL, self.s, True, key, len(key), first, last, &count)
         assert code == codes.OK
         return count
+
+    def sliding_sum(self, cidr, but=()):
+        """`(what lies in the last seconds, what the window before has, the count)`, without some prefixes."""
+        cdef prefix.Prefix p = prefix_of(cidr), other
+        cdef model.Term term[8]
+        cdef sliding.Span span
+        cdef sliding.Parts parts
+        cdef size_t terms = 0
+        for text in but:
+            other = prefix_of(text)
+            term[terms].hi, term[terms].lo = other.address.hi, other.address.lo
+            term[terms].version, term[terms].length, term[terms].sign = other.address.version, other.length, -1
+            terms += 1
+        sliding.span_until(self.s, window.now_of(self.owner.o), &span)
+        parts.whole = parts.before = 0
+        sliding.add_parts(self.s, &span, &p, term, terms, &parts)
+        return parts.whole, parts.before, sliding.sliding_count(&parts, &span)
 
     def sliding_average(self, cidr):
         cdef prefix.Prefix p = prefix_of(cidr)

@@ -31,6 +31,7 @@
 #   session         a session in its listener's tree
 #   query           what a session, a listener or an audit asks about open sessions
 #   window          windows of time: a ring of trees that rotates
+#   sliding         sliding sums over the last seconds, of two windows
 #   owner_files     files of other owners: attached, refreshed, detached
 #   fold            gives up detail, so that a window stays within its memory
 #   cluster_window  a window over a cluster: in all rings of this host, and in the ring of the other nodes

@@ -16,10 +16,12 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from inbound_audit._core.address cimport Address, from_packed
-from inbound_audit._core.bits cimport u8, u16, u32, u64, fetch_add64, load32, store32, store64
+from inbound_audit._core.bits cimport u8, u16, u32, u64, acquire32, fetch_add64, load32, store32, store64
 from inbound_audit._core.codes cimport OK
 from inbound_audit._core.gate_queue cimport Connection, GateQueue, Mutex, close_file, lock_mutex, push, unlock_mutex
-from inbound_audit._core.limits cimport WITHIN_LIMITS, LimitSet, limited_count, passed_limit, table_of
+from inbound_audit._core.limits cimport (
+    WITHIN_LIMITS, LimitSet, limited_count, passed_limit, table_of, time_of_limits,
+)
 from inbound_audit._core.model cimport CONNECTIONS, NO_FILE, REJECTIONS, Tree, ia_ac
 from inbound_audit._core.ranges cimport NO_VALUE, Ranges, lookup
 from inbound_audit._core.reply cimport MAX_REPLY_BYTES, Reply, Words, write_reply
@@ -151,7 +153,8 @@ cdef inline int count_connection(Gate *g, const Caller *caller, Connection *c) n
     """Opens the session of a connection, in the monitors too. Returns OK, or a code if it is not counted."""
     cdef Tree *t = g.tree
     cdef Address a
-    cdef int64_t now = now_of(t.owner) if t.owner.monitors else 0
+    cdef u32 monitors = acquire32(&t.owner.monitors)
+    cdef int64_t now = now_of(t.owner) if monitors else 0
     cdef int code
     from_packed(caller.address, caller.size, &a)
     c.ac.tree, c.ac.hi, c.ac.lo, c.ac.version, c.ac.remote_port = t, a.hi, a.lo, <u8>a.version, caller.port
@@ -159,8 +162,8 @@ cdef inline int count_connection(Gate *g, const Caller *caller, Connection *c) n
     code = add_session(&c.ac, &a)
     unlock(&t.arena.lock)
     show_session(t)
-    if code == OK and t.owner.monitors:
-        record_event(t.owner, CONNECTIONS, &a, 1, now, c.numbers)
+    if code == OK:
+        record_event(t.owner, monitors, CONNECTIONS, &a, 1, now, c.numbers)
     return code
 
 
@@ -290,14 +293,16 @@ cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexc
     cdef Rules *r = lane.rules
     cdef Tree *t = lane.gate.tree
     cdef Address peer
+    cdef u32 monitors
     peer.hi, peer.lo, peer.version = c.ac.hi, c.ac.lo, c.ac.version
     add_one(&lane.refused)  # before the peer can know
     lane.last = c.ac
     if lane.gate.refusals != NULL:
         count_refusal(lane.gate.refusals, &peer)
     send_away(lane, &r.refusal, c, &r.names[row], count, False)
-    if t.owner.monitors:
-        record_event(t.owner, REJECTIONS, &peer, 1, now_of(t.owner), NULL)
+    monitors = acquire32(&t.owner.monitors)
+    if monitors:
+        record_event(t.owner, monitors, REJECTIONS, &peer, 1, now_of(t.owner), NULL)
 
 
 # ---- one connection
@@ -306,6 +311,7 @@ cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
     """Asks the limits, and refuses the connection if it is over one."""
     cdef Rules *r = lane.rules
     cdef bint v6 = c.ac.version == 6
+    cdef int64_t now
     cdef int row, node
     if r.balancers != NULL and lookup(&r.balancers[v6], c.ac.hi, c.ac.lo) != NO_VALUE:
         return False  # it is asked about when Python has read who the client is
@@ -313,13 +319,14 @@ cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
         return False
     c.asked = r.number
     node = lookup(&r.networks[v6], c.ac.hi, c.ac.lo)
-    row = passed_limit(r.limits, &c.ac, node)
+    now = time_of_limits(r.limits, c.ac.tree.owner)
+    row = passed_limit(r.limits, &c.ac, node, now)
     if row == WITHIN_LIMITS:
         return False
     fetch_add64(&r.limits.limit[row].passed, 1)
     if r.dry_run:
         return False
-    refuse(lane, c, row, limited_count(r.limits, &r.limits.limit[row], table_of(r.limits, node), node, &c.ac))
+    refuse(lane, c, row, limited_count(r.limits, &r.limits.limit[row], table_of(r.limits, node), node, &c.ac, now))
     return True
 
 

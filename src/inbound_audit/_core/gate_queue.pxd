@@ -34,7 +34,7 @@ cdef struct Connection:
     int family
     u64 asked                       # the number of the rules whose limits were asked about it; 0: none
     ia_ac ac
-    int64_t numbers[MAX_MONITORS]   # from `record_event`
+    int64_t numbers[1 + MAX_MONITORS]   # from `record_event`
 
 cdef struct GateQueue:
     Mutex lock

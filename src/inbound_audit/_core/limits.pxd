@@ -11,18 +11,24 @@ own. A limit counts the sessions of its own network only: those of other network
 
 These signed terms are found once; each tree is read once for all of them (`tree_sum`), so that the sum over a tree is
 exact as of one moment.
+
+A limit over time counts what a monitor recorded in the last seconds (room `sliding`), in the same prefixes and
+networks. Monitors are an audit's, limits a policy's, so it finds its monitor when it is asked: one whose windows are as
+long, and of which there are two or more. If there is none, the limit is passed, and `lacks_monitor` says so.
 """
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 
 from inbound_audit._core.address cimport compare, mask
-from inbound_audit._core.bits cimport u64, high_bits
-from inbound_audit._core.model cimport SMTP, Term, Tree, ia_ac, load_tree
+from inbound_audit._core.bits cimport u32, u64, acquire32, high_bits
+from inbound_audit._core.model cimport SMTP, Owner, Series, Term, Tree, ia_ac, load_series, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.query cimport peer_of
+from inbound_audit._core.sliding cimport Parts, Span, add_parts, is_more, sliding_count, span_until
 from inbound_audit._core.sums cimport listener_total, sum_trees, tree_sum
 from inbound_audit._core.trees cimport service_trees, trees_of_cluster
+from inbound_audit._core.window cimport now_of
 
 cdef enum:
     NO_NODE = -1            # the parent of a prefix that lies in no other one: the default network
@@ -35,12 +41,18 @@ cdef enum LimitKind:
     LISTENER_LIMIT = 2      # all sessions of the listener, whatever network they belong to
     CLUSTER_PREFIX_LIMIT = 3    # as PREFIX_LIMIT, for SMTP over all nodes of the cluster
     CLUSTER_NETWORK_LIMIT = 4   # as NETWORK_LIMIT, likewise
+    TIMED_PREFIX_LIMIT = 5      # events of the network from the connecting IP's prefix, over time
+    TIMED_NETWORK_LIMIT = 6     # all events of the network, over time
+    CLUSTER_TIMED_PREFIX_LIMIT = 7      # as TIMED_PREFIX_LIMIT, with what the other nodes of the cluster recorded
+    CLUSTER_TIMED_NETWORK_LIMIT = 8     # as TIMED_NETWORK_LIMIT, likewise
 
 cdef struct Limit:
     int kind
     int length[2]           # IPv4, IPv6; negative: the limit does not apply to the family
     int64_t maximum
     u64 passed              # how many sessions were over the limit
+    int event               # of a limit over time: which series of a monitor has the events
+    u32 interval            # likewise: seconds
 
 # A listed prefix.
 cdef struct Node:
@@ -61,6 +73,13 @@ cdef struct LimitSet:
     Table *table
     size_t tables
     int default_table
+    bint timed              # there are limits over time
+
+# What of a network lies below a prefix, as `tree_sum` takes it.
+cdef struct Share:
+    const Prefix *p
+    const Term *term
+    size_t terms
 
 
 cdef inline void free_limits(LimitSet *s) noexcept nogil:
@@ -95,24 +114,31 @@ cdef inline size_t first_term(const Table *t, bint v6, u64 hi, u64 lo, int lengt
     return low
 
 
-cdef inline int64_t count_in_network(
-    const LimitSet *s, int table, int node, Tree *first, const Prefix *p
-) noexcept nogil:
-    """Sessions of a network below a prefix around an address; `node` is the longest listed prefix of that address.
-
-    O(prefix length x trees x (1 + terms below the prefix)).
-    """
+cdef inline Share share_of_network(const LimitSet *s, int table, int node, const Prefix *p) noexcept nogil:
+    """What of a network lies below a prefix around an address; `node` is the longest listed prefix of that address."""
     cdef const Table *t = &s.table[table]
     cdef bint v6 = p.address.version == 6
+    cdef Share share
     cdef size_t begin, end
-    cdef int64_t total = 0
     while node != NO_NODE and s.node[node].length > p.length:
         node = s.node[node].parent
     # What lies below the prefix stands together: after the prefix itself, up to the last address that it holds.
     begin = first_term(t, v6, p.address.hi, p.address.lo, p.length + 1)
     end = first_term(t, v6, p.address.hi | ~high_bits(p.length), p.address.lo | ~high_bits(p.length - 64), 129)
+    share.p = p if table_of(s, node) == table else NULL
+    share.term = t.term[v6] + begin
+    share.terms = end - begin
+    return share
+
+
+cdef inline int64_t count_in_network(
+    const LimitSet *s, int table, int node, Tree *first, const Prefix *p
+) noexcept nogil:
+    """Sessions of a network below a prefix. O(prefix length x trees x (1 + terms below the prefix))."""
+    cdef Share share = share_of_network(s, table, node, p)
+    cdef int64_t total = 0
     while first != NULL:
-        total += tree_sum(first, p if table_of(s, node) == table else NULL, t.term[v6] + begin, end - begin)
+        total += tree_sum(first, share.p, share.term, share.terms)
         first = load_tree(&first.next)
     return total
 
@@ -141,12 +167,112 @@ cdef inline void prefix_of_limit(const Limit *limit, const ia_ac *ac, Prefix *ou
     mask(&out.address, out.length)
 
 
-cdef inline int64_t limited_count(
-    const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac
+# ---- over time
+
+cdef inline Series *monitored(const Limit *limit, Owner *o) noexcept nogil:
+    """The events that a limit over time counts; NULL if no monitor has them. O(monitors)."""
+    cdef Series *events
+    cdef u32 m
+    for m in range(acquire32(&o.monitors)):
+        events = o.monitor[m][limit.event]
+        if events.interval == limit.interval and events.slots > 1:
+            return events
+    return NULL
+
+
+cdef inline bint is_of_prefix(const Limit *limit) noexcept nogil:
+    """Of a limit over time: it counts the connecting IP's prefix, not the whole network."""
+    return limit.kind == TIMED_PREFIX_LIMIT or limit.kind == CLUSTER_TIMED_PREFIX_LIMIT
+
+
+cdef inline bint lacks_monitor(const Limit *limit, Owner *o) noexcept nogil:
+    """The limit can't be asked yet, and counts as passed: the audit needs a monitor more."""
+    return limit.kind >= TIMED_PREFIX_LIMIT and monitored(limit, o) == NULL
+
+
+cdef inline int64_t time_of_limits(const LimitSet *s, Owner *o) noexcept nogil:
+    """What `passed_limit` takes as the time. The caller holds no lock, because the clock may be Python's."""
+    return now_of(o) if s.timed else 0
+
+
+cdef inline void sum_over_time(
+    const Limit *limit, Series *events, const Span *span, const Prefix *p, const Term *term, size_t terms, Parts *out
 ) noexcept nogil:
-    """The open sessions that a limit for the family of `ac` counts, the one that asks included."""
-    cdef Tree *first = trees_of_limit(limit, ac)
+    """Adds what a limit counts below a prefix, or of some terms, to `out`."""
+    add_parts(events, span, p, term, terms, out)
+    if limit.kind >= CLUSTER_TIMED_PREFIX_LIMIT:
+        events = load_series(&events.remote)
+        if events != NULL:
+            add_parts(events, span, p, term, terms, out)
+
+
+cdef inline void count_over_time(
+    const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac, Series *events, const Span *span,
+    Parts *out
+) noexcept nogil:
+    """The events of its network that a limit over time counts."""
+    cdef const Table *t = &s.table[table]
     cdef Prefix p
+    cdef Share share
+    cdef int v6
+    out.whole = out.before = 0
+    if is_of_prefix(limit):
+        prefix_of_limit(limit, ac, &p)
+        share = share_of_network(s, table, node, &p)
+        if share.p != NULL or share.terms:
+            sum_over_time(limit, events, span, share.p, share.term, share.terms, out)
+        return
+    for v6 in range(2):
+        if t.terms[v6]:
+            sum_over_time(limit, events, span, NULL, t.term[v6], t.terms[v6], out)
+
+
+cdef inline bint passes_over_time(
+    const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac, int64_t now
+) noexcept nogil:
+    """Whether there were more events than a limit over time allows. True as well if no monitor has them."""
+    cdef Series *events
+    cdef Prefix p
+    cdef Parts parts
+    cdef Span span
+    if is_of_prefix(limit) and limit.length[ac.version == 6] < 0:
+        return False
+    events = monitored(limit, ac.tree.owner)
+    if events == NULL:
+        return True
+    span_until(events, now, &span)
+    if is_of_prefix(limit):
+        prefix_of_limit(limit, ac, &p)
+        parts.whole = parts.before = 0
+        sum_over_time(limit, events, &span, &p, NULL, 0, &parts)
+        # With the events of other networks it is not less, as in `passes`.
+        if not is_more(&parts, &span, limit.maximum):
+            return False
+        if s.nodes == 0:
+            return True
+    count_over_time(s, limit, table, node, ac, events, &span, &parts)
+    return is_more(&parts, &span, limit.maximum)
+
+
+# ---- what is asked
+
+cdef inline int64_t limited_count(
+    const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac, int64_t now
+) noexcept nogil:
+    """The open sessions, the one that asks included, or the events that a limit for the family of `ac` counts."""
+    cdef Series *events
+    cdef Tree *first
+    cdef Prefix p
+    cdef Parts parts
+    cdef Span span
+    if limit.kind >= TIMED_PREFIX_LIMIT:
+        events = monitored(limit, ac.tree.owner)
+        if events == NULL:
+            return 0
+        span_until(events, now, &span)
+        count_over_time(s, limit, table, node, ac, events, &span, &parts)
+        return sliding_count(&parts, &span)
+    first = trees_of_limit(limit, ac)
     if limit.kind == LISTENER_LIMIT:
         return listener_total(ac.tree)
     if limit.kind != PREFIX_LIMIT and limit.kind != CLUSTER_PREFIX_LIMIT:
@@ -155,13 +281,17 @@ cdef inline int64_t limited_count(
     return sum_trees(first, &p) if s.nodes == 0 else count_in_network(s, table, node, first, &p)
 
 
-cdef inline bint passes(const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac) noexcept nogil:
-    """Whether more sessions are open than a limit allows, the one that asks included."""
+cdef inline bint passes(
+    const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac, int64_t now
+) noexcept nogil:
+    """Whether more sessions are open than a limit allows, the one that asks included; or there were more events."""
     cdef Tree *first = service_trees(ac.tree.owner, ac.tree.service)
     cdef Prefix p
     if limit.kind != PREFIX_LIMIT:
+        if limit.kind >= TIMED_PREFIX_LIMIT:
+            return passes_over_time(s, limit, table, node, ac, now)
         if limit.kind != CLUSTER_PREFIX_LIMIT:
-            return limited_count(s, limit, table, node, ac) > limit.maximum
+            return limited_count(s, limit, table, node, ac, now) > limit.maximum
         first = trees_of_limit(limit, ac)
     if limit.length[ac.version == 6] < 0:
         return False
@@ -169,14 +299,16 @@ cdef inline bint passes(const LimitSet *s, const Limit *limit, int table, int no
     # With the sessions of other networks it is not less: most sessions are within a limit by this count already.
     if sum_trees(first, &p) <= limit.maximum:
         return False
-    return s.nodes == 0 or limited_count(s, limit, table, node, ac) > limit.maximum
+    return s.nodes == 0 or limited_count(s, limit, table, node, ac, now) > limit.maximum
 
 
-cdef inline int passed_limit(const LimitSet *s, const ia_ac *ac, int node) noexcept nogil:
-    """The number of the first limit that a session is over, or WITHIN_LIMITS. `node`: its longest listed prefix."""
+cdef inline int passed_limit(const LimitSet *s, const ia_ac *ac, int node, int64_t now) noexcept nogil:
+    """The number of the first limit that a session is over, or WITHIN_LIMITS. `node`: its longest listed prefix. `now`:
+    what `time_of_limits` has returned.
+    """
     cdef int table = table_of(s, node)
     cdef size_t i
     for i in range(s.table[table].first, s.table[table].end):
-        if passes(s, &s.limit[i], table, node, ac):
+        if passes(s, &s.limit[i], table, node, ac, now):
             return <int>i
     return WITHIN_LIMITS

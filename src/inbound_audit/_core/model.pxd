@@ -137,6 +137,7 @@ cdef struct Series:
     Ring *spare             # of the rings that may be used again
     Series *remote          # the same series of the other nodes, in the agent's file; published; NULL: none is known
     u32 replicate           # Replicate
+    u64 asked               # the number of the window of the last sliding sum; atomic
     # the ring of this process
     Ring *own               # NULL: this process does not record in the series
     u32 lock                # the writer lock of the ring
@@ -175,7 +176,8 @@ cdef struct Owner:
     Tree *spare             # the trees of other owners that may be used again
     Series *series[MAX_SERIES]  # those of this host; `remote` leads to those of the other nodes
     u32 series_known        # published after the series is complete
-    u32 monitors            # series[3 * m + kind] belongs to monitor m
+    u32 monitors            # published after the series of the monitor are complete
+    Series *monitor[MAX_MONITORS][3]    # the series of each monitor, by kind
     int64_t (*now)(Owner *) noexcept nogil   # microseconds since 1970; NULL: the system's clock
     void *clock             # the extension's: a Python callable
     int64_t last_now        # the last valid time of that clock

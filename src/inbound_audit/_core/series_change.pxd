@@ -223,29 +223,32 @@ cdef inline int series_remove(Series *s, const ia_ac *ac, const char *key, size_
 
 
 cdef inline void record_event(
-    Owner *o, int kind, const Address *host, u32 n, int64_t now, int64_t *numbers
+    Owner *o, u32 monitors, int kind, const Address *host, u32 n, int64_t now, int64_t *numbers
 ) noexcept nogil:
-    """Records `n` events in every monitor. Events that find no room are added to `uncounted`; no session fails.
+    """Records `n` events in the first `monitors` monitors: those that the caller has seen, because more may be added at
+    any time. Events that find no room are added to `uncounted`; no session fails.
 
-    `numbers`, if it is not NULL, has a place for each monitor and gets the number of the window, or NO_WINDOW if the
-    event found no room.
+    `numbers`, if it is not NULL, has `monitors` + 1 places. It gets `monitors`, then for each monitor the number of the
+    window, or NO_WINDOW if the event found no room.
     """
     cdef Series *s
     cdef int64_t number
     cdef u32 m
-    for m in range(o.monitors):
-        s = o.series[3 * m + kind]
+    if numbers != NULL:
+        numbers[0] = monitors
+    for m in range(monitors):
+        s = o.monitor[m][kind]
         if change(s, host, n, now, NULL, 0, &number) != OK:
             fetch_add64(&s.uncounted, n)
             number = NO_WINDOW
         if numbers != NULL:
-            numbers[m] = number
+            numbers[1 + m] = number
 
 
 cdef inline void move_connection(
     Owner *o, const Address *source, const Address *target, const int64_t *numbers
 ) noexcept nogil:
     """Moves a connection to another address. `numbers`: from `record_event`."""
-    cdef u32 m
-    for m in range(o.monitors):
-        move_event(o.series[3 * m + CONNECTIONS], source, target, numbers[m])
+    cdef int64_t m
+    for m in range(numbers[0]):
+        move_event(o.monitor[m][<int>CONNECTIONS], source, target, numbers[1 + m])

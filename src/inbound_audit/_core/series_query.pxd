@@ -12,19 +12,18 @@ Lock rule: none. `now_of` may call Python, so a caller without the GIL must not 
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp
 
-from inbound_audit._core.bits cimport u32, u64, acquire32, exchange32, load32, load64
+from inbound_audit._core.bits cimport u32, acquire32, exchange32, load32
 from inbound_audit._core.change_log cimport MAX_KEY
-from inbound_audit._core.clock cimport SECOND_US, window_number
 from inbound_audit._core.codes cimport BAD_WINDOW, LONG_KEY, NO_KEY, OK, OTHER_FAMILY
-from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport (
-    ADDRESSES, REPLICATE_NONE, STRINGS, Owner, Ring, Series, Tree, ia_ac, load_ring, load_series, load_tree,
+    ADDRESSES, REPLICATE_NONE, STRINGS, Owner, Series, ia_ac, load_series,
 )
 from inbound_audit._core.monitor cimport parse_monitor
 from inbound_audit._core.prefix cimport Prefix, parse_cidr
 from inbound_audit._core.query cimport peer_of
+from inbound_audit._core.sliding cimport Parts, Span, add_parts, span_until
 from inbound_audit._core.strings cimport address_of_text
-from inbound_audit._core.window cimport now_of, range_count, ring_now, window_count
+from inbound_audit._core.window cimport now_of, range_count
 
 
 cdef inline Series *find_series(Owner *o, const char *name, size_t size) noexcept nogil:
@@ -40,15 +39,15 @@ cdef inline Series *find_series(Owner *o, const char *name, size_t size) noexcep
 
 cdef inline Series *find_monitor(Owner *o, int kind, const char *text, size_t size, int64_t position) noexcept nogil:
     """The series of a monitor, by its text or (`text` NULL) its position, or NULL. O(monitors)."""
+    cdef u32 monitors = acquire32(&o.monitors), m
     cdef int interval, slots
-    cdef u32 i
     if text == NULL:
-        return o.series[3 * position + kind] if 0 <= position < o.monitors else NULL
+        return o.monitor[position][kind] if 0 <= position < monitors else NULL
     if parse_monitor(text, text + size, &interval, &slots) != OK:
         return NULL
-    for i in range(o.monitors):
-        if interval == <int>o.series[3 * i].interval and slots == <int>o.series[3 * i].slots:
-            return o.series[3 * i + kind]
+    for m in range(monitors):
+        if interval == <int>o.monitor[m][kind].interval and slots == <int>o.monitor[m][kind].slots:
+            return o.monitor[m][kind]
     return NULL
 
 
@@ -131,21 +130,11 @@ cdef inline double sliding_average(Series *s, int64_t now, const Prefix *p) noex
 
     `now`: microseconds.
     """
-    cdef int64_t number = window_number(now, s.interval), current = 0
-    cdef int64_t width_us = <int64_t>s.interval * SECOND_US
-    cdef double gone = <double>(now - number * width_us) / <double>width_us, total = 0
-    cdef double covered
-    cdef Ring *r = load_ring(&s.first)
-    cdef Tree *head
-    cdef u64 base
-    while r != NULL:
-        head = load_tree(&r.tree[0])
-        if head != NULL and ring_now(r, number, &current):
-            base = load64(<u64 *>&header(&head.arena).base)
-            # If the clock was set back, the newest window is ahead of the clock and began long ago.
-            covered = 1.0 - gone if current == <int64_t>(<u64>number + base) else 1.0
-            total += window_count(r, current, p)
-            if s.slots > 1:  # else the window before is out of view, although its tree may still hold it
-                total += covered * window_count(r, current - 1, p)
-        r = load_ring(&r.next)
-    return total
+    cdef Span span
+    cdef Parts parts
+    cdef double share
+    span_until(s, now, &span)
+    parts.whole = parts.before = 0
+    add_parts(s, &span, p, NULL, 0, &parts)
+    share = <double>span.left_us / <double>span.width_us
+    return parts.whole + parts.before * share

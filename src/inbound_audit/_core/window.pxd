@@ -28,11 +28,11 @@ from inbound_audit._core.bits cimport u32, u64, acquire64, fence_acquire, load64
 from inbound_audit._core.clock cimport system_clock, window_number
 from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport (
-    MAX_SERIES, MAX_SERVICES, Owner, Ring, Series, Slot, Tree, load_ring, load_series, load_tree, publish_ring,
+    MAX_SERIES, MAX_SERVICES, Owner, Ring, Series, Slot, Term, Tree, load_ring, load_series, load_tree, publish_ring,
     publish_tree,
 )
 from inbound_audit._core.prefix cimport Prefix
-from inbound_audit._core.sums cimport tree_count
+from inbound_audit._core.sums cimport tree_count, tree_sum
 
 cdef extern from *:
     """
@@ -110,7 +110,10 @@ cdef inline void drop_ring(Ring *r, u64 now) noexcept nogil:
 
 cdef inline u32 slot_of(int64_t number, u32 slots) noexcept nogil:
     """The slot of a window; the number may be negative."""
-    cdef int64_t slot = number % <int64_t>slots
+    cdef int64_t slot
+    if slots & (slots - 1) == 0:  # two windows, most often: no division
+        return <u32>(number & (slots - 1))
+    slot = number % <int64_t>slots
     return <u32>(slot + slots if slot < 0 else slot)
 
 
@@ -127,8 +130,13 @@ cdef inline bint ring_now(Ring *r, int64_t clock_number, int64_t *now) noexcept 
     return True
 
 
-cdef inline int64_t count_in_window(Tree *t, int64_t number, const Prefix *p) noexcept nogil:
-    """The count of a tree below a prefix if it held window `number` before and after the walk; else 0."""
+cdef inline int64_t count_in_window(
+    Tree *t, int64_t number, const Prefix *p, const Term *term, size_t terms
+) noexcept nogil:
+    """The count of a tree below a prefix if it held window `number` before and after the walk; else 0.
+
+    With some terms, as in `tree_sum`.
+    """
     cdef u64 *held
     cdef int64_t count
     if t == NULL:
@@ -136,22 +144,32 @@ cdef inline int64_t count_in_window(Tree *t, int64_t number, const Prefix *p) no
     held = <u64 *>&header(&t.arena).number
     if acquire64(held) != <u64>number:
         return 0
-    count = tree_count(t, p)
+    count = tree_sum(t, p, term, terms) if terms else tree_count(t, p)
     fence_acquire()
     return count if load64(held) == <u64>number else 0
 
 
-cdef inline int64_t window_count(Ring *r, int64_t number, const Prefix *p) noexcept nogil:
-    """What was added below a prefix in one window minus what was subtracted. O(prefix length)."""
+cdef inline int64_t window_sum(
+    Ring *r, int64_t number, const Prefix *p, const Term *term, size_t terms
+) noexcept nogil:
+    """What was added below a prefix in one window minus what was subtracted, and the same of some terms.
+
+    `p` may be NULL if there are terms. O(prefix length x (1 + terms)).
+    """
     cdef u32 at = 2 * slot_of(number, r.series.slots)
     cdef Tree *added = load_tree(&r.tree[at])
     cdef Tree *taken = load_tree(&r.tree[at + 1])
-    cdef int64_t count = count_in_window(added, number, p)
+    cdef int64_t count = count_in_window(added, number, p, term, terms)
     if taken == NULL:
         return count
-    count -= count_in_window(taken, number, p)
+    count -= count_in_window(taken, number, p, term, terms)
     # To rotate empties the first tree alone, so its label is read again: the second tree may be an older window's.
     return count if added != NULL and load64(<u64 *>&header(&added.arena).number) == <u64>number else 0
+
+
+cdef inline int64_t window_count(Ring *r, int64_t number, const Prefix *p) noexcept nogil:
+    """What was added below a prefix in one window minus what was subtracted. O(prefix length)."""
+    return window_sum(r, number, p, NULL, 0)
 
 
 cdef inline int64_t range_count(Series *s, int64_t now, int64_t first, int64_t last, const Prefix *p) noexcept nogil:

@@ -193,10 +193,11 @@ cdef class Audit:
     @property
     def uncounted(self):
         """Connections, receptions and rejections for which a monitor had no room."""
-        cdef u32 i
+        cdef u32 m
         cdef u64 n = 0
-        for i in range(3 * self.owner.monitors):
-            n += bits.load64(&self.owner.series[i].uncounted)
+        for m in range(bits.acquire32(&self.owner.monitors)):
+            for kind in range(len(MONITOR_KINDS)):
+                n += bits.load64(&self.owner.monitor[m][kind].uncounted)
         return n
 
     @property

@@ -331,12 +331,13 @@ cdef class NativeGate:
         """The Python objects of a connection; what they own is no longer in `c`."""
         cdef Session opened = None
         cdef ip.Address a
-        cdef u32 monitors = self.gate.tree.owner.monitors
+        cdef u32 monitors
         if c.ac.open:
             a.hi, a.lo, a.version = c.ac.hi, c.ac.lo, c.ac.version
-            opened = new_session(self._listener, &a, c.ac.remote_port, None)
+            monitors = <u32>c.numbers[0]
+            opened = new_session(self._listener, &a, c.ac.remote_port, None, monitors)
             if monitors:
-                memcpy(opened.counted, c.numbers, monitors * sizeof(int64_t))
+                memcpy(opened.counted, c.numbers, (1 + monitors) * sizeof(int64_t))
             opened.ac.epoch, opened.ac.open = c.ac.epoch, 1
             c.ac.open = 0
         try:

@@ -29,10 +29,11 @@ cdef class LimitTables:
     def _configure(self, list tables not None, list prefixes not None, int default, accept, refuse):
         """Sets everything. Called once.
 
-        `tables[i]` lists the limits of network i as `(name, kind, IPv4 length or -1, IPv6 length or -1, maximum)`;
-        `kind` is "prefix", "network", "listener", "cluster prefix" or "cluster network". `prefixes` lists
-        `(text, network)`; of two equal prefixes the later one counts. An address without a prefix belongs to network
-        `default`. `accept` and `refuse` are what `validate_connect` returns.
+        `tables[i]` lists the limits of network i as `(name, kind, IPv4 length or -1, IPv6 length or -1, maximum, event,
+        seconds)`. `kind` is "prefix", "network" or "listener"; "timed prefix" or "timed network" for the events
+        of so many seconds, where `event` is one of `MONITOR_KINDS`; each but "listener" also with "cluster " before it.
+        `prefixes` lists `(text, network)`; of two equal prefixes the later one counts. An address without a prefix
+        belongs to network `default`. `accept` and `refuse` are what `validate_connect` returns.
 
         Raises CidrError, MemoryError, and ValueError if it was called before or a number is out of range.
         """
@@ -58,10 +59,13 @@ cdef class LimitTables:
         self.set.tables = len(tables)
         for network, table in enumerate(tables):
             self.set.table[network].first = i
-            for _, kind, four, six, maximum in table:
+            for _, kind, four, six, maximum, event, seconds in table:
                 limit = &self.set.limit[i]
                 limit.kind = LIMIT_KINDS.index(kind)
                 limit.length[0], limit.length[1], limit.maximum = four, six, maximum
+                if limit.kind >= limits.TIMED_PREFIX_LIMIT:
+                    limit.event, limit.interval = MONITOR_KINDS.index(event), seconds
+                    self.set.timed = True
                 i += 1
             self.set.table[network].end = i
         return 0
@@ -119,26 +123,40 @@ cdef class LimitTables:
         names = self.names or ()
         return [(names[i], <object>bits.load64(&self.set.limit[i].passed)) for i in range(len(names))]
 
+    def prepare(self, audit):
+        """`Limits` makes in an audit the monitors that its limits over time need. Here there are none."""
+
     def validate_connect(self, Session ac not None):
         """Lets the session in, or refuses it: a `Verdict`. Takes no lock.
 
         O(limits x prefix length x listeners); where a limit is passed by the sessions of all networks together, the
-        listed prefixes below the limit's prefix are counted as well.
+        listed prefixes below the limit's prefix are counted as well. If a limit over time lacks its monitor, it is made
+        first (`prepare`), and raises what that raises.
         """
         cdef int row
+        cdef int64_t now
         cdef Section section
         if self.networks is None:
             return self.accept
         if fork.is_child():
             handle_the_fork()
+        now = limits.time_of_limits(&self.set, ac.ac.tree.owner)
         section_begin(&section, ac)
-        row = limits.passed_limit(&self.set, &ac.ac, self.networks.find(&ac.ac))
+        row = limits.passed_limit(&self.set, &ac.ac, self.networks.find(&ac.ac), now)
         section_end(&section)
         if row == limits.WITHIN_LIMITS:
             return self.accept
+        if limits.lacks_monitor(&self.set.limit[row], ac.ac.tree.owner):
+            self.prepare(ac.listener.audit)
+            if limits.lacks_monitor(&self.set.limit[row], ac.ac.tree.owner):
+                raise PolicyError(f"limit {self.names[row]!r}: no monitor counts its events")
+            return self.validate_connect(ac)
         bits.fetch_add64(&self.set.limit[row].passed, 1)
         return self.refuse
 
 
 # By `limits.LimitKind`.
-cdef tuple LIMIT_KINDS = ("prefix", "network", "listener", "cluster prefix", "cluster network")
+cdef tuple LIMIT_KINDS = (
+    "prefix", "network", "listener", "cluster prefix", "cluster network",
+    "timed prefix", "timed network", "cluster timed prefix", "cluster timed network",
+)

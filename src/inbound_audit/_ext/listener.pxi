@@ -3,17 +3,16 @@
 cdef u64 conn_ids = 1   # atomic
 
 
-cdef inline Session new_session(Listener listener, const ip.Address *a, int port, object local):
-    """A session that is not counted yet."""
+cdef inline Session new_session(Listener listener, const ip.Address *a, int port, object local, u32 monitors):
+    """A session that is not counted yet, and so many monitors will count."""
     cdef Session s = Session.__new__(Session)
-    cdef u32 monitors = listener.tree.owner.monitors
     s.listener = listener
     s.local = None if local is None else plain_local(local)
     s.ac.tree = listener.tree
     s.ac.hi, s.ac.lo, s.ac.version, s.ac.remote_port = a.hi, a.lo, <u8>a.version, <u16>port
     s.ac.conn_id = bits.fetch_add64(&conn_ids, 1)
     if monitors:
-        s.counted = <int64_t *>malloc(monitors * sizeof(int64_t))
+        s.counted = <int64_t *>malloc((1 + monitors) * sizeof(int64_t))
         if s.counted == NULL:
             raise MemoryError
     return s
@@ -51,14 +50,16 @@ cdef class Listener:
         cdef ip.Address a
         cdef int port, code
         cdef int64_t now = 0
+        cdef u32 monitors
         if fork.is_child():
             handle_the_fork()
         read_address(remote, True, &a, &port)
         if bits.load32(&t.state) == model.NO_FILE:
             self.audit._ensure_file()
-        if t.owner.monitors:
+        monitors = bits.acquire32(&t.owner.monitors)
+        if monitors:
             now = window.now_of(t.owner)  # before the lock, and before the session: a clock may be Python's
-        s = new_session(self, &a, port, local)
+        s = new_session(self, &a, port, local, monitors)
         lock_tree(t)
         code = session_.add_session(&s.ac, &a)
         seqlock.unlock(&t.arena.lock)
@@ -67,8 +68,8 @@ cdef class Listener:
             raise InboundAuditError("the audit is closed")
         if code != codes.OK:
             raise_change(code, remote, t)
-        if t.owner.monitors:
-            series_change.record_event(t.owner, model.CONNECTIONS, &a, 1, now, s.counted)
+        if monitors:
+            series_change.record_event(t.owner, monitors, model.CONNECTIONS, &a, 1, now, s.counted)
         return s
 
     def inbound_session_count(self, cidr=None, Session ac=None):

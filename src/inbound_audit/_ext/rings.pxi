@@ -74,6 +74,22 @@ cdef model.Series *know_series(
     return s
 
 
+cdef bint publish_monitor(model.Owner *o, const char *name, size_t size, u32 interval, u32 slots) noexcept:
+    """One monitor more, whose series are complete, unless it is there. False: there is no room."""
+    cdef model.Series **series = o.monitor[o.monitors]
+    cdef u32 m
+    cdef int kind
+    for m in range(o.monitors):
+        if o.monitor[m][0].interval == interval and o.monitor[m][0].slots == slots:
+            return True
+    if o.monitors == model.MAX_MONITORS:
+        return False
+    for kind in range(3):
+        series[kind] = know_series(o, kind, name, size, interval, slots)
+    bits.publish32(&o.monitors, o.monitors + 1)
+    return True
+
+
 cdef model.Series *know_remote(model.Series *s) noexcept:
     """What the other nodes of a cluster record in a series, which becomes known. NULL: there is no memory."""
     cdef model.Series *remote = s.remote

@@ -43,7 +43,7 @@ cdef object range_text(object first, object last):
 
 cdef tuple monitor_names(Audit audit):
     cdef u32 m
-    return tuple([name_of(audit.owner.series[3 * m]) for m in range(audit.owner.monitors)])
+    return tuple([name_of(audit.owner.monitor[m][0]) for m in range(bits.acquire32(&audit.owner.monitors))])
 
 
 cdef list series_names(Audit audit):
@@ -123,14 +123,16 @@ cdef str name_of(model.Series *s):
 cdef int record_session_event(Session session, int kind, object n) except -1:
     cdef model.Owner *o = session.ac.tree.owner
     cdef prefix.Prefix peer
+    cdef u32 monitors
     n = index(n)
     if not 0 < n <= 0xFFFFFFFF:
         raise ValueError(f"{n!r}: expected a number from 1 to 4294967295")
     if fork.is_child():
         handle_the_fork()
-    if o.monitors:
+    monitors = bits.acquire32(&o.monitors)
+    if monitors:
         peer_of_session(session, &peer)
-        series_change.record_event(o, kind, &peer.address, n, window.now_of(o), NULL)
+        series_change.record_event(o, monitors, kind, &peer.address, n, window.now_of(o), NULL)
     return 0
 
 

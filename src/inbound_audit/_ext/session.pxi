@@ -71,7 +71,7 @@ cdef class Session:
     cdef model.ia_ac ac
     cdef readonly Listener listener
     cdef object local
-    cdef int64_t *counted   # numbers of the windows in which monitors counted it, one per monitor; NULL: in no window
+    cdef int64_t *counted   # in which windows monitors have counted it, from `record_event`; NULL: in none
 
     def __dealloc__(self):
         free(self.counted)

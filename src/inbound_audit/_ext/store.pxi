@@ -49,10 +49,19 @@ cdef class SeriesStore:
         raise_unmade(code, min(window_bytes, self.audit.capacity), self.audit.owner.error)
 
     def define_monitor(self, str name not None, u32 interval, u32 slots, u64 window_bytes, u32 max_hosts):
-        """One monitor more. Before any series is defined."""
+        """One monitor more, unless it is there. Threads that record see it with all of its windows, or not at all.
+
+        Raises as `define` does, and CapacityError for one monitor too many.
+        """
+        cdef bytes text = name.encode("ascii")
+        cdef bint fits
         for kind in MONITOR_KINDS:
             self.define(kind, name, interval, slots, window_bytes, max_hosts)
-        self.audit.owner.monitors += 1
+        lock_owner(self.audit.owner)
+        fits = publish_monitor(self.audit.owner, text, len(text), interval, slots)
+        unlock_owner(self.audit.owner)
+        if not fits:
+            raise CapacityError(f"{name!r}: an audit has room for {model.MAX_MONITORS} monitors")
 
     @property
     def known(self):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import contextlib
 
     from inbound_audit._ipcount import Listener, Session
+    from inbound_audit.audit import InboundAudit
     from inbound_audit.listeners.aio import CountedCallback
     from inbound_audit.listeners.gate_server import GateServer
     from inbound_audit.listeners.guard import Guard
@@ -92,7 +93,8 @@ class Gate(NativeGate):
     If the audit's `clock` is a Python function, each connection of an audit with monitors calls it, with the GIL.
 
     Any thread may use it; `close` may be called by a signal handler. A child of a fork has no gate: there it is closed.
-    Raises OSError (also where the system has no epoll), CidrError, ValueError, TypeError, and CapacityError.
+    Raises OSError (also where the system has no epoll), CidrError, ValueError, TypeError, CapacityError, and
+    PolicyError if the audit has no room for a monitor of `limits`.
     """
 
     @named_keywords
@@ -185,6 +187,8 @@ class Gate(NativeGate):
     def _rules(self, limits: Limits | None) -> GateRules:
         if limits is not None and not is_native(limits):
             raise TypeError(f"{limits!r}: a gate asks Limits alone; give any other policy to its guard")
+        if limits is not None:
+            limits.prepare(cast("InboundAudit", self.listener.audit))
         verdict = UNAVAILABLE if limits is None else limits.refusal
         guard = self.guard
         return GateRules(

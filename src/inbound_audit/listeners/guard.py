@@ -43,7 +43,7 @@ class Guard:
     With a gate (`listeners.gate`) the figures are those of both: a connection that waits in the gate is opened, and
     neither accepted nor refused.
 
-    Raises ValueError for another choice than "accept" and "refuse".
+    Raises ValueError for another choice than "accept" and "refuse", and what the policy's `prepare` raises.
     """
 
     @named_keywords
@@ -56,7 +56,7 @@ class Guard:
         on_error: Choice = "accept",
     ) -> None:
         self.listener = listener
-        self._policy = policy
+        self._policy = _prepared(policy, listener)
         self._gates: list[Gate] = []
         self._full_verdict = _chosen("when_full", when_full)
         self._error_verdict = _chosen("on_error", on_error)
@@ -91,7 +91,7 @@ class Guard:
 
     @policy.setter
     def policy(self, policy: ConnectPolicy | None) -> None:
-        self._policy = policy
+        self._policy = _prepared(policy, self.listener)
         for gate in self._gates:
             gate.follow(policy)
 
@@ -174,6 +174,14 @@ class Guard:
             kind=type(error).__name__,
         )
         return verdict
+
+
+def _prepared(policy: ConnectPolicy | None, listener: Listener) -> ConnectPolicy | None:
+    """A policy whose `prepare`, if it has one, was called. Raises what that raises."""
+    prepare = getattr(policy, "prepare", None)
+    if prepare is not None:
+        prepare(listener.audit)
+    return policy
 
 
 def _chosen(setting: str, choice: str) -> Verdict:

@@ -104,6 +104,9 @@ class Policy:
     def end_session(self, ac: Session) -> None:
         """The session is over, and may be closed."""
 
+    def prepare(self, audit: InboundAudit) -> None:
+        """Makes in an audit what the policy counts with. A guard or gate calls it before it asks the policy."""
+
     def check(self, audit: InboundAudit) -> None:
         """Raises PolicyError if `audit` lacks a monitor that the policy counts with."""
         present = {parse_monitor(monitor) for monitor in audit.monitors}

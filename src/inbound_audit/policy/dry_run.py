@@ -32,6 +32,9 @@ class DryRun(Policy):
     def end_session(self, ac: Session) -> None:
         self._call("end_session", ac)
 
+    def prepare(self, audit: InboundAudit) -> None:
+        self._call("prepare", audit)
+
     def check(self, audit: InboundAudit) -> None:
         self._call("check", audit)
 

@@ -1,25 +1,61 @@
 """`Limits`: the policy that most people need, without a script.
 
 A limit is a prefix length and how many sessions may be open from the connecting IP's prefix of that length, the one
-that asks included. Everything is checked when the policy is built; `validate_connect` is one native call, whether it
-lets in or refuses.
+that asks included; or how many connections may come from there, messages be accepted or refusals be given in some time
+(room `rates`). Everything is checked when the policy is built; `validate_connect` is one native call, whether it lets
+in or refuses.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inbound_audit._ipcount import LimitTables, parse_pair, parse_prefix
-from inbound_audit.errors import CidrError, PolicyError, did_you_mean, named_keywords
+from inbound_audit.errors import CapacityError, CidrError, MonitorError, PolicyError, did_you_mean, named_keywords
 from inbound_audit.policy.base import Policy
+from inbound_audit.policy.rates import EXAMPLE, MAX_COUNT, Rate, monitors_for, read_rate
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Verdict
 
-LimitTable = Mapping[str, int]
-Row = tuple[str, str, int, int, int]
-"""A limit as the native part takes it: name, kind, IPv4 length, IPv6 length (-1: not for this family), maximum."""
+if TYPE_CHECKING:
+    from inbound_audit.audit import InboundAudit
+
+LimitValue = int | str | Sequence[int | str]
+"""The most open sessions; a text such as ``"300/5m"``; or several of these."""
+
+LimitTable = Mapping[str, LimitValue]
+
+
+class Row(NamedTuple):
+    """One limit of a network: of a prefix length, or ("total") of the whole network or listener."""
+
+    network: str
+    key: str
+    kind: str
+    lengths: tuple[int, int]
+    """For IPv4 and IPv6; -1: not for this family."""
+    most: int | Rate
+
+    @property
+    def name(self) -> str:
+        """As in `refused`."""
+        return f"{self.network} {self.key}" + (f" {self.most.name}" if isinstance(self.most, Rate) else "")
+
+    @property
+    def option(self) -> str:
+        """As the command line's ``--limit`` has it: ``/24=100``, ``partner:/24=300/5m``, ``partner:total=500``."""
+        where = "" if self.kind == "listener" or self.network == "default" else f"{self.network}:"
+        return f"{where}{self.key}={self.most}"
+
+    def native(self, cluster: bool) -> tuple[str, str, int, int, int, str, int]:
+        """For the native part: name, kind, lengths, maximum, and the events and seconds of a limit over time."""
+        view = "cluster " if cluster and self.kind != "listener" else ""
+        if isinstance(self.most, Rate):
+            return self.name, f"{view}timed {self.kind}", *self.lengths, *self.most
+        return self.name, view + self.kind, *self.lengths, self.most, "", 0
+
 
 # The reference's stock policy, with IPv6 lengths of our own: a /64 is what one IPv6 customer link has (RFC 4291), so
 # it takes the part of an IPv4 host; a /48 is what one site is given at most (RFC 6177), the part of an IPv4 /24.
@@ -37,11 +73,35 @@ _WHOLE = (0, 0)
 
 
 def _maximum(value: object, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
         # A number of many thousand digits has no text of digits.
         shown = hex(value)[:40] if isinstance(value, int) and abs(value) >> 128 else repr(value)
-        raise PolicyError(f"{where}: {shown} is not a number of sessions")
+        raise PolicyError(f"{where}: {shown} is not a number of sessions, or a text such as {EXAMPLE}")
     return value
+
+
+def _most(value: object, where: str) -> int | Rate:
+    if not isinstance(value, str):
+        return _maximum(value, where)
+    try:
+        return read_rate(value)
+    except ValueError as error:
+        raise PolicyError(f"{where}: {error}; or a number, for open sessions") from None
+
+
+def _values(value: object, where: str) -> list[int | Rate]:
+    """What one prefix length, or a total, is limited to. Raises PolicyError."""
+    if not isinstance(value, (list, tuple)):
+        return [_most(value, where)]
+    found: dict[str, int | Rate] = {}
+    for each in value:
+        most = _most(each, where)
+        what = most.name if isinstance(most, Rate) else "open sessions"
+        if found.setdefault(what, most) is not most:
+            raise PolicyError(f"{where}: {found[what]} and {most} both limit {what}; give one of them")
+    if not found:
+        raise PolicyError(f"{where}: an empty list limits nothing; give a number, or a text such as {EXAMPLE}")
+    return list(found.values())
 
 
 def _rows(limits: object, network: str, where: str) -> list[Row]:
@@ -49,14 +109,24 @@ def _rows(limits: object, network: str, where: str) -> list[Row]:
     if not isinstance(limits, Mapping):
         raise PolicyError(f"{where}: {limits!r} is not a mapping from a prefix length to a number of sessions")
     rows: list[Row] = []
-    for key, maximum in limits.items():
+    for key, value in limits.items():
         try:
             four, six = parse_pair(key)
         except CidrError as error:
             raise PolicyError(f"{where}: limit {error}") from None
-        name = f"{network} {key}"
-        rows.append((name, "prefix", -1 if four is None else four, six, _maximum(maximum, f"{where}: limit {key!r}")))
+        lengths = -1 if four is None else four, six
+        rows += [Row(network, key, "prefix", lengths, most) for most in _values(value, f"{where}: limit {key!r}")]
     return rows
+
+
+def _listener_total(value: object) -> list[Row]:
+    """Raises PolicyError."""
+    if isinstance(value, (str, list, tuple)):
+        raise PolicyError(
+            f"listener_total: {value!r}: is for open sessions alone, because monitors count all listeners together; "
+            "for a limit over time write '/0' in `limits`, or `total` in a network"
+        )
+    return [] if value is None else [Row("listener", "total", "listener", _WHOLE, _maximum(value, "listener_total"))]
 
 
 def _prefixes(prefixes: object, where: str) -> list[str]:
@@ -72,12 +142,6 @@ def _prefixes(prefixes: object, where: str) -> list[str]:
     except CidrError as error:
         raise PolicyError(f"{where}: {error}") from None
     return listed
-
-
-def _option(row: Row) -> str:
-    """A limit as the command line's ``--limit`` has it: ``/24=100``, ``partner:/24=100``, ``partner:total=500``."""
-    network, _, key = row[0].rpartition(" ")
-    return f"{key}={row[4]}" if row[1] == "listener" or network == "default" else f"{network}:{key}={row[4]}"
 
 
 class _Network(NamedTuple):
@@ -103,7 +167,7 @@ def _network(name: object, given: object) -> _Network:
         raise PolicyError(f"{where}: has no limits; give it 'limits' or 'total'")
     rows = _rows(given.get("limits", {}), name, where)
     if given.get("total") is not None:
-        rows.append((f"{name} total", "network", *_WHOLE, _maximum(given["total"], f"{where}: total")))
+        rows += [Row(name, "total", "network", _WHOLE, most) for most in _values(given["total"], f"{where}: total")]
     return _Network(prefixes, rows)
 
 
@@ -126,7 +190,7 @@ def _refusal(code: Any, text: Any) -> Verdict:
 
 
 class Limits(LimitTables, Policy):
-    """A maximum of open sessions per prefix, of the session's own service type.
+    """A maximum of open sessions per prefix, of the session's own service type; or of events in some time.
 
     `limits` maps a prefix length to the maximum: ``{"/32": 10, "/24,/56": 100, "/0": 20000}``; without it the
     reference's stock policy holds. `exempt` lists prefixes that are not limited at all. `networks` gives named
@@ -141,6 +205,15 @@ class Limits(LimitTables, Policy):
 
     With `dry_run` no session is refused, and `would_refuse` counts those that would have been. `code` and `text` are
     the reply of a refusal, and `refusal` is its verdict.
+
+    A text in place of a number is a limit over time: ``"300/5m"`` for at most 300 connections in five minutes, ``"20
+    rejections/1h"`` and ``"100 receptions/1h"`` for refusals and accepted messages. A list has several limits of one
+    prefix: ``{"/32": [10, "300/5m"]}``. What is counted is what the audit's monitors record: of all services and
+    listeners, a refused connection too. Of the windows of a monitor, each as long as the limit's time, the current one
+    counts, and the one before as far as the time up to now covers it, rounded down. So it is exact if the events of
+    that window came evenly, and no burst lets more than twice the number through in that time. With `cluster` the
+    other nodes' events count as well, of a monitor that the agents were given. A guard or gate makes the monitors that
+    an audit lacks (`prepare`); a policy that is asked without them makes them when it is first asked.
 
     Raises PolicyError, which names the entry, for an entry that is malformed or unknown, and for limits that limit
     nothing.
@@ -166,9 +239,7 @@ class Limits(LimitTables, Policy):
         self.cluster, self.dry_run = cluster, dry_run
         if networks is not None and not isinstance(networks, Mapping):
             raise PolicyError(f"networks: {networks!r} is not a mapping from a name to a network")
-        everywhere: list[Row] = []
-        if listener_total is not None:
-            everywhere.append(("listener total", "listener", *_WHOLE, _maximum(listener_total, "listener_total")))
+        everywhere = _listener_total(listener_total)
         default = _Network([], _rows(self.limits, "default", "limits"))
         named = {"exempt": _Network(_prefixes(exempt, "exempt"), [])}
         self.exempt = tuple(named["exempt"].prefixes)
@@ -176,10 +247,8 @@ class Limits(LimitTables, Policy):
         _check_overlap(named)
         first, *others = named.values()
         listed = [first, default, *others]
-        view = "cluster " if cluster else ""
         tables = [
-            [(name, view + kind, four, six, maximum) for name, kind, four, six, maximum in network.rows]
-            + everywhere * (number != _EXEMPT)
+            [row.native(cluster) for row in network.rows + everywhere * (number != _EXEMPT)]
             for number, network in enumerate(listed)
         ]
         if not any(tables):
@@ -190,7 +259,9 @@ class Limits(LimitTables, Policy):
         refusal = _refusal(code, text)
         self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal)
         self.refusal = refusal
-        self._options = [_option(row) for network in (*listed, _Network([], everywhere)) for row in network.rows]
+        rows = [row for network in listed for row in network.rows] + everywhere
+        self._options = [row.option for row in rows]
+        self._rates = [row.most for row in rows if isinstance(row.most, Rate)]
 
     @classmethod
     def from_options(
@@ -207,9 +278,9 @@ class Limits(LimitTables, Policy):
         listener), ``"partner:/24"`` and ``"partner:total"`` (of a named network); `networks` maps a name to its
         prefixes. Raises PolicyError.
         """
-        default: dict[str, int] = {}
+        default: dict[str, LimitValue] = {}
         named: dict[str, dict[str, Any]] = {name: {"prefixes": list(prefixes)} for name, prefixes in networks.items()}
-        listener_total = None
+        listener_total: Any = None
         for key, maximum in (limits or {}).items():
             network, colon, length = key.rpartition(":")
             if colon and network not in named:
@@ -225,9 +296,31 @@ class Limits(LimitTables, Policy):
                 default[length] = maximum
         return cls(default or None, networks=named, listener_total=listener_total, exempt=exempt, dry_run=dry_run)
 
+    def monitors_for(self, present: Iterable[str]) -> list[str]:
+        """The monitors that limits over time need beside those that are `present`, for a program that makes its audit.
+
+        A monitor that is present is used if its windows are as long as the limit's time and if it has two or more.
+        """
+        return monitors_for(self._rates, present)
+
+    def prepare(self, audit: InboundAudit) -> None:
+        """Adds to an audit the monitors that limits over time need and that it lacks. Raises PolicyError if it has no
+        room for them, InboundAuditError if it is closed."""
+        lacking = self.monitors_for(audit.monitors)
+        if lacking:
+            try:
+                audit.add_monitors(lacking)
+            except (MonitorError, CapacityError) as error:
+                raise PolicyError(f"limits over time need the monitors {', '.join(lacking)}: {error}") from None
+
+    def check(self, audit: InboundAudit) -> None:
+        """As `prepare`."""
+        self.prepare(audit)
+
     @property
     def refused(self) -> Counter[str]:
-        """How many sessions were refused, by the limit that they were over: ``"default /24"``, ``"partner total"``."""
+        """How many sessions were refused, by the limit that they were over: ``"default /24"``, ``"partner total"``,
+        ``"default /24 connections/5m"``."""
         return Counter() if self.dry_run else self._counts()
 
     @property

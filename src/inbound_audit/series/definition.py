@@ -97,14 +97,16 @@ class Monitor(NamedTuple):
     max_hosts: int
 
 
-def read_monitors(texts: Iterable[str], hosts: int | None, bytes: int) -> list[Monitor]:
-    """The monitors of an audit. `bytes` is for all windows of all of them, `hosts` per window.
+def read_monitors(texts: Iterable[str], hosts: int | None, bytes: int, present: Iterable[str] = ()) -> list[Monitor]:
+    """The monitors of an audit, first those that are `present`. `bytes` is for all windows of all of them, `hosts` per
+    window.
 
     Raises MonitorError for a malformed text, one monitor twice, too many monitors, or too little memory.
     """
     if isinstance(texts, str):
         raise MonitorError(f"{texts!r}: is a text, not a list of monitors such as '300,6'")
-    pairs = [_ipcount.parse_monitor(text) for text in texts]
+    known = [_ipcount.parse_monitor(text) for text in present]
+    pairs = known + [pair for pair in map(_ipcount.parse_monitor, texts) if pair not in known]
     most = _ipcount.LIMITS["monitors"]
     if len(pairs) > most or len(set(pairs)) < len(pairs):
         raise MonitorError(f"{len(pairs)} monitors: at most {most} are possible, each once")
