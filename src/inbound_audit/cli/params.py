@@ -12,6 +12,7 @@ import click
 from inbound_audit._ipcount import parse_duration, parse_monitor, parse_pair, parse_prefix
 from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.errors import InboundAuditError
+from inbound_audit.policy.rates import read_rate
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -59,22 +60,32 @@ def whole_number(least: int, most: int | None = None) -> Kind:
 
 
 @kind("/LENGTH=N")
-def limit(text: str) -> tuple[str, int]:
-    """``/24,/56=100`` as ``("/24,/56", 100)``; the key may also be ``total``, ``NETWORK:/24`` or ``NETWORK:total``.
+def limit(text: str) -> tuple[str, int | str]:
+    """``/24,/56=100`` as ``("/24,/56", 100)``, ``/24=300/5m`` as ``("/24", "300/5m")``; the key may also be ``total``,
+    ``NETWORK:/24`` or ``NETWORK:total``.
 
     Raises ValueError or CidrError.
     """
+    # A rate has a slash behind the last equals sign; `/24` alone has none before it.
     key, _, most = text.rpartition("=")
+    over_time = key != "" and "/" in most
     try:
-        maximum = read_number(0, None, most if key else "")
+        value = most if over_time else read_number(0, None, most if key else "")
     except ValueError:
         raise ValueError(
-            f"{text!r}: write a prefix length and how many sessions it may have, such as /24=100"
+            f"{text!r}: write a prefix length and how many sessions it may have, such as /24=100, or how many "
+            "connections in some time, such as /24=300/5m"
         ) from None
     length = key.rpartition(":")[2]
     if length != "total":
         parse_pair(length)
-    return key, maximum
+    if over_time:
+        read_rate(most)
+        if key == "total":
+            raise ValueError(
+                f"{text!r}: a limit over time counts all listeners; write /0={most}, or NAME:total={most} for a network"
+            )
+    return key, value
 
 
 @kind("NET")

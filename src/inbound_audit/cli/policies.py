@@ -48,9 +48,12 @@ class Policies:
         return self._policy.would_refuse if isinstance(self._policy, Limits) else self._would_refuse
 
     def monitors(self) -> tuple[str, ...]:
-        """The monitors of the settings, and those that a policy in Lua asks for. Raises Failure."""
+        """The monitors of the settings, and those that limits over time need or a policy in Lua asks for. Raises
+        Failure."""
         path, present = self._settings.policy, self._settings.monitor
-        if path is None or path.lower().endswith(SIEVE_SUFFIXES):
+        if path is None:
+            return (*present, *(limits_of(self._settings).monitors_for(present) if self._settings.limits else ()))
+        if path.lower().endswith(SIEVE_SUFFIXES):
             return present
         from inbound_audit.lua.needs import needed_monitors
 

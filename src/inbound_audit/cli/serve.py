@@ -11,6 +11,7 @@ from inbound_audit.cli import params
 from inbound_audit.cli.budget import budget_options, taken
 from inbound_audit.cli.settings import Settings
 from inbound_audit.errors import MonitorError, PolicyError
+from inbound_audit.policy.limits import LimitTable
 from inbound_audit.series.definition import read_monitors
 
 MIN_WORKER_TIMEOUT_S = 3
@@ -76,7 +77,9 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     "--limit",
     params.limit,
     "At most N sessions from a prefix of this length; repeatable. /24,/56=N has a length per family, total=N is "
-    "for all sessions, NAME:/LENGTH=N and NAME:total=N for a --network.  [default: /32,/64=10 /24,/48=100 /0=20000]",
+    "for all sessions, NAME:/LENGTH=N and NAME:total=N for a --network. In place of N, 300/5m is at most 300 "
+    "connections in 5 minutes, '20 rejections/1h' and '100 receptions/1h' at most so many refusals and accepted "
+    "messages.  [default: /32,/64=10 /24,/48=100 /0=20000]",
     multiple=True,
 )
 @params.option(
@@ -169,7 +172,7 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 @click.option("--json", is_flag=True, help="Report in JSON, one object per line.")
 @click.option("--quiet", "-q", is_flag=True, help="Do not report each second.")
 @click.option("--verbose", "-v", is_flag=True, help="Log refusals, at most one line per 10 seconds.")
-def serve(limit: tuple[tuple[str, int], ...], **options: Any) -> None:
+def serve(limit: tuple[tuple[str, int | str], ...], **options: Any) -> None:
     """Serve SMTP, and let a policy decide which sessions may stay.
 
     Counts the open sessions by prefix and asks the policy before the banner. Mail to any recipient is accepted, and
@@ -184,22 +187,25 @@ def serve(limit: tuple[tuple[str, int], ...], **options: Any) -> None:
     run(settings)
 
 
-def _limits(given: tuple[tuple[str, int], ...]) -> dict[str, int] | None:
-    limits = dict(given)
-    if len(limits) < len(given):
+def _limits(given: tuple[tuple[str, int | str], ...]) -> LimitTable | None:
+    """The values of each key: one of open sessions at most, and any number over time."""
+    limits: dict[str, list[int | str]] = {}
+    for key, value in given:
+        limits.setdefault(key, []).append(value)
+    if any(sum(isinstance(value, int) for value in values) > 1 for values in limits.values()):
         raise click.UsageError("--limit has the same length twice")
-    return limits or None
+    return {key: values if len(values) > 1 else values[0] for key, values in limits.items()} or None
 
 
 def _check(settings: Settings) -> None:
     if settings.policy is not None and (settings.limits is not None or settings.exempt or settings.network):
         raise click.UsageError("--policy excludes --limit, --exempt and --network: write the limits in the policy")
-    if settings.policy is None:
-        _check_limits(settings)
     try:
         read_monitors(settings.monitor, None, settings.monitor_bytes)
     except MonitorError as error:
         raise click.UsageError(f"--monitor: {error}") from None
+    if settings.policy is None:
+        _check_limits(settings)
     if settings.tls_key is not None and settings.tls_cert is None:
         raise click.UsageError("--tls-key needs --tls-cert")
     if settings.workers > 1 and settings.shared is None:
@@ -231,6 +237,7 @@ def _check_limits(settings: Settings) -> None:
         name = unlimited[0]
         raise click.UsageError(f"--network {name}: write its limit, such as --limit {name}:/24=100 or {name}:total=500")
     try:
-        limits_of(settings)
-    except PolicyError as error:
+        needed = limits_of(settings).monitors_for(settings.monitor)
+        read_monitors(needed, None, settings.monitor_bytes, settings.monitor)
+    except (PolicyError, MonitorError) as error:
         raise click.UsageError(f"--limit: {error}") from None

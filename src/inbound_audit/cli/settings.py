@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.policy.base import Choice
+from inbound_audit.policy.limits import LimitTable
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Settings:
 
     listen: tuple[Endpoint, ...]
     policy: str | None
-    limits: Mapping[str, int] | None
+    limits: LimitTable | None
     exempt: tuple[str, ...]
     dry_run: bool
     maildir: str | None
