@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, sleep, time
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from benchmarks.bench_counts import FLOOR, RANDOM, open_sessions
 from benchmarks.measure import Batch, Race, timed
 from benchmarks.scale import ROUNDS
-from inbound_audit import Limits, Session
+from inbound_audit import InboundAudit, Limits, Session
 from inbound_audit.listeners import Guard
 
 THREE_LIMITS = """
@@ -60,6 +60,9 @@ end
 msys.registerModule("counts", mod)
 """
 LOOP = 20_000
+
+WINDOW_S = 4
+"""Of a limit over time: longer than it is measured, and short enough to wait for two."""
 
 # Patterns of an ordinary policy on names that clients give themselves; the same loop runs without a policy.
 PATTERNS_IN_A_LOOP = """
@@ -115,6 +118,28 @@ def test_limits(floor: Callable[[], Any], hold: Callable[..., None]) -> None:
             "Limits": timed("limits.validate_connect(x)", asked, limits=limits),
         }
         hold("limits", Race(subjects), "Limits", "floor", ROUNDS)
+
+
+def test_limit_over_time(hold: Callable[..., None]) -> None:
+    """Each host has an event in both windows, and an open session."""
+    open_now, over_time = Limits({"/24": 100}), Limits({"/24": f"100/{WINDOW_S}s"})
+    with InboundAudit(monitors=[f"{WINDOW_S},2"]) as audit:
+        listener = audit.listener("SMTP")
+        sessions: list[Session] = []
+        for _ in range(2):
+            for session in sessions:
+                session.close()
+            sleep(WINDOW_S - time() % WINDOW_S + 0.1)
+            sessions = [listener.session(text) for text in RANDOM.texts(1_000)]
+        assert all(map(over_time.validate_connect, sessions))
+        asked = a_thousand(sessions)
+        subjects = {
+            "open sessions": timed("limits.validate_connect(x)", asked, limits=open_now),
+            "over time": timed("limits.validate_connect(x)", asked, limits=over_time),
+        }
+        hold("limit-over-time", Race(subjects), "over time", "open sessions", ROUNDS)
+        for session in sessions:
+            session.close()
 
 
 def test_lua_policy(lua_policy: Callable[[str], Any], hold: Callable[..., None]) -> None:
