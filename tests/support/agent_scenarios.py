@@ -11,9 +11,9 @@ import signal
 import threading
 from pathlib import Path
 
-from tests.support.engine_nodes import free_ports
 from tests.support.fault_scenarios import ALL, NAME, Counting, calls_of, joined
 from tests.support.faults import Partner, Scenario, forked
+from tests.support.ports import free_ports
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import PATIENCE, end_of, eventually
 
