@@ -24,7 +24,7 @@ from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.engine import Engine, EngineSettings
 from inbound_audit.cluster.frames import Frame, FrameType, pack, unpack
 from inbound_audit.cluster.node_state import State
-from inbound_audit.errors import ClusterError
+from inbound_audit.errors import CapacityError, ClusterError
 from inbound_audit.series.requests import handle
 from inbound_audit.shared import View
 
@@ -292,6 +292,30 @@ def test_many_nodes_are_counted_by_their_sum(hosts: Hosts, monkeypatch: pytest.M
             eventually(lambda: one.count() == 1)
         two.stop()
     eventually(lambda: one.count() == 0 and not one.agent._trees.sum)
+
+
+def no_room(*arguments: object) -> None:
+    raise CapacityError("no room")
+
+
+def test_an_agent_that_can_not_begin_leaves_the_audit(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inbound_audit.cluster.agent.NodeTrees", no_room)
+    with pytest.raises(CapacityError, match="no room"):
+        Agent("mx1", None, lambda: EngineSettings("eu", "mx1"), lambda settings: FakeEngine(FakeNetwork(), "mx1"))
+    assert not list(place.rglob("*.owner"))
+
+
+def test_an_agent_that_can_not_move_ends_and_leaves_the_audit(
+    hosts: Hosts, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = hosts("mx1")
+    eventually(lambda: one.agent.status()["linked"] is not None)
+    monkeypatch.setattr("inbound_audit.cluster.agent.NodeTrees", no_room)
+    monkeypatch.setattr(one.agent._receiver, "full", True)
+    one.thread.join(PATIENCE)
+    assert isinstance(one.failure, CapacityError)
+    one.audit.close()
+    assert not list(place.rglob("*.owner"))
 
 
 def test_an_engine_that_does_not_open_is_the_end(place: Path) -> None:

@@ -14,6 +14,7 @@ those that ask. No frame is sent, and no answer awaited, under it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
@@ -84,12 +85,10 @@ class Agent:
         self._make_engine = make_engine
         self._chore = chore
         self._audit = self._open_audit()
-        self._trees = NodeTrees(self._audit)
-        epoch = secrets.randbits(63) + 1
-        self._series = HostSeries(self._trees, monitors, is_manager)
-        # The time of a walk in which others had the processor says nothing of what the next one costs.
-        self._sender = Sender(epoch, self._trees, time.monotonic, self._series.said.values(), cost=time.thread_time)
-        self._receiver = Receiver(self._settings.node, epoch, self._trees, time.monotonic, series=self._series)
+        with contextlib.ExitStack() as at_failure:
+            at_failure.callback(self._audit.close)
+            self._begin(monitors, is_manager)
+            at_failure.pop_all()
         self._inbox = Inbox()
         self._lock = threading.Lock()
         self._asking = Asking(self._ask, self._answered)
@@ -104,6 +103,15 @@ class Agent:
         self._checked_at = time.monotonic()
         self._command = requests.Command(lambda series, request: self.status(), {}, {})
         requests.COMMANDS["cluster"] = self._command
+
+    def _begin(self, monitors: Collection[str], is_manager: bool) -> None:
+        """Makes what says and keeps counts. Raises CapacityError."""
+        self._trees = NodeTrees(self._audit)
+        epoch = secrets.randbits(63) + 1
+        self._series = HostSeries(self._trees, monitors, is_manager)
+        # The time of a walk in which others had the processor says nothing of what the next one costs.
+        self._sender = Sender(epoch, self._trees, time.monotonic, self._series.said.values(), cost=time.thread_time)
+        self._receiver = Receiver(self._settings.node, epoch, self._trees, time.monotonic, series=self._series)
 
     # ---- from any thread, and from signal handlers
 
@@ -300,12 +308,12 @@ class Agent:
     def _move(self) -> None:
         """Makes a new file for the trees: the sections of a file keep their names, and all are used up. For a moment
         other processes may count both files."""
-        before, self._audit = self._audit, self._open_audit()
-        self._trees = NodeTrees(self._audit)
-        self._series.move(self._trees)
-        self._receiver.move(self._trees)
-        self._sender.move(self._trees)
-        before.close()
+        with contextlib.closing(self._audit):
+            self._audit = self._open_audit()
+            self._trees = NodeTrees(self._audit)
+            self._series.move(self._trees)
+            self._receiver.move(self._trees)
+            self._sender.move(self._trees)
 
     def _keep_sum(self, others: int) -> None:
         """Between half of the bound and the bound it stays as it is: to make the sum takes time."""
