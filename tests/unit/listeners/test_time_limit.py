@@ -127,10 +127,14 @@ def test_silence_ends_a_connection(guard: Guard, server: Any, caplog: pytest.Log
 
 @every_server
 def test_a_connection_that_is_never_silent_has_an_end(guard: Guard, server: Any) -> None:
-    with server(guard, session_s=0.3) as (_, address), Peer(*address) as peer:
-        assert peer.line() == b"hello\n"
-        until_the_end(peer, time.monotonic())
-        eventually(lambda: guard.open == 0)
+    def attempt(session_s: float) -> bool:
+        with server(guard, session_s=session_s) as (_, address), Peer(*address) as peer:
+            in_time = peer.line() == b"hello\n"
+            until_the_end(peer, time.monotonic())
+            eventually(lambda: guard.open == 0)
+            return in_time
+
+    until_it_suffices(attempt, 0.3)
 
 
 @on_linux
@@ -139,7 +143,7 @@ def test_who_talks_is_not_cut_off(guard: Guard, server: Any) -> None:
     """Only the end of its session ends the connection, unless this machine itself stood still for so long."""
     began = time.monotonic()
     with server(guard, idle_s=0.3, session_s=0.7) as (_, address), Peer(*address) as peer:
-        assert peer.line() == b"hello\n"
+        peer.line()  # "hello", or nothing on a machine that stood still
         longest = until_the_end(peer, began)
         assert time.monotonic() - began > 0.6 or longest > 0.25
 
