@@ -662,7 +662,7 @@ def opened():
     return engine
 
 threading.Thread.start = start_unless_missing
-for name in ("answers",) if kind == "zenoh" else ("reads", "writes"):
+for name in ("answer", "hear", "check_links") if kind == "zenoh" else ("reads", "writes"):
     missing[:] = [name]
     try:
         opened()
