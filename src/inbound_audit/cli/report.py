@@ -91,6 +91,10 @@ class Report:
         """Messages are accepted and not kept: there is no Maildir."""
         self.event("discarding", "messages are accepted and discarded; --maildir DIR keeps them")
 
+    def no_gate(self, why: str) -> None:
+        """Connections are accepted by the event loop."""
+        self.event("no_gate", f"accepts without a gate: {why}", reason=why)
+
     def policy(self, event: str, description: str) -> None:
         """`event` is "policy" at the start, "reloaded" afterwards."""
         self.event(event, f"{event} {description}", policy=description)

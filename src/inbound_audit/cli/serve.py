@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import click
@@ -44,6 +45,7 @@ Examples:
   inbound-audit serve --listen :2525 --limit /32,/64=10 --limit /24,/48=100 --exempt 10.0.0.0/8
   inbound-audit serve --policy stock.lua --maildir ./mail --tls-cert chain.pem --tls-key key.pem
   inbound-audit serve --listen :25 --workers 4 --shared mail
+  inbound-audit serve --listen :25 --limit /32,/64=10 --shed 50
   inbound-audit serve --listen 10.0.0.5:25 --proxy-from 10.0.0.0/24 --dry-run --json
 \b
 Signals: TERM and INT close idle sessions and let open mail transactions end (a second one cuts them off);
@@ -142,14 +144,15 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
 @click.option(
     "--gate/--no-gate",
-    default=False,
-    help="Accept, count and refuse by limits in native code, before Python sees a connection. Linux.",
+    default=None,
+    help="Accept, count and refuse by limits in native code, before Python sees a connection.  [default: --gate where "
+    "the system has one: Linux]",
 )
 @params.option(
     "--shed",
     params.whole_number(1),
-    "With --gate: the kernel drops connections of an address (IPv6: a /64) that the limits refuse more than N times a "
-    "second, for a while and before they are accepted. Each worker counts for itself.",
+    "The kernel drops connections of an address (IPv6: a /64) that the limits refuse more than N times a second, for a "
+    "while and before they are accepted. Each worker counts for itself. Linux.",
 )
 @params.option(
     "--monitor",
@@ -218,12 +221,21 @@ def _check(settings: Settings) -> None:
         raise click.UsageError(
             f"--worker-timeout is less than {MIN_WORKER_TIMEOUT_S} s, and workers answer each second"
         )
-    if settings.shed is not None and (settings.policy is not None or not settings.gate):
-        raise click.UsageError("--shed needs --gate and --limit: a policy's refusals are not those of a gate")
+    _check_gate(settings)
     if settings.group is not None and settings.shared is None and settings.user is None:
         raise click.UsageError("--group needs --shared or --user")
     if settings.chroot is not None and settings.user is None:
         raise click.UsageError("--chroot needs --user: root can leave a changed root again")
+
+
+def _check_gate(settings: Settings) -> None:
+    if settings.shed is not None and settings.gate is False:
+        raise click.UsageError("--shed excludes --no-gate: a gate finds what is to be dropped")
+    if settings.shed is not None and settings.policy is not None:
+        raise click.UsageError("--shed excludes --policy: only what --limit refuses is dropped")
+    asked = "--gate" if settings.gate else "--shed" if settings.shed is not None else None
+    if asked is not None and sys.platform != "linux":
+        raise click.UsageError(f"{asked} needs Linux: leave it out")
 
 
 def _check_limits(settings: Settings) -> None:

@@ -11,16 +11,16 @@ import socket
 import ssl
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import click
 
 from inbound_audit import InboundAudit
-from inbound_audit._ipcount import MAX_GATE_SOCKETS
 from inbound_audit.cli import logs, memory, privileges, sockets
-from inbound_audit.cli.failure import Failure, reason
+from inbound_audit.cli.accepting import accept_from
+from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.maildir import Discard, Maildir
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Busiest, Figures, PeriodicReport, Report
@@ -29,8 +29,7 @@ from inbound_audit.cli.tls import Certificate
 from inbound_audit.errors import CapacityError, MonitorError, SharedStateError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.pending import stop_accepting
-from inbound_audit.listeners.shed import Shed
-from inbound_audit.listeners.smtp import BACKLOG, SMTPFactory, protocol_factory
+from inbound_audit.listeners.smtp import SMTPFactory, protocol_factory
 from inbound_audit.policy.base import ConnectPolicy
 
 logger = logging.getLogger("inbound_audit.serve")
@@ -145,8 +144,10 @@ class Server:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_unless_reset)
         self._receive_orders(loop)
-        servers = await self._accept_from(loop, listening)
+        servers, no_gate = await accept_from(listening, self._factory, self._settings)
         self._report.listening([sockets.name_of(bound) for bound in listening])
+        if no_gate:
+            self._report.no_gate(no_gate)
         if self._settings.maildir is None:
             self._report.discarding()
         self._report.policy("policy", self._policies.describe())
@@ -159,21 +160,6 @@ class Server:
         await self._finish()
         for task in background:
             task.cancel()
-
-    async def _accept_from(
-        self, loop: asyncio.AbstractEventLoop, listening: list[socket.socket]
-    ) -> Sequence[asyncio.AbstractServer]:
-        """Begins to accept: by a gate, where the system has one, or by the event loop. Raises Failure."""
-        if not self._settings.gate or sys.platform != "linux":
-            return [await loop.create_server(self._factory, sock=bound, backlog=BACKLOG) for bound in listening]
-        for bound in listening:
-            bound.listen(BACKLOG)
-        groups = [listening[i : i + MAX_GATE_SOCKETS] for i in range(0, len(listening), MAX_GATE_SOCKETS)]
-        shed = self._settings.shed is not None and Shed(self._settings.shed)
-        try:
-            return [self._factory.gate(group, shed=shed).serve(loop, self._factory) for group in groups]
-        except OSError as error:
-            raise Failure(f"cannot accept by a gate: {reason(error)}; --no-gate needs less") from None
 
     def _make_factory(self, context: ssl.SSLContext | None) -> SMTPFactory:
         settings = self._settings

@@ -14,7 +14,8 @@ from inbound_audit.policy.limits import LimitTable
 class Settings:
     """The options of `serve` by name.
 
-    `limits` is for `Limits.from_options`; `grace` is in seconds, `message_memory` in bytes.
+    `limits` is for `Limits.from_options`; `grace` is in seconds, `message_memory` in bytes. `gate` is None if a gate is
+    to accept wherever there can be one.
     """
 
     listen: tuple[Endpoint, ...]
@@ -50,5 +51,5 @@ class Settings:
     network: tuple[tuple[str, tuple[str, ...]], ...] = ()
     policy_dir: tuple[str, ...] = ()
     max_hook_ms: int = 50
-    gate: bool = False
+    gate: bool | None = None
     shed: int | None = None

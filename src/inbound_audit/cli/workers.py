@@ -79,6 +79,8 @@ class Child:
     figures: Figures = NOTHING
     why: str | None = None
     """Why it could not start, or failed, in its own words."""
+    no_gate: str = ""
+    """Why it accepts without a gate."""
     no_order: str = ""
     """Why it took no order, for a message."""
 
@@ -318,6 +320,8 @@ class Supervisor:
         match event["event"]:
             case "policy":
                 self._ready(child, event["policy"])
+            case "no_gate":
+                child.no_gate = event["reason"]
             case "failed":
                 child.why = event["why"]
             case "answered" if self._reloading is not None:
@@ -333,10 +337,14 @@ class Supervisor:
         if self._serving:
             text = f"worker {child.pid} replaces {child.replaces}"
             self._report.event("restarted", text, pid=child.pid, replaces=child.replaces)
+            if child.no_gate:
+                self._report.no_gate(child.no_gate)
         elif len(self._children) == self._settings.workers and all(map(_is_ready, self._children)):
             self._serving = True
             names = [sockets.name_of(held) for held in self._held]
             self._report.listening(names, sorted(child.pid for child in self._children))
+            if reasons := sorted(filter(None, (child.no_gate for child in self._children))):
+                self._report.no_gate(reasons[0])
             if self._settings.maildir is None:
                 self._report.discarding()
             self._report.policy("policy", policy)
