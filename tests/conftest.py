@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from tests.support import forking  # noqa: F401  before the package
+from tests.support.command_line import Serve
 from tests.support.sharing import Workers
 from tests.support.timing import Clock
 from tests.support.waiting import PATIENCE
@@ -107,6 +108,12 @@ def left_open() -> Iterator[None]:
     yield
     if _descriptors() > before:
         gc.collect()
+
+
+@pytest.fixture(params=[(), ("--no-gate",)], ids=["gate", "no-gate"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs twice: its servers accept by a gate, where the system has one, and without."""
+    monkeypatch.setattr(Serve, "more", request.param)
 
 
 @pytest.fixture

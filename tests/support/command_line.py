@@ -27,10 +27,12 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
-def run(*arguments: str, given: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *arguments: str, given: bytes = b"", cwd: Path | None = None, command: Sequence[str] = COMMAND
+) -> subprocess.CompletedProcess[bytes]:
     """Runs a command to its end."""
     return subprocess.run(
-        [*COMMAND, *arguments], input=given, capture_output=True, timeout=200, cwd=cwd, env=environment(), check=False
+        [*command, *arguments], input=given, capture_output=True, timeout=200, cwd=cwd, env=environment(), check=False
     )
 
 

@@ -75,7 +75,7 @@ def family(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> i
     """Which of the two addresses that `Serve` listens on. One is served by a gate, and one without, as both are to be
     the same; `test_gate_serve` has both for one family."""
     number: int = request.param
-    monkeypatch.setattr(Serve, "more", ("--no-gate",) if number else ("--gate",))
+    monkeypatch.setattr(Serve, "more", ("--no-gate",) if number else ())
     return number
 
 

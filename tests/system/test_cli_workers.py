@@ -193,6 +193,7 @@ def test_beside_a_socket_that_is_not_shared_there_is_no_place() -> None:
 # ---- limits hold over the sum
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_a_limit_holds_over_all_workers_at_every_moment() -> None:
     async def knock(address: tuple[str, int]) -> tuple[bytes, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection(*address)
@@ -238,6 +239,7 @@ def test_two_servers_that_share_a_name_count_together() -> None:
 # ---- a worker dies
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_a_worker_that_is_killed_takes_its_sessions_with_it_and_is_replaced() -> None:
     with several(3, "--limit", "/32=30") as server:
         peers = connect(server, 30)
@@ -388,6 +390,7 @@ def test_a_worker_inherits_nothing_of_its_supervisor() -> None:
         assert len(os.listdir(f"/proc/{server.pid}/task")) == 1
 
 
+@pytest.mark.usefixtures("both_ways")
 def test_without_its_supervisor_a_worker_accepts_no_more_and_ends() -> None:
     with several(3, "--grace", "1h") as server:
         with begun(server.addresses[0]) as peer:
@@ -404,9 +407,9 @@ def test_without_its_supervisor_a_worker_accepts_no_more_and_ends() -> None:
 # ---- the end
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_ends_idle_sessions_and_lets_transactions_end(number: signal.Signals) -> None:
-    with several(3, "--grace", "1h") as server:
+@pytest.mark.parametrize(("number", "gate"), [(signal.SIGTERM, ()), (signal.SIGINT, ("--no-gate",))])
+def test_a_stop_ends_idle_sessions_and_lets_transactions_end(number: signal.Signals, gate: tuple[str, ...]) -> None:
+    with several(3, "--grace", "1h", *gate) as server:
         address = server.addresses[1]
         with begun(address) as client:
             idle = connect(server, 9, 1)
