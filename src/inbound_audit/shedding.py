@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from inbound_audit import _ipcount
@@ -31,6 +31,15 @@ def note(audit: _ipcount.Audit, dropping: Dropping) -> None:
 
 
 def networks_of(audit: _ipcount.Audit) -> list[ShedNetwork]:
-    """Those that are dropped now, the ones that were refused most often first."""
-    found = [one for dropping in list(_dropping.get(audit, ())) for one in dropping.networks]
-    return sorted(found, key=lambda one: (-one.refusals_per_s, one.network))
+    """Those that are dropped now, as `merged` returns them."""
+    return merged(one for dropping in list(_dropping.get(audit, ())) for one in dropping.networks)
+
+
+def merged(found: Iterable[ShedNetwork]) -> list[ShedNetwork]:
+    """Each network once, with the sum of its refusals and the longest time: several gates may drop it. The networks
+    that were refused most often are first."""
+    networks: dict[str, ShedNetwork] = {}
+    for one in found:
+        _, rate, seconds_left = networks.get(one.network, (one.network, 0.0, 0.0))
+        networks[one.network] = ShedNetwork(one.network, rate + one.refusals_per_s, max(seconds_left, one.seconds_left))
+    return sorted(networks.values(), key=lambda one: (-one.refusals_per_s, one.network))

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -18,6 +19,7 @@ import click
 from inbound_audit.cli import params, view_options
 from inbound_audit.cli.failure import abandon_output
 from inbound_audit.cli.output import Output, as_objects, plain, plural
+from inbound_audit.shedding import merged
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -190,7 +192,7 @@ def _count(view: View, options: TopOptions) -> TopCounts:
     owners = view.owners
     damaged = sum(owner.damaged is not None for owner in owners)
     rows = view.top(options.n, service_type=options.service, prefixlen=options.prefixlen)
-    shed = [one for some in view_options.shed_networks(view).values() for one in some]
+    shed = merged(chain.from_iterable(view_options.shed_networks(view).values()))
     return TopCounts(
         datetime.now(timezone.utc), view.total(options.service), len(owners) - damaged, damaged, rows, shed
     )
