@@ -331,3 +331,21 @@ def test_ps_and_top_show_what_is_dropped(hire: Workers) -> None:
 def shown(command: str, part: str) -> list[dict[str, Any]]:
     """A part of what a command says in JSON."""
     return list(json.loads(run(command, NAME, "--json").stdout)[part])
+
+
+def test_a_network_that_several_gates_drop_is_shown_once(hire: Workers) -> None:
+    """By `ps` once per process, by `top` once."""
+    shared = GATED.replace("InboundAudit(", f"InboundAudit(shared={NAME!r}, ")
+    for worker in (hire(shared), hire(shared)):
+        worker.do(FLOODED)
+        worker.do("first = gate\nlistening = socket.create_server(('127.0.0.1', 0), backlog=512)")
+        worker.do(FLOODED)
+        assert worker.do("[one.network for each in (first, gate) for one in each.shed]") == ["127.0.0.9/32"] * 2
+
+    def networks() -> list[list[str]]:
+        return [[one["network"] for one in owner["shed"]] for owner in shown("ps", "owners")]
+
+    eventually(lambda: all(networks()), "the answers of both")
+    assert [found for found in networks() if found not in ([], ["127.0.0.9/32"])] == []
+    eventually(lambda: b"  1 dropped before accept (see ps)" in run("top", NAME).stdout, "one in `top`")
+    assert max(len(shown("top", "shed")) for _ in range(3)) == 1
