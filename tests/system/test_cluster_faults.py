@@ -2,8 +2,8 @@
 
 Agents are killed, stopped, frozen and started again, processes that hold sessions are killed, servers end, and networks
 are cut while sessions of both families come and go and events are recorded. The processes that count know nothing of
-it: their own counts are exact all the time. `make faults-cluster` is the long form. It says how often every view was the
-truth after two seconds of quiet, and fails if that is too seldom.
+it: their own counts are exact all the time. `make faults-cluster` is the long form. It says how often every view was
+the truth after two seconds of quiet, and fails if that is too seldom.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ MAX_SESSIONS = 40
 AT_ONCE_S = 0.1
 """A view that is the truth so soon after QUIET_S was the truth by then: a look at five views takes time, too."""
 MIN_AT_ONCE, MAX_LATE_S = 0.95, 2.0
-"""The share of the views of the long form that must be the truth after QUIET_S, and the seconds that the others may take
-on a machine that does other work as well."""
+"""How many of the quiet moments of the long form have every view right after QUIET_S, as a share; and the seconds that
+the others may take, on a machine that does other work as well."""
 
 
 class Sessions:

@@ -80,7 +80,7 @@ def cases() -> list[Case]:
     said = [
         Case(*of, pause_s, number(cell))
         for of, cells in rows()
-        for pause_s, cell in zip(PAUSES_S, cells)
+        for pause_s, cell in zip(PAUSES_S, cells[:-1], strict=True)
         if cell.strip()
     ]
     if THOROUGH:
