@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -113,11 +114,17 @@ def test_a_host_without_loopback_counts_and_is_counted(cluster: Cluster) -> None
 
 @pytest.mark.parametrize("cluster", ["zenoh"], indirect=True)
 def test_a_node_comes_back_without_the_one_that_is_named_first(cluster: Cluster) -> None:
+    """Neither one that stood still for longer than a lease, nor one that starts again."""
     first, back = cluster.hosts[0], cluster.hosts[3]
-    for host in (first, back):
-        host.agent.kill()
-        host.agent.wait()
     left = [1, 2, 4]
+    first.agent.kill()
+    back.agent.send_signal(signal.SIGSTOP)
+    for at in left:
+        cluster.counts(at, left)
+    back.agent.send_signal(signal.SIGCONT)
+    for at in (*left, 3):
+        cluster.counts(at, [1, 2, 3, 4])
+    back.agent.kill()
     for at in left:
         cluster.counts(at, left)
     back.start()

@@ -13,6 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit
 from inbound_audit.cluster.frames import Frame, FrameType, pack
+from inbound_audit.cluster.receiver import LEASE_S
 
 redis = pytest.importorskip("redis")
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")]
@@ -164,7 +166,11 @@ def test_ends_of_a_worker_its_agent_and_the_server(cluster: Cluster, monkeypatch
         worker = count_beside(workers, 3)
         cluster.agree(5)
         worker.freeze()
+        time.sleep(2 * LEASE_S)
+        with cluster.audits[0].listener().session("192.0.2.2"):
+            cluster.agree(6)  # what a stopped process has open is open
         worker.thaw()
+        cluster.agree(5)
         worker.kill()
         cluster.agree(2)
         worker = count_beside(workers, 4)
