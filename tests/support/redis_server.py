@@ -44,9 +44,11 @@ class RedisServer:
             pytest.skip("needs redis-server (Debian: redis-server)")
         (self.port,) = free_ports(1)
         self.url = f"redis{'s' if tls else ''}://{address}:{self.port}/0"
-        self._command = [*prefix, PROGRAM, str(place / "redis.conf")]
+        self.configuration = place / "redis.conf"
+        """What the next start reads."""
+        self._command = [*prefix, PROGRAM, str(self.configuration)]
         port = f"port 0\ntls-port {self.port}" if tls else f"port {self.port}"
-        (place / "redis.conf").write_text(
+        self.configuration.write_text(
             f"bind {address}\nprotected-mode no\n{port}\nsave ''\nappendonly no\ndir {place}\n{options}\n"
         )
         self._log = place / "redis.log"

@@ -9,15 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-import trustme
+from tests.support.authority import Authority
 from tests.support.engine_nodes import Calls, Forger, Hosts, Node, NodeProcess
 from tests.support.fake_engine import FakeEngine, FakeNetwork
 from tests.support.ports import free_ports
 from tests.support.redis_server import USER, Forwarder, RedisServer
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE, eventually, until_it_suffices
 
 from inbound_audit.cluster.engine import EngineSettings, open_engine
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES
@@ -495,25 +496,6 @@ def send_by_zenoh(real, names, junk):
 # ---- certificates, users and passwords
 
 
-class Authority:
-    """Signs certificates, whose common name is the name of a node."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        self._authority = trustme.CA()
-        place.mkdir()
-        self.file = place / "ca.pem"
-        self._authority.cert_pem.write_to_path(self.file)
-
-    def files(self, name: str) -> dict[str, str]:
-        """Settings with a certificate of that name."""
-        made = self._authority.issue_cert("127.0.0.1", common_name=name)
-        chain, key = self._place / f"{name}.pem", self._place / f"{name}.key"
-        made.private_key_pem.write_to_path(key)
-        chain.write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
-        return {"tls_cert": str(chain), "tls_key": str(key), "tls_ca": str(self.file)}
-
-
 class ZenohTls(Zenoh):
     """Nodes with certificates; `mx1` and `mx2` may speak."""
 
@@ -550,6 +532,35 @@ def test_a_certificate_of_another_authority_is_not_let_in(certified, tmp_path):
         connect(one, certified.node("mx2"))
         forger.run("[session.put('ia/eu/mx2/d', b'forged') for _ in range(50)] and None")
     assert not one.heard("mx2", b"forged")
+
+
+def test_a_certificate_is_let_in_until_it_expires(certified):
+    """Zenoh checks the dates of a link when it is made, and ends it when one of its certificates expires."""
+    one = certified.node("mx1")
+    settings = certified.settings("mx2")._replace(listen=())
+    begin = datetime.now(timezone.utc) - timedelta(days=2)
+
+    def forger(end: datetime) -> Forger:
+        made = certified.authority.files("mx2", "expiring", begin, end)
+        tls = {"connect_certificate": made["tls_cert"], "connect_private_key": made["tls_key"]}
+        tls |= {"close_link_on_expiration": False}  # that is up to the other end
+        return certified.forger(settings, **{f"transport/link/tls/{path}": value for path, value in tls.items()})
+
+    def attempt(limit_s: float) -> bool:
+        end = datetime.now(timezone.utc) + timedelta(seconds=limit_s)
+        with closing(forger(end)) as peer:
+            put = "session.put('ia/eu/mx2/d', b'in time')"
+            eventually(lambda: peer.run(put) or one.heard("mx2", b"in time") or datetime.now(timezone.utc) > end)
+            eventually(lambda: not peer.run("list(map(str, session.info.peers_zid()))"), "the link ends")
+            return one.heard("mx2", b"in time")
+
+    until_it_suffices(attempt, 3.0)
+    with closing(forger(datetime.now(timezone.utc) - timedelta(days=1))) as peer:
+        peer.run("[session.put('ia/eu/mx2/d', b'too late') for _ in range(50)] and None")
+        connect(one, certified.node("mx2"))
+        peer.run("[session.put('ia/eu/mx2/d', b'too late') for _ in range(50)] and None")
+        assert not peer.run("list(map(str, session.info.peers_zid()))")
+    assert not one.heard("mx2", b"too late")
 
 
 def test_a_certificate_speaks_for_its_own_name_alone(certified):
