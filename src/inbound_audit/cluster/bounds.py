@@ -17,7 +17,8 @@ class Bounds(NamedTuple):
     max_hosts: int = 1_000_000
     """Of one node. A node that has more is listed, and not counted."""
     max_all_hosts: int = 20_000_000
-    """Of all nodes: half a gigabyte for IPv4, a whole one for IPv6."""
+    """Of all nodes: half a gigabyte for IPv4, a whole one for IPv6, and from MIN_SUMMED nodes on as much for their sum.
+    """
     max_waiting_bytes: int = 1 << 20
     """Changes of one node and tree that wait for one that is missing."""
     max_all_waiting_bytes: int = 64 << 20
