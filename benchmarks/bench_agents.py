@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import signal
 import socket
@@ -17,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.choir import CLUSTER
+from benchmarks.choir import CLUSTER, part
 from benchmarks.measure import summary
 from benchmarks.scale import QUICK
 from benchmarks.workloads import WORKLOADS
 from inbound_audit import InboundAudit
+from inbound_audit.cluster.frames import Frame, unpack
 from inbound_audit.cluster.leases import heartbeat_s
 from inbound_audit.shared.places import ROOT_VARIABLE
 
@@ -47,6 +49,7 @@ class Host:
         joins = [word for other in others for word in ("--join", f"tcp/127.0.0.1:{other}")]
         options = ["--cluster", CLUSTER, "--node", name, "--listen", f"tcp/127.0.0.1:{port}", *joins]
         self.name = name
+        self._log = Path(f"{directory}.log")
         self._command = [sys.executable, "-m", "inbound_audit", "agent", "mail", *options]
         self._environment = {**os.environ, ROOT_VARIABLE: str(directory)}
         with pytest.MonkeyPatch.context() as patch:
@@ -58,7 +61,20 @@ class Host:
 
     def start(self) -> None:
         """Starts an agent: the one of the host, or one that stands by until that one ends."""
-        self.agents.append(subprocess.Popen(self._command, env=self._environment))
+        with self._log.open("ab") as log:
+            self.agents.append(subprocess.Popen(self._command, env=self._environment, stderr=log))
+
+    @property
+    def log(self) -> str:
+        """What its agents have said."""
+        return self._log.read_text()
+
+    def gaps(self) -> tuple[int, int]:
+        """How often something of the other nodes was missing, and how many snapshots have mended that."""
+        command = [sys.executable, "-m", "inbound_audit", "cluster", "mail", "--json"]
+        said = subprocess.run(command, env=self._environment, capture_output=True, check=True).stdout
+        nodes = json.loads(said)["nodes"]
+        return sum(node["gaps"] or 0 for node in nodes), sum(node["snapshots"] or 0 for node in nodes)
 
     def kill(self) -> None:
         """Kills the agent of the host."""
@@ -172,19 +188,21 @@ def life() -> dict[str, Any]:
 
 @functools.cache
 def joined() -> dict[str, float]:
-    """Seconds for which a node with MANY_HOSTS is known and not counted whole yet, and what it takes from its start."""
+    """Seconds until a node with MANY_HOSTS is counted whole: from its link to the other one on, before which no word of
+    it is heard, and from the start of its process on."""
     with cluster(1) as ([here], host):
         newcomer = host("mx1")
         newcomer.kill()
         kept = [newcomer.smtp.session(address) for address in RANDOM.texts(MANY_HOSTS)]
+        said = len(newcomer.log)
         newcomer.start()
         started = perf_counter()
-        until(lambda: any(node.name == "mx1" and node.state == "heard" for node in here.audit.nodes))
-        known = perf_counter()
+        until(lambda: "is connected" in newcomer.log[said:])
+        linked = perf_counter()
         until(lambda: here.total == MANY_HOSTS)
         counted = perf_counter()
         close_all(kept)
-    return {"counted": counted - known, "from its start": counted - started}
+    return {"counted": counted - linked, "from its start": counted - started}
 
 
 def test_propagation(once: Once, report: Report) -> None:
@@ -228,7 +246,9 @@ def test_a_node_that_joins(once: Once, report: Report) -> None:
 def test_an_agent_listens(key: str, nodes: int, changes: int, pause_s: float, once: Once, report: Report) -> None:
     """One process speaks for all other nodes, over one connection."""
 
-    def measure() -> tuple[float, int, int]:
+    last = unpack(part(changes, pause_s, CHOIR_S)[-1][0])
+
+    def measure() -> dict[str, float]:
         with cluster(1) as ([here], _):
             address = here._command[here._command.index("--listen") + 1]
             numbers = [str(number) for number in (nodes, changes, pause_s, CHOIR_S)]
@@ -240,9 +260,17 @@ def test_an_agent_listens(key: str, nodes: int, changes: int, pause_s: float, on
             sleep(CHOIR_S - 3)
             share = (here.processor_s() - used) / (perf_counter() - began)
             heard = sum(node.state == "heard" for node in here.audit.nodes)
+            until(lambda: all_say(here, nodes, last))  # no gap is left at the end
+            gaps, snapshots = here.gaps()
             choir.wait()
-        return share, heard, nodes
+        return {"processors": share, "nodes heard": heard, "gaps": gaps, "snapshots": snapshots}
 
-    share, heard, wanted = once(measure)
-    assert heard == wanted
-    report(key, summary([share]), {"nodes heard": float(heard)}, "processors")
+    figures = once(measure)
+    assert figures["nodes heard"] == nodes
+    report(key, summary([figures.pop("processors")]), figures, "processors")
+
+
+def all_say(here: Host, nodes: int, last: Frame) -> bool:
+    """Whether so many other nodes are counted as their last word has it."""
+    said = [(node.hosts, node.sessions) for node in here.audit.nodes if node.name.startswith("choir") and node.counted]
+    return said == [(last.hosts, last.total)] * nodes

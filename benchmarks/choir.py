@@ -18,6 +18,7 @@ from inbound_audit._ipcount import NodeTrees
 from inbound_audit.cluster.sender import Sender
 
 CLUSTER = "bench"
+REST_S = 5.0
 
 
 def frames_of(changes: int, pause_s: float, frames: int) -> list[bytes]:
@@ -25,8 +26,8 @@ def frames_of(changes: int, pause_s: float, frames: int) -> list[bytes]:
     return [frame for frame, _ in said_by(changes, pause_s, frames)]
 
 
-def said_by(changes: int, pause_s: float, frames: int) -> list[tuple[bytes, list[bytes]]]:
-    """The same, each with the snapshot that it leads to."""
+def said_by(changes: int, pause_s: float, frames: int, beats: int = 0) -> list[tuple[bytes, list[bytes]]]:
+    """The same, each with the snapshot that it leads to; in so many more at the end nothing changes."""
     now = [0.0]
     said: list[tuple[bytes, list[bytes]]] = []
     with InboundAudit(capacity=1 << 24) as audit:
@@ -42,9 +43,17 @@ def said_by(changes: int, pause_s: float, frames: int) -> list[tuple[bytes, list
                 else:
                     kept[address] = smtp.session(address)
             now[0] += pause_s
+        while len(said) < frames + beats:
+            said += [(frame, sender.snapshot()) for frame in sender.frames(now[0])]
+            now[0] += 1.0
         for session in kept.values():
             session.close()
     return said
+
+
+def part(changes: float, pause_s: float, seconds: float) -> list[tuple[bytes, list[bytes]]]:
+    """What a node says here, at last for REST_S seconds heartbeats, which show whether something is missing."""
+    return said_by(int(changes * pause_s), pause_s, int(seconds / pause_s), int(REST_S / pause_s))
 
 
 def main() -> None:
@@ -52,7 +61,7 @@ def main() -> None:
 
     address, nodes, changes, pause, seconds = sys.argv[1:]
     pause_s = float(pause)
-    said = said_by(int(float(changes) * pause_s), pause_s, int(float(seconds) / pause_s))
+    said = part(float(changes), pause_s, float(seconds))
     config = zenoh.Config()
     for path, value in {"mode": "client", "connect/endpoints": [address]}.items():
         config.insert_json5(path, json.dumps(value))
