@@ -79,8 +79,8 @@ def main() -> None:
         for number, (frame, snapshot[:]) in enumerate(said):
             for at, voice in enumerate(voices):
                 due = began + (number + at / len(voices)) * pause_s
-                if due > monotonic() + 0.001:
-                    sleep(due - monotonic())
+                if (early := due - monotonic()) > 0.001:
+                    sleep(early)
                 voice.put(frame)
 
 
