@@ -46,10 +46,11 @@ MAX_CHECK_PAUSE_S = 2 * CHECK_S
 """After a longer pause between two checks this node itself stood still: what the others have said meanwhile is still to
 be heard. No node is silent then until as much time has passed once more."""
 
-REST_PER_NODE_S, MAX_REST_S = 0.0004, 0.05
-"""Seconds from one time that frames are taken from Zenoh to the next, per node and at most. Those that come meanwhile
-are taken together: if a thread of Zenoh called Python for each, that would cost more than all else that is done with it
-here. The other nodes wait longer than that before they speak again."""
+FEW_NODES = 20
+REST_PER_NODE_S, MAX_REST_S = 0.0005, 0.05
+"""Seconds from one time that frames are taken from Zenoh to the next, per node beyond FEW_NODES and at most. Those that
+come meanwhile are taken together: if a thread of Zenoh called Python for each, that would cost more than all else that
+is done with it here. The other nodes wait longer than that before they speak again."""
 
 MAX_UNHEARD = 1000
 """Frames that Zenoh keeps in between. Then the oldest gives way, and the sequence numbers show that it is missing."""
@@ -245,7 +246,8 @@ class ZenohEngine:
                 while sample is not None:
                     self._frame(sample)
                     sample = self._frames.try_recv()
-                time.sleep(min(REST_PER_NODE_S * len(self._node_of), MAX_REST_S))
+                if (nodes := len(self._node_of)) > FEW_NODES:
+                    time.sleep(min(REST_PER_NODE_S * (nodes - FEW_NODES), MAX_REST_S))
 
     def _frame(self, sample: zenoh.Sample) -> None:
         node = self._node(sample)
