@@ -164,21 +164,6 @@ def test_a_peer_that_reads_no_reply_is_cut_off() -> None:
 # ---- bytes and numbers
 
 
-def test_max_early_is_what_is_read_in_a_tarpit(tmp_path: Path) -> None:
-    policy = tmp_path / "policy.lua"
-    policy.write_text(
-        """
-        require("msys.core"); require("msys.extended.ac"); require("msys.extended.vctx")
-        local policy = {}
-        function policy:validate_connect(ac, vctx) vctx:tarpit(2) return msys.core.VALIDATE_CONT end
-        msys.registerModule("policy", policy)
-        """
-    )
-    with serving("--policy", str(policy), "--max-early", "1K") as server, Peer(*server.addresses[0]) as peer:
-        peer.send(b"NOOP\r\n" * 50)
-        assert [peer.line()[:3] for _ in range(51)] == [b"220", *[b"250"] * 50]
-
-
 def test_max_command_line() -> None:
     with serving("--max-command-line", "100") as server, greeted(server) as peer:
         assert replies(peer, b"NOOP " + b"x" * 93, b"NOOP " + b"x" * 94, b"NOOP " + b"x" * 20_000, b"NOOP") == [
