@@ -2,14 +2,70 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
+import re
+import socket
+import ssl
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
+from tests.support.gates import connect, end, take_all
+from tests.support.listening import LoopThread
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Session, Verdict
 from inbound_audit.errors import CapacityError
 from inbound_audit.listeners import Guard
+from inbound_audit.listeners.aio import counted
+from inbound_audit.listeners.gate import Gate
+from inbound_audit.listeners.pending import stop_accepting
 from inbound_audit.policy.verdict import ACCEPT, UNAVAILABLE
+
+ROOT = Path(__file__).parents[3]
+HERE = "tests/unit/listeners/test_uncounted.py"
+GATE = "tests/unit/listeners/test_gate.py"
+
+# A row of the page begins like this, and these tests show what it says: without a gate, and behind one.
+SHOWN_BY = {
+    "has no address": [f"{HERE}::test_without_an_address", f"{GATE}::test_a_unix_socket_is_passed_on_uncounted"],
+    "has an address that can't be read": [f"{HERE}::test_with_an_address_that_can_t_be_read"],
+    "finds no room in the listener's tree": [
+        f"{HERE}::test_without_room",
+        f"{HERE}::test_after_the_audit_was_closed",
+        f"{GATE}::test_a_full_tree_lets_in_uncounted",
+        f"{GATE}::test_a_full_tree_refuses_if_the_guard_says_so",
+        f"{GATE}::test_a_gate_of_a_closed_audit_goes_on_uncounted",
+    ],
+    "is from a balancer whose header": [
+        f"{HERE}::test_a_client_whose_address_can_t_be_read_leaves_the_count_and_is_to_be_closed"
+    ],
+    "is from a balancer, and the tree": [f"{HERE}::test_a_client_for_whom_there_is_no_room"],
+    "shakes hands by asyncio's `ssl=`": [
+        f"{HERE}::test_a_connection_in_its_handshake_is_not_counted_yet",
+        "tests/unit/listeners/test_gate_server.py::test_with_tls_a_connection_is_counted_before_its_handshake",
+    ],
+    "has a protocol that another one has replaced": [
+        "tests/unit/listeners/test_listeners_aio.py::test_a_transport_that_is_taken_away_ends_the_session_with_a_warning",
+        "tests/system/test_gate_faults.py::test_what_is_taken_and_forgotten_is_closed",
+    ],
+    "finds no descriptor left": [
+        "tests/system/test_gate_faults.py::test_without_descriptors_peers_are_told_so_and_the_gate_goes_on",
+        "tests/system/test_gate_accept_faults.py::"
+        "test_a_failed_accept_loses_no_connection_but_one_without_a_descriptor",
+    ],
+    'was refused by a gate with `linger="drain"`': [
+        "tests/unit/core/test_gate_connection.py::test_a_refused_session_is_no_session_while_it_is_drained"
+    ],
+    "waits in the system's queue": [
+        f"{HERE}::test_what_waits_in_the_system_s_queue_is_counted_when_it_is_accepted",
+        "tests/system/test_gate_faults.py::test_a_child_has_no_gate_and_keeps_nothing_of_it",
+    ],
+    "was accepted by other code": [f"{HERE}::test_what_other_code_accepts_is_that_code_s_alone"],
+}
 
 
 class Asked:
@@ -99,3 +155,78 @@ def test_a_client_for_whom_there_is_no_room(audit, when_full, verdict):
     admission.close()
     for session in sessions:
         session.close()
+
+
+class Hello(asyncio.Protocol):
+    def connection_made(self, transport):
+        transport.write(b"hello\n")
+
+
+def test_a_connection_in_its_handshake_is_not_counted_yet(audit):
+    """Of asyncio's TLS, without a gate: the protocol gets the connection after the handshake."""
+    guard, authority = Guard(audit.listener()), trustme.CA()
+    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(ours)
+    authority.configure_trust(theirs)
+    with LoopThread() as thread:
+        server = thread.do(lambda: thread.loop.create_server(counted(Hello, guard), "127.0.0.1", 0, ssl=ours))
+        address = server.sockets[0].getsockname()
+        with (
+            socket.create_connection(address),  # it is accepted before the next one
+            theirs.wrap_socket(socket.create_connection(address), server_hostname="localhost") as peer,
+        ):
+            assert peer.recv(6) == b"hello\n"
+            assert (guard.opened, guard.uncounted, audit.total()) == (1, 0, 1)
+        eventually(lambda: audit.total() == 0, "the end of the second")
+        assert guard.opened == 1
+        thread.do(lambda: stop_accepting(server))
+
+
+# ---- beside a gate
+
+needs_gate = pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")
+
+
+@needs_gate
+def test_what_waits_in_the_system_s_queue_is_counted_when_it_is_accepted(audit):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        Gate(audit.listener(), None, [listening]).close()
+        with connect(listening.getsockname()[1]) as peer:
+            peer.sendall(b"x")  # the system has made the connection
+            assert audit.total() == 0
+            with Gate(audit.listener(), None, [listening]) as gate:
+                taken = take_all(gate, 1)
+                assert (gate.uncounted, audit.total()) == (0, 1)
+                end(taken)
+
+
+@needs_gate
+def test_what_other_code_accepts_is_that_code_s_alone(audit):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        gate = Gate(audit.listener(), None, [listening])
+        gate.close()  # so that it is certain who accepts
+        with connect(listening.getsockname()[1]) as peer:
+            listening.setblocking(True)
+            connection, _ = listening.accept()
+            with Gate(audit.listener(), None, [listening]) as gate, connect(listening.getsockname()[1]):
+                end(take_all(gate, 1))
+                assert (gate.opened, gate.uncounted, audit.total()) == (1, 0, 0)
+                connection.sendall(b"hello")
+                assert peer.recv(5) == b"hello"
+            connection.close()
+
+
+# ---- the page
+
+
+def rows() -> list[str]:
+    text = (ROOT / "docs" / "listeners.md").read_text().split("open and not counted:\n")[1].split("\n#")[0]
+    return re.findall(r"^\| (?!the connection|---)(.+?) \| .+ \| (?:yes|no) \|$", text, re.MULTILINE)
+
+
+def test_each_row_of_the_page_has_a_test() -> None:
+    found = rows()
+    assert [next((key for key in SHOWN_BY if row.startswith(key)), row) for row in found] == list(SHOWN_BY)
+    for path, _, function in (name.partition("::") for names in SHOWN_BY.values() for name in names):
+        tree = ast.parse((ROOT / path).read_text())
+        assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, (path, function)
