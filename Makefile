@@ -68,7 +68,7 @@ test-all: $(HAVE)-dev ## everything
 	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),thorough) $(PYTEST) tests $(BY_FILE) -q $(ARGS)
 
 test-core: $(HAVE)-dev ## trees, windows and threads alone (EXTRAS= for a Python on which not every library exists)
-	$(PYTEST) tests/unit/core tests/unit/series tests/unit/test_audit.py -q $(ARGS)
+	$(PYTEST) tests/unit/core tests/unit/series $(addprefix tests/unit/test_,audit.py threads.py log_limiter.py ration.py) -q $(ARGS)
 
 test-one: $(HAVE)-dev ## the tests of one room: make test-one ROOM=trie
 	$(if $(ROOM),,$(error which room? make test-one ROOM=trie))

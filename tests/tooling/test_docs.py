@@ -87,6 +87,15 @@ def test_every_page_is_in_the_site():
     assert {str(page.relative_to(ROOT / "docs")) for page in PAGES} == menu
 
 
+def test_the_stress_of_threads_runs_without_the_gil():
+    """The forge's job for a free-threaded Python runs `make test-core` alone."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    recipe = re.search(r"^test-core:.*\n\t(.*)", makefile, re.MULTILINE)
+    assert recipe is not None
+    assert "threads.py" in recipe[1]
+    assert "make test-core EXTRAS=" in (ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8")
+
+
 @pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=name_of)
 def test_workflows_run_make_targets(workflow):
     """What a forge runs can be run anywhere."""
