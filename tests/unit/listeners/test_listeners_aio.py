@@ -232,8 +232,8 @@ def test_a_refused_peer_reads_the_reason_and_no_protocol_is_made(guard: Guard, a
 
 def test_a_refusal_may_be_made_of_the_verdict(guard: Guard) -> None:
     guard.policy = Script({"connect": BUSY})
-    door = counted(Echo, guard, refusal=lambda verdict: f"{verdict.code} {verdict.text}\n".encode())
-    with serving(door, listening.WAYS[0]) as (_, address), Peer(*address) as peer:
+    factory = counted(Echo, guard, refusal=lambda verdict: f"{verdict.code} {verdict.text}\n".encode())
+    with serving(factory, listening.WAYS[0]) as (_, address), Peer(*address) as peer:
         assert peer.rest() == b"421 busy\n"
 
 
@@ -250,7 +250,7 @@ def test_a_policy_that_raises_lets_in(guard: Guard) -> None:
         assert guard.failures == 1
 
 
-def doormen() -> list[object]:
+def pending_ones() -> list[object]:
     gc.collect()
     return [one for one in gc.get_objects() if isinstance(one, PendingConnection)]
 
@@ -266,7 +266,7 @@ def test_a_tarpit_does_not_stop_the_others(guard: Guard, audit: InboundAudit, wa
             assert audit.inbound_session_count(way.counted) == 2
         slow.reset()  # noticed at once, although its bytes are not read
         eventually(lambda: audit.total() == 0)
-        eventually(lambda: not doormen(), "the end of the timer that would have let it in")
+        eventually(lambda: not pending_ones(), "the end of the timer that would have let it in")
 
 
 def test_a_peer_that_stops_sending_in_a_tarpit_is_gone(guard: Guard, audit: InboundAudit) -> None:
@@ -280,7 +280,7 @@ def test_a_peer_that_stops_sending_in_a_tarpit_is_gone(guard: Guard, audit: Inbo
 
 @every_kind
 def test_what_came_during_a_tarpit_is_not_lost(guard: Guard, kind: type[Echo]) -> None:
-    """More than the door keeps: the rest waits in the kernel."""
+    """More than is kept: the rest waits in the kernel."""
     guard.policy = Script({"connect": SHORTLY})
     early = b"".join(b"%07d\n" % number for number in range(SessionBudget.max_early_bytes // 2))
     with serving(counted(kind, guard), listening.WAYS[0]) as (thread, address), Peer(*address) as peer:
@@ -680,10 +680,10 @@ def test_a_stream_through_tls(guard: Guard, audit: InboundAudit, tls: tuple[ssl.
 
 
 def test_a_gated_factory_is_a_factory_of_its_own(guard: Guard) -> None:
-    """Two servers may stand before one door."""
-    door = counted(Echo, guard)
-    assert isinstance(door, GatedFactory)
-    with serving(door, listening.WAYS[0]) as (_, one), serving(door, listening.WAYS[1]) as (_, two):
+    """Two servers may have one factory."""
+    factory = counted(Echo, guard)
+    assert isinstance(factory, GatedFactory)
+    with serving(factory, listening.WAYS[0]) as (_, one), serving(factory, listening.WAYS[1]) as (_, two):
         first, second = Peer(*one), Peer(*two)
         assert (first.line(), second.line()) == (b"hello\n", b"hello\n")
         assert guard.open == 2

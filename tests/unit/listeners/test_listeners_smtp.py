@@ -363,7 +363,7 @@ def test_a_stage_that_ends_the_connection_through_tls(
 
 
 @pytest.mark.parametrize("greeting", [b"EHLO", b"HELO"])
-def test_a_greeting_that_is_refused_opens_no_door(guard: Guard, greeting: bytes) -> None:
+def test_a_greeting_that_is_refused_allows_no_mail(guard: Guard, greeting: bytes) -> None:
     policy = guard.policy = Script()
     with mx(guard) as (_, address), greeted(address) as peer:
         assert peer.ask(b"HELO c.example").startswith(b"250")
