@@ -59,14 +59,8 @@ def show(
         view_options.say_if_no_process(name, view)
     output = Output()
     if as_json:
-        about: dict[str, object] = {
-            "audit": name,
-            "service_type": service,
-            "from": pid,
-            "node": node,
-            "cidr": None if network is None else str(network),
-            "count": count,
-        }
+        about: dict[str, object] = {"audit": name, "service_type": service, "from": pid, "node": node}
+        about |= {"cidr": None if network is None else str(network), "count": count}
         output.write(json_pieces(about, "tree", as_objects(rows)))
     elif reference:
         output.write([f"{heading(service, node or (None if pid is None else str(pid)))}\n"])

@@ -101,15 +101,7 @@ def _tls(settings: EngineSettings) -> dict[str, object]:
     }
 
 
-def configuration(settings: EngineSettings) -> dict[str, object]:
-    """What Zenoh is configured with, by its paths. Raises ClusterError for settings that can't be right."""
-    files = {"--tls-cert": settings.tls_cert, "--tls-key": settings.tls_key, "--tls-ca": settings.tls_ca}
-    missing = [option for option, file in files.items() if file is None]
-    tls = not missing
-    if missing and len(missing) < len(files):
-        raise ClusterError(f"{', '.join(files)} go together: {' and '.join(missing)} is missing")
-    if not settings.listen and not settings.join:
-        raise ClusterError("a node needs --listen, at which others reach it, or --join, at which it reaches them")
+def _check_addresses(settings: EngineSettings, tls: bool) -> None:
     for option, addresses in (("--listen", settings.listen), ("--join", settings.join)):
         for text in addresses:
             address = parse_address(option, text)
@@ -120,6 +112,18 @@ def configuration(settings: EngineSettings) -> dict[str, object]:
                     else f"{option} {text}: with --tls-cert every address begins with tls/"
                 )
             check_protected(option, text, address.host, tls, settings.insecure)
+
+
+def configuration(settings: EngineSettings) -> dict[str, object]:
+    """What Zenoh is configured with, by its paths. Raises ClusterError for settings that can't be right."""
+    files = {"--tls-cert": settings.tls_cert, "--tls-key": settings.tls_key, "--tls-ca": settings.tls_ca}
+    missing = [option for option, file in files.items() if file is None]
+    tls = not missing
+    if missing and len(missing) < len(files):
+        raise ClusterError(f"{', '.join(files)} go together: {' and '.join(missing)} is missing")
+    if not settings.listen and not settings.join:
+        raise ClusterError("a node needs --listen, at which others reach it, or --join, at which it reaches them")
+    _check_addresses(settings, tls)
     paths: dict[str, object] = {
         "mode": "peer",
         "listen/endpoints": list(settings.listen),

@@ -74,16 +74,9 @@ class LuaPolicy(ScriptPolicy):
         self._asked = self._host.asked
         self._known: set[Listener] = set()
         self._world = World(lua, ffi, max_memory)
-        self._world.build(
-            self._host.functions(),
-            {
-                "path": raw(sources.templates),
-                "max_steps": max_steps,
-                "max_hook_ms": max_hook_ms,
-                "max_sessions": max_sessions,
-                "suspended": raw(SUSPENDED),
-            },
-        )
+        bounds = {"max_steps": max_steps, "max_hook_ms": max_hook_ms, "max_sessions": max_sessions}
+        places = {"path": raw(sources.templates), "suspended": raw(SUSPENDED)}
+        self._world.build(self._host.functions(), {**bounds, **places})
         self._entry_points = self._world.entry_points
         self.implementation = self._world.implementation
         self._closed = False

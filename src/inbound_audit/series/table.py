@@ -89,8 +89,7 @@ class SeriesSet(_ipcount.SeriesTable):
         there is no room for the windows, and SharedStateError when the `state` directory can't be used: then the
         series counts, and nothing is kept.
         """
-        if isinstance(name, str):
-            name = str.__str__(name)  # a subclass such as StrEnum: the core takes exact texts
+        name = str.__str__(name) if isinstance(name, str) else name  # of StrEnum, say: the core takes exact texts
         wanted = Definition(name, type, interval, num_windows, serialize, replicate, persist, max_hosts, max_bytes)
         check(wanted)
         with self._lock:
