@@ -184,6 +184,21 @@ def test_root_names_the_user_of_an_audit() -> None:
         """)
 
 
+def test_an_audit_that_could_not_begin_or_has_ended_is_not_listed() -> None:
+    run_inside("""
+        from inbound_audit.cli import view_options
+
+        def user():
+            refused("not permitted", lambda: InboundAudit(shared="refused", group="root"))
+            InboundAudit(shared="ended").close()
+            kept = InboundAudit(shared="mail")
+            assert view_options._known_names("x") == " (there is: mail)"
+            assert not os.path.exists("/dev/shm/inbound_audit-refused")
+
+        as_user(NOBODY, user)
+        """)
+
+
 def test_a_members_file_is_safe_from_the_others_of_its_group() -> None:
     run_inside("""
         path = "/dev/shm/inbound_audit-mail"
