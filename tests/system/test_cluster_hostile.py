@@ -79,13 +79,15 @@ class ByZenoh:
     def __init__(self, joins: Sequence[str], at_end: ExitStack) -> None:
         programs = Hosts()
         at_end.callback(programs.kill)
+        self.kill = programs.kill
         self._program = Forger(programs, EngineSettings("test", "other", join=tuple(joins)))
-        eventually(lambda: self._program.run("len(list(session.info.peers_zid()))") == len(joins), "it has its links")
+        self.run = self._program.run
+        eventually(lambda: self.run("len(list(session.info.peers_zid()))") == len(joins), "it has its links")
 
     def __call__(self, said: Said) -> None:
         how = "congestion_control=__import__('zenoh').CongestionControl.BLOCK"
         frames = [(node, frame.hex()) for node, frame in said]
-        self._program.run(
+        self.run(
             f"[session.put(f'ia/test/{{node}}/d', bytes.fromhex(frame), {how}) for node, frame in {frames}] and None"
         )
 
@@ -117,10 +119,14 @@ class Cluster:
 
     @functools.cached_property
     def send(self) -> ByRedis | ByZenoh:
-        if self._server is not None:
-            return ByRedis(self._server, self._at_end)
-        listening = [host.options[host.options.index("--listen") + 1] for host in self.hosts]
-        return ByZenoh(listening, self._at_end)
+        return ByRedis(self._server, self._at_end) if self._server is not None else self.by_zenoh()
+
+    @property
+    def listening(self) -> list[str]:
+        return [host.options[host.options.index("--listen") + 1] for host in self.hosts]
+
+    def by_zenoh(self) -> ByZenoh:
+        return ByZenoh(self.listening, self._at_end)
 
     def interrupt(self) -> None:
         """Ends what mx1 is connected to, and starts it again."""
@@ -205,6 +211,34 @@ def test_forged_frames_and_floods_are_counted_as_no_session(either: Cluster) -> 
 
         eventually(listed, "the node of another version is listed")
         eventually(lambda: either.hosts[0].nodes().get("mx2") == ("heard", 2), "mx2 is heard")
+    either.check_agents()
+
+
+@pytest.mark.parametrize("either", ["zenoh"], indirect=True)
+def test_programs_that_end_without_a_word_leave_nothing(either: Cluster) -> None:
+    """Each has a connection of its own to mx1, says that it is alive, and is killed with the others."""
+    either.start()
+    one, number = either.audits[0], rounds(100, 1_000)
+    config = {
+        "mode": "client",
+        "connect": {"endpoints": either.listening[:1]},
+        "scouting": {"multicast": {"enabled": False}},
+    }
+    programs = either.by_zenoh()
+    programs.run("globals().update(zenoh=__import__('zenoh'))")
+    programs.run(f"globals().update(config=zenoh.Config.from_json5({json.dumps(config)!r}))")
+    programs.run(f"globals().update(all=[zenoh.open(config) for _ in range({number})])")
+    token = "liveliness().declare_token(f'ia/test/end{at}/alive')"
+    programs.run(f"globals().update(tokens=[one.{token} for at, one in enumerate(all)])")
+    programs.run(f"[one.put(f'ia/test/end{{at}}/d', {beat()!r}) for at, one in enumerate(all)] and None")
+    eventually(lambda: any(node.name == f"end{number - 1}" and node.counted for node in one.nodes), "it is heard")
+    programs.kill()
+    eventually(lambda: {node.name for node in one.nodes if node.counted} == {"mx1", "mx2"}, "they are gone")
+    tokens = "sorted(str(reply.ok.key_expr) for reply in session.liveliness().get('ia/test/*/alive'))"
+    after = either.by_zenoh()
+    eventually(lambda: after.run(tokens) == ["ia/test/mx1/alive", "ia/test/mx2/alive"], "no sign of life is left")
+    with either.audits[1].listener().session("192.0.2.2"):
+        either.agree(3)
     either.check_agents()
 
 
