@@ -1,6 +1,6 @@
 """Texts of limits and networks: `Limits` is made or refused with a reason, and then limits what its texts say.
 
-An input is lines ``network key=value``: a name or nothing, a prefix length or a prefix, a number.
+An input is lines ``network key=value``: a name or nothing, a prefix length or a prefix, a number or a limit over time.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def run(data: bytes) -> None:
             networks[name].setdefault("total", number(value))
     try:
         policy = Limits(default, exempt=exempt, networks=networks)
+        policy.prepare(audit)  # sooner or later it has no room for another monitor
     except PolicyError as error:
         assert str(error)
         return

@@ -505,6 +505,10 @@ cdef class Arena:
         cdef prefix.Prefix p = prefix_of(cidr)
         return trie.trie_count(&self.a, &p.address, p.length)
 
+    def bound(self, cidr, u32 enough):
+        cdef prefix.Prefix p = prefix_of(cidr)
+        return trie.trie_bound(&self.a, &p.address, p.length, enough)
+
     def seek(self, text, int up=1):
         """The nearest host at or beyond an address, or None."""
         cdef ip.Address a = address(text), out
@@ -1045,6 +1049,15 @@ cdef class Series:
         parts.whole = parts.before = 0
         sliding.add_parts(self.s, &span, &p, term, terms, &parts)
         return parts.whole, parts.before, sliding.sliding_count(&parts, &span)
+
+    def left_at_least(self, cidr, int64_t maximum):
+        """`(what is left, whether the current window alone has more)`."""
+        cdef prefix.Prefix p = prefix_of(cidr)
+        cdef sliding.Span span
+        cdef bint more = False
+        sliding.span_until(self.s, window.now_of(self.owner.o), &span)
+        left = sliding.left_at_least(self.s, &span, &p, maximum, &more)
+        return left, bool(more)
 
     def sliding_average(self, cidr):
         cdef prefix.Prefix p = prefix_of(cidr)

@@ -31,13 +31,14 @@ cimport inbound_audit._core.seqlock as seqlock
 cimport inbound_audit._core.series_change as series_change
 cimport inbound_audit._core.series_query as series_query
 cimport inbound_audit._core.sigbus as sigbus
+cimport inbound_audit._core.sliding as sliding
 cimport inbound_audit._core.sums as sums
 cimport inbound_audit._core.trees as trees
 cimport inbound_audit._core.trie as trie
 cimport inbound_audit._core.verify as verify
 cimport inbound_audit._core.walk as walk
 cimport inbound_audit._core.window as window
-from inbound_audit._core.bits cimport u32, u64, fetch_add64
+from inbound_audit._core.bits cimport u32, u64, acquire32, fetch_add64, publish32
 from inbound_audit._core.prefix cimport Prefix
 
 cdef extern from "<pthread.h>" nogil:
@@ -235,10 +236,23 @@ cdef void record_step(Worker *w) noexcept nogil:
         record_whole(w)
     elif s == TURNING:
         record_turning(w)
-    else:
+    elif draw(w, 4):
         code = series_change.change(series[FOLDED], &host[draw_host(w)], by, tick(owner), NULL, 0, &number)
         check(code == codes.OK, "a series that folds has room")
         w.folded += by
+    else:
+        record_in_monitors(w)
+
+
+cdef void record_in_monitors(Worker *w) noexcept nogil:
+    """A connection that is bound anew, in as many monitors as there are: the keeper adds one."""
+    cdef u32 monitors = acquire32(&owner.monitors)
+    cdef int64_t numbers[2]
+    cdef int i = draw_host(w)
+    series_change.record_event(owner, monitors, model.CONNECTIONS, &host[i], 1, tick(owner), numbers)
+    check(numbers[0] == monitors, "a connection is in the monitors that were seen")
+    series_change.move_connection(owner, &host[i], &host[draw_host(w)], numbers)
+    w.folded += monitors
 
 
 # ---- readers: without a lock
@@ -247,6 +261,8 @@ cdef void count_step(Worker *w) noexcept nogil:
     cdef int i = <int>draw(w, STEADY), code
     cdef int64_t count = 0
     cdef model.ia_ac ac
+    cdef sliding.Span span
+    cdef bint more
     cdef Prefix p = alone(i)
     check(sums.tree_count(tree[PRIVATE], &p) == 1, "a steady host has one session")
     check(sums.tree_count(tree[FILED], &p) == 1, "a steady host has one session in the file")
@@ -264,6 +280,8 @@ cdef void count_step(Worker *w) noexcept nogil:
     check(code == codes.OK, "a series is counted")
     window.range_count(series[i], tick(owner), 0, SLOTS - 1, &p)
     series_query.sliding_average(series[i], window.now_of(owner), &p)
+    sliding.span_until(series[i], window.now_of(owner), &span)
+    sliding.left_at_least(series[i], &span, &p, <int64_t>draw(w, 64), &more)
 
 
 cdef void check_rows(const walk.Rows *rows, int version) noexcept nogil:
@@ -390,6 +408,13 @@ cdef void change_lists(Worker *w) noexcept nogil:
     seqlock.unlock(&owner.lock)
 
 
+cdef void add_monitor() noexcept nogil:
+    """The series that folds becomes that of a monitor."""
+    if owner.monitors == 0:
+        owner.monitor[0][<int>model.CONNECTIONS] = series[FOLDED]
+        publish32(&owner.monitors, 1)
+
+
 cdef void keep_step(Worker *w) noexcept nogil:
     cdef int i = draw_host(w)
     cdef u64 what = draw(w, 256)
@@ -399,6 +424,8 @@ cdef void keep_step(Worker *w) noexcept nogil:
         forget(w, COMING)
     elif what == 1 and sections < MAX_SECTIONS:
         share(COMING)
+    elif what == 3:
+        add_monitor()
     elif what == 2:
         for i in range(HOSTS):
             close_sessions(w, COMING, i, w.opened[COMING][i])

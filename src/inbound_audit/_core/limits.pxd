@@ -25,7 +25,7 @@ from inbound_audit._core.bits cimport u32, u64, acquire32, high_bits
 from inbound_audit._core.model cimport SMTP, Owner, Series, Term, Tree, ia_ac, load_series, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.query cimport peer_of
-from inbound_audit._core.sliding cimport Parts, Span, add_parts, is_more, sliding_count, span_until
+from inbound_audit._core.sliding cimport Parts, Span, add_parts, left_at_least, sliding_count, span_until
 from inbound_audit._core.sums cimport listener_total, sum_trees, tree_sum
 from inbound_audit._core.trees cimport service_trees, trees_of_cluster
 from inbound_audit._core.window cimport now_of
@@ -227,6 +227,19 @@ cdef inline void count_over_time(
             sum_over_time(limit, events, span, NULL, t.term[v6], t.terms[v6], out)
 
 
+cdef inline int64_t left_over_time(
+    const Limit *limit, Series *events, const Span *span, const Prefix *p, bint *more
+) noexcept nogil:
+    """As `left_at_least`, of what the limit counts in all networks together."""
+    cdef int64_t left = left_at_least(events, span, p, limit.maximum, more)
+    cdef bint _more
+    if limit.kind >= CLUSTER_TIMED_PREFIX_LIMIT:
+        events = load_series(&events.remote)
+        if events != NULL:
+            left = left_at_least(events, span, p, left, &_more)
+    return left
+
+
 cdef inline bint passes_over_time(
     const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac, int64_t now
 ) noexcept nogil:
@@ -235,6 +248,7 @@ cdef inline bint passes_over_time(
     cdef Prefix p
     cdef Parts parts
     cdef Span span
+    cdef bint more = False
     if is_of_prefix(limit) and limit.length[ac.version == 6] < 0:
         return False
     events = monitored(limit, ac.tree.owner)
@@ -243,15 +257,12 @@ cdef inline bint passes_over_time(
     span_until(events, now, &span)
     if is_of_prefix(limit):
         prefix_of_limit(limit, ac, &p)
-        parts.whole = parts.before = 0
-        sum_over_time(limit, events, &span, &p, NULL, 0, &parts)
-        # With the events of other networks it is not less, as in `passes`.
-        if not is_more(&parts, &span, limit.maximum):
+        if left_over_time(limit, events, &span, &p, &more) >= 0:
             return False
-        if s.nodes == 0:
+        if more and s.nodes == 0:
             return True
     count_over_time(s, limit, table, node, ac, events, &span, &parts)
-    return is_more(&parts, &span, limit.maximum)
+    return sliding_count(&parts, &span) > limit.maximum
 
 
 # ---- what is asked

@@ -13,12 +13,16 @@ Lock rule: none.
 
 from libc.stdint cimport int64_t
 
-from inbound_audit._core.bits cimport u64, load64, store64
+from inbound_audit._core.bits cimport u32, u64, acquire64, load64, store64
 from inbound_audit._core.clock cimport SECOND_US, window_number
 from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport Ring, Series, Term, Tree, load_ring, load_tree
 from inbound_audit._core.prefix cimport Prefix
-from inbound_audit._core.window cimport ring_now, window_sum
+from inbound_audit._core.sums cimport tree_bound
+from inbound_audit._core.window cimport ring_now, slot_of, window_sum
+
+cdef enum:
+    MAX_BOUND = 0x7FFFFFFF  # of the count at which a walk ends early
 
 # The seconds of one window up to now.
 cdef struct Span:
@@ -65,11 +69,36 @@ cdef inline void add_parts(
         r = load_ring(&r.next)
 
 
+cdef inline int64_t left_of_window(Tree *t, int64_t number, const Prefix *p, int64_t left) noexcept nogil:
+    """`left` less a bound of what was added below a prefix in a window: more is left than that if it is not negative.
+
+    A tree that holds another window has nothing of this one. One that is emptied meanwhile has less than was read.
+    """
+    if t == NULL or left < 0 or acquire64(<u64 *>&header(&t.arena).number) != <u64>number:
+        return left
+    return left - tree_bound(t, p, <u32>(left if left < MAX_BOUND else MAX_BOUND))
+
+
+cdef inline int64_t left_at_least(
+    Series *s, const Span *span, const Prefix *p, int64_t maximum, bint *more
+) noexcept nogil:
+    """How many events more are surely within a maximum; negative: that takes exact counts, unless there are `more`.
+
+    Most sessions are far below their limits, so that each walk ends early; or, under attack, one window alone has more
+    than the maximum. The window before counts whole.
+    """
+    cdef Ring *r = load_ring(&s.first)
+    cdef int64_t current = 0, left = maximum, after
+    more[0] = False
+    while r != NULL:
+        if ring_now(r, span.number, &current):
+            after = left_of_window(load_tree(&r.tree[2 * slot_of(current, s.slots)]), current, p, left)
+            more[0] = more[0] or (left == maximum and after < 0)  # no bound has been subtracted before: it is exact
+            left = left_of_window(load_tree(&r.tree[2 * slot_of(current - 1, s.slots)]), current - 1, p, after)
+        r = load_ring(&r.next)
+    return left
+
+
 cdef inline int64_t sliding_count(const Parts *parts, const Span *span) noexcept nogil:
     """The share of the window before is rounded down: exact up to 2**53 microseconds x events, then to one event."""
     return parts.whole + <int64_t>(<double>parts.before * <double>span.left_us / <double>span.width_us)
-
-
-cdef inline bint is_more(const Parts *parts, const Span *span, int64_t maximum) noexcept nogil:
-    """Whether the sum is more than a maximum. In most cases it can't be, whatever the share is."""
-    return parts.whole + parts.before > maximum and sliding_count(parts, span) > maximum

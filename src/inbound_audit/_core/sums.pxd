@@ -10,9 +10,9 @@ from inbound_audit._core.bits cimport u32, u64, pause
 from inbound_audit._core.layout cimport Arena, header
 from inbound_audit._core.model cimport Term, Tree, load_tree
 from inbound_audit._core.prefix cimport Prefix
-from inbound_audit._core.seqlock cimport BESIDE_UPDATE, EXACT, READ_TRIES, read_begin, read_end
+from inbound_audit._core.seqlock cimport BESIDE_UPDATE, EXACT, READ_TRIES, read_begin, read_end, read_stood
 from inbound_audit._core.trees cimport service_trees
-from inbound_audit._core.trie cimport trie_count
+from inbound_audit._core.trie cimport trie_bound, trie_count
 
 
 cdef inline int64_t sum_terms(const Arena *a, const Term *term, size_t terms) noexcept nogil:
@@ -48,6 +48,19 @@ cdef inline int64_t tree_count(Tree *t, const Prefix *p) noexcept nogil:
             stood = True
         pause()
     return sound if stood else seen  # model: seqlock/give_up
+
+
+cdef inline int64_t tree_bound(Tree *t, const Prefix *p, u32 enough) noexcept nogil:
+    """At least the sessions below a prefix in one tree: exactly so many if the result is more than `enough`.
+
+    Beside a writer it is the count of `tree_count`.
+    """
+    cdef u64 *seq = &header(&t.arena).seq
+    cdef u64 began = read_begin(seq)
+    cdef u32 seen = trie_bound(&t.arena, &p.address, p.length, enough)
+    if began & 1 == 0 and read_stood(seq, began):
+        return seen
+    return tree_count(t, p)
 
 
 cdef inline int64_t tree_sum(Tree *t, const Prefix *p, const Term *term, size_t terms) noexcept nogil:

@@ -40,40 +40,64 @@ cdef struct Retired:
     u8 size_class[MAX_RETIRED]
 
 
-cdef inline u32 count_prefix(const Arena *a, bint v6, u64 hi, u64 lo, int length) noexcept nogil:
-    """Sessions below a prefix. O(length), also while a writer changes what it reads, and in damaged bytes."""
-    cdef u32 reach = reach_of(a)
-    cdef u64 e = acquire64(&header(a).root[v6])
+cdef inline bint go_down(
+    const Arena *a, bint v6, u64 hi, u64 lo, int length, u32 reach, u64 *e, int *depth, u32 *count
+) noexcept nogil:
+    """One level towards a prefix, from the child `e`. False: `count` has the sessions below the prefix."""
     cdef u64 *at
     cdef Node *n
     cdef Key k
-    cdef int depth = 0, next_depth
+    cdef int next_depth
+    count[0] = 0
+    if not is_node(e[0]):
+        if tag_of(e[0]) != TAG_NONE:
+            k = host_of(a, v6, e[0], hi, lo)
+            count[0] = 0 if differ(k.hi, k.lo, hi, lo, length) else count_of(e[0])
+        return False
+    if unit_of(e[0]) >= reach:
+        return False
+    n = <Node *>block(a, unit_of(e[0]))
+    next_depth = load8(&n.depth)
+    if next_depth != depth[0]:
+        k = path_of(n, v6)
+        if next_depth < depth[0] or next_depth > last_byte(v6):
+            return False
+        depth[0] = next_depth
+        if differ(k.hi, k.lo, hi, lo, length if length < 8 * next_depth else 8 * next_depth):
+            return False
+        if length <= 8 * next_depth:
+            count[0] = count_of(e[0])
+            return False
+    if length < 8 * next_depth + 8:
+        count[0] = sum_below(n, v6, tag_of(e[0]) == TAG_FULL, byte_at(hi, lo, next_depth), length - 8 * next_depth)
+        return False
+    at = find(n, v6, tag_of(e[0]) == TAG_FULL, byte_at(hi, lo, next_depth))
+    if at == NULL:
+        return False
+    e[0] = acquire64(at)
+    depth[0] += 1
+    return True
+
+
+cdef inline u32 count_prefix(const Arena *a, bint v6, u64 hi, u64 lo, int length) noexcept nogil:
+    """Sessions below a prefix. O(length), also while a writer changes what it reads, and in damaged bytes."""
+    cdef u32 reach = reach_of(a), count = 0
+    cdef u64 e = acquire64(&header(a).root[v6])
+    cdef int depth = 0
     while length > 8 * depth:
-        if not is_node(e):
-            if tag_of(e) == TAG_NONE:
-                return 0
-            k = host_of(a, v6, e, hi, lo)
-            return 0 if differ(k.hi, k.lo, hi, lo, length) else count_of(e)
-        if unit_of(e) >= reach:
-            return 0
-        n = <Node *>block(a, unit_of(e))
-        next_depth = load8(&n.depth)
-        if next_depth != depth:
-            k = path_of(n, v6)
-            if next_depth < depth or next_depth > last_byte(v6):
-                return 0
-            depth = next_depth
-            if differ(k.hi, k.lo, hi, lo, length if length < 8 * depth else 8 * depth):
-                return 0
-            if length <= 8 * depth:
-                return count_of(e)
-        if length < 8 * depth + 8:
-            return sum_below(n, v6, tag_of(e) == TAG_FULL, byte_at(hi, lo, depth), length - 8 * depth)
-        at = find(n, v6, tag_of(e) == TAG_FULL, byte_at(hi, lo, depth))
-        if at == NULL:
-            return 0
-        e = acquire64(at)
-        depth += 1
+        if not go_down(a, v6, hi, lo, length, reach, &e, &depth, &count):
+            return count
+    return count_of(e)
+
+
+cdef inline u32 bound_prefix(const Arena *a, bint v6, u64 hi, u64 lo, int length, u32 enough) noexcept nogil:
+    """As `count_prefix`, until a prefix around it has at most `enough` sessions: then so many."""
+    cdef u32 reach = reach_of(a), count = 0
+    cdef u64 e = acquire64(&header(a).root[v6])
+    cdef int depth = 0
+    while length > 8 * depth and count_of(e) > enough:
+        if not go_down(a, v6, hi, lo, length, reach, &e, &depth, &count):
+            return count
     return count_of(e)
 
 
@@ -340,3 +364,10 @@ cdef inline u32 trie_count(const Arena *a, const Address *address, int length) n
     if address.version == 4:
         return count_prefix(a, False, address.hi, address.lo, length)
     return count_prefix(a, True, address.hi, address.lo, length)
+
+
+cdef inline u32 trie_bound(const Arena *a, const Address *address, int length, u32 enough) noexcept nogil:
+    """At least the sessions below a prefix: exactly so many if the result is more than `enough`. As `trie_count`."""
+    if address.version == 4:
+        return bound_prefix(a, False, address.hi, address.lo, length, enough)
+    return bound_prefix(a, True, address.hi, address.lo, length, enough)

@@ -68,3 +68,24 @@ def test_any_number_of_windows(owner: inner.Owner) -> None:
     assert series.sliding_sum("192.0.2.7") == (10000, 1000, 11000)
     assert [series.slot_of(number) for number in (-4, -3, -1, 0, 5)] == [2, 0, 2, 0, 2]
     assert [inner.Series(owner, 300, 4, name=b"other").slot_of(n) for n in (-5, -4, -1, 0, 7)] == [3, 0, 3, 0, 3]
+
+
+def test_a_bound_is_enough_if_it_is_within_the_maximum(owner: inner.Owner, series: inner.Series) -> None:
+    """What is left is never more than there is; the window before counts whole."""
+    for host, count in (("192.0.2.7", 3), ("192.0.2.200", 5), ("192.0.3.7", 7), ("192.7.7.7", 11), ("10.1.1.1", 13)):
+        series.change(host, count)
+    owner.set_time(3300 + 150)
+    series.change("192.0.2.7", 2)
+    for cidr, count, now in (
+        ("192.0.2.7", 5, 2),
+        ("192.0.2.0/24", 10, 2),
+        ("192.0.2.0/23", 17, 2),
+        ("198.51.100.7", 0, 0),
+    ):
+        for maximum in range(50):
+            left, more = series.left_at_least(cidr, maximum)
+            assert left < 0 or left <= maximum - count
+            assert more == (now > maximum)
+        assert series.left_at_least(cidr, 2**62)[0] >= 0
+    owner.set_time(3900)
+    assert series.left_at_least("192.0.2.0/24", 0) == (0, False)

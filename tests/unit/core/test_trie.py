@@ -9,9 +9,10 @@ import re
 from fractions import Fraction
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from tests.support import inner
 from tests.support.effort import effort
 from tests.support.gold import GoldCounter, unmapped
 from tests.support.strategies import addresses, length_for
@@ -271,3 +272,16 @@ def test_the_console_s_example():
         (13, "10.0.0.176/32"),
         (14, "10.0.0.180/32"),
     ]
+
+
+@given(st.lists(addresses, max_size=40), st.lists(addresses, min_size=1, max_size=5), st.data())
+def test_a_bound_is_exact_beyond_what_is_enough(remotes, asked, data):
+    arena = inner.Arena()
+    for remote in remotes:
+        arena.add(str(remote))
+    for address in map(unmapped, (*asked, *remotes[:5])):
+        cidr = f"{address}/{data.draw(length_for(address))}"
+        count = arena.count(cidr)
+        for enough in (0, 1, 2, 5, 100):
+            bound = arena.bound(cidr, enough)
+            assert bound == count or count < bound <= enough
