@@ -63,7 +63,7 @@ INLINED = {
         "matches",
     ],
     "path": ["fits_suffix", "shift_counts"],
-    "trie": ["trie_count", "trie_bound", "go_down"],
+    "trie": ["trie_count", "trie_bound"],
     "trees": ["trees_of", "find_service"],
     "query": ["peer_of"],
     "window": ["slot_of", "in_view", "window_count"],
