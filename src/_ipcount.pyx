@@ -57,8 +57,11 @@ cimport inbound_audit._core.verify as verify
 cimport inbound_audit._core.ranges as ranges
 cimport inbound_audit._core.limits as limits
 cimport inbound_audit._core.reply as reply
+cimport inbound_audit._core.own_socket as own_socket
 cimport inbound_audit._core.gate_queue as gate_queue
+cimport inbound_audit._core.gate_model as gate_model
 cimport inbound_audit._core.gate_connection as gate_connection
+cimport inbound_audit._core.gate_lane as gate_lane
 cimport inbound_audit._core.gate as gate
 from inbound_audit._core.bits cimport u8, u16, u32, u64
 
@@ -117,5 +120,8 @@ include "inbound_audit/_ext/node_tree.pxi"
 include "inbound_audit/_ext/cluster_series.pxi"
 include "inbound_audit/_ext/networks.pxi"
 include "inbound_audit/_ext/limits.pxi"
+include "inbound_audit/_ext/gate_forks.pxi"
+include "inbound_audit/_ext/gate_rules.pxi"
+include "inbound_audit/_ext/gate_news.pxi"
 include "inbound_audit/_ext/gate.pxi"
 include "inbound_audit/_ext/lua.pxi"

@@ -12,9 +12,12 @@ from libc.stdlib cimport atoll, calloc, exit
 
 cimport inbound_audit._core.gate as gate
 cimport inbound_audit._core.gate_connection as gate_connection
+cimport inbound_audit._core.gate_lane as gate_lane
+cimport inbound_audit._core.gate_model as gate_model
 cimport inbound_audit._core.gate_queue as gate_queue
 cimport inbound_audit._core.limits as limits
 cimport inbound_audit._core.model as model
+cimport inbound_audit._core.own_socket as own_socket
 cimport inbound_audit._core.reply as reply
 cimport inbound_audit._core.seqlock as seqlock
 cimport inbound_audit._core.sums as sums
@@ -35,8 +38,8 @@ cdef enum:
     THREADS = 5
     MAX_OPEN = 2            # of a host
 
-cdef gate_connection.Gate *it
-cdef gate_connection.Rules rules[2]
+cdef gate_model.Gate *it
+cdef gate_model.Rules rules[2]
 cdef limits.LimitSet set
 cdef u16 port
 cdef u64 steps
@@ -63,7 +66,7 @@ cdef void *be_a_peer(void *given) noexcept nogil:
 
 
 cdef void end_connection(gate_queue.Connection *c) noexcept nogil:
-    gate_queue.close_file(c.fd)
+    own_socket.close_socket(&c.socket)
     gate_connection.take_back(c)
     fetch_add64(&taken, 1)
 
@@ -79,12 +82,12 @@ cdef void *be_the_taker(void *_) noexcept nogil:
             n -= 1
             end_connection(&held[n])
         elif n:
-            gate.wait_for(it.queue.ready, 1)
+            own_socket.wait_for(it.queue.reads.fd, 1)
             if load32(&it.queue.size) == 0:
                 n -= 1
                 end_connection(&held[n])
         else:
-            gate.wait_for(it.queue.ready, 10)
+            own_socket.wait_for(it.queue.reads.fd, 10)
     while n:
         n -= 1
         end_connection(&held[n])
@@ -97,7 +100,7 @@ cdef void *be_the_exchanger(void *_) noexcept nogil:
     while not acquire32(&over):
         turn += 1
         for i in range(LANES):
-            gate.lock_lane(&it.lane[i])
+            gate_lane.lock_lane(&it.lane[i])
             it.lane[i].rules = &rules[turn % 2]
             gate_queue.unlock_mutex(&it.lane[i].lock)
         if turn % 4 == 0:
@@ -108,15 +111,15 @@ cdef void *be_the_exchanger(void *_) noexcept nogil:
                 check(it.lane[i].hand == -1, "no connection is in the middle of a batch")
             gate.let_go_of_descriptors(it)
             gate.let_go(it)
-        gate.wait_for(it.stop, 1)
+        gate_lane.rest(1)
     return NULL
 
 
 cdef void *be_the_counter(void *_) noexcept nogil:
     cdef u64 before = 0
     while not acquire32(&over):
-        check(gate.news_of(it) >= before, "figures never decrease")
-        before = gate.news_of(it)
+        check(gate_lane.news_of(it) >= before, "figures never decrease")
+        before = gate_lane.news_of(it)
         check(sums.tree_total(it.tree) >= 0, "a count is none below zero")
         seqlock.sched_yield()
     return NULL
@@ -126,7 +129,7 @@ cdef void make_reply(reply.Reply *r, const char *text, u32 size) noexcept nogil:
     r.part[0].words.text, r.part[0].words.size, r.parts = text, size, 1
 
 
-cdef void set_up(gate_connection.Gate *g) noexcept nogil:
+cdef void set_up(gate_model.Gate *g) noexcept nogil:
     global it
     cdef model.Owner *owner = <model.Owner *>calloc(1, sizeof(model.Owner))
     cdef int listening = listen_somewhere(&port), i
@@ -140,12 +143,12 @@ cdef void set_up(gate_connection.Gate *g) noexcept nogil:
     set.tables, set.table.end, set.limit.length[0], set.limit.maximum = 1, 1, 32, MAX_OPEN
     for i in range(2):
         rules[i].limits = &set
-        rules[i].networks = <gate_connection.Ranges *>calloc(2, sizeof(gate_connection.Ranges))
+        rules[i].networks = <gate_model.Ranges *>calloc(2, sizeof(gate_model.Ranges))
         rules[i].names = <reply.Words *>calloc(1, sizeof(reply.Words))
         make_reply(&rules[i].refusal, "over\n", 5)
         make_reply(&rules[i].busy, "busy!\n", 6)
         rules[i].number = i + 1
-    g.linger = gate_connection.DRAIN  # peers that have spoken read their reply
+    g.linger = gate_model.DRAIN  # peers that have spoken read their reply
     check(gate.open_gate(g, BACKLOG, &listening) == 0, "a gate begins")
     it = g
 
@@ -169,12 +172,12 @@ cdef void check_all() noexcept nogil:
 cdef public int main(int count, char **word) noexcept nogil:
     global steps
     cdef void *(*job[THREADS])(void *) noexcept nogil
-    cdef gate_connection.Thread thread[THREADS]
+    cdef gate_model.Thread thread[THREADS]
     cdef int i
     check(count == 3, "usage: gate_races STEPS SEED")
     steps = <u64>atoll(word[1])
     job[0], job[1], job[2], job[3], job[4] = be_a_peer, be_a_peer, be_the_taker, be_the_exchanger, be_the_counter
-    set_up(<gate_connection.Gate *>calloc(1, sizeof(gate_connection.Gate)))
+    set_up(<gate_model.Gate *>calloc(1, sizeof(gate_model.Gate)))
     for i in range(THREADS):
         check(gate.start_thread(&thread[i], job[i], <void *><u64>(i + atoll(word[2]))) == 0, "a thread is started")
     for i in range(PEERS):
@@ -183,7 +186,7 @@ cdef public int main(int count, char **word) noexcept nogil:
     for i in range(PEERS, THREADS):
         gate.join_thread(thread[i], NULL)
     gate.end_gate(it)
-    gate_queue.close_ready(&it.queue)
+    gate_queue.close_queue(&it.queue)
     check_all()
     printf("%lld connections, each has one end; every count is the sum of the tallies\n", <long long>(PEERS * steps))
     return 0

@@ -18,7 +18,8 @@ cimport inbound_audit._core.clock as clock
 cimport inbound_audit._core.cluster_window as cluster_window
 cimport inbound_audit._core.coalesce as coalesce_
 cimport inbound_audit._core.codes as codes
-cimport inbound_audit._core.gate_connection as gate_connection
+cimport inbound_audit._core.own_socket as own_socket
+cimport inbound_audit._core.gate_model as gate_model
 cimport inbound_audit._core.gate_queue as gate_queue
 cimport inbound_audit._core.hosts as hosts_
 cimport inbound_audit._core.kept_file as kept_file
@@ -58,7 +59,7 @@ CODES = range(codes.OTHER_FAMILY, 0)
 UNIT, HEADER_UNITS, GRAIN, PAGE = layout.UNIT, layout.HEADER_UNITS, mapping.GRAIN, layout.PAGE
 LARGEST_UNITS, MIN_CAPACITY = layout.LARGEST_UNITS, layout.MIN_CAPACITY
 MAX_REPLY_BYTES, MAX_FIELD_BYTES = reply.MAX_REPLY_BYTES, reply.MAX_FIELD_BYTES
-MAX_DRAINED = gate_connection.MAX_DRAINED
+MAX_DRAINED = gate_model.MAX_DRAINED
 UNITS = [layout.UNITS[i] for i in range(layout.CLASSES)]
 BY_SIZE = [layout.BY_SIZE[i] for i in range(layout.CLASSES)]
 SLOTS = [node.SLOTS[i] for i in range(node.GRADE_FULL + 1)]
@@ -1105,6 +1106,20 @@ def write_reply(list parts not None, peer, bytes limit, int64_t count):
     return bytes(out[:size])
 
 
+cdef class OwnSocket:
+    cdef own_socket.OwnSocket s
+
+    def __cinit__(self, int number):
+        own_socket.own(&self.s, number)
+
+    @property
+    def is_own(self):
+        return own_socket.is_own(&self.s)
+
+    def close(self):
+        own_socket.close_socket(&self.s)
+
+
 cdef class GateQueue:
     """Connections are known here by their descriptors alone, which are only numbers."""
 
@@ -1115,18 +1130,18 @@ cdef class GateQueue:
             raise MemoryError
 
     def __dealloc__(self):
-        gate_queue.close_ready(&self.q)
+        gate_queue.close_queue(&self.q)
         free(self.q.place)
 
     def push(self, int number):
         cdef gate_queue.Connection c
         memset(&c, 0, sizeof(c))
-        c.fd = number
+        c.socket.fd = number
         return bool(gate_queue.push(&self.q, &c))
 
     def pop(self):
         cdef gate_queue.Connection c
-        return c.fd if gate_queue.pop(&self.q, &c) else None
+        return c.socket.fd if gate_queue.pop(&self.q, &c) else None
 
     def set_news(self, bint news):
         gate_queue.set_news(&self.q, news)
@@ -1136,7 +1151,7 @@ cdef class GateQueue:
 
     @property
     def ready(self):
-        return self.q.ready
+        return self.q.reads.fd
 
     @property
     def size(self):

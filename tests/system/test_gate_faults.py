@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import random
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from tests.support.faults import environment
 from tests.support.forking import UNDER_ASAN
 from tests.support.gates import connect, end, gated, reset, said, take_all
 from tests.support.listening import warnings_kept
@@ -19,9 +22,12 @@ from tests.support.sharing import NAME, Worker, Workers, rounds
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Limits
+from inbound_audit.listeners.gate import Gate
 from inbound_audit.shared import View
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")]
+
+ROOT = Path(__file__).parents[2]
 
 forks_beside_threads = pytest.mark.skipif(UNDER_ASAN, reason="AddressSanitizer's locks don't outlive a fork")
 
@@ -301,6 +307,80 @@ for _ in range({rounds(20, 500)}):
             thread.join()
     worker.do("gate.close()")
     assert worker.do("audit.total()") == 0
+
+
+# ---- other code of the process
+
+
+@pytest.mark.parametrize("linger", ["close", "drain"])
+def test_a_process_that_closes_all_its_descriptors_has_no_gate(linger: str) -> None:
+    """As a program does that becomes a daemon. What it opens then stays open, and no thread of the gate runs on."""
+    script = f"""
+from tests.support.gates import connect, descriptors, tasks
+running = tasks()
+limits = Limits({{"/32": 0}}, exempt=["127.0.0.2"])
+gate = Gate(audit.listener("SMTP"), limits, [listening], threads=2, linger={linger!r})
+peers = [connect(listening.getsockname()[1], f"127.0.0.{{i}}") for i in (1, 2) * 3]
+eventually(lambda: gate.waiting == gate.refused == 3, "all six")
+most = descriptors() + 50
+os.closerange(3, most)
+reads, writes = os.pipe()
+kept = [os.dup(reads) for _ in range(most)]
+assert gate.get() == []
+eventually(lambda: gate.closed and not gate._is_lost and tasks() <= running, "its end")
+gate.close()
+del gate
+gc.collect()
+os.write(writes, b"x")
+assert os.read(reads, 10) == b"x"
+assert all(os.path.sameopenfile(reads, each) for each in kept)
+assert audit.total() == 0
+for each in [listening, *peers]:
+    each.detach()
+print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE + script], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "other code of this process has closed a descriptor" in done.stderr
+
+
+def test_whoever_else_accepts_from_the_same_socket_has_what_the_gate_has_not(audit: InboundAudit) -> None:
+    """Each connection has one end, and the socket its own time again."""
+    script = """
+import select, socket, sys
+listening = socket.socket(fileno=int(sys.argv[1]))
+print("begun", flush=True)
+while True:
+    select.select([listening], [], [])
+    try:
+        connection, _ = listening.accept()
+    except BlockingIOError:
+        continue  # the gate was first
+    connection.settimeout(60)
+    connection.sendall(b"other")
+    connection.close()
+"""
+    time_s = socket.SOL_SOCKET, socket.SO_RCVTIMEO
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
+        listening.setsockopt(*time_s, struct.pack("ll", 5, 0))
+        before, number = listening.getsockopt(*time_s, 16), listening.fileno()
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(number)], pass_fds=[number], stdout=subprocess.PIPE
+        ) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"begun\n"
+            with Gate(audit.listener("SMTP"), Limits({"/32": 0}), [listening], threads=2, refusal=b"gate") as gate:
+                ends = []
+                for _ in range(rounds(300, 20_000)):
+                    with connect(listening.getsockname()[1]) as peer:
+                        ends.append(said(peer))
+                assert set(ends) <= {b"gate", b"other"}
+                eventually(lambda: ends.count(b"gate") == gate.opened == gate.refused, "the last refusal")
+            other.kill()
+        assert listening.getsockopt(*time_s, 16) == before
+    assert audit.total() == 0
 
 
 # ---- processes that count together

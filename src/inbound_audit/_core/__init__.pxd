@@ -44,8 +44,13 @@
 #   ranges          longest-prefix match over a list of networks that never changes
 #   limits          limits that are checked at accept, and which sessions count in which
 #   reply           what a refused peer is sent
+#   own_socket      a socket of ours that other code may close
 #   gate_queue      the connections that a gate has let in and Python has not taken
-#   gate_connection  one connection of a gate, and the structures of a gate
-#   gate            threads that accept, count, ask the limits and refuse
+#   gate_model      the structures of a gate, and its bounds
+#   gate_drain      refused connections whose socket is not closed yet
+#   gate_connection  one connection of a gate: counted, asked about, refused or put into the queue
+#   gate_sockets    what a lane of a gate waits on: made anew when other code has closed it
+#   gate_lane       a thread of a gate: accepts in batches, and waits
+#   gate            all threads of a gate, from its beginning to its end, and forks
 #
 # Everything here is `noexcept nogil`: it returns codes, uses no Python object and can't raise.

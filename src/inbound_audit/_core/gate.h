@@ -1,35 +1,32 @@
-/* What a gate asks of the system: what the rooms `gate_queue` and `gate` declare. No call here waits, but for `ia_wait`,
-   `ia_wait_for` and `ia_rest`, and `ia_accept` for IA_ACCEPT_MS at most. Each returns -errno on failure. Elsewhere than on Linux there is no gate: `ia_event` fails. */
+/* What a gate asks of the system: what the rooms of the gate declare. No call here waits, but for `ia_wait` and
+   `ia_rest`, and `ia_accept` for IA_ACCEPT_MS at most. Each returns -errno on failure. Elsewhere than on Linux there is no
+   gate: `ia_pair` fails. */
 #ifndef INBOUND_AUDIT_GATE_H
 #define INBOUND_AUDIT_GATE_H
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "own_socket.h"
+
 #ifdef __linux__
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
+#include <sys/syscall.h>
 #else
-enum { EPOLLIN = 1 };
+enum { EPOLLIN = 1, EPOLLOUT = 4 };
 struct epoll_event {
     uint32_t events;
     union { uint64_t u64; } data;
 };
-#endif
-
-#ifndef MSG_NOSIGNAL
-#define MSG_NOSIGNAL 0
 #endif
 
 enum { IA_STACK_BYTES = 1 << 19, IA_READ_MOST = 1 << 14, IA_ACCEPT_MS = 20 };
@@ -55,52 +52,30 @@ static inline int64_t ia_monotonic_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* A second descriptor of the same open file. */
-static inline int ia_second(int fd)
-{
-    const int made = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    return made < 0 ? -errno : made;
-}
-
-/* Stores the number of the open socket or file. Returns 0, or -errno: -EBADF for a descriptor that is closed. */
-static inline int ia_inode(int fd, uint64_t *out)
-{
-    struct stat found;
-    if (fstat(fd, &found))
-        return -errno;
-    *out = (uint64_t)found.st_ino;
-    return 0;
-}
-
-/* Whether the descriptor is that of the same open socket still. If the system can't say, it is. */
-static inline int ia_is_same(int fd, uint64_t inode)
-{
-    uint64_t now = inode;
-    return ia_inode(fd, &now) != -EBADF && now == inode;
-}
-
-/* Closes that found their descriptor closed already; atomic. Each descriptor is closed once, so there are none. */
-static uint64_t ia_lost;
-
-static inline void ia_close(int fd)
-{
-    if (close(fd) && errno == EBADF)
-        __atomic_fetch_add(&ia_lost, 1, __ATOMIC_RELAXED);
-}
-
 /* ---- waiting */
 
 #ifdef __linux__
-/* A descriptor that is readable while it is set. */
-static inline int ia_event(void)
-{
-    const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return fd < 0 ? -errno : fd;
-}
 static inline int ia_epoll(void)
 {
     const int fd = epoll_create1(EPOLL_CLOEXEC);
     return fd < 0 ? -errno : fd;
+}
+static inline int ia_this_task(void) { return (int)syscall(SYS_gettid); }
+
+/* An epoll has no inode of its own. So it is known by the owner of its open file, one task of the system: to that a signal
+   would be sent if it asked for one. Returns the owner; 0 if the system can't keep one. */
+static inline int ia_mark_epoll(int epoll)
+{
+    const struct f_owner_ex owner = {.type = F_OWNER_TID, .pid = ia_this_task()};
+    return fcntl(epoll, F_SETOWN_EX, &owner) ? 0 : owner.pid;
+}
+/* Whether the descriptor is that of an epoll with this owner. If the system can't say, it is. */
+static inline int ia_is_epoll_of(int epoll, int owner)
+{
+    struct f_owner_ex found;
+    if (fcntl(epoll, F_GETOWN_EX, &found))
+        return errno != EBADF;
+    return owner == 0 || (found.type == F_OWNER_TID && found.pid == owner);
 }
 
 /* From now on `ia_wait` reports the descriptor under `number`; if `exclusive`, one of several that wait for it. */
@@ -108,6 +83,18 @@ static inline int ia_watch(int epoll, int fd, uint64_t number, int exclusive)
 {
     struct epoll_event event = {.events = EPOLLIN | (exclusive ? (uint32_t)EPOLLEXCLUSIVE : 0), .data = {.u64 = number}};
     return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+}
+/* As `ia_watch`, but only the end of the stream is reported. */
+static inline int ia_watch_end(int epoll, int fd, uint64_t number)
+{
+    struct epoll_event event = {.data = {.u64 = number}};
+    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+}
+/* From now on a stream that `ia_watch_end` watches, and that is not full, is reported. */
+static inline void ia_wake(int epoll, int fd, uint64_t number)
+{
+    struct epoll_event event = {.events = EPOLLOUT, .data = {.u64 = number}};
+    epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event); /* it fails if the epoll was made anew meanwhile */
 }
 /* Before a descriptor is closed: in a child of a fork it may be open still, and would be reported for ever. */
 static inline int ia_unwatch(int epoll, int fd)
@@ -121,13 +108,16 @@ static inline int ia_wait(int epoll, struct epoll_event *events, int most, int t
     return found < 0 ? -errno : found;
 }
 #else
-static inline int ia_event(void) { return -ENOTSUP; }
 static inline int ia_epoll(void) { return -ENOTSUP; }
+static inline int ia_mark_epoll(int epoll) { return epoll & 0; }
+static inline int ia_is_epoll_of(int epoll, int owner) { return epoll >= owner; }
 static inline int ia_watch(int epoll, int fd, uint64_t number, int exclusive)
 {
     (void)epoll, (void)fd, (void)number, (void)exclusive;
     return -ENOTSUP;
 }
+static inline int ia_watch_end(int epoll, int fd, uint64_t number) { return ia_watch(epoll, fd, number, 0); }
+static inline void ia_wake(int epoll, int fd, uint64_t number) { ia_watch(epoll, fd, number, 0); }
 static inline int ia_unwatch(int epoll, int fd) { return ia_watch(epoll, fd, 0, 0); }
 static inline int ia_wait(int epoll, struct epoll_event *events, int most, int timeout_ms)
 {
@@ -135,27 +125,6 @@ static inline int ia_wait(int epoll, struct epoll_event *events, int most, int t
     return ia_watch(epoll, most, 0, timeout_ms);
 }
 #endif
-
-static inline void ia_set_event(int fd)
-{
-    const uint64_t one = 1;
-    const ssize_t done = write(fd, &one, sizeof one); /* it fails if the event is set many times over: then it is set */
-    (void)done;
-}
-static inline void ia_clear_event(int fd)
-{
-    uint64_t number;
-    const ssize_t done = read(fd, &number, sizeof number); /* it fails if the event is not set */
-    (void)done;
-}
-
-/* Waits until the descriptor is readable: 1; 0 when the time is over. A negative time has no end. */
-static inline int ia_wait_for(int fd, int timeout_ms)
-{
-    struct pollfd one = {.fd = fd, .events = POLLIN};
-    const int found = poll(&one, 1, timeout_ms);
-    return found < 0 ? -errno : found;
-}
 
 /* ---- connections */
 
@@ -185,23 +154,38 @@ static inline void ia_do_not_wait(int fd)
         fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
-/* And it may do so at any moment: so `accept` itself has a time. The caller's own is returned in `own`, and what was
-   accepted inherits it. */
-static inline int ia_limit_accept(int listening, struct timeval *own)
+/* And it may do so at any moment: so `accept` itself has a time, which is the socket's: all that have it share it.
+   Microseconds. */
+static inline int64_t ia_time_of(int fd)
 {
-    const struct timeval most = {.tv_usec = 1000 * IA_ACCEPT_MS};
-    socklen_t size = sizeof *own;
-    if (getsockopt(listening, SOL_SOCKET, SO_RCVTIMEO, own, &size))
+    struct timeval found;
+    socklen_t size = sizeof found;
+    if (getsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &found, &size))
         return -errno;
-    if (own->tv_sec == most.tv_sec && own->tv_usec == most.tv_usec) { /* another gate's */
-        memset(own, 0, sizeof *own);
-        return 0;
-    }
-    return setsockopt(listening, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most) ? -errno : 0;
+    return (int64_t)found.tv_sec * 1000000 + found.tv_usec;
 }
-static inline void ia_set_time(int fd, const struct timeval *own)
+static inline int ia_set_time(int fd, int64_t time_us)
 {
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, own, sizeof *own);
+    const struct timeval set = {.tv_sec = (time_t)(time_us / 1000000), .tv_usec = (suseconds_t)(time_us % 1000000)};
+    return setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &set, sizeof set) ? -errno : 0;
+}
+/* Returns 1 and stores the time that the socket had, 0 if it has the limit already (another gate's), or -errno. */
+static inline int ia_limit_accept(int listening, int64_t *own_us)
+{
+    const int64_t found = ia_time_of(listening);
+    int code;
+    if (found < 0 || found == 1000 * IA_ACCEPT_MS)
+        return found < 0 ? (int)found : 0;
+    code = ia_set_time(listening, 1000 * IA_ACCEPT_MS);
+    if (code == 0)
+        *own_us = found;
+    return code == 0 ? 1 : code;
+}
+/* Unless other code has set a time since. */
+static inline void ia_unlimit_accept(int listening, int64_t own_us)
+{
+    if (ia_time_of(listening) == 1000 * IA_ACCEPT_MS)
+        ia_set_time(listening, own_us);
 }
 
 static inline int ia_accept(int listening, struct ia_caller *out)

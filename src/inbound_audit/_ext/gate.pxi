@@ -2,156 +2,9 @@
 
 from _thread import start_new_thread
 
-MAX_GATE_SOCKETS = gate_connection.MAX_SOCKETS
+MAX_GATE_SOCKETS = gate_model.MAX_SOCKETS
 
-cdef tuple REPLY_PARTS = ("", "address", "limit", "count")    # by `reply.PartKind`; a literal part is bytes
-cdef tuple LINGERS = ("close", "abort", "drain")              # by `gate_connection.Linger`
-cdef u64 rules_made = 1     # atomic
-
-
-# ---- all gates
-
-# Those that have descriptors, linked by `Gate.next`. The lock is held while one is opened, and by a fork: also by one
-# of which Python does not know. It is taken before the locks of a gate, and its holder never waits for the GIL.
-cdef gate_connection.Gate *gates = NULL
-cdef gate_queue.Mutex gates_lock
-gate_queue.init_mutex(&gates_lock, NULL)
-
-
-cdef void before_any_fork() noexcept nogil:
-    cdef gate_connection.Gate *g
-    if fork.is_child():
-        in_child_of_any_fork()  # of a fork that no handler has seen
-    gate_queue.lock_mutex(&gates_lock)
-    g = gates
-    while g != NULL:
-        gate.hold_descriptors(g)
-        g = g.next
-
-
-cdef void in_parent_of_any_fork() noexcept nogil:
-    cdef gate_connection.Gate *g = gates
-    while g != NULL:
-        gate.let_go_of_descriptors(g)
-        g = g.next
-    gate_queue.unlock_mutex(&gates_lock)
-
-
-cdef void in_child_of_any_fork() noexcept nogil:
-    """Calls nothing but what a signal handler may call. No lock of a gate is ever taken again here."""
-    global gates
-    while gates != NULL:
-        gate.leave_to_parent(gates)
-        gates = gates.next
-    gate_queue.init_mutex(&gates_lock, NULL)
-
-
-if gate.handle_forks(before_any_fork, in_parent_of_any_fork, in_child_of_any_fork) != 0:
-    raise MemoryError
-
-
-cdef int open_among_all(gate_connection.Gate *g, u32 backlog, const int *given) noexcept nogil:
-    """Returns 0, or -errno."""
-    global gates
-    cdef int code
-    gate_queue.lock_mutex(&gates_lock)
-    code = gate.open_gate(g, backlog, given)
-    g.next = gates
-    gates = g
-    gate_queue.unlock_mutex(&gates_lock)
-    return code
-
-
-cdef void take_from_all(gate_connection.Gate *g) noexcept nogil:
-    """Its last descriptor is closed."""
-    cdef gate_connection.Gate **at = &gates
-    gate_queue.lock_mutex(&gates_lock)
-    while at[0] != g:
-        at = &at[0].next
-    at[0] = g.next
-    gate_queue.unlock_mutex(&gates_lock)
-
-
-cdef void take_out(gate_connection.Gate *g) noexcept nogil:
-    """Takes a gate of the parent out, in a child: of a fork that no handler has seen they are all in the list, and its
-    lock may be held for ever. Under the GIL: no other thread of this process uses the list before."""
-    cdef gate_connection.Gate **at = &gates
-    while at[0] != NULL and at[0] != g:
-        at = &at[0].next
-    if at[0] == g:
-        at[0] = g.next
-        gate_queue.init_mutex(&gates_lock, NULL)
-
-
-# ---- one gate
-
-@cython.final
-cdef class GateRules:
-    """What decides in a gate. It never changes: a gate gets another one.
-
-    `limits` may be None. `balancers` are networks whose connections are not asked about. A reply is a list of bytes and
-    of ``"address"``, ``"limit"`` and ``"count"``: `refusal` for who is over a limit, `busy` if the queue is full or no
-    descriptor is left, `unavailable` for who can't be counted, `closing` for who waits when the gate is closed. A
-    connection that can't be counted is let in unless `refuses_uncounted`. With `dry_run` the limits refuse none.
-
-    Raises ValueError for a reply with too many parts or bytes, MemoryError.
-    """
-
-    cdef gate_connection.Rules rules
-    cdef readonly LimitTables limits
-    cdef NetworkMap balancers
-    cdef list kept      # the bytes to which `rules` refers
-
-    def __cinit__(
-        self, LimitTables limits, NetworkMap balancers not None, *, list refusal not None, list busy not None,
-        list unavailable not None, list closing not None, bint dry_run, bint refuses_uncounted
-    ):
-        self.limits, self.balancers, self.kept = limits, balancers, []
-        self.rules.number = bits.fetch_add64(&rules_made, 1)
-        self.fill_reply(&self.rules.refusal, refusal)
-        self.fill_reply(&self.rules.busy, busy)
-        self.fill_reply(&self.rules.unavailable, unavailable)
-        self.fill_reply(&self.rules.closing, closing)
-        self.rules.dry_run, self.rules.refuses_uncounted = dry_run, refuses_uncounted
-        if len(balancers):
-            self.rules.balancers = balancers.family
-        if limits is not None and limits.networks is not None:
-            self.fill_names(limits.names)
-            self.rules.networks = limits.networks.family
-            self.rules.limits = &limits.set
-
-    def __dealloc__(self):
-        free(<void *>self.rules.names)
-
-    cdef reply.Words words_of(self, bytes text):
-        self.kept.append(text)
-        return reply.Words(PyBytes_AS_STRING(text), <u32>len(text))
-
-    cdef int fill_reply(self, reply.Reply *out, list parts) except -1:
-        cdef reply.Part *part
-        size = sum([len(each) for each in parts if isinstance(each, bytes)])
-        if len(parts) > reply.MAX_PARTS or size > reply.MAX_TEXT_BYTES:
-            raise ValueError(
-                f"a refusal of {size} bytes in {len(parts)} parts: at most {reply.MAX_TEXT_BYTES} in {reply.MAX_PARTS}"
-            )
-        for each in parts:
-            part = &out.part[out.parts]
-            if isinstance(each, bytes):
-                part.kind, part.words = reply.LITERAL, self.words_of(each)
-            else:
-                part.kind = REPLY_PARTS.index(each)
-            out.parts += 1
-        return 0
-
-    cdef int fill_names(self, list names) except -1:
-        cdef reply.Words *made = <reply.Words *>calloc(len(names) + 1, sizeof(reply.Words))
-        cdef Py_ssize_t i
-        if made == NULL:
-            raise MemoryError
-        self.rules.names = made
-        for i, name in enumerate(names):
-            made[i] = self.words_of(name.encode("utf-8", "replace"))
-        return 0
+cdef tuple LINGERS = ("close", "abort", "drain")              # by `gate_model.Linger`
 
 
 @cython.no_gc_clear  # its threads use the listener's tree and the rules until they have ended
@@ -165,13 +18,13 @@ cdef class NativeGate:
     or drops stops at once, and is ended by another thread.
     """
 
-    cdef gate_connection.Gate *gate
+    cdef gate_model.Gate *gate
     cdef Listener _listener
     cdef GateRules rules
     cdef PrefixCounter refusals
     cdef object make_socket
     cdef u64 generation     # of forks
-    cdef u64 waiters        # threads that wait for `queue.ready`; atomic
+    cdef u64 waiters        # threads that wait for `queue.reads`; atomic
     cdef u32 closing        # atomic
 
     def _open(self, Listener listener not None, list given not None, GateRules rules not None, make_socket, *,
@@ -182,13 +35,13 @@ cdef class NativeGate:
         that is over a limit, if there is room. Raises OSError, MemoryError, and what making a file for the counts
         raises.
         """
-        cdef gate_connection.Gate *g
+        cdef gate_model.Gate *g
         cdef int *fds
         cdef u32 number = 0
         cdef int code
-        if len(given) > gate_connection.MAX_SOCKETS:
-            raise ValueError(f"{len(given)} listening sockets: at most {gate_connection.MAX_SOCKETS}")
-        if self.gate != NULL or not 0 < threads <= gate.MAX_LANES:
+        if len(given) > gate_model.MAX_SOCKETS:
+            raise ValueError(f"{len(given)} listening sockets: at most {gate_model.MAX_SOCKETS}")
+        if self.gate != NULL or not 0 < threads <= gate_model.MAX_LANES:
             raise ValueError(f"{self!r}: opened twice, or too many threads")
         if fork.is_child():
             handle_the_fork()
@@ -196,7 +49,7 @@ cdef class NativeGate:
             listener.audit._ensure_file()
         how = LINGERS.index(linger)
         fds = <int *>calloc(len(given) + 1, sizeof(int))
-        g = <gate_connection.Gate *>calloc(1, sizeof(gate_connection.Gate))
+        g = <gate_model.Gate *>calloc(1, sizeof(gate_model.Gate))
         if fds == NULL or g == NULL or gate.make_lanes(g, &rules.rules, <u32>len(given), threads) != 0:
             free(fds)
             if g != NULL:
@@ -244,21 +97,21 @@ cdef class NativeGate:
     def _exchange(self, GateRules rules not None):
         """Later connections are decided by these rules. Waits for a batch of each thread. One caller at a time. Raises
         RuntimeError in one of the gate's own threads, which is in the middle of a batch (see `close`)."""
-        cdef gate_connection.Gate *g = self.gate
+        cdef gate_model.Gate *g = self.gate
         cdef u32 i
         if g != NULL and not is_left(self):
             if gate.is_lane(g):
                 raise RuntimeError("a clock that a gate calls can't exchange the limits of that gate")
             with nogil:
                 for i in range(g.lanes):
-                    gate.lock_lane(&g.lane[i])
+                    gate_lane.lock_lane(&g.lane[i])
                     g.lane[i].rules = &rules.rules
                     gate_queue.unlock_mutex(&g.lane[i].lock)
         self.rules = rules
 
     def fileno(self):
         """A descriptor that is readable while a connection waits, or once the gate is closed; -1 when it was closed."""
-        return -1 if self.gate == NULL or is_left(self) else self.gate.queue.ready
+        return -1 if self.closed else self.gate.queue.reads.fd
 
     def second_fileno(self):
         """A descriptor as `fileno`, which stays open, and readable, when the gate is closed: the caller closes it.
@@ -267,8 +120,8 @@ cdef class NativeGate:
         if not self.closed:
             bits.fetch_add64(&self.waiters, 1)
             bits.fence_full()  # as in `_wait`
-            if bits.load32(&self.closing) == 0:
-                made = gate.second_descriptor(self.gate.queue.ready)
+            if bits.load32(&self.closing) == 0 and own_socket.is_own(&self.gate.queue.reads):
+                made = own_socket.second_descriptor(self.gate.queue.reads.fd)
             bits.fetch_add64(&self.waiters, <u64>-1)
         if made < 0:
             raise OSError(-made, f"{self!r} can't be watched: {cause_of(-made)}")
@@ -284,20 +137,28 @@ cdef class NativeGate:
         """Whether it accepts no more."""
         if fork.is_child():
             handle_the_fork()
-        return self.gate == NULL or is_left(self) or bits.load32(&self.closing) != 0
+        if self.gate == NULL or is_left(self) or bits.load32(&self.closing):
+            return True
+        return gate_queue.is_lost(&self.gate.queue)
+
+    @property
+    def _is_lost(self):
+        """Whether it waits to be closed, because other code has closed a descriptor of its queue."""
+        return self.closed and self.gate != NULL and not is_left(self) and bits.load32(&self.closing) == 0
 
     def _wait(self, double timeout_s):
         """Waits until `fileno` is readable, a signal comes or the time (below 0: none) is over. Frees the GIL."""
-        cdef int ready, milliseconds
+        cdef int milliseconds
         if self.closed:
             return
         milliseconds = -1 if timeout_s < 0 else <int>min(timeout_s * 1000 + 0.999, 3600e3)
         bits.fetch_add64(&self.waiters, 1)
         bits.fence_full()  # either `close_gate` sees this thread, or this thread sees that the gate closes
-        ready = self.gate.queue.ready if bits.load32(&self.closing) == 0 else -1
-        if ready >= 0:
-            with nogil:
-                gate.wait_for(ready, milliseconds)
+        if bits.load32(&self.closing) == 0:
+            gate_queue.check_queue(&self.gate.queue)
+            if not gate_queue.is_lost(&self.gate.queue):
+                with nogil:
+                    own_socket.wait_for(self.gate.queue.reads.fd, milliseconds)
         bits.fetch_add64(&self.waiters, <u64>-1)
 
     def _take(self, Py_ssize_t most):
@@ -305,7 +166,6 @@ cdef class NativeGate:
         sockets are as `make_socket` makes them. Limits that were exchanged since count as not asked. Never waits. If
         one can't be made, it closes all of them and raises."""
         cdef gate_queue.Connection c
-        cdef u64 inode
         cdef bint found
         taken = []
         if self.gate == NULL or self.closed:
@@ -314,12 +174,13 @@ cdef class NativeGate:
             found = gate_queue.pop(&self.gate.queue, &c)  # with the GIL: no fork of Python's comes between
             if not found:
                 break
-            inode = 0
-            gate.read_inode(c.fd, &inode)
+            if not own_socket.is_own(&c.socket):
+                drop_connection(&c)
+                continue
             try:
                 taken.append(self.made(&c))
             except BaseException:
-                drop_connection(&c, inode)
+                drop_connection(&c)
                 for connection, opened, _ in taken:
                     connection.close()
                     if opened is not None:
@@ -341,7 +202,7 @@ cdef class NativeGate:
             opened.ac.epoch, opened.ac.open = c.ac.epoch, 1
             c.ac.open = 0
         try:
-            connection = self.make_socket(c.family, SOCK_STREAM, 0, c.fd)
+            connection = self.make_socket(c.family, SOCK_STREAM, 0, c.socket.fd)
             if opened is not None:
                 opened.local = plain_local(connection.getsockname())
         except BaseException:
@@ -363,7 +224,7 @@ cdef class NativeGate:
         the InboundAuditError that says why the last one could not be counted, or None; the number of the error of the
         last failure, or 0; and whether the counts need a file.
         """
-        cdef gate_connection.Gate *g = self.gate
+        cdef gate_model.Gate *g = self.gate
         cdef model.ia_ac last, full, uncounted
         cdef int error = 0, code = 0
         cdef bint wants_file = False
@@ -373,10 +234,10 @@ cdef class NativeGate:
         if self.closed or gate.is_lane(g):
             return None, None, None, 0, False
         with nogil:
-            bits.store64(&g.noted, gate.news_of(g))
+            bits.store64(&g.noted, gate_lane.news_of(g))
             gate_queue.set_news(&g.queue, False)
             for i in range(g.lanes):
-                gate.lock_lane(&g.lane[i])
+                gate_lane.lock_lane(&g.lane[i])
                 take_news(&g.lane[i].last, &last)
                 take_news(&g.lane[i].last_full, &full)
                 if take_news(&g.lane[i].last_uncounted, &uncounted):
@@ -433,6 +294,11 @@ cdef class NativeGate:
         return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.left)
 
     @property
+    def lost(self):
+        """Descriptors of the gate that other code of the process has closed, and that the gate has missed."""
+        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.lost)
+
+    @property
     def waiting(self):
         """Connections in the queue."""
         return 0 if self.closed else bits.load32(&self.gate.queue.size)
@@ -440,7 +306,7 @@ cdef class NativeGate:
     @property
     def _closed_twice(self):
         """Descriptors of all gates of the process that were closed already when a gate closed them: for tests."""
-        return bits.load64(&gate_queue.closed_twice)
+        return bits.load64(&own_socket.closed_twice)
 
     # ---- forks
 
@@ -471,46 +337,6 @@ cdef class NativeGate:
             take_out(self.gate)
 
 
-cdef bint take_news(model.ia_ac *of_lane, model.ia_ac *out) noexcept nogil:
-    """Moves a peer out of a lane. False: there is none."""
-    if not of_lane.version:
-        return False
-    out[0] = of_lane[0]
-    of_lane.version = 0
-    return True
-
-
-cdef object text_of_peer(const model.ia_ac *peer):
-    """Its address and port as text, or None."""
-    cdef prefix.Prefix p
-    cdef char text[ip_text.TEXT_MAX]
-    if not peer.version:
-        return None
-    query.peer_of(peer, &p)
-    return PyUnicode_DecodeASCII(text, ip_text.format_remote(&p.address, peer.remote_port, text), NULL)
-
-
-cdef object error_of_count(const model.ia_ac *peer, int code):
-    """What opening its session would have raised, or None."""
-    if not peer.version:
-        return None
-    if code == codes.CLOSED:
-        return InboundAuditError("the audit is closed")
-    try:
-        raise_change(code, text_of_peer(peer), <model.Tree *>peer.tree)
-    except InboundAuditError as error:
-        return error
-
-
-cdef u64 over_lanes(const gate_connection.Gate *g, const u64 *first) noexcept:
-    """The sum of a counter over all lanes; `first` is that of the first one."""
-    cdef u64 total = 0
-    cdef u32 i
-    for i in range(g.lanes):
-        total += bits.load64(<u64 *>(<char *>first + i * sizeof(gate_connection.Lane)))
-    return total
-
-
 cdef bint is_left(NativeGate self) noexcept:
     """Whether it is a gate of the parent of a fork."""
     return self.generation != fork.generation or (fork.is_child() and not fork.is_handling())
@@ -518,7 +344,7 @@ cdef bint is_left(NativeGate self) noexcept:
 
 cdef bint close_gate(NativeGate self) noexcept:
     """Once. Returns False in a thread of the gate itself, which can't wait for its own end: it ends later."""
-    cdef gate_connection.Gate *g = self.gate
+    cdef gate_model.Gate *g = self.gate
     if gate.is_lane(g):
         gate.ask_to_stop(g)
         return False
@@ -528,14 +354,13 @@ cdef bint close_gate(NativeGate self) noexcept:
             gate.end_gate(g)
             while bits.load64(&self.waiters):
                 seqlock.sched_yield()
-            gate_queue.close_ready(&g.queue)
+            gate_queue.close_queue(&g.queue)
             take_from_all(g)
     return True
 
 
-cdef void drop_connection(gate_queue.Connection *c, u64 inode) noexcept:
-    """Closes a connection for which no Python objects were made, or which they have closed."""
-    if gate.is_same(c.fd, inode):
-        gate_queue.close_file(c.fd)
+cdef void drop_connection(gate_queue.Connection *c) noexcept:
+    """Closes a connection for which no Python objects were made, or which they or other code have closed."""
+    own_socket.close_socket(&c.socket)
     with nogil:
         gate_connection.take_back(c)

@@ -11,7 +11,6 @@ the GIL, and Python gets only those that may stay, already counted. `Gate` says 
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import socket
@@ -22,10 +21,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 from inbound_audit._ipcount import MAX_GATE_SOCKETS, GateRules, NativeGate, NetworkMap
-from inbound_audit.errors import InboundAuditError, cause_of, named_keywords
+from inbound_audit.errors import named_keywords
+from inbound_audit.listeners.filtered_socket import take_off_left
+from inbound_audit.listeners.gate_log import GateLog
 from inbound_audit.listeners.gate_reply import BUSY, CLOSING, GateRefusal, reply_parts
-from inbound_audit.listeners.shed import Shed, Shedder, take_off_left
-from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.listeners.shed import Shed, Shedder
 from inbound_audit.policy.limits import Limits
 from inbound_audit.policy.verdict import UNAVAILABLE
 from inbound_audit.process import ProcessLock, Stage, register, wait_before_forks
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from inbound_audit.listeners.gate_server import GateServer
     from inbound_audit.listeners.guard import Guard
     from inbound_audit.policy.base import ConnectPolicy
-
-logger = logging.getLogger("inbound_audit.listeners")
 
 Linger = Literal["close", "abort", "drain"]
 
@@ -71,8 +69,9 @@ class Gate(NativeGate):
     ``{address}``, ``{limit}`` (its name) and ``{count}`` are replaced, and ``{{`` is a brace.
 
     `linger` says how a refused connection is closed: "close"; "abort" by a reset; or "drain" after the peer has closed,
-    at most a second later, because a peer that has sent something that was not read may lose the reply otherwise. None
-    is "drain" for HTTP and "close" for all else.
+    at most a second later, because a peer that has sent something that was not read may lose the reply otherwise. A
+    thread drains 512 sockets at once; one more resets the one that has waited longest. None is "drain" for HTTP and
+    "close" for all else.
 
     Connections from `proxy_from` begin with a PROXY header: they are counted for the balancer and let in, and whoever
     reads the header moves the count and asks the policy. `guard` has the gate's figures in its own, and its `when_full`
@@ -88,6 +87,7 @@ class Gate(NativeGate):
     uncounted   without an address, or without room in the counts
     failures    connections that were lost, and times when none could be accepted: no descriptor was left, or the
                 system reported an error
+    lost        descriptors of the gate that other code of the process has closed; it makes them anew
     waiting     that are in the queue now
 
     If the audit's `clock` is a Python function, each connection of an audit with monitors calls it, with the GIL.
@@ -112,36 +112,38 @@ class Gate(NativeGate):
         guard: Guard | None = None,
         shed: bool | Shed = False,
     ) -> None:
-        self.listener = listener
-        self.sockets = tuple(sockets)
+        self.listener, self.sockets, self.proxy_from = listener, tuple(sockets), tuple(proxy_from)
         self._refusal = refusal
-        self.proxy_from = tuple(proxy_from)
         self._balancers = NetworkMap([(cidr, 1) for cidr in self.proxy_from])
-        self.guard: Guard | None = None
-        self._lock = ProcessLock()
+        self._lock, self._log = ProcessLock(), GateLog()
         self._shedder = Shedder(Shed() if shed is True else shed) if shed else None
-        self._refusals = LogLimiter(logger)
-        self._failures, self._full, self._uncounted = (LogLimiter(logger) for _ in range(3))
+        self.guard: Guard | None = None
         self._follows = False
-        self._said = 0  # refusals that a log line has reported
         if guard is not None:
             self._belong_to(guard, limits)
-        if len(self.sockets) > MAX_GATE_SOCKETS:
-            raise ValueError(f"{len(self.sockets)} sockets: a gate accepts from at most {MAX_GATE_SOCKETS}; make two")
-        for listening in self.sockets:
-            _check(listening)
-        take_off_left(self.sockets)
-        rules = self._rules(limits)
-        for listening in self.sockets:
-            os.set_blocking(listening.fileno(), False)  # its timeout in Python stays
-        self._open(
-            listener,
-            [listening.fileno() for listening in self.sockets],
-            rules,
-            socket.socket,
+        _check(self.sockets)
+        self._begin(
+            self._rules(limits),
             backlog=_number("backlog", backlog, 1 << 20),
             threads=_number("threads", threads, 64),
             linger=linger or ("drain" if refusal == "http" else "close"),
+        )
+        if guard is not None:
+            guard.add_gate(self)
+
+    def _begin(self, rules: GateRules, *, backlog: int, threads: int, linger: Linger) -> None:
+        """Accepts from now on, until the gate is closed or collected."""
+        take_off_left(self.sockets)
+        for listening in self.sockets:
+            os.set_blocking(listening.fileno(), False)  # its timeout in Python stays
+        self._open(
+            self.listener,
+            [listening.fileno() for listening in self.sockets],
+            rules,
+            socket.socket,
+            backlog=backlog,
+            threads=threads,
+            linger=linger,
             refusals=None if self._shedder is None else self._shedder.refusals,
         )
         register(self, Stage.COUNTS, Gate._leave, Gate.close)
@@ -149,8 +151,6 @@ class Gate(NativeGate):
         wait_before_forks(self._batches)
         if self._shedder is not None:
             self._shedder.begin(self)
-        if guard is not None:
-            guard.add_gate(self)
 
     def join(self, guard: Guard) -> None:
         """The guard of the connections that this gate lets in, as if the gate had been made with it. Again with the
@@ -166,7 +166,7 @@ class Gate(NativeGate):
     def _belong_to(self, guard: Guard, limits: Limits | None) -> None:
         if guard.listener is not self.listener:
             raise ValueError(f"{guard.listener!r}: the guard counts in another listener than {self.listener!r}")
-        self.guard, self._refusals = guard, guard.refusals
+        self.guard, self._log.refusals = guard, guard.refusals
         self._follows = limits is None or limits is guard.policy
 
     @property
@@ -211,10 +211,11 @@ class Gate(NativeGate):
         _number("most", most, 1 << 20)
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while True:
+            closed = self.closed  # before the report, which closes a gate that has lost its queue
             taken = self._released(most)
             self.report()
             left = deadline - time.monotonic()
-            if taken or self.closed or self._is_held or left <= 0:
+            if taken or closed or self._is_held or left <= 0:
                 return [(connection, session) for connection, session, _ in taken]
             self._wait(min(left, MAX_WAIT_S))
 
@@ -284,42 +285,16 @@ class Gate(NativeGate):
         return standing_in(self, loop, **options)
 
     def report(self, *, last: bool = False) -> None:
-        """Logs what the gate has refused and lost since the last line, at most one line each per 10 seconds.
+        """Logs what the gate has refused and lost since the last line, at most one line each per 10 seconds. Closes a
+        gate that has lost a descriptor of its queue to other code.
 
         `last`: also what it would report by itself within a second.
         """
-        if not (last or self._has_news):
-            return
-        peer, full, uncounted, error, wants_file = self._news()
-        refused = self.refused
-        if peer is not None and logger.isEnabledFor(logging.INFO) and self._refusals.admit("gate") is not None:
-            verdict = UNAVAILABLE if self.limits is None else self.limits.refusal
-            others, self._said = refused - self._said - 1, refused
-            more = f" (and {others} more since the last such line)" if others > 0 else ""
-            logger.info("refused %s: %d %s%s", peer, verdict.code, verdict.text, more)
-        if full is not None:
-            text = "refused %s: %d %s; the queue was full %d times"
-            self._full.report(logging.WARNING, text, full, BUSY.code, BUSY.text, self.queue_full)
-        if uncounted is not None:
-            self._report_uncounted(uncounted)
-        if error:
-            text = "a gate has failed %d times and left %d listening sockets; the last cause: %s"
-            self._failures.report(logging.WARNING, text, self.failures, self.left, cause_of(error))
-        if wants_file:
-            try:
-                self.listener.audit._ensure_file()
-            except (InboundAuditError, OSError) as failure:
-                self._failures.report(logging.WARNING, "sessions are not counted: %s", failure)
-
-    def _report_uncounted(self, error: InboundAuditError) -> None:
-        """As the guard does without a gate, in its name."""
-        if self.guard is None:
-            self._uncounted.report(logging.WARNING, "a session is let in uncounted: %s", error)
-            return
-        self.guard.report_uncounted(error)
-        if self.guard.refuses_when_full:
-            text = "refused %s: %d %s"
-            self._refusals.report(logging.INFO, text, "an uncounted peer", UNAVAILABLE.code, UNAVAILABLE.text)
+        if self._is_lost:
+            self._log.report_end()
+            self.close()
+        elif last or self._has_news:
+            self._log.report(self)
 
     def __enter__(self) -> Gate:
         return self
@@ -362,15 +337,18 @@ def is_native(policy: object) -> TypeGuard[Limits]:
     return isinstance(policy, Limits) and type(policy).validate_connect is Limits.validate_connect
 
 
-def _check(listening: socket.socket) -> None:
-    """Raises ValueError unless a socket listens for connections, and accepts them as they are: without TLS."""
-    if listening.type != socket.SOCK_STREAM or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise ValueError(f"{listening!r}: does not listen for connections")
-    if isinstance(listening, socket.socket) and type(listening).accept is not socket.socket.accept:
-        raise ValueError(
-            f"{listening!r}: a gate does not call its `accept`; give the gate a plain socket, and wrap what it lets "
-            "in, as `serve` does with ssl="
-        )
+def _check(sockets: tuple[socket.socket, ...]) -> None:
+    """Raises ValueError unless all listen for connections, and accept them as they are: without TLS."""
+    if len(sockets) > MAX_GATE_SOCKETS:
+        raise ValueError(f"{len(sockets)} sockets: a gate accepts from at most {MAX_GATE_SOCKETS}; make two")
+    for listening in sockets:
+        if listening.type != socket.SOCK_STREAM or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError(f"{listening!r}: does not listen for connections")
+        if isinstance(listening, socket.socket) and type(listening).accept is not socket.socket.accept:
+            raise ValueError(
+                f"{listening!r}: a gate does not call its `accept`; give the gate a plain socket, and wrap what it "
+                "lets in, as `serve` does with ssl="
+            )
 
 
 def _number(name: str, value: Any, most: int) -> int:

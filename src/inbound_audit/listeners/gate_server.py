@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit._ipcount import parse_prefix
+from inbound_audit.descriptor import Descriptor
 from inbound_audit.listeners.aio import CountedCallback, counted
 from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.pending import GatedFactory, PendingConnection
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class GateServer(asyncio.AbstractServer):
     """Serves the connections of a gate in an event loop until it is closed. Made by `Gate.serve`."""
 
-    _reads = -1  # the descriptor that the loop watches
+    _reads: Descriptor | None = None  # what the loop watches
 
     def __init__(
         self,
@@ -48,10 +49,10 @@ class GateServer(asyncio.AbstractServer):
         self._gate, self._loop, self._factory, self._tls = gate, loop, factory, tls
         self._tasks: set[asyncio.Task[Any]] = set()
         # The server's own: the gate may be closed first, by other code, and its number is another file's then.
-        self._reads = gate.second_fileno()
+        self._reads = Descriptor(gate.second_fileno())
         register(self, Stage.COUNTS, GateServer._leave)
         try:
-            loop.add_reader(self._reads, self._take)
+            loop.add_reader(self._reads.number, self._take)
         except BaseException:
             self._leave()
             raise
@@ -64,7 +65,7 @@ class GateServer(asyncio.AbstractServer):
         return self._loop
 
     def is_serving(self) -> bool:
-        return self._reads >= 0
+        return self._reads is not None
 
     async def start_serving(self) -> None:
         """It serves from the beginning."""
@@ -90,21 +91,22 @@ class GateServer(asyncio.AbstractServer):
             await asyncio.wait(self._tasks)
 
     def _unwatch(self) -> None:
-        if self._reads >= 0:
-            self._loop.remove_reader(self._reads)
-            self._leave()
+        if self._reads is not None and self._reads.current is not None:
+            self._loop.remove_reader(self._reads.number)
+        self._leave()
 
     def _leave(self) -> None:
         """In the child of a fork the event loop is the parent's: nothing is done to it."""
-        reads, self._reads = self._reads, -1
-        if reads >= 0:
-            os.close(reads)
+        reads, self._reads = self._reads, None
+        if reads is not None:
+            reads.close()
 
     def __del__(self) -> None:
         self._leave()  # its loop was closed first
 
     def _take(self) -> None:
         if self._gate.closed:
+            self._gate.report()
             self._unwatch()
             return
         for connection, session, asked in self._gate.take_asked():

@@ -39,20 +39,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import secrets
 import socket
 import time
 import weakref
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from errno import EBUSY, ENOMEM
-from typing import TYPE_CHECKING, NamedTuple
+from errno import ENOMEM
+from typing import TYPE_CHECKING
 
 from inbound_audit._ipcount import PrefixCounter
-from inbound_audit.descriptor import Descriptor
 from inbound_audit.listeners import packet_filter
+from inbound_audit.listeners.filtered_socket import FilteredSocket
 from inbound_audit.listeners.packet_filter import MARK, MAX_INSTRUCTIONS, Program, Ranges, program_of, ranges_of
+from inbound_audit.listeners.shed_rules import MAX_NETWORKS, Holds
+from inbound_audit.listeners.shed_rules import Shed as Shed
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.process import BackgroundThread, ProcessLock, Stage, register
 from inbound_audit.shedding import ShedNetwork, note
@@ -65,85 +64,11 @@ logger = logging.getLogger("inbound_audit.listeners")
 PERIOD_S = 1.0
 """Seconds between two changes of a program, at least."""
 
-MAX_NETWORKS = 1024
-"""Networks that are held at once."""
-
 MIN_INSTRUCTIONS = 64
 """A system that allows a socket no program of that length allows none."""
 
 COUNTER_BYTES = 1 << 26
 """Address space for the hosts that are refused in a period; memory is used as they come."""
-
-
-@dataclass(frozen=True)
-class Shed:
-    """When a prefix is dropped. `prefixlen` are the lengths for IPv4 and IPv6; `never` are networks that are spared.
-
-    Raises ValueError, and CidrError for a network.
-    """
-
-    refusals_per_s: float = 50
-    prefixlen: tuple[int, int] = (32, 64)
-    hold_s: float = 10
-    max_hold_s: float = 600
-    never: tuple[str, ...] = ("127.0.0.0/8", "::1")
-
-    def __post_init__(self) -> None:
-        if not 0 < self.refusals_per_s < 1e9:
-            raise ValueError(f"refusals_per_s={self.refusals_per_s!r}: expected a number above 0")
-        if not 1 <= self.hold_s <= self.max_hold_s <= 86400:
-            raise ValueError(f"hold_s={self.hold_s!r}, max_hold_s={self.max_hold_s!r}: expected 1 to 86400, in order")
-        ipv4, ipv6 = self.prefixlen
-        if not (0 < ipv4 <= 32 and 0 < ipv6 <= 128):
-            raise ValueError(f"prefixlen={self.prefixlen!r}: expected 1 to 32, and 1 to 128")
-        ranges_of(self.never)
-
-
-class _Held(NamedTuple):
-    """A network that was over the rate. From `until` on it is let in, and is remembered until `forgotten`."""
-
-    refusals_per_s: float
-    hold_s: float
-    until: float
-
-    @property
-    def forgotten(self) -> float:
-        return self.until + self.hold_s
-
-
-class Holds:
-    """Which networks are dropped, at any time. Times are seconds of any clock that does not go back.
-
-    Lock rule: the caller's.
-    """
-
-    def __init__(self, rules: Shed) -> None:
-        self._rules = rules
-        self._held: dict[str, _Held] = {}
-
-    def note(self, now: float, refused: Iterable[tuple[float, str]]) -> None:
-        """Networks with what was refused of each per second since the last call. O(held and refused)."""
-        self._held = {network: held for network, held in self._held.items() if now < held.forgotten}
-        for rate, network in refused:
-            known = self._held.get(network)
-            if rate <= self._rules.refusals_per_s or (known is not None and now < known.until):
-                continue
-            hold_s = self._rules.hold_s if known is None else min(2 * known.hold_s, self._rules.max_hold_s)
-            self._held[network] = _Held(rate, hold_s, now + hold_s)
-
-    def dropped(self, now: float) -> list[ShedNetwork]:
-        """The networks that are to be dropped, those that were refused most often first."""
-        left = [ShedNetwork(name, one.refusals_per_s, one.until - now) for name, one in self._held.items()]
-        held = [one for one in left if one.seconds_left > 0]
-        return sorted(held, key=lambda one: (-one.refusals_per_s, one.network))[:MAX_NETWORKS]
-
-    def keep(self, networks: Iterable[ShedNetwork], now: float) -> None:
-        """Forgets the other networks that are to be dropped: they can't be, and are counted again."""
-        kept = {one.network for one in networks}
-        self._held = {name: one for name, one in self._held.items() if one.until <= now or name in kept}
-
-    def clear(self) -> None:
-        self._held.clear()
 
 
 def fitting(dropped: list[ShedNetwork], spared: Ranges, token: int, most: int) -> tuple[list[ShedNetwork], Program]:
@@ -174,7 +99,7 @@ class Shedder:
         self._holds = Holds(rules)
         self._token = secrets.randbits(32)
         self._dropped: list[ShedNetwork] = []
-        self._sockets: list[_Listening] = []
+        self._sockets: list[FilteredSocket] = []
         self._used = False
         self._most = MAX_INSTRUCTIONS
         self._last = time.monotonic()
@@ -188,7 +113,7 @@ class Shedder:
         self._gate = weakref.ref(gate)
         for one in gate.sockets:
             if one.family in (socket.AF_INET, socket.AF_INET6):
-                self._sockets.append(_Listening(one, self._token))
+                self._sockets.append(FilteredSocket(one, self._token))
         register(self, Stage.COUNTS, Shedder._leave, Shedder.close)
         note(gate.listener.audit, self)
         weakref.finalize(gate, Shedder.close, self)
@@ -272,7 +197,7 @@ class Shedder:
             text = "%d networks are dropped before accept; %s was refused %.0f times a second"
             self._news.report(logging.INFO, text, len(dropped), new[0].network, new[0].refusals_per_s)
 
-    def _set_program(self, one: _Listening, program: Program) -> None:
+    def _set_program(self, one: FilteredSocket, program: Program) -> None:
         try:
             one.set_program(program)
             self._used = self._used or bool(program)
@@ -283,74 +208,9 @@ class Shedder:
             self._failures.report(logging.WARNING, "nothing is dropped before accept at %s: %s", one, error.strerror)
             self._leave_socket(one)
 
-    def _leave_socket(self, one: _Listening) -> None:
+    def _leave_socket(self, one: FilteredSocket) -> None:
         one.close()
         self._sockets = [other for other in self._sockets if other is not one]
-
-
-class _Listening:
-    """A listening socket, by a descriptor of our own: the caller may close its own at any time."""
-
-    def __init__(self, given: socket.socket, token: int) -> None:
-        self._given, self._token = given, token
-        self._own = Descriptor(os.dup(given.fileno()))
-        self._program: Program = []
-        host, port = given.getsockname()[:2]
-        self._name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-    def __str__(self) -> str:
-        return self._name
-
-    @property
-    def has_program(self) -> bool:
-        return bool(self._program)
-
-    @property
-    def is_listening(self) -> bool:
-        """Whether the caller still has the socket."""
-        try:
-            found = os.fstat(self._given.fileno())
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._own.identity[:2]
-
-    def set_program(self, program: Program) -> None:
-        """Replaces or, if it is empty, takes off the program; sets it again if it is gone. Raises OSError, also if the
-        socket has another one."""
-        if not (program or self._program) or self._own.current is None:
-            return
-        with _as_socket(self._own.number) as listening:
-            found = packet_filter.attached_to(listening)
-            if found is not None and (found != (MARK, self._token) or not self._program):
-                raise OSError(EBUSY, "the socket has a program that is not this gate's")
-            if program and (found is None or program != self._program):
-                packet_filter.attach(listening, program)
-            elif not program:
-                packet_filter.detach(listening)
-        self._program = program
-
-    def close(self) -> None:
-        self._own.close()
-
-
-@contextlib.contextmanager
-def _as_socket(number: int) -> Iterator[socket.socket]:
-    """For a few calls."""
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=number)
-    try:
-        yield made
-    finally:
-        made.detach()
-
-
-def take_off_left(sockets: Iterable[socket.socket]) -> None:
-    """Takes off programs that a process has left on its sockets when it was killed."""
-    for one in sockets:
-        if one.family in (socket.AF_INET, socket.AF_INET6):
-            with contextlib.suppress(OSError):  # a system without such programs
-                found = packet_filter.attached_to(one)
-                if found is not None and found[0] == MARK:
-                    packet_filter.detach(one)
 
 
 def _run(thread: BackgroundThread) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 import trustme
 from aiosmtpd.handlers import Sink
-from tests.support.gates import connect, descriptors, said
+from tests.support.gates import Other, Own, connect, descriptors, said
 from tests.support.listening import LoopThread, Script
 from tests.support.waiting import PATIENCE, eventually
 
@@ -230,6 +230,30 @@ def the_number(number: int) -> tuple[socket.socket, socket.socket]:
             end.close()
     first, second = pairs[-1]
     return (first, second) if first.fileno() == number else (second, first)
+
+
+@pytest.mark.parametrize("lost", ["reads", "writes"])
+def test_a_server_whose_gate_has_lost_its_queue_ends_and_says_so(guard, thread, listening, caplog, lost):
+    own = Own(listening)
+    gate, other = Gate(guard.listener, guard.policy, [listening], guard=guard), Other("stream")
+    found = own.find(gate)[lost]
+    with caplog.at_level(logging.ERROR):
+        server = serve(thread, gate, counted(Hello, guard))
+        other.take(found)
+        eventually(lambda: not server.is_serving(), "its end")
+    assert "other code of this process has closed a descriptor" in caplog.text
+    stop(thread, server)
+    other.end()
+
+
+def test_a_number_of_a_server_that_other_code_has_got_is_left_open(guard, thread, listening):
+    server = serve(thread, Gate(guard.listener, guard.policy, [listening], guard=guard), counted(Hello, guard))
+    other = Other("stream")
+    other.take([server._reads.number])
+    with connect(listening.getsockname()[1]) as peer:  # the loop watches the open stream, which is the gate's still
+        assert peer.recv(6) == b"hello\n"
+    stop(thread, server)
+    other.end()
 
 
 @pytest.mark.parametrize("server_first_reads", [False, True], ids=["closed at once", "closed by the loop's time"])

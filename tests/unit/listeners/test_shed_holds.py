@@ -11,7 +11,8 @@ from tests.support.packet_machine import check
 
 from inbound_audit.errors import CidrError
 from inbound_audit.listeners.packet_filter import MAX_INSTRUCTIONS, ranges_of
-from inbound_audit.listeners.shed import MAX_NETWORKS, Holds, Shed, fitting
+from inbound_audit.listeners.shed import fitting
+from inbound_audit.listeners.shed_rules import MAX_NETWORKS, Holds, Shed
 from inbound_audit.shedding import ShedNetwork
 
 ONE, OTHER = "192.0.2.7/32", "198.51.100.9/32"
