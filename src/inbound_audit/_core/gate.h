@@ -62,20 +62,21 @@ static inline int ia_epoll(void)
 }
 static inline int ia_this_task(void) { return (int)syscall(SYS_gettid); }
 
-/* An epoll has no inode of its own. So it is known by the owner of its open file, one task of the system: to that a signal
-   would be sent if it asked for one. Returns the owner; 0 if the system can't keep one. */
+/* An epoll has no inode of its own. So it is known by what its open file says of the signal that it would send if it were
+   asked to: to which task, the lane that waits on it, and which one. Returns the task; 0 if the system can't keep one. */
 static inline int ia_mark_epoll(int epoll)
 {
     const struct f_owner_ex owner = {.type = F_OWNER_TID, .pid = ia_this_task()};
-    return fcntl(epoll, F_SETOWN_EX, &owner) ? 0 : owner.pid;
+    return fcntl(epoll, F_SETSIG, SIGRTMAX - 2) || fcntl(epoll, F_SETOWN_EX, &owner) ? 0 : owner.pid;
 }
-/* Whether the descriptor is that of an epoll with this owner. If the system can't say, it is. */
-static inline int ia_is_epoll_of(int epoll, int owner)
+/* Whether the descriptor is that of an epoll of this task still. If the system can't say, it is. In the child of a fork the
+   task may have ended: there each marked epoll is the parent's. */
+static inline int ia_is_epoll_of(int epoll, int task)
 {
     struct f_owner_ex found;
     if (fcntl(epoll, F_GETOWN_EX, &found))
         return errno != EBADF;
-    return owner == 0 || (found.type == F_OWNER_TID && found.pid == owner);
+    return task == 0 || found.pid == task || (found.pid == 0 && fcntl(epoll, F_GETSIG) == SIGRTMAX - 2);
 }
 
 /* From now on `ia_wait` reports the descriptor under `number`; if `exclusive`, one of several that wait for it. */

@@ -14,8 +14,8 @@ What holds between two batches:
   * opened = accepted + refused + queue_full, and accepted = taken + waiting.
 
 Other code of the process may close any of these descriptors. A lane makes anew what it has lost (room `gate_sockets`).
-A gate without its queue ends: its threads stop, and Python, which sees that `reads` has changed, closes it. A connection
-of which only the number is left is counted no more.
+A gate without its queue ends: its threads stop, and Python, which sees that `reads` has changed, closes it. A
+connection of which only the number is left is counted no more.
 
 Lock rule: `Lane.lock` is held for a batch. Under it the rules are exchanged. The tree is changed under its writer
 lock, as by `Session`. Each descriptor changes its place under `Lane.hands`, or the lock of the queue, which is taken
@@ -117,7 +117,7 @@ cdef inline int open_gate(Gate *g, u32 backlog, const int *given) noexcept nogil
             code = start_thread(&g.lane[i].thread, run_lane, &g.lane[i])
             g.running += code == 0
             while code == 0 and not acquire32(&g.lane[i].begun):
-                sched_yield()  # until then the lane's epoll has no owner, by which it is known
+                sched_yield()  # until then its epoll is not known by anything
     return code
 
 

@@ -3,7 +3,8 @@
 A *batch* is what one listening socket gives at once, MAX_BATCH connections at the most. A lane that has no descriptor
 left gives up its spare one, accepts with it, closes both, and takes the spare one again; without it, it rests.
 
-Lock rule: `Lane.lock` is held for a batch, and for each change of what the lane waits on. Nothing is held while it waits.
+Lock rule: `Lane.lock` is held for a batch, and for each change of what the lane waits on. Nothing is held while it
+waits.
 """
 
 from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, EMFILE, ENFILE, ENOTSOCK
@@ -167,8 +168,9 @@ cdef inline u64 news_of(Gate *g) noexcept nogil:
     cdef u64 n = 0
     cdef u32 i
     for i in range(g.lanes):
-        n += load64(&g.lane[i].refused) + load64(&g.lane[i].failures) + load64(&g.lane[i].left)
-        n += load64(&g.lane[i].queue_full) + load64(&g.lane[i].uncounted) + load64(&g.lane[i].lost)
+        n += load64(&g.lane[i].refused) + load64(&g.lane[i].failures)
+        n += load64(&g.lane[i].left) + load64(&g.lane[i].lost)
+        n += load64(&g.lane[i].queue_full) + load64(&g.lane[i].uncounted)
     return n
 
 
@@ -180,8 +182,8 @@ cdef inline void begin_lane(Lane *lane) noexcept nogil:
 
 
 cdef inline void end_lane(Lane *lane) noexcept nogil:
-    """Closes what the lane waits on. If the queue is lost, whoever watches a copy of `reads` is called: by a byte, or by
-    the end of the stream, of which the spare descriptor was the last that writes."""
+    """Closes what the lane waits on. If the queue is lost, a copy of `reads` becomes readable: by a byte, or by the end
+    of the stream, of which the last lane's spare descriptor is the last that writes."""
     lock_mutex(&lane.hands)
     close_lane(lane, True)
     unlock_mutex(&lane.hands)

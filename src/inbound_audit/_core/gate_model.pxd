@@ -72,8 +72,8 @@ cdef struct Lane:
     int hand                    # a connection that is neither refused nor in the queue yet; -1: none
     Rules *rules                # under the lock, like all that follows
     int epoll
-    int task                    # the owner of the epoll, by which it is known
-    u32 begun                   # published: the epoll has its owner
+    int task                    # the thread of the lane, by which its epoll is known
+    u32 begun                   # published: the epoll is marked
     bint is_stale               # the epoll is to be made anew
     OwnSocket spare             # for the time when no descriptor is left; below 0: it is lost
     bint rests

@@ -8,7 +8,7 @@ cdef tuple LINGERS = ("close", "abort", "drain")              # by `gate_model.L
 
 
 @cython.no_gc_clear  # its threads use the listener's tree and the rules until they have ended
-cdef class NativeGate:
+cdef class NativeGate(_GateFigures):
     """The native part of `inbound_audit.listeners.gate.Gate`. Until `_open` is called it is closed.
 
     Lock rule: that of the room `gate`. Methods may be called by any thread, and by a signal handler in the middle of
@@ -18,7 +18,6 @@ cdef class NativeGate:
     or drops stops at once, and is ended by another thread.
     """
 
-    cdef gate_model.Gate *gate
     cdef Listener _listener
     cdef GateRules rules
     cdef PrefixCounter refusals
@@ -250,63 +249,10 @@ cdef class NativeGate:
                 gate_queue.unlock_mutex(&g.lane[i].lock)
         return text_of_peer(&last), text_of_peer(&full), error_of_count(&uncounted, code), error, bool(wants_file)
 
-    # ---- counters; any thread may read them
-
-    @property
-    def opened(self):
-        """Connections that were accepted."""
-        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.opened)
-
-    @property
-    def accepted(self):
-        """Of these, those that came into the queue, and did not wait there when the gate was closed."""
-        if self.gate == NULL:
-            return 0
-        closed = over_lanes(self.gate, &self.gate.lane.closed_waiting)
-        return bits.load64(&self.gate.queue.accepted) - closed
-
-    @property
-    def refused(self):
-        """Of these, those that were over a limit, could not be counted, or waited when the gate was closed."""
-        if self.gate == NULL:
-            return 0
-        return over_lanes(self.gate, &self.gate.lane.refused) + over_lanes(self.gate, &self.gate.lane.closed_waiting)
-
-    @property
-    def queue_full(self):
-        """Of these, those that found the queue full."""
-        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.queue_full)
-
-    @property
-    def uncounted(self):
-        """Of these, those without an address, or without room in the counts."""
-        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.uncounted)
-
-    @property
-    def failures(self):
-        """Connections that were lost before they were counted, and times when none could be accepted: no descriptor was
-        left, or the system reported an error."""
-        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.failures)
-
-    @property
-    def left(self):
-        """Listening sockets that were closed under the gate, once per thread."""
-        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.left)
-
-    @property
-    def lost(self):
-        """Descriptors of the gate that other code of the process has closed, and that the gate has missed."""
-        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.lost)
-
     @property
     def waiting(self):
         """Connections in the queue."""
         return 0 if self.closed else bits.load32(&self.gate.queue.size)
-
-    @property
-    def _closed_twice(self):
-        """Descriptors of all gates of the process that were closed already when a gate closed them: for tests."""
-        return bits.load64(&own_socket.closed_twice)
 
     # ---- forks
 

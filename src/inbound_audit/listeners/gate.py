@@ -14,20 +14,21 @@ from __future__ import annotations
 import math
 import os
 import socket
-import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from inbound_audit._ipcount import MAX_GATE_SOCKETS, GateRules, NativeGate, NetworkMap
 from inbound_audit.errors import named_keywords
 from inbound_audit.listeners.filtered_socket import take_off_left
+from inbound_audit.listeners.gate_forks import Batches
 from inbound_audit.listeners.gate_log import GateLog
-from inbound_audit.listeners.gate_reply import BUSY, CLOSING, GateRefusal, reply_parts
+from inbound_audit.listeners.gate_reply import BUSY as BUSY
+from inbound_audit.listeners.gate_reply import GateRefusal
+from inbound_audit.listeners.gate_rules import is_native as is_native
+from inbound_audit.listeners.gate_rules import rules_of
 from inbound_audit.listeners.shed import Shed, Shedder
 from inbound_audit.policy.limits import Limits
-from inbound_audit.policy.verdict import UNAVAILABLE
 from inbound_audit.process import ProcessLock, Stage, register, wait_before_forks
 from inbound_audit.shedding import ShedNetwork
 
@@ -147,7 +148,7 @@ class Gate(NativeGate):
             refusals=None if self._shedder is None else self._shedder.refusals,
         )
         register(self, Stage.COUNTS, Gate._leave, Gate.close)
-        self._batches = _Batches(self)
+        self._batches = Batches(self)
         wait_before_forks(self._batches)
         if self._shedder is not None:
             self._shedder.begin(self)
@@ -185,22 +186,7 @@ class Gate(NativeGate):
             self.limits = policy if is_native(policy) else None
 
     def _rules(self, limits: Limits | None) -> GateRules:
-        if limits is not None and not is_native(limits):
-            raise TypeError(f"{limits!r}: a gate asks Limits alone; give any other policy to its guard")
-        if limits is not None:
-            limits.prepare(cast("InboundAudit", self.listener.audit))
-        verdict = UNAVAILABLE if limits is None else limits.refusal
-        guard = self.guard
-        return GateRules(
-            limits,
-            self._balancers,
-            refusal=reply_parts(self._refusal, verdict, busy=False),
-            busy=reply_parts(self._refusal, BUSY, busy=True),
-            unavailable=reply_parts(self._refusal, UNAVAILABLE, busy=True),
-            closing=reply_parts(self._refusal, CLOSING, busy=True),
-            dry_run=limits is not None and limits.dry_run,
-            refuses_uncounted=guard is not None and guard.refuses_when_full,
-        )
+        return rules_of(cast("InboundAudit", self.listener.audit), limits, self._refusal, self._balancers, self.guard)
 
     def get(self, timeout_s: float | None = None, most: int = MAX_TAKEN) -> list[tuple[socket.socket, Session | None]]:
         """Waits for connections: at least one, unless the time is over or the gate is closed.
@@ -307,34 +293,10 @@ class Gate(NativeGate):
         return f"<Gate of {self.listener.service_type}/{self.listener.name}: {state}>"
 
 
-class _Batches:
-    """What a fork waits for: that no thread of a gate is in the middle of a batch. Each fork of a thread, also one that
-    a signal handler makes in the middle of another, gives back what it has taken itself."""
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = weakref.ref(gate)
-        self._of_thread = threading.local()
-
-    def acquire(self) -> None:
-        gate = self._gate()
-        held = self._of_thread.__dict__.setdefault("held", [])
-        held.append(gate if gate is not None and gate._hold() else None)
-
-    def release(self) -> None:
-        gate = self._of_thread.held.pop()
-        if gate is not None:
-            gate._let_go()
-
-
 def gate_of(guard: Guard, sockets: Iterable[socket.socket], **options: Any) -> Gate:
     """A gate of a guard that asks the guard's policy, if that is a `Limits`. Raises what `Gate` raises."""
     policy = guard.policy
     return Gate(guard.listener, policy if is_native(policy) else None, sockets, guard=guard, **options)
-
-
-def is_native(policy: object) -> TypeGuard[Limits]:
-    """Whether a policy is a `Limits` whose verdict is the native one, so that a gate can ask it."""
-    return isinstance(policy, Limits) and type(policy).validate_connect is Limits.validate_connect
 
 
 def _check(sockets: tuple[socket.socket, ...]) -> None:

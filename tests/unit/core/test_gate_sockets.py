@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -158,12 +159,11 @@ def served(peer: socket.socket) -> list[int]:
     """The numbers of the other end of a connection, in this process."""
     found = []
     for name in os.listdir("/proc/self/fd"):
-        try:
-            with socket.socket(fileno=os.dup(int(name))) as copy:
+        path = f"/proc/self/fd/{name}"
+        if os.path.lexists(path) and os.readlink(path).startswith("socket:"):
+            with socket.socket(fileno=os.dup(int(name))) as copy, contextlib.suppress(OSError):  # without a peer
                 if copy.getpeername() == peer.getsockname():
                     found.append(int(name))
-        except OSError:
-            continue  # no socket, or one without a peer
     return found
 
 
