@@ -4,9 +4,9 @@
     queue               that it is lost, or that the lane is to end ----+--> epoll of the lane --> run_lane
     drained sockets     the lane's ------------------------------------+
 
-Other code may close each of them, and get its number. What is lost is made anew: a descriptor of a listening socket
-from the caller's, if the caller has it still; an epoll with all that the lane watches. An epoll from which a number
-can't be taken, because it is lost, is *stale*, and made anew, too: it would report that socket for ever.
+Other code may close each of them, and get its number. What is lost is made anew: a descriptor of a listening socket as
+a copy of the caller's, if the caller has it still; an epoll with all that the lane watches. If a number can't be taken
+out of an epoll, because it is lost, the epoll is *stale*, and made anew, too: it would report that socket for ever.
 
 Lock rule: the caller holds `Lane.lock`. A lane's descriptors change under its `hands`; those of listening sockets under
 `hands` of the gate's first lane.
