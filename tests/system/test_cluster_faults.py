@@ -34,8 +34,6 @@ FAULTS = rounds(12, 1000)
 QUIET_EVERY = rounds(4, 5)
 QUIET_S = rounds(0, 2)
 MAX_SESSIONS = 40
-AT_ONCE_S = 0.1
-"""A view that is the truth so soon after QUIET_S was the truth by then: a look at five views takes time, too."""
 MIN_AT_ONCE, MAX_LATE_S = 0.95, 2.0
 """How many of the quiet moments of the long form have every view right after QUIET_S, as a share; and the seconds that
 the others may take, on a machine that does other work as well."""
@@ -106,6 +104,8 @@ class Cluster:
         self.workers = Workers()
         self.open: list[Sessions] = []
         self.frozen: set[int] = set()
+        self.at_once = 0
+        """How often all views were the truth after QUIET_S of quiet."""
         self.took: list[float] = []
         """Seconds beyond QUIET_S of quiet until all views were the truth."""
         self.events: Counter[str] = Counter()
@@ -214,7 +214,9 @@ class Cluster:
             eventually(lambda audit=audit: audit.nodes, f"the agent of {host.name} runs")
         time.sleep(QUIET_S)
         began = time.monotonic()
-        if QUIET_S and not self.agree():
+        agrees = self.agree()
+        self.at_once += agrees
+        if QUIET_S and not agrees:
             views = [[node.name for node in audit.nodes if not node.counted] for audit in self.audits]
             load = os.getloadavg()[0]
             print(f"{time.strftime('%T')}: {', '.join(self.last)}; load {load:.0f}, not counted: {views}", flush=True)
@@ -258,10 +260,6 @@ class Cluster:
             f"and at most {max(self.took):.2f} s later; every view of windows at most {max(self.windows_took):.2f} s "
             "after that"
         )
-
-    @property
-    def at_once(self) -> int:
-        return sum(took < AT_ONCE_S for took in self.took)
 
     def close(self) -> None:
         for sessions in self.open:
