@@ -34,7 +34,7 @@ from inbound_audit.cluster.engine import (
 )
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES, MAX_PARTS, is_name
 from inbound_audit.cluster.zenoh_links import Links
-from inbound_audit.cluster.zenoh_settings import configuration, speakers
+from inbound_audit.cluster.zenoh_settings import MAX_UNHEARD, configuration, speakers
 from inbound_audit.errors import ClusterError
 
 logger = logging.getLogger("inbound_audit.cluster")
@@ -51,9 +51,6 @@ REST_PER_NODE_S, MAX_REST_S = 0.0005, 0.05
 """Seconds from one time that frames are taken from Zenoh to the next, per node beyond FEW_NODES and at most. Those that
 come meanwhile are taken together: if a thread of Zenoh called Python for each, that would cost more than all else that
 is done with it here. The other nodes wait longer than that before they speak again."""
-
-MAX_UNHEARD = 1000
-"""Frames that Zenoh keeps in between. Then the oldest gives way, and the sequence numbers show that it is missing."""
 
 MAX_KEYS = 8000
 """Keys of which is noted whose they are: to read one takes longer than all else that is done with a frame here."""
@@ -142,7 +139,7 @@ class ZenohEngine:
 
         session = self._session
         session.info.declare_link_events_listener(direct(self._links.changed), history=True)
-        self._frames = session.declare_subscriber(f"{self._root}/*/d", zenoh.handlers.RingChannel(MAX_UNHEARD))
+        self._frames = session.declare_subscriber(f"{self._root}/*/d", zenoh.handlers.FifoChannel(MAX_UNHEARD))
         session.declare_queryable(f"{self._own}/s", direct(self._query))
         session.liveliness().declare_subscriber("ia/*/*/alive", direct(self._alive))
         session.liveliness().declare_subscriber(f"{self._root}/*/id/*", direct(self._identity), history=True)

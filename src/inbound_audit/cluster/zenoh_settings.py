@@ -19,6 +19,13 @@ OPEN_TIMEOUT_MS = 1500
 """An attempt to connect takes so long at most. The kernel sends its first packet again after 1 s, 3 s and 7 s: attempts
 of 10 s, which is Zenoh's default, find a network that is whole again seconds later."""
 
+MAX_MESSAGE_BYTES = 2 * MAX_FRAME_BYTES
+"""Of a message of Zenoh. What is longer than a frame is dropped here."""
+
+MAX_UNHEARD = 256
+"""Frames that wait in Zenoh until they are taken. It reads no more before: when a network is whole again, all that the
+other nodes have tried to send may come in one moment."""
+
 _FROM_OTHERS = ["put", "delete", "reply", "declare_queryable", "liveliness_token"]
 _TO_US = ["declare_subscriber", "query", "liveliness_query", "declare_liveliness_subscriber"]
 
@@ -135,7 +142,7 @@ def configuration(settings: EngineSettings) -> dict[str, object]:
         "open/return_conditions": {"connect_scouted": False, "declares": False},
         "transport/link/protocols": ["tls" if tls else "tcp"],
         "transport/link/tx/lease": LEASE_MS,
-        "transport/link/rx/max_message_size": 2 * MAX_FRAME_BYTES,
+        "transport/link/rx/max_message_size": MAX_MESSAGE_BYTES,
         "transport/unicast/open_timeout": OPEN_TIMEOUT_MS,
         "transport/unicast/max_sessions": 4000,
         "transport/shared_memory/enabled": False,  # another user's memory is not to be mapped
