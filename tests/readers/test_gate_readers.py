@@ -92,6 +92,7 @@ def test_a_reader_beside_a_flooded_gate_never_counts_what_can_t_be(
         held.callback(end, taken)
         least = LIMIT * len(HELD)
         reader = Reader(programs.command(kind))
+        held.enter_context(reader.process)  # its pipes
         held.callback(reader.process.kill)
         assert reader.ask("open mail", "total SMTP") == ["0", str(least)]
         hosts = [f"count SMTP {source}/32" for source in FLOODED]

@@ -125,6 +125,10 @@ class Clients:
             self.hear()
         assert len(self.inside) == self.most == LIMIT
 
+    def close(self) -> None:
+        for _, peer in [*self.inside, *self._come.values()]:
+            peer.close()
+
     def leave(self, number: int) -> None:
         self._draw.shuffle(self.inside)
         for client, peer in self.inside[:number]:
@@ -137,13 +141,12 @@ class Clients:
 def test_each_place_is_taken_and_none_twice(hire: Workers, serving) -> None:
     """Each of 500 clients comes until it has been inside, and leaves: 50 are reached each time, and never more."""
     with serving(hire) as (port, name), View(name) as view:
-        clients, draw = Clients(port), random.Random(5)
-        times = 0
-        while len(clients.been_inside) < CLIENTS or times < rounds(5, 200):
-            clients.fill()
-            times += 1
-            eventually(lambda: view.total("SMTP") == LIMIT, "the end of those that were refused")
-            clients.leave(draw.randint(1, LIMIT))
-        assert clients.refused > 0
-        clients.leave(LIMIT)
+        draw, times = random.Random(5), 0
+        with contextlib.closing(Clients(port)) as clients:
+            while len(clients.been_inside) < CLIENTS or times < rounds(5, 200):
+                clients.fill()
+                times += 1
+                eventually(lambda: view.total("SMTP") == LIMIT, "the end of those that were refused")
+                clients.leave(draw.randint(1, LIMIT))
+            assert clients.refused > 0
         eventually(lambda: view.total("SMTP") == 0, "the end of all")
