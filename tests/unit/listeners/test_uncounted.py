@@ -58,7 +58,7 @@ SHOWN_BY = {
         "test_a_failed_accept_loses_no_connection_but_one_without_a_descriptor",
     ],
     'was refused by a gate with `linger="drain"`': [
-        "tests/unit/core/test_gate_connection.py::test_a_refused_session_is_no_session_while_it_is_drained"
+        "tests/unit/core/test_gate_drain.py::test_a_refused_session_is_no_session_while_it_is_drained"
     ],
     "waits in the system's queue": [
         f"{HERE}::test_what_waits_in_the_system_s_queue_is_counted_when_it_is_accepted",
