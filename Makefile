@@ -200,17 +200,23 @@ $(HAVE)-bench: $(HAVE)-dev
 debug: build/debug/.have ## the suite over a build that checks bounds and assertions
 	$(call on,debug) $(PYTEST) -m 'not tooling' $(BY_FILE) -q $(ARGS)
 
-# A leak check would count what CPython keeps for good; Python's own allocator would hide overruns from the sanitizer;
-# and a report is written to the file descriptor just before the process dies, so that one is not captured.
-sanitize: build/sanitize/.have ## the suite under AddressSanitizer and UndefinedBehaviorSanitizer
+# A leak check would count what CPython keeps for good, and Python's own allocator would hide overruns from the sanitizer.
+# All processes of a test run under the sanitizers, except programs that the project does not build. A report ends its
+# process, lies in REPORTS, whatever becomes of that process's standard error, and fails a test (tests/conftest.py).
+sanitize: build/sanitize/.inner ## the suite under AddressSanitizer and UndefinedBehaviorSanitizer; ARGS=tests/readers: a part
+	$(SAY) 'left out: tests/tooling, which runs no core of this build; tests marked memory, since a sanitizer takes memory' \
+	  '    itself; and what the summary at the end lists with its reason'
 	$(SANITIZED) -m 'not tooling and not memory' $(BY_FILE) $(ARGS)
 
-sanitize-core: build/sanitize/.have ## the part of it over the core and the series, in a minute or two
-	$(SANITIZED) tests/unit/core tests/unit/series tests/unit/test_audit.py $(PARALLEL) $(ARGS)
+sanitize-core: build/sanitize/.inner ## the part of it over the core and the series, in a minute or two
+	$(SANITIZED) tests/unit/core tests/unit/series tests/unit/test_audit.py tests/system/test_sanitizers.py $(PARALLEL) $(ARGS)
 
-SANITIZED = $(call on,sanitize) PYTHONMALLOC=malloc LD_PRELOAD="$$($(call runtime,libasan)) $$($(call runtime,libubsan))" \
-	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	  $(PYTEST) -o timeout=600 --capture=sys -q
+REPORTS   := build/sanitize/reports
+SANITIZED  = rm -rf $(REPORTS) && install -d -m 1777 $(REPORTS) && install -m 666 /dev/null $(REPORTS)/report.all && \
+	  $(call on,sanitize) PYTHONMALLOC=malloc LD_PRELOAD="$$($(call runtime,libasan)) $$($(call runtime,libubsan))" \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path=$(CURDIR)/$(REPORTS)/report \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:log_path=$(CURDIR)/$(REPORTS)/report \
+	  $(PYTEST) -o timeout=600 -o pythonpath='build/sanitize/lib .' -q
 
 on      = env PYTHONPATH=$(CURDIR)/build/$(1)/lib INBOUND_AUDIT_CORE=$(CURDIR)/build/$(1)/lib
 runtime = realpath "$$($(or $(CC),gcc) -print-file-name=$(1).so)"
@@ -222,6 +228,14 @@ switch-sanitize := INBOUND_AUDIT_SANITIZE=1
 build/%/.have: $(HAVE)-dev $(NATIVE) $(PACKAGE)
 	rm -rf build/$*
 	$(switch-$*) $(PY) setup.py --quiet build --build-lib build/$*/lib
+	touch $@
+
+# The inner functions of the core as its tests call them, and what each Python process of that build imports first.
+build/sanitize/.inner: build/sanitize/.have tests/support/inner.pyx tests/support/build_inner.py \
+  tests/support/sanitized_process.py
+	$(SAY) 'the inner functions of the core under sanitizers, for their tests'
+	$(switch-sanitize) $(PY) tests/support/build_inner.py
+	cp tests/support/sanitized_process.py build/sanitize/lib/sitecustomize.py
 	touch $@
 
 # ---- what is published

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib.util
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.support import forking  # noqa: F401  before the package
+from tests.support import forking, sanitizer_reports  # before the package
 from tests.support.command_line import Serve
 from tests.support.sharing import Workers
 from tests.support.timing import Clock
@@ -56,6 +57,11 @@ def pytest_configure() -> None:
     # A sanitizer run that tested the release build by mistake would pass and mean nothing.
     if BUILD_UNDER_TEST and Path(BUILD_UNDER_TEST) not in Path(core.__file__).parents:
         pytest.exit(f"the core under test is {core.__file__}, not the one in {BUILD_UNDER_TEST}", returncode=3)
+
+    # So would one whose tests of inner functions ran those of another build.
+    inner = importlib.util.find_spec("tests.support.inner")
+    if forking.UNDER_ASAN and (inner is None or Path(BUILD_UNDER_TEST or "") not in Path(inner.origin or "").parents):
+        pytest.exit(f"the inner functions under test are not those in {BUILD_UNDER_TEST}", returncode=3)
 
 
 def pytest_report_header() -> str:
@@ -114,6 +120,16 @@ def left_open() -> Iterator[None]:
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs twice: its servers accept by a gate, where the system has one, and without."""
     monkeypatch.setattr(Serve, "more", request.param)
+
+
+if forking.UNDER_ASAN:
+
+    @pytest.fixture(autouse=True)
+    def report() -> Iterator[None]:
+        """What a sanitizer has said of any process fails this test, or one that ran beside it."""
+        yield
+        found = sanitizer_reports.new_reports()
+        assert not found, found
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import pytest
 from tests.readers.test_readers import arena_base
+from tests.support.forking import UNDER_ASAN
 from tests.support.waiting import PATIENCE, eventually
 
 import inbound_audit
@@ -133,6 +134,7 @@ import importlib, sys
 importlib.import_module(sys.argv[1]).LuaRuntime().execute(open(sys.argv[2]).read())
 """
 
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 C_READERS = {"c": "0", "c-mapped": "IA_MAP", "c-pread": "IA_PREAD"}
 LUA_READERS = ("luajit", "lupa.luajit21", "lupa.luajit20")
 DAMAGED = "5"
@@ -141,6 +143,8 @@ DAMAGED = "5"
 def environment(*, core: bool = False) -> dict[str, str]:
     """For a program; one without the core goes without what `make sanitize` loads into every process."""
     kept = {name: value for name, value in os.environ.items() if core or name != "LD_PRELOAD"}
+    if UNDER_ASAN:  # tests see the signal that ends a reader
+        kept["ASAN_OPTIONS"] += ":handle_sigbus=0"
     return {**kept, "PYTHONPATH": PACKAGES, "LUA_PATH": f"{lua_module().parent}/?.lua;./?.lua"}
 
 
@@ -182,6 +186,7 @@ class Programs:
         self.directory = directory
 
     def compiled(self, source: str, name: str, *options: str) -> Path:
+        """`make sanitize` checks each of them."""
         gcc = shutil.which("gcc")
         if gcc is None:
             pytest.skip("there is no gcc")
@@ -190,6 +195,7 @@ class Programs:
             text = self.directory / f"{name}.c"
             text.write_text(source)
             command = [gcc, "-std=gnu99", "-O2", "-g", "-Wall", "-Wextra", "-Werror", f"-I{header().parent}", *options]
+            command += SANITIZERS if UNDER_ASAN else []
             done = subprocess.run(
                 [*command, "-o", str(out), str(text)], env=environment(), capture_output=True, text=True, check=False
             )
@@ -201,7 +207,7 @@ class Programs:
     def command(self, kind: str, *, checked: bool = False) -> list[str]:
         """Of the reader of that kind; `checked` is under sanitizers."""
         if kind in C_READERS:
-            options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if checked else []
+            options = SANITIZERS if checked else []
             return [
                 str(self.compiled(C_DRIVER, f"{kind}{'-checked' * checked}", f"-DFLAGS={C_READERS[kind]}", *options))
             ]

@@ -279,6 +279,7 @@ def highest(server: Serve) -> int:
     return int(found[1]) << 10
 
 
+@pytest.mark.memory
 @pytest.mark.parametrize(
     "piece",
     [
@@ -304,6 +305,7 @@ def test_a_message_without_an_end_takes_no_memory_and_is_cut_off(piece: bytes) -
         assert highest(server) - before < 2 * size
 
 
+@pytest.mark.memory
 @pytest.mark.parametrize("option", [(), ("--maildir", "box")])
 def test_the_largest_message_takes_twice_its_size(option: tuple[str, ...], tmp_path: Path) -> None:
     size = 64 * MIB
@@ -318,6 +320,7 @@ def test_the_largest_message_takes_twice_its_size(option: tuple[str, ...], tmp_p
         eventually(lambda: resident([server.pid]) < before + 20 * MIB, "the memory that was given back")
 
 
+@pytest.mark.memory
 def test_thirty_one_megabytes_of_empty_lines_are_a_message() -> None:
     with serving("--max-size", "32M") as server, in_data(server) as peer:
         before = resident([server.pid])
@@ -326,6 +329,7 @@ def test_thirty_one_megabytes_of_empty_lines_are_a_message() -> None:
         assert highest(server) - before < 64 * MIB
 
 
+@pytest.mark.memory
 def test_tiny_segments_take_no_memory() -> None:
     with serving() as server, in_data(server) as peer:
         peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -336,6 +340,7 @@ def test_tiny_segments_take_no_memory() -> None:
         assert highest(server) - before < 20 * MIB
 
 
+@pytest.mark.memory
 def test_hundred_hostile_peers_take_what_is_stated_and_good_ones_are_served(tmp_path: Path) -> None:
     certificate = tmp_path / "certificate.pem"
     trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)

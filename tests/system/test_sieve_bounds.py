@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.forking import UNDER_ASAN
 
 pytest.importorskip("lark")
 pytest.importorskip("re2")
@@ -177,4 +178,5 @@ def test_no_script_holds_a_listener_up(tmp_path: Path, name: str) -> None:
     for script, line in zip(WORST[name], done.stdout.splitlines(), strict=True):
         answer = json.loads(line)
         assert answer["used"] < HOOK_MS / 1000 + SLACK_S, f"{script[:200]}: {answer}"
-        assert answer["kib"] < MEMORY_KIB, f"{script[:200]}: {answer}"
+        if not UNDER_ASAN:  # a sanitizer takes memory itself
+            assert answer["kib"] < MEMORY_KIB, f"{script[:200]}: {answer}"
