@@ -179,7 +179,7 @@ def test_more_names_than_there_is_room_for_hold_up_no_node(either: Cluster) -> N
         either.send([(f"name{name}", beat()) for name in range(first, min(first + 500, NAMES))])
     with either.audits[1].listener().session("192.0.2.2"):
         either.agree(3)
-    assert all(len(audit.nodes) <= 4000 for audit in either.audits)
+    assert all(len(audit.nodes) <= 1 + 4000 for audit in either.audits)  # this host, and so many others
     either.check_agents()
     agent = json.loads(either.hosts[0].run("cluster", "mail", "--json").stdout)["agent"]
     assert agent["unlisted"] > 0

@@ -60,10 +60,13 @@ class Upgrading(Echo):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
+        self._task: asyncio.Task[None] | None = None
 
     def data_received(self, data: bytes) -> None:
         if data == b"starttls\r\n":
-            self.task = asyncio.get_running_loop().create_task(self.upgrade())
+            self._task = asyncio.get_running_loop().create_task(self.upgrade())
+        elif self._task is not None and not self._task.done():  # it came with the end of the handshake
+            self._task.add_done_callback(lambda _: super(Upgrading, self).data_received(data))
         else:
             super().data_received(data)
 

@@ -879,7 +879,7 @@ STAGES_LUA = Path(__file__).parents[3] / "examples" / "policies" / "stages.lua"
 
 @every_way
 def test_a_lua_policy_speaks_at_each_stage(guard: Guard, audit: InboundAudit, way: Way, mailbox: Mailbox) -> None:
-    policy = LuaPolicy(STAGES_LUA)
+    policy = LuaPolicy(STAGES_LUA, max_hook_ms=int(1000 * PATIENCE))
     guard.policy = policy
     with contextlib.closing(policy), mx(guard, way, mailbox, enable_SMTPUTF8=True) as (_, address):
         with greeted(address) as peer:
