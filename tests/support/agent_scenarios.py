@@ -69,7 +69,7 @@ class RunAgent(Scenario):
     )
     engine = "redis"
     limit_s = 4 * PATIENCE
-    quick_cases = 6
+    quick_cases = 8
     usual = ("is connected to other nodes", "reaches no other node")
 
     def before(self) -> None:
@@ -184,7 +184,7 @@ class RunZenohAgent(RunAgent):
     failing = calls
     engine = "zenoh"
     keeps_threads = True
-    quick_cases = 3
+    quick_cases = 8
 
     def addresses(self) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
         first, second = (f"tcp/127.0.0.1:{port}" for port in free_ports(2))

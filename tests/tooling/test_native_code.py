@@ -38,8 +38,10 @@ HOT = {
     "session": ["add_session", "show_session", "remove_session"],
     "reply": ["write_reply"],
     "gate_queue": ["push", "pop"],
-    "gate_connection": ["count_connection", "is_over", "refuse", "send_away", "drain", "receive"],
-    "gate": ["accept_batch", "goes_on", "accept_without_room", "serve_event", "run_lane"],
+    "gate_connection": ["count_connection", "is_over", "refuse", "send_away", "receive"],
+    "gate_drain": ["drain", "go_on_draining"],
+    "gate_sockets": ["check_lane", "keeps_socket"],
+    "gate_lane": ["accept_batch", "goes_on", "accept_without_room", "serve_event", "run_lane"],
 }
 PYTHON = re.compile(r"\b(Py[A-Z]\w+|__Pyx_(?!RefNanny)\w+|Py_\w+)")
 
