@@ -124,16 +124,16 @@ cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexc
     cdef Rules *r = lane.rules
     cdef Tree *t = lane.gate.tree
     cdef Address peer
-    cdef u32 monitors
+    cdef u32 monitors = acquire32(&t.owner.monitors)
     peer.hi, peer.lo, peer.version = c.ac.hi, c.ac.lo, c.ac.version
-    add_one(&lane.refused)  # before the peer can know
+    # All of this before the peer can know: its next connection may be asked about what is recorded here.
+    add_one(&lane.refused)
     lane.last = c.ac
     if lane.gate.refusals != NULL:
         count_refusal(lane.gate.refusals, &peer)
-    send_away(lane, &r.refusal, c, &r.names[row], count, False)
-    monitors = acquire32(&t.owner.monitors)
     if monitors:
         record_event(t.owner, monitors, REJECTIONS, &peer, 1, now_of(t.owner), NULL)
+    send_away(lane, &r.refusal, c, &r.names[row], count, False)
 
 
 # ---- one connection
