@@ -210,7 +210,7 @@ def test_killed_and_started_again_and_again(hire, place, tell):
         if turn == rounds(10, 100):
             before = [left_over(worker.pid) for worker in crew]
     for worker, (names, mappings) in zip(crew, before, strict=True):
-        assert left_over(worker.pid)[0] == names
+        assert left_over(worker.pid)[0] <= names  # one that comes and goes may have been among them
         assert left_over(worker.pid)[1] <= mappings + 60
         worker.do("mx._check()")
     for path in map(Path, place.rglob("*")):

@@ -102,12 +102,17 @@ def test_the_table_of_all_files_is_as_a_limit_of_this_process(hire: Workers) -> 
     worker.do("import os\nfilled = []\nresource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))")
     worker.do("while True:\n    try:\n        filled.append(os.dup(2))\n    except OSError:\n        break")
     peers = [connect(port_of(worker)) for _ in range(20)]
-    eventually(lambda: worker.do("gate.failures") >= 20, "that each is lost")
+    # One lane may take the number that the other one has freed for a moment: then a peer is let in.
+    eventually(lambda: worker.do("gate.opened + gate.failures") >= 20, "that each is decided on")
     worker.do("for fd in filled: os.close(fd)")
     with connect(port_of(worker)):
-        assert worker.do("len(gate.get(PATIENCE))") == 1
+        eventually(lambda: worker.do("kept.extend(gate.get(0.1, 100)) or gate.opened") == worker.do("len(kept)") > 0)
+        opened = worker.do("len(kept)")
+        worker.do("for c, s in kept: c.close(); s.close()")
+        said_to = sorted(said(peer) for peer in peers)
+    assert said_to == [b""] * (opened - 1) + [b"421 4.7.0 too busy, try again later\r\n"] * (21 - opened)
+    assert opened < 21
     for peer in peers:
-        assert said(peer) == b"421 4.7.0 too busy, try again later\r\n"
         peer.close()
 
 
