@@ -47,7 +47,7 @@ MAX_WAIT_S = 0.05
 wanted. A frame that comes in between costs nothing for each node."""
 
 STOOD_STILL_S = 0.5
-"""If two steps of the loop are so many seconds apart, then this host, or this process, stood still."""
+"""If two checks of all nodes are so many seconds apart, then this host, or this process, stood still."""
 
 STEP_PER_NODE_S, MAX_STEP_S = 0.0001, 0.02
 """Seconds from one step of the loop to the next, per node and at most. Frames that come meanwhile are handled together,
@@ -100,7 +100,6 @@ class Agent:
         self._warned = False
         self._log = LogLimiter(logger)
         self._nodes_at = self._chores_at = 0.0
-        self._checked_at = time.monotonic()
         self._command = requests.Command(lambda series, request: self.status(), {}, {})
         requests.COMMANDS["cluster"] = self._command
 
@@ -192,10 +191,9 @@ class Agent:
             now = time.monotonic()
             wanted: list[str] = []
             if now >= self._nodes_at:
-                self._nodes_at = now + MAX_WAIT_S
-                if now - self._checked_at > STOOD_STILL_S:
+                if now - self._nodes_at > STOOD_STILL_S - MAX_WAIT_S:
                     self._receiver.woke(now)
-                self._checked_at = now
+                self._nodes_at = now + MAX_WAIT_S
                 self._receiver.tick(self._inbox.since(now))
                 self._series.turn()
                 wanted = self._receiver.asks(now, self._asking.nodes)
