@@ -12,10 +12,21 @@ from collections.abc import Iterator
 
 from tests.support.waiting import PATIENCE, eventually
 
-from inbound_audit import Listener, Session
+from inbound_audit import InboundAudit, Limits, Listener, Session
+from inbound_audit.listeners import Guard
 from inbound_audit.listeners.gate import Gate
 
 Taken = tuple[socket.socket, Session | None]
+
+
+@contextlib.contextmanager
+def guarded(service: str) -> Iterator[Guard]:
+    """A guard that lets in one session of an address. At the end nothing is counted or open."""
+    with InboundAudit(capacity=1 << 22) as audit:
+        guard = Guard(audit.listener(service), Limits({"/32": 1}))
+        yield guard
+        eventually(lambda: audit.total() == guard.open == 0, "the end of every connection")
+        guard.listener._check()
 
 
 def connect(port: int, source: str = "127.0.0.1", host: str = "127.0.0.1") -> socket.socket:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 import trustme
 from aiosmtpd.handlers import Sink
-from tests.support.gates import Other, Own, connect, descriptors, said
+from tests.support.gates import Other, Own, connect, descriptors, guarded, said
 from tests.support.listening import LoopThread, Script
 from tests.support.waiting import PATIENCE, eventually
 
@@ -38,10 +38,8 @@ class Hello(asyncio.Protocol):
 
 @pytest.fixture
 def guard() -> Iterator[Guard]:
-    with InboundAudit(capacity=1 << 22) as audit:
-        guard = Guard(audit.listener("SMTP"), Limits({"/32": 1}))
+    with guarded("SMTP") as guard:
         yield guard
-        eventually(lambda: audit.total() == guard.open == 0, "the end of every connection")
 
 
 @pytest.fixture

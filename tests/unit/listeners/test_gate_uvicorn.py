@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.support.gates import descriptors
+from tests.support.gates import descriptors, guarded
 from tests.support.waiting import PATIENCE, eventually
 
-from inbound_audit import InboundAudit, Limits
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.gate import Gate
 from inbound_audit.listeners.gate_reply import RETRY_AFTER_S
@@ -39,11 +38,8 @@ def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.fixture
 def guard() -> Iterator[Guard]:
-    with InboundAudit(capacity=1 << 22) as audit:
-        guard = Guard(audit.listener("HTTP"), Limits({"/32": 1}))
+    with guarded("HTTP") as guard:
         yield guard
-        eventually(lambda: audit.total() == guard.open == 0, "the end of every connection")
-        audit.listener("HTTP")._check()
 
 
 @contextlib.contextmanager
