@@ -39,6 +39,8 @@ BOUNDS = Bounds(
     max_all_window_hosts=30,
 )
 ALL, MANAGED = SeriesKey("series", "all", 600, 3), SeriesKey("series", "managed", 600, 3)
+AHEAD_S = 3.0
+"""By how much the clock of the honest node is ahead."""
 NAMES = ("here", "honest", "a", "b", "c", "d", "e", "f", "g", "a b", "")
 _FIELDS = struct.Struct("<BBBBBBBB")
 _STEP = struct.Struct("<BBB")
@@ -52,12 +54,12 @@ class Cluster:
         self.now = 50.0
         self.trees = GoldTrees(BOUNDS.max_nodes)
         self.series = self.series_of(Events())
-        self.receiver = Receiver("here", 3, self.trees, lambda: self.now, BOUNDS, self.series)
+        self.receiver = Receiver("here", 3, self.trees, lambda: self.now, BOUNDS, self.series, lambda: self.now)
         self.own = GoldTrees()
         self.own.own[4, 1] = 2
         self.events = Events()
         windows = self.series_of(self.events)
-        self.sender = Sender(77, self.own, lambda: self.now, windows.said.values())
+        self.sender = Sender(77, self.own, lambda: self.now, windows.said.values(), utc=lambda: self.now + AHEAD_S)
         for key in (ALL, MANAGED):
             self.events.record(key, 0, (4, 1), 2)
         self.speak()
@@ -186,13 +188,14 @@ def run(data: bytes) -> None:
         chosen(node, data[at : at + size])
         at += size
         cluster.check()
-    for _ in range(12):
+    for _ in range(20):
         cluster.time("", b"\x40")
     while cluster.receiver.nodes["honest"].refused_windows:  # others had taken all places: it is tried again
         cluster.time("", b"\x40")
     assert cluster.receiver.nodes["honest"].state == State.HEARD
     assert cluster.trees.trees["honest"].counts == cluster.own.own, "a node is counted wrong because of others"
     honest = cluster.receiver.nodes["honest"]
+    assert abs((honest.clock.ahead_s or 0.0) - AHEAD_S) < 0.01, "a clock is measured wrong because of others"
     for tree, key in ((FOR_ALL, ALL), (FOR_MANAGERS, MANAGED)):
         counts = {window: held.tree.counts for window, held in honest.windows[tree].tree.windows.items()}
         assert counts == {WindowKey(key, 0, 0): cluster.events.windows[WindowKey(key, 0, 0)]}

@@ -195,6 +195,7 @@ class Simulation:
         self.cluster.run(STATES_S, 0.05)
         self.cluster.check_states()
         self.cluster.check_windows()
+        self.cluster.check_clocks()
         self.short_life = False
         for node in self.cluster.nodes:
             for name in node.view():

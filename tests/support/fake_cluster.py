@@ -26,6 +26,8 @@ MAX_INBOX = 10_000
 EPOCH_S = 1_800_000_000
 """What the clocks of hosts say at the start."""
 FIND_S = 1.0
+CLOCK_LATE_S = 0.2
+"""How long a word of a clock may be on its way then."""
 LATE_S = FIND_S + WINDOWS_PACE.min_pause_s + 0.5
 """How late a window may be known elsewhere while nothing fails."""
 
@@ -50,8 +52,8 @@ class FakeNode:
         clock = lambda: EPOCH_S + cluster.now + self.skew_s  # noqa: E731
         trees = own.series_trees(clock) if hasattr(own, "series_trees") else GoldSeriesTrees(events, clock)
         self.series = HostSeries(trees, cluster.monitors, name in cluster.managers, lambda: cluster.now)
-        self.sender = Sender(self.epoch, own, lambda: cluster.now, self.series.said.values())
-        self.receiver = Receiver(name, self.epoch, own, lambda: cluster.now, cluster.bounds, self.series)
+        self.sender = Sender(self.epoch, own, lambda: cluster.now, self.series.said.values(), utc=clock)
+        self.receiver = Receiver(name, self.epoch, own, lambda: cluster.now, cluster.bounds, self.series, clock)
         self.engine = FakeEngine(cluster.network, name)
         self.engine.open(
             lambda node, data: self.inbox.append((node, data, cluster.now)),
@@ -217,6 +219,14 @@ class FakeCluster:
         """Whether a node says a series to another one that counts it."""
         tree = FOR_ALL if key.name in self.monitors else other.events.replicate.get(key, 0)
         return other is not node and (tree == FOR_ALL or (tree == FOR_MANAGERS and node.name in self.managers))
+
+    def check_clocks(self) -> None:
+        """Each node knows by how much the clocks of those that say windows differ from its own."""
+        for node in self.nodes:
+            for other in self.nodes:
+                ahead_s = node.receiver.nodes[other.name].clock.ahead_s if node is not other else None
+                if ahead_s is not None:
+                    assert -CLOCK_LATE_S <= ahead_s - (other.skew_s - node.skew_s) <= 0.01, (node.name, other.name)
 
     def check_states(self) -> None:
         """Each node lists the others as they are."""

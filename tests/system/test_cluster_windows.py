@@ -72,6 +72,7 @@ def test_windows_are_counted_go_with_their_node_and_come_back(two: tuple[Countin
     eventually(lambda: one.count("everywhere") == 1, "what was taken away is counted, too")
     for host in (one.host, other.host):  # what it was told, and what it has said itself
         eventually(lambda host=host: windows_of_mx2(host) == [(3, 3, 0)], f"{host.name} lists the windows of mx2")
+    eventually(lambda: clock_of_mx2(one.host) == [False], "a clock is measured, and is that of this machine")
 
     other.host.agent.kill()
     eventually(lambda: one.counts == (2, 2, 2, 2), "a node that is lost takes its windows along")
@@ -83,6 +84,11 @@ def test_windows_are_counted_go_with_their_node_and_come_back(two: tuple[Countin
     assert one.host.agent.wait(PATIENCE) == 0
     eventually(lambda: other.counts == (3, -1, 3, 3), "a node that leaves is gone")
     eventually(lambda: one.counts == (2, 2, 2, 2), "without an agent a host counts itself")
+
+
+def clock_of_mx2(host: Host) -> list[bool]:
+    """Whether it differs, once it was measured."""
+    return [row["clock_differs"] for row in host.rows() if row["node"] == "mx2" and row["clock_ahead_s"] is not None]
 
 
 def windows_of_mx2(host: Host) -> list[tuple[int, int, int]]:

@@ -11,6 +11,7 @@ import click
 from inbound_audit.cli import view_options
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.output import Output, listing, plain, plural
+from inbound_audit.cluster.clock_difference import in_words
 from inbound_audit.errors import SharedStateError
 from inbound_audit.nodes import THIS_HOST, NodeInfo
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 
 WINDOWS = ("windows", "window_hosts", "folded_windows")
-FROM_AGENT = ("epoch", "gaps", "snapshots", "dropped", "bytes", "version", "why", *WINDOWS)
+CLOCK = ("clock_ahead_s", "clock_differs")
+FROM_AGENT = ("epoch", "gaps", "snapshots", "dropped", "bytes", "version", "why", *CLOCK, *WINDOWS)
 """What the agent alone knows of a node."""
 
 
@@ -131,6 +133,8 @@ def row_text(row: Mapping[str, Any]) -> str:
             words += f", {plural(row['gaps'], 'gap')}, {plural(row['snapshots'], 'snapshot')}"
         if row["state"] == "too large" and row["why"]:
             words += f": {plain(row['why'])}"
+        if row["clock_differs"]:
+            words += f", {in_words(row['clock_ahead_s'])}"
         if row["windows"]:
             words += f", {plural(row['windows'], 'window')} of {plural(row['window_hosts'], 'host')}"
     return f"  {plain(row['node']):15} {counts:36}  {words}"

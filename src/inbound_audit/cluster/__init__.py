@@ -7,6 +7,7 @@
     sender        what this node says, and when
     replica       the copy of what another node has said, and what is missing of it
     node_state    what is known of another node
+    clock_difference  by how much its clock differs from that of this host
     own_name      whether another node has the name of this one
     bounds        what the other nodes may take of this agent
     receiver      what the other nodes say: epochs, leases

@@ -7,16 +7,19 @@ All numbers are little-endian. A frame has at most MAX_FRAME_BYTES.
     u8  type          of FrameType
     u16 tree          what is counted: 0: sessions; 1: windows; 2: windows for managers
     u64 epoch         random, new at each start of an agent
-    u64 seq           the number of this frame; of a snapshot: of the last delta that is in it
-    u64 base          the number of the delta of this tree before this frame; of a snapshot: part (u32), parts (u32)
+    u64 seq           the number of this frame; of a snapshot: of the last delta that is in it; of a clock: of the frame
+                      before it
+    u64 base          the number of the delta of this tree before this frame; of a snapshot: part (u32), parts (u32); of
+                      a clock: its milliseconds since 1970
     u32 age           milliseconds since the start of the agent
     u32 hosts         \\
-    u64 total          > of the state that this frame leads to
+    u64 total          > of the state that this frame leads to; of a clock: 0
     u64 digest        /
         records       of a delta and of a part of a snapshot (node_trees.py; of windows: window_records.py)
     u32 crc           CRC-32 of all bytes before it
 
-Each version begins with the magic and the version, and ends with the CRC.
+Each version begins with the magic and the version, and ends with the CRC. A frame of a type that is not known is
+dropped.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from enum import IntEnum
 from typing import NamedTuple
 from zlib import crc32
 
+from inbound_audit.cluster.window_records import MAX_TIME_S
 from inbound_audit.errors import InboundAuditError
 
 VERSION = 1
@@ -43,6 +47,7 @@ _TYPE_AT = 5
 MIN_FRAME_BYTES = _HEADER.size + _CRC.size
 MAX_RECORDS_BYTES = MAX_FRAME_BYTES - MIN_FRAME_BYTES
 MAX_AGE_MS = 2**32 - 1
+MAX_CLOCK_MS = 1000 * MAX_TIME_S
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -60,16 +65,19 @@ class OtherVersionError(FrameError):
 
 
 class FrameType(IntEnum):
-    """What a frame is for. A goodbye is the last frame of an agent that ends in order."""
+    """What a frame is for. A goodbye is the last frame of an agent that ends in order. A clock says the time by which
+    this node numbers its windows, and changes nothing."""
 
     DELTA = 1
     SNAPSHOT = 2
     HEARTBEAT = 3
     GOODBYE = 4
+    CLOCK = 5
 
 
 class Frame(NamedTuple):
-    """One frame. The age is in milliseconds; `hosts`, `total` and `digest` are of the state that it leads to."""
+    """One frame. The age is in milliseconds; `hosts`, `total` and `digest` are of the state that it leads to;
+    `clock_ms` is what a clock says, in milliseconds since 1970."""
 
     type: int
     epoch: int
@@ -83,6 +91,7 @@ class Frame(NamedTuple):
     part: int = 0
     parts: int = 0
     tree: int = 0
+    clock_ms: int = 0
 
     @property
     def content(self) -> int:
@@ -96,8 +105,8 @@ def is_name(text: str) -> bool:
 
 
 def may_wait(data: bytes) -> bool:
-    """Whether these bytes look like a heartbeat, which is a sign of life and changes nothing. They are not checked."""
-    return len(data) == MIN_FRAME_BYTES and data[_TYPE_AT] == FrameType.HEARTBEAT
+    """Whether these bytes look like a heartbeat or a clock, which change nothing. They are not checked."""
+    return len(data) == MIN_FRAME_BYTES and data[_TYPE_AT] in (FrameType.HEARTBEAT, FrameType.CLOCK)
 
 
 def pack(frame: Frame) -> bytes:
@@ -105,6 +114,8 @@ def pack(frame: Frame) -> bytes:
     base = frame.base
     if frame.type == FrameType.SNAPSHOT:
         base = frame.part | frame.parts << 32
+    elif frame.type == FrameType.CLOCK:
+        base = frame.clock_ms
     numbers = (frame.tree, frame.epoch, frame.seq, base, frame.age_ms, frame.hosts, frame.total, frame.digest)
     body = _HEADER.pack(_MAGIC, VERSION, frame.type, *numbers) + frame.records
     return body + _CRC.pack(crc32(body))
@@ -125,6 +136,8 @@ def unpack(data: bytes) -> Frame:
     frame = Frame(type_, epoch, seq, base, age, hosts, total, digest, bytes(data[_HEADER.size : end]), tree=tree)
     if type_ == FrameType.SNAPSHOT:
         frame = frame._replace(base=0, part=base & MAX_AGE_MS, parts=base >> 32)
+    elif type_ == FrameType.CLOCK:
+        frame = frame._replace(base=0, clock_ms=base)
     _check(frame)
     return frame
 
@@ -134,8 +147,10 @@ def _check(frame: Frame) -> None:
     if frame.type == FrameType.SNAPSHOT:
         if not frame.part < frame.parts <= MAX_PARTS:
             raise FrameError(f"part {frame.part} of {frame.parts}; a snapshot has at most {MAX_PARTS}")
-    elif frame.type not in (FrameType.DELTA, FrameType.HEARTBEAT, FrameType.GOODBYE):
+    elif frame.type not in (FrameType.DELTA, FrameType.HEARTBEAT, FrameType.GOODBYE, FrameType.CLOCK):
         raise FrameError(f"a frame of type {frame.type}")
+    elif frame.clock_ms > MAX_CLOCK_MS:
+        raise FrameError(f"{frame.clock_ms} ms since 1970: no clock gives that time")
     elif frame.base >= frame.seq:
         raise FrameError("a frame that comes before the state it builds on")
     elif (frame.type == FrameType.DELTA) != bool(frame.records):

@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Any
 
 from inbound_audit.cluster import frames
+from inbound_audit.cluster.clock_difference import ClockDifference
 from inbound_audit.cluster.node_trees import NodeTree
 from inbound_audit.cluster.replica import Replica
 from inbound_audit.cluster.windows import WindowTrees
@@ -53,6 +54,7 @@ class NodeState:
     """Of its sessions."""
     windows: dict[int, Replica[WindowTrees]] = field(default_factory=dict)
     """Of its windows, by the tree of frames; none before there is something."""
+    clock: ClockDifference = field(default_factory=ClockDifference)
     state: State = State.LOST
     epoch: int | None = None
     """The number of its last start, as far as it was heard."""

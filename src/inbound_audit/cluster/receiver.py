@@ -7,10 +7,12 @@ memory beyond the bounds.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 
 from inbound_audit.cluster import frames
 from inbound_audit.cluster.bounds import Bounds
+from inbound_audit.cluster.clock_difference import ClockDifference
 from inbound_audit.cluster.copies import Copies
 from inbound_audit.cluster.frames import SESSIONS, Frame, FrameError, FrameType, OtherVersionError
 from inbound_audit.cluster.host_series import HostSeries
@@ -44,6 +46,7 @@ class Receiver:
         clock: monotonic, in seconds.
         bounds: what the others may take.
         series: the series of this host; without them no windows of other nodes are counted.
+        utc: the clock that numbers this host's windows, in seconds since 1970.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Receiver:
         clock: Callable[[], float],
         bounds: Bounds = Bounds(),  # noqa: B008 - it is immutable
         series: HostSeries | None = None,
+        utc: Callable[[], float] = time.time,
     ) -> None:
         self.node = node
         self.bounds = bounds
@@ -64,6 +68,7 @@ class Receiver:
         """Frames of nodes that are not listed."""
         self.copies = Copies(bounds, series)
         self._trees = trees
+        self._utc_at: Callable[[float], float] = lambda at: utc() - clock() + at
         self._own = OwnName(epoch, clock())
         self._listed_at = self._check_at = float("-inf")
         own = NodeState(node, self._replica(node, clock()), state=State.THIS_HOST)
@@ -94,12 +99,20 @@ class Receiver:
             else:
                 state.drop(str(error))
         else:
+            if frame.type == FrameType.CLOCK:
+                self._note_clock(state, frame, now)
+                return
             state = state or self._new(node, now)
             if state is self.nodes[self.node]:
                 self._own.hear(frame, now)
                 self._say_own()
             elif state is not None and self._is_new(state, frame, now):
                 self._take(state, frame, now)
+
+    def _note_clock(self, state: NodeState | None, frame: Frame, now: float) -> None:
+        """It is no sign of life. One that a later frame has overtaken is not taken: that clock may be another now."""
+        if state is not None and state.state in COUNTED and state.epoch == frame.epoch and frame.seq >= state.seq:
+            state.clock.note(frame.clock_ms / 1000 - self._utc_at(now), now)
 
     def answered(self, node: str, parts: Sequence[bytes] | None, now: float) -> None:
         """Takes a node's answer to `asks`: all parts of its snapshot, or None if there was no answer."""
@@ -234,6 +247,7 @@ class Receiver:
             state.begin_of(state.epoch, state.began, state.seq)
         state.epoch = frame.epoch  # model: cluster/begin
         state.began = began
+        state.clock = ClockDifference()
         self.copies.begin(state, now)
 
     def _rival(self, state: NodeState, now: float) -> None:
@@ -290,5 +304,6 @@ class Receiver:
 
     def _lose(self, state: NodeState, now: float) -> None:
         self.copies.empty(state, *state.replicas)
+        state.clock = ClockDifference()
         state.lost_at = now
         state.say(State.LOST)

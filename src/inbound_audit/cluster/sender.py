@@ -4,16 +4,27 @@ A frame leaves as soon as something has changed, but not before a pause after th
 number of nodes, because each frame costs each of them time, and with the processor time of a walk over this host's
 trees.
 Sessions and windows are said apart from one another, in frames of trees of their own. Frames are numbered together.
+With windows goes the clock by which they are numbered.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
-from inbound_audit.cluster.frames import MAX_AGE_MS, MAX_PARTS, MAX_RECORDS_BYTES, SESSIONS, Frame, FrameType, pack
+from inbound_audit.cluster.frames import (
+    MAX_AGE_MS,
+    MAX_CLOCK_MS,
+    MAX_PARTS,
+    MAX_RECORDS_BYTES,
+    SESSIONS,
+    Frame,
+    FrameType,
+    pack,
+)
 from inbound_audit.cluster.leases import HEARTBEAT_S, heartbeat_s
 from inbound_audit.cluster.node_trees import Counts, NodeTrees, all_records
 from inbound_audit.errors import CapacityError
@@ -146,6 +157,7 @@ class Sender:
         clock: monotonic, in seconds.
         windows: what is said apart from the sessions.
         cost: the seconds of the processor that this thread has used; without it, the time of `clock`.
+        utc: the clock that numbers windows, in seconds since 1970.
     """
 
     def __init__(
@@ -155,6 +167,7 @@ class Sender:
         clock: Callable[[], float],
         windows: Iterable[Source] = (),
         cost: Callable[[], float] | None = None,
+        utc: Callable[[], float] = time.time,
     ) -> None:
         self.epoch = epoch
         self.nodes = 1
@@ -163,6 +176,7 @@ class Sender:
         """Whether this node says nothing, because a newer one has its name (`Receiver.duplicate`)."""
         self._clock = clock
         self._cost = clock if cost is None else cost
+        self._utc = utc
         self._began = clock()
         self._first = True
         self._seq = 0
@@ -227,6 +241,8 @@ class Sender:
             said = [self._next(FrameType.HEARTBEAT, stream)]  # model: cluster/beat
         if said:
             stream.spoke_at = now
+            if stream is not self._sessions:
+                said.append(self._clock_frame(stream))
         return said
 
     def _next(self, type_: FrameType, stream: Stream, records: bytes = b"") -> bytes:
@@ -236,6 +252,10 @@ class Sender:
         if type_ == FrameType.DELTA:
             stream.content = self._seq
         return data
+
+    def _clock_frame(self, stream: Stream) -> bytes:
+        frame = self._frame(FrameType.CLOCK, stream, self._seq)._replace(hosts=0, total=0, digest=0)
+        return pack(frame._replace(clock_ms=min(max(int(1000 * self._utc()), 0), MAX_CLOCK_MS)))
 
     def _frame(self, type_: FrameType, stream: Stream, seq: int) -> Frame:
         age = min(int((self._clock() - self._began) * 1000), MAX_AGE_MS)

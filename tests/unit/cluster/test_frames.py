@@ -35,6 +35,8 @@ def any_frames(draw: st.DrawFn) -> Frame:
     )
     if kind == FrameType.DELTA:
         return frame._replace(records=draw(st.binary(min_size=1)))
+    if kind == FrameType.CLOCK:
+        return frame._replace(base=0, clock_ms=draw(st.integers(0, frames.MAX_CLOCK_MS)))
     if kind == FrameType.SNAPSHOT:
         parts = draw(st.integers(1, frames.MAX_PARTS))
         part = draw(st.integers(0, parts - 1))
@@ -58,6 +60,15 @@ def test_the_bytes_of_a_frame_stay_what_they_are() -> None:
     assert pack(frame).hex() == (
         "69626163 01 01 0000 0807060504030201 0900000000000000 0700000000000000 e8030000 01000000"
         "0300000000000000 bbaa000000000000 010a0300 81cf9606"
+    ).replace(" ", "")
+
+
+def test_the_bytes_of_a_clock_stay_what_they_are() -> None:
+    """An agent that does not know this type has the same version, and drops the frame."""
+    frame = Frame(FrameType.CLOCK, 0x0102030405060708, 9, age_ms=1000, tree=1, clock_ms=1_795_842_060_000)
+    assert pack(frame).hex() == (
+        "69626163 01 05 0100 0807060504030201 0900000000000000 e02e8720a2010000 e8030000 00000000"
+        "0000000000000000 0000000000000000 e65ab671"
     ).replace(" ", "")
 
 
@@ -100,6 +111,7 @@ def test_another_version_is_named(frame: Frame, version: int) -> None:
 
 
 GOOD = Frame(FrameType.DELTA, 1, 2, 1, 0, 1, 1, 0, b"records")
+CLOCK = Frame(FrameType.CLOCK, 1, 2, clock_ms=1)
 PART = Frame(FrameType.SNAPSHOT, 1, 2, 0, 0, 1, 1, 0, b"records", 0, 1)
 
 
@@ -107,7 +119,7 @@ PART = Frame(FrameType.SNAPSHOT, 1, 2, 0, 0, 1, 1, 0, b"records", 0, 1)
     ("frame", "why"),
     [
         (GOOD._replace(type=0), "type 0"),
-        (GOOD._replace(type=5), "type 5"),
+        (GOOD._replace(type=6), "type 6"),
         (GOOD._replace(base=2), "before the state"),
         (GOOD._replace(base=2**64 - 1), "before the state"),
         (GOOD._replace(records=b""), "without records"),
@@ -116,6 +128,9 @@ PART = Frame(FrameType.SNAPSHOT, 1, 2, 0, 0, 1, 1, 0, b"records", 0, 1)
         (GOOD._replace(hosts=2), "2 hosts with a count of 1"),
         (GOOD._replace(hosts=0), "0 hosts with a count of 1"),
         (GOOD._replace(total=0), "1 hosts with a count of 0"),
+        (GOOD._replace(type=FrameType.CLOCK), "without a change"),
+        (CLOCK._replace(clock_ms=frames.MAX_CLOCK_MS + 1), "no clock gives that time"),
+        (CLOCK._replace(clock_ms=2**64 - 1), "no clock gives that time"),
         (PART._replace(part=1), "part 1 of 1"),
         (PART._replace(parts=0), "part 0 of 0"),
         (PART._replace(parts=frames.MAX_PARTS + 1), "part 0 of 257"),

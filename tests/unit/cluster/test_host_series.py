@@ -83,6 +83,7 @@ def test_each_node_counts_what_the_others_have_recorded(hosts: Hosts) -> None:
 )
 def test_a_series_says_for_whom_it_is(replicate: int, managers: tuple[str, ...], counts: bool) -> None:
     hosts = Hosts(replicate=replicate)
+    hosts.network.faults = CALM._replace(min_delay_s=CALM.max_delay_s)  # so frames keep their order
     hosts.kill(hosts.one)
     hosts.managers = managers
     one = hosts.host("mx1")
