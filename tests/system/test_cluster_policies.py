@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tests.support.agent_hosts import Host, hosts_of
 from tests.support.waiting import eventually
 
-from inbound_audit import InboundAudit, load_policy
+from inbound_audit import InboundAudit, Limits, Session, load_policy
 from inbound_audit._ipcount import MONITOR_KINDS
 from inbound_audit.policy.base import ScriptPolicy
 
@@ -153,6 +154,45 @@ def test_managers_alone_count_what_is_replicated_to_them(hosts: list[Host]) -> N
                 audit.series.add(replicate, "192.0.2.2", 10)
         for audit, counts in ((manager, [11, 22, 22]), (other, [11, 22, 11])):
             eventually(lambda audit=audit, counts=counts: counts_of(audit) == counts, "the later counts of each series")
+
+
+# ---- limits over time
+
+DAYS = 12_000
+"""The border of such windows was in 2002, and is in 2035."""
+LONG = f"{DAYS * 86400},2"
+
+
+def test_limits_over_time_count_the_events_of_other_nodes(hosts: list[Host]) -> None:
+    rates = {"/24,/64": [f"{MAX}/{DAYS}d", f"{MAX} receptions/{DAYS}d"]}
+    everywhere, alone = Limits(rates, cluster=True), Limits(rates)
+    with hosts[0].audit([LONG]) as here, hosts[1].audit([LONG]) as there, ExitStack() as at_end:
+        for host in hosts:
+            host.start("--monitor", LONG)
+
+        def session(host: str) -> Session:
+            return at_end.enter_context(here.listener().session(host))
+
+        for number in range(MAX - 1):
+            there.listener().session(f"192.0.2.{number}").close()
+        with there.listener().session("2001:db8::1") as ac:
+            ac.record_reception(MAX + 1)
+        eventually(lambda: here.connections(LONG, "192.0.2.0/24", 0, 1, cluster=True) == MAX - 1)
+        eventually(lambda: here.receptions(LONG, "2001:db8::/64", 0, 1, cluster=True) == MAX + 1)
+        last, other = session("192.0.2.200"), session("198.51.100.1")
+        assert everywhere.validate_connect(last)
+        beyond = [session("192.0.2.201"), session("2001:db8::2")]
+
+        def refused() -> list[bool]:
+            assert everywhere.validate_connect(other)
+            assert all(alone.validate_connect(ac) for ac in beyond)
+            return [not everywhere.validate_connect(ac) for ac in beyond]
+
+        eventually(lambda: refused() == [True, True], "what both have recorded is more than the limit")
+        hosts[1].agent.kill()
+        eventually(lambda: refused() == [False, False], "a node that is lost takes its events along")
+        hosts[1].start("--monitor", LONG)
+        eventually(lambda: refused() == [True, True], "its next agent brings them back")
 
 
 def counts_of(audit: InboundAudit) -> list[int]:
