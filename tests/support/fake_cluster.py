@@ -193,6 +193,9 @@ class FakeCluster:
             assert view == truth, (self.now, node.name, node.receiver.nodes)
             for tree in node.view().values():
                 assert tree.digest == digest(tree.counts)
+            for other in self.nodes:
+                if other is not node and other.trees.own:
+                    assert node.view()[other.name].digest == other.sender.digest
 
     def check_sums(self, node: FakeNode) -> None:
         """What is counted of other nodes in a window is the sum of the copies of it."""

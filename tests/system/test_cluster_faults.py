@@ -253,6 +253,14 @@ class Cluster:
             for address, number in self.events.items()
         )
 
+    def digests_agree(self) -> bool:
+        """Whether each agent has of each node the digest that the node itself has."""
+        digests = [{row["node"]: row["digest"] for row in host.rows()} for host in self.hosts]
+        names = {host.name for host in self.hosts}
+        return (
+            digests[0].keys() == names and None not in digests[0].values() and all(one == digests[0] for one in digests)
+        )
+
     def report(self) -> str:
         faults = ", ".join(f"{n} x {name}" for name, n in sorted(self.count.items()))
         return (
@@ -309,6 +317,7 @@ def test_after_faults_every_view_is_the_truth(cluster: Cluster) -> None:
             cluster.check_quiet()
             if number % 50 == 0:
                 print(f"{number} faults in {time.monotonic() - began:.0f} s: {cluster.report()}", flush=True)
+    eventually(cluster.digests_agree, "each agent has the digest of each node")
     print(cluster.report())
     if QUIET_S:
         assert cluster.at_once >= MIN_AT_ONCE * len(cluster.took), cluster.report()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WINDOWS = ("windows", "window_hosts", "folded_windows")
 CLOCK = ("clock_ahead_s", "clock_differs")
-FROM_AGENT = ("epoch", "gaps", "snapshots", "dropped", "bytes", "version", "why", *CLOCK, *WINDOWS)
+FROM_AGENT = ("epoch", "digest", "gaps", "snapshots", "dropped", "bytes", "version", "why", *CLOCK, *WINDOWS)
 """What the agent alone knows of a node."""
 
 

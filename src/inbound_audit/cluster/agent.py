@@ -25,7 +25,7 @@ from functools import partial
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import NodeTrees
 from inbound_audit.cluster.asking import Asking
-from inbound_audit.cluster.change_log import ChangeLog, about, about_windows
+from inbound_audit.cluster.change_log import ChangeLog, about, about_windows, in_hex
 from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
 from inbound_audit.cluster.frames import may_wait
 from inbound_audit.cluster.host_series import HostSeries
@@ -139,7 +139,11 @@ class Agent:
                 "series": len(self._series.series),
                 "nodes": [
                     *(about(state) for state in self._receiver.nodes.values() if state.state != State.THIS_HOST),
-                    {"node": self._settings.node, **about_windows([one.said() for one in self._series.said.values()])},
+                    {
+                        "node": self._settings.node,
+                        "digest": in_hex(self._sender.digest),
+                        **about_windows([one.said() for one in self._series.said.values()]),
+                    },
                 ],
             }
 

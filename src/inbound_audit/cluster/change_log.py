@@ -47,12 +47,18 @@ class ChangeLog:
             logger.warning("node %s: %s: windows are added up by the clock of each node", node.name, in_words(ahead_s))
 
 
+def in_hex(digest: int) -> str:
+    """``00c0ffee00c0ffee``."""
+    return f"{digest:016x}"
+
+
 def about(state: NodeState) -> dict[str, object]:
     """What `inbound-audit cluster --json` says of a node beside its counts."""
     ahead_s = state.clock.ahead_s
     return {
         "node": state.name,
         "epoch": None if state.epoch is None else f"{state.epoch:016x}",
+        "digest": in_hex(state.replica.tree.digest),
         "gaps": state.gaps,
         "snapshots": state.snapshots,
         "dropped": state.dropped,

@@ -189,6 +189,11 @@ class Sender:
         """Seconds from one walk over the sessions to the next, at least."""
         return self._sessions.pause(self.nodes)
 
+    @property
+    def digest(self) -> int:
+        """Of the sessions that were said."""
+        return self._sessions.said.digest
+
     def move(self, trees: NodeTrees) -> None:
         """Goes on with other trees of sessions."""
         self._sessions.move(trees)
