@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import accumulate
 from random import Random
 from time import process_time
 
@@ -23,6 +24,9 @@ from inbound_audit.cluster.sender import Sender
 
 SECONDS = 2 if QUICK else 5
 MONITORS = ("300,6", "1800,4", "86400,2")
+OPENS_PER_S, LIFE_S, SOURCES, ROUND_S = 5_000, 20, 200_000, 0.05
+"""The node of the model: what it opens, the mean life of a session, from how many addresses, and the pause between its
+frames."""
 EVENTS_PER_S, ADDRESSES, SPEAKERS = 5_000, 100_000, 10
 """Connections of a node, from random ones of so many addresses, and how many such nodes are heard."""
 
@@ -60,6 +64,44 @@ def test_bytes_of_a_change(once: Callable[..., None], report: Callable[..., None
     once(lambda: said.extend(frames_of(changes, 1.0, SECONDS)))
     each = [(len(frame) - MIN_FRAME_BYTES) / changes for frame in said]
     report("cluster-bytes", summary(each), {"of the frame itself": float(MIN_FRAME_BYTES)}, "bytes")
+
+
+def say_sessions(exponent: float) -> list[float]:
+    """The kB that a node of the model says each second of its sessions; the first second has those that are open."""
+    addresses = WORKLOADS["random"].texts(SOURCES)
+    weights = [(rank + 1) ** -exponent for rank in range(SOURCES)]
+    totals = list(accumulate(weights))
+    draw = Random(7)
+    now = [0.0]
+    sizes = []
+    with InboundAudit(capacity=1 << 24) as audit:
+        smtp = audit.listener("SMTP")
+        kept = [
+            smtp.session(address) for address in draw.choices(addresses, cum_weights=totals, k=OPENS_PER_S * LIFE_S)
+        ]
+        sender = Sender(1, NodeTrees(audit), lambda: now[0])
+        sender.nodes = 100  # so it speaks every ROUND_S
+        changes = int(OPENS_PER_S * ROUND_S)
+        for _ in range(SECONDS + 1):
+            size = 0
+            for _ in range(int(1 / ROUND_S)):
+                for address in draw.choices(addresses, cum_weights=totals, k=changes):
+                    at = draw.randrange(len(kept))  # each that is open ends as likely as another: lives are exponential
+                    kept[at].close()
+                    kept[at] = smtp.session(address)
+                now[0] += ROUND_S
+                size += sum(map(len, sender.frames(now[0])))
+            sizes.append(size / 1000)
+        for session in kept:
+            session.close()
+    return sizes
+
+
+@pytest.mark.parametrize(("key", "exponent"), [("cluster-bytes-zipf", 0.9), ("cluster-bytes-uniform", 0.0)])
+def test_bytes_of_a_second(key: str, exponent: float, once: Callable[..., None], report: Callable[..., None]) -> None:
+    sizes: list[float] = []
+    once(lambda: sizes.extend(say_sessions(exponent)))
+    report(key, summary(sizes[1:]), {"first second": sizes[0]}, "kB a second")
 
 
 def say_windows() -> tuple[list[list[bytes]], list[float]]:
