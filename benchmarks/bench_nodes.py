@@ -9,7 +9,7 @@ from time import perf_counter_ns
 import pytest
 
 from benchmarks.bench_counts import COUNT
-from benchmarks.measure import Batch, Race, summary, timed
+from benchmarks.measure import Batch, Race, timed
 from benchmarks.scale import ROUNDS
 from benchmarks.workloads import WORKLOADS
 from inbound_audit import InboundAudit, Session
@@ -50,18 +50,6 @@ def test_count_over_nodes(key: str, nodes: int, kept: bool, hold: Callable[..., 
         trees.sum = kept
         subjects = {"this host": timed(COUNT, sessions), "all nodes": timed(COUNT_ALL, sessions)}
         hold(key, Race(subjects), "all nodes", "this host", ROUNDS)
-
-
-@pytest.fixture
-def note(run: Callable[..., None], report: Callable[..., None]) -> Callable[[str, Batch, str], None]:
-    """Measures one subject alone, for a bar that is no ratio."""
-
-    def note(key: str, batch: Batch, unit: str) -> None:
-        race = Race({key: batch})
-        run(race, ROUNDS)
-        report(key, summary([taken[key] for taken in race.rounds]), race.medians(), unit)
-
-    return note
 
 
 def test_difference(note: Callable[[str, Batch, str], None]) -> None:

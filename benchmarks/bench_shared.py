@@ -7,16 +7,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from time import perf_counter_ns
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from benchmarks.bench_counts import COUNT, new_texts
 from benchmarks.measure import Batch, Race, timed
 from benchmarks.scale import ROUNDS
 from benchmarks.workloads import WORKLOADS
 from inbound_audit import InboundAudit
+from inbound_audit.metrics.figures import SharedAudit
+from inbound_audit.metrics.prometheus import registry_of
 from inbound_audit.shared import View
 
 if not sys.platform.startswith("linux"):
@@ -100,6 +104,21 @@ def test_count_over_owners(key: str, owners: int, hold: Callable[..., None]) -> 
         with View("many") as view:
             assert len(view.owners) == owners
         hold(key, Race(subjects), "many", "alone", ROUNDS)
+
+
+def test_a_scrape(note: Callable[[str, Batch, str], None]) -> None:
+    """One worker has all sessions; the first scrape attaches its file, and is not timed."""
+    with beside(CROWD, "scraped:1:1000000"), closing(SharedAudit("scraped")) as audit:
+        registry = registry_of([audit])
+
+        def scrape() -> float:
+            started = perf_counter_ns()
+            text = generate_latest(registry)
+            took = (perf_counter_ns() - started) / 1e6
+            assert b'service="SMTP"} 1e+06' in text
+            return took
+
+        note("scrape", scrape, "ms")
 
 
 def test_open_and_close_in_a_file(hold: Callable[..., None]) -> None:

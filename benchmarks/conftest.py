@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.bars import Bar, load_bars
 from benchmarks.floor import load_floor
-from benchmarks.measure import Race, Ratio, quiet
+from benchmarks.measure import Batch, Race, Ratio, quiet, summary
+from benchmarks.scale import ROUNDS
 
 MINUTES_MOST = 10
 
@@ -67,6 +68,18 @@ def hold(run: Callable[[Race, int], None], report: Callable[..., None]) -> Calla
         report(key, race.ratio(subject, to), race.medians(), "ns a call")
 
     return hold
+
+
+@pytest.fixture
+def note(run: Callable[..., None], report: Callable[..., None]) -> Callable[[str, Batch, str], None]:
+    """Measures one subject alone, for a bar that is no ratio."""
+
+    def note(key: str, batch: Batch, unit: str) -> None:
+        race = Race({key: batch})
+        run(race, ROUNDS)
+        report(key, summary([taken[key] for taken in race.rounds]), race.medians(), unit)
+
+    return note
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_the_wheel_holds_what_runs_and_no_sources_of_the_core(dist: Path) -> Non
 def test_the_wheel_is_small(dist: Path) -> None:
     """The library is built without debug information and without the names of local symbols."""
     (wheel,) = dist.glob("*.whl")
-    assert wheel.stat().st_size < 1 << 20
+    assert wheel.stat().st_size < 3 << 19
 
 
 @pytest.mark.tooling

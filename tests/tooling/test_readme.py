@@ -53,7 +53,7 @@ def commands() -> list[str]:
     return [line[2:] for text in blocks("console") for line in text.splitlines() if line.startswith("$ ")]
 
 
-LOOKS = ("inbound-audit ps ", "inbound-audit top ", "inbound-audit show ")
+LOOKS = ("inbound-audit ps ", "inbound-audit top ", "inbound-audit show ", "inbound-audit metrics ")
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith(LOOKS)])
@@ -62,7 +62,7 @@ def test_looks_from_outside(command):
         arguments = [sys.executable, "-m", "inbound_audit", *command.split()[1:]]
         run = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=200)
     assert run.returncode == 0, run.stderr
-    assert re.search(rf"^ +1 .*192\.0\.2\.|{os.getpid()}\b.*\b1\b", run.stdout, re.MULTILINE)
+    assert re.search(rf"^ +1 .*192\.0\.2\.|{os.getpid()}\b.*\b1\b|_sessions\{{.* 1\.0", run.stdout, re.MULTILINE)
 
 
 def test_every_command_is_known():

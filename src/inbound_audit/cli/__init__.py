@@ -11,6 +11,7 @@
               `inbound-audit show`, `top`, `ps`: a shared audit from outside; view_options: what they have in common
     agent, cluster
               `inbound-audit agent`: this host as a node of a cluster; `inbound-audit cluster`: the nodes
+    metrics   `inbound-audit metrics`: the figures of shared audits, for Prometheus
 
 A command's own libraries (aiosmtpd, lupa, rich, prompt_toolkit) are imported when that command runs.
 """
@@ -30,6 +31,7 @@ from inbound_audit.cli.console import console
 from inbound_audit.cli.count import count
 from inbound_audit.cli.failure import abandon_output, reason
 from inbound_audit.cli.logs import say, to_standard_error
+from inbound_audit.cli.metrics import metrics
 from inbound_audit.cli.ps import ps
 from inbound_audit.cli.serve import serve
 from inbound_audit.cli.show import show
@@ -50,6 +52,7 @@ Examples:
   inbound-audit top mail --watch
   inbound-audit console mail
   inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
+  inbound-audit metrics mail --listen 127.0.0.1:9746
 \b
 Exit status: 0 done, 1 failed while running, 2 usage.""",
 )
@@ -58,7 +61,7 @@ def main() -> None:
     """How many sessions are open right now from this address, or from any prefix around it?"""
 
 
-for command in (serve, count, show, top, ps, console, agent, cluster):
+for command in (serve, count, show, top, ps, console, agent, cluster, metrics):
     main.add_command(command)
 
 
