@@ -41,7 +41,7 @@ def test_a_failure_is_one_line_that_names_it(
     assert output.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("line", ["--help", "-h", "", "serve --help", "count --help"])
+@pytest.mark.parametrize("line", ["--help", "-h", "", "serve --help", "count --help", "replay --help"])
 def test_help_ends_with_examples_and_exit_statuses(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line.split()) == 0
     output = capsys.readouterr()

@@ -62,6 +62,7 @@ EXAMPLES = sorted(set(examples()))
 # By command, what its examples write.
 EXPECTED = {
     "count": r"192\.0\.2\.",
+    "replay": r"connections",
     "show": r"192\.0\.2\.|^1$",
     "top": r"192\.0\.2\.|^2$",
     "ps": r"SMTP default 2|.sessions.: ?3",
@@ -86,6 +87,11 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with what the examples read, and with the programs that they call."""
     (tmp_path / "access.log").write_text('192.0.2.7 - - [01/Nov/2026:00:00:00 +0000] "GET / HTTP/1.1" 200 7\n' * 3)
     (tmp_path / "access.log.gz").write_bytes(gzip.compress((tmp_path / "access.log").read_bytes()))
+    connect = "Nov  1 00:00:00 mx postfix/smtpd[7]: connect from unknown[192.0.2.7]"
+    for name in ("mail.log", "mail.log.1"):
+        (tmp_path / name).write_text(f"{connect}\n")
+    (tmp_path / "mail.log.2.gz").write_bytes(gzip.compress(connect.encode()))
+    (tmp_path / "sessions.csv").write_text("begun,src,duration\n2026-11-01T00:00:00Z,192.0.2.7,1\n")
     shutil.copytree(ROOT / "examples" / "policies", tmp_path, dirs_exist_ok=True)
     certificate = trustme.CA().issue_cert("mx.example")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
@@ -94,7 +100,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     programs = tmp_path / "bin"
     programs.mkdir()
     script(programs / "inbound-audit", f'exec {shlex.quote(sys.executable)} -m inbound_audit "$@"')
-    script(programs / "journalctl", "echo 'Nov  1 00:00:00 mx smtpd[7]: connect from unknown[192.0.2.7]'")
+    script(programs / "journalctl", f"echo '{connect}'")
     if shutil.which("jq") is None:
         script(programs / "jq", "cat")
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")

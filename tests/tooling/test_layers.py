@@ -30,7 +30,7 @@ LAYERS = (
     {"lua", "sieve", "listeners", "readers"},
     {"policy.load"},  # a policy by its suffix, in any language
     {"__init__"},  # the front door: lower rooms that imported from it would import themselves
-    {"cluster", "metrics"},  # the command line alone needs them
+    {"cluster", "metrics", "replay"},  # the command line alone needs them
     {"cli"},
     {"__main__"},
 )

@@ -4,6 +4,7 @@
     failure   what ends a command with exit status 1
     output    rows, JSON and progress bars; prefixes: prefixes and trees; logs: lines on standard error
     count     `inbound-audit count`; address_input: its input
+    replay    `inbound-audit replay`; log_files: its input; replay_tables: its output
     serve     `inbound-audit serve`; server: what it runs; settings, sockets, policies, tls, maildir,
               report: its parts; workers, worker: several of them, and one of these
     console   `inbound-audit console`, a package: the reference's console
@@ -33,6 +34,7 @@ from inbound_audit.cli.failure import abandon_output, reason
 from inbound_audit.cli.logs import say, to_standard_error
 from inbound_audit.cli.metrics import metrics
 from inbound_audit.cli.ps import ps
+from inbound_audit.cli.replay import replay
 from inbound_audit.cli.serve import serve
 from inbound_audit.cli.show import show
 from inbound_audit.cli.top import top
@@ -49,6 +51,7 @@ Examples:
   inbound-audit serve --policy stock.lua --maildir ./mail
   inbound-audit serve --listen :25 --workers 4 --shared mail
   inbound-audit count access.log --cidr 192.0.2.0/24 --top 20 --prefixlen 24,56
+  inbound-audit replay mail.log --suggest 0.1%
   inbound-audit top mail --watch
   inbound-audit console mail
   inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
@@ -61,7 +64,7 @@ def main() -> None:
     """How many sessions are open right now from this address, or from any prefix around it?"""
 
 
-for command in (serve, count, show, top, ps, console, agent, cluster, metrics):
+for command in (serve, count, replay, show, top, ps, console, agent, cluster, metrics):
     main.add_command(command)
 
 

@@ -12,7 +12,7 @@ import importlib
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from inbound_audit import PrefixCounter
@@ -63,18 +63,9 @@ class InputStats:
 
         Raises Failure when the counter is full, OSError when the stream breaks.
         """
-        rest = b""
-        while chunk := stream.read1(CHUNK):
-            text = rest + chunk
-            # A carriage return ends a line, too. At the end of a chunk it may be half of one.
-            text, half = (text[:-1], b"\r") if text.endswith(b"\r") else (text, b"")
-            block, newline, rest = _unix(text).rpartition(b"\n")
-            if newline:
-                self._count(block)
-            rest = rest[:MAX_LINE] + half
+        for block in blocks(stream):
+            self._count(block)
             progress(self.lines)
-        if rest:
-            self._count(_unix(rest).removesuffix(b"\n"))
 
     def _count(self, block: bytes) -> None:
         # The core checks the text: a line that is an address is looked at only there. What the core does not take
@@ -188,6 +179,22 @@ def _unix(data: bytes) -> bytes:
 
 class Reader(Protocol):
     def read1(self, size: int, /) -> bytes: ...
+
+
+def blocks(stream: Reader) -> Iterator[bytes]:
+    """Whole lines, some thousand at a time, without the line end of the last one. Of a line that is longer than
+    `MAX_LINE` its first bytes are kept, and its last ones. Raises OSError when the stream breaks."""
+    rest = b""
+    while chunk := stream.read1(CHUNK):
+        text = rest + chunk
+        # A carriage return ends a line, too. At the end of a chunk it may be half of one.
+        text, half = (text[:-1], b"\r") if text.endswith(b"\r") else (text, b"")
+        block, newline, rest = _unix(text).rpartition(b"\n")
+        if newline:
+            yield block
+        rest = rest[:MAX_LINE] + half
+    if rest:
+        yield _unix(rest).removesuffix(b"\n")
 
 
 _ARCHIVES = {b"PK\x03\x04": "a zip archive", b"7z\xbc\xaf": "a 7z archive", b"\x04\x22\x4d\x18": "compressed with lz4"}

@@ -12,23 +12,24 @@ import click
 from inbound_audit._ipcount import parse_duration, parse_monitor, parse_pair, parse_prefix
 from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.errors import InboundAuditError
+from inbound_audit.policy.limits import LimitTable
 from inbound_audit.policy.rates import read_rate
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class Kind(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """A type of click: its name in the help, and the function that reads a text, or raises with the reason."""
+    """A type of click: its name in the help, and the function that reads a text (`read`), or raises with the reason."""
 
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:
         self.name = name
-        self._read = read
+        self.read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):  # a default
             return value
         try:
-            return self._read(value)
+            return self.read(value)
         except (ValueError, InboundAuditError) as error:
             self.fail(str(error), param, ctx)
 
@@ -86,6 +87,17 @@ def limit(text: str) -> tuple[str, int | str]:
                 f"{text!r}: a limit over time counts all listeners; write /0={most}, or NAME:total={most} for a network"
             )
     return key, value
+
+
+def grouped_limits(given: tuple[tuple[str, int | str], ...]) -> LimitTable | None:
+    """The values of each key of several `limit`: one of open sessions at most, and any number over time. Raises
+    click.UsageError."""
+    limits: dict[str, list[int | str]] = {}
+    for key, value in given:
+        limits.setdefault(key, []).append(value)
+    if any(sum(isinstance(value, int) for value in values) > 1 for values in limits.values()):
+        raise click.UsageError("--limit has the same length twice")
+    return {key: values if len(values) > 1 else values[0] for key, values in limits.items()} or None
 
 
 @kind("NET")

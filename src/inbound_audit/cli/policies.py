@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from inbound_audit._ipcount import parse_monitor
@@ -23,6 +24,19 @@ def limits_of(settings: Settings) -> Limits:
     return Limits.from_options(
         settings.limits, dict(settings.network), exempt=settings.exempt, dry_run=settings.dry_run
     )
+
+
+def monitors_of(path: str, present: Iterable[str] = ()) -> tuple[str, ...]:
+    """The monitors that a policy in Lua asks for, beside those that are `present`. Raises Failure."""
+    if path.lower().endswith(SIEVE_SUFFIXES):
+        return ()
+    from inbound_audit.lua.needs import needed_monitors
+
+    known = {parse_monitor(monitor) for monitor in present}
+    try:
+        return tuple(asked for asked in needed_monitors(path) if parse_monitor(asked) not in known)
+    except PolicyError as error:
+        raise Failure(f"--policy: {error}") from None
 
 
 class Policies:
@@ -53,15 +67,7 @@ class Policies:
         path, present = self._settings.policy, self._settings.monitor
         if path is None:
             return (*present, *(limits_of(self._settings).monitors_for(present) if self._settings.limits else ()))
-        if path.lower().endswith(SIEVE_SUFFIXES):
-            return present
-        from inbound_audit.lua.needs import needed_monitors
-
-        known = {parse_monitor(monitor) for monitor in present}
-        try:
-            return present + tuple(asked for asked in needed_monitors(path) if parse_monitor(asked) not in known)
-        except PolicyError as error:
-            raise Failure(f"--policy: {error}") from None
+        return present + monitors_of(path, present)
 
     def make(self, audit: InboundAudit | None = None) -> Limits | ScriptPolicy | DryRun:
         """Raises Failure, which names the file, if the policy can't be loaded or does not fit `audit`."""

@@ -12,7 +12,6 @@ from inbound_audit.cli import params
 from inbound_audit.cli.budget import budget_options, taken
 from inbound_audit.cli.settings import Settings
 from inbound_audit.errors import MonitorError, PolicyError
-from inbound_audit.policy.limits import LimitTable
 from inbound_audit.series.definition import read_monitors
 
 MIN_WORKER_TIMEOUT_S = 3
@@ -181,23 +180,13 @@ def serve(limit: tuple[tuple[str, int | str], ...], **options: Any) -> None:
     Counts the open sessions by prefix and asks the policy before the banner. Mail to any recipient is accepted, and
     kept or discarded; nothing is ever relayed. Reports one line per second in which something happens.
     """
-    settings = Settings(limits=_limits(limit), budget=taken(options), **options)
+    settings = Settings(limits=params.grouped_limits(limit), budget=taken(options), **options)
     _check(settings)
     if settings.workers > 1:
         from inbound_audit.cli.workers import run
     else:
         from inbound_audit.cli.server import run
     run(settings)
-
-
-def _limits(given: tuple[tuple[str, int | str], ...]) -> LimitTable | None:
-    """The values of each key: one of open sessions at most, and any number over time."""
-    limits: dict[str, list[int | str]] = {}
-    for key, value in given:
-        limits.setdefault(key, []).append(value)
-    if any(sum(isinstance(value, int) for value in values) > 1 for values in limits.values()):
-        raise click.UsageError("--limit has the same length twice")
-    return {key: values if len(values) > 1 else values[0] for key, values in limits.items()} or None
 
 
 def _check(settings: Settings) -> None:

@@ -1,0 +1,107 @@
+"""A result as one page of HTML: it loads nothing, runs nothing, and every text of a log or policy is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+
+from inbound_audit.replay.results import HourRow, Result
+
+MAX_BARS = 400
+"""Of a plot by the hour; beyond it several hours are one bar."""
+WIDTH, HEIGHT, BOTTOM = 960, 180, 20
+
+_HEAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>inbound-audit replay</title>
+<style>
+:root{color-scheme:light dark;--all:#2a9d8f;--refused:#d1495b}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}
+table{border-collapse:collapse;margin:1em 0}td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #8884}
+td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}svg text{font-size:11px;fill:currentColor}
+.all{fill:var(--all)}.refused{fill:var(--refused)}
+</style></head><body>
+"""
+
+
+def page(result: Result) -> str:
+    """O(rows)."""
+    return "".join(_pieces(result))
+
+
+def _pieces(result: Result) -> Iterator[str]:
+    yield _HEAD + "<h1>Replay</h1>\n"
+    yield from _about(result)
+    if result.hours:
+        yield '<h2>By the hour</h2>\n<p><span class="all">&#9632;</span> connections, of which refused in red</p>\n'
+        yield _hours(result.hours)
+    if result.limits:
+        yield "<h2>Refused</h2>\n"
+        yield _table(
+            ("limit", "refused", "most from"),
+            (
+                (each.limit, f"{each.refused:,}", ", ".join(f"{row.prefix} {row.count:,}" for row in each.prefixes))
+                for each in result.limits
+            ),
+        )
+    yield "<h2>Most connections from</h2>\n"
+    yield _table(("prefix", "connections"), ((each.prefix, f"{each.count:,}") for each in result.prefixes))
+    for length in result.lengths:
+        if not length.histogram:
+            continue
+        yield f"<h2>Open sessions of {escape(length.length)} that a connection found, itself included</h2>\n"
+        yield _bars([(f"{upto:,}", number, 0) for upto, number in length.histogram])
+        yield _table((*length.quantiles, "largest"), [(*map(str, length.quantiles.values()), str(length.largest))])
+    if result.suggestions is not None:
+        yield f"<h2>Limits that refuse at most {100 * (result.suggest or 0):g}%</h2>\n"
+        rows = ((each.limit, f"{each.would_refuse:,}") for each in result.suggestions)
+        yield _table(("limit", "would refuse"), rows)
+        yield "<p>Each limit alone, as if no refusal changed what is open later.</p>\n"
+        if result.check is not None:
+            yield f"<p>Replayed with all of them: {result.check.refused:,} refused.</p>\n"
+    yield "</body></html>\n"
+
+
+def _about(result: Result) -> Iterator[str]:
+    names = ("file", "format", "lines", "bad")
+    yield _table(names, (tuple(str(each[name]) for name in names) for each in result.files))
+    networks = ", ".join(f"{number:,} {length}" for length, number in result.networks.items())
+    when = f" from {result.first} to {result.last}" if result.first else ""
+    yield f"<p>{result.connections:,} connections{escape(when)}, {result.hosts:,} clients ({escape(networks)}).</p>\n"
+    if result.policy is not None:
+        yield f"<p>{result.refused:,} would have been refused by <code>{escape(result.policy)}</code>.</p>\n"
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f"<table><tr>{head}</tr>\n{body}</table>\n"
+
+
+def _hours(hours: Sequence[HourRow]) -> str:
+    step = -(-len(hours) // MAX_BARS)
+    groups = [hours[at : at + step] for at in range(0, len(hours), step)]
+    return _bars(
+        [(group[0].hour, sum(h.connections for h in group), sum(h.refused for h in group)) for group in groups]
+    )
+
+
+def _bars(rows: Sequence[tuple[str, int, int]]) -> str:
+    """A bar a row: its label, its height, and how much of it is refused."""
+    most = max(number for _, number, _ in rows) or 1
+    wide = WIDTH / len(rows)
+    scale = (HEIGHT - 2 * BOTTOM) / most
+    pieces = []
+    every = -(-len(rows) // (8 if len(rows[0][0]) > 10 else 20))
+    for at, (label, number, refused) in enumerate(rows):
+        x = at * wide
+        for name, height in (("all", number * scale), ("refused", refused * scale)):
+            if height:
+                box = f'x="{x:.2f}" y="{HEIGHT - BOTTOM - height:.2f}" width="{0.9 * wide:.2f}" height="{height:.2f}"'
+                title = f"{escape(label)}: {number:,}, {refused:,} refused"
+                pieces.append(f'<rect class="{name}" {box}><title>{title}</title></rect>')
+        if at % every == 0:
+            pieces.append(f'<text x="{x:.2f}" y="{HEIGHT - 5}">{escape(label[:16])}</text>')
+    top = f'<text x="0" y="12">{most:,}</text>'
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{top}{"".join(pieces)}</svg>\n'

@@ -1,0 +1,174 @@
+"""Lines of logs to events: connects, disconnects and whole sessions, in the order of their time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from operator import itemgetter
+
+from inbound_audit.replay.columns import Columns
+from inbound_audit.replay.formats import FORMATS, LineFormat
+from inbound_audit.replay.stamps import StampReader
+
+Event = tuple[float, bytes | None, str | None, float | None, bool]
+"""Its time; the key of its session; the address, None for a disconnect; the end, None if a disconnect will tell it; and
+whether the key has one session at a time."""
+
+MAX_SHOWN = 60
+"""Letters of a bad line that a message has."""
+MAX_COMPLAINTS = 10
+"""Bad lines that are reported one by one; the others are counted."""
+MAX_ORDERED = 1 << 18
+"""Sessions that are kept back until it is known that none that began earlier comes. A line that is written at a
+session's end may come that much later."""
+
+NAMES = (*(each.name for each in FORMATS), "csv", "json")
+
+_time = itemgetter(0)
+
+
+class LogReader:
+    """Reads one log, once. `duration` is the length of a session whose end the log does not tell, in seconds."""
+
+    def __init__(self, name: str, form: LineFormat, stamps: StampReader, duration: float = 0.0) -> None:
+        self.name = name
+        self.form = form
+        self.lines = self.bad = self.late = 0
+        self.complaints: list[str] = []
+        self._stamps = stamps
+        self._duration = duration
+
+    def events(self, blocks: Iterable[bytes]) -> Iterator[Event]:
+        """In order of time, as far as `MAX_ORDERED` allows; connects and disconnects of one program at a time as they
+        come. Blocks are whole lines."""
+        events = self._events(blocks)
+        return events if self.form.one_at_a_time else self._ordered(events)
+
+    def _events(self, blocks: Iterable[bytes]) -> Iterator[Event]:
+        form, seconds, lasts = self.form, self._stamps.seconds, self._duration
+        alone, paired, starts, unit = form.one_at_a_time, form.paired, form.starts, form.unit
+        for block in blocks:
+            matched = 0
+            for stamp, fraction, zone, key, number, address, closed, duration in form.fields(block):
+                matched += 1
+                if address is None and closed is None:
+                    continue
+                try:
+                    time = seconds(stamp or b"", zone)
+                except (ValueError, KeyError, OverflowError) as error:
+                    self._complain(stamp or b"", f"is no time ({error})")
+                    continue
+                if fraction is not None:
+                    time += int(fraction) / 10 ** len(fraction)
+                if closed is not None:
+                    yield time, number or key or closed, None, None, alone
+                    continue
+                client = (address or b"").decode("latin-1")
+                if duration is not None or not (paired and (number or key)):
+                    length = lasts if duration is None else max(0.0, float(duration) * unit)
+                    time = time if starts or duration is None else time - length
+                    yield time, None, client, time + length, False
+                else:
+                    yield time, number or key, client, None, alone
+            self._count(block, matched)
+
+    def _count(self, block: bytes, matched: int) -> None:
+        lines = block.count(b"\n") + 1
+        if matched < lines:
+            for number, line in enumerate(block.split(b"\n"), self.lines + 1):
+                if line.strip() and not self.form.fits(line):
+                    self._complain(line, f"line {number} is no line of a log of {self.form.name}")
+        self.lines += lines
+
+    def _complain(self, line: bytes, why: str) -> None:
+        self.bad += 1
+        if len(self.complaints) < MAX_COMPLAINTS:
+            text = line[:MAX_SHOWN].decode("utf-8", "replace")
+            shown = text if text.isprintable() else ascii(text)[1:-1]
+            self.complaints.append(f"{self.name}: {why}: {shown!r}{'...' if len(line) > MAX_SHOWN else ''}")
+
+    def _ordered(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Stable. An event that belongs before one that was given away already is moved to its time."""
+        kept: list[Event] = []
+        given = float("-inf")
+        for event in events:
+            if event[0] < given:
+                self.late += 1
+                event = (given, *event[1:])
+            kept.append(event)
+            if len(kept) >= 2 * MAX_ORDERED:
+                kept.sort(key=_time)
+                yield from kept[:MAX_ORDERED]
+                given = kept[MAX_ORDERED - 1][0]
+                del kept[:MAX_ORDERED]
+        kept.sort(key=_time)
+        yield from kept
+
+
+def form_of(head: bytes, name: str | None, columns: Mapping[str, str]) -> LineFormat:
+    """The format of a log that begins with `head`. `name`: it is known; otherwise the one that finds most connections.
+
+    Raises ValueError, which says what to write.
+    """
+    first = head.lstrip().split(b"\n", 1)[0]
+    if name in ("csv", "json") or (name is None and (first.startswith(b"{") or _is_header(first, columns))):
+        return _columns(name or ("json" if first.startswith(b"{") else "csv"), first, columns)
+    if columns:
+        raise ValueError("--column is for CSV and JSON; write --format csv, or leave it out")
+    if name is not None:
+        return next(each for each in FORMATS if each.name == name)
+    found = {each: _connections(each, head) for each in FORMATS}
+    best = max(FORMATS, key=found.__getitem__)
+    if not found[best]:
+        raise ValueError(f"has no connection of a known format at its beginning; write --format {'|'.join(NAMES)}")
+    return best
+
+
+def _columns(name: str, first: bytes, columns: Mapping[str, str]) -> Columns:
+    try:
+        return Columns(name, first, columns)
+    except json.JSONDecodeError:
+        raise ValueError("does not begin with a JSON object; write one object a line") from None
+
+
+def _is_header(first: bytes, columns: Mapping[str, str]) -> bool:
+    try:
+        Columns("csv", first, columns)
+    except ValueError:
+        return False
+    return True
+
+
+def _connections(form: LineFormat, head: bytes) -> int:
+    return sum(fields[5] is not None or fields[6] is not None for fields in form.fields(head))
+
+
+def tells_ends(form: LineFormat, head: bytes) -> bool:
+    """Whether the log tells, at its beginning, how long sessions last."""
+    return form.paired or any(fields[7] is not None for fields in form.fields(head))
+
+
+def merged(logs: Iterable[Callable[[], Iterator[Event]]], firsts: Iterable[float]) -> Iterator[Event]:
+    """The events of several logs in one order of time. Each log is opened when the time of its first event comes."""
+    waiting = sorted(zip(firsts, logs, strict=True), key=_time, reverse=True)
+    active: list[tuple[Event, Iterator[Event]]] = []
+    while waiting or active:
+        at = min(range(len(active)), key=lambda each: active[each][0][0], default=None)
+        if waiting and (at is None or waiting[-1][0] <= active[at][0][0]):
+            events = waiting.pop()[1]()
+            active += [(event, events) for event in [next(events, None)] if event is not None]
+            continue
+        assert at is not None
+        head, events = active[at]
+        until = min(
+            [other[0][0] for each, other in enumerate(active) if each != at] + [each[0] for each in waiting[-1:]],
+            default=float("inf"),
+        )
+        for event in chain([head], events):
+            if event[0] > until:
+                active[at] = event, events
+                break
+            yield event
+        else:
+            del active[at]

@@ -1,0 +1,222 @@
+"""The sessions of a log, opened and closed by the log's clock, through the counts and the policy of a live listener."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from heapq import heapify, heappop, heappush
+from math import inf
+
+from inbound_audit import InboundAudit, PrefixCounter
+from inbound_audit._ipcount import Session
+from inbound_audit.errors import AddressError, CapacityError
+from inbound_audit.policy.base import ConnectPolicy
+from inbound_audit.policy.verdict import Verdict
+from inbound_audit.replay.reading import MAX_COMPLAINTS, MAX_SHOWN, Event
+from inbound_audit.services import DEFAULT_SERVICE_TYPE
+
+DAY_S = 86400.0
+"""How long a session is open at most whose disconnect does not come."""
+MAX_OPEN = 1 << 18
+"""Open sessions. Beyond them the one that would end first is closed."""
+MAX_HOURS = 100_000
+"""Hours with figures of their own: eleven years. Time stamps may be any."""
+MAX_REASONS = 64
+"""Limits, or texts of a policy, with figures of their own; further ones have them together."""
+OTHER_REASONS = "others"
+MAX_BACK_S = 3600.0
+"""How far a time stamp may lie before the one before it. Then the clock stands; beyond that it was set back."""
+
+_REST = 4096
+_TREE_BYTES = 1 << 28
+
+
+class Refusals:
+    """How many connections one limit refused, and where they came from."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.clients = PrefixCounter(capacity=_TREE_BYTES)
+
+    def add(self, address: str) -> None:
+        """A client for which there is no room is counted in `number` alone."""
+        self.number += 1
+        try:
+            self.clients.add(address)
+        except CapacityError:
+            return
+
+
+class Replay:
+    """Replays events, and keeps the figures.
+
+    `make` gets the audit and returns the policy, or None if there is none; `name` says what a verdict was by. `lengths`
+    are pairs of prefix lengths such as ``"/24,/48"``: of each, `counts` has how many connections found how many
+    sessions open, themselves included. They count what the log has, whatever is refused: a refused session stays open
+    there as long as in the log. For the policy it is closed at once, as live.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[InboundAudit], ConnectPolicy | None],
+        name: Callable[[Verdict], str],
+        *,
+        lengths: Iterable[str] = (),
+        longest: float = DAY_S,
+        service_type: str = DEFAULT_SERVICE_TYPE,
+        monitors: Iterable[str] = (),
+    ) -> None:
+        self.now = -inf
+        self.first: float | None = None
+        self.connections = self.bad = self.back = 0
+        self.unmatched = self.overdue = self.cut = self.replaced = 0
+        self.clients = PrefixCounter()
+        self.clients_full = False
+        self.counts: dict[str, dict[int, int]] = {length: {} for length in lengths}
+        self.hours: dict[int, list[int]] = {}
+        self.refused = 0
+        self.refusals: dict[str, Refusals] = {}
+        self.complaints: list[str] = []
+        self._name = name
+        self._longest = longest
+        self._stack = ExitStack()
+        self._recorded = self._stack.enter_context(InboundAudit())
+        self._limited = self._stack.enter_context(InboundAudit(clock=lambda: self.now, monitors=monitors))
+        self._all = self._recorded.listener()
+        self._listener = self._limited.listener(service_type)
+        self.policy = make(self._limited)
+        prepare = getattr(self.policy, "prepare", None)
+        if prepare is not None:
+            prepare(self._limited)  # as `Guard` does
+        self._validate = None if self.policy is None else self.policy.validate_connect
+        self._open: dict[bytes, dict[int, tuple[Session, Session | None]]] = {}
+        self._ends: list[tuple[float, int, bytes | None, Session, Session | None]] = []
+        self._opened = self._number = 0
+
+    def __enter__(self) -> Replay:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for each in self._ends:
+            self._close(each[3], each[4])
+        self._open.clear()
+        self._ends.clear()
+        self._stack.close()
+
+    @property
+    def unfinished(self) -> int:
+        """Sessions that are open now."""
+        return self._opened
+
+    def run(self, events: Iterable[Event]) -> None:
+        """Replays all of them. O(events x prefix length)."""
+        for time, key, address, end, alone in events:
+            if time != self.now:
+                self._move_clock(time)
+            if address is not None:
+                self._connect(key, address, end, alone)
+            elif key is not None and not self._disconnect(key):
+                self.unmatched += 1
+
+    def _move_clock(self, time: float) -> None:
+        if time < self.now:
+            self.back += 1
+            time = self.now if self.now - time <= MAX_BACK_S else time
+        self.now = time
+        while self._ends and self._ends[0][0] <= time:
+            self.overdue += self._end_first()
+
+    def _connect(self, key: bytes | None, address: str, end: float | None, alone: bool) -> None:
+        try:
+            session = self._all.session(address)
+        except (AddressError, CapacityError) as error:
+            self._complain(error)
+            return
+        if alone and key in self._open:
+            self.replaced += 1
+            self._disconnect(key)
+        self._count(session, address)
+        limited = None if self._validate is None else self._ask(address)
+        self._number += 1
+        self._opened += 1
+        if key is not None:
+            self._open.setdefault(key, {})[self._number] = session, limited
+        heappush(self._ends, (self.now + self._longest if end is None else end, self._number, key, session, limited))
+        if self._opened > MAX_OPEN:
+            self.cut += 1
+            while self._opened > MAX_OPEN:
+                self._end_first()
+        elif len(self._ends) > 2 * self._opened + _REST:
+            self._ends = [each for each in self._ends if not each[3].closed]
+            heapify(self._ends)
+
+    def _count(self, session: Session, address: str) -> None:
+        self.connections += 1
+        if self.first is None:
+            self.first = self.now
+        for length, counts in self.counts.items():
+            number = session.inbound_session_count(length)
+            counts[number] = counts.get(number, 0) + 1
+        hour = self.hours.get(int(self.now // 3600))
+        if hour is None:
+            hour = self.hours.setdefault(int(self.now // 3600) if len(self.hours) < MAX_HOURS else 0, [0, 0])
+        hour[0] += 1
+        try:
+            self.clients.add(address)
+        except CapacityError:
+            self.clients_full = True
+
+    def _ask(self, address: str) -> Session:
+        """The session as the policy has it: closed, if it is refused."""
+        session = self._listener.session(address)
+        assert self._validate is not None
+        verdict = self._validate(session)
+        if not verdict:
+            session.record_rejection()  # as `Admission` does
+            session.close()
+            self._refuse(self._name(verdict), address)
+        return session
+
+    def _refuse(self, name: str, address: str) -> None:
+        self.refused += 1
+        self.hours.get(int(self.now // 3600), self.hours.get(0, [0, 0]))[1] += 1
+        if name not in self.refusals and len(self.refusals) >= MAX_REASONS:
+            name = OTHER_REASONS
+        self.refusals.setdefault(name, Refusals()).add(address)
+
+    def _disconnect(self, key: bytes | None) -> bool:
+        """Ends the newest session of a key. False: it has none."""
+        sessions = self._open.get(key) if key is not None else None
+        if not sessions or key is None:
+            return False
+        _, (session, limited) = sessions.popitem()
+        if not sessions:
+            del self._open[key]
+        self._close(session, limited)
+        return True
+
+    def _end_first(self) -> bool:
+        """Takes the session that is to end first. Returns whether it was one that a disconnect should have ended."""
+        _, number, key, session, limited = heappop(self._ends)
+        if session.closed:
+            return False
+        self._close(session, limited)
+        if key is None:
+            return False
+        sessions = self._open[key]
+        del sessions[number]
+        if not sessions:
+            del self._open[key]
+        return True
+
+    def _close(self, session: Session, limited: Session | None) -> None:
+        self._opened -= 1
+        session.close()
+        if limited is not None:
+            limited.close()
+
+    def _complain(self, error: Exception) -> None:
+        self.bad += 1
+        if len(self.complaints) < MAX_COMPLAINTS:
+            text = str(error)
+            self.complaints.append((text if text.isprintable() else ascii(text)[1:-1])[: 4 * MAX_SHOWN])

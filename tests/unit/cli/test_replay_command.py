@@ -1,0 +1,204 @@
+"""`inbound-audit replay`: options in, tables, JSON or a page out. In the test's own process."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from tests.support.gold_replay import postfix_log
+
+from inbound_audit.cli import run
+
+LOG = [
+    "Feb  6 12:00:00 mx1 postfix/smtpd[1]: connect from a.example[192.0.2.7]",
+    "Feb  6 12:00:01 mx1 postfix/smtpd[2]: connect from a.example[192.0.2.7]",
+    "Feb  6 12:00:02 mx1 postfix/smtpd[3]: connect from a.example[192.0.2.9]",
+    "Feb  6 13:00:03 mx1 postfix/smtpd[1]: disconnect from a.example[192.0.2.7] commands=1",
+    "Feb  6 13:00:04 mx1 postfix/smtpd[1]: connect from a.example[2001:db8::7]",
+]
+MTIME = datetime(2026, 2, 7, tzinfo=timezone.utc).timestamp()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    return write(tmp_path / "mail.log", LOG)
+
+
+def write(path: Path, lines: list[str], mtime: float = MTIME) -> str:
+    path.write_text("\n".join(lines) + "\n")
+    os.utime(path, (mtime, mtime))
+    return str(path)
+
+
+@pytest.fixture
+def replay(capsys, monkeypatch):
+    """Runs the command: its exit status, what it wrote, and what it said on standard error."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = run(["replay", "--zone", "UTC", *arguments])
+        return (status, *capsys.readouterr())
+
+    return call
+
+
+def test_tables(replay, log):
+    status, out, err = replay(log, "--limit", "/32,/64=1", "--limit", "/24,/48=5")
+    assert (status, err) == (0, "")
+    words = [line.split() for line in out.splitlines()]
+    assert "4 connections from 2026-02-06T12:00:00+00:00 to 2026-02-06T13:00:04+00:00" in out
+    assert ["default", "/32,/64", "1", "25%", "192.0.2.7/32", "1"] in words
+    assert ["2026-02-06T12:00:00+00:00", "3", "1"] in words
+    assert ["/24,/48", "1", "3", "3", "3", "3"] in words
+    assert "3 sessions open at the end of the log." in out
+
+
+def test_json(replay, log):
+    status, out, _ = replay(log, "--limit", "/32,/64=1", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["files"] == [{"file": log, "format": "postfix", "lines": 5, "bad": 0}]
+    assert (found["connections"], found["refused"], found["hosts"]) == (4, 1, 3)
+    assert found["networks"] == {"/24": 1, "/64": 1}
+    assert [each["length"] for each in found["lengths"]] == ["/32,/64", "/24,/48"]
+
+
+def test_the_stock_limits_hold_without_others(replay, log):
+    assert "by /32,/64=10 /24,/48=100 /0=20000" in replay(log)[1]
+
+
+def test_suggestions_are_replayed(replay, log):
+    status, out, _ = replay(log, "--suggest", "25%")
+    assert status == 0
+    assert "--limit /32,/64=1 --limit /24,/48=2" in out
+    assert "Replayed with all of them: 1 refused (25%)." in out
+    assert "would have been refused" not in out
+
+
+def test_a_page(replay, log, tmp_path):
+    page = tmp_path / "page.html"
+    assert replay(log, "--html", str(page))[0] == 0
+    assert "4 connections" in page.read_text("utf-8")
+    status, _, err = replay(log, "--html", str(tmp_path / "none" / "page.html"))
+    assert (status, "cannot write" in err) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["stock.lua", "stock.sieve"])
+def test_a_policy(replay, tmp_path, name):
+    lines = [line.replace("192.0.2", "203.0.113").replace("smtpd[", f"smtpd[{n}") for n in range(9) for line in LOG[:2]]
+    status, out, _ = replay(write(tmp_path / "many.log", lines), "--policy", f"examples/policies/{name}")
+    assert status == 0
+    assert "421 connection limit exceeded" in out
+
+
+def test_bad_lines_are_shown_and_the_others_replayed(replay, tmp_path):
+    path = write(tmp_path / "mail.log", [*LOG, "torn", "Feb  6 13:00:05 mx1 postfix/smtpd[9]: connect from a[unknown]"])
+    status, out, err = replay(path)
+    assert status == 1
+    assert "line 6 is no line of a log of postfix: 'torn'" in err
+    assert "'unknown': is not an address" in err
+    assert "4 connections" in out
+    assert replay(path, "--skip-bad")[0] == 0
+
+
+def test_many_bad_lines_are_counted(replay, tmp_path):
+    _, _, err = replay(write(tmp_path / "mail.log", LOG + ["torn"] * 30))
+    assert err.count("torn") == 10
+    assert "and 20 more lines that can't be read" in err
+
+
+def test_packed_logs_in_the_order_of_their_time(replay, tmp_path):
+    """The last one first; a session goes on in the next log."""
+    zstd = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    paths = []
+    packers = (gzip.compress, bz2.compress, lzma.compress, zstd.compress, bytes)
+    for number, (line, pack) in enumerate(zip(LOG, packers, strict=True)):
+        path = tmp_path / f"mail.log.{number}"
+        path.write_bytes(pack(line.encode() + b"\n"))
+        os.utime(path, (MTIME, MTIME))
+        paths.insert(0, str(path))
+    found = json.loads(replay(*paths, "--limit", "/32,/64=1", "--json")[1])
+    assert (found["connections"], found["refused"], found["unmatched"], found["back"]) == (4, 1, 0, 0)
+    assert found["files"][0]["lines"] == 1
+
+
+def test_standard_input_is_read_once(replay, log, monkeypatch):
+    with open(log) as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        status, out, err = replay("-", "--year", "2026", "--suggest", "0%")
+    assert (status, err) == (0, "")
+    assert "standard input: postfix, 5 lines" in out
+    assert "can't be read twice" in out
+
+
+def test_a_file_without_a_line_end_and_an_empty_one(replay, tmp_path):
+    path = tmp_path / "mail.log"
+    path.write_text("\n".join(LOG))
+    assert "4 connections" in replay(str(path), "--year", "2026")[1]
+    path.write_text("")
+    status, _, err = replay(str(path))
+    assert (status, "has no connection of a known format" in err) == (1, True)
+    assert "0 connections" in replay(str(path), "--format", "postfix")[1]
+
+
+def test_a_log_that_is_longer_than_a_block(replay, tmp_path):
+    lines = list(postfix_log(8000, seed=2))
+    found = json.loads(replay(write(tmp_path / "mail.log", lines), "--year", "2026", "--json")[1])
+    assert (found["lines"], found["bad"], found["back"]) == (8000, 0, 0)
+    assert found["connections"] == sum(": connect from" in line for line in lines)
+    assert found["first"].startswith("2026-12-31")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ((), 2, "Missing argument 'LOG...'"),
+        (("none.log",), 1, "cannot read none.log: no such file or directory"),
+        (("/",), 1, "cannot read /: is a directory"),
+        (("-", "-"), 2, "- is standard input: write it alone, or files"),
+        (("{log}", "--limit", "/24=20 rejections/1h"), 2, "write a limit of these, such as /24=300/5m"),
+        (("{log}", "--limit", "/24"), 2, "such as /24=100"),
+        (("{log}", "--limit", "/24=1", "--limit", "/24=2"), 2, "the same length twice"),
+        (("{log}", "--limit", "a:/24=1"), 2, "no network is named 'a'"),
+        (("{log}", "--policy", "x.lua", "--limit", "/24=1"), 2, "write the limits in the policy"),
+        (("{log}", "--policy", "none.lua"), 1, "none.lua"),
+        (("{log}", "--suggest", "0.1"), 2, "such as 0.1%"),
+        (("{log}", "--suggest", "200%"), 2, "from 0% to 100%"),
+        (("{log}", "--length", "/33x"), 2, "'/33x'"),
+        (("{log}", "--zone", "Nowhere/Here"), 2, "such as UTC or Europe/Berlin"),
+        (("{log}", "--year", "26"), 2, "from 1970"),
+        (("{log}", "--column", "who=x"), 2, "write one of address, time"),
+        (("{log}", "--column", "address=x"), 1, "--column is for CSV and JSON"),
+        (("{log}", "--format", "csv"), 1, "has no column 'address'"),
+        (("{log}", "--format", "sendmail"), 2, "postfix"),
+        (("{nginx}",), 1, "write it, such as --duration 5s"),
+        (("{log}", "--service", "a" * 300), 1, "service type"),
+    ],
+)
+def test_what_to_write_instead(replay, log, tmp_path, arguments, status, message):
+    access = '192.0.2.7 - - [06/Feb/2026:12:00:00 +0000] "GET / HTTP/1.1" 200 1 "-" "-"'
+    nginx = write(tmp_path / "access.log", [access])
+    found, _, err = replay(*(each.format(log=log, nginx=nginx) for each in arguments))
+    assert (found, message in err) == (status, True), err
+    assert err.count("\n") == 1
+
+
+def test_the_page_shows_what_is_printed(replay, tmp_path, monkeypatch):
+    """docs/howto/replay.md: its log, its command, and the command's output."""
+    page = Path("docs/howto/replay.md").read_text("utf-8")
+    text, command = (page.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("text", "console"))
+    line, _, expected = command.partition("\n")
+    (tmp_path / "mail.log").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, err = replay(*line.split()[3:])
+    assert (status, err) == (0, "")
+    assert [each.rstrip() for each in out.splitlines()] == expected.splitlines()

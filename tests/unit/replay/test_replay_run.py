@@ -1,0 +1,211 @@
+"""Sessions by the clock of a log, against a plain model, and where a log is not as it should be."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.effort import effort
+from tests.support.gold_replay import GoldReplay, postfix_log
+
+from inbound_audit import Limits, LuaPolicy
+from inbound_audit.replay import run as run_module
+from inbound_audit.replay.reading import Event, LogReader, form_of
+from inbound_audit.replay.results import result_of
+from inbound_audit.replay.run import Replay
+from inbound_audit.replay.stamps import StampReader
+
+UTC = timezone.utc
+PAIRS = {"/32,/64": (32, 64), "/24,/48": (24, 48)}
+
+
+def replay_of(limits: Limits | None, **options) -> Replay:
+    return Replay(lambda audit: limits, lambda verdict: verdict.text, lengths=PAIRS, **options)
+
+
+def connect(time: float, key: str, address: str = "192.0.2.7", alone: bool = True) -> Event:
+    return time, key.encode(), address, None, alone
+
+
+def disconnect(time: float, key: str) -> Event:
+    return time, key.encode(), None, None, True
+
+
+def whole(time: float, lasts: float, address: str = "192.0.2.7") -> Event:
+    return time, None, address, time + lasts, False
+
+
+def compare(log: list[str], maxima: dict[str, int]) -> None:
+    gold = GoldReplay({PAIRS[key]: most for key, most in maxima.items()}, list(PAIRS.values()))
+    for line in log:
+        gold.line(line)
+    limits = Limits(maxima)
+    reader = LogReader("log", form_of(b"", "postfix", {}), StampReader(0, 2026, UTC))
+    blocks = ["\n".join(log[at : at + 999]).encode() for at in range(0, len(log), 999)]
+    with replay_of(limits) as replay:
+        replay.run(reader.events(blocks))
+        assert replay.counts == {key: dict(gold.counts[pair]) for key, pair in PAIRS.items()}
+        assert limits.refused == {
+            f"default {key}": gold.refused[PAIRS[key]] for key in maxima if gold.refused[PAIRS[key]]
+        }
+        assert (replay.connections, replay.refused) == (gold.connections, sum(gold.refused.values()))
+        assert (replay.unmatched, replay.replaced, replay.unfinished) == (gold.unmatched, gold.replaced, len(gold.open))
+        assert {hour: numbers[0] for hour, numbers in replay.hours.items()} == dict(gold.hours)
+        assert sum(refused for _, refused in replay.hours.values()) == replay.refused
+        result = result_of(replay, [reader], top=1000, zone=UTC, policy=None)
+    assert {row.prefix: row.count for row in result.prefixes} == dict(gold.networks)
+    assert result.hosts == len(gold.hosts)
+    fours = sum("." in network for network in gold.networks)
+    assert result.networks == {"/24": fours, "/64": len(gold.networks) - fours}
+    assert (result.lines, result.bad, result.back, result.overdue) == (len(log), 0, 0, 0)
+
+
+def test_a_log_against_the_model():
+    compare(list(postfix_log(effort(20_000, 100_000), seed=1)), {"/32,/64": 2, "/24,/48": 5})
+
+
+@given(st.integers(1, 1 << 30), st.integers(0, 300), st.integers(0, 3), st.integers(0, 6))
+def test_short_logs_against_the_model(seed, lines, hosts, networks):
+    compare(list(postfix_log(lines, seed, processes=8)), {"/32,/64": hosts, "/24,/48": networks})
+
+
+def test_what_a_limit_refuses_is_not_open_for_it_but_stays_open_in_the_distribution():
+    with replay_of(Limits({"/32": 1})) as replay:
+        replay.run([connect(1, "a"), connect(2, "b"), disconnect(3, "a"), connect(4, "c"), connect(5, "d")])
+        assert replay.refused == 2  # b, and d beside c
+        assert replay.counts["/32,/64"] == {1: 1, 2: 2, 3: 1}
+
+
+def test_a_limit_over_time_by_the_clock_of_the_log():
+    with replay_of(Limits({"/32": "2/5m"})) as replay:
+        replay.run([whole(1e9 + second, 0) for second in (0, 1, 2, 3, 900, 901, 902)])
+        assert replay.refused == 3
+        assert replay.refusals[Limits().refusal.text].clients.top(1) == [(3, "192.0.2.7/32")]
+
+
+@pytest.mark.parametrize("name", ["stock.lua", "stock.sieve"])
+def test_a_policy_is_asked_at_connect(name):
+    from inbound_audit.policy.load import load_policy
+
+    def make(audit):
+        return load_policy(f"examples/policies/{name}", audit=audit)
+
+    with Replay(make, lambda verdict: f"{verdict.code} {verdict.text}") as replay:
+        replay.run([connect(1e9, str(number), "203.0.113.77") for number in range(12)])
+        assert replay.refused == 2
+        assert list(replay.refusals) == ["421 connection limit exceeded"]
+
+
+def test_a_policy_that_counts_over_time(tmp_path):
+    script = tmp_path / "windows.lua"
+    script.write_text(
+        "require('msys.core')\nlocal mod = {}\n"
+        "function mod:validate_connect(ac)\n  return msys.core.VALIDATE_CONT\nend\n"
+        "msys.registerModule('windows', mod)\n"
+    )
+    with Replay(lambda audit: LuaPolicy(script, audit=audit), str) as replay:
+        replay.run([connect(1e9, "a")])
+        assert (replay.connections, replay.refused) == (1, 0)
+
+
+# ---- logs that are not as they should be
+
+
+def test_a_disconnect_without_a_connect_and_a_connect_without_an_end():
+    with replay_of(None) as replay:
+        replay.run([disconnect(1, "x"), connect(2, "a"), disconnect(3, "a"), disconnect(4, "a"), connect(5, "b")])
+        assert (replay.unmatched, replay.unfinished, replay.connections) == (2, 1, 2)
+
+
+def test_a_process_that_connects_again_has_ended_its_session():
+    with replay_of(None) as replay:
+        replay.run([connect(1, "a"), connect(2, "a"), disconnect(3, "a")])
+        assert (replay.replaced, replay.unfinished, replay.unmatched) == (1, 0, 0)
+        assert replay.counts["/32,/64"] == {1: 2}
+
+
+def test_sessions_with_one_key_are_ended_one_by_one():
+    with replay_of(None) as replay:
+        replay.run([connect(time, "a", alone=False) for time in range(3)])
+        replay.run([disconnect(4, "a"), connect(5, "a", alone=False)])
+        assert replay.counts["/32,/64"] == {1: 1, 2: 1, 3: 2}
+        replay.run([disconnect(6, "a")] * 4)
+        assert (replay.unfinished, replay.unmatched) == (0, 1)
+
+
+def test_a_session_without_an_end_lasts_as_long_as_it_may():
+    with replay_of(None, longest=10.0) as replay:
+        replay.run([connect(0, "a"), connect(9.5, "b"), connect(10, "c")])
+        assert (replay.overdue, replay.unfinished) == (1, 2)
+        assert replay.counts["/32,/64"] == {1: 1, 2: 2}
+        replay.run([disconnect(11, "a")])
+        assert replay.unmatched == 1
+
+
+def test_a_session_with_a_duration_ends_by_itself():
+    with replay_of(None) as replay:
+        replay.run([whole(0, 5), whole(4, 2), whole(5, 1), whole(7, 1)])
+        assert (replay.overdue, replay.counts["/32,/64"]) == (0, {1: 2, 2: 2})
+
+
+def test_a_mapped_address_is_the_ipv4_address():
+    with replay_of(Limits({"/32,/64": 1})) as replay:
+        replay.run([connect(0, "a"), connect(1, "b", "::ffff:192.0.2.7"), connect(2, "c", "2001:db8::7%eth0")])
+        assert (replay.refused, len(replay.clients)) == (1, 2)
+
+
+@pytest.mark.parametrize("address", ["unknown", "", "mail.example.org", "192.0.2", "\x1b[2J", "x" * 80])
+def test_an_address_that_is_none_is_counted_and_shown(address):
+    with replay_of(Limits()) as replay:
+        replay.run([connect(0, "a", address), disconnect(1, "a")])
+        assert (replay.connections, replay.bad, replay.unmatched) == (0, 1, 1)
+        assert all(complaint.isprintable() for complaint in replay.complaints)
+
+
+def test_a_clock_that_goes_back_a_little_stands_and_one_that_is_set_back_is_believed():
+    with replay_of(None) as replay:
+        replay.run([whole(10_000, 5), whole(9_990, 1)])
+        assert (replay.now, replay.back) == (10_000, 1)
+        replay.run([whole(1_000, 5)])
+        assert (replay.now, replay.back) == (1_000, 2)
+
+
+def test_more_open_sessions_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(run_module, "MAX_OPEN", 10)
+    with replay_of(Limits({"/32": 1000})) as replay:
+        for number in range(25):
+            replay.run([connect(number, str(number))])
+            assert replay.unfinished <= 10
+        assert replay.cut == 15
+        replay.run([disconnect(30, str(number)) for number in range(25)])
+        assert (replay.unfinished, replay.unmatched) == (0, 15)
+
+
+def test_ends_of_sessions_that_are_closed_take_no_memory(monkeypatch):
+    monkeypatch.setattr(run_module, "_REST", 10)
+    with replay_of(None) as replay:
+        for number in range(1000):
+            replay.run([connect(number, "a"), disconnect(number + 0.5, "a")])
+            assert len(replay._ends) <= 12
+
+
+def test_more_hours_and_reasons_than_have_figures_of_their_own(monkeypatch):
+    monkeypatch.setattr(run_module, "MAX_HOURS", 3)
+    monkeypatch.setattr(run_module, "MAX_REASONS", 2)
+    names = iter("abcdefgh")
+    with Replay(lambda audit: Limits({"/32": 0}), lambda verdict: next(names)) as replay:
+        replay.run([whole(7200 + 3600.0 * hour, 1) for hour in range(8)])
+        assert sum(numbers[0] for numbers in replay.hours.values()) == 8
+        assert sum(numbers[1] for numbers in replay.hours.values()) == 8
+        assert len(replay.hours) <= 4
+        assert {name: each.number for name, each in replay.refusals.items()} == {"a": 1, "b": 1, "others": 6}
+
+
+def test_the_first_and_last_time_are_those_of_the_log():
+    with replay_of(None) as replay:
+        replay.run([whole(1e9, 1), whole(1e9 + 60, 1)])
+        result = result_of(replay, [], top=1, zone=UTC, policy=None)
+    assert result.first == datetime.fromtimestamp(1e9, UTC).isoformat()
+    assert result.last == datetime.fromtimestamp(1e9 + 60, UTC).isoformat()
