@@ -11,6 +11,7 @@
     own_name      whether another node has the name of this one
     bounds        what the other nodes may take of this agent
     receiver      what the other nodes say: epochs, leases
+    stand_still   whether this host stood still, so that the others were not heard
     engine        what carries frames between nodes: its calls, its settings, its making by name
     certificates  whether a node's certificate is what other nodes will take
     zenoh_settings, zenoh_engine, redis_engine

@@ -33,6 +33,7 @@ from inbound_audit.cluster.inbox import MAX_FRAMES_A_STEP, Arrived, Inbox
 from inbound_audit.cluster.node_state import State
 from inbound_audit.cluster.receiver import Receiver
 from inbound_audit.cluster.sender import Sender
+from inbound_audit.cluster.stand_still import StandStill
 from inbound_audit.errors import CapacityError, ClusterError
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.series import requests
@@ -45,9 +46,6 @@ MAX_HANDLING_S = 0.015
 MAX_WAIT_S = 0.05
 """Seconds of the longest wait of the loop, and between two checks of all nodes: whose lease ends, whose snapshot is
 wanted. A frame that comes in between costs nothing for each node."""
-
-STOOD_STILL_S = 0.5
-"""If two checks of all nodes are so many seconds apart, then this host, or this process, stood still."""
 
 STEP_PER_NODE_S, MAX_STEP_S = 0.0001, 0.02
 """Seconds from one step of the loop to the next, per node and at most. Frames that come meanwhile are handled together,
@@ -100,6 +98,7 @@ class Agent:
         self._warned = False
         self._log = LogLimiter(logger)
         self._nodes_at = self._chores_at = 0.0
+        self._stand_still = StandStill(time.monotonic())
         self._command = requests.Command(lambda series, request: self.status(), {}, {})
         requests.COMMANDS["cluster"] = self._command
 
@@ -195,7 +194,7 @@ class Agent:
             now = time.monotonic()
             wanted: list[str] = []
             if now >= self._nodes_at:
-                if now - self._nodes_at > STOOD_STILL_S - MAX_WAIT_S:
+                if self._stand_still.check(now):
                     self._receiver.woke(now)
                 self._nodes_at = now + MAX_WAIT_S
                 self._receiver.tick(self._inbox.since(now))

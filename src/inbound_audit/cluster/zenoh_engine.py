@@ -33,6 +33,7 @@ from inbound_audit.cluster.engine import (
     snapshot_parts,
 )
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES, MAX_PARTS, is_name
+from inbound_audit.cluster.stand_still import StandStill
 from inbound_audit.cluster.zenoh_links import Links
 from inbound_audit.cluster.zenoh_settings import MAX_UNHEARD, configuration, speakers
 from inbound_audit.errors import ClusterError
@@ -41,10 +42,6 @@ logger = logging.getLogger("inbound_audit.cluster")
 
 CHECK_S = 0.2
 """Seconds from one check for nodes that are silent to the next."""
-
-MAX_CHECK_PAUSE_S = 2 * CHECK_S
-"""After a longer pause between two checks this node itself stood still: what the others have said meanwhile is still to
-be heard. No node is silent then until as much time has passed once more."""
 
 FEW_NODES = 20
 REST_PER_NODE_S, MAX_REST_S = 0.0005, 0.05
@@ -228,13 +225,10 @@ class ZenohEngine:
     def _check_links(self) -> None:
         """Gives new links to nodes that are silent, also while this node itself says nothing. O(links + nodes) per
         CHECK_S, and if one is silent O(descriptors of this process)."""
-        checked_at = stood_still_at = time.monotonic()
+        stand_still = StandStill(time.monotonic())
         while not self._ended.wait(CHECK_S):
-            now = time.monotonic()
-            if now - checked_at > MAX_CHECK_PAUSE_S:
-                stood_still_at = now
-            checked_at = now
-            self._links.renew_silent(self._heard, stood_still_at)
+            stand_still.check(time.monotonic())
+            self._links.renew_silent(self._heard, stand_still.ended_at)
 
     def _hear(self) -> None:
         with contextlib.suppress(zenoh.ZError):  # it is closed

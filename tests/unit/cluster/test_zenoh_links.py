@@ -19,6 +19,7 @@ zenoh = pytest.importorskip("zenoh")
 from inbound_audit.cluster import zenoh_links as room  # noqa: E402
 from inbound_audit.cluster.engine import EngineSettings  # noqa: E402
 from inbound_audit.cluster.leases import LONG_SILENCE_S, MANY_NODES, SILENCE_S  # noqa: E402
+from inbound_audit.cluster.stand_still import MAX_PAUSE_S  # noqa: E402
 from inbound_audit.cluster.zenoh_engine import CHECK_S, ZenohEngine  # noqa: E402
 from inbound_audit.cluster.zenoh_links import Links  # noqa: E402
 
@@ -268,6 +269,10 @@ def test_in_a_large_cluster_a_node_may_be_silent_for_longer(node: Node, silent: 
 
 
 CHECKS = 2 * int(SILENCE_S / CHECK_S)
+
+
+def test_links_are_checked_so_often_that_no_check_is_a_stand_still() -> None:
+    assert CHECK_S <= MAX_PAUSE_S / 2
 
 
 def test_a_node_that_says_nothing_gives_new_links_to_one_that_is_silent(node: Node, silent: Wire) -> None:
