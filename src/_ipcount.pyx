@@ -39,6 +39,7 @@ cimport inbound_audit._core.trie as trie
 cimport inbound_audit._core.model as model
 cimport inbound_audit._core.trees as trees
 cimport inbound_audit._core.sums as sums
+cimport inbound_audit._core.lengths as lengths
 cimport inbound_audit._core.records as records_
 cimport inbound_audit._core.hosts as hosts
 cimport inbound_audit._core.node_tree as node_tree

@@ -24,6 +24,7 @@ cimport inbound_audit._core.gate_queue as gate_queue
 cimport inbound_audit._core.hosts as hosts_
 cimport inbound_audit._core.kept_file as kept_file
 cimport inbound_audit._core.layout as layout
+cimport inbound_audit._core.lengths as lengths_
 cimport inbound_audit._core.mapping as mapping
 cimport inbound_audit._core.model as model
 cimport inbound_audit._core.monitor as monitor
@@ -737,6 +738,19 @@ cdef class Owner:
     def sum_trees(self, cidr, int service=0):
         cdef prefix.Prefix p = prefix_of(cidr)
         return sums.sum_trees(trees.trees_of(self.o, service), &p)
+
+    def first_over(self, remote, list asked not None, int after=-1, int service=0):
+        """`(number of the limit or None, sure)`; `asked` has a `(length, number, maximum)` for each limit."""
+        cdef lengths_.LengthLimit limit[64]
+        cdef ip.Address a = address(remote)
+        cdef bint sure = True
+        cdef int i, found
+        if len(asked) > 64:
+            raise ValueError("at most 64 limits")
+        for i in range(len(asked)):
+            limit[i].length, limit[i].limit, limit[i].maximum = asked[i]
+        found = lengths_.first_over(trees.trees_of(self.o, service), &a, limit, len(asked), after, &sure)
+        return None if found == lengths_.NO_LIMIT else found, bool(sure)
 
     def total(self, int service=0):
         return sums.total_trees(trees.trees_of(self.o, service))

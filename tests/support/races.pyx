@@ -25,6 +25,7 @@ cimport inbound_audit._core.codes as codes
 cimport inbound_audit._core.hosts as hosts
 cimport inbound_audit._core.kept_file as kept_file
 cimport inbound_audit._core.layout as layout
+cimport inbound_audit._core.lengths as lengths_
 cimport inbound_audit._core.model as model
 cimport inbound_audit._core.query as query
 cimport inbound_audit._core.seqlock as seqlock
@@ -257,6 +258,18 @@ cdef void record_in_monitors(Worker *w) noexcept nogil:
 
 # ---- readers: without a lock
 
+cdef void limit_step(const ip.Address *steady) noexcept nogil:
+    """A host of one session is over a limit of none, and within a limit of one unless a writer is beside it."""
+    cdef lengths_.LengthLimit limit[2]
+    cdef bint sure = True
+    cdef int found, i
+    for i in range(2):
+        limit[i].length, limit[i].limit, limit[i].maximum = ip.width(steady.version), i, 1 - i
+    found = lengths_.first_over(tree[PRIVATE], steady, limit, 2, -1, &sure)
+    check(found <= 1, "a steady host is over a limit of none")
+    check(found == 1 or not sure, "a steady host is within a limit of one")
+
+
 cdef void count_step(Worker *w) noexcept nogil:
     cdef int i = <int>draw(w, STEADY), code
     cdef int64_t count = 0
@@ -267,6 +280,7 @@ cdef void count_step(Worker *w) noexcept nogil:
     check(sums.tree_count(tree[PRIVATE], &p) == 1, "a steady host has one session")
     check(sums.tree_count(tree[FILED], &p) == 1, "a steady host has one session in the file")
     check(window.range_count(series[WHOLE], tick(owner), 0, 0, &p) == 1, "a steady host has one event")
+    limit_step(&p.address)
     memset(&ac, 0, sizeof(ac))
     ac.hi, ac.lo, ac.version, ac.tree = p.address.hi, p.address.lo, p.address.version, tree[FILED]
     check(query.query_sessions(&ac, NULL, 0, NULL, 0) == 1, "a steady host has one session of a listener")

@@ -24,6 +24,7 @@
 #   model           the structures: owner, service, tree, series, ring, session
 #   trees           the lists of trees: services, their listeners' trees
 #   sums            sums over trees
+#   lengths         counts of one address at several prefix lengths, in one walk
 #   records         hosts with absolute counts, as nodes of a cluster send them; the digest of a tree
 #   hosts           all hosts of a tree, or of several, in address order
 #   node_tree       the tree of one node of a cluster, and the sum over all nodes

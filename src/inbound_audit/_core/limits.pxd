@@ -22,6 +22,7 @@ from libc.stdlib cimport free
 
 from inbound_audit._core.address cimport compare, mask
 from inbound_audit._core.bits cimport u32, u64, acquire32, high_bits
+from inbound_audit._core.lengths cimport NO_LIMIT, LengthLimit, first_over
 from inbound_audit._core.model cimport SMTP, Owner, Series, Term, Tree, ia_ac, load_series, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.query cimport peer_of
@@ -65,6 +66,8 @@ cdef struct Table:
     size_t end
     Term *term[2]           # IPv4, IPv6, in address order, a prefix before what it holds
     size_t terms[2]
+    LengthLimit *length[2]  # IPv4, IPv6: of open sessions in prefixes, by ascending length
+    size_t lengths[2]
 
 cdef struct LimitSet:
     Limit *limit
@@ -84,9 +87,11 @@ cdef struct Share:
 
 cdef inline void free_limits(LimitSet *s) noexcept nogil:
     cdef size_t i
+    cdef int v6
     for i in range(s.tables):
-        free(s.table[i].term[0])
-        free(s.table[i].term[1])
+        for v6 in range(2):
+            free(s.table[i].term[v6])
+            free(s.table[i].length[v6])
     free(s.table)
     free(s.node)
     free(s.limit)
@@ -165,6 +170,11 @@ cdef inline void prefix_of_limit(const Limit *limit, const ia_ac *ac, Prefix *ou
     peer_of(ac, out)
     out.length = limit.length[ac.version == 6]
     mask(&out.address, out.length)
+
+
+cdef inline bint is_of_open_prefix(const Limit *limit) noexcept nogil:
+    """It counts the open sessions of the connecting IP's prefix."""
+    return limit.kind == PREFIX_LIMIT or limit.kind == CLUSTER_PREFIX_LIMIT
 
 
 # ---- over time
@@ -286,7 +296,7 @@ cdef inline int64_t limited_count(
     first = trees_of_limit(limit, ac)
     if limit.kind == LISTENER_LIMIT:
         return listener_total(ac.tree)
-    if limit.kind != PREFIX_LIMIT and limit.kind != CLUSTER_PREFIX_LIMIT:
+    if not is_of_open_prefix(limit):
         return network_total(s, table, first)
     prefix_of_limit(limit, ac, &p)
     return sum_trees(first, &p) if s.nodes == 0 else count_in_network(s, table, node, first, &p)
@@ -296,30 +306,42 @@ cdef inline bint passes(
     const LimitSet *s, const Limit *limit, int table, int node, const ia_ac *ac, int64_t now
 ) noexcept nogil:
     """Whether more sessions are open than a limit allows, the one that asks included; or there were more events."""
-    cdef Tree *first = service_trees(ac.tree.owner, ac.tree.service)
-    cdef Prefix p
-    if limit.kind != PREFIX_LIMIT:
-        if limit.kind >= TIMED_PREFIX_LIMIT:
-            return passes_over_time(s, limit, table, node, ac, now)
-        if limit.kind != CLUSTER_PREFIX_LIMIT:
-            return limited_count(s, limit, table, node, ac, now) > limit.maximum
-        first = trees_of_limit(limit, ac)
-    if limit.length[ac.version == 6] < 0:
+    if limit.kind >= TIMED_PREFIX_LIMIT:
+        return passes_over_time(s, limit, table, node, ac, now)
+    if is_of_open_prefix(limit) and limit.length[ac.version == 6] < 0:
         return False
-    prefix_of_limit(limit, ac, &p)
-    # With the sessions of other networks it is not less: most sessions are within a limit by this count already.
-    if sum_trees(first, &p) <= limit.maximum:
-        return False
-    return s.nodes == 0 or limited_count(s, limit, table, node, ac, now) > limit.maximum
+    return limited_count(s, limit, table, node, ac, now) > limit.maximum
+
+
+cdef inline int next_over(const LimitSet *s, const Table *t, const ia_ac *ac, int after, bint *sure) noexcept nogil:
+    """The first limit after number `after` that the prefixes of `ac` may be over, with the sessions of all networks."""
+    cdef bint v6 = ac.version == 6
+    cdef Prefix peer
+    if t.lengths[v6] == 0:
+        return NO_LIMIT
+    peer_of(ac, &peer)
+    return first_over(
+        trees_of_limit(&s.limit[t.length[v6].limit], ac), &peer.address, t.length[v6], t.lengths[v6], after, sure
+    )
 
 
 cdef inline int passed_limit(const LimitSet *s, const ia_ac *ac, int node, int64_t now) noexcept nogil:
     """The number of the first limit that a session is over, or WITHIN_LIMITS. `node`: its longest listed prefix. `now`:
     what `time_of_limits` has returned.
+
+    One walk per tree answers all limits of open sessions in prefixes, unless it leaves one in doubt: its count has the
+    sessions of other networks in it, or bounds of several trees. Most sessions are within it by that count already.
     """
     cdef int table = table_of(s, node)
-    cdef size_t i
-    for i in range(s.table[table].first, s.table[table].end):
-        if passes(s, &s.limit[i], table, node, ac, now):
-            return <int>i
+    cdef const Table *t = &s.table[table]
+    cdef bint sure = s.nodes == 0
+    cdef int over = next_over(s, t, ac, -1, &sure), i
+    for i in range(<int>t.first, <int>t.end):
+        if not is_of_open_prefix(&s.limit[i]):
+            if passes(s, &s.limit[i], table, node, ac, now):
+                return i
+        elif i >= over:
+            if sure or passes(s, &s.limit[i], table, node, ac, now):
+                return i
+            over = next_over(s, t, ac, i, &sure)
     return WITHIN_LIMITS

@@ -31,9 +31,10 @@ cdef class LimitTables:
 
         `tables[i]` lists the limits of network i as `(name, kind, IPv4 length or -1, IPv6 length or -1, maximum, event,
         seconds)`. `kind` is "prefix", "network" or "listener"; "timed prefix" or "timed network" for the events
-        of so many seconds, where `event` is one of `MONITOR_KINDS`; each but "listener" also with "cluster " before it.
-        `prefixes` lists `(text, network)`; of two equal prefixes the later one counts. An address without a prefix
-        belongs to network `default`. `accept` and `refuse` are what `validate_connect` returns.
+        of so many seconds, where `event` is one of `MONITOR_KINDS`; each but "listener" also with "cluster " before it,
+        if all prefix limits of the network have it. `prefixes` lists `(text, network)`; of two equal prefixes the later
+        one counts. An address without a prefix belongs to network `default`. `accept` and `refuse` are what
+        `validate_connect` returns.
 
         Raises CidrError, MemoryError, and ValueError if it was called before or a number is out of range.
         """
@@ -68,6 +69,25 @@ cdef class LimitTables:
                     self.set.timed = True
                 i += 1
             self.set.table[network].end = i
+            self.sort_lengths(&self.set.table[network])
+        return 0
+
+    cdef int sort_lengths(self, limits.Table *table) except -1:
+        """Lists the limits of open sessions in prefixes by ascending length."""
+        cdef lengths.LengthLimit *asked
+        cdef int v6, i, length
+        numbers = [i for i in range(<int>table.first, <int>table.end) if limits.is_of_open_prefix(&self.set.limit[i])]
+        if len({self.set.limit[i].kind for i in numbers}) > 1:
+            raise ValueError(f"{self!r}: some prefix limits of one network are for the cluster")
+        for v6 in range(2):
+            found = sorted([(self.set.limit[i].length[v6], i) for i in numbers if self.set.limit[i].length[v6] >= 0])
+            table.length[v6] = <lengths.LengthLimit *>calloc(len(found) + 1, sizeof(lengths.LengthLimit))
+            if table.length[v6] == NULL:
+                raise MemoryError
+            for length, i in found:
+                asked = &table.length[v6][table.lengths[v6]]
+                asked.length, asked.limit, asked.maximum = length, i, self.set.limit[i].maximum
+                table.lengths[v6] += 1
         return 0
 
     @cython.wraparound(True)
@@ -129,7 +149,7 @@ cdef class LimitTables:
     def validate_connect(self, Session ac not None):
         """Lets the session in, or refuses it: a `Verdict`. Takes no lock.
 
-        O(limits x prefix length x listeners); where a limit is passed by the sessions of all networks together, the
+        O(listeners x (prefix length + limits)); where a limit is passed by the sessions of all networks together, the
         listed prefixes below the limit's prefix are counted as well. If a limit over time lacks its monitor, it is made
         first (`prepare`), and raises what that raises.
         """

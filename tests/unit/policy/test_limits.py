@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import doctest
 import itertools
+import os
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.gold import GoldCounter
+from tests.support.sharing import file_of
 from tests.support.strategies import addresses
 
 import inbound_audit.policy.limits
 from inbound_audit import InboundAudit, Limits, Session, Verdict
+from inbound_audit._ipcount import LimitTables
 from inbound_audit.errors import PolicyError
 
 kept: list[Session] = []
@@ -221,21 +225,51 @@ def test_prefixes_that_hold_one_another_may_be_all_lengths():
 
 @given(
     st.lists(addresses, max_size=30),
-    st.lists(st.integers(0, 32), min_size=1, max_size=4, unique=True),
-    st.integers(0, 4),
+    st.dictionaries(st.integers(0, 32), st.integers(0, 6), min_size=1, max_size=33),
+    st.integers(1, 3),
 )
-def test_as_the_gold_model_says(remotes, lengths, most):
-    audit, gold = InboundAudit(), GoldCounter()
-    listener = audit.listener()
-    limits = Limits({f"/{length}": most for length in lengths})
-    for remote in remotes:
-        (ac,) = opened(listener, [remote])
+def test_as_the_gold_model_says(remotes, table, listeners):
+    audit, gold, refused = InboundAudit(), GoldCounter(), Counter()
+    limits = Limits({f"/{length}": most for length, most in table.items()})
+    for number, remote in enumerate(remotes):
+        (ac,) = opened(audit.listener(name=str(number % listeners)), [remote])
         gold.add(remote)
-        widths = [128 if length == 32 and ac.version == 6 else length for length in lengths]
-        within = all(gold.count(f"{ac.remote_ip}/{width}") <= most for width in widths)
-        assert bool(limits.validate_connect(ac)) == within
+        widths = {length: 128 if length == 32 and ac.version == 6 else length for length in table}
+        over = [length for length, most in table.items() if gold.count(f"{ac.remote_ip}/{widths[length]}") > most]
+        assert bool(limits.validate_connect(ac)) == (not over)
+        refused.update(f"default /{length}" for length in over[:1])
+    assert limits.refused == refused
     audit.close()
     kept.clear()
+
+
+LIMITS_OF_ONE_FAMILY = [
+    ({"/64": 0}, "192.0.2.1", True),
+    ({"/64": 0, "/32": 1}, "192.0.2.1", True),
+    ({"/64": 0, "/0": 0}, "192.0.2.1", False),
+    ({"/64": 0}, "2001:db8::1", False),
+    ({"/32,/64": 1, "/24,/48": 1}, "2001:db8::1", True),
+]
+
+
+@pytest.mark.parametrize(("table", "remote", "within"), LIMITS_OF_ONE_FAMILY)
+def test_beside_a_writer_that_was_stopped_the_verdict_is_the_same(table, remote, within):
+    """Each time it has stopped in another update, so that the walk that answers all limits together answers none."""
+    limits = Limits(table)
+    with InboundAudit(shared="mail", capacity=1 << 22) as audit, audit.listener().session(remote) as ac:
+        file = file_of(os.getpid())
+        assert bool(limits.validate_connect(ac)) == within
+        for stopped in range(1, 6, 2):
+            file.set_seq(file.seq() + (2 if stopped > 1 else 1))
+            assert [bool(limits.validate_connect(ac)) for _ in range(2)] == [within] * 2
+        file.set_seq(file.seq() + 1)
+        file.close()
+
+
+def test_a_table_is_for_the_cluster_as_a_whole():
+    rows = [("a", "prefix", 32, 128, 1, "", 0), ("b", "cluster prefix", 24, 64, 1, "", 0)]
+    with pytest.raises(ValueError, match="some prefix limits of one network are for the cluster"):
+        LimitTables()._configure([rows], [], 0, True, False)
 
 
 def test_examples_in_docstrings():

@@ -145,7 +145,7 @@ keys = st.one_of(
     st.integers(0, 128).map(lambda n: f"/{n}"),
     st.tuples(st.integers(0, 32), st.integers(0, 128)).map("/{0[0]},/{0[1]}".format),
 )
-tables = st.dictionaries(keys, st.integers(0, 4), max_size=3)
+tables = st.dictionaries(keys, st.integers(0, 4), max_size=20)
 networks_drawn = st.dictionaries(
     st.sampled_from(["a", "b", "c"]),
     st.fixed_dictionaries(
