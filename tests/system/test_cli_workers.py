@@ -596,6 +596,23 @@ def test_a_worker_that_dies_with_an_order_unread_holds_up_no_reload(tmp_path: Pa
         assert server.complaints == []
 
 
+def test_a_hangup_is_answered_while_no_worker_runs(tmp_path: Path) -> None:
+    """Those that were killed can't be replaced while the policy is wrong."""
+    policy = tmp_path / "policy.lua"
+    policy.write_text(POLICY % 100)
+    with several(2, "--policy", str(policy)) as server:
+        policy.write_text(NO_LUA)
+        for pid in server.workers:
+            kill(pid)
+        server.complaint("could not start")
+        server.tell(signal.SIGHUP)
+        server.complaint("no worker runs")
+        policy.write_text(POLICY % 0)
+        server.event("restarted", 1)
+        with Peer(*server.addresses[0]) as peer:
+            assert peer.rest() == b"421 not today\r\n"
+
+
 # ---- it cannot start
 
 

@@ -368,13 +368,19 @@ class Supervisor:
     def _reload(self) -> None:
         """Orders a reload. Signals that come during a reload cause one more."""
         self._reload_again = self._reloading is not None
-        if self._children and self._reloading is None and self._stopping is None:
-            self._reloading = Broadcast({*self._children}, self._reloaded)
-            for child in self._children:
-                child.order(worker.RELOAD)
+        if self._reloading is not None or self._stopping is not None:
+            return
+        if not self._children:  # the next one starts in a moment
+            self._reloaded([])
+            return
+        self._reloading = Broadcast({*self._children}, self._reloaded)
+        for child in self._children:
+            child.order(worker.RELOAD)
 
     def _reloaded(self, answers: list[dict[str, Any]]) -> None:
         self._reloading = None
+        if not answers and self._stopping is None:
+            logger.warning("nothing is reloaded: no worker runs, and each one that starts loads the files itself")
         problems = Counter((*answer["problem"],) for answer in answers if answer["problem"])
         for (level, message), number in problems.items():
             share = f" (in {number} of {len(answers)} workers)" if number < len(answers) else ""
