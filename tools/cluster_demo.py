@@ -105,10 +105,10 @@ def main(seconds: float) -> None:
         steps = running.enter_context(contextlib.closing(traffic(nodes, random.Random(1))))
         while time.monotonic() < end:
             next(steps)
+            time.sleep(1)  # each node has received then what was counted
             for node in nodes:
                 print(node.view(), flush=True)
             print(flush=True)
-            time.sleep(1)
 
 
 if __name__ == "__main__":

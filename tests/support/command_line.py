@@ -36,6 +36,10 @@ def run(
     )
 
 
+PATIENT = ("--worker-timeout", f"{PATIENCE:.0f}s")
+"""By default a worker that gets no processor for ten seconds is killed, which would test the machine."""
+
+
 class Serve:
     """`inbound-audit serve --json` in a process of its own; `events` is what it has reported so far."""
 
@@ -50,9 +54,10 @@ class Serve:
         hostname: str | None = "mx.example",
     ) -> None:
         name = ["--hostname", hostname] if hostname else []
+        patient = PATIENT if "--workers" in arguments else ()
         addresses = [word for address in listen for word in ("--listen", address)]
         self._process = subprocess.Popen(
-            [*command, "serve", "--json", *name, *addresses, *self.more, *arguments],
+            [*command, "serve", "--json", *name, *addresses, *patient, *self.more, *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []
