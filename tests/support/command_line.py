@@ -43,6 +43,8 @@ PATIENT = ("--worker-timeout", f"{PATIENCE:.0f}s")
 class Serve:
     """`inbound-audit serve --json` in a process of its own; `events` is what it has reported so far."""
 
+    command_name = "serve"
+
     more: tuple[str, ...] = ()
     """Arguments that a fixture adds to those of each server."""
 
@@ -57,7 +59,7 @@ class Serve:
         patient = PATIENT if "--workers" in arguments else ()
         addresses = [word for address in listen for word in ("--listen", address)]
         self._process = subprocess.Popen(
-            [*command, "serve", "--json", *name, *addresses, *patient, *self.more, *arguments],
+            [*command, self.command_name, "--json", *name, *addresses, *patient, *self.more, *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []

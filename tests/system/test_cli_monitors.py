@@ -19,7 +19,7 @@ from tests.unit.cli.test_cli_parts import settings
 
 from inbound_audit import InboundAudit
 from inbound_audit.cli.failure import Failure
-from inbound_audit.cli.server import parts
+from inbound_audit.cli.service import parts
 
 shared = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
 

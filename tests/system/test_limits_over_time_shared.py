@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 from tests.unit.cli.test_cli_parts import settings
 
 from inbound_audit import InboundAudit, Limits
-from inbound_audit.cli.server import parts
+from inbound_audit.cli.service import parts
 
 shared = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
 

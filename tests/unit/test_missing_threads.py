@@ -16,7 +16,8 @@ from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.maildir import Maildir
 from inbound_audit.cli.report import Report
 from inbound_audit.cli.serve import serve
-from inbound_audit.cli.server import Server, parts
+from inbound_audit.cli.server import Server
+from inbound_audit.cli.service import parts
 from inbound_audit.cli.settings import Settings
 from inbound_audit.listeners.time_limit import TimeLimit, time_limited
 from inbound_audit.process import BackgroundThread, shared_lock, start_missing_threads

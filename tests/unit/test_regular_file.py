@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,7 @@ def test_an_audit_that_can_not_be_reached_is_in_no_other_place(tmp_path: Path, m
 
 
 def settings(**given: Any) -> Settings:
-    nothing: dict[str, Any] = {field.name: None for field in fields(Settings)}
+    nothing: dict[str, Any] = {field.name: None for field in fields(Settings) if field.default is MISSING}
     return Settings(**{**nothing, "policy_dir": (), "landlock": True, **given})
 
 

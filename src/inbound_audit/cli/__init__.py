@@ -7,6 +7,7 @@
     replay    `inbound-audit replay`; log_files: its input; replay_tables: its output
     serve     `inbound-audit serve`; server: what it runs; settings, sockets, policies, tls, maildir,
               report: its parts; workers, worker: several of them, and one of these
+    milter    `inbound-audit milter`; service: what it has in common with `serve`
     console   `inbound-audit console`, a package: the reference's console
     show, top, ps
               `inbound-audit show`, `top`, `ps`: a shared audit from outside; view_options: what they have in common
@@ -33,6 +34,7 @@ from inbound_audit.cli.count import count
 from inbound_audit.cli.failure import abandon_output, reason
 from inbound_audit.cli.logs import say, to_standard_error
 from inbound_audit.cli.metrics import metrics
+from inbound_audit.cli.milter import milter
 from inbound_audit.cli.ps import ps
 from inbound_audit.cli.replay import replay
 from inbound_audit.cli.serve import serve
@@ -40,6 +42,8 @@ from inbound_audit.cli.show import show
 from inbound_audit.cli.top import top
 
 NAME = "inbound-audit"
+
+_SERVING = (["serve"], ["milter"])
 
 
 @click.group(
@@ -50,6 +54,7 @@ Examples:
   inbound-audit serve --listen :2525 --limit /32,/64=10 --limit /24,/48=100
   inbound-audit serve --policy stock.lua --maildir ./mail
   inbound-audit serve --listen :25 --workers 4 --shared mail
+  inbound-audit milter --listen unix:/run/inbound-audit/milter --shared mail
   inbound-audit count access.log --cidr 192.0.2.0/24 --top 20 --prefixlen 24,56
   inbound-audit replay mail.log --suggest 0.1%
   inbound-audit top mail --watch
@@ -64,7 +69,7 @@ def main() -> None:
     """How many sessions are open right now from this address, or from any prefix around it?"""
 
 
-for command in (serve, count, replay, show, top, ps, console, agent, cluster, metrics):
+for command in (serve, milter, count, replay, show, top, ps, console, agent, cluster, metrics):
     main.add_command(command)
 
 
@@ -89,7 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with to_standard_error(as_json="--json" in arguments):
         status, complaint = _run(arguments or ["--help"])
-        if complaint and arguments[:1] == ["serve"] and "--json" in arguments:  # a log of JSON lines to its end
+        if complaint and arguments[:1] in _SERVING and "--json" in arguments:  # a log of JSON lines to its end
             say(complaint, logging.ERROR)
         elif complaint:
             print(complaint, file=sys.stderr)

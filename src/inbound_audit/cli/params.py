@@ -154,5 +154,13 @@ def size(text: str) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
+@kind("BITS")
+def file_mode(text: str) -> int:
+    """``660`` as the number of these bits. Raises ValueError."""
+    if re.fullmatch(r"0?[0-7]{3}", text, re.ASCII) is None:
+        raise ValueError(f"{text!r}: write three digits from 0 to 7, such as 660")
+    return int(text, 8)
+
+
 endpoint = Kind("ADDRESS:PORT", Endpoint.parse)
 duration = Kind("DURATION", parse_duration)

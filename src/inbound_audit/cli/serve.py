@@ -174,19 +174,26 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 @click.option("--json", is_flag=True, help="Report in JSON, one object per line.")
 @click.option("--quiet", "-q", is_flag=True, help="Do not report each second.")
 @click.option("--verbose", "-v", is_flag=True, help="Log refusals, at most one line per 10 seconds.")
-def serve(limit: tuple[tuple[str, int | str], ...], **options: Any) -> None:
+def serve(**options: Any) -> None:
     """Serve SMTP, and let a policy decide which sessions may stay.
 
     Counts the open sessions by prefix and asks the policy before the banner. Mail to any recipient is accepted, and
     kept or discarded; nothing is ever relayed. Reports one line per second in which something happens.
     """
-    settings = Settings(limits=params.grouped_limits(limit), budget=taken(options), **options)
-    _check(settings)
+    settings = settings_of(options)
     if settings.workers > 1:
         from inbound_audit.cli.workers import run
     else:
         from inbound_audit.cli.server import run
     run(settings)
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    """The settings that the values of options make. Raises click.UsageError."""
+    options = dict(options)
+    settings = Settings(limits=params.grouped_limits(options.pop("limit")), budget=taken(options), **options)
+    _check(settings)
+    return settings
 
 
 def _check(settings: Settings) -> None:

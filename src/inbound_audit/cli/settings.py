@@ -53,3 +53,5 @@ class Settings:
     max_hook_ms: int = 50
     gate: bool | None = None
     shed: int | None = None
+    service: str = "SMTP"
+    listener: str = "default"

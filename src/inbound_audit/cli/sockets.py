@@ -1,9 +1,11 @@
-"""Where `serve` listens: parses an address, and binds sockets for it."""
+"""Where a command listens: parses an address, and binds sockets for it."""
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -52,6 +54,34 @@ class Endpoint(NamedTuple):
         return f"{bracket(self.host or '*')}:{self.port}"
 
 
+class UnixEndpoint(NamedTuple):
+    """A Unix socket to listen on; `mode` is who may connect, as bits of a file."""
+
+    path: str
+    mode: int = 0o660
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint | UnixEndpoint:
+        """``unix:/run/mail/milter``, ``inet:127.0.0.1:8893``, and what `Endpoint.parse` reads. Raises ValueError."""
+        kind, colon, rest = text.partition(":")
+        if not colon or kind not in ("unix", "local", "inet", "inet6"):
+            return Endpoint.parse(text)
+        if kind in ("inet", "inet6"):
+            port, at, host = rest.partition("@")  # libmilter writes PORT@HOST
+            return Endpoint.parse(f"{bracket(host)}:{port}" if at else rest)
+        if not rest.startswith("/"):
+            raise ValueError(f"{text!r}: write an absolute path, such as unix:/run/inbound-audit/milter")
+        if len(os.fsencode(rest)) > _MAX_PATH_BYTES:
+            raise ValueError(f"{text!r}: the path of a Unix socket has at most {_MAX_PATH_BYTES} bytes")
+        return cls(rest)
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+_MAX_PATH_BYTES = 107
+"""unix(7): 108 with the zero byte at its end."""
+
 # Used when no --listen is given: this machine alone, in the families that it has.
 LOCAL = (Endpoint("127.0.0.1", DEFAULT_PORT), Endpoint("::1", DEFAULT_PORT))
 
@@ -61,12 +91,14 @@ def bracket(host: str) -> str:
 
 
 def name_of(listening: socket.socket) -> str:
-    """``127.0.0.1:2525`` or ``[::1]:2525``, with the port that the system chose."""
+    """``127.0.0.1:2525`` or ``[::1]:2525``, with the port that the system chose; ``unix:/run/mail/milter``."""
+    if listening.family == socket.AF_UNIX:
+        return f"unix:{listening.getsockname()}"
     host, port = listening.getsockname()[:2]
     return f"{bracket(host)}:{port}"
 
 
-def bind(endpoints: Iterable[Endpoint]) -> list[socket.socket]:
+def bind(endpoints: Iterable[Endpoint | UnixEndpoint]) -> list[socket.socket]:
     """Binds sockets for the endpoints, or for `LOCAL` without any. Raises Failure and leaves none bound."""
     return _bind(endpoints, socket.create_server)
 
@@ -92,7 +124,7 @@ def beside(held: Iterable[socket.socket]) -> list[socket.socket]:
         return bound
 
 
-def _bind(endpoints: Iterable[Endpoint], create: Create) -> list[socket.socket]:
+def _bind(endpoints: Iterable[Endpoint | UnixEndpoint], create: Create) -> list[socket.socket]:
     endpoints = list(endpoints)
     with ExitStack() as undo:
         bound = []
@@ -110,7 +142,10 @@ def _bind(endpoints: Iterable[Endpoint], create: Create) -> list[socket.socket]:
         return bound
 
 
-def _sockets(endpoint: Endpoint, create: Create) -> Iterator[socket.socket]:
+def _sockets(endpoint: Endpoint | UnixEndpoint, create: Create) -> Iterator[socket.socket]:
+    if isinstance(endpoint, UnixEndpoint):
+        yield _unix(endpoint)
+        return
     if endpoint.host is None:
         yield _both_families(endpoint.port, create)
         return
@@ -129,6 +164,37 @@ def _both_families(port: int, create: Create) -> socket.socket:
             if error.errno not in _NO_FAMILY:
                 raise
     return create(("0.0.0.0", port))
+
+
+def _unix(endpoint: UnixEndpoint) -> socket.socket:
+    """A socket of that path. What a server that has ended left there is removed; one that listens there is not.
+    Raises OSError."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _is_abandoned(endpoint.path):
+            os.unlink(endpoint.path)
+        before = os.umask(0o777 & ~endpoint.mode)
+        try:
+            listening.bind(endpoint.path)
+        finally:
+            os.umask(before)
+        listening.listen()
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _is_abandoned(path: str) -> bool:
+    """Whether a path is a socket on which no process listens. Raises OSError."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)  # a full queue means that a process listens
+        return caller.connect_ex(path) == errno.ECONNREFUSED
 
 
 def _hold(

@@ -21,7 +21,8 @@ from inbound_audit import InboundAudit
 from inbound_audit.cli import privileges, sockets
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Busiest, Report
-from inbound_audit.cli.server import Problem, Server, parts
+from inbound_audit.cli.server import Server
+from inbound_audit.cli.service import Problem, parts
 from inbound_audit.cli.settings import Settings
 
 logger = logging.getLogger("inbound_audit.serve")

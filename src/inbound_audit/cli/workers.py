@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from inbound_audit.cli import logs, privileges, sockets, worker
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.report import NOTHING, Busiest, Figures, PeriodicReport, Report, total
-from inbound_audit.cli.server import allow_many_connections, keep_other_threads_short
+from inbound_audit.cli.service import allow_many_connections, keep_other_threads_short
 from inbound_audit.cli.settings import Settings
 from inbound_audit.errors import SharedStateError
 from inbound_audit.listeners.smtp import STOP_TIMEOUT_S

@@ -25,6 +25,8 @@ Make = Callable[[Admission], asyncio.BaseProtocol]
 CLOSE_TIMEOUT_S = 1.0
 """Seconds that a closing connection has for its last bytes and for the peer's TLS close; then it is aborted."""
 
+_POLL_S = 0.01
+
 
 def limit_tls_close(transport: asyncio.BaseTransport) -> None:
     """Makes every later `close` of a TLS transport end after `CLOSE_TIMEOUT_S`; asyncio's default is 30 s."""
@@ -66,6 +68,14 @@ async def stop_accepting(server: asyncio.AbstractServer) -> None:
     await asyncio.sleep(0)  # the first step of each task: a transport
     server.close()
     await asyncio.sleep(0)  # the next call of the loop: `connection_made`
+
+
+async def until(condition: Callable[[], bool], seconds: float) -> None:
+    """Waits until a condition holds, at most so long."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not condition() and loop.time() < deadline:  # noqa: ASYNC110  # no event covers all conditions
+        await asyncio.sleep(_POLL_S)
 
 
 class GatedFactory:

@@ -31,7 +31,7 @@ except ModuleNotFoundError:
 from inbound_audit.listeners.admission import Admission
 from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.listeners.guard import Guard
-from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, GatedFactory, stop_accepting
+from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, GatedFactory, stop_accepting, until
 from inbound_audit.listeners.proxy import TrustedProxies
 from inbound_audit.listeners.smtp_data import MESSAGE_MEMORY_BYTES, MessageMemory
 from inbound_audit.listeners.smtp_dialogue import SHUTDOWN_REPLY
@@ -48,8 +48,6 @@ STOP_TIMEOUT_S = DELIVERY_TIMEOUT_S + 2 * CLOSE_TIMEOUT_S
 
 BACKLOG = 512
 """Connections that wait in the kernel until a server accepts them."""
-
-_POLL_S = 0.01
 
 
 class SMTPFactory(GatedFactory):
@@ -129,21 +127,15 @@ class SMTPFactory(GatedFactory):
         """
         self.stop()
         cut = cut or asyncio.Event()
-        await self._until(lambda: cut.is_set() or not self._in_transaction(), grace)
+        await until(lambda: cut.is_set() or not self._in_transaction(), grace)
         number = self.cut(storing=False)
-        await self._until(lambda: not self._deliveries and not self._in_transaction(), DELIVERY_TIMEOUT_S)
+        await until(lambda: not self._deliveries and not self._in_transaction(), DELIVERY_TIMEOUT_S)
         number += self.cut()
-        await self._until(lambda: not self.guard.open, 2 * CLOSE_TIMEOUT_S)
+        await until(lambda: not self.guard.open, 2 * CLOSE_TIMEOUT_S)
         return number
 
     def _in_transaction(self) -> int:
         return sum(session.in_transaction for session in list(self._sessions))
-
-    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while not condition() and loop.time() < deadline:  # noqa: ASYNC110  # no event covers all conditions
-            await asyncio.sleep(_POLL_S)
 
 
 def protocol_factory(handler: Any, guard: Guard, **kwargs: Any) -> SMTPFactory:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from inbound_audit.listeners.proxy import real_client
+from inbound_audit.listeners.smtp_hooks import Question, announced_size, questions
 from inbound_audit.policy.message import Message
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Verdict, reply_code, smtp_lines
 
@@ -45,7 +46,7 @@ class SMTPPolicy:
         Waits out a tarpit. Does not return if the verdict ends the connection: the reply is sent, and CancelledError
         ends the session's task, as QUIT does, so that no command of the same packet is read.
         """
-        for hook, arguments in self._hooks(command, args):
+        for hook, arguments in self._questions(command, args):
             verdict = self.admission.hook(hook, *arguments)
             if verdict is ACCEPT:
                 continue
@@ -58,28 +59,18 @@ class SMTPPolicy:
             return reply
         return None
 
-    def _hooks(self, command: str, args: Sequence[object]) -> Iterator[tuple[str, tuple[object, ...]]]:
-        """The hooks that a command asks, with their arguments after the session."""
-        if command in ("EHLO", "HELO"):
-            transport = self._server.transport
-            if transport is not None and (cipher := transport.get_extra_info("cipher")):
-                yield "validate_tls", (cipher[0],)
-            yield "validate_ehlo", (args[0],)
-        elif command == "MAIL":
-            yield "validate_mailfrom", (args[0],)
-        elif command == "RCPT":
-            yield "validate_rcptto", (args[0], self._message())
-        elif command == "DATA":
-            message = self._message()
-            yield "validate_data", (message,)
-            yield "validate_data_spool", (message,)
+    def _questions(self, command: str, args: Sequence[object]) -> Iterator[Question]:
+        cipher = None
+        if command in ("EHLO", "HELO") and self._server.transport is not None:
+            cipher = self._server.transport.get_extra_info("cipher")
+        return questions(command, args[0] if args else None, self._message, cipher[0] if cipher else "")
 
     def _message(self) -> Message:
         """The message as far as it is known: its size is the one that MAIL announced until all data has come."""
         envelope = self._server.envelope
         assert envelope is not None
         content = envelope.original_content
-        size = _announced_size(envelope.mail_options) if content is None else len(content)
+        size = announced_size(envelope.mail_options) if content is None else len(content)
         return Message(mailfrom=envelope.mail_from or "", rcptto=envelope.rcpt_tos, size=size)
 
     def greeting(self, replies: Sequence[str]) -> list[str]:
@@ -115,12 +106,3 @@ class SMTPPolicy:
 
 def _keyword(capability: str) -> str:
     return capability.partition(" ")[0].upper()
-
-
-def _announced_size(mail_options: Sequence[str]) -> int:
-    """SIZE= of the MAIL command (RFC 1870), which aiosmtpd has checked; 0 without one."""
-    for option in mail_options:
-        name, _, value = option.partition("=")
-        if name == "SIZE" and value.isdecimal():
-            return int(value)
-    return 0

@@ -119,6 +119,15 @@ class Policy:
         """Ends the policy. Idempotent."""
 
 
+def has_hook(policy: ConnectPolicy | None, *hooks: str) -> bool:
+    """Whether a policy decides in one of these hooks, which are names of `Policy`."""
+    methods = [getattr(policy, hook, None) for hook in hooks]
+    return any(
+        method is not None and getattr(method, "__func__", None) is not getattr(Policy, hook)
+        for hook, method in zip(hooks, methods, strict=True)
+    )
+
+
 class ScriptPolicy(Policy):
     """A policy that runs a script.
 

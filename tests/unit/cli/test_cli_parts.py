@@ -9,10 +9,11 @@ import gc
 import logging
 import socket
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from inbound_audit import InboundAudit, LuaPolicy, Verdict
@@ -22,9 +23,9 @@ from inbound_audit.cli.logs import LogLimitFilter
 from inbound_audit.cli.maildir import Discard
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Figures, as_text
-from inbound_audit.cli.server import keep_other_threads_short
+from inbound_audit.cli.service import keep_other_threads_short
 from inbound_audit.cli.settings import Settings
-from inbound_audit.cli.sockets import Endpoint
+from inbound_audit.cli.sockets import Endpoint, UnixEndpoint
 from inbound_audit.policy.dry_run import DryRun
 from inbound_audit.policy.message import Message
 from inbound_audit.policy.verdict import REFUSE
@@ -37,7 +38,7 @@ msys.registerModule("policy", policy)
 
 
 def settings(**given: Any) -> Settings:
-    nothing: dict[str, Any] = {field.name: None for field in fields(Settings)}
+    nothing: dict[str, Any] = {field.name: None for field in fields(Settings) if field.default is MISSING}
     return Settings(
         **{
             **nothing,
@@ -68,6 +69,38 @@ def settings(**given: Any) -> Settings:
 def test_an_endpoint(text: str, host: str | None, port: int) -> None:
     assert Endpoint.parse(text) == (host, port)
     assert str(Endpoint.parse(text)) == ("*" + text if text == ":25" else text)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("unix:/run/mail/milter", UnixEndpoint("/run/mail/milter")),
+        ("local:/run/mail/milter", UnixEndpoint("/run/mail/milter")),
+        ("inet:127.0.0.1:8893", Endpoint("127.0.0.1", 8893)),
+        ("inet:[::1]:8893", Endpoint("::1", 8893)),
+        ("inet6:8893@::1", Endpoint("::1", 8893)),
+        ("inet:8893@localhost", Endpoint("localhost", 8893)),
+        ("127.0.0.1:8893", Endpoint("127.0.0.1", 8893)),
+        (":8893", Endpoint(None, 8893)),
+    ],
+)
+def test_a_socket_of_a_mail_server(text: str, endpoint: Endpoint | UnixEndpoint) -> None:
+    assert UnixEndpoint.parse(text) == endpoint
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "unix:", "unix:milter", "unix:/" + "x" * 107, "inet:", "inet:25", "inet:@", "/run/x", "tcp:1:2"],
+)
+def test_no_socket_of_a_mail_server(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write|port|bytes"):
+        UnixEndpoint.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "66", "6666", "668", "-660", "rw-", "0o660"])
+def test_no_mode(text: str) -> None:
+    with pytest.raises(click.UsageError, match="such as 660"):
+        params.file_mode.convert(text, None, None)
 
 
 @pytest.mark.parametrize(

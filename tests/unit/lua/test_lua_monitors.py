@@ -10,7 +10,7 @@ from tests.unit.cli.test_cli_parts import settings
 
 from inbound_audit import InboundAudit, LuaPolicy, load_policy
 from inbound_audit.cli.failure import Failure
-from inbound_audit.cli.server import parts
+from inbound_audit.cli.service import parts
 from inbound_audit.errors import PolicyError
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "policies" / "frequency.lua"

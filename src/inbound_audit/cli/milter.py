@@ -1,0 +1,96 @@
+"""`inbound-audit milter`: its options, most of which are those of `serve`, and the server that it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from inbound_audit.cli import params, service
+from inbound_audit.cli.serve import serve, settings_of
+from inbound_audit.cli.sockets import UnixEndpoint
+from inbound_audit.listeners.milter import MilterFactory
+
+_SERVES_ITSELF = {
+    "listen", "maildir", "tls_cert", "tls_key", "proxy_from", "hostname", "message_memory", "workers", "worker_timeout",
+    "gate", "shed",
+}  # fmt: skip
+"""Options of `serve` for what the mail server does here, besides those of a `SessionBudget`."""
+
+DEFAULT_LISTEN = UnixEndpoint.parse("inet:127.0.0.1:8893")
+
+endpoint = params.Kind("SOCKET", UnixEndpoint.parse)
+
+
+def _of_serve(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that adds the options which `serve` has too."""
+    from inbound_audit.listeners.budget import SessionBudget
+
+    left_out = _SERVES_ITSELF | set(SessionBudget.__dataclass_fields__)
+    shared = [option for option in serve.params if option.name not in left_out]
+    # click collects the options of decorators from the last to the first.
+    command.__click_params__ = [*reversed(shared), *getattr(command, "__click_params__", [])]  # type: ignore[attr-defined]
+    return command
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  inbound-audit milter
+  inbound-audit milter --listen unix:/run/inbound-audit/milter --limit /32,/64=10 --limit /24,/48=100
+  inbound-audit milter --policy stock.lua --shared mail --user mail
+\b
+Signals: TERM and INT close idle connections and let open mail transactions end (a second one cuts them off);
+  HUP loads the policy file again.
+\b
+Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
+)
+@params.option(
+    "--listen",
+    endpoint,
+    "The mail server connects here: unix:PATH or inet:ADDRESS:PORT; repeatable.  [default: inet:127.0.0.1:8893]",
+    multiple=True,
+)
+@params.option(
+    "--socket-mode",
+    params.file_mode,
+    "Who may connect to a Unix socket, as the bits of a file: its owner and group.",
+    default="660",
+)
+@params.option("--service", "NAME", "The service type under which clients are counted.", default="SMTP")
+@params.option("--listener", "NAME", "The name of the listener that counts them.", default="default")
+@_of_serve
+def milter(**options: Any) -> None:
+    """Count the clients of Postfix or Sendmail, and let a policy decide which may stay.
+
+    A mail server connects here for each of its clients, which is counted until that connection ends. The policy is
+    asked at connect, EHLO, MAIL, RCPT and at the end of each message. Reports as serve does.
+    """
+    mode = options.pop("socket_mode")
+    listen = options.pop("listen") or (DEFAULT_LISTEN,)
+    options["listen"] = tuple(one._replace(mode=mode) if isinstance(one, UnixEndpoint) else one for one in listen)
+    # What serve has beyond these options is as it is without them.
+    settings = settings_of({**serve.make_context("serve", []).params, **options})
+    service.run(settings, MilterServer)
+
+
+class MilterServer(service.Service):
+    """One run of `milter`. Raises Failure if the policy can't be used."""
+
+    def _prepare(self) -> None:
+        self._sessions: MilterFactory = MilterFactory(self._guard)
+
+    async def _accept(self, listening: list[socket.socket]) -> Sequence[asyncio.AbstractServer]:
+        loop = asyncio.get_running_loop()
+        servers: list[asyncio.AbstractServer] = []
+        for bound in listening:
+            create: Any = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server
+            servers.append(await create(self._sessions, sock=bound, backlog=BACKLOG))
+        return servers
+
+
+BACKLOG = 512
+"""Connections that wait in the kernel until they are accepted."""

@@ -1,0 +1,280 @@
+"""What `serve` and `milter` have in common: listening sockets, signals, reload and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import click
+
+from inbound_audit import InboundAudit
+from inbound_audit.cli import logs, memory, privileges, sockets
+from inbound_audit.cli.failure import Failure
+from inbound_audit.cli.policies import Policies
+from inbound_audit.cli.report import Busiest, Figures, PeriodicReport, Report
+from inbound_audit.cli.settings import Settings
+from inbound_audit.errors import CapacityError, MonitorError, SharedStateError
+from inbound_audit.listeners import Guard
+from inbound_audit.listeners.pending import stop_accepting
+
+logger = logging.getLogger("inbound_audit.serve")
+
+_T = TypeVar("_T")
+
+SWITCH_S = 0.0005
+
+Problem = tuple[int, str]
+"""Why a reload failed: a level of `logging`, and a message."""
+
+
+class Sessions(Protocol):
+    """The sessions of a server, as their factory ends them."""
+
+    def stop(self) -> int:
+        """Closes those outside of a transaction. Returns how many are inside of one."""
+
+    async def shut_down(self, grace: float, cut: asyncio.Event) -> int:
+        """`stop`, then closes all after `grace` seconds, or when `cut` is set. Returns how many were inside a
+        transaction."""
+
+
+def run(settings: Settings, kind: Callable[[Settings, InboundAudit, Policies, Report], Service]) -> None:
+    """Serves until a signal stops it; `kind` makes the server. Raises Failure if it can't start."""
+    logs.set_up(settings.verbose)
+    allow_many_connections()
+    keep_other_threads_short()
+    with contextlib.ExitStack() as held:
+        report = held.enter_context(contextlib.closing(Report(settings.json)))
+        settings = privileges.become_user(settings)
+        listening = [held.enter_context(bound) for bound in sockets.bind(settings.listen)]
+        privileges.restrict(settings)
+        audit, policies = held.enter_context(parts(settings))
+        server = held.enter_context(contextlib.closing(kind(settings, audit, policies, report)))
+        asyncio.run(server.serve(listening))
+
+
+@contextlib.contextmanager
+def parts(settings: Settings) -> Iterator[tuple[InboundAudit, Policies]]:
+    """The audit and the policies of a server, both closed at the end. Raises Failure or click.UsageError."""
+    policies = Policies(settings)
+    try:
+        audit = InboundAudit(
+            shared=settings.shared,
+            group=settings.group,
+            capacity=settings.capacity,
+            monitors=policies.monitors(),
+            monitor_bytes=settings.monitor_bytes,
+            state=settings.state,
+        )
+        with audit, contextlib.closing(policies):
+            audit.listener(settings.service, settings.listener)
+            yield audit, policies
+    except CapacityError as error:
+        # With shared counts the file system may be full.
+        other = "another --capacity, such as 1G" + (" or --monitor-bytes" if settings.monitor else "")
+        hint = f"choose {other}" if settings.shared is None else f"make room there, or {other}"
+        raise Failure(f"{error}; {hint}") from None
+    except MonitorError as error:
+        raise click.UsageError(f"--monitor: {error}") from None
+    except SharedStateError as error:
+        raise Failure(f"--shared: {error}") from None
+
+
+def allow_many_connections() -> None:
+    """Raises the soft limit of open files: each connection is one, and the usual 1,024 are too few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS reports "unlimited" and refuses to set it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def keep_other_threads_short() -> None:
+    """While a thread reads a list or loads a policy, the event loop waits for Python after each call to the system: for
+    `SWITCH_S` from now on, and not for the usual 5 ms."""
+    sys.setswitchinterval(SWITCH_S)
+
+
+class Service:
+    """One run of a command that serves: an audit, a guard, and a policy that can be exchanged.
+
+    Raises Failure if the policy can't be used. A server derives from it, and makes its own parts in `_prepare`.
+    """
+
+    _not_reloaded = "not reloaded, the old policy stays in use"
+
+    _sessions: Sessions
+
+    def __init__(self, settings: Settings, audit: InboundAudit, policies: Policies, report: Report) -> None:
+        self._settings = settings
+        self._audit = audit
+        self._policies = policies
+        self._guard = Guard(
+            audit.listener(settings.service, settings.listener),
+            policies.make(audit),
+            when_full=settings.when_full,
+            on_error=settings.on_error,
+        )
+        self._report = report
+        self._periodic = PeriodicReport(report, self.figures, self.busiest)
+        self._stop, self._cut, self._reload_wanted = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._reloads = 0
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes what serves: `_sessions`, and what else the server needs. Raises Failure."""
+        raise NotImplementedError
+
+    async def _accept(self, listening: list[socket.socket]) -> Sequence[asyncio.AbstractServer]:
+        """Begins to accept. Raises Failure."""
+        raise NotImplementedError
+
+    def _describe(self) -> None:
+        """Reports once, after the addresses, what else is to be known of this run."""
+
+    def figures(self) -> Figures:
+        guard, policies = self._guard, self._policies
+        return Figures(
+            open=guard.open,
+            opened=guard.opened,
+            accepted=guard.accepted,
+            refused=guard.refused,
+            messages=guard.received,
+            would_refuse=sum(policies.would_refuse.values()),
+            uncounted=guard.uncounted,
+            failures=guard.failures + policies.errors,
+        )
+
+    def busiest(self) -> Busiest:
+        return next(iter(self._audit.top(1, prefixlen=self._settings.prefixlen)), None)
+
+    def close(self) -> None:
+        """Ends the sessions that the event loop has left open."""
+        self._guard.close_all()
+
+    async def serve(self, listening: list[socket.socket]) -> None:
+        """Accepts until `_stop` is set, then lets open mail transactions end."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_unless_reset)
+        self._receive_orders(loop)
+        servers = await self._accept(listening)
+        self._report.listening([sockets.name_of(bound) for bound in listening])
+        self._describe()
+        self._report.policy("policy", self._policies.describe())
+        giving_back = memory.give_back(lambda: (self._guard.opened, self._guard.open, self._reloads))
+        work = (self._report_each_second(), self._beat(), self._reload_on_order(), giving_back)
+        background = [asyncio.ensure_future(one) for one in work]
+        await _first(asyncio.ensure_future(self._stop.wait()), *background)
+        for server in servers:
+            await stop_accepting(server)
+        await self._finish()
+        for task in background:
+            task.cancel()
+
+    def _receive_orders(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Starts to receive orders; here they are signals."""
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+
+    def _signalled(self) -> None:
+        (self._cut if self._stop.is_set() else self._stop).set()
+
+    async def _report_each_second(self) -> None:
+        while not self._settings.quiet:
+            await asyncio.sleep(1)
+            self._periodic.write()
+        await asyncio.Event().wait()
+
+    async def _beat(self) -> None:
+        """Shows whoever watches over this process that its loop runs."""
+        while self._report.beat_s is not None:
+            self._report.alive()
+            await asyncio.sleep(self._report.beat_s)
+        await asyncio.Event().wait()
+
+    # ---- reload
+
+    async def _reload_on_order(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            self._reloaded(await self._reload())
+            self._reloads += 1
+
+    async def _reload(self) -> Problem | None:
+        """Loads what can be reloaded, all or nothing. Open sessions keep the policy that accepted them.
+
+        In a thread: sessions go on while files are read, the script compiles and its `init` runs.
+        """
+        try:
+            # A thread of this reload alone: an order that found no thread is not carried out later.
+            with ThreadPoolExecutor(1, "inbound_audit reload") as thread:
+                use = await _started(thread, self._load)
+            use()
+        except Failure as failure:
+            return logging.ERROR, f"{self._not_reloaded}: {failure.format_message()}"
+        except Exception:  # whatever the file contains, the server goes on
+            return logging.ERROR, f"{self._not_reloaded}\n{traceback.format_exc().rstrip()}"
+        if not self._reloadable:
+            return logging.WARNING, "nothing to reload: limits given by --limit stay until a restart"
+        return None
+
+    @property
+    def _reloadable(self) -> bool:
+        return self._policies.reloadable
+
+    def _load(self) -> Callable[[], None]:
+        """Loads what can be reloaded, in a thread. Returns what puts it to use, in the loop. Raises Failure."""
+        policy = self._policies.make(self._audit) if self._policies.reloadable else None
+
+        def use() -> None:
+            if policy is not None:
+                self._guard.policy = policy
+
+        return use
+
+    def _reloaded(self, problem: Problem | None) -> None:
+        if problem:
+            logger.log(problem[0], "%s", problem[1])
+        elif self._policies.reloadable:
+            self._report.policy("reloaded", self._policies.describe())
+
+    # ---- the end
+
+    async def _finish(self) -> None:
+        """Closes idle sessions, and waits for open mail transactions until the grace is over or `_cut` is set."""
+        settings = self._settings
+        self._report.stopping(self._sessions.stop(), settings.grace)
+        cut = await self._sessions.shut_down(settings.grace, self._cut)
+        if not settings.quiet:
+            self._periodic.write()
+        self._report.stopped(self.figures(), cut)
+
+
+def _started(thread: ThreadPoolExecutor, job: Callable[[], _T]) -> asyncio.Future[_T]:
+    """The result of a job in a thread. Raises Failure if the thread can't be started."""
+    try:
+        return asyncio.get_running_loop().run_in_executor(thread, job)
+    except RuntimeError as error:
+        raise Failure(str(error)) from None
+
+
+def _log_unless_reset(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Logs an exception of the event loop, unless a peer has reset its connection: that is not an error here."""
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
+
+
+async def _first(*tasks: asyncio.Future[Any]) -> None:
+    """Waits until one of the tasks has ended; raises what that task raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()

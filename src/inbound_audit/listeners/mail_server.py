@@ -1,0 +1,199 @@
+"""Connections of mail servers that ask: one thing after another, bounded in bytes and time, each of them fairly."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Protocol, cast
+
+from inbound_audit.listeners.guard import Guard
+from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, until
+
+BEGIN_S = 60.0
+"""Seconds until the first question, and for the rest of one of which a part has come."""
+
+_AT_ONCE = 64
+"""Questions of one connection that are served before those of others are."""
+
+
+class ProtocolError(ValueError):
+    """What a mail server has sent is not of the protocol, or comes in the wrong place."""
+
+
+class Reader(Protocol):
+    """Cuts what comes in into questions; it bounds what it holds."""
+
+    def __len__(self) -> int:
+        """The bytes that wait."""
+
+    def feed(self, data: bytes) -> None:
+        """Raises ProtocolError if too much waits."""
+
+    def take(self) -> Any:
+        """The next question; None if it has not come whole. Raises ProtocolError."""
+
+
+class MailServers:
+    """Makes the protocol of each connection of a mail server, for `loop.create_server`, and ends them all."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self.connections: set[MailServerConnection] = set()
+
+    def __call__(self) -> MailServerConnection:
+        raise NotImplementedError
+
+    def stop(self) -> int:
+        """Closes the connections outside of a transaction. Returns how many are inside of one; they are closed when it
+        ends. To be called in the event loop, once nothing is accepted any more."""
+        return sum(connection.stop() for connection in list(self.connections))
+
+    async def shut_down(self, grace: float, cut: asyncio.Event) -> int:
+        """`stop`, then closes all after `grace` seconds, or when `cut` is set. Returns how many were inside a
+        transaction."""
+        self.stop()
+        await until(lambda: cut.is_set() or not self._inside(), grace)
+        number = self._inside()
+        for connection in list(self.connections):
+            connection.end()
+        await until(lambda: not self.connections, CLOSE_TIMEOUT_S)
+        return number
+
+    def _inside(self) -> int:
+        return sum(connection.in_transaction for connection in self.connections)
+
+
+class MailServerConnection(asyncio.Protocol):
+    """One connection of a mail server. A class that derives from it answers in `_handle`."""
+
+    idle_s = BEGIN_S
+    """Seconds without a question, once there was one."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, servers: MailServers, reader: Reader) -> None:
+        self._servers = servers
+        self._reader = reader
+        self._timer: asyncio.TimerHandle | None = None
+        self._wait: asyncio.TimerHandle | None = None  # until an answer that comes late
+        self._blocked = self._partial = self._stopping = self._again = False
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether what has begun has not ended: here, whether an answer waits."""
+        return self._wait is not None
+
+    def stop(self) -> bool:
+        """Ends at once, or when the transaction has ended. Returns whether there is one."""
+        self._stopping = True
+        if not self.in_transaction:
+            self.end()
+        return self.in_transaction
+
+    def end(self) -> None:
+        self._transport.close()
+
+    # ---- what asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._servers.connections.add(self)
+        self._limit(BEGIN_S)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+        except ProtocolError as error:
+            self._broken(error)
+        else:
+            self._serve()
+
+    def pause_writing(self) -> None:
+        """The mail server does not read its answers: nothing more is read before it does."""
+        self._blocked = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._transport.resume_reading()
+        self._serve()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._servers.connections.discard(self)
+        for timer in (self._timer, self._wait):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._wait = None
+
+    # ---- questions and answers
+
+    def _handle(self, question: Any) -> None:
+        """Answers, by `_write` or `_write_later`. Raises ProtocolError, which ends the connection."""
+        raise NotImplementedError
+
+    def _serve(self) -> None:
+        """Serves what has come, until an answer has to wait."""
+        served = 0
+        try:
+            while not (self._wait or self._blocked or self._transport.is_closing()):
+                if served == _AT_ONCE:
+                    self._serve_later()
+                    break
+                question = self._reader.take()
+                if question is None:
+                    break
+                served += 1
+                self._handle(question)
+        except ProtocolError as error:
+            self._broken(error)
+        else:
+            self._watch(served > 0)
+
+    def _serve_later(self) -> None:
+        if not self._again:
+            self._again = True
+            asyncio.get_running_loop().call_soon(self._serve_again)
+
+    def _serve_again(self) -> None:
+        self._again = False
+        self._serve()
+
+    def _write(self, answer: bytes) -> None:
+        self._transport.write(answer)
+
+    def _write_later(self, answer: bytes, seconds: float) -> None:
+        self._wait = asyncio.get_running_loop().call_later(seconds, self._write_late, answer)
+
+    def _write_late(self, answer: bytes) -> None:
+        self._wait = None
+        self._write(answer)
+        self._end_if_stopping()
+        self._serve()
+
+    def _end_if_stopping(self) -> None:
+        if self._stopping and not self.in_transaction:
+            self.end()
+
+    # ---- bounds
+
+    def _watch(self, moved: bool) -> None:
+        """Bounds the time until the next question, or until the rest of this one: its bytes may come one by one, but
+        the whole has to come."""
+        if self._transport.is_closing():
+            return
+        partial = len(self._reader) > 0 and not (self._wait or self._blocked)
+        if moved or partial != self._partial:
+            self._limit(BEGIN_S if partial else self.idle_s)
+        self._partial = partial
+
+    def _limit(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._time_over)
+
+    def _time_over(self) -> None:
+        self._broken(ProtocolError("time over"))
+
+    def _broken(self, error: ProtocolError) -> None:
+        self._servers.guard.refusals.report(logging.INFO, "the connection of %s is closed: %s", self, error)
+        self._transport.abort()
