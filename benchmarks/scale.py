@@ -32,3 +32,5 @@ HOSTILE_S = 10 if QUICK else 60
 PROCESSES = (16, 64) if QUICK else (16, 64, 128, 256)
 AUDITS = (100, 500) if QUICK else (100, 500, 1000, 2000)
 """Processes of one audit, and audits of one process."""
+
+REPLAY_LINES = 500_000 if QUICK else 10_000_000

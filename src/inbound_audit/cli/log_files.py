@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from itertools import chain, islice
@@ -35,7 +35,8 @@ class LogOptions:
 
 
 class LogFile:
-    """One log; ``-`` is standard input, which can be read once. Raises Failure if it can't be read or understood."""
+    """One log; ``-`` is standard input. It and pipes can be read once. Raises Failure if it can't be read or
+    understood."""
 
     def __init__(self, name: str, options: LogOptions) -> None:
         self.name = "standard input" if name == "-" else click.format_filename(name)
@@ -46,10 +47,8 @@ class LogFile:
         self._newest = time.time()
         self._begun: Iterator[bytes] | None = self._blocks()
         head = list(islice(self._begun, HEAD_BLOCKS))
-        if name == "-":
-            self._begun = chain(head, self._begun)
-        else:
-            self._begun = None
+        # A pipe, such as the shell's <(...), is not opened again: what was read of it would be lost.
+        self._begun = chain(head, self._begun) if not self.rereadable else None
         self._head = b"\n".join(head)
         try:
             self._form = form_of(self._head, options.form, options.columns)
@@ -65,10 +64,10 @@ class LogFile:
     def rereadable(self) -> bool:
         return self._path != "-" and self.size is not None
 
-    def reader(self) -> tuple[LogReader, Callable[[], Iterator[Event]]]:
-        """What reads the log from its beginning, and a function that begins to."""
+    def reader(self, step: Callable[[], None]) -> tuple[LogReader, Callable[[], Iterator[Event]]]:
+        """What reads the log from its beginning, and a function that begins to. `step` is called for each block."""
         reader = self._new_reader()
-        return reader, lambda: reader.events(self._begun or self._blocks())
+        return reader, lambda: reader.events(_stepping(self._begun or self._blocks(), step))
 
     def _new_reader(self) -> LogReader:
         options = self._options
@@ -96,15 +95,18 @@ def _standard_input() -> io.BufferedReader:
 
 
 def events_of(logs: list[LogFile], step: Callable[..., None]) -> tuple[list[LogReader], Iterator[Event]]:
-    """The readers of all logs, and their events in one order of time. `step` is called for each block that is read."""
-    pairs = [log.reader() for log in logs]
-    readers = [reader for reader, _ in pairs]
-    return readers, _stepping(merged([begin for _, begin in pairs], [log.first for log in logs]), logs, readers, step)
+    """The readers of all logs, and their events in one order of time. `step` moves a progress bar."""
+    readers: list[LogReader] = []
 
-
-def _stepping(
-    events: Iterator[Event], logs: list[LogFile], readers: list[LogReader], step: Callable[..., None]
-) -> Iterator[Event]:
-    while some := list(islice(events, 1 << 14)):
-        yield from some
+    def move() -> None:
         step(completed=sum(log.position for log in logs), lines=sum(reader.lines for reader in readers))
+
+    pairs = [log.reader(move) for log in logs]
+    readers += [reader for reader, _ in pairs]
+    return readers, merged([begin for _, begin in pairs], [log.first for log in logs])
+
+
+def _stepping(blocks: Iterable[bytes], step: Callable[[], None]) -> Iterator[bytes]:
+    for block in blocks:
+        yield block
+        step()

@@ -92,14 +92,15 @@ class Asked:
     max_hook_ms: int = 50
     on_error: Any = "accept"
     service: str = "SMTP"
+    exempt: tuple[str, ...] = ()
 
     def replay(self, lengths: tuple[str, ...], longest: float) -> Replay:
         """Raises Failure."""
         monitors = () if self.policy is None else monitors_of(self.policy)
         try:
             return Replay(
-                self._make, self._namer(), lengths=lengths, longest=longest, service_type=self.service,
-                monitors=monitors,
+                self._make, self._namer(), lengths=lengths, exempt=self.exempt, longest=longest,
+                service_type=self.service, monitors=monitors,
             )  # fmt: skip
         except (ImportError, PolicyError) as error:
             raise Failure(f"--policy: {error}") from None
@@ -158,7 +159,9 @@ Exit status: 0 done, 1 a line could not be read (the others are replayed) or the
     params.duration,
     "How long a session lasts whose end is not in the log.  [default: until its end, and a day at most]",
 )
-@params.option("--year", params.whole_number(1970, 2200), "The year of the first line, for time stamps without one.")
+@params.option(
+    "--year", params.whole_number(1970, 2200), "The year of each log's first line, for time stamps without one."
+)
 @params.option("--zone", time_zone, "The time zone of time stamps without one.  [default: this machine's]")
 @params.option(
     "--limit",
@@ -206,7 +209,8 @@ def _asked(options: dict[str, Any]) -> Asked:
     """Raises click.UsageError."""
     table = params.grouped_limits(options["limit"])
     policy, networks, exempt = options["policy"], options["network"], options["exempt"]
-    common = Asked(None, policy, options["policy_dir"], options["max_hook_ms"], options["on_error"], options["service"])
+    directories, most_ms, on_error = options["policy_dir"], options["max_hook_ms"], options["on_error"]
+    common = Asked(None, policy, directories, most_ms, on_error, options["service"], exempt)
     if policy is not None:
         if table is not None or networks or exempt:
             raise click.UsageError("--policy excludes --limit, --exempt and --network: write the limits in the policy")
@@ -261,7 +265,7 @@ def _check(files: list[LogFile], asked: Asked, options: dict[str, Any], result: 
     table = params.grouped_limits(tuple(params.limit.read(each.limit) for each in result.suggestions or ()))
     if table is None:
         return Check(0, {})
-    limited = Asked(Limits.from_options(table, {}, exempt=options["exempt"]), service=asked.service)
+    limited = Asked(Limits.from_options(table, {}, exempt=asked.exempt), service=asked.service, exempt=asked.exempt)
     with limited.replay((), _longest(options)) as run, _bar("checking", files) as step:
         run.run(events_of(files, step)[1])
         return Check(run.refused, {name: each.number for name, each in run.refusals.items()})

@@ -36,10 +36,10 @@ def share_of(number: int, total: int) -> str:
 
 def _summary(result: Result) -> Iterator[str]:
     for each in result.files:
-        yield f"{each['file']}: {each['format']}, {each['lines']:,} lines"
-    yield f"{result.connections:,} connections" + (f" from {result.first} to {result.last}" if result.first else "")
+        yield f"{each['file']}: {each['format']}, {_some(int(str(each['lines'])), 'line')}"
+    yield _some(result.connections, "connection") + (f" from {result.first} to {result.last}" if result.first else "")
     networks = " ".join(f"{number:,} {length}" for length, number in result.networks.items())
-    yield f"{result.hosts:,} clients, in these networks: {networks}"
+    yield f"{_some(result.hosts, 'client')}, in these networks: {networks}"
     if result.policy is not None:
         share = share_of(result.refused, result.connections)
         yield f"{result.refused:,} would have been refused ({share}) by {plain(result.policy)}"
@@ -60,7 +60,8 @@ def _tables(result: Result) -> Iterator[Table]:
     busiest = sorted(result.hours, key=lambda each: (-each.refused, -each.connections))[:MAX_HOURS_SHOWN]
     busiest.sort(key=lambda each: each.hour)
     hours = [[each.hour, f"{each.connections:,}", f"{each.refused:,}"] for each in busiest]
-    yield _table("By the hour", ["hour", "connections", "refused"], hours)
+    title = "By the hour" if len(hours) == len(result.hours) else f"The {len(hours)} hours with the most"
+    yield _table(title, ["hour", "connections", "refused"], hours)
     names = list(result.lengths[0].quantiles) if result.lengths else []
     counts = [
         [each.length, *(f"{each.quantiles.get(name, 0):,}" for name in names), f"{each.largest:,}"]
@@ -83,7 +84,7 @@ def notes(result: Result) -> Iterator[str]:
             each.limit for each in result.suggestions
         )
         if result.check is None:
-            yield "They were not replayed: standard input can't be read twice."
+            yield "They were not replayed: a pipe can't be read twice."
         else:
             share = share_of(result.check.refused, result.connections)
             yield f"Replayed with all of them: {result.check.refused:,} refused ({share})."
@@ -95,13 +96,20 @@ def notes(result: Result) -> Iterator[str]:
         (result.late, "began too long before their line came to be put in order"),
     ):
         if number:
-            yield f"{plural(number, 'session')} {what}."
+            yield f"{_some(number, 'session')} {what}."
+    if result.hosts_left_out:
+        yield f"There are more clients: {_some(result.hosts_left_out, 'connection')} found no room to count them."
     if result.unmatched:
-        yield f"{plural(result.unmatched, 'disconnect')} without a connect."
+        yield f"{_some(result.unmatched, 'disconnect')} without a connect."
     if result.back:
-        yield f"The time went back {plural(result.back, 'time')}."
+        yield f"The time went back {_some(result.back, 'time')}."
     if result.policy_errors:
-        yield f"The policy failed {plural(result.policy_errors, 'time')}."
+        yield f"The policy failed {_some(result.policy_errors, 'time')}."
+
+
+def _some(number: int, noun: str) -> str:
+    """``1 line``, ``2,000 lines``."""
+    return f"{number:,}{plural(number, noun)[len(str(number)) :]}"
 
 
 def _table(title: str, columns: list[str], rows: Iterable[list[str]]) -> Table:

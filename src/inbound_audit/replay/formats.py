@@ -110,7 +110,7 @@ FORMATS: Sequence[Format] = (
         "dovecot",
         _SYSLOG + rb"(?:(?:\S+ dovecot(?:\[\d+\])?: )?"
         rb"(?:(?:imap|pop3|managesieve|submission)-login: (?:Info: )?"
-        rb"(?:Login: |[^\n]*? (?:in|waited) (?P<duration>\d+) secs)[^\n]*? rip="
+        rb"(?:Login: |[^\n]{0,200}? (?:in|waited) (?P<duration>\d+) secs)[^\n]*? rip="
         + _ADDRESS
         + rb"(?:[^\n]*? session=<(?P<key>[^>\n]+)>)?"
         rb"|(?:imap|pop3|managesieve|submission)\([^)\n]*\)<\d+><(?P<closed>[^>\n]+)>: (?:Info: )?"
@@ -128,12 +128,12 @@ FORMATS: Sequence[Format] = (
     # when the connection was accepted; the last of the timers is how long it took.
     Format(
         "haproxy",
-        rb"(?:(?:(?:<\d{1,3}>)?[A-Z\d][^\n]*?haproxy[^\s\[]*\[\d+\]: )?"
+        rb"(?:(?:(?:<\d{1,3}>)?[A-Z\d][^\n]{0,100}?haproxy[^\s\[]{0,50}\[\d+\]: )?"
         + _ADDRESS
         + rb":\d{1,5} \[(?P<stamp>"
         + _CLOCK
         + rb")\.(?P<fraction>\d{3})\](?: \S+ \S+ (?:-?\d+/)+\+?(?P<duration>-?\d+) )?"
-        rb"|(?:<\d{1,3}>)?[A-Z\d][^\n]*?haproxy[^\s\[]*\[\d+\]: )",
+        rb"|(?:<\d{1,3}>)?[A-Z\d][^\n]{0,100}?haproxy[^\s\[]{0,50}\[\d+\]: )",
         starts=True,
         unit=0.001,
     ),

@@ -112,10 +112,10 @@ def form_of(head: bytes, name: str | None, columns: Mapping[str, str]) -> LineFo
     Raises ValueError, which says what to write.
     """
     first = head.lstrip().split(b"\n", 1)[0]
-    if name in ("csv", "json") or (name is None and (first.startswith(b"{") or _is_header(first, columns))):
+    if name is None and columns:
+        name = "json" if first.startswith(b"{") else "csv"
+    if name in ("csv", "json") or (name is None and (first.startswith(b"{") or _is_header(first))):
         return _columns(name or ("json" if first.startswith(b"{") else "csv"), first, columns)
-    if columns:
-        raise ValueError("--column is for CSV and JSON; write --format csv, or leave it out")
     if name is not None:
         return next(each for each in FORMATS if each.name == name)
     found = {each: _connections(each, head) for each in FORMATS}
@@ -132,9 +132,9 @@ def _columns(name: str, first: bytes, columns: Mapping[str, str]) -> Columns:
         raise ValueError("does not begin with a JSON object; write one object a line") from None
 
 
-def _is_header(first: bytes, columns: Mapping[str, str]) -> bool:
+def _is_header(first: bytes) -> bool:
     try:
-        Columns("csv", first, columns)
+        Columns("csv", first, {})
     except ValueError:
         return False
     return True
@@ -161,6 +161,10 @@ def merged(logs: Iterable[Callable[[], Iterator[Event]]], firsts: Iterable[float
             continue
         assert at is not None
         head, events = active[at]
+        if len(active) == 1 and not waiting:
+            yield head
+            yield from events
+            return
         until = min(
             [other[0][0] for each, other in enumerate(active) if each != at] + [each[0] for each in waiting[-1:]],
             default=float("inf"),

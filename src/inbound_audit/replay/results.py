@@ -81,6 +81,7 @@ class Result:
     first: str | None
     last: str | None
     hosts: int
+    hosts_left_out: int
     networks: dict[str, int]
     refused: int
     limits: list[LimitRow]
@@ -114,6 +115,7 @@ def result_of(
         first=None if replay.first is None else _text(replay.first, zone),
         last=None if replay.first is None else _text(replay.now, zone),
         hosts=len(replay.clients),
+        hosts_left_out=replay.clients_left_out,
         networks=_networks(replay.clients),
         refused=replay.refused,
         limits=[

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 
 from inbound_audit import InboundAudit, PrefixCounter
-from inbound_audit._ipcount import Session
+from inbound_audit._ipcount import NetworkMap, Session
 from inbound_audit.errors import AddressError, CapacityError
 from inbound_audit.policy.base import ConnectPolicy
 from inbound_audit.policy.verdict import Verdict
@@ -20,7 +20,8 @@ DAY_S = 86400.0
 MAX_OPEN = 1 << 18
 """Open sessions. Beyond them the one that would end first is closed."""
 MAX_HOURS = 100_000
-"""Hours with figures of their own: eleven years. Time stamps may be any."""
+"""Hours with figures of their own: eleven years. Time stamps may be any; further hours
+have their figures together, as the first one of 1970."""
 MAX_REASONS = 64
 """Limits, or texts of a policy, with figures of their own; further ones have them together."""
 OTHER_REASONS = "others"
@@ -52,8 +53,9 @@ class Replay:
 
     `make` gets the audit and returns the policy, or None if there is none; `name` says what a verdict was by. `lengths`
     are pairs of prefix lengths such as ``"/24,/48"``: of each, `counts` has how many connections found how many
-    sessions open, themselves included. They count what the log has, whatever is refused: a refused session stays open
-    there as long as in the log. For the policy it is closed at once, as live.
+    sessions open, themselves included; those from the prefixes of `exempt` are left out. They count what the log has,
+    whatever is refused: a refused session stays open there as long as in the log. For the policy it is closed at once,
+    as live.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Replay:
         name: Callable[[Verdict], str],
         *,
         lengths: Iterable[str] = (),
+        exempt: Iterable[str] = (),
         longest: float = DAY_S,
         service_type: str = DEFAULT_SERVICE_TYPE,
         monitors: Iterable[str] = (),
@@ -71,7 +74,7 @@ class Replay:
         self.connections = self.bad = self.back = 0
         self.unmatched = self.overdue = self.cut = self.replaced = 0
         self.clients = PrefixCounter()
-        self.clients_full = False
+        self.clients_left_out = 0
         self.counts: dict[str, dict[int, int]] = {length: {} for length in lengths}
         self.hours: dict[int, list[int]] = {}
         self.refused = 0
@@ -82,7 +85,8 @@ class Replay:
         self._stack = ExitStack()
         self._recorded = self._stack.enter_context(InboundAudit())
         self._limited = self._stack.enter_context(InboundAudit(clock=lambda: self.now, monitors=monitors))
-        self._all = self._recorded.listener()
+        self._all, self._others = (self._recorded.listener(service) for service in (DEFAULT_SERVICE_TYPE, "Control"))
+        self._exempt = NetworkMap([(prefix, 0) for prefix in exempt])
         self._listener = self._limited.listener(service_type)
         self.policy = make(self._limited)
         prepare = getattr(self.policy, "prepare", None)
@@ -128,14 +132,15 @@ class Replay:
 
     def _connect(self, key: bytes | None, address: str, end: float | None, alone: bool) -> None:
         try:
-            session = self._all.session(address)
+            is_exempt = len(self._exempt) > 0 and self._exempt.lookup(address) is not None
+            session = (self._others if is_exempt else self._all).session(address)
         except (AddressError, CapacityError) as error:
             self._complain(error)
             return
         if alone and key in self._open:
             self.replaced += 1
             self._disconnect(key)
-        self._count(session, address)
+        self._count(session, address, is_exempt)
         limited = None if self._validate is None else self._ask(address)
         self._number += 1
         self._opened += 1
@@ -150,11 +155,11 @@ class Replay:
             self._ends = [each for each in self._ends if not each[3].closed]
             heapify(self._ends)
 
-    def _count(self, session: Session, address: str) -> None:
+    def _count(self, session: Session, address: str, is_exempt: bool) -> None:
         self.connections += 1
         if self.first is None:
             self.first = self.now
-        for length, counts in self.counts.items():
+        for length, counts in () if is_exempt else self.counts.items():
             number = session.inbound_session_count(length)
             counts[number] = counts.get(number, 0) + 1
         hour = self.hours.get(int(self.now // 3600))
@@ -164,7 +169,7 @@ class Replay:
         try:
             self.clients.add(address)
         except CapacityError:
-            self.clients_full = True
+            self.clients_left_out += 1
 
     def _ask(self, address: str) -> Session:
         """The session as the policy has it: closed, if it is refused."""

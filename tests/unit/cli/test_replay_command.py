@@ -139,6 +139,32 @@ def test_standard_input_is_read_once(replay, log, monkeypatch):
     assert "can't be read twice" in out
 
 
+def test_a_pipe_is_read_once(replay, log):
+    """As the shell's ``<(zcat mail.log.gz)``: a second reader of it would find nothing."""
+    read, write_end = os.pipe()
+    os.write(write_end, Path(log).read_bytes())
+    os.close(write_end)
+    try:
+        status, out, err = replay(f"/dev/fd/{read}", "--year", "2026", "--suggest", "0%")
+    finally:
+        os.close(read)
+    assert (status, err) == (0, "")
+    assert "4 connections" in out
+    assert "can't be read twice" in out
+
+
+def test_exempt_clients_are_left_out_of_what_is_suggested(replay, log):
+    found = json.loads(replay(log, "--suggest", "0%", "--exempt", "192.0.2.7", "--json")[1])
+    assert [each["limit"] for each in found["suggestions"]] == ["/32,/64=1", "/24,/48=1"]
+    assert (found["check"], found["connections"], found["hosts"]) == ({"refused": 0, "limits": {}}, 4, 3)
+
+
+def test_a_log_with_connects_alone(replay, tmp_path):
+    lines = [line for line in LOG if ": connect" in line]
+    found = json.loads(replay(write(tmp_path / "a.log", lines), "--duration", "1s", "--limit", "/32=1", "--json")[1])
+    assert (found["refused"], found["overdue"], found["unfinished"]) == (0, 3, 1)
+
+
 def test_a_file_without_a_line_end_and_an_empty_one(replay, tmp_path):
     path = tmp_path / "mail.log"
     path.write_text("\n".join(LOG))
@@ -176,7 +202,7 @@ def test_a_log_that_is_longer_than_a_block(replay, tmp_path):
         (("{log}", "--zone", "Nowhere/Here"), 2, "such as UTC or Europe/Berlin"),
         (("{log}", "--year", "26"), 2, "from 1970"),
         (("{log}", "--column", "who=x"), 2, "write one of address, time"),
-        (("{log}", "--column", "address=x"), 1, "--column is for CSV and JSON"),
+        (("{log}", "--column", "address=x"), 1, "has no column 'x'"),
         (("{log}", "--format", "csv"), 1, "has no column 'address'"),
         (("{log}", "--format", "sendmail"), 2, "postfix"),
         (("{nginx}",), 1, "write it, such as --duration 5s"),
