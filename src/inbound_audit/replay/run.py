@@ -105,6 +105,7 @@ class Replay:
             self._close(each[3], each[4])
         self._open.clear()
         self._ends.clear()
+        self.policy = self._validate = None  # a script is closed when the last one that may ask it is gone
         self._stack.close()
 
     @property
