@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from ipaddress import ip_address, ip_network
 
 START = calendar.timegm((2026, 12, 31, 22, 0, 0))
@@ -45,6 +46,7 @@ def draw_address(draw: random.Random) -> str:
     return f"::ffff:{four}" if kind < 0.25 else four
 
 
+@cache
 def network_of(address: str, lengths: tuple[int, int]) -> str:
     ip = ip_address(address)
     ip = getattr(ip, "ipv4_mapped", None) or ip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
@@ -137,6 +138,25 @@ def test_standard_input_is_read_once(replay, log, monkeypatch):
     assert (status, err) == (0, "")
     assert "standard input: postfix, 5 lines" in out
     assert "can't be read twice" in out
+
+
+def test_the_progress_of_each_pass_ends_with_all_bytes_and_lines(replay, tmp_path, monkeypatch):
+    shown: dict[str, list[dict[str, float]]] = {}
+
+    @contextlib.contextmanager
+    def progress(label, *, total):
+        steps = shown.setdefault(label, [{"total": total}])
+        yield lambda **fields: steps.append(fields)
+
+    monkeypatch.setattr(sys.modules["inbound_audit.cli.replay"], "progress", progress)
+    paths = [write(tmp_path / f"mail.log.{seed}", list(postfix_log(9000, seed))) for seed in range(2)]
+    size = sum(os.path.getsize(path) for path in paths)
+    assert replay(*paths, "--year", "2026", "--suggest", "1%")[0] == 0
+    assert sorted(shown) == ["checking", "replaying"]
+    for first, *others, last in shown.values():
+        assert first == {"total": size}
+        assert last == {"completed": size, "lines": 18_000}
+        assert len(others) >= 2
 
 
 def test_a_pipe_is_read_once(replay, log):

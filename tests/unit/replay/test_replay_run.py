@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timezone
 
 import pytest
@@ -83,6 +84,23 @@ def test_a_limit_over_time_by_the_clock_of_the_log():
         replay.run([whole(1e9 + second, 0) for second in (0, 1, 2, 3, 900, 901, 902)])
         assert replay.refused == 3
         assert replay.refusals[Limits().refusal.text].clients.top(1) == [(3, "192.0.2.7/32")]
+
+
+@given(st.lists(st.integers(0, 200_000_000), max_size=80), st.integers(0, 6))
+def test_a_limit_over_time_against_the_model(steps, most):
+    """All of the current window, and of the one before the share that the last minute still covers."""
+    now, refused, windows = 1_000_000_000_000_000, 0, Counter()
+    events = []
+    for step in steps:
+        now += step
+        events.append(whole(now / 1e6, 0))
+        window, width = now // 60_000_000, 60_000_000
+        windows[window] += 1
+        before = windows[window - 1] * ((window + 1) * width - now) // width
+        refused += windows[window] + before > most
+    with replay_of(Limits({"/32": f"{most}/1m"})) as replay:
+        replay.run(events)
+        assert replay.refused == refused
 
 
 @pytest.mark.parametrize("name", ["stock.lua", "stock.sieve"])
