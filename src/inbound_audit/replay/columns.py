@@ -32,7 +32,7 @@ EVENTS = {
 """Whether it ends the session."""
 
 OTHER: Fields = (None,) * 8
-"""A line that is none of a connection."""
+"""A line about something else than a connection."""
 
 _DELIMITERS = ",;\t"
 _TIME = re.compile(
