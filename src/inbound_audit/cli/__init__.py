@@ -13,6 +13,9 @@
               `inbound-audit show`, `top`, `ps`: a shared audit from outside; view_options: what they have in common
     agent, cluster
               `inbound-audit agent`: this host as a node of a cluster; `inbound-audit cluster`: the nodes
+    ls        `inbound-audit ls`: the shared audits of this machine
+    completion
+              `inbound-audit completion`: for shells
     metrics   `inbound-audit metrics`: the figures of shared audits, for Prometheus
 
 A command's own libraries (aiosmtpd, lupa, rich, prompt_toolkit) are imported when that command runs.
@@ -29,10 +32,12 @@ import click
 
 from inbound_audit.cli.agent import agent
 from inbound_audit.cli.cluster import cluster
+from inbound_audit.cli.completion import completion
 from inbound_audit.cli.console import console
 from inbound_audit.cli.count import count
 from inbound_audit.cli.failure import abandon_output, reason
 from inbound_audit.cli.logs import say, to_standard_error
+from inbound_audit.cli.ls import ls
 from inbound_audit.cli.metrics import metrics
 from inbound_audit.cli.milter import milter
 from inbound_audit.cli.ps import ps
@@ -69,7 +74,9 @@ def main() -> None:
     """How many sessions are open right now from this address, or from any prefix around it?"""
 
 
-for command in (serve, milter, count, replay, show, top, ps, console, agent, cluster, metrics):
+COMMANDS = (serve, milter, count, replay, show, top, ps, ls, console, agent, cluster, metrics, completion)
+
+for command in COMMANDS:
     main.add_command(command)
 
 

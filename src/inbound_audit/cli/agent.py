@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from inbound_audit._ipcount import parse_monitor
-from inbound_audit.cli import logs, params
+from inbound_audit.cli import logs, params, view_options
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.service_manager import ServiceManager
 from inbound_audit.errors import CapacityError, ClusterError, SharedStateError
@@ -67,7 +67,7 @@ Signals: TERM and INT leave the cluster; HUP connects again, with the certificat
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
-@click.argument("name")
+@view_options.name_argument
 @params.option("--cluster", "NAME", "The cluster; its nodes hear no other one.", required=True)
 @params.option("--node", "NAME", "This node; no other node of the cluster has its name.", required=True)
 @click.option(

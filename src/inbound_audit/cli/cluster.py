@@ -51,7 +51,7 @@ Examples:
 \b
 Exit status: 0 done, 1 there is no such audit or it can't be opened, or its agent does not run or answer, 2 usage."""
 )
-@click.argument("name")
+@view_options.name_argument
 @view_options.user_option
 @click.option("--json", "as_json", is_flag=True, help=view_options.AS_JSON)
 def cluster(name: str, user: str | None, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from inbound_audit.cli import params, sockets, view_options
+from inbound_audit.cli.completion import audits
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.sockets import Endpoint
 
@@ -29,7 +30,7 @@ Examples:
 \b
 Exit status: 0 done, or stopped by a signal, 1 an audit can't be read or it can't listen or write, 2 usage."""
 )
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=audits)
 @params.option(
     "--listen", params.endpoint, "Serve /metrics and /healthz here, until a signal; repeatable.", multiple=True
 )

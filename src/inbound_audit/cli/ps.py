@@ -37,7 +37,7 @@ Examples:
 Exit status: 0 done (also without processes, or with damaged ones), 1 there is no such audit or it
   can't be opened, 2 usage."""
 )
-@click.argument("name")
+@view_options.name_argument
 @view_options.user_option
 @click.option("--json", "as_json", is_flag=True, help=view_options.AS_JSON)
 def ps(name: str, user: str | None, as_json: bool) -> None:

@@ -26,7 +26,7 @@ Examples:
 \b
 Exit status: 0 done, 1 there is no such audit, process, node or service or it can't be opened, 2 usage."""
 )
-@click.argument("name")
+@view_options.name_argument
 @click.argument("cidr", required=False, type=params.network)
 @view_options.service_option
 @view_options.user_option

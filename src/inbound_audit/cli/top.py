@@ -67,7 +67,7 @@ Examples:
 Exit status: 0 done, or the watch was ended (q, Escape, Ctrl-C, TERM, the reader of the output left),
   1 there is no such audit, node or service or it can't be opened, 2 usage."""
 )
-@click.argument("name")
+@view_options.name_argument
 @click.option("-n", "n", type=params.whole_number(1), default="20", help="At most N prefixes.")
 @params.option("--prefixlen", params.prefix_lengths, "The lengths of the prefixes.", default="24,56")
 @view_options.service_option

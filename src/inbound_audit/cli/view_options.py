@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 import click
 
+from inbound_audit.cli.completion import audits
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import listing
@@ -37,6 +37,10 @@ service_option = click.option(
 user_option = click.option(
     "--user", metavar="USER", help="The audit of this user (a name or number). Root has to name any user but root."
 )
+
+
+name_argument = click.argument("name", shell_complete=audits)
+"""The name of a shared audit."""
 
 
 node_option = click.option(
@@ -99,25 +103,10 @@ def say_if_no_process(name: str, view: View) -> None:
 
 def _known_names(name: str) -> str:
     """Where no directory has that name: the names of the audits that there are."""
-    from inbound_audit.shared import find_directory
+    from inbound_audit.shared.places import known_audits
 
     with contextlib.suppress(SharedStateError, OSError):
-        root, directory = os.path.split(find_directory(name))
-        before = directory.removesuffix(name)
-        entries = [entry.removeprefix(before) for entry in os.listdir(root) if entry.startswith(before)]
-        known = sorted(entry for entry in entries if has_owners(entry))
-        if known and name not in entries:
+        known = known_audits()
+        if known and name not in known:
             return f" (there is: {listing(known)})"
     return ""
-
-
-def has_owners(name: str) -> bool:
-    """Whether an audit of that name has files, or a directory that cannot be read. False for a wrong name."""
-    from inbound_audit.shared import find_directory
-
-    try:
-        return any(entry.endswith(".owner") for entry in os.listdir(find_directory(name)))
-    except PermissionError:
-        return True
-    except (SharedStateError, OSError):
-        return False

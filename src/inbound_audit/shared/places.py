@@ -22,6 +22,9 @@ DEFAULT_ROOT = "/dev/shm"
 
 ROOT_VARIABLE = "INBOUND_AUDIT_SHM"
 
+PREFIX = "inbound_audit-"
+"""Of the directory's name; the audit's name follows."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -62,6 +65,27 @@ def find_directory(name: str, user: str | None = None) -> str:
     return path if found is not None else directory_of(name)
 
 
+def known_audits() -> list[str]:
+    """The names of the shared audits of this machine, in order: those whose directory has files of processes, or can't
+    be read by this user. O(entries of /dev/shm)."""
+    found: set[str] = set()
+    for root in _roots():
+        with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(root) as entries:
+            found.update(entry.name.removeprefix(PREFIX) for entry in entries if _is_audit(entry))
+    return sorted(name for name in found if _NAME.fullmatch(name))
+
+
+def _is_audit(entry: os.DirEntry[str]) -> bool:
+    if not entry.name.startswith(PREFIX):
+        return False
+    try:
+        return any(name.endswith(".owner") for name in os.listdir(entry.path))
+    except PermissionError:
+        return True
+    except OSError:  # it is no directory, or has gone
+        return False
+
+
 def check_name(name: str) -> None:
     """Raises SharedStateError for what can be no name of shared counts."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -72,7 +96,7 @@ def check_name(name: str) -> None:
 
 def _candidates(name: str) -> list[tuple[str, os.stat_result | None]]:
     check_name(name)
-    paths = [os.path.join(root, f"inbound_audit-{name}") for root in _roots()]
+    paths = [os.path.join(root, PREFIX + name) for root in _roots()]
     return [(path, _status_of(path)) for path in paths]
 
 

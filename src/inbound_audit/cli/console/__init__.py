@@ -35,7 +35,7 @@ Examples:
 Exit status: 0 done, 1 there is no such audit or it can't be opened, or a command failed (of several from
   standard input: any), 2 usage, or the command is malformed.""",
 )
-@click.argument("name")
+@view_options.name_argument
 @click.argument("command", nargs=-1)
 @view_options.user_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per command instead.")
