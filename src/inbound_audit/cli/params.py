@@ -100,6 +100,16 @@ def grouped_limits(given: tuple[tuple[str, int | str], ...]) -> LimitTable | Non
     return {key: values if len(values) > 1 else values[0] for key, values in limits.items()} or None
 
 
+def check_networks(given: tuple[tuple[str, tuple[str, ...]], ...], limits: LimitTable | None) -> None:
+    """Each network needs a limit, if each network of a limit is given. Raises click.UsageError."""
+    if len(dict(given)) < len(given):
+        raise click.UsageError("--network has the same name twice")
+    networks, limited = set(dict(given)), {key.rpartition(":")[0] for key in limits or ()}
+    if limited <= {"", *networks} and (unlimited := sorted(networks - limited)):
+        name = unlimited[0]
+        raise click.UsageError(f"--network {name}: write its limit, such as --limit {name}:/24=100 or {name}:total=500")
+
+
 @kind("NET")
 def network(text: str) -> str:
     """An address or a prefix, as it was. Raises CidrError."""

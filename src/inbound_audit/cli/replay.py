@@ -217,6 +217,7 @@ def _asked(options: dict[str, Any]) -> Asked:
         return common
     if table is None and not networks and options["suggest"] is not None:
         return common
+    params.check_networks(networks, table)
     try:
         return replace(common, limits=Limits.from_options(table, dict(networks), exempt=exempt))
     except PolicyError as error:

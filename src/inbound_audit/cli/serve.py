@@ -238,12 +238,7 @@ def _check_limits(settings: Settings) -> None:
     """Checks the limits together: each network of a limit must be given, and each network needs a limit."""
     from inbound_audit.cli.policies import limits_of
 
-    if len(dict(settings.network)) < len(settings.network):
-        raise click.UsageError("--network has the same name twice")
-    networks, limited = set(dict(settings.network)), {key.rpartition(":")[0] for key in settings.limits or ()}
-    if limited <= {"", *networks} and (unlimited := sorted(networks - limited)):
-        name = unlimited[0]
-        raise click.UsageError(f"--network {name}: write its limit, such as --limit {name}:/24=100 or {name}:total=500")
+    params.check_networks(settings.network, settings.limits)
     try:
         needed = limits_of(settings).monitors_for(settings.monitor)
         read_monitors(needed, None, settings.monitor_bytes, settings.monitor)

@@ -67,7 +67,7 @@ class LogReader:
                 client = (address or b"").decode("latin-1")
                 if duration is not None or not (paired and (number or key)):
                     length = lasts if duration is None else max(0.0, float(duration) * unit)
-                    time = time if starts or duration is None else time - length
+                    time = time if starts or duration is None else max(0.0, time - length)
                     yield time, None, client, time + length, False
                 else:
                     yield time, number or key, client, None, alone

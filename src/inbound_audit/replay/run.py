@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from heapq import heapify, heappop, heappush
-from math import inf
 
 from inbound_audit import InboundAudit, PrefixCounter
 from inbound_audit._ipcount import NetworkMap, Session
@@ -69,7 +68,7 @@ class Replay:
         service_type: str = DEFAULT_SERVICE_TYPE,
         monitors: Iterable[str] = (),
     ) -> None:
-        self.now = -inf
+        self.now = 0.0
         self.first: float | None = None
         self.connections = self.bad = self.back = 0
         self.unmatched = self.overdue = self.cut = self.replaced = 0

@@ -214,6 +214,8 @@ def test_a_log_that_is_longer_than_a_block(replay, tmp_path):
         (("{log}", "--limit", "/24"), 2, "such as /24=100"),
         (("{log}", "--limit", "/24=1", "--limit", "/24=2"), 2, "the same length twice"),
         (("{log}", "--limit", "a:/24=1"), 2, "no network is named 'a'"),
+        (("{log}", "--network", "a=10.0.0.0/8"), 2, "write its limit, such as --limit a:/24=100"),
+        (("{log}", "--network", "a=::/8", "--network", "a=::/9", "--limit", "a:/9=1"), 2, "the same name twice"),
         (("{log}", "--policy", "x.lua", "--limit", "/24=1"), 2, "write the limits in the policy"),
         (("{log}", "--policy", "none.lua"), 1, "none.lua"),
         (("{log}", "--suggest", "0.1"), 2, "such as 0.1%"),

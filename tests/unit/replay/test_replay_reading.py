@@ -69,6 +69,12 @@ def test_a_session_that_began_too_long_ago_begins_as_soon_as_it_can(monkeypatch)
     assert max(event[3] for event in events) == AT + 14
 
 
+def test_a_session_that_is_longer_than_time_begins_in_1970():
+    lines = [nginx(1, 0.5).replace("0.500", f"{digits}.000") for digits in ("9" * 12, "9" * 400)]
+    events = list(reader_of(lines[0], "nginx").events(["\n".join(lines).encode()]))
+    assert [(event[0], event[3] > AT) for event in events] == [(0.0, True), (0.0, True)]
+
+
 def test_connects_of_one_process_keep_the_order_of_their_lines():
     """Also where the clock goes back."""
     lines = [
