@@ -107,7 +107,7 @@ class Own:
             link = os.readlink(f"/proc/self/fd/{name}") if os.path.lexists(f"/proc/self/fd/{name}") else ""
             if link == "anon_inode:[eventpoll]":
                 found["epoll"].append(int(name))
-            elif link.startswith("socket:") and int(name) != gate.fileno():
+            elif link.startswith("socket:") and not os.path.sameopenfile(int(name), gate.fileno()):
                 is_listening = os.fstat(int(name)).st_ino in self._inodes
                 found["listening" if is_listening else "spare" if found["writes"] else "writes"].append(int(name))
         return found

@@ -19,6 +19,8 @@ import ssl
 import threading
 from typing import TYPE_CHECKING, Any
 
+from inbound_audit.descriptor import Descriptor
+from inbound_audit.errors import InboundAuditError
 from inbound_audit.listeners.admission import Admission, Refusal
 from inbound_audit.listeners.gate import Gate, gate_of
 from inbound_audit.listeners.guard import Guard
@@ -53,6 +55,9 @@ class Counted(_Base):
     A connection that is silent for `idle_s` seconds, or that is served for `session_s`, is shut down: the handler finds
     its end, and an OSError that follows from that is not reported. None is no limit.
 
+    If its gate is closed, by other code that closes a descriptor of it, say, a server ends: `serve_forever` and
+    `handle_request` raise InboundAuditError.
+
     Raises TypeError for a UDP server, which has no connections, and for a server that can't have the gate; TypeError or
     ValueError for seconds that are none; and what `Gate` raises.
     """
@@ -80,6 +85,8 @@ class Counted(_Base):
         self._wants_gate = gate
         self._gate: Gate | None = None
         self._listening: socket.socket | None = None  # the gate's, which accepts in clear
+        # The server's own: the gate may be closed first, and its number is another file's then.
+        self._reads: Descriptor | None = None
         self._received: tuple[int, Admission] | None = None  # a descriptor from the gate; `verify_request` comes next
         super().__init__(*args, **kwargs)
 
@@ -109,16 +116,30 @@ class Counted(_Base):
             self._listening = socket.socket(fileno=os.dup(self.socket.fileno()))
             refusal = None if isinstance(self.socket, ssl.SSLSocket) else self._refusal  # it comes before a handshake
             self._gate = gate_of(self.guard, [self._listening], refusal=refusal)
+            self._reads = Descriptor(self._gate.second_fileno())
 
     def fileno(self) -> int:
-        return super().fileno() if self._gate is None else self._gate.fileno()
+        if self._reads is None:
+            return super().fileno()
+        self._check_open()
+        return self._reads.number
+
+    def _check_open(self) -> None:
+        """Raises InboundAuditError if no connection can come from the gate any more: what is watched would be readable
+        for ever, or never."""
+        if self._gate is None or self._reads is None or (not self._gate.closed and self._reads.is_ours):
+            return
+        self._gate.report()  # why it is lost, if it is
+        self._gate.close()
+        raise InboundAuditError(f"{type(self).__name__} accepts no more: its gate is closed")
 
     def get_request(self) -> tuple[Any, Any]:
         """The next connection and its address. Raises OSError: none waits; TypeError: the gate can't accept as the
-        server's new socket would."""
+        server's new socket would; InboundAuditError: the gate is closed."""
         if self._gate is None:
             return super().get_request()
         self._end_received()
+        self._check_open()
         for request, session, asked in self._gate.take_asked(1):
             admission = self.guard.receive(session, asked)
             self._received = request.fileno(), admission
@@ -132,6 +153,7 @@ class Counted(_Base):
     def service_actions(self) -> None:
         super().service_actions()
         self._end_received()
+        self._check_open()
 
     def _end_received(self) -> None:
         """Ends the count of a connection that was lost between `get_request` and `verify_request`: in a handshake."""
@@ -200,6 +222,9 @@ class Counted(_Base):
                 self._gate.close()
             super().server_close()
         finally:
+            reads, self._reads = self._reads, None
+            if reads is not None:
+                reads.close()
             if self._listening is not None:
                 self._listening.close()
             self._end_received()

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 import trustme
-from tests.support import listening
+from tests.support import gates, listening
 from tests.support.listening import WAYS, Peer, Script, Way, every_way
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Limits, Verdict
+from inbound_audit.errors import InboundAuditError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.gate import Gate
 from inbound_audit.listeners.threads import Counted
@@ -552,6 +553,48 @@ def test_what_the_server_turns_away_behind_a_gate_is_counted_no_more(guard: Guar
         assert peer.rest() == b""
         eventually(lambda: guard.open == guard.listener.total == 0, "its end")
         assert guard.opened == 1
+
+
+LOST = [("reads", "stream"), ("reads", "nothing"), ("writes", "stream"), ("watched", "stream"), ("watched", "nothing")]
+
+
+@needs_gate
+@pytest.mark.parametrize(("lost", "kind"), LOST, ids=[" ".join(each) for each in LOST])
+def test_a_server_whose_gate_is_lost_ends_and_says_so(guard: Guard, lost: str, kind: str) -> None:
+    """It would ask again and again for a connection that never comes."""
+    ended: list[Exception] = []
+
+    def serve() -> None:
+        try:
+            server.serve_forever(poll_interval=0.01)
+        except InboundAuditError as error:
+            ended.append(error)
+
+    with Threading(("127.0.0.1", 0), Echo, guard=guard, bind_and_activate=False, gate=True) as server:
+        server.server_bind()
+        other, own = gates.Other(kind), gates.Own(server.socket)
+        server.server_activate()
+        found = own.find(server._gate) | {"watched": [server.fileno()]}
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            other.take(found[lost])
+            thread.join(PATIENCE)
+            assert "accepts no more" in str(ended[0])
+        finally:
+            server.shutdown()
+        assert server._gate.closed
+        with pytest.raises(InboundAuditError, match="accepts no more"):
+            server.handle_request()
+    other.end()
+
+
+@needs_gate
+def test_a_server_whose_gate_was_closed_ends(guard: Guard) -> None:
+    with Threading(("127.0.0.1", 0), Echo, guard=guard, gate=True) as server:
+        server._gate.close()
+        with pytest.raises(InboundAuditError, match="accepts no more"):
+            server.serve_forever()
 
 
 def test_a_server_without_connections_is_none(guard: Guard) -> None:
