@@ -48,6 +48,21 @@ def said(peer: socket.socket) -> bytes:
     return b"".join(iter(lambda: peer.recv(65536), b""))
 
 
+def lua_policy(body: str) -> str:
+    """A script whose `validate_connect(ac, vctx)` does this, and lets in if it has not disconnected."""
+    return f"""
+require("msys.core")
+require("msys.extended.ac")
+require("msys.extended.vctx")
+local policy = {{}}
+function policy:validate_connect(ac, vctx)
+  {body}
+  return msys.core.VALIDATE_CONT
+end
+msys.registerModule("policy", policy)
+"""
+
+
 def reset(peer: socket.socket) -> None:
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()

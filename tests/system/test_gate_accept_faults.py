@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from tests.support.gate_calls import MARKS, outcome
 
-import pytest
-from tests.support.faults import environment
-from tests.support.forking import UNDER_ASAN
-from tests.support.waiting import PATIENCE
+pytestmark = MARKS
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux"),
-    pytest.mark.skipif(UNDER_ASAN, reason="AddressSanitizer stands before the C library itself"),
-]
-
-BEGIN = """
-import contextlib, faulthandler, json, socket
-faulthandler.dump_traceback_later(PATIENCE, exit=True)
-from tests.support.faults import Case, Library
-from tests.support.gates import connect, descriptors, end, said, take_all
-from tests.support.waiting import eventually
-from inbound_audit import InboundAudit, Limits
-from inbound_audit.listeners.gate import Gate
-
-library = Library()
-library.watch("/dev/shm/nothing")  # sockets matter, too
-audit = InboundAudit(capacity=1 << 22)
-listener = audit.listener("SMTP")
+FAILING = """
 OVER, BUSY = b"421 4.7.0 connection limit exceeded\\r\\n", b"421 4.7.0 too busy, try again later\\r\\n"
 done = []
 
@@ -39,7 +15,7 @@ def failing(call, n, what, **options):
     "A gate whose n-th call fails. It goes on with the next peers; at the end nothing is counted or open."
     before = descriptors()
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        with Gate(listener, Limits({"/32": 1}), [listening], **options) as gate:
+        with Gate(listener, limits, [listening], **options) as gate:
             port = listening.getsockname()[1]
             library.arm(Case(call, n, what))
             yield gate, port
@@ -77,7 +53,7 @@ def figures(gate):
 """
 
 ACCEPT = (
-    BEGIN
+    FAILING
     + """
 # The connection still waits in the kernel: it is let in by the next call. An interruption is no failure.
 for what in ("EINTR", "ECONNABORTED", "EPROTO", "ENETUNREACH", "ENOBUFS", "ENOMEM", "EPERM"):
@@ -113,7 +89,7 @@ print(json.dumps(done))
 )
 
 SEND = (
-    BEGIN
+    FAILING
     + """
 ERRORS = ("EPIPE", "ECONNRESET", "EAGAIN", "ENOBUFS", "EINTR", "EBADF", "short")
 for linger in ("close", "abort", "drain"):
@@ -133,7 +109,7 @@ for linger in ("close", "abort", "drain"):
             assert told(port) == (BUSY[:len(BUSY) // 2] if half else b""), what
             eventually(lambda: audit.total() == 1, "the end of the refused session")
             assert (gate.opened, gate.accepted, gate.queue_full) == (2, 1, 1)
-            gate.limits = Limits({"/32": 1})
+            gate.limits = limits
             end(take_all(gate, 1))
 
 # What waits when the gate is closed.
@@ -156,19 +132,9 @@ print(json.dumps(done))
 )
 
 
-def run(script: str) -> list[str]:
-    command = [sys.executable, "-c", script.replace("PATIENCE", str(2 * PATIENCE), 1)]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    cases: list[str] = json.loads(done.stdout)
-    return cases
-
-
 def test_a_failed_accept_loses_no_connection_but_one_without_a_descriptor() -> None:
-    assert len(run(ACCEPT)) == 7 * 2 + 2 + 4 + 3
+    assert len(outcome(ACCEPT)) == 7 * 2 + 2 + 4 + 3
 
 
 def test_a_reply_that_can_t_be_sent_is_a_refusal_all_the_same() -> None:
-    assert len(run(SEND)) == 3 * 7 * 2 + 7
+    assert len(outcome(SEND)) == 3 * 7 * 2 + 7

@@ -2,46 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from tests.support.gate_calls import MARKS, outcome
 
-import pytest
-from tests.support.faults import environment
-from tests.support.forking import UNDER_ASAN
-from tests.support.waiting import PATIENCE
-
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux"),
-    pytest.mark.skipif(UNDER_ASAN, reason="AddressSanitizer stands before the C library itself"),
-]
+pytestmark = MARKS
 
 SCRIPT = """
-import faulthandler, json, os, socket, sys
-faulthandler.dump_traceback_later(PATIENCE, exit=True)
-from tests.support.faults import ERRORS, Case, Library
-from tests.support.gates import connect, descriptors, end, said
-from tests.support.waiting import eventually
-from inbound_audit import InboundAudit, Limits
-from inbound_audit.listeners.gate import Gate
-
-library = Library()
-library.watch("/dev/shm/nothing")  # sockets matter, too
-audit = InboundAudit(capacity=1 << 22)
-listener = audit.listener("SMTP")
-limits = Limits({"/32": 1})
-
-def works(gate, listening):
-    "One peer is let in, and one is refused."
-    with connect(listening.getsockname()[1]) as first:
-        taken = gate.get(60)
-        with connect(listening.getsockname()[1]) as second:
-            assert said(second).startswith(b"421"), (gate.opened, gate.left)
-        assert len(taken) == 1, (taken, gate.opened, gate.left)
-        end(taken)
-
 def begin(case):
     "Whether the fault happened while a gate was opened or while it was closed."
     before, tasks = descriptors(), len(os.listdir("/proc/self/task"))
@@ -49,7 +14,7 @@ def begin(case):
         library.arm(case)
         try:
             with Gate(listener, limits, [listening], threads=2) as gate:
-                works(gate, listening)
+                works(gate, listening.getsockname()[1])
         except (OSError, RuntimeError) as error:
             assert case.cause.lower() in str(error).lower(), (case, error)
         hit = library.disarm()
@@ -72,18 +37,13 @@ for what in ERRORS["stat"].split():
         eventually(lambda: library.seen().get("stat", 0) > 2, "a check that fails, and the next")
         library.disarm()
         assert gate.left == 0
-        works(gate, listening)
+        works(gate, listening.getsockname()[1])
 print(json.dumps(done))
 """
 
 
 def test_each_call_of_a_gate_fails_once() -> None:
-    command = [sys.executable, "-c", SCRIPT.replace("PATIENCE", str(2 * PATIENCE))]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    calls = json.loads(done.stdout)
+    calls = outcome(SCRIPT)
     assert calls["dup"] >= 1
     assert calls["thread"] == 2
     assert calls["stat"] >= 1

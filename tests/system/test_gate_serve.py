@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 from tests.support.command_line import Serve, run
-from tests.support.gates import connect, said
+from tests.support.gates import connect, lua_policy, said
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")]
 
@@ -19,17 +19,7 @@ both = pytest.mark.usefixtures("both_ways")
 MANY = ["127.0.0.1:0"] * 300
 OWN = "127.0.0.77"
 
-REFUSE_ALL = """
-require("msys.core")
-require("msys.extended.ac")
-require("msys.extended.vctx")
-local policy = {}
-function policy:validate_connect(ac, vctx)
-  vctx:disconnect(421, "not today, " .. ac:inbound_session_count("/32"))
-  return msys.core.VALIDATE_CONT
-end
-msys.registerModule("policy", policy)
-"""
+REFUSE_ALL = lua_policy('vctx:disconnect(421, "not today, " .. ac:inbound_session_count("/32"))')
 
 
 @both
@@ -170,7 +160,8 @@ def test_a_gate_that_was_asked_for_and_can_not_be_had_ends_the_start(
 
 @pytest.mark.parametrize("option", [("--gate",), ("--shed", "5")])
 def test_a_gate_is_refused_where_there_is_none(option: tuple[str, ...]) -> None:
-    program = "import sys; sys.platform = 'darwin'; from inbound_audit.__main__ import main; sys.exit(main())"
+    # Python reads its own configuration by the system's name, so it is read first.
+    program = "import sys, zoneinfo; sys.platform = 'darwin'; from inbound_audit.__main__ import main; sys.exit(main())"
     done = run("serve", *option, command=(sys.executable, "-c", program))
     assert done.returncode == 2
     assert f"{option[0]} needs Linux: leave it out" in done.stderr.decode()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.gates import connect, said
+from tests.support.gates import connect, lua_policy, said
 from tests.support.listening import LoopThread
 from tests.support.sieve_support import PATIENT_MS
 from tests.support.waiting import eventually
@@ -22,19 +22,7 @@ from inbound_audit.listeners.gate import Gate
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")
 
 # Each refuses the second session of an address.
-LUA = """
-require("msys.core")
-require("msys.extended.ac")
-require("msys.extended.vctx")
-local policy = {}
-function policy:validate_connect(ac, vctx)
-  if ac:inbound_session_count("/32") > 1 then
-    vctx:disconnect(421, "by the script")
-  end
-  return msys.core.VALIDATE_CONT
-end
-msys.registerModule("policy", policy)
-"""
+LUA = lua_policy('if ac:inbound_session_count("/32") > 1 then vctx:disconnect(421, "by the script") end')
 SIEVE = """
 require ["variables", "relational", "comparator-i;ascii-numeric"];
 ($sessions) = audit_service "SMTP" "/32";
