@@ -1,18 +1,15 @@
-"""`inbound-audit milter`: its options, most of which are those of `serve`, and the server that it runs."""
+"""`inbound-audit milter`: its options, most of which are those of `serve`, which start `milter_server`."""
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from inbound_audit.cli import params, service
+from inbound_audit.cli import params
 from inbound_audit.cli.serve import serve, settings_of
 from inbound_audit.cli.sockets import UnixEndpoint
-from inbound_audit.listeners.milter import MilterFactory
 
 _SERVES_ITSELF = {
     "listen", "maildir", "tls_cert", "tls_key", "proxy_from", "hostname", "message_memory", "workers", "worker_timeout",
@@ -69,28 +66,12 @@ def milter(**options: Any) -> None:
     A mail server connects here for each of its clients, which is counted until that connection ends. The policy is
     asked at connect, EHLO, MAIL, RCPT and at the end of each message. Reports as serve does.
     """
+    from inbound_audit.cli import service
+    from inbound_audit.cli.milter_server import MilterServer
+
     mode = options.pop("socket_mode")
     listen = options.pop("listen") or (DEFAULT_LISTEN,)
     options["listen"] = tuple(one._replace(mode=mode) if isinstance(one, UnixEndpoint) else one for one in listen)
     # What serve has beyond these options is as it is without them.
     settings = settings_of({**serve.make_context("serve", []).params, **options})
     service.run(settings, MilterServer)
-
-
-class MilterServer(service.Service):
-    """One run of `milter`. Raises Failure if the policy can't be used."""
-
-    def _prepare(self) -> None:
-        self._sessions: MilterFactory = MilterFactory(self._guard)
-
-    async def _accept(self, listening: list[socket.socket]) -> Sequence[asyncio.AbstractServer]:
-        loop = asyncio.get_running_loop()
-        servers: list[asyncio.AbstractServer] = []
-        for bound in listening:
-            create: Any = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server
-            servers.append(await create(self._sessions, sock=bound, backlog=BACKLOG))
-        return servers
-
-
-BACKLOG = 512
-"""Connections that wait in the kernel until they are accepted."""
