@@ -121,8 +121,10 @@ class Counted(_Base):
     def fileno(self) -> int:
         if self._reads is None:
             return super().fileno()
+        number = self._reads.current  # before the check: other code may close it at any moment
         self._check_open()
-        return self._reads.number
+        assert number is not None  # it stays lost once it is
+        return number
 
     def _check_open(self) -> None:
         """Raises InboundAuditError if no connection can come from the gate any more: what is watched would be readable
