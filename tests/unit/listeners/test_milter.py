@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import IPv4Address
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -732,9 +731,19 @@ def test_bytes_that_come_one_by_one_do_not_lengthen_the_time_of_a_frame(
 
 @pytest.mark.parametrize("hook", ["validate_connect", *COMMANDS])
 @pytest.mark.parametrize("accepted", [True, False])
-def test_an_answer_waits_for_the_end_of_a_tarpit(make: Any, hook: str, accepted: bool) -> None:
-    verdict = Verdict(accepted, 0 if accepted else 450, "" if accepted else "slowly", tarpit=0.05)
+def test_an_answer_waits_for_the_end_of_a_tarpit(
+    make: Any, hook: str, accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = Verdict(accepted, 0 if accepted else 450, "" if accepted else "slowly", tarpit=0.01)
     place = make(Recorder(**{hook: verdict}))
+    waits: list[float] = []
+    write_later = milter.Milter._write_later
+
+    def noting(session: milter.Milter, answer: bytes, seconds: float) -> None:
+        waits.append(seconds)
+        write_later(session, answer, seconds)
+
+    monkeypatch.setattr(milter.Milter, "_write_later", noting)
 
     async def scenario(connect: Any) -> None:
         server = await connect()
@@ -742,15 +751,14 @@ def test_an_answer_waits_for_the_end_of_a_tarpit(make: Any, hook: str, accepted:
         commands = [wire.Connect("client", IPv4Address("192.0.2.7"), 1), *COMMANDS.get(hook, [])]
         for command in commands[:-1]:
             assert await server.say(command) == GOES_ON
-        server.send(commands[-1])
-        await holds(lambda: any(one._wait for one in place.factory.connections))
-        answer = await server.answer()
+        answer = await server.say(commands[-1])
         if "data" in hook:
             assert answer == (b"p", b"")  # the mail server is told to go on waiting
             answer = await server.answer()
         assert answer == (GOES_ON if accepted else (b"y", b"450 4.7.1 slowly\0"))
 
     place.run(scenario)
+    assert waits == [0.01]
 
 
 def test_no_mail_server_waits_longer_than_it_would(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -816,17 +824,24 @@ def test_a_stop_cuts_off_what_does_not_end(make: Any, way: str) -> None:
     place.run(scenario)
 
 
-def test_a_stop_in_a_tarpit_sends_its_answer_first(make: Any, tmp_path: Path) -> None:
-    place = make(Recorder(validate_data=Verdict(tarpit=0.05)))
+def test_a_stop_in_a_tarpit_sends_its_answer_first(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = make(Recorder(validate_data=Verdict(tarpit=0.01)))
+    write_later = milter.Milter._write_later
+    inside: list[int] = []
+
+    def stopping(session: milter.Milter, answer: bytes, seconds: float) -> None:
+        write_later(session, answer, seconds)
+        inside.append(place.factory.stop())
+
+    monkeypatch.setattr(milter.Milter, "_write_later", stopping)
 
     async def scenario(connect: Any) -> None:
         server = await connect()
         await server.begin()
         await server.say(MAIL)
-        server.send(END)
-        assert await server.answer() == (b"p", b"")
-        assert place.factory.stop() == 1
+        assert await server.say(END) == (b"p", b"")
         assert await server.answer() == GOES_ON
         assert await server.closed()
 
     place.run(scenario)
+    assert inside == [1]
