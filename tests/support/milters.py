@@ -12,3 +12,7 @@ class MilterProcess(Serve):
 
     def __init__(self, *arguments: str, listen: str = "inet:127.0.0.1:0") -> None:
         super().__init__("--verbose", *arguments, listen=[listen], hostname=None)
+
+
+class PolicydProcess(MilterProcess):
+    command_name = "policyd"

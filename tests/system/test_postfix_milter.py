@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from tests.support.listening import Peer
-from tests.support.milters import MilterProcess
+from tests.support.milters import MilterProcess, PolicydProcess
 from tests.support.postfix import MILTERTEST, Postfix, needs_miltertest, needs_postfix
 from tests.support.waiting import PATIENCE, eventually
 
@@ -251,15 +251,23 @@ def test_a_milter_that_was_killed_has_a_successor_at_its_socket(postfix: Postfix
 
 
 @needs_postfix
-def test_the_lines_of_the_page() -> None:
+def test_the_lines_of_the_page(place: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "howto" / "postfix.md").read_text("utf-8")
     (lines,) = re.findall(r"^```ini\n(smtpd_milters = .*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (arguments,) = re.findall(r"^\$ inbound-audit milter --listen inet:127.0.0.1:8893 (.*)$", page, re.MULTILINE)
+    (arguments, policyd_arguments) = re.findall(r"^\$ inbound-audit \w+ --listen inet:\S+ (.*)$", page, re.MULTILINE)
+    (policyd_lines,) = re.findall(r"^```ini\n(smtpd_recipient_.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    policyd_words = policyd_arguments.replace("=10", "=0").split()
     words = arguments.replace("--shared mail", "").replace("=10 ", "=1 ").split()
-    with MilterProcess(*words) as milter:
-        (port,) = {port for _, port in milter.addresses}
-        with Postfix(lines.replace("8893", str(port))) as running, client(running.plain):
+    with MilterProcess(*words, "--shared", "mail") as milter, PolicydProcess(*policyd_words) as policyd:
+        ports = {"8893": milter.addresses[0][1], "8894": policyd.addresses[0][1]}
+        both = re.sub("889[34]", lambda port: str(ports[port[0]]), lines + policyd_lines)
+        with Postfix(both) as running, client(running.plain) as first:
             assert banner(running.plain) == 421
+            first.ehlo()
+            first.mail("a@example.net")
+            code, text = first.rcpt("b@example.com")
+            assert (code, b"connection limit exceeded" in text) == (421, True)
+            first.close()
 
 
 # ---- without Postfix

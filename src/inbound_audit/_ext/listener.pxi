@@ -72,6 +72,21 @@ cdef class Listener:
             series_change.record_event(t.owner, monitors, model.CONNECTIONS, &a, 1, now, s.counted)
         return s
 
+    def visit(self, remote, local=None):
+        """A session of a client that another listener or process counts: a policy can be asked about it, and it is
+        itself neither counted nor recorded. It is closed from the beginning. Arguments are those of `session`.
+
+        Raises AddressError, CapacityError, and InboundAuditError when the audit is closed. O(1).
+        """
+        cdef ip.Address a
+        cdef int port
+        if fork.is_child():
+            handle_the_fork()
+        read_address(remote, True, &a, &port)
+        if bits.load32(&self.tree.state) == model.NO_FILE:
+            self.audit._ensure_file()
+        return new_session(self, &a, port, local, 0)
+
     def inbound_session_count(self, cidr=None, Session ac=None):
         """How many sessions of this listener are open now, in shared mode those of all processes.
 

@@ -7,7 +7,8 @@
     replay    `inbound-audit replay`; log_files: its input; replay_tables: its output
     serve     `inbound-audit serve`; server: what it runs; settings, sockets, policies, tls, maildir,
               report: its parts; workers, worker: several of them, and one of these
-    milter    `inbound-audit milter`; service: what it has in common with `serve`
+    milter, policyd
+              `inbound-audit milter`, `policyd`; service: what they have in common with `serve`
     console   `inbound-audit console`, a package: the reference's console
     show, top, ps
               `inbound-audit show`, `top`, `ps`: a shared audit from outside; view_options: what they have in common
@@ -40,6 +41,7 @@ from inbound_audit.cli.logs import say, to_standard_error
 from inbound_audit.cli.ls import ls
 from inbound_audit.cli.metrics import metrics
 from inbound_audit.cli.milter import milter
+from inbound_audit.cli.policyd import policyd
 from inbound_audit.cli.ps import ps
 from inbound_audit.cli.replay import replay
 from inbound_audit.cli.serve import serve
@@ -48,7 +50,7 @@ from inbound_audit.cli.top import top
 
 NAME = "inbound-audit"
 
-_SERVING = (["serve"], ["milter"])
+_SERVING = (["serve"], ["milter"], ["policyd"])
 
 
 @click.group(
@@ -74,7 +76,7 @@ def main() -> None:
     """How many sessions are open right now from this address, or from any prefix around it?"""
 
 
-COMMANDS = (serve, milter, count, replay, show, top, ps, ls, console, agent, cluster, metrics, completion)
+COMMANDS = (serve, milter, policyd, count, replay, show, top, ps, ls, console, agent, cluster, metrics, completion)
 
 for command in COMMANDS:
     main.add_command(command)

@@ -9,7 +9,8 @@ import click
 
 from inbound_audit.cli import params
 from inbound_audit.cli.serve import serve, settings_of
-from inbound_audit.cli.sockets import UnixEndpoint
+from inbound_audit.cli.settings import Settings
+from inbound_audit.cli.sockets import Endpoint, UnixEndpoint
 
 _SERVES_ITSELF = {
     "listen", "maildir", "tls_cert", "tls_key", "proxy_from", "hostname", "message_memory", "workers", "worker_timeout",
@@ -33,6 +34,44 @@ def _of_serve(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def listening_options(default: UnixEndpoint | Endpoint) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that adds where to listen and what to count as, and the options which `serve` has too."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        options = (
+            params.option(
+                "--listen",
+                endpoint,
+                "The mail server connects here: unix:PATH or inet:ADDRESS:PORT; repeatable.  "
+                f"[default: inet:{default}]",
+                multiple=True,
+            ),
+            params.option(
+                "--socket-mode",
+                params.file_mode,
+                "Who may connect to a Unix socket, as the bits of a file: its owner and group.",
+                default="660",
+            ),
+            params.option("--service", "NAME", "The service type that is counted.", default="SMTP"),
+            params.option("--listener", "NAME", "The name of the listener that counts.", default="default"),
+            _of_serve,
+        )
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def settings_for(options: dict[str, Any], default: UnixEndpoint | Endpoint) -> Settings:
+    """The settings of a command with `listening_options`. Raises click.UsageError."""
+    mode = options.pop("socket_mode")
+    listen = options.pop("listen") or (default,)
+    options["listen"] = tuple(one._replace(mode=mode) if isinstance(one, UnixEndpoint) else one for one in listen)
+    # What serve has beyond these options is as it is without them.
+    return settings_of({**serve.make_context("serve", []).params, **options})
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -45,21 +84,7 @@ Signals: TERM and INT close idle connections and let open mail transactions end 
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
-@params.option(
-    "--listen",
-    endpoint,
-    "The mail server connects here: unix:PATH or inet:ADDRESS:PORT; repeatable.  [default: inet:127.0.0.1:8893]",
-    multiple=True,
-)
-@params.option(
-    "--socket-mode",
-    params.file_mode,
-    "Who may connect to a Unix socket, as the bits of a file: its owner and group.",
-    default="660",
-)
-@params.option("--service", "NAME", "The service type under which clients are counted.", default="SMTP")
-@params.option("--listener", "NAME", "The name of the listener that counts them.", default="default")
-@_of_serve
+@listening_options(DEFAULT_LISTEN)
 def milter(**options: Any) -> None:
     """Count the clients of Postfix or Sendmail, and let a policy decide which may stay.
 
@@ -69,9 +94,4 @@ def milter(**options: Any) -> None:
     from inbound_audit.cli import service
     from inbound_audit.cli.milter_server import MilterServer
 
-    mode = options.pop("socket_mode")
-    listen = options.pop("listen") or (DEFAULT_LISTEN,)
-    options["listen"] = tuple(one._replace(mode=mode) if isinstance(one, UnixEndpoint) else one for one in listen)
-    # What serve has beyond these options is as it is without them.
-    settings = settings_of({**serve.make_context("serve", []).params, **options})
-    service.run(settings, MilterServer)
+    service.run(settings_for(options, DEFAULT_LISTEN), MilterServer)

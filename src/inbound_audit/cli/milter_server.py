@@ -1,4 +1,4 @@
-"""The server that `inbound-audit milter` runs."""
+"""The servers of `inbound-audit milter` and `policyd`: what mail servers ask."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from inbound_audit.cli import service
+from inbound_audit.listeners.mail_server import MailServers
 from inbound_audit.listeners.milter import MilterFactory
+from inbound_audit.listeners.policy_delegation import PolicyServers
 
 BACKLOG = 512
 """Connections that wait in the kernel until they are accepted."""
 
 
-class MilterServer(service.Service):
-    """One run of `milter`. Raises Failure if the policy can't be used."""
+class MailServerService(service.Service):
+    """What mail servers ask. A class that derives from it makes `_sessions`."""
 
-    def _prepare(self) -> None:
-        self._sessions: MilterFactory = MilterFactory(self._guard)
+    _sessions: MailServers
 
     async def _accept(self, listening: list[socket.socket]) -> Sequence[asyncio.AbstractServer]:
         loop = asyncio.get_running_loop()
@@ -27,3 +28,21 @@ class MilterServer(service.Service):
             create: Any = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server
             servers.append(await create(self._sessions, sock=bound, backlog=BACKLOG))
         return servers
+
+
+class MilterServer(MailServerService):
+    """One run of `milter`. Raises Failure if the policy can't be used."""
+
+    def _prepare(self) -> None:
+        self._sessions = MilterFactory(self._guard)
+
+
+class PolicyService(MailServerService):
+    """One run of `policyd`. Raises Failure if the policy can't be used."""
+
+    def __init__(self, record: bool, *parts: Any) -> None:
+        self._record = record
+        super().__init__(*parts)
+
+    def _prepare(self) -> None:
+        self._sessions = PolicyServers(self._guard, records=self._record)

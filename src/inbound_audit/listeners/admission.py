@@ -16,7 +16,7 @@ from inbound_audit.policy.verdict import ACCEPT, Verdict
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from inbound_audit._ipcount import Session
     from inbound_audit.listeners.guard import Guard
@@ -34,11 +34,12 @@ class Admission:
     warns (`ResourceWarning`), as its session would. Its text is the peer's address.
     """
 
-    __slots__ = ("__weakref__", "_guard", "asked", "closed", "policy", "session", "verdict")
+    __slots__ = ("__weakref__", "_guard", "asked", "closed", "policy", "records", "session", "verdict")
 
     def __init__(self, guard: Guard, session: Session | None, verdict: Verdict = ACCEPT) -> None:
         self._guard = guard
         self.closed = False
+        self.records = True  # whether refusals are rejections in the audit's windows
         self.asked: ConnectPolicy | None = None  # the policy that a gate has asked already
         self.policy = guard.policy
         self.session = session
@@ -92,7 +93,7 @@ class Admission:
     """The earlier name of `record_reception`."""
 
     def _record_rejection(self) -> None:
-        if self.session is not None:
+        if self.session is not None and self.records:
             self.session.record_rejection()
 
     def capabilities(self) -> tuple[Sequence[str], Sequence[str]]:
@@ -106,6 +107,16 @@ class Admission:
             self._guard._failed("capabilities", self, error)
             return (), ()
         return added, removed
+
+    def describe(self, attributes: Mapping[str, str]) -> None:
+        """Tells the policy what a mail server knows of the client. Never raises."""
+        note = getattr(self.policy, "attributes", None)
+        if note is None or self.closed or self.session is None:
+            return
+        try:
+            note(self.session, attributes)
+        except Exception as error:
+            self._guard._failed("attributes", self, error)
 
     def rebind(self, remote: Any) -> bool:
         """Moves the count to the real client. Never raises.

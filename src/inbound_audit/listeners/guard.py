@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit.errors import AddressError, InboundAuditError, named_keywords
@@ -96,6 +97,11 @@ class Guard:
             gate.follow(policy)
 
     @property
+    def on_error(self) -> Verdict:
+        """What becomes of a connection about which the policy can't be asked."""
+        return self._error_verdict
+
+    @property
     def refuses_when_full(self) -> bool:
         return not self._full_verdict
 
@@ -108,10 +114,20 @@ class Guard:
 
         `remote` and `local` are what getpeername() and getsockname() return. Never raises.
         """
+        return self._enter(self.listener.session, remote, local)
+
+    def visit(self, remote: Any, local: Any = None) -> Admission:
+        """`enter` for a client that another process counts, or nothing does: it is asked about, and neither counted nor
+        recorded, unless its `records` is set."""
+        admission = self._enter(self.listener.visit, remote, local)
+        admission.records = False
+        return admission
+
+    def _enter(self, opened: Callable[[Any, Any], Session], remote: Any, local: Any) -> Admission:
         self._opened += 1
         session, verdict = None, ACCEPT
         try:
-            session = self.listener.session(remote, local)
+            session = opened(remote, local)
         except AddressError as error:
             self._uncounted += 1
             if _is_address(remote):

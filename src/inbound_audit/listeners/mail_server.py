@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import re
 from typing import Any, Protocol, cast
 
 from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, until
+from inbound_audit.policy.verdict import REFUSAL_TEXT, Verdict, reply_code, smtp_lines
+
+MAX_TARPIT_S = 20.0
+"""The longest wait before an answer: mail servers give up a milter that does not answer for 30 s (Postfix) or 10 s
+(Sendmail, unless its administrator has chosen more)."""
 
 BEGIN_S = 60.0
 """Seconds until the first question, and for the rest of one of which a part has come."""
 
 _AT_ONCE = 64
 """Questions of one connection that are served before those of others are."""
+
+
+_STATUS = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?: |$)", re.ASCII)
+
+
+@functools.lru_cache(maxsize=256)
+def reply_with_status(verdict: Verdict) -> bytes:
+    """A refusal's reply, in lines.
+
+    A text without an enhanced status code (RFC 3463) gets one: Postfix takes a reply for malformed whose text begins
+    with another digit than the code.
+    """
+    text = verdict.text or REFUSAL_TEXT
+    status = _STATUS.match(text)
+    has_status = status is not None and status[1] == str(reply_code(verdict))[0]
+    return smtp_lines(verdict, text, "" if has_status else "7.1")
 
 
 class ProtocolError(ValueError):
@@ -162,7 +185,7 @@ class MailServerConnection(asyncio.Protocol):
         self._transport.write(answer)
 
     def _write_later(self, answer: bytes, seconds: float) -> None:
-        self._wait = asyncio.get_running_loop().call_later(seconds, self._write_late, answer)
+        self._wait = asyncio.get_running_loop().call_later(min(seconds, MAX_TARPIT_S), self._write_late, answer)
 
     def _write_late(self, answer: bytes) -> None:
         self._wait = None

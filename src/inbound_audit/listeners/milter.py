@@ -13,7 +13,13 @@ import ipaddress
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit.listeners import milter_protocol as protocol
-from inbound_audit.listeners.mail_server import BEGIN_S, MailServerConnection, MailServers, ProtocolError
+from inbound_audit.listeners.mail_server import (
+    BEGIN_S,
+    MailServerConnection,
+    MailServers,
+    ProtocolError,
+    reply_with_status,
+)
 from inbound_audit.listeners.milter_message import MessageParts
 from inbound_audit.listeners.milter_protocol import CONTINUE, Frames, Negotiated
 from inbound_audit.listeners.smtp_hooks import questions
@@ -24,10 +30,6 @@ from inbound_audit.policy.verdict import ACCEPT, Verdict
 if TYPE_CHECKING:
     from inbound_audit.listeners.admission import Admission
     from inbound_audit.policy.base import ConnectPolicy
-
-MAX_TARPIT_S = 20.0
-"""The longest wait before an answer: mail servers give up a milter that does not answer for 30 s (Postfix) or 10 s
-(Sendmail, unless its administrator has chosen more)."""
 
 IDLE_S = 7210.0
 """Seconds without a frame (libmilter's own default): a client that sends nothing ends earlier in the mail server."""
@@ -199,7 +201,7 @@ class Milter(MailServerConnection):
         tarpit = verdict.tarpit if tarpit is None else tarpit
         answer = CONTINUE
         if not verdict.lets_in:
-            answer = protocol.refusal(verdict)
+            answer = protocol.refusal(reply_with_status(verdict))
             if verdict.disconnect:
                 self._refusal = answer
         if tarpit <= 0:
@@ -207,13 +209,13 @@ class Milter(MailServerConnection):
             return
         if progress:
             self._write(protocol.PROGRESS)
-        self._write_later(answer, min(tarpit, MAX_TARPIT_S))
+        self._write_later(answer, tarpit)
 
     def _judge(self, admission: Admission) -> Verdict:
         """Asks about the client; a refusal is the answer to all that it does from now on."""
         verdict = admission.evaluate()
         if not verdict.lets_in:
-            self._refusal = protocol.refusal(verdict)
+            self._refusal = protocol.refusal(reply_with_status(verdict))
         return verdict
 
     def _follow_client(self) -> None:

@@ -6,13 +6,10 @@ letter and data; strings in the data end with a zero byte.
 
 from __future__ import annotations
 
-import functools
-import re
 import struct
 from collections.abc import Mapping
 
 from inbound_audit.listeners.mail_server import ProtocolError
-from inbound_audit.policy.verdict import REFUSAL_TEXT, Verdict, reply_code, smtp_lines
 
 MAX_FRAME_BYTES = 1 << 20
 """The largest piece of a body that the protocol knows (MILTER_MAX_DATA_SIZE of 1 MiB); a frame that is longer is
@@ -36,7 +33,6 @@ CONTINUE = b"\0\0\0\1c"
 _LENGTH = struct.Struct("!I")
 _NEGOTIATION = struct.Struct("!III")
 _PORT = struct.Struct("!H")
-_STATUS = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?: |$)", re.ASCII)
 
 
 class Frames:
@@ -131,18 +127,9 @@ class Negotiated:
         return frame(b"O", _NEGOTIATION.pack(self._version, self._actions, self._agreed) + names)
 
 
-@functools.lru_cache(maxsize=256)
-def refusal(verdict: Verdict) -> bytes:
-    """The frame that refuses with a verdict's reply, which may have several lines.
-
-    A text without an enhanced status code (RFC 3463) gets one: Postfix takes a reply for malformed whose text begins
-    with another digit than the code. Mail servers read the reply as a format of printf, in which a percent sign is
-    written twice.
-    """
-    text = verdict.text or REFUSAL_TEXT
-    status = _STATUS.match(text)
-    has_status = status is not None and status[1] == str(reply_code(verdict))[0]
-    reply = smtp_lines(verdict, text, "" if has_status else "7.1")
+def refusal(reply: bytes) -> bytes:
+    """The frame that refuses with an SMTP reply, which may have several lines. Mail servers read it as a format of
+    printf, in which a percent sign is written twice."""
     return frame(b"y", reply.replace(b"%", b"%%") + b"\0")
 
 

@@ -92,6 +92,13 @@ function entry_points.validate_tls(token, cipher)
   sessions.leave(state)
 end
 
+-- What the mail server says of the session's client; no hook runs.
+function entry_points.attribute(token, name, value)
+  local _, state, vctx = command(token)
+  context.set(vctx, VCTX_CONN, name, value)
+  sessions.leave(state)
+end
+
 function entry_points.validate_ehlo(token, text)
   local accept, state, vctx = command(token)
   context.set(vctx, VCTX_CONN, "ehlo_domain", text)

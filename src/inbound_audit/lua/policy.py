@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +139,11 @@ class LuaPolicy(ScriptPolicy):
     def validate_tls(self, ac: Session, cipher: str) -> Verdict:
         """Sets the context variables of TLS; no hook of a script runs."""
         return self._ask("validate_tls", ac, raw(cipher))
+
+    def attributes(self, ac: Session, values: Mapping[str, str]) -> None:
+        """Sets context variables of the session; no hook of a script runs."""
+        for name, value in values.items():
+            self._ask("attribute", ac, raw(name), raw(value))
 
     def validate_rcptto(self, ac: Session, text: str, message: Message) -> Verdict:
         return self._ask("validate_rcptto", ac, raw(text), message.size, raw(message.mailfrom), message=message)

@@ -16,7 +16,7 @@ from inbound_audit.process import ProcessLock
 from inbound_audit.ration import Ration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from inbound_audit._ipcount import Session
     from inbound_audit.audit import InboundAudit
@@ -72,6 +72,10 @@ class Policy:
     def validate_connect(self, ac: Session) -> Verdict:
         """May the connection stay?"""
         return ACCEPT
+
+    def attributes(self, ac: Session, values: Mapping[str, str]) -> None:
+        """What the mail server knows of a client, by the names of Postfix's policy delegation protocol. Called before
+        the other hooks of a session, where there is such a protocol."""
 
     def validate_tls(self, ac: Session, cipher: str) -> Verdict:
         """The session uses TLS; `cipher` is its name. Asked before each `validate_ehlo` of such a session."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from inbound_audit.policy.base import Capabilities, ConnectPolicy, Policy, evaluate
@@ -28,6 +28,9 @@ class DryRun(Policy):
     def capabilities(self, ac: Session) -> Capabilities:
         self._call("capabilities", ac)
         return (), ()
+
+    def attributes(self, ac: Session, values: Mapping[str, str]) -> None:
+        self._call("attributes", ac, values)
 
     def end_session(self, ac: Session) -> None:
         self._call("end_session", ac)

@@ -762,7 +762,7 @@ def test_an_answer_waits_for_the_end_of_a_tarpit(
 
 
 def test_no_mail_server_waits_longer_than_it_would(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(milter, "MAX_TARPIT_S", 0.01)
+    monkeypatch.setattr(mail_server, "MAX_TARPIT_S", 0.01)
     place = make(Recorder(validate_connect=Verdict(tarpit=86400)))
 
     async def scenario(connect: Any) -> None:
