@@ -74,9 +74,10 @@ cdef class Listener:
 
     def visit(self, remote, local=None):
         """A session of a client that another listener or process counts: a policy can be asked about it, and it is
-        itself neither counted nor recorded. It is closed from the beginning. Arguments are those of `session`.
+        itself neither counted nor recorded. It is closed from the beginning. Arguments are those of `session`. Its
+        counts are 0 once the audit is closed.
 
-        Raises AddressError, CapacityError, and InboundAuditError when the audit is closed. O(1).
+        Raises AddressError, and CapacityError for an audit that has no file and gets none. O(1).
         """
         cdef ip.Address a
         cdef int port

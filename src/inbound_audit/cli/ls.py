@@ -59,18 +59,18 @@ def _read(name: str) -> AuditInfo | None:
     """None if no process is attached."""
     from inbound_audit.shared import View, find_directory
 
+    user = "?"
     try:
         uid = os.lstat(find_directory(name)).st_uid
-    except FileNotFoundError:
-        return None
-    user = _name_of(uid)
-    try:
+        user = _name_of(uid)
         with View(name, user=str(uid)) as view:
             if not view.owners:  # all processes have ended
                 return None
             owners = [owner for owner in view.owners if owner.listeners]
         sessions = sum(listener.total for owner in owners for listener in owner.listeners)
         return AuditInfo(name, user, len(owners), sessions, None)
+    except FileNotFoundError:
+        return None
     except (SharedStateError, OSError) as error:
         return AuditInfo(name, user, None, None, str(error) if isinstance(error, SharedStateError) else cause_of(error))
 

@@ -6,10 +6,11 @@ import asyncio
 import functools
 import logging
 import re
+import socket
 from typing import Any, Protocol, cast
 
 from inbound_audit.listeners.guard import Guard
-from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, until
+from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, close_transport, until
 from inbound_audit.policy.verdict import REFUSAL_TEXT, Verdict, reply_code, smtp_lines
 
 MAX_TARPIT_S = 20.0
@@ -18,6 +19,9 @@ MAX_TARPIT_S = 20.0
 
 BEGIN_S = 60.0
 """Seconds until the first question, and for the rest of one of which a part has come."""
+
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Seconds and numbers with which the system finds out that the host of a mail server is gone, where it has them."""
 
 _AT_ONCE = 64
 """Questions of one connection that are served before those of others are."""
@@ -79,7 +83,7 @@ class MailServers:
         number = self._inside()
         for connection in list(self.connections):
             connection.end()
-        await until(lambda: not self.connections, CLOSE_TIMEOUT_S)
+        await until(lambda: not self.connections, 2 * CLOSE_TIMEOUT_S)
         return number
 
     def _inside(self) -> int:
@@ -114,13 +118,15 @@ class MailServerConnection(asyncio.Protocol):
         return self.in_transaction
 
     def end(self) -> None:
-        self._transport.close()
+        """Closes the connection, in at most `CLOSE_TIMEOUT_S` if its answers are not read."""
+        close_transport(self._transport)
 
     # ---- what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._servers.connections.add(self)
+        _keep_alive(transport.get_extra_info("socket"))
         self._limit(BEGIN_S)
 
     def data_received(self, data: bytes) -> None:
@@ -138,7 +144,7 @@ class MailServerConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._blocked = False
-        self._transport.resume_reading()
+        self._read_on()
         self._serve()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -175,11 +181,17 @@ class MailServerConnection(asyncio.Protocol):
     def _serve_later(self) -> None:
         if not self._again:
             self._again = True
+            self._transport.pause_reading()  # what has come is served before more does
             asyncio.get_running_loop().call_soon(self._serve_again)
 
     def _serve_again(self) -> None:
         self._again = False
+        self._read_on()
         self._serve()
+
+    def _read_on(self) -> None:
+        if not (self._blocked or self._again or self._transport.is_closing()):
+            self._transport.resume_reading()
 
     def _write(self, answer: bytes) -> None:
         self._transport.write(answer)
@@ -220,3 +232,12 @@ class MailServerConnection(asyncio.Protocol):
     def _broken(self, error: ProtocolError) -> None:
         self._servers.guard.refusals.report(logging.INFO, "the connection of %s is closed: %s", self, error)
         self._transport.abort()
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Has the system end a connection whose other host is gone without a word: its clients would stay counted."""
+    if connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEP_ALIVE.items():
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -42,6 +42,14 @@ _TIME = re.compile(
 _DURATION = re.compile(r"\d{1,12}(\.\d{1,20})?(e-\d\d?)?")
 
 
+def _fields(line: str, delimiter: str) -> list[str]:
+    """Raises ValueError."""
+    try:
+        return [each.strip() for each in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise ValueError(f"does not begin with a line of CSV ({error})") from None
+
+
 class Columns:
     """How the lines of one file are read. `given` has other names for columns.
 
@@ -57,7 +65,7 @@ class Columns:
         text = first.decode("utf-8", "replace").strip()
         if name == "csv":
             self._delimiter = max(_DELIMITERS, key=text.count)
-            self._names = [each.strip() for each in next(csv.reader([text], delimiter=self._delimiter), [])]
+            self._names = _fields(text, self._delimiter)
             known = self._names
         else:
             known = [each for each, _ in _flat(json.loads(text))]

@@ -128,7 +128,7 @@ def form_of(head: bytes, name: str | None, columns: Mapping[str, str]) -> LineFo
 def _columns(name: str, first: bytes, columns: Mapping[str, str]) -> Columns:
     try:
         return Columns(name, first, columns)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise ValueError("does not begin with a JSON object; write one object a line") from None
 
 

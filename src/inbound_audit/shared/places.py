@@ -76,10 +76,11 @@ def known_audits() -> list[str]:
 
 
 def _is_audit(entry: os.DirEntry[str]) -> bool:
-    if not entry.name.startswith(PREFIX):
+    if not (entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False)):
         return False
     try:
-        return any(name.endswith(".owner") for name in os.listdir(entry.path))
+        with os.scandir(entry.path) as files:
+            return any(file.name.endswith(".owner") for file in files)
     except PermissionError:
         return True
     except OSError:  # it is no directory, or has gone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from ipaddress import IPv4Address
 from tempfile import TemporaryDirectory
@@ -677,6 +678,59 @@ def test_more_than_a_frame_that_waits_for_an_answer_ends_the_connection(make: An
         await holds(lambda: place.count() == 0)
 
     place.run(scenario)
+
+
+def test_unanswered_frames_are_read_as_fast_as_they_are_served(make: Any) -> None:
+    """A client of the mail server can make them come faster: by many short headers."""
+    place = make(Recorder())
+
+    async def scenario(connect: Any) -> None:
+        server = await connect()
+        await server.begin("192.0.2.7")
+        await server.say(MAIL)
+        headers = frame(b"L", b"X\0 a\0") * 1000
+        for _ in range(3 * MAX_FRAME_BYTES // len(headers)):
+            server.send(headers)
+        assert await server.say(END) == GOES_ON
+        assert place.count("192.0.2.7") == 1
+
+    place.run(scenario)
+    assert place.guard.received == 1
+
+
+def test_answers_that_are_not_read_hold_up_no_end(make: Any) -> None:
+    policy = Recorder(validate_ehlo=Verdict(False, 550, "x" * 8000))
+    place = make(policy)
+
+    async def scenario(connect: Any) -> None:
+        server = await connect()
+        await server.begin()
+        session = next(iter(place.factory.connections))
+        session.data_received(packed(wire.Helo("x")) * 2000)
+        before = -1
+        while before != len(policy.asked):  # until the buffers of the system are full
+            before = len(policy.asked)
+            await asyncio.sleep(0.2)
+        session.end()
+        await holds(lambda: not place.factory.connections and place.count() == 0)
+
+    place.run(scenario)
+
+
+def test_the_host_of_a_mail_server_that_is_gone_is_found_out(make: Any) -> None:
+    place = make()
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(place.factory, "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await holds(lambda: bool(place.factory.connections))
+        connection = next(iter(place.factory.connections))._transport.get_extra_info("socket")
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        writer.close()
+        await holds(lambda: not place.factory.connections)
+        server.close()
+
+    asyncio.run(serve())
 
 
 # ---- time

@@ -119,3 +119,17 @@ def test_bad_lines_of_json_are_counted(line):
     reader = LogReader("log", form_of(head, None, {}), StampReader(AT, None, timezone.utc))
     events = list(reader.events([head + line]))
     assert (len(events), reader.bad) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "first", ["x" * 200_000, '{"a":' * 60_000, "[" * 60_000, "a\0b,time"], ids=["long", "deep", "lists", "zero byte"]
+)
+@pytest.mark.parametrize("name", [None, "csv", "json"])
+def test_a_first_line_that_is_none_is_an_error_or_a_line_that_is_left_out(first: str, name: str | None):
+    line = "Feb  6 12:14:14 mx postfix/smtpd[7]: connect from unknown[192.0.2.7]\n"
+    try:
+        events, _ = read(f"{first}\n" + line * 3, name)
+    except ValueError as error:
+        assert str(error)  # noqa: PT017
+    else:
+        assert len(events) in (0, 3)
