@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
-import pwd
 from typing import NamedTuple
 
 import click
 
+from inbound_audit.cli import view_options
 from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import Output, plain
 from inbound_audit.errors import SharedStateError, cause_of
@@ -42,10 +40,7 @@ def ls(as_json: bool) -> None:
     """
     from inbound_audit.shared.places import known_audits
 
-    shared = logging.getLogger("inbound_audit.shared")
-    with contextlib.ExitStack() as undo:
-        undo.callback(shared.setLevel, shared.level)
-        shared.setLevel(logging.ERROR)  # it warns of damaged files, which `ps` shows
+    with view_options.no_warning_of_damage():
         rows = [row for name in known_audits() if (row := _read(name)) is not None]
     if as_json:
         click.echo(json.dumps([row._asdict() for row in rows]))
@@ -58,28 +53,21 @@ def ls(as_json: bool) -> None:
 def _read(name: str) -> AuditInfo | None:
     """None if no process is attached."""
     from inbound_audit.shared import View, find_directory
+    from inbound_audit.shared.places import name_of_user
 
     user = "?"
     try:
         uid = os.lstat(find_directory(name)).st_uid
-        user = _name_of(uid)
+        user = name_of_user(uid)
         with View(name, user=str(uid)) as view:
             if not view.owners:  # all processes have ended
                 return None
             owners = [owner for owner in view.owners if owner.listeners]
-        sessions = sum(listener.total for owner in owners for listener in owner.listeners)
-        return AuditInfo(name, user, len(owners), sessions, None)
+        return AuditInfo(name, user, len(owners), sum(owner.sessions for owner in owners), None)
     except FileNotFoundError:
         return None
     except (SharedStateError, OSError) as error:
         return AuditInfo(name, user, None, None, str(error) if isinstance(error, SharedStateError) else cause_of(error))
-
-
-def _name_of(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _text(row: AuditInfo) -> str:

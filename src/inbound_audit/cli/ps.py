@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,11 +48,7 @@ def ps(name: str, user: str | None, as_json: bool) -> None:
 
     It changes nothing, and no process waits for it.
     """
-    shared = logging.getLogger("inbound_audit.shared")
-    with contextlib.ExitStack() as undo:
-        undo.callback(shared.setLevel, shared.level)
-        shared.setLevel(logging.ERROR)  # it warns of damaged files, which the table shows
-        view = undo.enter_context(view_options.open_view(name, user))
+    with view_options.no_warning_of_damage(), view_options.open_view(name, user) as view:
         shed = view_options.shed_networks(view)
         owners = sorted(view.owners, key=lambda owner: (owner.damaged is not None, owner.started, owner.pid))
     if as_json:
@@ -65,19 +59,15 @@ def ps(name: str, user: str | None, as_json: bool) -> None:
         Output().write_text(_table(owners, shed, time.time()))
 
 
-def _sessions(owner: OwnerInfo) -> int:
-    return sum(listener.total for listener in owner.listeners)
-
-
 def _summary(name: str, owners: Iterable[OwnerInfo], shed: Shed) -> dict[str, object]:
     rows = [_as_object(owner, shed.get(owner.id, ())) for owner in owners]
-    return {"audit": name, "total": sum(map(_sessions, owners)), "owners": rows}
+    return {"audit": name, "total": sum(owner.sessions for owner in owners), "owners": rows}
 
 
 def _as_object(owner: OwnerInfo, shed: Iterable[ShedNetwork]) -> dict[str, object]:
     """For JSON. What a damaged file would say is null."""
     listeners = [{"service_type": kind, "name": name, "sessions": total} for kind, name, total in owner.listeners]
-    says = {"pid": owner.pid, "started": owner.started, "sessions": _sessions(owner)}
+    says = {"pid": owner.pid, "started": owner.started, "sessions": owner.sessions}
     known = says if owner.damaged is None else dict.fromkeys(says)
     dropped = [one._asdict() for one in shed]
     return {"id": owner.id, **known, "listeners": listeners, "shed": dropped, "damaged": owner.damaged}
@@ -99,7 +89,7 @@ def _table(owners: list[OwnerInfo], shed: Shed, now: float) -> Text:
             services[listener.service_type] += listener.total
         listeners = ", ".join(f"{each.service_type} {plain(each.name)} {each.total}" for each in owner.listeners)
         text.append(
-            _line(str(owner.pid), _date(owner.started), _age(now - owner.started), str(_sessions(owner)), listeners)
+            _line(str(owner.pid), _date(owner.started), _age(now - owner.started), str(owner.sessions), listeners)
         )
         for one in shed.get(owner.id, ())[:MAX_SHED]:
             text.append(f"\n{'':52}drops {plain(one.network)} for {one.seconds_left:.0f} s more", "yellow")

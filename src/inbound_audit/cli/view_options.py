@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -68,6 +69,18 @@ def view_of_node(name: str, node: str, user: str | None) -> View:
     if node not in found:
         raise Failure(f"{node!r}: no such node (there is: {listing(list(found)) or 'no node, since no agent runs'})")
     return View(name, user=user, node=None if found[node] == THIS_HOST else node)
+
+
+@contextlib.contextmanager
+def no_warning_of_damage() -> Iterator[None]:
+    """For commands that show which files are damaged: opening a view warns of them, too."""
+    shared = logging.getLogger("inbound_audit.shared")
+    before = shared.level
+    shared.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        shared.setLevel(before)
 
 
 @contextlib.contextmanager

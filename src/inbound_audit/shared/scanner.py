@@ -34,6 +34,11 @@ class OwnerInfo(NamedTuple):
     listeners: tuple[ListenerInfo, ...]
     damaged: str | None
 
+    @property
+    def sessions(self) -> int:
+        """Open sessions of all its listeners."""
+        return sum(listener.total for listener in self.listeners)
+
 
 class _OpenOwner:
     """The open file of another owner."""
