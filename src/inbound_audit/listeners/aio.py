@@ -52,7 +52,7 @@ def counted(
     holds the object that `factory` made; `factory` must make one for each connection.
 
     A connection that is silent for `idle_s` seconds, or is served for `session_s`, is closed; None is no limit. During
-    a tarpit `max_early_bytes` are read. Raises TypeError or ValueError for numbers that are none.
+    a tarpit `max_early_bytes` are read. Raises TypeError or ValueError for wrong numbers.
     """
     limit = TimeLimit(idle_s=idle_s, session_s=session_s)
     check_bound("max_early_bytes", max_early_bytes)

@@ -59,7 +59,7 @@ class Counted(_Base):
     `handle_request` raise InboundAuditError.
 
     Raises TypeError for a UDP server, which has no connections, and for a server that can't have the gate; TypeError or
-    ValueError for seconds that are none; and what `Gate` raises.
+    ValueError for wrong seconds; and what `Gate` raises.
     """
 
     def __init__(

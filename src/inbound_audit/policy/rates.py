@@ -39,7 +39,7 @@ class Rate(NamedTuple):
 
 
 def read_rate(text: str) -> Rate:
-    """A number, a kind of events (connections, if there is none) and a duration in whole seconds, from 1 s to 34 years.
+    """A number, a kind of events (connections by default) and a duration in whole seconds, from 1 s to 34 years.
 
     Raises ValueError.
 

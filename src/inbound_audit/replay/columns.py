@@ -140,7 +140,7 @@ def _flat(value: object, before: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _value(row: Mapping[str, Any], name: str | None) -> str:
-    """The text of a member; empty where there is none."""
+    """The text of a member; empty without such a member."""
     value = None if name is None else row.get(name)
     return "" if value is None else str(value)
 

@@ -50,7 +50,7 @@ class Refusals:
 class Replay:
     """Replays events, and keeps the figures.
 
-    `make` gets the audit and returns the policy, or None if there is none; `name` says what a verdict was by. `lengths`
+    `make` gets the audit and returns the policy, or None; `name` says what a verdict was by. `lengths`
     are pairs of prefix lengths such as ``"/24,/48"``: of each, `counts` has how many connections found how many
     sessions open, themselves included; those from the prefixes of `exempt` are left out. They count what the log has,
     whatever is refused: a refused session stays open there as long as in the log. For the policy it is closed at once,

@@ -48,7 +48,7 @@ def directory_of(name: str, *, group: int | None = None) -> str:
 
 def find_directory(name: str, user: str | None = None) -> str:
     """Where the files of an audit lie that this process may read: those of `user` (a name or number), else its own, or
-    those of one of its groups. If there are none: those of any user, or where its own would be.
+    those of one of its groups. Without those: the ones of any user, or where its own would be.
 
     Raises SharedStateError for an unknown user, and for a name that can't be one.
     """
