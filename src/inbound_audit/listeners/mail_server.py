@@ -7,7 +7,7 @@ import functools
 import logging
 import re
 import socket
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.pending import CLOSE_TIMEOUT_S, close_transport, until
@@ -47,17 +47,29 @@ class ProtocolError(ValueError):
     """What a mail server has sent is not of the protocol, or comes in the wrong place."""
 
 
-class Reader(Protocol):
-    """Cuts what comes in into questions; it bounds what it holds."""
+class Reader:
+    """Cuts what comes in from one mail server into questions. A class that derives from it does so in `take`."""
+
+    max_waiting_bytes: int
+    too_much: str
+    """What a mail server does of which more than `max_waiting_bytes` wait."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
 
     def __len__(self) -> int:
         """The bytes that wait."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> None:
         """Raises ProtocolError if too much waits."""
+        self._buffer += data
+        if len(self._buffer) > self.max_waiting_bytes:
+            raise ProtocolError(self.too_much)
 
     def take(self) -> Any:
         """The next question; None if it has not come whole. Raises ProtocolError."""
+        raise NotImplementedError
 
 
 class MailServers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
-from inbound_audit.listeners.mail_server import ProtocolError
+from inbound_audit.listeners.mail_server import ProtocolError, Reader
 
 MAX_FRAME_BYTES = 1 << 20
 """The largest piece of a body that the protocol knows (MILTER_MAX_DATA_SIZE of 1 MiB); a frame that is longer is
@@ -35,20 +35,11 @@ _NEGOTIATION = struct.Struct("!III")
 _PORT = struct.Struct("!H")
 
 
-class Frames:
+class Frames(Reader):
     """Cuts what comes in from one mail server into frames. Holds at most one frame and what came with its end."""
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def __len__(self) -> int:
-        return len(self._buffer)
-
-    def feed(self, data: bytes) -> None:
-        """Raises ProtocolError if more than a frame waits: a mail server waits for an answer before it goes on."""
-        self._buffer += data
-        if len(self._buffer) > 2 * MAX_FRAME_BYTES:
-            raise ProtocolError("sends on without an answer")
+    max_waiting_bytes = 2 * MAX_FRAME_BYTES
+    too_much = "sends on without an answer"  # a mail server waits for one before it goes on
 
     def take(self) -> tuple[bytes, bytes] | None:
         """The letter and the data of the next frame; None if it has not come whole. Raises ProtocolError."""

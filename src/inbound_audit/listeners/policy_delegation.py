@@ -11,7 +11,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from inbound_audit.listeners.mail_server import MailServerConnection, MailServers, ProtocolError, reply_with_status
+from inbound_audit.listeners.mail_server import (
+    MailServerConnection,
+    MailServers,
+    ProtocolError,
+    Reader,
+    reply_with_status,
+)
 from inbound_audit.listeners.smtp_hooks import questions
 from inbound_audit.policy.message import Message
 from inbound_audit.policy.verdict import ACCEPT, Verdict
@@ -32,20 +38,11 @@ _COMMANDS = {"EHLO": "EHLO", "HELO": "EHLO", "MAIL": "MAIL", "RCPT": "RCPT", "EN
 _TEXTS = {"EHLO": "helo_name", "MAIL": "sender", "RCPT": "recipient"}
 
 
-class Requests:
+class Requests(Reader):
     """Cuts what comes in into requests. Holds at most `MAX_REQUEST_BYTES` and what came with their end."""
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def __len__(self) -> int:
-        return len(self._buffer)
-
-    def feed(self, data: bytes) -> None:
-        """Raises ProtocolError."""
-        self._buffer += data
-        if len(self._buffer) > MAX_REQUEST_BYTES:
-            raise ProtocolError(f"more than {MAX_REQUEST_BYTES} bytes wait")
+    max_waiting_bytes = MAX_REQUEST_BYTES
+    too_much = f"more than {MAX_REQUEST_BYTES} bytes wait"
 
     def take(self) -> bytes | None:
         """The lines of the next request; None if it has not come whole."""
