@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timezone
 from itertools import chain
 from operator import itemgetter
 
@@ -22,6 +23,13 @@ MAX_COMPLAINTS = 10
 MAX_ORDERED = 1 << 18
 """Sessions that are kept back until it is known that none that began earlier comes. A line that is written at a
 session's end may come that much later."""
+
+LEAP_S = 86400.0
+"""How far a time stamp may lie after all before it without a doubt."""
+MAX_LEAP = 1024
+"""Events after which such a leap is no longer doubted."""
+MAX_BACK_S = 3600.0
+"""How far a time stamp may lie before the one before it. Then the clock stands; beyond that it was set back."""
 
 NAMES = (*(each.name for each in FORMATS), "csv", "json")
 
@@ -43,7 +51,7 @@ class LogReader:
         """In order of time, as far as `MAX_ORDERED` allows; connects and disconnects of one program at a time as they
         come. Blocks are whole lines."""
         events = self._events(blocks)
-        return events if self.form.one_at_a_time else self._ordered(events)
+        return self._without_leaps(events) if self.form.one_at_a_time else self._ordered(events)
 
     def _events(self, blocks: Iterable[bytes]) -> Iterator[Event]:
         form, seconds, lasts = self.form, self._stamps.seconds, self._duration
@@ -87,6 +95,30 @@ class LogReader:
             text = line[:MAX_SHOWN].decode("utf-8", "replace")
             shown = text if text.isprintable() else ascii(text)[1:-1]
             self.complaints.append(f"{self.name}: {why}: {shown!r}{'...' if len(line) > MAX_SHOWN else ''}")
+
+    def _without_leaps(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Leaves out events that lie more than `LEAP_S` after all before them, if the log then goes back: a line with a
+        wrong year would end all sessions. Where it goes on for `MAX_LEAP` events, time has passed."""
+        latest: float | None = None
+        leapt: list[Event] = []
+        for event in events:
+            time = event[0]
+            if leapt and time < leapt[0][0] - MAX_BACK_S:
+                for each in leapt:
+                    stamp = datetime.fromtimestamp(each[0], timezone.utc).isoformat()
+                    self._complain(stamp.encode(), "is a time far after those of the lines around it")
+                leapt.clear()
+            if leapt or (latest is not None and time > latest + LEAP_S):
+                leapt.append(event)
+                if len(leapt) == MAX_LEAP:
+                    latest = max(each[0] for each in leapt)
+                    yield from leapt
+                    leapt.clear()
+                continue
+            if latest is None or time > latest:
+                latest = time
+            yield event
+        yield from leapt
 
     def _ordered(self, events: Iterator[Event]) -> Iterator[Event]:
         """Stable. An event that belongs before one that was given away already is moved to its time."""

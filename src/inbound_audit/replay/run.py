@@ -11,7 +11,7 @@ from inbound_audit._ipcount import NetworkMap, Session
 from inbound_audit.errors import AddressError, CapacityError
 from inbound_audit.policy.base import ConnectPolicy
 from inbound_audit.policy.verdict import Verdict
-from inbound_audit.replay.reading import MAX_COMPLAINTS, MAX_SHOWN, Event
+from inbound_audit.replay.reading import MAX_BACK_S, MAX_COMPLAINTS, MAX_SHOWN, Event
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 
 DAY_S = 86400.0
@@ -24,8 +24,6 @@ have their figures together, as the first one of 1970."""
 MAX_REASONS = 64
 """Limits, or texts of a policy, with figures of their own; further ones have them together."""
 OTHER_REASONS = "others"
-MAX_BACK_S = 3600.0
-"""How far a time stamp may lie before the one before it. Then the clock stands; beyond that it was set back."""
 
 _REST = 4096
 _TREE_BYTES = 1 << 28

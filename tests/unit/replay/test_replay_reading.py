@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,6 +40,42 @@ def test_lines_that_are_none_are_counted_and_the_first_are_shown():
     assert (reader.lines, reader.bad, len(reader.complaints)) == (24, 22, 10)
     assert reader.complaints[0] == "log: line 3 is no line of a log of postfix: 'torn'"
     assert all(complaint.isprintable() for complaint in reader.complaints)
+
+
+def postfix(time: float, process: int, what: str = "connect") -> str:
+    stamp = datetime.fromtimestamp(time, UTC).isoformat()
+    return f"{stamp} mx1 postfix/smtpd[{process}]: {what} from a[192.0.2.7]"
+
+
+def times(lines: list[str]) -> tuple[list[float], LogReader]:
+    reader = reader_of(lines[0], "postfix")
+    return [event[0] - AT for event in reader.events(["\n".join(lines).encode()])], reader
+
+
+FAR = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize("far", [1, 2, 1023])
+def test_lines_with_a_wrong_year_are_left_out_and_shown(far):
+    lines = [postfix(AT, 1), *[postfix(FAR, 2)] * far, postfix(AT + 1, 1, "disconnect"), postfix(FAR, 3)]
+    found, reader = times([*lines, postfix(AT + 2, 4), postfix(AT - 7200, 5), postfix(AT + 3, 6)])
+    assert found == [0, 1, 2, -7200, 3]
+    assert reader.bad == far + 1
+    assert "2200-01-01" in reader.complaints[0]
+
+
+@pytest.mark.parametrize("later", [1, 5, 1024, 3000])
+def test_where_the_log_goes_on_time_has_passed(later):
+    gap = 7 * reading.LEAP_S
+    lines = [postfix(AT, 1), *[postfix(AT + gap + number // 2, number) for number in range(later)]]
+    found, reader = times(lines)
+    assert found == [0, *[gap + number // 2 for number in range(later)]]
+    assert reader.bad == 0
+
+
+def test_a_log_that_begins_with_a_wrong_year_is_read():
+    found, reader = times([postfix(FAR, 1), postfix(AT, 2), postfix(AT + 1, 3)])
+    assert (found, reader.bad) == ([FAR - AT, 0, 1], 0)
 
 
 def test_a_day_that_no_calendar_has():

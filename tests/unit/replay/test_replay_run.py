@@ -126,6 +126,18 @@ def test_a_policy_that_has_series_finds_a_clock_before_the_first_line(recwarn):
 # ---- logs that are not as they should be
 
 
+def test_a_line_with_a_wrong_year_ends_no_session():
+    lines = [
+        "2026-02-06T12:00:00Z mx1 postfix/smtpd[1]: connect from a[192.0.2.7]",
+        "2200-02-06T12:00:01Z mx1 postfix/smtpd[2]: connect from a[192.0.2.8]",
+        "2026-02-06T12:00:02Z mx1 postfix/smtpd[3]: connect from a[192.0.2.7]",
+    ]
+    reader = LogReader("log", form_of(b"", "postfix", {}), StampReader(0, 2026, UTC))
+    with replay_of(Limits({"/32": 1})) as replay:
+        replay.run(reader.events(["\n".join(lines).encode()]))
+        assert (replay.refused, replay.overdue, replay.unfinished, reader.bad) == (1, 0, 2, 1)
+
+
 def test_a_disconnect_without_a_connect_and_a_connect_without_an_end():
     with replay_of(None) as replay:
         replay.run([disconnect(1, "x"), connect(2, "a"), disconnect(3, "a"), disconnect(4, "a"), connect(5, "b")])
