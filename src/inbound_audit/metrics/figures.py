@@ -7,7 +7,7 @@ A figure is a number of now, which may fall: a gauge. Names follow the conventio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from inbound_audit._ipcount import MONITOR_KINDS, SeriesStore
@@ -60,16 +60,25 @@ class SharedAudit:
     def figures(self) -> list[Figure]:
         """O(processes x monitors), and a walk of the trees if `top` is not 0. Never raises: an audit that can't be read
         is not up, and `why_down` is the reason."""
+        found = [Figure("up", {"audit": self.name}, 1)]
+        is_up = self._try(lambda view: found.extend(self._read(view)))
+        return found if is_up else [Figure("up", {"audit": self.name}, 0)]
+
+    def is_up(self) -> bool:
+        """Whether it can be read; if not, `why_down` is the reason. It reads no count: O(processes) system calls."""
+        return self._try(lambda view: None)
+
+    def _try(self, read: Callable[[View], None]) -> bool:
         try:
             with self._lock:
                 view = self._refreshed()
-            found = [Figure("up", {"audit": self.name}, 1), *self._read(view)]
+            read(view)
         except (InboundAuditError, OSError) as error:
             self.why_down = str(error)
             self.close()
-            return [Figure("up", {"audit": self.name}, 0)]
+            return False
         self.why_down = ""
-        return found
+        return True
 
     def close(self) -> None:
         """Idempotent; `figures` opens it again."""

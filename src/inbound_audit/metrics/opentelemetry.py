@@ -9,10 +9,12 @@ Names follow its semantic conventions: ``inbound_audit.prefix.sessions`` in plac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from inbound_audit.metrics.figures import ABOUT, SharedAudit
+from inbound_audit.process import ProcessLock
 
 UNITS = {
     "up": "1",
@@ -27,17 +29,31 @@ UNITS = {
 
 
 def observe(meter: Meter, audits: Sequence[SharedAudit]) -> None:
-    """Makes a gauge of each figure. A collection reads each audit once per gauge (`SharedAudit.figures`)."""
+    """Makes a gauge of each figure. A collection reads each audit once."""
+    collection = _Collection(audits)
     for name, about in ABOUT.items():
         otel_name = f"inbound_audit.{name.replace('_', '.')}"
-        meter.create_observable_gauge(otel_name, [_callback(name, audits)], UNITS[name], about)
+        meter.create_observable_gauge(otel_name, [collection.callback(name)], UNITS[name], about)
 
 
-def _callback(name: str, audits: Sequence[SharedAudit]) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    def read(options: CallbackOptions) -> Iterable[Observation]:
-        for audit in audits:
-            for figure in audit.figures():
-                if figure.name == name:
-                    yield Observation(figure.value, dict(figure.labels))
+class _Collection:
+    """The figures of a collection, which asks each gauge once: a gauge that is asked again belongs to the next one.
 
-    return read
+    Lock rule: `_lock` is held while the audits are read and figures are taken.
+    """
+
+    def __init__(self, audits: Sequence[SharedAudit]) -> None:
+        self._audits = audits
+        self._lock = ProcessLock()
+        self._left: dict[str, list[Observation]] = {}
+
+    def callback(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def read(options: CallbackOptions) -> Iterable[Observation]:
+            with self._lock:
+                if name not in self._left:
+                    self._left = {each: [] for each in ABOUT}
+                    for figure in chain.from_iterable(audit.figures() for audit in self._audits):
+                        self._left[figure.name].append(Observation(figure.value, dict(figure.labels)))
+                return self._left.pop(name)
+
+        return read

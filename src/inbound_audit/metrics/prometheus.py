@@ -79,7 +79,7 @@ def application(audits: Sequence[SharedAudit]) -> Application:
 
 
 def _why_down(audits: Sequence[SharedAudit]) -> str:
-    return "\n".join(audit.why_down for audit in audits if audit.figures()[0].value == 0)
+    return "\n".join(audit.why_down for audit in audits if not audit.is_up())
 
 
 def _page(start_response: Callable[..., Any], status: str, text: str) -> list[bytes]:

@@ -298,6 +298,18 @@ def _answers(url: str) -> bool:
         return False
 
 
+def test_the_health_page_reads_no_counts(
+    audit: InboundAudit, shared: SharedAudit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SharedAudit, "figures", None)
+    monkeypatch.setattr(SharedAudit, "_read", None)
+    with served(shared) as url:
+        assert page(f"{url}/healthz") == (200, "ok\n")
+    audit.close()
+    assert not shared.is_up()
+    assert "mail" in shared.why_down
+
+
 # ---- OpenTelemetry
 
 
@@ -320,6 +332,27 @@ def test_opentelemetry_gets_the_same_figures(
         for figure in shared.figures()
     }
     assert found == expected
+    provider.shutdown()
+
+
+def test_a_collection_reads_each_audit_once(
+    kept: contextlib.ExitStack, audit: InboundAudit, shared: SharedAudit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    figures = shared.figures
+    monkeypatch.setattr(shared, "figures", lambda: reads.append(1) or figures())
+    readers = [InMemoryMetricReader(), InMemoryMetricReader()]
+    provider = MeterProvider(readers, shutdown_on_exit=False)
+    observe(provider.get_meter("test"), [shared])
+    for number, reader in enumerate([readers[0], readers[0], readers[1], readers[0]], 1):
+        begin(kept, audit, "192.0.2.7")
+        collected = reader.get_metrics_data()
+        assert collected is not None
+        points = {
+            metric.name: metric.data.data_points for metric in collected.resource_metrics[0].scope_metrics[0].metrics
+        }
+        assert [point.value for point in points["inbound_audit.sessions"]] == [number]  # type: ignore[union-attr]
+        assert len(reads) == number
     provider.shutdown()
 
 
