@@ -36,12 +36,13 @@ Exit status: 0 done (also without any, or with some that can't be read), 1 their
 def ls(as_json: bool) -> None:
     """List the shared audits of this machine: under which name, and whose processes count, and their open sessions.
 
-    Sessions are those of all services. It changes nothing, and no process waits for it.
+    Sessions are those of all services. An audit that this user can't read is listed with the reason. It changes
+    nothing, and no process waits for it.
     """
     from inbound_audit.shared.places import known_audits
 
     with view_options.no_warning_of_damage():
-        rows = [row for name in known_audits() if (row := _read(name)) is not None]
+        rows = [row for name in known_audits(unreadable=True) if (row := _read(name)) is not None]
     if as_json:
         click.echo(json.dumps([row._asdict() for row in rows]))
     elif not rows:

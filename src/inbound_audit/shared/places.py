@@ -65,24 +65,24 @@ def find_directory(name: str, user: str | None = None) -> str:
     return path if found is not None else directory_of(name)
 
 
-def known_audits() -> list[str]:
-    """The names of the shared audits of this machine, in order: those whose directory has files of processes, or can't
-    be read by this user. O(entries of /dev/shm)."""
+def known_audits(*, unreadable: bool = False) -> list[str]:
+    """The names of the shared audits of this machine, in order: those whose directory has files of processes, and with
+    `unreadable` also those whose directory this user can't read. O(entries of /dev/shm)."""
     found: set[str] = set()
     for root in _roots():
         with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(root) as entries:
-            found.update(entry.name.removeprefix(PREFIX) for entry in entries if _is_audit(entry))
+            found.update(entry.name.removeprefix(PREFIX) for entry in entries if _is_audit(entry, unreadable))
     return sorted(name for name in found if _NAME.fullmatch(name))
 
 
-def _is_audit(entry: os.DirEntry[str]) -> bool:
+def _is_audit(entry: os.DirEntry[str], unreadable: bool) -> bool:
     if not (entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False)):
         return False
     try:
         with os.scandir(entry.path) as files:
             return any(file.name.endswith(".owner") for file in files)
     except PermissionError:
-        return True
+        return unreadable
     except OSError:  # it is no directory, or has gone
         return False
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,31 @@ def test_a_directory_that_is_refused_is_listed_with_the_reason(place: Path, caps
     assert row["why"]
     assert run(["ls"]) == 0
     assert "open" in capsys.readouterr().out
+
+
+def test_a_directory_that_cannot_be_read_is_named_as_such_and_not_completed(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.chmod(0o755)
+    directory = place / "inbound_audit-other"
+    directory.mkdir(mode=0)
+    with not_as_root():
+        (row,) = listed(capsys)
+        assert (row["name"], row["processes"]) == ("other", None)
+        assert row["why"]
+        assert completed(["top"], "") == []
+
+
+@contextlib.contextmanager
+def not_as_root() -> Iterator[None]:
+    """As another user, if this one may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 @pytest.mark.parametrize("command", ["top", "show", "ps", "console", "cluster", "agent", "metrics"])

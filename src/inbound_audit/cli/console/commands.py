@@ -121,5 +121,5 @@ def _check_instance(context: ConsoleContext, name: str) -> None:
     """``inbound_audit:NAME`` may have any NAME, as at the reference, but not that of another audit. Raises Failure."""
     from inbound_audit.shared.places import known_audits
 
-    if name != context.name and name in known_audits():
+    if name != context.name and name in known_audits(unreadable=True):
         raise Failure(f"inbound_audit:{name}: this console is that of {context.name!r}; start one for {name!r}")
