@@ -36,6 +36,17 @@ def run(
     )
 
 
+HAND_OVER = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",")]
+for number, fd in enumerate(high, 3):
+    os.dup2(fd, number)
+    os.close(fd)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join("x" * len(high)))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""Starts a command with the sockets of these descriptors, as systemd does (sd_listen_fds(3))."""
+
 PATIENT = ("--worker-timeout", f"{PATIENCE:.0f}s")
 """By default a worker that gets no processor for ten seconds is killed, which would test the machine."""
 
@@ -54,13 +65,17 @@ class Serve:
         listen: Sequence[str] = ("127.0.0.1:0", "[::1]:0"),
         command: Sequence[str] = COMMAND,
         hostname: str | None = "mx.example",
+        handed: Sequence[socket.socket] = (),
     ) -> None:
         name = ["--hostname", hostname] if hostname else []
         patient = PATIENT if "--workers" in arguments else ()
         addresses = [word for address in listen for word in ("--listen", address)]
+        if handed:
+            command = (sys.executable, "-c", HAND_OVER, ",".join(str(one.fileno()) for one in handed), *command)
         self._process = subprocess.Popen(
             [*command, self.command_name, "--json", *name, *addresses, *patient, *self.more, *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+            pass_fds=[one.fileno() for one in handed],
         )  # fmt: skip
         self.events: list[dict[str, Any]] = []
         self.complaints: list[str] = []

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
+
 from tests.support.command_line import Serve
 
 
 class MilterProcess(Serve):
-    """Listens where `listen` says; its events are those of `Serve`."""
+    """Listens where `listen` says, or at the sockets that are `handed` over; its events are those of `Serve`."""
 
     command_name = "milter"
 
-    def __init__(self, *arguments: str, listen: str = "inet:127.0.0.1:0") -> None:
-        super().__init__("--verbose", *arguments, listen=[listen], hostname=None)
+    def __init__(self, *arguments: str, listen: str = "inet:127.0.0.1:0", handed: Sequence[socket.socket] = ()) -> None:
+        where = [] if handed else [listen]
+        super().__init__("--verbose", *arguments, listen=where, hostname=None, handed=handed)
 
 
 class PolicydProcess(MilterProcess):

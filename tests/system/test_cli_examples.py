@@ -34,8 +34,10 @@ from inbound_audit.series import requests
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
 
 ROOT = Path(__file__).parents[2]
-UNIT, AGENT_UNIT = (Path(inbound_audit.cli.__file__).with_name(f"inbound-audit{of}.service") for of in ("", "-agent"))
-both_units = pytest.mark.parametrize("unit", [UNIT, AGENT_UNIT], ids=["serve", "agent"])
+CLI = Path(inbound_audit.cli.__file__).parent
+UNIT, AGENT_UNIT = (CLI / f"inbound-audit{of}.service" for of in ("", "-agent"))
+SERVICES, SOCKETS = (sorted(CLI.glob(f"*.{kind}")) for kind in ("service", "socket"))
+each_service = pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.stem)
 needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 
 COUNTS = """
@@ -222,15 +224,15 @@ def test_there_are_examples_of_every_command() -> None:
         assert any(f"inbound-audit {name}" in example for example in EXAMPLES)
 
 
-def settings_of(path: Path) -> configparser.SectionProxy:
+def settings_of(path: Path, section: str = "Service") -> configparser.SectionProxy:
     # Not strict: a setting that is a list may stand several times; the last line is read here.
     unit = configparser.ConfigParser(interpolation=None, delimiters=("=",), strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(path)
-    return unit["Service"]
+    return unit[section]
 
 
-@both_units
+@each_service
 def test_a_unit_locks_its_service_down(unit: Path) -> None:
     """What `systemd-analyze security` can't rate, or is not everywhere to rate."""
     service = settings_of(unit)
@@ -260,21 +262,48 @@ def test_the_units_differ_in_what_their_services_need() -> None:
     assert set(serve["RestrictAddressFamilies"].split()) == families
     assert set(agent["RestrictAddressFamilies"].split()) == families | {"AF_NETLINK"}
     assert int(serve["TimeoutStopSec"]) > 30 + 17
-    assert agent["User"] == UNIT.stem  # which is the user of serve's unit, that names none
     assert "User" not in serve
-    for name in ("RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve", "UMask"):
-        assert serve[name] == agent[name]
     assert serve["RuntimeDirectoryPreserve"] == "yes"
+    for unit in SERVICES:
+        service = settings_of(unit)
+        assert service.get("User", UNIT.stem) == UNIT.stem  # which is the user of serve's unit, that names none
+        for name in ("RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve", "UMask"):
+            assert serve[name] == service[name]
+        if unit not in (UNIT, AGENT_UNIT):
+            assert service["CapabilityBoundingSet"] == service.get("AmbientCapabilities", "") == ""
+            assert (service["IPAddressDeny"], service["IPAddressAllow"]) == ("any", "localhost")
+            assert set(service["RestrictAddressFamilies"].split()) == families
 
 
-@both_units
-@needs_analyze
-def test_systemd_rates_a_unit_as_safe(unit: Path) -> None:
+@pytest.mark.parametrize("unit", SOCKETS, ids=lambda unit: unit.stem)
+def test_a_socket_has_its_service(unit: Path) -> None:
+    service = CLI / f"{unit.stem}.service"
+    found = settings_of(unit, "Socket")
+    if "SocketGroup" in found:  # Postfix may connect, and the service listens nowhere else
+        assert (found["SocketGroup"], found["SocketMode"]) == ("postfix", "0660")
+        assert settings_of(service, "Unit")["Requires"] == unit.name
+        assert "--listen" not in settings_of(service)["ExecStart"]
+    else:
+        assert service == UNIT
+        assert found["ListenStream"] == "25"
+
+
+def rating_of(unit: Path) -> str:
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=20", unit]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd-analyze rates no file")
     assert done.returncode == 0, done.stdout[-300:]
+    return re.findall(r"exposure level for \S+: (\d+\.\d+)", done.stdout)[0]
+
+
+@each_service
+@needs_analyze
+def test_systemd_rates_a_unit_as_safe(unit: Path) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (stated,) = re.findall(rf"^\| `{unit.name}`.*\| (\d\.\d) \|$", page, re.MULTILINE)
+    # A systemd that knows more settings rates by those, too.
+    assert abs(float(rating_of(unit)) - float(stated)) < 0.5
 
 
 def test_the_units_start_line_is_a_command(worker: Worker, shell: Path) -> None:
@@ -310,12 +339,13 @@ def test_the_start_line_of_the_agents_unit_is_a_command(shell: Path, place: Path
             process.kill()
 
 
-@both_units
 @needs_analyze
-def test_systemd_takes_a_unit(unit: Path, shell: Path) -> None:
+def test_systemd_takes_the_units(shell: Path) -> None:
     program = shell / "bin" / "inbound-audit"
-    (shell / unit.name).write_text(unit.read_text().replace("/usr/local/bin/inbound-audit", str(program)))
+    units = [shell / unit.name for unit in (*SERVICES, *SOCKETS)]
+    for unit in units:
+        unit.write_text((CLI / unit.name).read_text().replace("/usr/local/bin/inbound-audit", str(program)))
     done = subprocess.run(
-        ["systemd-analyze", "verify", shell / unit.name], capture_output=True, text=True, timeout=200, check=False
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=200, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -13,14 +13,17 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.command_line import Serve, run
+from tests.support.command_line import COMMAND, Serve, run
 from tests.support.listening import Peer
+from tests.support.milters import MilterProcess
 from tests.support.ports import low_port
+from tests.support.waiting import PATIENCE
 
 from inbound_audit.cli import landlock
 
@@ -326,6 +329,41 @@ def test_counts_are_shared_with_a_group_in_a_changed_root(place: Path, monkeypat
             assert (found.st_gid, found.st_mode & 0o7777) == (group.gr_gid, 0o3770)
     finally:
         subprocess.run(["umount", jail / "proc"], check=True)
+
+
+@as_root
+def test_a_milter_of_another_user_is_reached_by_its_group(place: Path) -> None:
+    account, group = pwd.getpwnam(USER), grp.getgrnam("mail")
+    (place / "milter").mkdir()
+    os.chown(place / "milter", account.pw_uid, 0)
+    options = ("--user", USER, "--group", group.gr_name, "--state", str(place / "state"))
+    with MilterProcess(*options, listen=f"unix:{place}/milter/socket") as milter:
+        found = (place / "milter" / "socket").stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (account.pw_uid, group.gr_gid, 0o660)
+        of = status(milter.pid)
+        assert (set(of["Uid"]), int(of["CapEff"][0], 16)) == ({str(account.pw_uid)}, 0)
+        milter.stopped()
+
+
+@as_root
+def test_root_becomes_the_user_whose_audit_it_measures(place: Path) -> None:
+    account = pwd.getpwnam(USER)
+    command = [*COMMAND, "metrics", "measured", "--user", USER, "--listen", "127.0.0.1:0"]
+    with (
+        Serve("--user", USER, "--shared", "measured", "--state", str(place / "state")),
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[1]
+            of = status(process.pid)
+            assert set(of["Uid"]) == {str(account.pw_uid)}
+            assert set(map(int, of["Groups"])) == set(os.getgrouplist(USER, account.pw_gid))
+            assert {int(of[name][0], 16) for name in ("CapPrm", "CapEff", "CapAmb")} == {0}
+            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+                assert b'inbound_audit_up{audit="measured"} 1.0' in answer.read()
+        finally:
+            process.terminate()
 
 
 @as_root

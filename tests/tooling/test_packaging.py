@@ -58,7 +58,7 @@ def test_the_sdist_holds_all_that_a_build_and_its_tests_need(dist: Path) -> None
     wanted = {
         str(path.relative_to(ROOT))
         for folder in ("src", "tests", "examples", "benchmarks", "fuzz")
-        for suffix in ("py", "pyi", "pyx", "pxd", "pxi", "lua", "h", "service", "typed")
+        for suffix in ("py", "pyi", "pyx", "pxd", "pxi", "lua", "h", "service", "socket", "typed")
         for path in (ROOT / folder).rglob(f"*.{suffix}")
     } | {
         "setup.py",
@@ -81,7 +81,7 @@ def test_the_wheel_holds_what_runs_and_no_sources_of_the_core(dist: Path) -> Non
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = {
         str(path.relative_to(SOURCES))
-        for suffix in ("py", "pyi", "lua", "h", "service", "typed")
+        for suffix in ("py", "pyi", "lua", "h", "service", "socket", "typed")
         for path in SOURCES.rglob(f"*.{suffix}")
         if not {"_core", "_ext"} & set(path.parts)
     }

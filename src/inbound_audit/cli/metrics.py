@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ import click
 from inbound_audit.cli import params, sockets, view_options
 from inbound_audit.cli.completion import audits
 from inbound_audit.cli.failure import Failure, reason
+from inbound_audit.cli.service_manager import ServiceManager
 from inbound_audit.cli.sockets import Endpoint
+from inbound_audit.errors import SharedStateError
 
 if TYPE_CHECKING:
     from inbound_audit.metrics.figures import SharedAudit
@@ -53,9 +56,10 @@ def metrics(
     NAME is what the processes of an audit share under. Each prefix of --top is a time series of its own wherever the
     figures are kept: leave it out unless you need it.
 
-    It only reads, and no process waits for it.
+    It only reads, and no process waits for it. With --listen root becomes the user of --user as soon as it listens.
     """
-    if (bool(listen) + (textfile is not None) + as_json) > 1:
+    serves = bool(listen) or sockets.are_handed_over()
+    if (serves + (textfile is not None) + as_json) > 1:
         raise click.UsageError("--listen, --textfile and --json: write one of them")
     from inbound_audit.metrics.figures import SharedAudit
 
@@ -63,8 +67,8 @@ def metrics(
         audits = [SharedAudit(name, user=user, top=top or 0, prefixlen=prefixlen) for name in dict.fromkeys(names)]
         for audit in audits:
             held.callback(audit.close)
-        if listen:
-            _serve(audits, listen)
+        if serves:
+            _serve(audits, listen, user)
         else:
             _write(audits, textfile, as_json)
 
@@ -90,8 +94,8 @@ def _write(audits: Sequence[SharedAudit], textfile: str | None, as_json: bool) -
         raise Failure(why)
 
 
-def _serve(audits: Sequence[SharedAudit], listen: Sequence[Endpoint]) -> None:
-    """Serves until INT or TERM comes."""
+def _serve(audits: Sequence[SharedAudit], listen: Sequence[Endpoint], user: str | None) -> None:
+    """Serves until INT or TERM comes. Raises Failure if it can't listen, or serves no more."""
     from inbound_audit.metrics.prometheus import MetricsServer, application
 
     app = application(audits)
@@ -99,9 +103,33 @@ def _serve(audits: Sequence[SharedAudit], listen: Sequence[Endpoint]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     with contextlib.ExitStack() as held:
-        for listening in sockets.bind(listen):
-            server = held.enter_context(MetricsServer(listening, app))
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+        manager = held.enter_context(contextlib.closing(ServiceManager()))
+        listening = [held.enter_context(bound) for bound in sockets.bind(listen)]
+        _give_up_root(user)
+        threads = []
+        for bound in listening:
+            server = held.enter_context(MetricsServer(bound, app))
+            threads.append(threading.Thread(target=server.serve_forever, daemon=True))
+            threads[-1].start()
             held.callback(server.shutdown)
-            click.echo(f"serving http://{sockets.name_of(listening)}/metrics")
-        stopped.wait()
+            click.echo(f"serving http://{sockets.name_of(bound)}/metrics")
+        manager.notify("READY=1")
+        while not stopped.wait(manager.beat_s or 1.0):
+            if not all(thread.is_alive() for thread in threads):
+                raise Failure("the server of the metrics has ended")
+            manager.notify("WATCHDOG=1")
+        manager.notify("STOPPING=1")
+
+
+def _give_up_root(user: str | None) -> None:
+    """Root becomes the user whose audits it reads. Raises Failure."""
+    from inbound_audit.shared.places import number_of_user
+
+    try:
+        uid = 0 if user is None or os.geteuid() != 0 else number_of_user(user)
+    except SharedStateError as error:
+        raise Failure(f"--user: {error}") from None
+    if uid:
+        from inbound_audit.cli import privileges
+
+        privileges.become_reader(uid)

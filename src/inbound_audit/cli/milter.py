@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from inbound_audit.cli import params
 from inbound_audit.cli.serve import serve, settings_of
 from inbound_audit.cli.settings import Settings
-from inbound_audit.cli.sockets import Endpoint, UnixEndpoint
+from inbound_audit.cli.sockets import Endpoint, UnixEndpoint, bind
 
 _SERVES_ITSELF = {
     "listen", "maildir", "tls_cert", "tls_key", "proxy_from", "hostname", "message_memory", "workers", "worker_timeout",
@@ -63,10 +64,10 @@ def listening_options(default: UnixEndpoint | Endpoint) -> Callable[[Callable[..
     return add
 
 
-def settings_for(options: dict[str, Any], default: UnixEndpoint | Endpoint) -> Settings:
+def settings_for(options: dict[str, Any]) -> Settings:
     """The settings of a command with `listening_options`. Raises click.UsageError."""
     mode = options.pop("socket_mode")
-    listen = options.pop("listen") or (default,)
+    listen = options["listen"]
     options["listen"] = tuple(one._replace(mode=mode) if isinstance(one, UnixEndpoint) else one for one in listen)
     # What serve has beyond these options is as it is without them.
     return settings_of({**serve.make_context("serve", []).params, **options})
@@ -94,4 +95,4 @@ def milter(**options: Any) -> None:
     from inbound_audit.cli import service
     from inbound_audit.cli.milter_server import MilterServer
 
-    service.run(settings_for(options, DEFAULT_LISTEN), MilterServer)
+    service.run(settings_for(options), MilterServer, partial(bind, default=(DEFAULT_LISTEN,), unix=True))

@@ -23,11 +23,8 @@ class MailServerService(service.Service):
 
     async def _accept(self, listening: list[socket.socket]) -> Sequence[asyncio.AbstractServer]:
         loop = asyncio.get_running_loop()
-        servers: list[asyncio.AbstractServer] = []
-        for bound in listening:
-            create: Any = loop.create_unix_server if bound.family == socket.AF_UNIX else loop.create_server
-            servers.append(await create(self._sessions, sock=bound, backlog=BACKLOG))
-        return servers
+        # `create_unix_server` would remove the path at the end, which may belong to systemd (from Python 3.13 on).
+        return [await loop.create_server(self._sessions, sock=bound, backlog=BACKLOG) for bound in listening]
 
 
 class MilterServer(MailServerService):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 from typing import Any
 
 import click
 
 from inbound_audit.cli.milter import listening_options, settings_for
-from inbound_audit.cli.sockets import UnixEndpoint
+from inbound_audit.cli.sockets import UnixEndpoint, bind
 
 DEFAULT_LISTEN = UnixEndpoint.parse("inet:127.0.0.1:8894")
 
@@ -34,4 +34,5 @@ def policyd(record: bool, **options: Any) -> None:
     from inbound_audit.cli import service
     from inbound_audit.cli.milter_server import PolicyService
 
-    service.run(settings_for(options, DEFAULT_LISTEN), functools.partial(PolicyService, record))
+    listens = partial(bind, default=(DEFAULT_LISTEN,), unix=True)
+    service.run(settings_for(options), partial(PolicyService, record), listens)

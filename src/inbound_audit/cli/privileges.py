@@ -69,17 +69,35 @@ def become_user(settings: Settings) -> Settings:
             os.chdir("/")
         for path in _own_directories(settings, account.pw_uid):
             _make_for(account.pw_uid, gid, path)
-        landlock.prctl(_PR_SET_KEEPCAPS, 1)
-        os.setgroups(groups)
-        os.setresgid(gid, gid, gid)
-        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-        _set_capabilities(_NET_BIND_SERVICE)
-        landlock.prctl(landlock.PR_SET_NO_NEW_PRIVS, 1)
+        _become(account, gid, groups, _NET_BIND_SERVICE)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise Failure(f"cannot become {settings.user}: {reason(error)}{where}") from None
-    os.environ["HOME"] = account.pw_dir
     return settings
+
+
+def become_reader(uid: int) -> None:
+    """Becomes a user with all of its groups and no privilege, for what only reads. Raises Failure."""
+    try:
+        account = pwd.getpwuid(uid)
+        groups = os.getgrouplist(account.pw_name, account.pw_gid)
+        _load_everything()
+        _become(account, account.pw_gid, groups, 0)
+    except KeyError:
+        raise Failure(f"--user: the user {uid} has no name, so its groups are not known") from None
+    except OSError as error:
+        raise Failure(f"cannot become {account.pw_name}: {reason(error)}") from None
+
+
+def _become(account: pwd.struct_passwd, gid: int, groups: list[int], capabilities: int) -> None:
+    """Raises OSError."""
+    landlock.prctl(_PR_SET_KEEPCAPS, 1)
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    _set_capabilities(capabilities)
+    landlock.prctl(landlock.PR_SET_NO_NEW_PRIVS, 1)
+    os.environ["HOME"] = account.pw_dir
 
 
 def restrict(settings: Settings) -> None:

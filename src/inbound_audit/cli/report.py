@@ -18,10 +18,6 @@ from inbound_audit.cli.service_manager import ServiceManager
 logger = logging.getLogger("inbound_audit.serve")
 
 
-MIN_BEAT_S = 0.001
-"""A process that did nothing else would be no sign of life."""
-
-
 class Figures(NamedTuple):
     """Totals since the start, except `open`, the connections that are open now. `messages` are accepted messages."""
 
@@ -62,8 +58,8 @@ class Report:
 
     @property
     def beat_s(self) -> float | None:
-        """Seconds between two calls of `alive`, half of what the watchdog allows; None without a watchdog."""
-        return self._manager.watchdog_s and max(self._manager.watchdog_s / 2, MIN_BEAT_S)
+        """Seconds between two calls of `alive`; None without a watchdog."""
+        return self._manager.beat_s
 
     def alive(self) -> None:
         """Called by the loop that serves: it does not hang."""

@@ -47,15 +47,20 @@ class Sessions(Protocol):
         transaction."""
 
 
-def run(settings: Settings, kind: Callable[[Settings, InboundAudit, Policies, Report], Service]) -> None:
-    """Serves until a signal stops it; `kind` makes the server. Raises Failure if it can't start."""
+def run(
+    settings: Settings,
+    kind: Callable[[Settings, InboundAudit, Policies, Report], Service],
+    listens: Callable[[tuple[sockets.Endpoint, ...]], list[socket.socket]] = sockets.bind,
+) -> None:
+    """Serves until a signal stops it; `kind` makes the server, `listens` its sockets. Raises Failure if it can't
+    start."""
     logs.set_up(settings.verbose)
     allow_many_connections()
     keep_other_threads_short()
     with contextlib.ExitStack() as held:
         report = held.enter_context(contextlib.closing(Report(settings.json)))
         settings = privileges.become_user(settings)
-        listening = [held.enter_context(bound) for bound in sockets.bind(settings.listen)]
+        listening = [held.enter_context(bound) for bound in listens(settings.listen)]
         privileges.restrict(settings)
         audit, policies = held.enter_context(parts(settings))
         server = held.enter_context(contextlib.closing(kind(settings, audit, policies, report)))
@@ -69,7 +74,7 @@ def parts(settings: Settings) -> Iterator[tuple[InboundAudit, Policies]]:
     try:
         audit = InboundAudit(
             shared=settings.shared,
-            group=settings.group,
+            group=settings.group if settings.shared is not None else None,  # with --user it may be given alone
             capacity=settings.capacity,
             monitors=policies.monitors(),
             monitor_bytes=settings.monitor_bytes,

@@ -1,4 +1,4 @@
-"""What `serve` says to systemd (sd_notify(3)): that it is ready, that it stops, what it does, that it does not hang.
+"""What a service says to systemd (sd_notify(3)): that it is ready, that it stops, what it does, that it does not hang.
 
 A unit of `Type=notify` names a socket in ``$NOTIFY_SOCKET``; with `WatchdogSec=` it kills a service that is silent.
 """
@@ -14,6 +14,9 @@ from inbound_audit.cli.failure import reason
 
 FOREVER_USEC = (1 << 64) - 1
 """systemd's USEC_INFINITY, which is no time."""
+
+MIN_BEAT_S = 0.001
+"""A process that did nothing else would be no sign of life."""
 
 logger = logging.getLogger("inbound_audit.serve")
 
@@ -39,6 +42,11 @@ class ServiceManager:
         except OSError as error:
             connected.close()
             logger.warning("the service manager at %s can't be reached: %s", address, reason(error))
+
+    @property
+    def beat_s(self) -> float | None:
+        """Seconds between two signs of life, half of what the watchdog allows; None without a watchdog."""
+        return self.watchdog_s and max(self.watchdog_s / 2, MIN_BEAT_S)
 
     def notify(self, *lines: str) -> None:
         """Sends lines such as ``READY=1``. One that can't be sent is left out: the next one may be."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -82,6 +83,9 @@ class UnixEndpoint(NamedTuple):
 _MAX_PATH_BYTES = 107
 """unix(7): 108 with the zero byte at its end."""
 
+_FIRST_HANDED = 3
+"""The first descriptor that systemd hands over (SD_LISTEN_FDS_START)."""
+
 # Used when no --listen is given: this machine alone, in the families that it has.
 LOCAL = (Endpoint("127.0.0.1", DEFAULT_PORT), Endpoint("::1", DEFAULT_PORT))
 
@@ -98,14 +102,55 @@ def name_of(listening: socket.socket) -> str:
     return f"{bracket(host)}:{port}"
 
 
-def bind(endpoints: Iterable[Endpoint | UnixEndpoint]) -> list[socket.socket]:
-    """Binds sockets for the endpoints, or for `LOCAL` without any. Raises Failure and leaves none bound."""
-    return _bind(endpoints, socket.create_server)
+def bind(
+    endpoints: Sequence[Endpoint | UnixEndpoint],
+    default: Sequence[Endpoint | UnixEndpoint] = LOCAL,
+    *,
+    unix: bool = False,
+) -> list[socket.socket]:
+    """Binds sockets for the endpoints. Without any it returns those that systemd hands over (with `unix` Unix sockets,
+    too), or binds sockets for `default`. Raises Failure and leaves none bound."""
+    if are_handed_over():
+        if endpoints:
+            raise Failure("--listen and sockets of systemd: leave out --listen, or stop the unit of the sockets")
+        return _handed_over(unix)
+    return _bind(endpoints, socket.create_server, default)
 
 
-def hold(endpoints: Iterable[Endpoint]) -> list[socket.socket]:
+def hold(endpoints: Sequence[Endpoint]) -> list[socket.socket]:
     """Like `bind`, but the sockets do not listen: they keep the addresses and ports for the sockets of `beside`."""
-    return _bind(endpoints, _hold)
+    if are_handed_over():
+        raise Failure("--workers needs sockets of its own: write --listen, and stop the unit of systemd's sockets")
+    return _bind(endpoints, _hold, LOCAL)
+
+
+def are_handed_over() -> bool:
+    """Whether systemd hands sockets over to this process (sd_listen_fds(3)), and they have not been taken yet."""
+    return os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "0") != "0"
+
+
+def _handed_over(unix: bool) -> list[socket.socket]:
+    """The sockets that systemd hands over; once. Raises Failure for one at which nothing can be accepted."""
+    number = os.environ["LISTEN_FDS"]
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    if re.fullmatch("[0-9]{1,4}", number) is None:
+        raise Failure(f"$LISTEN_FDS is no number of sockets: {number:.40}")
+    families = (socket.AF_INET, socket.AF_INET6, *[socket.AF_UNIX] * unix)
+    with ExitStack() as undo:
+        handed = []
+        for fd in range(_FIRST_HANDED, _FIRST_HANDED + int(number)):
+            try:
+                os.set_inheritable(fd, False)
+                handed.append(undo.enter_context(socket.socket(fileno=fd)))
+                listens = handed[-1].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            except OSError as error:
+                raise Failure(f"descriptor {fd} of systemd is no socket: {reason(error)}") from None
+            if not listens or handed[-1].type != socket.SOCK_STREAM or handed[-1].family not in families:
+                kinds = "ADDRESS:PORT or a path" if unix else "ADDRESS:PORT"
+                raise Failure(f"socket {fd} of systemd: write ListenStream={kinds} and Accept=no into its unit")
+        undo.pop_all()
+        return handed
 
 
 def beside(held: Iterable[socket.socket]) -> list[socket.socket]:
@@ -124,11 +169,12 @@ def beside(held: Iterable[socket.socket]) -> list[socket.socket]:
         return bound
 
 
-def _bind(endpoints: Iterable[Endpoint | UnixEndpoint], create: Create) -> list[socket.socket]:
-    endpoints = list(endpoints)
+def _bind(
+    endpoints: Sequence[Endpoint | UnixEndpoint], create: Create, default: Sequence[Endpoint | UnixEndpoint]
+) -> list[socket.socket]:
     with ExitStack() as undo:
         bound = []
-        for endpoint in endpoints or LOCAL:
+        for endpoint in endpoints or default:
             try:
                 bound += [undo.enter_context(listening) for listening in _sockets(endpoint, create)]
             except OSError as error:

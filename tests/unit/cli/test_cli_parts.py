@@ -7,8 +7,10 @@ import contextlib
 import errno
 import gc
 import logging
+import os
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,79 @@ def test_without_ipv6_what_was_not_asked_for_is_done_without(kind: int, monkeypa
             assert only.family == socket.AF_INET
     with pytest.raises(Failure, match=r"\[::1\]:25"):
         sockets.bind([Endpoint("::1", 25)])
+
+
+@pytest.fixture
+def hand_over(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Hands a descriptor over, as systemd does; the sockets that are made of it close it."""
+
+    def hand(fd: int, number: str = "1") -> None:
+        monkeypatch.setattr(sockets, "_FIRST_HANDED", fd)
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        monkeypatch.setenv("LISTEN_FDS", number)
+
+    return hand
+
+
+def test_a_socket_of_systemd_is_taken_once_and_not_inherited(hand_over: Callable[..., None]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        copy = bound.dup()
+        copy.set_inheritable(True)
+        hand_over(copy.detach())
+        assert sockets.are_handed_over()
+        (taken,) = sockets.bind([])
+        with taken:
+            assert taken.getsockname() == bound.getsockname()
+            assert not taken.get_inheritable()
+        assert not sockets.are_handed_over()
+
+
+def test_sockets_that_systemd_hands_to_another_process_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LISTEN_PID", "1")
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    (bound,) = sockets.bind([Endpoint("127.0.0.1", 0)])
+    bound.close()
+
+
+def make_unix(directory: Path) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(str(directory / "socket"))
+    made.listen()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("make", "unix", "said"),
+    [
+        (lambda directory: socket.socket(socket.AF_INET), True, "ListenStream=ADDRESS:PORT or a path and Accept=no"),
+        (lambda directory: socket.socket(socket.AF_INET, socket.SOCK_DGRAM), False, "write ListenStream=ADDRESS:PORT"),
+        (make_unix, False, "write ListenStream=ADDRESS:PORT and Accept=no"),
+        (lambda directory: (directory / "file").open("w"), False, "is no socket"),
+    ],
+    ids=["not listening", "datagrams", "unix", "a file"],
+)
+def test_what_systemd_hands_over_and_cannot_be_served_is_named(
+    make: Any, unix: bool, said: str, hand_over: Callable[..., None], tmp_path: Path
+) -> None:
+    with make(tmp_path) as made:
+        hand_over(os.dup(made.fileno()))
+    fd = sockets._FIRST_HANDED
+    with pytest.raises(Failure, match=said):
+        sockets.bind([], unix=unix)
+    if "no socket" in said:  # the others were closed
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("number", "endpoints", "said"), [("x", [], "no number"), ("-1", [], "no number"), ("1", [":0"], "--listen")]
+)
+def test_a_mistake_beside_the_sockets_of_systemd(
+    number: str, endpoints: list[str], said: str, hand_over: Callable[..., None]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        hand_over(bound.fileno(), number)
+        with pytest.raises(Failure, match=said):
+            sockets.bind([Endpoint.parse(each) for each in endpoints])
 
 
 def test_of_several_sockets_all_are_bound_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
