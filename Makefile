@@ -24,7 +24,7 @@ HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve cluster test test-system test-readers test-tooling test-all test-core test-one test-changed \
-  faults faults-cluster fuzz fuzz-one bench bench-cluster bench-flood bench-instructions peers debug sanitize sanitize-core tsan model soak lint format docs \
+  faults faults-cluster fuzz fuzz-one bench bench-cluster bench-flood bench-instructions peers debug sanitize sanitize-core tsan model soak lint format schema docs \
   docs-serve changelog dist wheels clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -145,6 +145,10 @@ docs: $(HAVE)-docs ## the documentation site into build/site; a broken link is a
 
 docs-serve: $(HAVE)-docs ## the documentation site on http://127.0.0.1:8000, made anew when a page changes
 	$(MKDOCS) serve
+
+schema: $(HAVE)-core ## write the JSON Schema of configuration files anew, after a change of options
+	$(BIN)/inbound-audit check --schema > src/inbound_audit/cli/config.schema.tmp
+	mv src/inbound_audit/cli/config.schema.tmp src/inbound_audit/cli/config.schema.json
 
 changelog: $(HAVE)-changelog ## what changes/ says; VERSION=0.2.0 folds it into CHANGELOG.md
 	$(BIN)/towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version Unreleased)

@@ -70,6 +70,7 @@ EXPECTED = {
     "ps": r"SMTP default 2|.sessions.: ?3",
     "cluster": r'node mx1, connected|^"mx1"$',
     "metrics": r"inbound_audit_|serving http|sessions|^$",
+    "check": r"serve: |^\[?\]?$|a policy|\$schema|^$",
     "ls": r"mail .* 3$|^mail$",
     "completion": r"inbound_audit_completion",
     "console": r"192\.0\.2\.7/32|Connections 300/0: 2|inbound_cidr|failures 300/0: \d|^$",
@@ -97,6 +98,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mail.log.2.gz").write_bytes(gzip.compress(connect.encode()))
     (tmp_path / "sessions.csv").write_text("begun,src,duration\n2026-11-01T00:00:00Z,192.0.2.7,1\n")
     shutil.copytree(ROOT / "examples" / "policies", tmp_path, dirs_exist_ok=True)
+    shutil.copy(ROOT / "examples" / "inbound-audit.toml", tmp_path)
     certificate = trustme.CA().issue_cert("mx.example")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
     for blob in certificate.cert_chain_pems:

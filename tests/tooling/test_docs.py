@@ -38,8 +38,18 @@ def test_python(page, monkeypatch):
         exec(compile(code, page.name, "exec"), names)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "toml")], ids=name_of)
+def test_toml(page, tmp_path):
+    """Each block is a configuration file of its own."""
+    from inbound_audit.cli.config.document import Document
+
+    for text in blocks(page, "toml"):
+        (tmp_path / "inbound-audit.toml").write_text(text)
+        assert Document(str(tmp_path / "inbound-audit.toml")).options("serve") is not None
+
+
 def test_blocks_have_a_language_that_is_tested():
-    known = {"python", "lua", "sieve", "console", "c", "text", "ini", ""}
+    known = {"toml", "python", "lua", "sieve", "console", "c", "text", "ini", ""}
     found = {
         (name_of(page), language)
         for page in TEXTS
@@ -65,6 +75,7 @@ def test_the_command_line_understands_its_options(page, line):
     import click
 
     from inbound_audit.cli import main
+    from inbound_audit.cli.config.document import Document
 
     words = shlex.split(re.split(r"[|<>&]", line[line.index("inbound-audit ") :])[0])[1:]
     context = main.make_context("inbound-audit", list(words))
@@ -72,6 +83,8 @@ def test_the_command_line_understands_its_options(page, line):
     assert isinstance(command, click.Command)
     with pytest.MonkeyPatch.context() as patch:  # files of an example need not exist
         patch.setattr(click.Path, "convert", lambda _, value, *rest: value)
+        patch.setattr(Document, "__init__", lambda document, _: None)
+        patch.setattr(Document, "options", lambda *_: {})
         assert command.make_context(name, rest, parent=context).params is not None
 
 

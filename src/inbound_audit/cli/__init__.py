@@ -9,6 +9,7 @@
               report: its parts; workers, worker: several of them, and one of these
     milter, policyd
               `inbound-audit milter`, `policyd`; service: what they have in common with `serve`
+    check     `inbound-audit check`; config, a package: the configuration file
     console   `inbound-audit console`, a package: the reference's console
     show, top, ps
               `inbound-audit show`, `top`, `ps`: a shared audit from outside; view_options: what they have in common
@@ -32,12 +33,13 @@ from importlib.metadata import version
 import click
 
 from inbound_audit.cli.agent import agent
+from inbound_audit.cli.check import check
 from inbound_audit.cli.cluster import cluster
 from inbound_audit.cli.completion import completion
 from inbound_audit.cli.console import console
 from inbound_audit.cli.count import count
 from inbound_audit.cli.failure import abandon_output, reason
-from inbound_audit.cli.logs import say, to_standard_error
+from inbound_audit.cli.logs import are_json, say, to_standard_error
 from inbound_audit.cli.ls import ls
 from inbound_audit.cli.metrics import metrics
 from inbound_audit.cli.milter import milter
@@ -62,6 +64,7 @@ Examples:
   inbound-audit serve --policy stock.lua --maildir ./mail
   inbound-audit serve --listen :25 --workers 4 --shared mail
   inbound-audit milter --listen unix:/run/inbound-audit/milter --shared mail
+  inbound-audit check inbound-audit.toml
   inbound-audit count access.log --cidr 192.0.2.0/24 --top 20 --prefixlen 24,56
   inbound-audit replay mail.log --suggest 0.1%
   inbound-audit top mail --watch
@@ -76,7 +79,9 @@ def main() -> None:
     """How many sessions are open right now from this address, or from any prefix around it?"""
 
 
-COMMANDS = (serve, milter, policyd, count, replay, show, top, ps, ls, console, agent, cluster, metrics, completion)
+COMMANDS = (
+    serve, milter, policyd, check, count, replay, show, top, ps, ls, console, agent, cluster, metrics, completion,
+)  # fmt: skip
 
 for command in COMMANDS:
     main.add_command(command)
@@ -103,7 +108,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with to_standard_error(as_json="--json" in arguments):
         status, complaint = _run(arguments or ["--help"])
-        if complaint and arguments[:1] in _SERVING and "--json" in arguments:  # a log of JSON lines to its end
+        if complaint and arguments[:1] in _SERVING and are_json():  # a log of JSON lines to its end
             say(complaint, logging.ERROR)
         elif complaint:
             print(complaint, file=sys.stderr)

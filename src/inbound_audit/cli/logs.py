@@ -75,19 +75,28 @@ def to_standard_error(as_json: bool) -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def set_up(verbose: bool) -> None:
-    """For `serve`: lines begin with the time of day and the level, and wait for no reader; with `verbose` refusals are
-    logged, too."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, _StandardError):
-            handler.waits = False
-            handler.setLevel(logging.INFO if verbose else logging.WARNING)
-            if not isinstance(handler.formatter, _Json):
-                handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    if verbose:
-        logging.getLogger("inbound_audit").setLevel(logging.INFO)
+def set_up(verbose: bool, as_json: bool = False) -> None:
+    """For `serve`, also at a reload: lines begin with the time of day and the level, and wait for no reader; with
+    `verbose` refusals are logged, too."""
+    for handler in _handlers():
+        handler.waits = False
+        handler.setLevel(logging.INFO if verbose else logging.WARNING)
+        if as_json:
+            handler.setFormatter(_Json())
+        elif not are_json():
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.getLogger("inbound_audit").setLevel(logging.INFO if verbose else logging.NOTSET)
     # aiosmtpd logs a warning for every mistake of a peer.
     logging.getLogger("mail.log").setLevel(logging.ERROR)
+
+
+def are_json() -> bool:
+    """Whether lines are JSON objects."""
+    return any(isinstance(handler.formatter, _Json) for handler in _handlers())
+
+
+def _handlers() -> list[_StandardError]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _StandardError)]
 
 
 def say(text: str, level: int = logging.WARNING) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from inbound_audit.cli import params
+from inbound_audit.cli.config.source import settings_from
 from inbound_audit.cli.serve import serve, settings_of
 from inbound_audit.cli.settings import Settings
 from inbound_audit.cli.sockets import Endpoint, UnixEndpoint, bind
@@ -95,4 +96,4 @@ def milter(**options: Any) -> None:
     from inbound_audit.cli import service
     from inbound_audit.cli.milter_server import MilterServer
 
-    service.run(settings_for(options), MilterServer, partial(bind, default=(DEFAULT_LISTEN,), unix=True))
+    service.run(settings_from(options, settings_for), MilterServer, partial(bind, default=(DEFAULT_LISTEN,), unix=True))

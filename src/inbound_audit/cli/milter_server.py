@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
-from typing import Any
 
 from inbound_audit.cli import service
 from inbound_audit.listeners.mail_server import MailServers
@@ -37,9 +36,5 @@ class MilterServer(MailServerService):
 class PolicyService(MailServerService):
     """One run of `policyd`. Raises Failure if the policy can't be used."""
 
-    def __init__(self, record: bool, *parts: Any) -> None:
-        self._record = record
-        super().__init__(*parts)
-
     def _prepare(self) -> None:
-        self._sessions = PolicyServers(self._guard, records=self._record)
+        self._sessions = PolicyServers(self._guard, records=self._settings.record)

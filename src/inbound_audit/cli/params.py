@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -16,14 +16,19 @@ from inbound_audit.policy.limits import LimitTable
 from inbound_audit.policy.rates import read_rate
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_TEXT: Mapping[str, Any] = {"type": "string"}
 
 
 class Kind(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """A type of click: its name in the help, and the function that reads a text (`read`), or raises with the reason."""
+    """A type of click: its name in the help, and the function that reads a text (`read`), or raises with the reason.
 
-    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+    `schema` is the type of a value in a configuration file (JSON Schema): a text, unless numbers stand for themselves.
+    """
+
+    def __init__(self, name: str, read: Callable[[str], Any], schema: Mapping[str, Any] = _TEXT) -> None:
         self.name = name
         self.read = read
+        self.schema = schema
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):  # a default
@@ -34,9 +39,9 @@ class Kind(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
             self.fail(str(error), param, ctx)
 
 
-def kind(name: str) -> Callable[[Callable[[str], Any]], Kind]:
+def kind(name: str, schema: Mapping[str, Any] = _TEXT) -> Callable[[Callable[[str], Any]], Kind]:
     """Makes a `Kind` of the function that it decorates."""
-    return functools.partial(Kind, name)
+    return functools.partial(Kind, name, schema=schema)
 
 
 def option(name: str, kind: Any, about: str, *, parameter: str | None = None, **more: Any) -> Callable[[Any], Any]:
@@ -57,7 +62,8 @@ def read_number(least: int, most: int | None, text: str) -> int:
 
 
 def whole_number(least: int, most: int | None = None) -> Kind:
-    return Kind("N", functools.partial(read_number, least, most))
+    schema = {"type": "integer", "minimum": least} | ({} if most is None else {"maximum": most})
+    return Kind("N", functools.partial(read_number, least, most), schema)
 
 
 @kind("/LENGTH=N")
@@ -127,7 +133,7 @@ def named_network(text: str) -> tuple[str, tuple[str, ...]]:
         raise ValueError(
             f"{text!r}: write a name without a colon and its prefixes, such as partner=192.0.2.0/24,2001:db8::/32"
         )
-    return name, tuple(map(network, prefixes.split(",")))
+    return name, tuple(map(network.read, prefixes.split(",")))
 
 
 @kind("V4,V6")
@@ -155,7 +161,7 @@ def regex(text: str) -> re.Pattern[str]:
         raise ValueError(f"{text!r}: {error}") from None
 
 
-@kind("SIZE")
+@kind("SIZE", {"type": ["string", "integer"]})
 def size(text: str) -> int:
     """``64M`` as bytes; K, M and G are powers of 1024. Raises ValueError or CapacityError."""
     found = re.fullmatch(r"(\d{1,18})([KMG]?)", text.upper(), re.ASCII)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from inbound_audit.cli.config.source import settings_from
 from inbound_audit.cli.milter import listening_options, settings_for
 from inbound_audit.cli.sockets import UnixEndpoint, bind
 
@@ -25,7 +26,7 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
 @click.option("--record", is_flag=True, help="Record refusals as rejections in the windows of all monitors.")
 @listening_options(DEFAULT_LISTEN)
-def policyd(record: bool, **options: Any) -> None:
+def policyd(**options: Any) -> None:
     """Answer Postfix's check_policy_service from the counts that a milter or others write.
 
     It counts nothing itself: start it with --shared and the name under which the others count. A policy in Lua reads
@@ -35,4 +36,4 @@ def policyd(record: bool, **options: Any) -> None:
     from inbound_audit.cli.milter_server import PolicyService
 
     listens = partial(bind, default=(DEFAULT_LISTEN,), unix=True)
-    service.run(settings_for(options), partial(PolicyService, record), listens)
+    service.run(settings_from(options, settings_for), PolicyService, listens)

@@ -170,9 +170,10 @@ def _make_for(uid: int, gid: int, path: str) -> None:
 
 
 def _readable(settings: Settings) -> Iterator[str]:
-    """The policy and its directories, the certificate, and the libraries of Python, which are loaded when they are
-    needed."""
-    for path in filter(None, (settings.policy, settings.tls_cert, settings.tls_key)):
+    """The policy and its directories, the certificate, the configuration file, and the libraries of Python, which are
+    loaded when they are needed."""
+    config = None if settings.source is None else settings.source.path
+    for path in filter(None, (settings.policy, settings.tls_cert, settings.tls_key, config)):
         yield os.path.dirname(os.path.abspath(path))
         yield str(real_path(path).parent)
     yield from settings.policy_dir

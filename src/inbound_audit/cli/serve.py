@@ -10,6 +10,7 @@ import click
 
 from inbound_audit.cli import params
 from inbound_audit.cli.budget import budget_options, taken
+from inbound_audit.cli.config.source import config_option, settings_from
 from inbound_audit.cli.settings import Settings
 from inbound_audit.errors import MonitorError, PolicyError
 from inbound_audit.series.definition import read_monitors
@@ -45,6 +46,7 @@ Examples:
   inbound-audit serve --policy stock.lua --maildir ./mail --tls-cert chain.pem --tls-key key.pem
   inbound-audit serve --listen :25 --workers 4 --shared mail
   inbound-audit serve --listen :25 --limit /32,/64=10 --shed 50
+  inbound-audit serve --config inbound-audit.toml --quiet
   inbound-audit serve --listen 10.0.0.5:25 --proxy-from 10.0.0.0/24 --dry-run --json
 \b
 Signals: TERM and INT close idle sessions and let open mail transactions end (a second one cuts them off);
@@ -171,6 +173,7 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     "DIR",
     "Where series that policies persist or log are kept.  [default: $INBOUND_AUDIT_STATE, or a directory of the user]",
 )
+@config_option
 @click.option("--json", is_flag=True, help="Report in JSON, one object per line.")
 @click.option("--quiet", "-q", is_flag=True, help="Do not report each second.")
 @click.option("--verbose", "-v", is_flag=True, help="Log refusals, at most one line per 10 seconds.")
@@ -180,7 +183,7 @@ def serve(**options: Any) -> None:
     Counts the open sessions by prefix and asks the policy before the banner. Mail to any recipient is accepted, and
     kept or discarded; nothing is ever relayed. Reports one line per second in which something happens.
     """
-    settings = settings_of(options)
+    settings = settings_from(options, settings_of)
     if settings.workers > 1:
         from inbound_audit.cli.workers import run
     else:

@@ -54,7 +54,7 @@ def run(
 ) -> None:
     """Serves until a signal stops it; `kind` makes the server, `listens` its sockets. Raises Failure if it can't
     start."""
-    logs.set_up(settings.verbose)
+    logs.set_up(settings.verbose, settings.json)
     allow_many_connections()
     keep_other_threads_short()
     with contextlib.ExitStack() as held:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.policy.base import Choice
 from inbound_audit.policy.limits import LimitTable
+
+if TYPE_CHECKING:
+    from inbound_audit.cli.config.source import Source
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,6 @@ class Settings:
     shed: int | None = None
     service: str = "SMTP"
     listener: str = "default"
+    record: bool = False
+    source: Source | None = field(default=None, compare=False)
+    """The configuration file, if there is one."""

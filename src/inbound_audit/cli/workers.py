@@ -56,7 +56,7 @@ def run(settings: Settings) -> None:
     """Serves with `settings.workers` processes until a signal stops them. Raises Failure if one can't start."""
     if sys.platform != "linux":
         raise Failure("--workers: counts are shared on Linux only")
-    logs.set_up(settings.verbose)
+    logs.set_up(settings.verbose, settings.json)
     allow_many_connections()
     keep_other_threads_short()
     with contextlib.closing(Supervisor(settings)) as supervisor:
