@@ -24,7 +24,7 @@ HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
 .PHONY: help build serve cluster test test-system test-readers test-tooling test-all test-core test-one test-changed \
-  faults faults-cluster fuzz fuzz-one bench bench-cluster bench-flood bench-instructions peers debug sanitize sanitize-core tsan model soak lint format schema docs \
+  faults faults-cluster fuzz fuzz-one bench bench-cluster bench-flood bench-instructions peers debug sanitize sanitize-core tsan model soak lint format schema docs man \
   docs-serve changelog dist wheels clean
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -149,6 +149,9 @@ docs-serve: $(HAVE)-docs ## the documentation site on http://127.0.0.1:8000, mad
 schema: $(HAVE)-core ## write the JSON Schema of configuration files anew, after a change of options
 	$(BIN)/inbound-audit check --schema > src/inbound_audit/cli/config.schema.tmp
 	mv src/inbound_audit/cli/config.schema.tmp src/inbound_audit/cli/config.schema.json
+
+man: $(HAVE)-core ## the manual pages, into build/man/man1
+	$(BIN)/inbound-audit man --directory build/man/man1
 
 changelog: $(HAVE)-changelog ## what changes/ says; VERSION=0.2.0 folds it into CHANGELOG.md
 	$(BIN)/towncrier build $(if $(VERSION),--yes --version $(VERSION),--draft --version Unreleased)

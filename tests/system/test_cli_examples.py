@@ -72,6 +72,7 @@ EXPECTED = {
     "metrics": r"inbound_audit_|serving http|sessions|^$",
     "check": r"serve: |^\[?\]?$|a policy|\$schema|^$",
     "ls": r"mail .* 3$|^mail$",
+    "man": r"^$",
     "completion": r"inbound_audit_completion",
     "console": r"192\.0\.2\.7/32|Connections 300/0: 2|inbound_cidr|failures 300/0: \d|^$",
 }

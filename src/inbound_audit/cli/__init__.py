@@ -16,8 +16,8 @@
     agent, cluster
               `inbound-audit agent`: this host as a node of a cluster; `inbound-audit cluster`: the nodes
     ls        `inbound-audit ls`: the shared audits of this machine
-    completion
-              `inbound-audit completion`: for shells
+    completion, man
+              `inbound-audit completion`: for shells; `inbound-audit man`: manual pages
     metrics   `inbound-audit metrics`: the figures of shared audits, for Prometheus
 
 A command's own libraries (aiosmtpd, lupa, rich, prompt_toolkit) are imported when that command runs.
@@ -41,6 +41,7 @@ from inbound_audit.cli.count import count
 from inbound_audit.cli.failure import abandon_output, reason
 from inbound_audit.cli.logs import are_json, say, to_standard_error
 from inbound_audit.cli.ls import ls
+from inbound_audit.cli.man import man
 from inbound_audit.cli.metrics import metrics
 from inbound_audit.cli.milter import milter
 from inbound_audit.cli.policyd import policyd
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    serve, milter, policyd, check, count, replay, show, top, ps, ls, console, agent, cluster, metrics, completion,
+    serve, milter, policyd, check, count, replay, show, top, ps, ls, console, agent, cluster, metrics, completion, man,
 )  # fmt: skip
 
 for command in COMMANDS:
@@ -106,6 +107,8 @@ def help_(context: click.Context, command: tuple[str, ...]) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status. A mistake of the user is one line on standard error."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[1:] == ["--version"]:  # of a command it is the same
+        arguments = ["--version"]
     with to_standard_error(as_json="--json" in arguments):
         status, complaint = _run(arguments or ["--help"])
         if complaint and arguments[:1] in _SERVING and are_json():  # a log of JSON lines to its end

@@ -10,10 +10,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
+from importlib.metadata import version
 from typing import NamedTuple
 
 from inbound_audit.cli.failure import abandon_output, reason, write_line
 from inbound_audit.cli.service_manager import ServiceManager
+
+VERSION = version("inbound-audit")
 
 logger = logging.getLogger("inbound_audit.serve")
 
@@ -81,7 +84,8 @@ class Report:
         """Where it listens, and the process ids of workers if there are any."""
         text = f"listening on {' '.join(names)}" + (f" with {len(workers)} workers" if workers else "")
         self._manager.notify("READY=1")
-        self.event("listening", text, addresses=list(names), **({"workers": list(workers)} if workers else {}))
+        details = {"addresses": list(names), "version": VERSION, **({"workers": list(workers)} if workers else {})}
+        self.event("listening", text, **details)
 
     def discarding(self) -> None:
         """Messages are accepted and not kept: there is no Maildir."""

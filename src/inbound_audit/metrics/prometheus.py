@@ -11,12 +11,13 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector as BaseCollector
 
 from inbound_audit.log_limiter import LogLimiter
@@ -42,13 +43,14 @@ class Collector(BaseCollector):
     def __init__(self, audits: Sequence[SharedAudit]) -> None:
         self._audits = audits
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         families: dict[str, GaugeMetricFamily] = {}
         for audit in self._audits:
             for name, labels, value in audit.figures():
                 if name not in families:
                     families[name] = GaugeMetricFamily(PREFIX + name, ABOUT[name], labels=list(labels))
                 families[name].add_metric(list(labels.values()), value)
+        yield InfoMetricFamily(f"{PREFIX}build", "What reads the audits.", {"version": version("inbound-audit")})
         yield from families.values()
 
     def describe(self) -> Iterable[GaugeMetricFamily]:

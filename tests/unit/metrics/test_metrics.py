@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.support.waiting import PATIENCE, eventually
 
+import inbound_audit
 import inbound_audit.metrics
 from inbound_audit import InboundAudit, Session
 from inbound_audit._ipcount import NODE_STATES, NodeTrees
@@ -195,6 +196,9 @@ def test_two_figures_never_have_the_same_labels(
 # ---- Prometheus
 
 
+BUILD = {f"{PREFIX}build_info[('version', '{inbound_audit.__version__}')]": 1.0}
+
+
 def samples(text: str) -> dict[str, float]:
     return {
         f"{sample.name}{sorted(sample.labels.items())}": sample.value
@@ -211,7 +215,7 @@ def test_the_text_is_what_the_parser_reads(kept: contextlib.ExitStack, audit: In
         pytest.skip("no listener may have such a name")
     with contextlib.closing(SharedAudit("mail")) as shared:
         found = samples(generate_latest(registry_of([shared])).decode())
-        assert found == {
+        assert found == BUILD | {
             f"{PREFIX}{figure.name}{sorted(figure.labels.items())}": figure.value for figure in shared.figures()
         }
         assert found[f"{PREFIX}sessions{sorted({'audit': 'mail', 'listener': name, 'service': 'SMTP'}.items())}"] == 1
@@ -262,7 +266,7 @@ def test_the_pages(kept: contextlib.ExitStack, audit: InboundAudit, shared: Shar
         status, text = page(f"{url}/healthz")
         assert (status, "mail" in text) == (503, True)
         status, text = page(f"{url}/metrics")
-        assert (status, samples(text)) == (200, {f"{PREFIX}up[('audit', 'mail')]": 0})
+        assert (status, samples(text)) == (200, BUILD | {f"{PREFIX}up[('audit', 'mail')]": 0})
 
 
 def test_silent_peers_and_garbage_hold_up_no_scrape(audit: InboundAudit, shared: SharedAudit) -> None:
@@ -370,7 +374,7 @@ def test_the_command_prints_and_writes_what_prometheus_reads(
     assert file.read_text() == printed
     assert list(tmp_path.iterdir()) == [file]
     rows = json.loads(CliRunner().invoke(metrics, ["mail", "--top", "1", "--json"]).stdout)
-    assert len(rows) == len(samples(printed))
+    assert len(rows) == len(samples(printed).keys() - BUILD.keys())
 
 
 def test_the_command_fails_for_an_audit_that_is_not_there(
