@@ -303,10 +303,14 @@ def test_in_a_changed_root_nothing_else_is_there(place: Path) -> None:
     assert found == {"root": inside, "passwd": "FileNotFoundError", "up": found["up"], "cwd": "'/'"}
     assert sorted(eval(found["up"])) == ["mail", "policy.lua", "state"]
     assert (jail / "mail").stat().st_uid == pwd.getpwnam(USER).pw_uid
-    with Serve(*options, "--policy", "/policy.lua") as server:
+    (jail / "inbound-audit.toml").write_text('policy = "/policy.lua"\n')
+    with Serve(*options, "--config", str(jail / "inbound-audit.toml")) as server:
         assert os.readlink(f"/proc/{server.pid}/root") == str(jail)
         server.tell(signal.SIGHUP)
-        server.event("reloaded")
+        assert server.event("reloaded")["policy"].startswith("/policy.lua")
+        (jail / "inbound-audit.toml").write_text('limit = {"/24,/48" = 7}\n')
+        server.tell(signal.SIGHUP)
+        assert server.event("reloaded", 1)["policy"] == "/24,/48=7"
         with contextlib.closing(Peer(*server.addresses[0])) as peer:
             assert peer.line().startswith(b"220")
         server.stopped()

@@ -82,7 +82,7 @@ Examples:
   inbound-audit milter --policy stock.lua --shared mail --user mail
 \b
 Signals: TERM and INT close idle connections and let open mail transactions end (a second one cuts them off);
-  HUP loads the policy file again.
+  HUP loads the policy file and the file of --config again.
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )

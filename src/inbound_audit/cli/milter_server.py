@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from inbound_audit.cli import service
+from inbound_audit.cli.settings import Settings
 from inbound_audit.listeners.mail_server import MailServers
 from inbound_audit.listeners.milter import MilterFactory
 from inbound_audit.listeners.policy_delegation import PolicyServers
@@ -37,4 +38,13 @@ class PolicyService(MailServerService):
     """One run of `policyd`. Raises Failure if the policy can't be used."""
 
     def _prepare(self) -> None:
-        self._sessions = PolicyServers(self._guard, records=self._settings.record)
+        self._sessions: PolicyServers = PolicyServers(self._guard, records=self._settings.record)
+
+    def _load(self, settings: Settings) -> Callable[[], None]:
+        use_policy = super()._load(settings)
+
+        def use() -> None:
+            use_policy()
+            self._sessions.records = settings.record
+
+        return use

@@ -40,7 +40,7 @@ def monitors_of(path: str, present: Iterable[str] = ()) -> tuple[str, ...]:
 
 
 class Policies:
-    """Makes the policy that the settings name, again at each reload; keeps figures over all that it has made."""
+    """Makes the policy that settings name, again at each reload; keeps figures over all that were in use."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -59,24 +59,30 @@ class Policies:
 
     @property
     def would_refuse(self) -> Counter[str]:
-        return self._policy.would_refuse if isinstance(self._policy, Limits) else self._would_refuse
+        limits = self._policy
+        return self._would_refuse + limits.would_refuse if isinstance(limits, Limits) else self._would_refuse
 
-    def monitors(self) -> tuple[str, ...]:
+    def monitors(self, settings: Settings | None = None) -> tuple[str, ...]:
         """The monitors of the settings, and those that limits over time need or a policy in Lua asks for. Raises
         Failure."""
-        path, present = self._settings.policy, self._settings.monitor
+        settings = settings or self._settings
+        path, present = settings.policy, settings.monitor
         if path is None:
-            return (*present, *(limits_of(self._settings).monitors_for(present) if self._settings.limits else ()))
+            return (*present, *(limits_of(settings).monitors_for(present) if settings.limits else ()))
         return present + monitors_of(path, present)
 
     def make(self, audit: InboundAudit | None = None) -> Limits | ScriptPolicy | DryRun:
+        """The policy of the settings, in use from now on. Raises Failure."""
+        policy = self.load(self._settings, audit)
+        self.use(self._settings, policy)
+        return self.asked(self._settings, policy)
+
+    def load(self, settings: Settings, audit: InboundAudit | None = None) -> Limits | ScriptPolicy:
         """Raises Failure, which names the file, if the policy can't be loaded or does not fit `audit`."""
-        settings = self._settings
         if settings.policy is None:
-            self._policy = limits = limits_of(settings)
-            return limits
+            return limits_of(settings)
         try:
-            policy = load_policy(
+            return load_policy(
                 settings.policy,
                 on_error=settings.on_error,
                 audit=audit,
@@ -85,8 +91,18 @@ class Policies:
             )
         except (ImportError, PolicyError) as error:
             raise Failure(f"--policy: {error}") from None
-        self._errors_before, self._policy = self.errors, policy
-        return DryRun(policy, self._would_refuse) if settings.dry_run else policy
+
+    def asked(self, settings: Settings, policy: Limits | ScriptPolicy) -> Limits | ScriptPolicy | DryRun:
+        """What is asked of a policy: with `dry_run` a script refuses nothing."""
+        dry = settings.dry_run and not isinstance(policy, Limits)
+        return DryRun(policy, self._would_refuse) if dry else policy
+
+    def use(self, settings: Settings, policy: Limits | ScriptPolicy) -> None:
+        """Another policy is in use: the figures of the one before are complete."""
+        self._errors_before = self.errors
+        if isinstance(self._policy, Limits):
+            self._would_refuse += self._policy.would_refuse
+        self._settings, self._policy = settings, policy
 
     def describe(self) -> str:
         policy = self._policy

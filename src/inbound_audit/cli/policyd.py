@@ -20,7 +20,7 @@ Examples:
   inbound-audit policyd --shared mail --limit /32,/64=10
   inbound-audit policyd --listen unix:/run/inbound-audit/policy --shared mail --policy stock.lua
 \b
-Signals: TERM and INT stop it; HUP loads the policy file again.
+Signals: TERM and INT stop it; HUP loads the policy file and the file of --config again.
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )

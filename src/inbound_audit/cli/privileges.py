@@ -64,8 +64,11 @@ def become_user(settings: Settings) -> Settings:
         group = None if settings.group is None else str(gid)
         settings = replace(settings, state=settings.state or default_directory(), group=group)
         _load_everything()
-        if settings.chroot is not None:
-            os.chroot(settings.chroot)
+        root = settings.chroot
+        if root is not None:
+            if settings.source is not None:
+                settings = replace(settings, source=settings.source.within(root))
+            os.chroot(root)
             os.chdir("/")
         for path in _own_directories(settings, account.pw_uid):
             _make_for(account.pw_uid, gid, path)

@@ -50,7 +50,8 @@ Examples:
   inbound-audit serve --listen 10.0.0.5:25 --proxy-from 10.0.0.0/24 --dry-run --json
 \b
 Signals: TERM and INT close idle sessions and let open mail transactions end (a second one cuts them off);
-  HUP loads the policy file and the certificate again. With --workers send them to the first process.
+  HUP loads the policy file, the certificate and the file of --config again. With --workers send them to the
+  first process.
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )

@@ -23,12 +23,11 @@ def run(settings: Settings) -> None:
 class Server(service.Service):
     """One run of `serve`. Raises Failure if the policy, the certificate or the Maildir can't be used."""
 
-    _not_reloaded = "not reloaded, the old policy and certificate stay in use"
+    not_reloaded = "not reloaded, the old policy and certificate stay in use"
 
     def _prepare(self) -> None:
         settings = self._settings
-        self._certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
-        context = self._certificate.load() if self._certificate else None
+        context = _certificate(settings)
         self._handler = Maildir(settings.maildir) if settings.maildir else Discard()
         self._sessions: SMTPFactory = self._make_factory(context)
         self._no_gate = ""
@@ -63,16 +62,25 @@ class Server(service.Service):
 
     @property
     def _reloadable(self) -> bool:
-        return super()._reloadable or self._certificate is not None
+        return super()._reloadable or self._settings.tls_cert is not None
 
-    def _load(self) -> Callable[[], None]:
-        """The certificate too."""
-        context = self._certificate.load() if self._certificate else None
-        use_policy = super()._load()
+    def _load(self, settings: Settings) -> Callable[[], None]:
+        """The certificate too, and what sessions are made with."""
+        context = _certificate(settings)
+        use_policy = super()._load(settings)
 
         def use() -> None:
+            self._sessions.change(
+                budget=settings.budget, message_memory=settings.message_memory, hostname=settings.hostname
+            )
             use_policy()
-            if context is not None:
-                self._sessions.present(context)
+            self._sessions.present(context)
 
         return use
+
+
+def _certificate(settings: Settings) -> ssl.SSLContext | None:
+    """Raises Failure."""
+    if settings.tls_cert is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key).load()

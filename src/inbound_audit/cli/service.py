@@ -16,7 +16,8 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
-from inbound_audit import InboundAudit
+from inbound_audit import InboundAudit, Limits
+from inbound_audit._ipcount import parse_monitor
 from inbound_audit.cli import logs, memory, privileges, sockets
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.policies import Policies
@@ -31,6 +32,8 @@ logger = logging.getLogger("inbound_audit.serve")
 _T = TypeVar("_T")
 
 SWITCH_S = 0.0005
+
+RESTART_FOR = "not reloaded, restart for: %s"
 
 Problem = tuple[int, str]
 """Why a reload failed: a level of `logging`, and a message."""
@@ -113,7 +116,7 @@ class Service:
     Raises Failure if the policy can't be used. A server derives from it, and makes its own parts in `_prepare`.
     """
 
-    _not_reloaded = "not reloaded, the old policy stays in use"
+    not_reloaded = "not reloaded, the old policy stays in use"
 
     _sessions: Sessions
 
@@ -193,10 +196,10 @@ class Service:
         (self._cut if self._stop.is_set() else self._stop).set()
 
     async def _report_each_second(self) -> None:
-        while not self._settings.quiet:
+        while True:
             await asyncio.sleep(1)
-            self._periodic.write()
-        await asyncio.Event().wait()
+            if not self._settings.quiet:
+                self._periodic.write()
 
     async def _beat(self) -> None:
         """Shows whoever watches over this process that its loop runs."""
@@ -222,34 +225,65 @@ class Service:
         try:
             # A thread of this reload alone: an order that found no thread is not carried out later.
             with ThreadPoolExecutor(1, "inbound_audit reload") as thread:
-                use = await _started(thread, self._load)
+                settings, kept = await _started(thread, self._fresh)
+                use = await _started(thread, lambda: self._load(settings))
             use()
+            self._settings = settings
+            logs.set_up(settings.verbose, settings.json)
         except Failure as failure:
-            return logging.ERROR, f"{self._not_reloaded}: {failure.format_message()}"
+            return logging.ERROR, f"{self.not_reloaded}: {failure.format_message()}"
         except Exception:  # whatever the file contains, the server goes on
-            return logging.ERROR, f"{self._not_reloaded}\n{traceback.format_exc().rstrip()}"
+            return logging.ERROR, f"{self.not_reloaded}\n{traceback.format_exc().rstrip()}"
         if not self._reloadable:
             return logging.WARNING, "nothing to reload: limits given by --limit stay until a restart"
+        if kept:
+            logger.warning(RESTART_FOR, ", ".join(kept))
         return None
 
     @property
     def _reloadable(self) -> bool:
-        return self._policies.reloadable
+        return self._policies.reloadable or self._settings.source is not None
 
-    def _load(self) -> Callable[[], None]:
+    def _fresh(self) -> tuple[Settings, list[str]]:
+        """The settings of the configuration file as it is now, if there is one, and the keys that need a restart.
+
+        Raises Failure.
+        """
+        source = self._settings.source
+        return (self._settings, []) if source is None else source.reloaded(self._settings)
+
+    def _load(self, settings: Settings) -> Callable[[], None]:
         """Loads what can be reloaded, in a thread. Returns what puts it to use, in the loop. Raises Failure."""
-        policy = self._policies.make(self._audit) if self._policies.reloadable else None
+        if settings is self._settings and not self._policies.reloadable:
+            return lambda: None
+        policies = self._policies
+        self._add_monitors(settings)
+        policy = policies.load(settings, self._audit)
+        if isinstance(policy, Limits):
+            policy.prepare(self._audit)
+        asked = policies.asked(settings, policy)
 
         def use() -> None:
-            if policy is not None:
-                self._guard.policy = policy
+            self._guard.choose(when_full=settings.when_full, on_error=settings.on_error)
+            self._guard.policy = asked
+            policies.use(settings, policy)
 
         return use
+
+    def _add_monitors(self, settings: Settings) -> None:
+        """Those that are there stay. Raises Failure if there is no room for more."""
+        present = {parse_monitor(monitor) for monitor in self._audit.monitors}
+        lacking = [one for one in self._policies.monitors(settings) if parse_monitor(one) not in present]
+        try:
+            if lacking:
+                self._audit.add_monitors(lacking)
+        except (CapacityError, MonitorError) as error:
+            raise Failure(f"--monitor: {error}") from None
 
     def _reloaded(self, problem: Problem | None) -> None:
         if problem:
             logger.log(problem[0], "%s", problem[1])
-        elif self._policies.reloadable:
+        elif self._policies.reloadable or self._settings.source is not None:
             self._report.policy("reloaded", self._policies.describe())
 
     # ---- the end

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from inbound_audit.cli.sockets import Endpoint
@@ -62,3 +62,24 @@ class Settings:
     record: bool = False
     source: Source | None = field(default=None, compare=False)
     """The configuration file, if there is one."""
+
+
+RELOADED = frozenset({
+    "policy", "limits", "exempt", "network", "policy_dir", "max_hook_ms", "dry_run", "on_error", "when_full", "monitor",
+    "budget", "message_memory", "hostname", "tls_cert", "tls_key", "record", "grace", "prefixlen", "quiet", "verbose",
+    "worker_timeout",
+})  # fmt: skip
+"""What a reload changes. All else holds from the start to the end of a process."""
+
+
+def reloaded(running: Settings, started: Settings, now: Settings) -> tuple[Settings, list[str]]:
+    """The settings after a reload, and the keys that have changed since the start and need a restart.
+
+    Monitors are added; one that is there stays, with what it has counted.
+    """
+    fixed = {each.name for each in fields(Settings)} - RELOADED - {"source"}
+    kept = sorted(name.replace("_", "-") for name in fixed if getattr(started, name) != getattr(now, name))
+    kept += ["monitor"] * (not set(running.monitor) <= set(now.monitor))
+    changed = {name: getattr(now, name) for name in RELOADED}
+    changed["monitor"] = tuple(dict.fromkeys((*running.monitor, *now.monitor)))
+    return replace(running, **changed), kept

@@ -1,6 +1,7 @@
 """One worker of `serve --workers`: a server in its own process, which talks to its supervisor only.
 
-A socket connects the two. The supervisor sends orders, one packet each, which is the order's name. The worker sends
+A socket connects the two. The supervisor sends orders, one packet each, which is the order's name; with that for a
+reload comes a file in memory, which has the settings if they are those of a configuration file. The worker sends
 events, one packet each, which is a JSON object: the events of `Report`, and "failed" (why it could not start) and
 "answered" (the result of a reload).
 """
@@ -11,9 +12,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import pickle
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import click
 
@@ -81,6 +85,24 @@ class SupervisorReport(Report):
                 raise  # the supervisor waits for these: it replaces a worker that has ended
 
 
+@contextlib.contextmanager
+def file_of(settings: Settings) -> Iterator[int]:
+    """The descriptor of a file in memory that has the settings. Raises OSError."""
+    file = os.memfd_create("inbound_audit settings")
+    try:
+        with open(file, "wb", closefd=False) as writer:
+            pickle.dump(replace(settings, source=None), writer)
+        yield file
+    finally:
+        os.close(file)
+
+
+def settings_in(file: int) -> Settings:
+    """What `file_of` has written. Workers read the same file at once, so none moves its position."""
+    settings: Settings = pickle.loads(os.pread(file, os.fstat(file).st_size, 0))
+    return settings
+
+
 class Worker(Server):
     """A Server whose orders come from a supervisor; it stops when the supervisor has ended."""
 
@@ -89,6 +111,7 @@ class Worker(Server):
     ) -> None:
         super().__init__(settings, audit, policies, report)
         self._supervisor = supervisor
+        self._ordered = settings
 
     def busiest(self) -> Busiest:
         """None: the supervisor finds it, once for all workers and without delaying a session."""
@@ -99,9 +122,12 @@ class Worker(Server):
 
     def _receive_order(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            order = self._supervisor.recv(16)
+            order, files, _, _ = socket.recv_fds(self._supervisor, 16, 1)
         except OSError:
             return  # the loop calls again: the supervisor ended with unread packets, say, and its orders are to come
+        for file in files:
+            self._ordered = settings_in(file)
+            os.close(file)
         if order == RELOAD:
             self._reload_wanted.set()
             return
@@ -110,6 +136,10 @@ class Worker(Server):
             self._cut.set()
         elif not order:
             loop.remove_reader(self._supervisor)
+
+    def _fresh(self) -> tuple[Settings, list[str]]:
+        """Those that the supervisor has read last, which says what needs a restart."""
+        return replace(self._ordered, source=self._settings.source), []
 
     async def _report_each_second(self) -> None:
         """At the full seconds of a clock that all processes share, so that the sums are of one moment."""

@@ -27,7 +27,8 @@ from typing import Any, NoReturn
 from inbound_audit.cli import logs, privileges, sockets, worker
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.report import NOTHING, Busiest, Figures, PeriodicReport, Report, total
-from inbound_audit.cli.service import allow_many_connections, keep_other_threads_short
+from inbound_audit.cli.server import Server
+from inbound_audit.cli.service import RESTART_FOR, allow_many_connections, keep_other_threads_short
 from inbound_audit.cli.settings import Settings
 from inbound_audit.errors import SharedStateError
 from inbound_audit.listeners.smtp import STOP_TIMEOUT_S
@@ -84,10 +85,11 @@ class Child:
     no_order: str = ""
     """Why it took no order, for a message."""
 
-    def order(self, order: bytes) -> None:
-        """Sends an order. A worker that does not get it is killed: it would go on as if there was none."""
+    def order(self, order: bytes, *files: int) -> None:
+        """Sends an order, with descriptors. A worker that does not get it is killed: it would go on as if there was
+        none."""
         try:
-            self.channel.send(order, socket.MSG_DONTWAIT)
+            socket.send_fds(self.channel, [order], files, socket.MSG_DONTWAIT)
         except OSError as error:
             self.no_order = f", and took no order: {reason(error)}"
             if not isinstance(error, ConnectionError):  # usually it has ended, which its channel says
@@ -131,6 +133,7 @@ class Supervisor:
         self._stopping: Broadcast | None = None
         self._reloading: Broadcast | None = None
         self._reload_again = False
+        self._fresh, self._kept = settings, list[str]()
 
         self._last_check = time.monotonic()
         self._past = NOTHING  # figures of workers that have ended
@@ -370,12 +373,26 @@ class Supervisor:
         self._reload_again = self._reloading is not None
         if self._reloading is not None or self._stopping is not None:
             return
+        if not self._read_settings():
+            return
         if not self._children:  # the next one starts in a moment
             self._reloaded([])
             return
         self._reloading = Broadcast({*self._children}, self._reloaded)
-        for child in self._children:
-            child.order(worker.RELOAD)
+        with contextlib.ExitStack() as held:
+            files = [held.enter_context(worker.file_of(self._fresh))] if self._settings.source else []
+            for child in self._children:
+                child.order(worker.RELOAD, *files)
+
+    def _read_settings(self) -> bool:
+        """Reads the configuration file, if there is one. Returns whether the workers may have what it says."""
+        if self._settings.source is not None:
+            try:
+                self._fresh, self._kept = self._settings.source.reloaded(self._settings)
+            except Failure as failure:
+                logger.error("%s: %s", Server.not_reloaded, failure.format_message())
+                return False
+        return True
 
     def _reloaded(self, answers: list[dict[str, Any]]) -> None:
         self._reloading = None
@@ -385,10 +402,19 @@ class Supervisor:
         for (level, message), number in problems.items():
             share = f" (in {number} of {len(answers)} workers)" if number < len(answers) else ""
             logger.log(level, "%s%s", message, share)
-        if answers and not problems and self._settings.policy is not None:
+        if not problems:
+            self._use_settings()
+        if answers and not problems and (self._settings.policy is not None or self._settings.source is not None):
             self._report.policy("reloaded", answers[0]["policy"])
         if self._reload_again:
             self._reload()
+
+    def _use_settings(self) -> None:
+        """The workers that start from now on have the new settings, too."""
+        self._settings = self._fresh
+        logs.set_up(self._settings.verbose, self._settings.json)
+        if self._kept:
+            logger.warning(RESTART_FOR, ", ".join(self._kept))
 
     # ---- the report
 

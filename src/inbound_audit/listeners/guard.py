@@ -59,8 +59,7 @@ class Guard:
         self.listener = listener
         self._policy = _prepared(policy, listener)
         self._gates: list[Gate] = []
-        self._full_verdict = _chosen("when_full", when_full)
-        self._error_verdict = _chosen("on_error", on_error)
+        self.choose(when_full=when_full, on_error=on_error)
         self.accepted = self.received = self.failures = 0
         self._opened = self._refused = self._uncounted = 0
         self.refusals = LogLimiter(logger)
@@ -95,6 +94,11 @@ class Guard:
         self._policy = _prepared(policy, self.listener)
         for gate in self._gates:
             gate.follow(policy)
+
+    def choose(self, *, when_full: Choice, on_error: Choice) -> None:
+        """Exchanges both choices; a gate follows when the policy is set next. Raises ValueError, and exchanges none."""
+        full, error = _chosen("when_full", when_full), _chosen("on_error", on_error)
+        self._full_verdict, self._error_verdict = full, error
 
     @property
     def on_error(self) -> Verdict:

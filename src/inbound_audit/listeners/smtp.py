@@ -94,8 +94,17 @@ class SMTPFactory(GatedFactory):
         self._sessions.add(session)
         return session
 
-    def present(self, context: ssl.SSLContext) -> None:
-        """Presents another certificate in all later handshakes, those of open sessions too."""
+    def change(self, *, budget: SessionBudget, message_memory: int, hostname: str | None) -> None:
+        """Exchanges what later sessions are made with; the memory of messages is that of open ones, too.
+
+        Raises ValueError, and exchanges nothing, if not even one message has room.
+        """
+        self.memory.resize(message_memory, budget)
+        self.budget, self.max_early_bytes = budget, budget.max_early_bytes
+        self._kwargs["hostname"] = hostname or socket.gethostname()
+
+    def present(self, context: ssl.SSLContext | None) -> None:
+        """Presents another certificate in all later handshakes, those of open sessions too; None: there are none."""
         self._kwargs["tls_context"] = context
         for session in list(self._sessions):
             session.tls_context = context

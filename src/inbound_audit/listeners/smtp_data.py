@@ -28,12 +28,16 @@ class MessageMemory:
     """
 
     def __init__(self, max_bytes: int, budget: SessionBudget) -> None:
+        self.resize(max_bytes, budget)
+        self.used = 0
+
+    def resize(self, max_bytes: int, budget: SessionBudget) -> None:
+        """From now on there are so many. Raises ValueError if not even one message has room."""
         if max_bytes < budget.max_message_bytes:
             raise ValueError(
                 f"{max_bytes} bytes for messages are less than one message of {budget.max_message_bytes} bytes"
             )
         self._max_bytes = max_bytes
-        self.used = 0
 
     def reserve(self, number: int) -> bool:
         """Takes so many bytes. Returns False, and takes none, if there are fewer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,10 @@ import click
 from click.core import ParameterSource
 
 from inbound_audit.cli.config.keys import CONFIG
+from inbound_audit.cli.settings import Settings, reloaded
 
 if TYPE_CHECKING:
     from inbound_audit.cli.config.document import Document
-    from inbound_audit.cli.settings import Settings
 
 
 def _use(context: click.Context, _: click.Parameter, path: str | None) -> str | None:
@@ -45,25 +46,40 @@ class Source:
     path: str
     given: dict[str, Any]
     make: Callable[[dict[str, Any]], Settings]
+    started: Settings | None = None
+    """The settings at the start, before anything was done to them."""
 
     def read(self) -> Settings:
         """The settings as they are in the file now. Raises Failure, which names the file and the line."""
         from inbound_audit.cli.config.document import Document
 
         document = Document(self.path)
-        name = str(self.command.name)
-        values = document.options(name, self.given)
-        return self.made(document, self.command.make_context(name, [], default_map=values).params)
+        values = document.options(self.name, self.given)
+        return self.made(document, self.command.make_context(self.name, [], default_map=values).params)
+
+    def reloaded(self, running: Settings) -> tuple[Settings, list[str]]:
+        """As `settings.reloaded`, by the file as it is now. Raises Failure."""
+        assert self.started is not None
+        now, kept = reloaded(running, self.started, self.read())
+        return now, [f"{self.name}.{key}" for key in kept]
 
     def made(self, document: Document, options: dict[str, Any]) -> Settings:
         """Raises Failure for options that do not go together."""
         from inbound_audit.cli.config.document import ConfigError
 
         try:
-            return replace(self.make(options), source=self)
+            return self.make(options)
         except click.UsageError as error:
-            problem = document.problem(str(self.command.name), error.message)
-            raise ConfigError(self.path, [problem]) from None
+            raise ConfigError(self.path, [document.problem(self.name, error.message)]) from None
+
+    def within(self, root: str) -> Source:
+        """The same in a changed root, for a file that lies there."""
+        inside = os.path.relpath(os.path.realpath(self.path), os.path.realpath(root))
+        return self if inside.startswith("..") else replace(self, path=f"/{inside}")
+
+    @property
+    def name(self) -> str:
+        return str(self.command.name)
 
 
 def settings_from(options: dict[str, Any], make: Callable[[dict[str, Any]], Settings]) -> Settings:
@@ -81,4 +97,6 @@ def settings_from(options: dict[str, Any], make: Callable[[dict[str, Any]], Sett
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     options |= document.options(str(context.command.name), given)
-    return Source(context.command, document.path, given, make).made(document, options)
+    source = Source(context.command, document.path, given, make)
+    settings = source.made(document, options)
+    return replace(settings, source=replace(source, started=settings))
