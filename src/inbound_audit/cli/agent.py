@@ -14,6 +14,7 @@ import click
 
 from inbound_audit._ipcount import parse_monitor
 from inbound_audit.cli import logs, params, view_options
+from inbound_audit.cli.config.source import config_option, options_again
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.service_manager import ServiceManager
 from inbound_audit.errors import CapacityError, ClusterError, SharedStateError
@@ -25,16 +26,41 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("inbound_audit.cluster")
 
+_FIXED = ("name", "cluster", "node", "engine", "group", "monitor", "manager", "json", "verbose")
+"""Options that need a restart."""
+
 STAND_BY_S = 0.05
 """Seconds between two tries of a stand-by to take over: the others miss a killed agent after 0.3 s."""
 
 
-def _settings(join_file: str | None, options: Mapping[str, Any]) -> EngineSettings:
-    """The options and the addresses in a file, as of now. Raises ClusterError."""
+def engine_settings(options: Mapping[str, Any]) -> EngineSettings:
+    """The options for an engine, and the addresses in a file, as of now. Raises ClusterError."""
     from inbound_audit.cluster.engine import EngineSettings
 
-    given = EngineSettings(**options)
+    join_file = options["join_file"]
+    given = EngineSettings(**{name: options[name] for name in EngineSettings._fields})
     return given._replace(join=(*given.join, *_joined(join_file)), nodes=given.nodes or ())
+
+
+class _Now:
+    """The options as they are at each call, in the configuration file if there is one. Those that a running agent can't
+    change are as they were at the start."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._again = options_again(options)
+        self._first = options
+
+    def __call__(self) -> EngineSettings:
+        """Raises ClusterError."""
+        try:
+            options = self._again()
+        except Failure as failure:
+            raise ClusterError(failure.format_message()) from None
+        kept = sorted(name for name in _FIXED if options[name] != self._first[name])
+        if kept:
+            names = ", ".join(f"agent.{name.replace('_', '-')}" for name in kept)
+            logger.warning("not reloaded, restart for: %s", names)
+        return engine_settings({**options, **{name: self._first[name] for name in _FIXED}})
 
 
 def _joined(path: str | None) -> list[str]:
@@ -62,8 +88,8 @@ Examples:
   inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
   inbound-audit agent mail --cluster eu --node mx1 --engine redis --join redis://127.0.0.1:6379
 \b
-Signals: TERM and INT leave the cluster; HUP connects again, with the certificates, the password and the
-  addresses of --join-file as they are then.
+Signals: TERM and INT leave the cluster; HUP connects again, with the certificates, the password, the addresses of
+  --join-file and the file of --config as they are then.
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
@@ -106,28 +132,20 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 @params.option("--password-file", "FILE", "Redis: the password, in a file.")
 @click.option("--insecure", is_flag=True, help="Without TLS connect to other hosts, too: for a network of your own.")
 @params.option("--group", "GROUP", "Members of this Unix group may read the counts, as in serve.")
+@config_option
 @click.option("--json", is_flag=True, help="Log in JSON, one object per line.")
 @click.option("--verbose", "-v", is_flag=True, help="Log each node that comes, goes or is repaired.")
-def agent(
-    name: str,
-    group: str | None,
-    engine: str,
-    join_file: str | None,
-    monitor: tuple[str, ...],
-    manager: bool,
-    json: bool,
-    verbose: bool,
-    **options: Any,
-) -> None:
+def agent(**options: Any) -> None:
     """Make this host a node of a cluster, and `inbound_cidr` the sessions of all nodes.
 
     NAME is what the processes of this host share under (serve --shared NAME). One agent a host and audit; a second
     one waits, and takes over when the first one ends. No process of the host waits for the agent, or for the network:
     without the agent `inbound_cidr` is the sessions of this host.
     """
-    logs.set_up(verbose)
+    now = _Now(options)
+    logs.set_up(options["verbose"], options["json"])
     try:
-        _run(name, group, engine, partial(_settings, join_file, options), monitor, manager)
+        _run(options["name"], options["group"], options["engine"], now, options["monitor"], options["manager"])
     except (CapacityError, ClusterError, SharedStateError) as error:
         raise Failure(str(error)) from None
 

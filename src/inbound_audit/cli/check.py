@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from inbound_audit.cli.agent import engine_settings
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.milter import settings_for
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.serve import settings_of
 from inbound_audit.cli.settings import Settings
-from inbound_audit.errors import MonitorError, PolicyError
+from inbound_audit.errors import ClusterError, MonitorError, PolicyError
 from inbound_audit.series.definition import read_monitors
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _document(file: str) -> tuple[dict[str, str], list[Problem]]:
             options = command.commands[name].make_context(name, [], default_map=document.options(name)).params
             about[name] = STARTS[name](options)
         except (click.UsageError, Failure) as error:
-            problems.append(document.problem(name, error.message))
+            problems.append(document.problem(name, error.format_message()))
     return about, problems
 
 
@@ -131,10 +132,22 @@ def _check_names(settings: Settings) -> None:
         raise Failure(f"--user and --group: {error.args[0]}") from None
 
 
+def _node(options: dict[str, Any]) -> str:
+    from inbound_audit.cluster.engine import open_engine
+
+    try:
+        open_engine(options["engine"], engine_settings(options))
+    except ClusterError as error:
+        raise Failure(str(error)) from None
+    return f"the node {options['node']} of the cluster {options['cluster']}"
+
+
 STARTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "serve": _start_of(settings_of),
     "milter": _start_of(settings_for),
     "policyd": _start_of(settings_for),
+    "agent": _node,
+    "metrics": lambda options: f"the audits {' '.join(options['names'])}",
 }
 """What checks the start of each command that has a table: options in, a line about it out. Raises Failure or
 click.UsageError."""

@@ -14,6 +14,7 @@ import click
 
 from inbound_audit.cli import params, sockets, view_options
 from inbound_audit.cli.completion import audits
+from inbound_audit.cli.config.source import config_option
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.service_manager import ServiceManager
 from inbound_audit.cli.sockets import Endpoint
@@ -41,6 +42,7 @@ Exit status: 0 done, or stopped by a signal, 1 an audit can't be read or it can'
 @params.option("--top", params.whole_number(1, 1000), "Also the N prefixes with the most open sessions of SMTP.")
 @params.option("--prefixlen", params.prefix_lengths, "The lengths of the prefixes of --top.", default="24,56")
 @view_options.user_option
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead.")
 def metrics(
     names: tuple[str, ...],

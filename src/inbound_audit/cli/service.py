@@ -22,7 +22,7 @@ from inbound_audit.cli import logs, memory, privileges, sockets
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Busiest, Figures, PeriodicReport, Report
-from inbound_audit.cli.settings import Settings
+from inbound_audit.cli.settings import Settings, reloaded
 from inbound_audit.errors import CapacityError, MonitorError, SharedStateError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.pending import stop_accepting
@@ -249,8 +249,7 @@ class Service:
 
         Raises Failure.
         """
-        source = self._settings.source
-        return (self._settings, []) if source is None else source.reloaded(self._settings)
+        return reloaded(self._settings)
 
     def _load(self, settings: Settings) -> Callable[[], None]:
         """Loads what can be reloaded, in a thread. Returns what puts it to use, in the loop. Raises Failure."""

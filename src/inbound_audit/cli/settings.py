@@ -60,7 +60,7 @@ class Settings:
     service: str = "SMTP"
     listener: str = "default"
     record: bool = False
-    source: Source | None = field(default=None, compare=False)
+    source: Source[Settings] | None = field(default=None, compare=False)
     """The configuration file, if there is one."""
 
 
@@ -72,14 +72,19 @@ RELOADED = frozenset({
 """What a reload changes. All else holds from the start to the end of a process."""
 
 
-def reloaded(running: Settings, started: Settings, now: Settings) -> tuple[Settings, list[str]]:
-    """The settings after a reload, and the keys that have changed since the start and need a restart.
+def reloaded(running: Settings) -> tuple[Settings, list[str]]:
+    """The settings after a reload of their configuration file, and the keys that have changed since the start and need
+    a restart. Without a file: the same ones. Raises Failure.
 
     Monitors are added; one that is there stays, with what it has counted.
     """
+    source = running.source
+    if source is None or source.started is None:
+        return running, []
+    now = source.read()
     fixed = {each.name for each in fields(Settings)} - RELOADED - {"source"}
-    kept = sorted(name.replace("_", "-") for name in fixed if getattr(started, name) != getattr(now, name))
+    kept = sorted(name.replace("_", "-") for name in fixed if getattr(source.started, name) != getattr(now, name))
     kept += ["monitor"] * (not set(running.monitor) <= set(now.monitor))
     changed = {name: getattr(now, name) for name in RELOADED}
     changed["monitor"] = tuple(dict.fromkeys((*running.monitor, *now.monitor)))
-    return replace(running, **changed), kept
+    return replace(running, **changed), [f"{source.name}.{key}" for key in kept]

@@ -29,7 +29,7 @@ from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.report import NOTHING, Busiest, Figures, PeriodicReport, Report, total
 from inbound_audit.cli.server import Server
 from inbound_audit.cli.service import RESTART_FOR, allow_many_connections, keep_other_threads_short
-from inbound_audit.cli.settings import Settings
+from inbound_audit.cli.settings import Settings, reloaded
 from inbound_audit.errors import SharedStateError
 from inbound_audit.listeners.smtp import STOP_TIMEOUT_S
 from inbound_audit.shared import View
@@ -386,12 +386,11 @@ class Supervisor:
 
     def _read_settings(self) -> bool:
         """Reads the configuration file, if there is one. Returns whether the workers may have what it says."""
-        if self._settings.source is not None:
-            try:
-                self._fresh, self._kept = self._settings.source.reloaded(self._settings)
-            except Failure as failure:
-                logger.error("%s: %s", Server.not_reloaded, failure.format_message())
-                return False
+        try:
+            self._fresh, self._kept = reloaded(self._settings)
+        except Failure as failure:
+            logger.error("%s: %s", Server.not_reloaded, failure.format_message())
+            return False
         return True
 
     def _reloaded(self, answers: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from inbound_audit.cli.config.source import settings_from
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.milter import settings_for
 from inbound_audit.cli.serve import settings_of
+from inbound_audit.errors import ClusterError
 
 TABLES = keys.tables()
 WRONG = """\
@@ -93,7 +95,7 @@ def test_every_option_is_a_key_and_every_key_is_an_option() -> None:
         name: {option for one in main.commands[name].params for option in [*one.opts, *one.secondary_opts]}
         for name in TABLES
     }
-    assert {"serve", "milter", "policyd"} <= set(found)
+    assert {"serve", "milter", "policyd", "agent", "metrics"} <= set(found)
     for name, options in found.items():
         spelled = {option.lstrip("-") for option in options if option.startswith("--")}
         spelled |= {str(one.name) for one in main.commands[name].params if isinstance(one, click.Argument)}
@@ -222,6 +224,27 @@ def test_the_command_line_comes_before_the_table_and_this_before_the_keys_above(
         settings.source.read()
 
 
+def test_an_agent_takes_from_the_file_what_it_can_change(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = 'engine = "redis"\ncluster = "eu"\nname = "mail"\n'
+    file.write_text(f'[agent]\nnode = "mx1"\njoin = ["redis://127.0.0.1:1"]\n{engine}')
+    found: list[Any] = []
+    monkeypatch.setattr(sys.modules["inbound_audit.cli.agent"], "_run", lambda *given: found.extend(given))
+    main.main(["agent", "--config", str(file), "--user", "me"], standalone_mode=False)
+    name, group, _, now, *_ = found
+    assert (name, group) == ("mail", None)
+    assert (now().node, now().cluster, now().join, now().user) == ("mx1", "eu", ("redis://127.0.0.1:1",), "me")
+    assert caplog.messages == []
+    file.write_text(f'[agent]\nnode = "mx2"\njoin = ["redis://127.0.0.1:2"]\nuser = "you"\n{engine}')
+    again = now()
+    assert (again.node, again.join, again.user) == ("mx1", ("redis://127.0.0.1:2",), "me")
+    assert caplog.messages == ["not reloaded, restart for: agent.node"]
+    file.write_text("[agent]\nnodes = 5")
+    with pytest.raises(ClusterError, match=r":2: agent\.nodes: write a text"):
+        now()
+
+
 # ---- problems
 
 
@@ -298,6 +321,8 @@ def test_a_file_that_is_no_text(file: Path) -> None:
         ('[milter]\nuser = "no such user"', r"2: milter\.user: --user and --group"),
         ('[serve]\ntls-cert = "missing.pem"', r"2: serve\.tls-cert: --tls-cert missing\.pem: no such file"),
         ('[serve]\nmonitor = ["300,6"]\nmonitor-bytes = 5', r"2: serve\.monitor: --monitor: monitor_bytes"),
+        ('# no comment\n[agent]\nname = "mail"\nnode = "mx1"', r"2: agent: Missing option '--cluster'"),
+        ('[agent]\nname = "mail"\nnode = "-"\ncluster = "eu"', r"3: agent\.node: --node '-': a name is"),
         ('[serve]\nnetwork.a.prefixes = ["::1"]', r"2: serve\.network: --network a: write its limit"),
     ],
 )
@@ -387,7 +412,7 @@ def test_the_example_of_the_page(file: Path) -> None:
     assert f"```toml\n{text}```" in PAGE
     file.write_text(text)
     limits = "/32,/64=10 /24,/48=100 /24,/48=300/5m partner:/32,/64=200 partner:total=1000, with the monitors 300,2"
-    assert check(str(file)) == (0, f"serve: {limits}\nmilter: {limits}\n")
+    assert check(str(file)) == (0, f"serve: {limits}\nmilter: {limits}\nmetrics: the audits mail\n")
     file.write_text(text.replace("listen", "lisen", 1).replace("20M", "20Q"))
     output = check(str(file))[1].replace(str(file), "/etc/inbound-audit.toml")
     assert output in PAGE

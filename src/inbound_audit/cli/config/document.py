@@ -87,13 +87,13 @@ class Document:
         return found
 
     def problem(self, command: str, message: str) -> Problem:
-        """What is wrong with options together: at the first option that the message names and that the file has."""
+        """What is wrong with options together: at the first option that the message names and that the file has, or at
+        the command's table."""
         table = keys.tables()[command]
         named = [name for name in re.findall(r"--([a-z][a-z-]*)", message) if name in table]
         paths: list[Path] = [(*of, name) for name in named for of in ((command,), ())]
-        lines = self._lines
-        path = next((path for path in paths if path in lines), ())
-        return Problem(lines.get(path, lines.get((command,), 1)), path, message)
+        path = next((path for path in (*paths, (command,)) if path in self._lines), ())
+        return Problem(self._lines.get(path, 1), path, message.rstrip("."))
 
     def _parse(self) -> tuple[str, dict[str, Any]]:
         try:

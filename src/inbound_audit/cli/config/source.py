@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from inbound_audit.cli.config.keys import CONFIG
-from inbound_audit.cli.settings import Settings, reloaded
+from inbound_audit.cli.settings import Settings
 
 if TYPE_CHECKING:
     from inbound_audit.cli.config.document import Document
+
+
+_T = TypeVar("_T")
 
 
 def _use(context: click.Context, _: click.Parameter, path: str | None) -> str | None:
@@ -39,17 +42,17 @@ config_option = click.option(
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Generic[_T]):
     """Where the settings of a command come from: a file, and the options that the command line has."""
 
     command: click.Command
     path: str
     given: dict[str, Any]
-    make: Callable[[dict[str, Any]], Settings]
-    started: Settings | None = None
+    make: Callable[[dict[str, Any]], _T]
+    started: _T | None = None
     """The settings at the start, before anything was done to them."""
 
-    def read(self) -> Settings:
+    def read(self) -> _T:
         """The settings as they are in the file now. Raises Failure, which names the file and the line."""
         from inbound_audit.cli.config.document import Document
 
@@ -57,13 +60,7 @@ class Source:
         values = document.options(self.name, self.given)
         return self.made(document, self.command.make_context(self.name, [], default_map=values).params)
 
-    def reloaded(self, running: Settings) -> tuple[Settings, list[str]]:
-        """As `settings.reloaded`, by the file as it is now. Raises Failure."""
-        assert self.started is not None
-        now, kept = reloaded(running, self.started, self.read())
-        return now, [f"{self.name}.{key}" for key in kept]
-
-    def made(self, document: Document, options: dict[str, Any]) -> Settings:
+    def made(self, document: Document, options: dict[str, Any]) -> _T:
         """Raises Failure for options that do not go together."""
         from inbound_audit.cli.config.document import ConfigError
 
@@ -72,7 +69,7 @@ class Source:
         except click.UsageError as error:
             raise ConfigError(self.path, [document.problem(self.name, error.message)]) from None
 
-    def within(self, root: str) -> Source:
+    def within(self, root: str) -> Source[_T]:
         """The same in a changed root, for a file that lies there."""
         inside = os.path.relpath(os.path.realpath(self.path), os.path.realpath(root))
         return self if inside.startswith("..") else replace(self, path=f"/{inside}")
@@ -87,16 +84,30 @@ def settings_from(options: dict[str, Any], make: Callable[[dict[str, Any]], Sett
 
     Raises click.UsageError, and Failure if there is a file.
     """
+    source = _source(options, make)
+    if source is None:
+        return make(options)
+    settings = source.made(click.get_current_context().meta[CONFIG], options)
+    return replace(settings, source=replace(source, started=settings))
+
+
+def options_again(options: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    """Returns the options of the command that runs, as they are in its file by then. Without `--config` they are always
+    the same. The function raises Failure."""
+    source = _source(options, dict)
+    return (lambda: options) if source is None else source.read
+
+
+def _source(options: dict[str, Any], make: Callable[[dict[str, Any]], _T]) -> Source[_T] | None:
+    """None without `--config`. Completes `options` by what only the file as a whole says."""
     context = click.get_current_context()
     document = context.meta.get(CONFIG)
     if document is None:
-        return make(options)
+        return None
     given = {
         name: value
         for name, value in options.items()
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     options |= document.options(str(context.command.name), given)
-    source = Source(context.command, document.path, given, make)
-    settings = source.made(document, options)
-    return replace(settings, source=replace(source, started=settings))
+    return Source(context.command, document.path, given, make)
