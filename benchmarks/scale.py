@@ -33,4 +33,8 @@ PROCESSES = (16, 64) if QUICK else (16, 64, 128, 256)
 AUDITS = (100, 500) if QUICK else (100, 500, 1000, 2000)
 """Processes of one audit, and audits of one process."""
 
+POSTFIX_ROUNDS = 3 if QUICK else 9
+POSTFIX_CONNECTIONS = {"EHLO and QUIT": 200, "a message": 60} if QUICK else {"EHLO and QUIT": 600, "a message": 150}
+"""Of a round: a process tells of its processor time in hundredths of a second."""
+
 REPLAY_LINES = 500_000 if QUICK else 10_000_000

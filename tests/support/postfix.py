@@ -99,6 +99,11 @@ class Postfix:
 
     _master: subprocess.Popen[bytes] | None = None
 
+    @property
+    def queue(self) -> Path:
+        """The directory of its queue, from where it looks for sockets."""
+        return self._place / "spool"
+
     def _lay_out(self) -> None:
         owner = pwd.getpwnam("postfix").pw_uid
         postdrop = grp.getgrnam("postdrop").gr_gid

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import grp
+import os
+import re
 import shlex
 import signal
 import socket
@@ -17,6 +20,7 @@ from kilter.protocol import messages as wire
 from tests.support.command_line import COMMAND, HAND_OVER, Manager, Serve, environment, run
 from tests.support.mail_servers import ALL_STEPS, packed
 from tests.support.milters import MilterProcess, PolicydProcess
+from tests.support.postfix import Postfix, needs_postfix
 from tests.support.waiting import PATIENCE
 
 import inbound_audit.cli
@@ -105,6 +109,26 @@ def test_workers_have_sockets_of_their_own() -> None:
         service = Serve("--workers", "2", "--shared", "mail", listen=(), handed=[listening])
         assert service.end() == 1
         service.complaint("--workers needs sockets of its own: write --listen")
+
+
+@needs_postfix
+def test_postfix_reaches_the_milter_at_the_socket_of_its_unit() -> None:
+    unit = (CLI / "inbound-audit-milter.socket").read_text()
+    (line,) = re.findall(r"^#   (smtpd_milters = .*)$", unit, re.MULTILINE)
+    (path,) = re.findall(r"^ListenStream=/var/spool/postfix/(.*)$", unit, re.MULTILINE)
+    (group,) = re.findall(r"^SocketGroup=(.*)$", unit, re.MULTILINE)
+    with Postfix(f"{line}\nmilter_default_action = tempfail") as postfix, socket.socket(socket.AF_UNIX) as listening:
+        (postfix.queue / path).parent.mkdir()
+        listening.bind(str(postfix.queue / path))
+        listening.listen()
+        os.chown(postfix.queue / path, 0, grp.getgrnam(group).gr_gid)
+        (postfix.queue / path).chmod(0o660)
+        with (
+            MilterProcess("--limit", "/32=0", handed=[listening]) as milter,
+            socket.create_connection(postfix.plain, PATIENCE) as peer,
+        ):
+            assert peer.recv(100).startswith(b"421 ")
+            assert milter.stopped()["refused"] == 1
 
 
 def test_the_exporter_accepts_there() -> None:
