@@ -1,6 +1,6 @@
 import ipaddress
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, final
 
@@ -18,6 +18,7 @@ DEFAULT_CAPACITY: int
 NO_SUCH_SERIES: int
 LUA_CDEF: str
 MONITOR_KINDS: tuple[str, ...]
+SERVED: tuple[str, ...]
 REPLICATE: Mapping[str, int]
 LIMITS: Mapping[str, int]
 
@@ -224,6 +225,7 @@ class OwnFile:
     @property
     def status(self) -> tuple[int, int]: ...
     def mark_scan(self, begins: bool) -> None: ...
+    def state_served(self, served: Sequence[int]) -> None: ...
     def forget(self, *, forked: bool = False) -> None: ...
     def map_owner(self, fd: int, size: int, node: str | None = None) -> OwnerFile: ...
 
@@ -256,6 +258,8 @@ class OwnerFile:
     def started(self) -> float: ...
     @property
     def scan_count(self) -> int: ...
+    @property
+    def served(self) -> tuple[int, ...]: ...
     @property
     def listeners(self) -> list[tuple[str, str, int]]: ...
 

@@ -33,6 +33,9 @@ cdef extern from *:
     const u64 OWNER_MAGIC "IA_OWNER_MAGIC"
     u64 swapped "__builtin_bswap64"(u64) noexcept nogil
 
+cdef enum:
+    SERVED_NUMBERS = 7
+
 # Why a file can't be read; the extension has the messages.
 cdef enum Fault:
     SOUND = 0
@@ -53,6 +56,7 @@ cdef struct OwnerHeader:
     u32 pid              # as the owner states it; not verified
     u64 started          # microseconds since 1970
     u64 scan_count       # grows when a scan for other owners begins and ends: odd during a scan
+    u64 served[SERVED_NUMBERS]  # what the owner says it has done since it began; each of a moment of its own
 
 cdef struct MappedOwner:
     OwnerHeader *head    # mapped, read only

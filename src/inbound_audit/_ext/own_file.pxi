@@ -267,6 +267,21 @@ cdef class OwnFile:
             bits.fence_full()
         unlock_owner(self.audit.owner)
 
+    def state_served(self, served not None):
+        """Shows other processes what this one has done since it began: a number for each name in `SERVED`. Without a
+        file it does nothing. Raises ValueError for other numbers of numbers, OverflowError. O(1)."""
+        cdef u64[owner_files.SERVED_NUMBERS] numbers
+        cdef int i
+        if len(served) != owner_files.SERVED_NUMBERS:
+            raise ValueError(f"{len(served)} numbers: write {owner_files.SERVED_NUMBERS}, as SERVED names them")
+        for i in range(owner_files.SERVED_NUMBERS):
+            numbers[i] = served[i]
+        lock_owner(self.audit.owner)
+        if self.audit.own != NULL:
+            for i in range(owner_files.SERVED_NUMBERS):
+                bits.store64(&self.audit.own.served[i], numbers[i])
+        unlock_owner(self.audit.owner)
+
     def forget(self, *, bint forked=False):
         """Drops every count and leaves the file: it was cut short, or (`forked`) this is a forked child, whose sessions
         are the parent's. O(trees)."""

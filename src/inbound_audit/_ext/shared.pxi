@@ -285,6 +285,12 @@ cdef class OwnerFile:
         return bits.load64(&self.f.head.scan_count) if self.f.head != NULL else 0
 
     @property
+    def served(self):
+        """What the owner says it has done since it began, by the names in `SERVED`."""
+        return tuple([bits.load64(&self.f.head.served[i]) if self.f.head != NULL else 0
+                      for i in range(owner_files.SERVED_NUMBERS)])
+
+    @property
     def listeners(self):
         """Each listener as `(service type, name, open sessions)`, in the order in which they were made."""
         cdef model.Tree *t = self.f.first

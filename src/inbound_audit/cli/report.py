@@ -22,7 +22,10 @@ logger = logging.getLogger("inbound_audit.serve")
 
 
 class Figures(NamedTuple):
-    """Totals since the start, except `open`, the connections that are open now. `messages` are accepted messages."""
+    """Totals since the start, except `open`, the connections that are open now. `messages` are accepted messages.
+
+    After `open` they are `_ipcount.SERVED`.
+    """
 
     open: int
     opened: int

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from inbound_audit import InboundAudit, Limits
-from inbound_audit._ipcount import parse_monitor
+from inbound_audit._ipcount import OwnFile, parse_monitor
 from inbound_audit.cli import logs, memory, privileges, sockets
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.policies import Policies
@@ -198,8 +198,13 @@ class Service:
     async def _report_each_second(self) -> None:
         while True:
             await asyncio.sleep(1)
+            self._state_served()
             if not self._settings.quiet:
                 self._periodic.write()
+
+    def _state_served(self) -> None:
+        """Shows `inbound-audit metrics` the figures; other processes forget them when this one has ended."""
+        OwnFile(self._audit).state_served(self.figures()[1:])
 
     async def _beat(self) -> None:
         """Shows whoever watches over this process that its loop runs."""

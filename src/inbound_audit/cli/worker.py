@@ -145,6 +145,7 @@ class Worker(Server):
         """At the full seconds of a clock that all processes share, so that the sums are of one moment."""
         while True:
             await asyncio.sleep(1 - time.monotonic() % 1)
+            self._state_served()
             self._periodic.write()
 
     def _reloaded(self, problem: Problem | None) -> None:

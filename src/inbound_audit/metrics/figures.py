@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from inbound_audit._ipcount import MONITOR_KINDS, SeriesStore
+from inbound_audit._ipcount import MONITOR_KINDS, SERVED, SeriesStore
 from inbound_audit.errors import InboundAuditError, SharedStateError
 from inbound_audit.nodes import STATES, THIS_HOST
 from inbound_audit.process import ProcessLock
@@ -23,6 +23,7 @@ ABOUT = {
     "processes": "Processes that count in the audit.",
     "damaged_processes": "Processes whose file can't be read; their sessions are not counted.",
     "sessions": "Open sessions of a listener, in all processes.",
+    "served": "Connections and messages of the processes that serve now, each since its begin, by what became of them.",
     "events": "Connections, receptions or rejections in all windows of a monitor, such as 60,5: five of 60 seconds.",
     "prefix_sessions": "Open sessions of the prefixes that have the most.",
     "nodes": "Nodes of the cluster by state; this host is heard.",
@@ -108,6 +109,8 @@ class SharedAudit:
                 sessions[service, listener] += total
         for (service, listener), total in sessions.items():
             yield Figure("sessions", {**audit, "service": service, "listener": listener}, total)
+        for what, *numbers in zip(SERVED, *(owner.served for owner in owners), strict=True):
+            yield Figure("served", {**audit, "what": what}, sum(numbers))
         yield from self._events(view)
         for count, prefix in view.top(self._top, prefixlen=self._prefixlen) if self._top else ():
             yield Figure("prefix_sessions", {**audit, "prefix": prefix}, count)

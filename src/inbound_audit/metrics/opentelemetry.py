@@ -21,6 +21,7 @@ UNITS = {
     "processes": "{process}",
     "damaged_processes": "{process}",
     "sessions": "{session}",
+    "served": "1",
     "events": "{event}",
     "prefix_sessions": "{session}",
     "nodes": "{node}",

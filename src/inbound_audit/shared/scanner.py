@@ -26,13 +26,15 @@ class ListenerInfo(NamedTuple):
 
 
 class OwnerInfo(NamedTuple):
-    """A process with a file. It states `pid` and `started` (Unix time) itself; `damaged`: why it can't be counted."""
+    """A process with a file. It states `pid`, `started` (Unix time) and `served` (`_ipcount.SERVED`) itself; `damaged`:
+    why it can't be counted."""
 
     id: str
     pid: int
     started: float
     listeners: tuple[ListenerInfo, ...]
     damaged: str | None
+    served: tuple[int, ...] = (0,) * len(_ipcount.SERVED)
 
     @property
     def sessions(self) -> int:
@@ -149,7 +151,8 @@ class OwnerScanner:
             mapped = file.mapped
             if mapped is not None and self._pid in (None, mapped.pid):
                 listeners = tuple(ListenerInfo(*row) for row in mapped.listeners)
-                found.append(OwnerInfo(owner_file.id_of(name), mapped.pid, mapped.started, listeners, None))
+                row = owner_file.id_of(name), mapped.pid, mapped.started, listeners, None, mapped.served
+                found.append(OwnerInfo(*row))
             elif file.damaged is not None and self._pid is None:
                 found.append(OwnerInfo(owner_file.id_of(name), 0, 0.0, (), file.damaged))
         return found

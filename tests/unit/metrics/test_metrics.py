@@ -25,9 +25,10 @@ from tests.support.waiting import PATIENCE, eventually
 import inbound_audit
 import inbound_audit.metrics
 from inbound_audit import InboundAudit, Session
-from inbound_audit._ipcount import NODE_STATES, NodeTrees
+from inbound_audit._ipcount import NODE_STATES, SERVED, NodeTrees, OwnFile
 from inbound_audit.cli import run
 from inbound_audit.cli.metrics import metrics
+from inbound_audit.cli.report import Figures
 from inbound_audit.metrics.figures import ABOUT, Figure, SharedAudit
 from inbound_audit.metrics.opentelemetry import UNITS, observe
 from inbound_audit.metrics.prometheus import (
@@ -107,6 +108,32 @@ def test_the_windows_of_each_monitor_are_figures(audit: InboundAudit, shared: Sh
         for kind, value in (("connections", 2), ("receptions", 3), ("rejections", 1))
         for monitor in ("60,5", "300,1")
     }
+
+
+def test_what_processes_have_done_is_a_sum_over_those_that_live(audit: InboundAudit, shared: SharedAudit) -> None:
+    OwnFile(audit).state_served(range(1, 8))
+    with InboundAudit(shared="mail", capacity=1 << 20) as other:
+        OwnFile(other).state_served([10 * number for number in range(1, 8)])
+        assert values(shared, "served") == {(name,): 11 * number for number, name in enumerate(SERVED, 1)}
+    assert values(shared, "served") == {(name,): number for number, name in enumerate(SERVED, 1)}
+
+
+@pytest.mark.parametrize("numbers", [[], [0] * 6, [0] * 8, [-1] * 7, [1 << 64] * 7])
+def test_other_numbers_are_refused_and_none_is_stated(
+    audit: InboundAudit, shared: SharedAudit, numbers: list[int]
+) -> None:
+    with pytest.raises((ValueError, OverflowError)):
+        OwnFile(audit).state_served(numbers)
+    assert set(values(shared, "served").values()) == {0}
+
+
+def test_an_audit_that_is_not_shared_states_nothing() -> None:
+    with InboundAudit() as own:
+        OwnFile(own).state_served(range(7))
+
+
+def test_the_names_are_those_of_the_report() -> None:
+    assert Figures._fields[1:] == SERVED
 
 
 def test_prefixes_are_figures_on_request_alone(
