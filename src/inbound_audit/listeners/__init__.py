@@ -10,6 +10,8 @@
     smtp        aiosmtpd; its parts are smtp_session, smtp_dialogue, smtp_usage, smtp_reader, smtp_data,
                 smtp_policy and proxy
     threads     socketserver
+    sockets     listening sockets that count, for every server that calls their `accept`
+    adapters    frameworks that need more than such a socket
 
 Import an adapter by its own name; a program then loads only the frameworks that it uses.
 """

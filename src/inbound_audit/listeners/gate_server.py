@@ -21,6 +21,7 @@ from inbound_audit.descriptor import Descriptor
 from inbound_audit.listeners.aio import CountedCallback, counted
 from inbound_audit.listeners.guard import Guard
 from inbound_audit.listeners.pending import GatedFactory, PendingConnection
+from inbound_audit.listeners.sockets import CountedSocket
 from inbound_audit.process import Stage, register
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class GateServer(asyncio.AbstractServer):
             return
         for connection, session, asked in self._gate.take_asked():
             admission = self._factory.guard.receive(session, asked)
+            connection = _Connection(connection.family, connection.type, connection.proto, connection.detach())
+            connection.admission = admission
             pending = PendingConnection(self._factory, admission)
             begun = self._loop.connect_accepted_socket(functools.partial(_same, pending), connection, **self._tls)
             task = self._loop.create_task(begun)
@@ -126,6 +129,20 @@ class GateServer(asyncio.AbstractServer):
             admission.close()
         if error is not None and not isinstance(error, OSError):
             self._loop.call_exception_handler({"message": "a connection of a gate failed", "exception": error})
+
+
+class _Connection(CountedSocket):
+    """Ends the count with the connection, also if its protocol was exchanged for another one."""
+
+    __slots__ = ()
+
+    def detach(self) -> int:
+        """uvloop calls it when it has closed the descriptor itself."""
+        try:
+            return socket.socket.detach(self)
+        finally:
+            if self.admission is not None:
+                self.admission.close()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ by `os._exit` without calling anything, so the parent keeps the session until it
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import socketserver
@@ -24,6 +23,7 @@ from inbound_audit.errors import InboundAuditError
 from inbound_audit.listeners.admission import Admission, Refusal
 from inbound_audit.listeners.gate import Gate, gate_of
 from inbound_audit.listeners.guard import Guard
+from inbound_audit.listeners.sockets import local_address, send_refusal
 from inbound_audit.listeners.time_limit import IDLE_S, TimeLimit
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Counted(_Base):
             return False
         if self._children:
             self.collect_children()  # sessions of children that have ended must not count against this peer
-        admission = self._admission_of(request) or self.guard.enter(client_address, _local_address(request))
+        admission = self._admission_of(request) or self.guard.enter(client_address, local_address(request))
         self._admissions[request] = admission
         admission.evaluate()
         if admission.let_in or self._waits(admission):
@@ -241,17 +241,7 @@ class Counted(_Base):
         return admission.verdict.tarpit > 0 and isinstance(self, _CONCURRENT)
 
     def _refuse(self, request: Any, admission: Admission) -> None:
-        reply = admission.refusal_bytes(self._refusal)
-        with contextlib.suppress(OSError):  # the peer has left, or does not read: the server does not wait for it
-            request.settimeout(0)
-            request.send(reply)
-
-
-def _local_address(request: Any) -> Any:
-    try:
-        return request.getsockname()
-    except OSError:
-        return None
+        send_refusal(request, admission, self._refusal)
 
 
 def _check_accept(listening: Any) -> None:
