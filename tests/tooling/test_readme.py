@@ -115,6 +115,28 @@ def test_serve_understands_the_options(command):
         assert parsed.params
 
 
+ROWS = re.findall(r"^\| [^|`]+ \| `(.+?)` \| \[[^]]+\]\((docs/[\w/]+\.md)", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("line", "page"), ROWS, ids=[line for line, _ in ROWS])
+def test_what_stands_in_front_is_what_its_page_does(line, page):
+    """The examples of each page are run (test_docs.py, test_postfix_*.py); the options of a command parse."""
+    if line.startswith("inbound-audit "):
+        from inbound_audit.cli import main
+
+        with main.make_context("inbound-audit", line.split()[1:]) as context:
+            name, command, rest = main.resolve_command(context, line.split()[1:])
+            assert command.make_context(name, rest, parent=context).params
+    else:
+        assert line in "\n".join(
+            re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+        )
+
+
+def test_each_kind_of_server_has_its_row():
+    assert len(ROWS) >= 12
+
+
 def test_the_tables_say_what_the_code_does():
     assert STOCK_LIMITS == {"/32,/64": 10, "/24,/48": 100, "/0": 20000}
     assert '{"/32,/64": 10, "/24,/48": 100, "/0": 20000}' in README
