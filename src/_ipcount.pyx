@@ -60,6 +60,7 @@ cimport inbound_audit._core.limits as limits
 cimport inbound_audit._core.reply as reply
 cimport inbound_audit._core.own_socket as own_socket
 cimport inbound_audit._core.gate_queue as gate_queue
+cimport inbound_audit._core.gate_decisions as gate_decisions
 cimport inbound_audit._core.gate_model as gate_model
 cimport inbound_audit._core.gate_connection as gate_connection
 cimport inbound_audit._core.gate_lane as gate_lane

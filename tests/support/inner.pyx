@@ -19,6 +19,7 @@ cimport inbound_audit._core.cluster_window as cluster_window
 cimport inbound_audit._core.coalesce as coalesce_
 cimport inbound_audit._core.codes as codes
 cimport inbound_audit._core.own_socket as own_socket
+cimport inbound_audit._core.gate_decisions as gate_decisions
 cimport inbound_audit._core.gate_model as gate_model
 cimport inbound_audit._core.gate_queue as gate_queue
 cimport inbound_audit._core.hosts as hosts_
@@ -1132,6 +1133,39 @@ cdef class OwnSocket:
 
     def close(self):
         own_socket.close_socket(&self.s)
+
+
+cdef class GateDecisions:
+    """Decisions are known here by their counts."""
+
+    cdef gate_decisions.Decisions d
+
+    def __cinit__(self, bint noted=True):
+        if noted:
+            self.d.place = <gate_decisions.Decision *>calloc(gate_decisions.ROOM, sizeof(gate_decisions.Decision))
+
+    def __dealloc__(self):
+        gate_decisions.close_decisions(&self.d)
+
+    def note(self, int64_t count):
+        cdef model.ia_ac peer
+        memset(&peer, 0, sizeof(peer))
+        with nogil:
+            gate_decisions.note_decision(&self.d, &peer, 1, gate_decisions.OVER, 0, count)
+
+    def take(self):
+        cdef gate_decisions.Decision found
+        cdef bint is_one
+        with nogil:
+            is_one = gate_decisions.next_decision(&self.d, &found)
+        return found.count if is_one else None
+
+    @property
+    def lost(self):
+        return gate_decisions.lost_decisions(&self.d)
+
+
+GATE_DECISIONS_ROOM = gate_decisions.ROOM
 
 
 cdef class GateQueue:

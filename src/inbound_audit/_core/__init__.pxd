@@ -47,6 +47,7 @@
 #   reply           what a refused peer is sent
 #   own_socket      a socket of ours that other code may close
 #   gate_queue      the connections that a gate has let in and Python has not taken
+#   gate_decisions  what a gate has refused, until it is written to the decision log
 #   gate_model      the structures of a gate, and its bounds
 #   gate_drain      refused connections whose socket is not closed yet
 #   gate_connection  one connection of a gate: counted, asked about, refused or put into the queue

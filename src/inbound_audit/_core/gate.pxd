@@ -32,6 +32,7 @@ from libc.stdlib cimport calloc, free
 
 from inbound_audit._core.bits cimport u32, u64, acquire32, fetch_add64, load64, publish32
 from inbound_audit._core.gate_connection cimport send_away, take_back
+from inbound_audit._core.gate_decisions cimport CLOSING, close_decisions, note_decision
 from inbound_audit._core.gate_drain cimport make_places
 from inbound_audit._core.gate_lane cimport lock_lane, rest, run_lane
 from inbound_audit._core.gate_model cimport END, Gate, Lane, Listening, Rules, Thread, add_one
@@ -89,6 +90,7 @@ cdef inline void free_gate(Gate *g) noexcept nogil:
     cdef u32 i
     for i in range(g.lanes):
         free(g.lane[i].watched)
+        close_decisions(&g.lane[i].decisions)
     free(g.lane)
     free(g.listening)
     free(g.queue.place)
@@ -166,6 +168,7 @@ cdef inline void close_waiting(Gate *g) noexcept nogil:
         unlock_mutex(&lane.hands)
         if found:
             add_one(&lane.closed_waiting)
+            note_decision(&lane.decisions, &c.ac, lane.rules.number, CLOSING, 0, 0)
         if is_here:
             send_away(lane, &lane.rules.closing, &c, NULL, 0, True)
         elif found:

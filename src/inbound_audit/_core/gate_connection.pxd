@@ -18,6 +18,7 @@ from libc.string cimport memset
 from inbound_audit._core.address cimport Address, from_packed
 from inbound_audit._core.bits cimport u8, u16, u32, u64, acquire32, fetch_add64, load32, store32
 from inbound_audit._core.codes cimport OK
+from inbound_audit._core.gate_decisions cimport NOT_COUNTED, OVER, QUEUE_FULL, WOULD_BE_OVER, note_decision
 from inbound_audit._core.gate_drain cimport abort_on_close, close_hand, drain, end_stream, read_away
 from inbound_audit._core.gate_model cimport ABORT, DRAIN, Gate, Lane, Rules, add_one
 from inbound_audit._core.gate_queue cimport Connection, lock_mutex, push, unlock_mutex
@@ -129,6 +130,7 @@ cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexc
     # All of this before the peer can know: its next connection may be asked about what is recorded here.
     add_one(&lane.refused)
     lane.last = c.ac
+    note_decision(&lane.decisions, &c.ac, r.number, OVER, row, count)
     if lane.gate.refusals != NULL:
         count_refusal(lane.gate.refusals, &peer)
     if monitors:
@@ -142,7 +144,7 @@ cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
     """Asks the limits, and refuses the connection if it is over one."""
     cdef Rules *r = lane.rules
     cdef bint v6 = c.ac.version == 6
-    cdef int64_t now
+    cdef int64_t now, count
     cdef int row, node
     if r.balancers != NULL and lookup(&r.balancers[v6], c.ac.hi, c.ac.lo) != NO_VALUE:
         return False  # it is asked about when Python has read who the client is
@@ -155,9 +157,13 @@ cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
     if row == WITHIN_LIMITS:
         return False
     fetch_add64(&r.limits.limit[row].passed, 1)
-    if r.dry_run:
+    if r.dry_run and lane.decisions.place == NULL:
         return False
-    refuse(lane, c, row, limited_count(r.limits, &r.limits.limit[row], table_of(r.limits, node), node, &c.ac, now))
+    count = limited_count(r.limits, &r.limits.limit[row], table_of(r.limits, node), node, &c.ac, now)
+    if r.dry_run:
+        note_decision(&lane.decisions, &c.ac, r.number, WOULD_BE_OVER, row, count)
+        return False
+    refuse(lane, c, row, count)
     return True
 
 
@@ -187,6 +193,7 @@ cdef inline void receive(Lane *lane, const Caller *caller, int64_t own_us) noexc
             note_uncounted(lane, &c, code)
             if lane.rules.refuses_uncounted:
                 add_one(&lane.refused)
+                note_decision(&lane.decisions, &c.ac, lane.rules.number, NOT_COUNTED, 0, 0)
                 send_away(lane, &lane.rules.unavailable, &c, NULL, 0, False)
                 return
         elif is_over(lane, &c):
@@ -196,4 +203,5 @@ cdef inline void receive(Lane *lane, const Caller *caller, int64_t own_us) noexc
     if not push_hand(lane, &c):
         add_one(&lane.queue_full)
         lane.last_full = c.ac
+        note_decision(&lane.decisions, &c.ac, lane.rules.number, QUEUE_FULL, 0, 0)
         send_away(lane, &lane.rules.busy, &c, NULL, 0, False)

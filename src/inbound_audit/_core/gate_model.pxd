@@ -6,6 +6,7 @@ Lock rule: that of the room `gate`. This room holds no code but what reads and w
 from libc.stdint cimport int64_t
 
 from inbound_audit._core.bits cimport u32, u64, store64
+from inbound_audit._core.gate_decisions cimport Decisions
 from inbound_audit._core.gate_queue cimport GateQueue, Mutex
 from inbound_audit._core.limits cimport LimitSet
 from inbound_audit._core.model cimport Tree, ia_ac
@@ -97,6 +98,7 @@ cdef struct Lane:
     ia_ac last_full             # for which the queue was full
     ia_ac last_uncounted        # that could not be counted
     int count_error             # the code of why
+    Decisions decisions         # for the decision log
 
 cdef struct Gate:
     Tree *tree

@@ -20,6 +20,8 @@ cdef class NativeGate(_GateFigures):
 
     cdef Listener _listener
     cdef GateRules rules
+    cdef readonly dict _noted_rules   # by their number: those that may have made the decisions which are noted
+    cdef u64 said_lost      # decisions that `_take_decisions` has returned as lost
     cdef PrefixCounter refusals
     cdef object make_socket
     cdef u64 generation     # of forks
@@ -101,6 +103,8 @@ cdef class NativeGate(_GateFigures):
         if g != NULL and not is_left(self):
             if gate.is_lane(g):
                 raise RuntimeError("a clock that a gate calls can't exchange the limits of that gate")
+            if self._noted_rules is not None:
+                self._noted_rules[rules.rules.number] = rules
             with nogil:
                 for i in range(g.lanes):
                     gate_lane.lock_lane(&g.lane[i])
@@ -248,6 +252,57 @@ cdef class NativeGate(_GateFigures):
                 bits.store32(&g.lane[i].wants_file, 0)
                 gate_queue.unlock_mutex(&g.lane[i].lock)
         return text_of_peer(&last), text_of_peer(&full), error_of_count(&uncounted, code), error, bool(wants_file)
+
+    def _note_decisions(self):
+        """From now on what is decided is noted for `_take_decisions`. Idempotent; waits for a batch of each thread.
+        Raises MemoryError, and RuntimeError in one of the gate's own threads (see `_exchange`)."""
+        cdef gate_model.Gate *g = self.gate
+        cdef gate_decisions.Decision *place
+        cdef u32 i
+        if g == NULL or self._noted_rules is not None or is_left(self):
+            return
+        if gate.is_lane(g):
+            raise RuntimeError("a clock that a gate calls can't change that gate")
+        self._noted_rules = {self.rules.rules.number: self.rules}
+        for i in range(g.lanes):
+            place = <gate_decisions.Decision *>calloc(gate_decisions.ROOM, sizeof(gate_decisions.Decision))
+            if place == NULL:
+                raise MemoryError
+            with nogil:
+                gate_lane.lock_lane(&g.lane[i])
+                g.lane[i].decisions.place = place
+                gate_queue.unlock_mutex(&g.lane[i].lock)
+
+    def _take_decisions(self, Py_ssize_t most):
+        """What was decided since the last call, and how much more it was: of each thread at most `most` decisions,
+        those that came first, as `(what, microseconds, client, port, name of the limit, prefix, count, most)`.
+
+        `client` is None for a peer without an address; the last four are None for a `what` that is neither "over" nor
+        "would be over". Never waits; also of a gate that is closed. One caller at a time.
+        """
+        cdef gate_model.Gate *g = self.gate
+        cdef gate_decisions.Decision d
+        cdef Py_ssize_t taken
+        cdef u64 lost = 0
+        cdef u32 i
+        if g == NULL or self._noted_rules is None or is_left(self):
+            return [], 0
+        found, left_out, asked = [], 0, self.rules.rules.number
+        for i in range(g.lanes):
+            taken = 0
+            while taken < gate_decisions.ROOM and gate_decisions.next_decision(&g.lane[i].decisions, &d):
+                if taken < most:
+                    found.append(decision_of(self._noted_rules[d.rules], &d))
+                else:
+                    left_out += 1
+                taken += 1
+            lost += gate_decisions.lost_decisions(&g.lane[i].decisions)
+        # Whatever was noted before these rules came is taken.
+        for number in [number for number in self._noted_rules if number < asked]:
+            del self._noted_rules[number]
+        left_out += lost - self.said_lost
+        self.said_lost = lost
+        return found, left_out
 
     @property
     def waiting(self):

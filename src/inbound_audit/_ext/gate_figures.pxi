@@ -96,3 +96,16 @@ cdef object error_of_count(const model.ia_ac *peer, int code):
         raise_change(code, text_of_peer(peer), <model.Tree *>peer.tree)
     except InboundAuditError as error:
         return error
+
+
+cdef tuple WHATS = ("over", "would be over", "not counted", "queue full", "closing")    # by `gate_decisions.What`
+
+
+cdef tuple decision_of(GateRules rules, const gate_decisions.Decision *d):
+    """A decision that these rules have made, for `NativeGate._take_decisions`."""
+    cdef ip.Address a
+    a.hi, a.lo, a.version = d.hi, d.lo, d.version
+    client = None if d.version == 4 and d.hi == 0 else address_text(&a)
+    if d.what > gate_decisions.WOULD_BE_OVER:
+        return WHATS[d.what], d.time_us, client, d.port, None, None, None, None
+    return WHATS[d.what], d.time_us, client, d.port, *passed_by(rules.limits, d.row, &a, d.count)

@@ -22,6 +22,7 @@ cdef class LimitTables:
     cdef list names             # of the limits, in order
     cdef object accept
     cdef object refuse
+    cdef public bint explains   # whether `_take_passed` will be called
 
     def __dealloc__(self):
         limits.free_limits(&self.set)
@@ -153,7 +154,7 @@ cdef class LimitTables:
         listed prefixes below the limit's prefix are counted as well. If a limit over time lacks its monitor, it is made
         first (`prepare`), and raises what that raises.
         """
-        cdef int row
+        cdef int row, node
         cdef int64_t now
         cdef Section section
         if self.networks is None:
@@ -162,7 +163,10 @@ cdef class LimitTables:
             handle_the_fork()
         now = limits.time_of_limits(&self.set, ac.ac.tree.owner)
         section_begin(&section, ac)
-        row = limits.passed_limit(&self.set, &ac.ac, self.networks.find(&ac.ac), now)
+        node = self.networks.find(&ac.ac)
+        row = limits.passed_limit(&self.set, &ac.ac, node, now)
+        if row != limits.WITHIN_LIMITS and self.explains:
+            note_passed(&self.set, row, node, &ac.ac, now)
         section_end(&section)
         if row == limits.WITHIN_LIMITS:
             return self.accept
@@ -173,6 +177,57 @@ cdef class LimitTables:
             return self.validate_connect(ac)
         bits.fetch_add64(&self.set.limit[row].passed, 1)
         return self.refuse
+
+    def _take_passed(self, Session ac not None):
+        """The limit that the session was over when this thread last asked about a session: its name, the prefix that
+        it counts (None: the whole network or listener), what it counted, and the maximum. None if the session was
+        within the limits, after another call, and unless `explains` was set before it was asked. O(1)."""
+        cdef ip.Address a
+        if passed.conn_id != ac.ac.conn_id or passed.set != &self.set:
+            return None
+        passed.conn_id = 0
+        a.hi, a.lo, a.version = passed.hi, passed.lo, passed.version
+        return passed_by(self, passed.row, &a, passed.count)
+
+
+cdef extern from *:
+    """
+    /* The last session that was over a limit when this thread asked; conn_id 0: none. */
+    static _Thread_local struct ia_passed {
+        uint64_t conn_id, hi, lo;
+        int64_t count;
+        const void *set;
+        int row, version;
+    } ia_passed;
+    """
+    cdef struct Passed "ia_passed":
+        u64 conn_id
+        u64 hi
+        u64 lo
+        int64_t count
+        const void *set
+        int row
+        int version
+    Passed passed "ia_passed"
+
+
+cdef void note_passed(const limits.LimitSet *s, int row, int node, const model.ia_ac *ac, int64_t now) noexcept:
+    passed.conn_id, passed.hi, passed.lo, passed.version = ac.conn_id, ac.hi, ac.lo, ac.version
+    passed.set, passed.row = s, row
+    passed.count = limits.limited_count(s, &s.limit[row], limits.table_of(s, node), node, ac, now)
+
+
+cdef tuple passed_by(LimitTables tables, int row, const ip.Address *a, int64_t count):
+    """Limit number `row`, which an address is over: its name, the prefix that it counts or None, the count, the
+    maximum."""
+    cdef const limits.Limit *limit = &tables.set.limit[row]
+    cdef prefix.Prefix p
+    counted = None
+    if limits.is_of_open_prefix(limit) or limits.is_of_prefix(limit):
+        p.address, p.length = a[0], limit.length[a.version == 6]
+        ip.mask(&p.address, p.length)
+        counted = prefix_text(&p)
+    return tables.names[row], counted, count, limit.maximum
 
 
 # By `limits.LimitKind`.

@@ -5,7 +5,7 @@
     output    rows, JSON and progress bars; prefixes: prefixes and trees; logs: lines on standard error
     count     `inbound-audit count`; address_input: its input
     replay    `inbound-audit replay`; log_files: its input; replay_tables: its output
-    serve     `inbound-audit serve`; server: what it runs; settings, sockets, policies, tls, maildir,
+    serve     `inbound-audit serve`; server: what it runs; settings, sockets, policies, decision_log, tls, maildir,
               report: its parts; workers, worker: several of them, and one of these
     milter, policyd
               `inbound-audit milter`, `policyd`; service: what they have in common with `serve`

@@ -126,6 +126,8 @@ def _own_directories(settings: Settings, uid: int) -> Iterator[str]:
     yield settings.state or default_directory()
     if settings.maildir is not None:
         yield os.path.abspath(settings.maildir)
+    if settings.decision_log is not None:
+        yield os.path.dirname(os.path.abspath(settings.decision_log))
     if settings.shared is not None:
         try:
             path = find_directory(settings.shared, str(uid))
@@ -138,6 +140,8 @@ def _raise_if_needed(settings: Settings, path: str, error: OSError) -> None:
     """Raises Failure if `serve` can't do without a directory that could not be made. State may never be kept."""
     if settings.maildir is not None and path == os.path.abspath(settings.maildir):
         raise Failure(f"--maildir {settings.maildir}: {reason(error)}") from None
+    if settings.decision_log is not None and path == os.path.dirname(os.path.abspath(settings.decision_log)):
+        raise Failure(f"--decision-log {settings.decision_log}: {reason(error)}") from None
     if path != (settings.state or default_directory()):
         raise Failure(f"--shared: {path}: {reason(error)}") from None
     if settings.state is not None:

@@ -175,6 +175,18 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
     "Where series that policies persist or log are kept.  [default: $INBOUND_AUDIT_STATE, or a directory of the user]",
 )
 @config_option
+@params.option(
+    "--decision-log",
+    "FILE",
+    "Write a line of JSON for each client that is refused or made to wait. A file that was renamed is made anew.",
+)
+@click.option("--log-accepted", is_flag=True, help="With --decision-log: also for each connection that is let in.")
+@params.option(
+    "--log-rate",
+    params.whole_number(1),
+    "The most lines of --decision-log per second and worker; beyond it they are left out, and counted there.",
+    default=1000,
+)
 @click.option("--json", is_flag=True, help="Report in JSON, one object per line.")
 @click.option("--quiet", "-q", is_flag=True, help="Do not report each second.")
 @click.option("--verbose", "-v", is_flag=True, help="Log refusals, at most one line per 10 seconds.")
@@ -224,6 +236,8 @@ def _check(settings: Settings) -> None:
     _check_gate(settings)
     if settings.group is not None and settings.shared is None and settings.user is None:
         raise click.UsageError("--group needs --shared or --user")
+    if settings.log_accepted and settings.decision_log is None:
+        raise click.UsageError("--log-accepted needs --decision-log FILE")
     if settings.chroot is not None and settings.user is None:
         raise click.UsageError("--chroot needs --user: root can leave a changed root again")
 

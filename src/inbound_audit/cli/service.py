@@ -19,6 +19,7 @@ import click
 from inbound_audit import InboundAudit, Limits
 from inbound_audit._ipcount import OwnFile, parse_monitor
 from inbound_audit.cli import logs, memory, privileges, sockets
+from inbound_audit.cli.decision_log import decision_log, reopen
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.report import Busiest, Figures, PeriodicReport, Report
@@ -124,11 +125,13 @@ class Service:
         self._settings = settings
         self._audit = audit
         self._policies = policies
+        self._decisions = decision_log(settings, audit)
         self._guard = Guard(
             audit.listener(settings.service, settings.listener),
             policies.make(audit),
             when_full=settings.when_full,
             on_error=settings.on_error,
+            decisions=self._decisions,
         )
         self._report = report
         self._periodic = PeriodicReport(report, self.figures, self.busiest)
@@ -164,8 +167,10 @@ class Service:
         return next(iter(self._audit.top(1, prefixlen=self._settings.prefixlen)), None)
 
     def close(self) -> None:
-        """Ends the sessions that the event loop has left open."""
+        """Ends the sessions that the event loop has left open, and writes what was decided."""
         self._guard.close_all()
+        if self._decisions is not None:
+            self._decisions.close()
 
     async def serve(self, listening: list[socket.socket]) -> None:
         """Accepts until `_stop` is set, then lets open mail transactions end."""
@@ -247,7 +252,7 @@ class Service:
 
     @property
     def _reloadable(self) -> bool:
-        return self._policies.reloadable or self._settings.source is not None
+        return self._policies.reloadable or self._settings.source is not None or self._decisions is not None
 
     def _fresh(self) -> tuple[Settings, list[str]]:
         """The settings of the configuration file as it is now, if there is one, and the keys that need a restart.
@@ -258,6 +263,8 @@ class Service:
 
     def _load(self, settings: Settings) -> Callable[[], None]:
         """Loads what can be reloaded, in a thread. Returns what puts it to use, in the loop. Raises Failure."""
+        if self._decisions is not None:
+            reopen(self._decisions)
         if settings is self._settings and not self._policies.reloadable:
             return lambda: None
         policies = self._policies

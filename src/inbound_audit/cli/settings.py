@@ -60,6 +60,9 @@ class Settings:
     service: str = "SMTP"
     listener: str = "default"
     record: bool = False
+    decision_log: str | None = None
+    log_accepted: bool = False
+    log_rate: int = 1000
     source: Source[Settings] | None = field(default=None, compare=False)
     """The configuration file, if there is one."""
 

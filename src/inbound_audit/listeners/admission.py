@@ -66,6 +66,7 @@ class Admission:
             guard._refused += 1
             self._record_rejection()
             guard.refusals.report(logging.INFO, "refused %s: %d %s", self, self.verdict.code, self.verdict.text)
+        guard._note(self, "validate_connect", self.verdict)
         return self.verdict
 
     ask = evaluate
@@ -78,6 +79,7 @@ class Admission:
         verdict = self._guard._consult(self, name, *args)
         if not verdict.lets_in:
             self._record_rejection()
+        self._guard._note(self, name, verdict)
         return verdict
 
     def record_reception(self) -> None:

@@ -240,6 +240,8 @@ class Gate(NativeGate):
         if self._shedder is not None:
             self._shedder.close()
         super().close()
+        if self.guard is not None and self.guard.decisions is not None:
+            self.guard.decisions.end_gate(self)
 
     def serve(
         self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol] | CountedCallback, **tls: Any

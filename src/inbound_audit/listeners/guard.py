@@ -15,6 +15,7 @@ from inbound_audit.policy.verdict import ACCEPT, UNAVAILABLE, Verdict
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
+    from inbound_audit.listeners.decision_log import DecisionLog
     from inbound_audit.listeners.gate import Gate
 
 logger = logging.getLogger("inbound_audit.listeners")
@@ -41,6 +42,8 @@ class Guard:
     failures   questions on which the policy failed
     open       connections that have not ended
 
+    `decisions` is told of each decision, also of those of the guard's gates.
+
     With a gate (`listeners.gate`) the figures are those of both: a connection that waits in the gate is opened, and
     neither accepted nor refused.
 
@@ -55,9 +58,11 @@ class Guard:
         *,
         when_full: Choice = "accept",
         on_error: Choice = "accept",
+        decisions: DecisionLog | None = None,
     ) -> None:
         self.listener = listener
-        self._policy = _prepared(policy, listener)
+        self.decisions = decisions
+        self._policy = self._prepared(policy)
         self._gates: list[Gate] = []
         self.choose(when_full=when_full, on_error=on_error)
         self.accepted = self.received = self.failures = 0
@@ -91,7 +96,7 @@ class Guard:
 
     @policy.setter
     def policy(self, policy: ConnectPolicy | None) -> None:
-        self._policy = _prepared(policy, self.listener)
+        self._policy = self._prepared(policy)
         for gate in self._gates:
             gate.follow(policy)
 
@@ -111,6 +116,8 @@ class Guard:
 
     def add_gate(self, gate: Gate) -> None:
         """From now on the guard's figures have those of a gate of the same listener."""
+        if self.decisions is not None:
+            self.decisions.add_gate(gate)
         self._gates.append(gate)
 
     def enter(self, remote: Any, local: Any = None) -> Admission:
@@ -175,6 +182,27 @@ class Guard:
         """Logs why there was no room to count a session, at most one line per interval."""
         self._room.report(logging.WARNING, "a session is %s uncounted: %s", _outcome(self._full_verdict), error)
 
+    def _prepared(self, policy: ConnectPolicy | None) -> ConnectPolicy | None:
+        """A policy whose `prepare`, if it has one, was called. Raises what that raises."""
+        prepare = getattr(policy, "prepare", None)
+        if prepare is not None:
+            prepare(self.listener.audit)
+        if self.decisions is not None and policy is not None and hasattr(policy, "explains"):
+            policy.explains = True
+        return policy
+
+    def _note(self, admission: Admission, hook: str, verdict: Verdict) -> None:
+        """Writes a decision to the log, if there is one. Never raises."""
+        if self.decisions is None:
+            return
+        explain, reason = getattr(admission.policy, "explain", None), None
+        if explain is not None and admission.session is not None:
+            try:
+                reason = explain(admission.session)
+            except Exception as error:
+                self._failed("explain", admission, error)
+        self.decisions.decided(admission.session, hook, verdict, reason)
+
     def _consult(self, admission: Admission, hook: str, *args: object) -> Verdict:
         try:
             return evaluate(admission.policy, hook, admission.session, *args)
@@ -194,14 +222,6 @@ class Guard:
             kind=type(error).__name__,
         )
         return verdict
-
-
-def _prepared(policy: ConnectPolicy | None, listener: Listener) -> ConnectPolicy | None:
-    """A policy whose `prepare`, if it has one, was called. Raises what that raises."""
-    prepare = getattr(policy, "prepare", None)
-    if prepare is not None:
-        prepare(listener.audit)
-    return policy
 
 
 def _chosen(setting: str, choice: str) -> Verdict:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from inbound_audit._ipcount import parse_monitor
 from inbound_audit.errors import PolicyError
 from inbound_audit.log_limiter import LogLimiter, kind_of_text
+from inbound_audit.policy.reason import Reason
 from inbound_audit.policy.verdict import ACCEPT, LOCAL_ERROR, UNAVAILABLE, Verdict, cached_verdict
 from inbound_audit.process import ProcessLock
 from inbound_audit.ration import Ration
@@ -69,6 +70,9 @@ class Policy:
     needed_monitors: tuple[str, ...] = ()
     """The monitors that the policy counts with, as far as they are known when it is loaded."""
 
+    explains = False
+    """Whether `explain` will be called: a guard with a decision log sets it."""
+
     def validate_connect(self, ac: Session) -> Verdict:
         """May the connection stay?"""
         return ACCEPT
@@ -104,6 +108,11 @@ class Policy:
     def capabilities(self, ac: Session) -> Capabilities:
         """The ESMTP capabilities that are added to and removed from the greeting of this session."""
         return (), ()
+
+    def explain(self, ac: Session) -> Reason | None:
+        """Why the question that this thread has just asked about a session was answered so. Asked at once after it, and
+        only once."""
+        return None
 
     def end_session(self, ac: Session) -> None:
         """The session is over, and may be closed."""
@@ -177,6 +186,9 @@ class ScriptPolicy(Policy):
     def errors(self) -> int:
         """How many hooks have failed since the policy was loaded."""
         return sum(self.errors_by_hook.values())
+
+    def explain(self, ac: Session) -> Reason | None:
+        return Reason("script", script=str(self.path))
 
     def check(self, audit: InboundAudit) -> None:
         try:

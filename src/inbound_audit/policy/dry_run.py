@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from inbound_audit.policy.base import Capabilities, ConnectPolicy, Policy, evaluate
+from inbound_audit.policy.reason import Reason
 from inbound_audit.policy.verdict import ACCEPT, Verdict
 
 if TYPE_CHECKING:
@@ -24,6 +27,24 @@ class DryRun(Policy):
     def __init__(self, policy: ConnectPolicy, would_refuse: Counter[str] | None = None) -> None:
         self.policy = policy
         self.would_refuse: Counter[str] = Counter() if would_refuse is None else would_refuse
+        self._explains = False
+        self._last = threading.local()  # the session that this thread would have refused last, and the verdict
+
+    @property
+    def explains(self) -> bool:
+        return self._explains
+
+    @explains.setter
+    def explains(self, value: bool) -> None:
+        self._explains = value
+        if hasattr(self.policy, "explains"):
+            self.policy.explains = value
+
+    def explain(self, ac: Session) -> Reason | None:
+        reason: Reason | None = getattr(self.policy, "explain", _no_reason)(ac)
+        conn_id, verdict = getattr(self._last, "refused", (0, None))
+        self._last.refused = 0, None
+        return replace(reason or Reason("policy"), would_refuse=verdict) if conn_id == ac.conn_id else None
 
     def capabilities(self, ac: Session) -> Capabilities:
         self._call("capabilities", ac)
@@ -52,11 +73,18 @@ class DryRun(Policy):
 
 def _passing(hook: str) -> Callable[..., Verdict]:
     def validate(self: DryRun, *arguments: object) -> Verdict:
-        if not evaluate(self.policy, hook, *arguments).lets_in:
+        verdict = evaluate(self.policy, hook, *arguments)
+        if not verdict.lets_in:
             self.would_refuse[hook] += 1
+            if self._explains:
+                self._last.refused = cast("Session", arguments[0]).conn_id, verdict
         return ACCEPT
 
     return validate
+
+
+def _no_reason(_: object) -> None:
+    """Of a policy without `explain`."""
 
 
 # Every hook of the base that decides, those that are added to it later as well.

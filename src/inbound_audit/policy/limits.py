@@ -17,9 +17,11 @@ from inbound_audit._ipcount import LimitTables, parse_pair, parse_prefix
 from inbound_audit.errors import CapacityError, CidrError, MonitorError, PolicyError, did_you_mean, named_keywords
 from inbound_audit.policy.base import Policy
 from inbound_audit.policy.rates import EXAMPLE, MAX_COUNT, Rate, monitors_for, read_rate
+from inbound_audit.policy.reason import Reason
 from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Verdict
 
 if TYPE_CHECKING:
+    from inbound_audit._ipcount import Session
     from inbound_audit.audit import InboundAudit
 
 LimitValue = int | str | Sequence[int | str]
@@ -316,6 +318,11 @@ class Limits(LimitTables, Policy):
     def check(self, audit: InboundAudit) -> None:
         """As `prepare`."""
         self.prepare(audit)
+
+    def explain(self, ac: Session) -> Reason | None:
+        """The limit that the session was over. None unless `explains` was set before it was asked."""
+        passed = self._take_passed(ac)
+        return None if passed is None else Reason("limit", *passed, would_refuse=self.refusal if self.dry_run else None)
 
     @property
     def refused(self) -> Counter[str]:

@@ -1,0 +1,26 @@
+"""Why a policy has answered as it did: what the decision log says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inbound_audit.policy.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What decided about a session. `by` is "limit", "script" or "policy".
+
+    Of a limit: its name, the prefix that it counts (None: the whole network or listener), what it counted and the
+    maximum. Of a script: its path and the line that decided, if that is known. `would_refuse` is the verdict that a dry
+    run has not carried out.
+    """
+
+    by: str
+    limit: str | None = None
+    prefix: str | None = None
+    count: int | None = None
+    most: int | None = None
+    script: str | None = None
+    line: int | None = None
+    would_refuse: Verdict | None = None
