@@ -41,12 +41,14 @@ each_service = pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.s
 needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 
 COUNTS = """
-from inbound_audit import InboundAudit
+from inbound_audit import InboundAudit, Limits
+from inbound_audit.listeners import Guard
 audit = InboundAudit(shared=NAME, capacity=1 << 24, monitors=("300,6",))
 audit.series.define("failures", "ip", 300, 6)
 audit.series.add("failures", "192.0.2.7", 3)
 kept = [audit.listener(service).session("192.0.2.7") for service in ("SMTP", "ECStream")]
 kept.append(audit.listener("SMTP").session("2001:db8::7"))
+guard = Guard(audit.listener("SMTP"), Limits())
 """
 
 
@@ -71,6 +73,7 @@ EXPECTED = {
     "cluster": r'node mx1, connected|^"mx1"$',
     "metrics": r"inbound_audit_|serving http|sessions|^$",
     "check": r"serve: |^\[?\]?$|a policy|\$schema|^$",
+    "why": r"^192\.0\.2\.7 would be let in$|^true$",
     "ls": r"mail .* 3$|^mail$",
     "man": r"^$",
     "completion": r"inbound_audit_completion",

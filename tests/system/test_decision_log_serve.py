@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from tests.support.command_line import Serve, run
 from tests.support.listening import Peer
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -69,6 +70,26 @@ def test_a_dry_run_and_what_is_let_in(tmp_path: Path):
         eventually(lambda: len(rows(path)) == 2, "two lines")
         peer.close()
     assert sorted((row["done"], row.get("by")) for row in rows(path)) == [("accepted", None), ("dry run", "limit")]
+
+
+@pytest.mark.parametrize("service", ["syslog", "journald"])
+def test_a_log_service_is_sent_the_lines(tmp_path: Path, service: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind("log")
+        receiver.settimeout(PATIENCE)
+        with Serve("--limit", "/0=0", "--decision-log", f"{service}:log", listen=["127.0.0.1:0"]) as server:
+            refusals(server, 1)
+            message = receiver.recv(1 << 16).decode()
+    start = "MESSAGE=" if service == "journald" else f"<29>inbound-audit[{server.pid}]: "
+    assert message.startswith(start)
+    assert json.loads(message.removeprefix(start).splitlines()[0])["client"] == "127.0.0.1"
+
+
+def test_a_log_service_that_is_not_there_is_named(tmp_path: Path):
+    done = run("serve", "--listen", "127.0.0.1:0", "--decision-log", f"syslog:{tmp_path}/none")
+    assert done.returncode == 1
+    assert f"--decision-log {tmp_path}/none: no such file" in done.stderr.decode()
 
 
 def test_a_file_that_can_t_be_opened_is_named(tmp_path: Path):

@@ -21,7 +21,7 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services", "descriptor", "nodes", "shedding"},
+    {"services", "descriptor", "nodes", "shedding", "inquiries"},
     {"process", "regular_file"},
     {"log_limiter", "ration"},
     {"shared", "address_lists"},

@@ -18,7 +18,7 @@ from libc.string cimport memset
 from inbound_audit._core.address cimport Address, from_packed
 from inbound_audit._core.bits cimport u8, u16, u32, u64, acquire32, fetch_add64, load32, store32
 from inbound_audit._core.codes cimport OK
-from inbound_audit._core.gate_decisions cimport NOT_COUNTED, OVER, QUEUE_FULL, WOULD_BE_OVER, note_decision
+from inbound_audit._core.gate_decisions cimport NOT_COUNTED, OVER, OVERRULED, QUEUE_FULL, WOULD_BE_OVER, note_decision
 from inbound_audit._core.gate_drain cimport abort_on_close, close_hand, drain, end_stream, read_away
 from inbound_audit._core.gate_model cimport ABORT, DRAIN, Gate, Lane, Rules, add_one
 from inbound_audit._core.gate_queue cimport Connection, lock_mutex, push, unlock_mutex
@@ -130,7 +130,7 @@ cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexc
     # All of this before the peer can know: its next connection may be asked about what is recorded here.
     add_one(&lane.refused)
     lane.last = c.ac
-    note_decision(&lane.decisions, &c.ac, r.number, OVER, row, count)
+    note_decision(&lane.decisions, &c.ac, r.number, OVER if row >= 0 else OVERRULED, row, count)
     if lane.gate.refusals != NULL:
         count_refusal(lane.gate.refusals, &peer)
     if monitors:

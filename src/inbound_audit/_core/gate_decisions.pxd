@@ -26,6 +26,7 @@ cdef enum What:
     NOT_COUNTED = 2             # refused: there was no room to count it
     QUEUE_FULL = 3              # refused: as many waited as may
     CLOSING = 4                 # refused: it waited when the gate was closed
+    OVERRULED = 5               # refused: an override denies it
 
 cdef struct Decision:
     int64_t time_us             # since 1970
@@ -33,7 +34,7 @@ cdef struct Decision:
     u64 lo
     u64 rules                   # the number of the rules that decided
     int64_t count               # that the limit counted
-    int row                     # the limit; of OVER and WOULD_BE_OVER
+    int row                     # the limit, of OVER and WOULD_BE_OVER; below 0: none
     u16 port
     u8 version
     u8 what

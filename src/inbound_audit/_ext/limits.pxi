@@ -178,6 +178,35 @@ cdef class LimitTables:
         bits.fetch_add64(&self.set.limit[row].passed, 1)
         return self.refuse
 
+    def _states(self, Session ac not None):
+        """The limits that a new connection of this client would be asked about, in their order. `ac`: of
+        `Listener.visit`. Returns the number of its network and a list of `(name, prefix or None, count, maximum,
+        whether the connection would be over it)`; the count is that of now, without the connection. O(limits)."""
+        cdef const limits.Table *table
+        cdef const limits.Limit *limit
+        cdef ip.Address a
+        cdef int64_t count, now
+        cdef int i, node, number
+        if self.networks is None:
+            raise ValueError(f"{self!r}: has no limits yet")
+        if fork.is_child():
+            handle_the_fork()
+        now = limits.time_of_limits(&self.set, ac.ac.tree.owner)
+        node = self.networks.find(&ac.ac)
+        number = limits.table_of(&self.set, node)
+        table = &self.set.table[number]
+        a.hi, a.lo, a.version = ac.ac.hi, ac.ac.lo, ac.ac.version
+        rows = []
+        for i in range(<int>table.first, <int>table.end):
+            limit = &self.set.limit[i]
+            if limit.length[a.version == 6] < 0:
+                continue
+            count = limits.limited_count(&self.set, limit, number, node, &ac.ac, now)
+            name, counted, _, most = passed_by(self, i, &a, count)
+            adds = limit.kind < limits.TIMED_PREFIX_LIMIT or limit.event == model.CONNECTIONS
+            rows.append((name, counted, count, most, count + (1 if adds else 0) > most))
+        return number, rows
+
     def _take_passed(self, Session ac not None):
         """The limit that the session was over when this thread last asked about a session: its name, the prefix that
         it counts (None: the whole network or listener), what it counted, and the maximum. None if the session was

@@ -11,8 +11,9 @@
               `inbound-audit milter`, `policyd`; service: what they have in common with `serve`
     check     `inbound-audit check`; config, a package: the configuration file
     console   `inbound-audit console`, a package: the reference's console
-    show, top, ps
-              `inbound-audit show`, `top`, `ps`: a shared audit from outside; view_options: what they have in common
+    show, top, ps, why
+              `inbound-audit show`, `top`, `ps`, `why`: a shared audit from outside;
+              view_options: what they have in common
     agent, cluster
               `inbound-audit agent`: this host as a node of a cluster; `inbound-audit cluster`: the nodes
     ls        `inbound-audit ls`: the shared audits of this machine
@@ -50,6 +51,7 @@ from inbound_audit.cli.replay import replay
 from inbound_audit.cli.serve import serve
 from inbound_audit.cli.show import show
 from inbound_audit.cli.top import top
+from inbound_audit.cli.why import why
 
 NAME = "inbound-audit"
 
@@ -81,7 +83,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    serve, milter, policyd, check, count, replay, show, top, ps, ls, console, agent, cluster, metrics, completion, man,
+    serve, milter, policyd, check, count, replay, show, top, ps, why, ls, console, agent, cluster, metrics, completion,
+    man,
 )  # fmt: skip
 
 for command in COMMANDS:

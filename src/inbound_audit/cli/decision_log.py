@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.listeners.decision_log import DecisionLog
-from inbound_audit.listeners.log_sinks import LogFile
+from inbound_audit.listeners.log_sinks import (
+    JOURNAL,
+    SYSLOG,
+    LogFile,
+    LogSocket,
+    Sink,
+    journal_message,
+    syslog_message,
+)
 from inbound_audit.nodes import THIS_HOST, nodes_of
 
 if TYPE_CHECKING:
@@ -20,12 +28,26 @@ def decision_log(settings: Settings, audit: InboundAudit) -> DecisionLog | None:
     if settings.decision_log is None:
         return None
     try:
-        sink = LogFile(settings.decision_log)
+        sink = _sink(settings.decision_log)
     except OSError as error:
         raise _failure(settings.decision_log, error) from None
     return DecisionLog(
         sink, accepted=settings.log_accepted, rate=settings.log_rate, node=lambda: _name_of_this_host(audit)
     )
+
+
+def file_of(target: str) -> str | None:
+    """The file of `--decision-log`; None for a log service."""
+    return None if target.partition(":")[0] in _SERVICES else target
+
+
+def _sink(target: str) -> Sink:
+    """Raises OSError."""
+    name, _, path = target.partition(":")
+    if file_of(target) is not None:
+        return LogFile(target)
+    usual, render = _SERVICES[name]
+    return LogSocket(path or usual, render)
 
 
 def reopen(log: DecisionLog) -> None:
@@ -34,6 +56,9 @@ def reopen(log: DecisionLog) -> None:
         log.reopen()
     except OSError as error:
         raise _failure(log.sink.path, error) from None
+
+
+_SERVICES = {"syslog": (SYSLOG, syslog_message), "journald": (JOURNAL, journal_message)}
 
 
 def _failure(path: str, error: OSError) -> Failure:

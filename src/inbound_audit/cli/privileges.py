@@ -21,6 +21,7 @@ from pathlib import Path
 
 import inbound_audit
 from inbound_audit.cli import landlock
+from inbound_audit.cli.decision_log import file_of
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.settings import Settings
 from inbound_audit.descriptor import make_directory
@@ -126,8 +127,8 @@ def _own_directories(settings: Settings, uid: int) -> Iterator[str]:
     yield settings.state or default_directory()
     if settings.maildir is not None:
         yield os.path.abspath(settings.maildir)
-    if settings.decision_log is not None:
-        yield os.path.dirname(os.path.abspath(settings.decision_log))
+    if (log := _log_directory(settings)) is not None:
+        yield log
     if settings.shared is not None:
         try:
             path = find_directory(settings.shared, str(uid))
@@ -136,11 +137,16 @@ def _own_directories(settings: Settings, uid: int) -> Iterator[str]:
             raise Failure(f"--shared: {error}") from None
 
 
+def _log_directory(settings: Settings) -> str | None:
+    path = settings.decision_log and file_of(settings.decision_log)
+    return os.path.dirname(os.path.abspath(path)) if path else None
+
+
 def _raise_if_needed(settings: Settings, path: str, error: OSError) -> None:
     """Raises Failure if `serve` can't do without a directory that could not be made. State may never be kept."""
     if settings.maildir is not None and path == os.path.abspath(settings.maildir):
         raise Failure(f"--maildir {settings.maildir}: {reason(error)}") from None
-    if settings.decision_log is not None and path == os.path.dirname(os.path.abspath(settings.decision_log)):
+    if path == _log_directory(settings):
         raise Failure(f"--decision-log {settings.decision_log}: {reason(error)}") from None
     if path != (settings.state or default_directory()):
         raise Failure(f"--shared: {path}: {reason(error)}") from None

@@ -178,7 +178,8 @@ Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 @params.option(
     "--decision-log",
     "FILE",
-    "Write a line of JSON for each client that is refused or made to wait. A file that was renamed is made anew.",
+    "Write a line of JSON for each client that is refused or made to wait. A file that was renamed is made anew. "
+    "syslog and journald, or syslog:PATH and journald:PATH, are sent the lines in place of a file.",
 )
 @click.option("--log-accepted", is_flag=True, help="With --decision-log: also for each connection that is let in.")
 @params.option(

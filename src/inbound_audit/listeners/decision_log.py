@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit.listeners.gate_reply import BUSY, CLOSING
+from inbound_audit.listeners.log_sinks import LogFile, Sink
 from inbound_audit.policy.reason import Reason
 from inbound_audit.policy.verdict import LOCAL_ERROR, UNAVAILABLE, Verdict
 from inbound_audit.process import BackgroundThread, ProcessLock, Stage, register
@@ -27,7 +28,6 @@ from inbound_audit.process import BackgroundThread, ProcessLock, Stage, register
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
     from inbound_audit.listeners.gate import Gate
-    from inbound_audit.listeners.log_sinks import Sink
 
 DEFAULT_RATE = 1000
 """Lines per second."""
@@ -82,6 +82,11 @@ class DecisionLog:
         self.left_out = self._said = 0
         self._said_in = -1  # the second
         self._gates.clear()
+
+    @property
+    def file(self) -> str | None:
+        """The path of the file; None if the lines go elsewhere."""
+        return self.sink.path if isinstance(self.sink, LogFile) else None
 
     # ---- what is decided
 

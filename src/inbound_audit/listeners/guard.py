@@ -7,14 +7,17 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from inbound_audit import inquiries
 from inbound_audit.errors import AddressError, InboundAuditError, named_keywords
 from inbound_audit.listeners.admission import Admission, TracebackText
+from inbound_audit.listeners.inquiry import would_decide
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.base import Choice, ConnectPolicy, evaluate
 from inbound_audit.policy.verdict import ACCEPT, UNAVAILABLE, Verdict
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
+    from inbound_audit.inquiries import Answer
     from inbound_audit.listeners.decision_log import DecisionLog
     from inbound_audit.listeners.gate import Gate
 
@@ -72,6 +75,7 @@ class Guard:
         self._errors = LogLimiter(logger)
         self.handler_errors = LogLimiter(logger)
         # Weak, so that a connection that its server forgot can be collected, which ends its session.
+        inquiries.note(listener.audit, self)
         self._live: dict[int, weakref.ref[Admission]] = {}
 
     @property
@@ -113,6 +117,11 @@ class Guard:
     @property
     def refuses_when_full(self) -> bool:
         return not self._full_verdict
+
+    def would_decide(self, address: str) -> Answer:
+        """What becomes of a new connection from that address now (`inbound-audit why`). Raises AddressError."""
+        answer = would_decide(self.listener, self.policy, address)
+        return answer if self.decisions is None else {**answer, "log": self.decisions.file}
 
     def add_gate(self, gate: Gate) -> None:
         """From now on the guard's figures have those of a gate of the same listener."""

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 import os
-from collections.abc import Sequence
+import select
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Protocol
 
-from inbound_audit.descriptor import open_file
+from inbound_audit.descriptor import Descriptor, open_file
 from inbound_audit.errors import cause_of
 from inbound_audit.log_limiter import LogLimiter
 
 logger = logging.getLogger("inbound_audit.listeners")
+
+SYSLOG = "/var/run/syslog" if sys.platform == "darwin" else "/dev/log"
+JOURNAL = "/run/systemd/journal/socket"
+
+MAX_WAIT_S = 0.5
+"""Seconds to wait for a log service that is slow, for all lines that are written at once."""
+
+IDENTIFIER = "inbound-audit"
+
+_DAEMON, _NOTICE, _INFO = 3, 5, 6  # the facility and the severities: RFC 3164, 4.1.1
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -85,3 +101,98 @@ class LogFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+class LogSocket:
+    """Sends each line as a datagram to the Unix socket of a log service; `render` makes its bytes. It waits for a
+    receiver that is slow for `MAX_WAIT_S` in all, and connects anew to one that was started again.
+
+    Raises OSError.
+
+    Lock rule: the caller's.
+    """
+
+    def __init__(self, path: str, render: Callable[[str], bytes]) -> None:
+        self.path, self._render = path, render
+        self._limiter = LogLimiter(logger)
+        self._socket = self._connect()
+
+    def _connect(self) -> Descriptor:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as made:
+            made.connect(self.path)
+            return Descriptor(made.detach())
+
+    def reopen(self) -> None:
+        connected = self._connect()
+        self._socket.close()
+        self._socket = connected
+
+    def write(self, lines: Sequence[str]) -> int:
+        deadline = time.monotonic() + MAX_WAIT_S
+        lost = 0
+        for at, line in enumerate(lines):
+            try:
+                self._send(self._render(line), deadline)
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    lost += 1
+                    continue
+                text = "the log service at %s has lost %d lines: %s"
+                self._limiter.report(logging.WARNING, text, self.path, len(lines) - at, cause_of(error))
+                return lost + len(lines) - at
+        return lost
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        """Raises OSError."""
+        try:
+            self._write(data, deadline)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                raise
+            self.reopen()
+            self._write(data, deadline)
+
+    def _write(self, data: bytes, deadline: float) -> None:
+        while True:
+            try:
+                os.write(self._socket.number, data)  # a datagram is sent whole or not at all
+            except BlockingIOError:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise
+                poll = select.poll()
+                poll.register(self._socket.number, select.POLLOUT)
+                poll.poll(1000 * left)
+            else:
+                return
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def syslog_message(line: str) -> bytes:
+    """A line for a syslog service of this machine (RFC 3164, without a time, which the service knows)."""
+    return f"<{_DAEMON * 8 + _priority(json.loads(line))}>{IDENTIFIER}[{os.getpid()}]: {line}".encode("ascii")
+
+
+def journal_message(line: str) -> bytes:
+    """A line for journald, in its native protocol: MESSAGE is the line, and each of its members is a field."""
+    row = json.loads(line)
+    fields = {"MESSAGE": line, "PRIORITY": _priority(row), "SYSLOG_IDENTIFIER": IDENTIFIER}
+    return b"".join(
+        _field(name, str(value)) for name, value in (fields | {n.upper(): v for n, v in row.items()}).items()
+    )
+
+
+def _field(name: str, value: str) -> bytes:
+    """https://systemd.io/JOURNAL_NATIVE_PROTOCOL/: a value with a line feed comes after its length."""
+    data = value.encode()
+    if b"\n" not in data:
+        return name.encode("ascii") + b"=" + data + b"\n"
+    return name.encode("ascii") + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
+
+
+def _priority(row: dict[str, object]) -> int:
+    return _INFO if row.get("done") == "accepted" else _NOTICE

@@ -183,6 +183,6 @@ end
 
 entry_points.stop = registry.stop
 entry_points.suspend, entry_points.overrun = steps.suspend, steps.overrun
-entry_points.sessions = sessions.count
+entry_points.sessions, entry_points.explain = sessions.count, context.explain
 
 return entry_points

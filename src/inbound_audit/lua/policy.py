@@ -79,7 +79,7 @@ class LuaPolicy(ScriptPolicy):
         self._world.build(self._host.functions(), {**bounds, **places})
         self._entry_points = self._world.entry_points
         self.implementation = self._world.implementation
-        self._closed = False
+        self._closed = self._explains = False
         self._running = Running(self._asked)
         wait_before_forks(self._running)
         self._load(sources)
@@ -128,7 +128,7 @@ class LuaPolicy(ScriptPolicy):
                 self._asked.pop(handle, None)
         except (self._world.error, PolicyError) as error:
             return self._hook_failed("validate_connect", error)
-        return ACCEPT if answer is None else self._verdict("validate_connect", *answer)
+        return ACCEPT if answer is None else self._answered("validate_connect", ac, *answer)
 
     def validate_ehlo(self, ac: Session, text: str) -> Verdict:
         return self._ask("validate_ehlo", ac, raw(text))
@@ -198,7 +198,25 @@ class LuaPolicy(ScriptPolicy):
             finally:
                 self._asked.pop(handle, None)
                 self._host.messages.pop(handle, None)
-        return ACCEPT if answer is None else self._verdict(hook, *answer)
+        return ACCEPT if answer is None else self._answered(hook, ac, *answer)
+
+    def _answered(self, hook: str, ac: Session, *answer: Any) -> Verdict:
+        """The verdict of a script, whose sixth value is where it was set if the policy explains."""
+        if len(answer) > 5:
+            name, _, line = text(answer[5]).removesuffix(": ").rpartition(":")
+            self._note_place(ac, name, line)
+        return self._verdict(hook, *answer[:5])
+
+    @property
+    def explains(self) -> bool:
+        return self._explains
+
+    @explains.setter
+    def explains(self, value: bool) -> None:
+        if value and not self._explains and not self._closed:
+            with self._running:
+                self._entry_points["explain"]()
+        self._explains = self._explains or value
 
     def _enter(self, hook: str, handle: int, arguments: tuple[object, ...]) -> Any:
         if self._closed:

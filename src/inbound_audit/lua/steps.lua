@@ -61,6 +61,8 @@ local function place()
   return ""
 end
 
+steps.place = place
+
 -- Raises an error that no pcall catches.
 local function expire(why)
   expired = expired or place() .. why

@@ -4,7 +4,7 @@ local room = ...
 local arguments = room("arguments")
 local error, floor, gsub, ipairs, match = error, math.floor, string.gsub, ipairs, string.match
 local rawset, setmetatable, tonumber, tostring, type = rawset, setmetatable, tonumber, tostring, type
-local plain, raising = arguments.plain, arguments.raising
+local plain, raising, place = arguments.plain, arguments.raising, room("steps").place
 
 local ANSWERS = { VALIDATE_CONT = 0, VALIDATE_DONE = 1, VALIDATE_AGAIN = 2 } -- of a hook
 local VALIDATE_DONE = ANSWERS.VALIDATE_DONE
@@ -13,7 +13,7 @@ local REFUSED, MIN_CODE, MAX_CODE = 421, 200, 599
 local MAX_REPLY = 8192 -- bytes, as a verdict takes
 local MAX_TARPIT_S = 86400 -- a day is beyond any client's patience and still a number that can be slept
 
-local REPLY = { "_code", "_text", "_tarpit", "_refused", "_disconnect" }
+local REPLY = { "_code", "_text", "_tarpit", "_refused", "_disconnect", "_place" }
 local STORES = { [VCTX_CONN] = "_conn", [VCTX_MESS] = "_mess" }
 
 local function store_of(ctx, key)
@@ -101,6 +101,14 @@ local function without_controls(text)
   return known
 end
 
+-- Where the script has set the reply, if that is wanted: "script:line: ". A tail call leaves no line.
+local explains = false
+local function mark(vctx)
+  if explains then
+    rawset(vctx, "_place", place())
+  end
+end
+
 -- Sets the reply. Returns a reason, or nil and what a hook returns that ends so: `return vctx:pbp_action(...)`.
 local function reply(vctx, code, text)
   local why, number, words = split(code, text)
@@ -109,6 +117,7 @@ local function reply(vctx, code, text)
   end
   rawset(vctx, "_code", number)
   rawset(vctx, "_text", without_controls(words))
+  mark(vctx)
   return nil, VALIDATE_DONE
 end
 
@@ -146,6 +155,9 @@ local methods = {
     end
     if time > (vctx._tarpit or 0) then
       rawset(vctx, "_tarpit", time)
+      if not vctx._code then
+        mark(vctx)
+      end
     end
   end),
 }
@@ -160,6 +172,7 @@ local metatable = {
   __newindex = function(vctx, key, value)
     if key == "disconnect" then
       rawset(vctx, "_disconnect", (value and value ~= 0) or nil)
+      mark(vctx)
     elseif methods[key] then
       error("vctx:" .. key .. " is a method and can't be set", 2)
     else
@@ -222,6 +235,11 @@ function context.used(vctx)
   return vctx._conn ~= nil or vctx._mess ~= nil
 end
 
+-- From now on `verdict` returns where the reply was set, too.
+function context.explain()
+  explains = true
+end
+
 -- The reply as (accepted, code, text, tarpit, disconnect); nothing at all when the hook had nothing to say. A code
 -- from 400 refuses; `vctx.disconnect = 1` without any reply can only mean that the client shall go.
 function context.verdict(vctx)
@@ -230,7 +248,11 @@ function context.verdict(vctx)
     return
   end
   local refused = vctx._refused or (code or (leave and REFUSED or 0)) >= 400
-  return not refused, code or (refused and REFUSED or 0), vctx._text or "", tarpit or 0, leave or false
+  code = code or (refused and REFUSED or 0)
+  if explains then
+    return not refused, code, vctx._text or "", tarpit or 0, leave or false, vctx._place or ""
+  end
+  return not refused, code, vctx._text or "", tarpit or 0, leave or false
 end
 
 return context

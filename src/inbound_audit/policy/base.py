@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from os import PathLike
 from pathlib import Path
@@ -176,6 +177,7 @@ class ScriptPolicy(Policy):
         self._logger = logger
         self._limiter = LogLimiter(self._logger)
         self._ration = Ration(max_hook_ms / 1000)
+        self._places = threading.local()  # where a script has decided in this thread last
         self._overran: set[str] = set()  # hooks, since the ration was whole
 
     def __del__(self) -> None:
@@ -188,7 +190,18 @@ class ScriptPolicy(Policy):
         return sum(self.errors_by_hook.values())
 
     def explain(self, ac: Session) -> Reason | None:
-        return Reason("script", script=str(self.path))
+        """The script, with the line that has decided if that is known."""
+        conn_id, path, line = getattr(self._places, "last", (0, "", None))
+        self._places.last = 0, "", None
+        if conn_id != ac.conn_id:
+            path, line = str(self.path), None
+        return Reason("script", script=path, line=line)
+
+    def _note_place(self, ac: Session, name: str, line: str | int) -> None:
+        """Where the script has decided in the hook that has just run: the script itself or a file beside it, and a
+        line."""
+        if name:
+            self._places.last = ac.conn_id, str(self.path.parent / name), int(line)
 
     def check(self, audit: InboundAudit) -> None:
         try:

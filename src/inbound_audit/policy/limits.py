@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,6 +58,18 @@ class Row(NamedTuple):
         if isinstance(self.most, Rate):
             return self.name, f"{view}timed {self.kind}", *self.lengths, *self.most
         return self.name, view + self.kind, *self.lengths, self.most, "", 0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """A limit, whether a new connection of a client would be over it, and what it counts now: without that
+    connection."""
+
+    limit: str
+    prefix: str | None
+    count: int
+    most: int
+    over: bool
 
 
 # The reference's stock policy, with IPv6 lengths of our own: a /64 is what one IPv6 customer link has (RFC 4291), so
@@ -261,6 +274,7 @@ class Limits(LimitTables, Policy):
         refusal = _refusal(code, text)
         self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal)
         self.refusal = refusal
+        self._names = ["exempt", "default", *(networks or {})]
         rows = [row for network in listed for row in network.rows] + everywhere
         self._options = [row.option for row in rows]
         self._rates = [row.most for row in rows if isinstance(row.most, Rate)]
@@ -323,6 +337,12 @@ class Limits(LimitTables, Policy):
         """The limit that the session was over. None unless `explains` was set before it was asked."""
         passed = self._take_passed(ac)
         return None if passed is None else Reason("limit", *passed, would_refuse=self.refusal if self.dry_run else None)
+
+    def states(self, ac: Session) -> tuple[str, list[LimitState]]:
+        """The network of a client ("default", "exempt" or its name), and its limits. `ac`: of `Listener.visit`.
+        O(limits x (prefix length + listed prefixes below the limit's prefix))."""
+        number, states = self._states(ac)
+        return self._names[number], [LimitState(*state) for state in states]
 
     @property
     def refused(self) -> Counter[str]:

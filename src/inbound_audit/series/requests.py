@@ -4,6 +4,8 @@
     remove  series, key [, interval, num_windows]                         forgets a key here: ``defined``: there was one
     shed                                                                  ``networks`` that gates drop before accept:
                                                                           of each what `ShedNetwork` has
+    why     address                                                       ``listeners``: what each guard would decide
+                                                                          about a connection of that client now
     known   series                                                        ``marks``: which lines of which logs are
                                                                           counted here; ``defined``: what it is here
     load    series, interval, num_windows, rows, marks [, type]           adds lines of a log, each (microseconds, key,
@@ -21,6 +23,7 @@ from typing import Any, NamedTuple
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import CapacityError, InboundAuditError
+from inbound_audit.inquiries import answers_of
 from inbound_audit.series.table import SeriesSet
 from inbound_audit.shedding import networks_of
 
@@ -40,7 +43,7 @@ def handle(audit: _ipcount.Audit, line: bytes) -> bytes:
     try:
         request = _parsed(line)
         command = COMMANDS[request["do"]]
-        answer = {"ok": True, **(command.handle(audit.series, request) if command.handle else _shed(audit))}
+        answer = {"ok": True, **_carried_out(audit, command, request)}
     except InboundAuditError as error:
         answer = {"ok": False, "error": str(error)}
     except Exception as error:  # the client gets the error, and the program's log too
@@ -168,16 +171,28 @@ def _define(series: SeriesSet, request: Request) -> None:
     series.define(name, request.get("type", known), request["interval"], request["num_windows"])
 
 
-def _shed(audit: _ipcount.Audit) -> dict[str, object]:
+def _shed(audit: _ipcount.Audit, request: Request) -> dict[str, object]:
     return {"networks": networks_of(audit)}
 
 
+def _why(audit: _ipcount.Audit, request: Request) -> dict[str, object]:
+    return {"listeners": answers_of(audit, request["address"])}
+
+
 class Command(NamedTuple):
-    """`handle` None: it is about no series."""
+    """`asks` in place of `handle`: it is about no series."""
 
     handle: Callable[[SeriesSet, Request], dict[str, object]] | None
     fields: dict[str, Callable[[object], bool]]
     optional: dict[str, Callable[[object], bool]]
+    asks: Callable[[_ipcount.Audit, Request], dict[str, object]] | None = None
+
+
+def _carried_out(audit: Any, command: Command, request: Request) -> dict[str, object]:
+    if command.asks is not None:
+        return command.asks(audit, request)
+    assert command.handle is not None
+    return command.handle(audit.series, request)
 
 
 _SERIES: dict[str, Callable[[object], bool]] = {"series": _is_text, "interval": _is_number, "num_windows": _is_number}
@@ -189,6 +204,7 @@ COMMANDS = {
     "add": Command(_add, {**_SERIES, "key": _is_text, "count": _is_count}, _TYPE),
     "remove": Command(_remove, _KEY, _SIZE),
     "known": Command(_known, {"series": _is_text}, {}),
-    "shed": Command(None, {}, {}),
+    "shed": Command(None, {}, {}, _shed),
+    "why": Command(None, {"address": _is_text}, {}, _why),
     "load": Command(_load, {**_SERIES, "rows": _are_rows, "marks": _are_marks}, _TYPE),
 }

@@ -88,6 +88,8 @@ class SievePolicy(ScriptPolicy):
             if self._overran and self._is_suspended("validate_connect"):
                 raise PolicyError(SUSPENDED)
             self._run(run)
+            if run.line and self.explains:
+                self._note_place(ac, self.path.name, run.line)
             return run.verdict()
         except ScriptError as error:
             return self._failed("validate_connect", f"{self.path.name}:{error}", run.overrun_s)

@@ -53,6 +53,7 @@ Seconds = Annotated[float, Reader(_seconds)]
 
 def ec_action(run: Run, at: At, code: Code, reason: Reason, counter: AsText = "") -> None:
     run.reply(code, reason)
+    run.line = at.line
     run.host.hit(at, counter)
 
 
@@ -60,13 +61,14 @@ def ec_disconnect(run: Run, at: At, code: Code = 0, reason: Reason = "", counter
     """Without arguments the connection ends after the reply that is set elsewhere."""
     if code:
         run.reply(code, reason, refused=True)
-    run.leave = True
+    run.leave, run.line = True, at.line
     run.host.hit(at, counter)
 
 
 def ec_tarpit(run: Run, at: At, seconds: Seconds, counter: AsText = "") -> None:
     """Of several the longest is waited."""
     run.tarpit = max(run.tarpit, seconds)
+    run.line = run.line or at.line
     run.host.hit(at, counter)
 
 

@@ -104,6 +104,8 @@ class Run:
     text = ""
     tarpit = 0.0
     refused = leave = False
+    line = 0
+    """Of the action that has set it; 0: none has."""
 
     overrun_s = 0.0
     """How many seconds it took, if it has used up its time."""

@@ -25,6 +25,7 @@ from inbound_audit.policy.base import Policy
 from inbound_audit.policy.dry_run import DryRun
 from inbound_audit.policy.message import Message
 from inbound_audit.policy.verdict import MAX_TEXT, REFUSE
+from inbound_audit.sieve.policy import SievePolicy
 
 audit = listening.audit  # a fixture
 linux = pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")
@@ -156,26 +157,54 @@ def test_a_tarpit_is_a_line_and_an_acceptance_if_wanted(audit: InboundAudit, sin
     assert "by" not in accepted
 
 
-def test_a_later_hook_and_a_script_are_named(audit: InboundAudit, log: DecisionLog, sink: Kept, tmp_path: Path):
-    script = tmp_path / "policy.lua"
-    script.write_text(
-        """
+LUA = """
 local policy = {}
+function policy:validate_connect(ac, vctx)
+  if ac.remote_port == 1 then
+    vctx:disconnect(550, "not you")
+  end
+  vctx:tarpit(1)
+end
 function policy:validate_rcptto(msg, str, ac, vctx)
   vctx:set_code(550, "no such user")
   return 0
 end
 msys.registerModule("policy", policy)
 """
-    )
-    policy = LuaPolicy(script)
-    guard = Guard(audit.listener("SMTP"), policy, decisions=log)
+
+
+@pytest.mark.parametrize("dry", [False, True])
+@pytest.mark.parametrize("ffi", [None, False])
+def test_a_script_and_its_line_are_named(
+    audit: InboundAudit, log: DecisionLog, sink: Kept, tmp_path: Path, ffi: bool | None, dry: bool
+):
+    script = tmp_path / "policy.lua"
+    script.write_text(LUA)
+    policy = LuaPolicy(script, ffi=ffi)
+    guard = Guard(audit.listener("SMTP"), DryRun(policy) if dry else policy, decisions=log)
     admission = guard.admit(PEER)
-    assert not admission.hook("validate_rcptto", "user@example.com", Message()).lets_in
+    assert admission.hook("validate_rcptto", "user@example.com", Message()).lets_in == dry
     admission.close()
+    guard.admit(("192.0.2.7", 1)).close()
+    log.flush()
+    assert {row["script"] for row in sink.rows} == {str(script)}
+    assert all(row["by"] == "script" for row in sink.rows)
+    found = [(row["done"], row["hook"], row["line"]) for row in sink.rows]
+    done = "dry run" if dry else "refused"
+    assert found[-2:] == [(done, "validate_rcptto", 10), (done, "validate_connect", 5)]
+    assert found[:-2] == ([] if dry else [("tarpit", "validate_connect", 7)])
+    policy.close()
+
+
+def test_a_sieve_script_and_its_line_are_named(audit: InboundAudit, log: DecisionLog, sink: Kept, tmp_path: Path):
+    script = tmp_path / "policy.sieve"
+    script.write_text('\n\nec_action 550 "no";\n')
+    policy = SievePolicy(script)
+    guard = Guard(audit.listener("SMTP"), policy, decisions=log)
+    guard.admit(PEER).close()
     log.flush()
     (row,) = sink.rows
-    assert (row["by"], row["script"], row["hook"], row["code"]) == ("script", str(script), "validate_rcptto", 550)
+    assert (row["by"], row["script"], row["line"], row["code"]) == ("script", str(script), 3, 550)
     policy.close()
 
 

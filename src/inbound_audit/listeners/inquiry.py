@@ -1,0 +1,48 @@
+"""What a policy would decide about a new connection of a client now. Nothing is counted or recorded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from inbound_audit.listeners.gate_rules import is_native
+from inbound_audit.policy.base import ConnectPolicy, ScriptPolicy
+from inbound_audit.policy.dry_run import DryRun
+
+if TYPE_CHECKING:
+    from inbound_audit._ipcount import Listener
+    from inbound_audit.inquiries import Answer
+    from inbound_audit.policy.limits import Limits
+
+
+def would_decide(
+    listener: Listener, policy: ConnectPolicy | None, address: str, *, asks_scripts: bool = False
+) -> Answer:
+    """As JSON: `let_in`, which is None if only the policy itself knows, `policy`, and for limits their counts.
+
+    A script is run if `asks_scripts`. Raises AddressError. O(limits).
+    """
+    inner = policy.policy if isinstance(policy, DryRun) else policy
+    about: Answer = {"service": listener.service_type, "listener": listener.name}
+    about["dry_run"] = isinstance(policy, DryRun) or bool(getattr(policy, "dry_run", False))
+    if inner is None:
+        return {**about, "policy": None, "let_in": True}
+    if is_native(inner):
+        return {**about, "policy": "Limits", **_by_limits(inner, listener, address)}
+    if not isinstance(inner, ScriptPolicy):
+        return {**about, "policy": type(inner).__name__, "let_in": None}
+    about |= {"policy": inner.implementation, "script": str(inner.path), "let_in": None}
+    if asks_scripts:
+        verdict = inner.validate_connect(listener.visit(address))
+        about |= {"let_in": verdict.lets_in, "code": verdict.code, "text": verdict.text, "tarpit": verdict.tarpit}
+    return about
+
+
+def _by_limits(policy: Limits, listener: Listener, address: str) -> Answer:
+    """`over`: the first limit that a new connection would be over."""
+    network, states = policy.states(listener.visit(address))
+    over = next((state.limit for state in states if state.over), None)
+    found: Answer = {"network": network, "limits": [asdict(state) for state in states]}
+    if over is not None:
+        found["over"] = over
+    return {**found, "let_in": over is None or policy.dry_run}
