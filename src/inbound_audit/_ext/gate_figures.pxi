@@ -98,7 +98,8 @@ cdef object error_of_count(const model.ia_ac *peer, int code):
         return error
 
 
-cdef tuple WHATS = ("over", "would be over", "not counted", "queue full", "closing", "overruled")    # by `gate_decisions.What`
+# By `gate_decisions.What`.
+cdef tuple WHATS = ("over", "would be over", "not counted", "queue full", "closing", "overruled")
 
 
 cdef tuple decision_of(GateRules rules, const gate_decisions.Decision *d):
