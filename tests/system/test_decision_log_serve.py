@@ -89,7 +89,7 @@ def test_a_log_service_is_sent_the_lines(tmp_path: Path, service: str, monkeypat
 def test_a_log_service_that_is_not_there_is_named(tmp_path: Path):
     done = run("serve", "--listen", "127.0.0.1:0", "--decision-log", f"syslog:{tmp_path}/none")
     assert done.returncode == 1
-    assert f"--decision-log {tmp_path}/none: no such file" in done.stderr.decode()
+    assert f"--decision-log syslog:{tmp_path}/none: no such file" in done.stderr.decode()
 
 
 def test_a_file_that_can_t_be_opened_is_named(tmp_path: Path):
