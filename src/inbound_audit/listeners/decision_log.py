@@ -40,7 +40,12 @@ INTERVAL_S = 0.25
 
 CONNECT = "validate_connect"
 
-_BY_A_GATE = {"not counted": ("uncounted", UNAVAILABLE), "queue full": ("busy", BUSY), "closing": ("closing", CLOSING)}
+_BY_A_GATE = {
+    "not counted": ("uncounted", UNAVAILABLE),
+    "queue full": ("busy", BUSY),
+    "closing": ("closing", CLOSING),
+    "overruled": ("override", UNAVAILABLE),
+}
 
 
 class DecisionLog:
