@@ -378,11 +378,14 @@ class Supervisor:
         if not self._children:  # the next one starts in a moment
             self._reloaded([])
             return
-        self._reloading = Broadcast({*self._children}, self._reloaded)
-        with contextlib.ExitStack() as held:
-            files = [held.enter_context(worker.file_of(self._fresh))] if self._settings.source else []
-            for child in self._children:
-                child.order(worker.RELOAD, *files)
+        try:
+            with contextlib.ExitStack() as held:
+                files = [held.enter_context(worker.file_of(self._fresh))] if self._settings.source else []
+                self._reloading = Broadcast({*self._children}, self._reloaded)
+                for child in self._children:
+                    child.order(worker.RELOAD, *files)
+        except OSError as error:  # the file in memory could not be made
+            logger.error("%s: %s", Server.not_reloaded, reason(error))
 
     def _read_settings(self) -> bool:
         """Reads the configuration file, if there is one. Returns whether the workers may have what it says."""

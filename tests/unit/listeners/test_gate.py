@@ -401,6 +401,20 @@ def test_a_full_tree_refuses_if_the_guard_says_so(full):
         peer.close()
 
 
+def test_a_gate_follows_when_the_guard_says_something_else(full):
+    guard = Guard(full, Limits({"/32": 0}), on_error="refuse")
+    with socket.create_server(("127.0.0.1", 0)) as listening, Gate(full, guard.policy, [listening], guard=guard):
+        with pytest.raises(ValueError, match="on_error='no'"):
+            guard.choose(when_full="refuse", on_error="no")
+        assert (guard.refuses_when_full, bool(guard.on_error)) == (False, False)
+        guard.choose(when_full="refuse", on_error="accept")
+        guard.policy = Limits({"/32": 0})
+        peer = connect(listening.getsockname()[1], "127.77.66.55")
+        assert said(peer).startswith(b"421 ")
+        assert (guard.refuses_when_full, bool(guard.on_error)) == (True, True)
+        peer.close()
+
+
 @pytest.mark.parametrize(("when_full", "outcome"), [("accept", "let in"), ("refuse", "refused")])
 def test_why_a_session_is_uncounted_is_logged(full, caplog, when_full, outcome):
     guard = Guard(full, Limits({"/32": 0}), when_full=when_full)

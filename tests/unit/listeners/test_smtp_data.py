@@ -136,3 +136,16 @@ def test_messages_share_a_memory() -> None:
 def test_a_memory_without_room_for_one_message() -> None:
     with pytest.raises(ValueError, match="399 bytes for messages are less than one message of 400 bytes"):
         MessageMemory(399, BUDGET)
+
+
+def test_a_memory_is_resized_while_messages_have_some_of_it() -> None:
+    memory = MessageMemory(600, BUDGET)
+    assert memory.reserve(500)
+    memory.resize(400, BUDGET)
+    assert not memory.reserve(1)
+    memory.release(500)
+    assert memory.reserve(400)
+    with pytest.raises(ValueError, match="399 bytes for messages"):
+        memory.resize(399, BUDGET)
+    memory.release(1)
+    assert memory.reserve(1)
