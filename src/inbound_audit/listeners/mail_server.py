@@ -105,9 +105,6 @@ class MailServers:
 class MailServerConnection(asyncio.Protocol):
     """One connection of a mail server. A class that derives from it answers in `_handle`."""
 
-    idle_s = BEGIN_S
-    """Seconds without a question, once there was one."""
-
     _transport: asyncio.Transport
 
     def __init__(self, servers: MailServers, reader: Reader) -> None:
@@ -116,6 +113,11 @@ class MailServerConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._wait: asyncio.TimerHandle | None = None  # until an answer that comes late
         self._blocked = self._partial = self._stopping = self._again = False
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds without a question, once there was one."""
+        return BEGIN_S
 
     @property
     def in_transaction(self) -> bool:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from inbound_audit.listeners import milter_protocol as protocol
 from inbound_audit.listeners.mail_server import (
-    BEGIN_S,
     MailServerConnection,
     MailServers,
     ProtocolError,
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
     from inbound_audit.policy.base import ConnectPolicy
 
 IDLE_S = 7210.0
-"""Seconds without a frame (libmilter's own default): a client that sends nothing ends earlier in the mail server."""
+"""Seconds without a frame of a client (libmilter's own default): one that sends nothing ends earlier in the mail
+server."""
 
 _NEVER = protocol.NO_END_OF_HEADERS | protocol.NO_UNKNOWN | protocol.NO_DATA
 _CONNECT, _HELO, _MAIL = 0, 1, 2
@@ -65,8 +65,6 @@ class MilterFactory(MailServers):
 class Milter(MailServerConnection):
     """One connection of a mail server, which is one mail client of it."""
 
-    idle_s = IDLE_S
-
     def __init__(self, servers: MailServers) -> None:
         super().__init__(servers, Frames())
         self._negotiated: Negotiated | None = None
@@ -78,6 +76,11 @@ class Milter(MailServerConnection):
 
     def __str__(self) -> str:
         return "a mail server" if self._admission is None else f"a mail server, with {self._admission}"
+
+    @property
+    def idle_s(self) -> float:
+        """A mail server names a client soon after the negotiation, and the next one soon after the last."""
+        return super().idle_s if self._admission is None else IDLE_S
 
     @property
     def in_transaction(self) -> bool:
@@ -180,7 +183,6 @@ class Milter(MailServerConnection):
         """The next client of the mail server comes on the same connection."""
         self._leave()
         self._macros.clear()
-        self._limit(BEGIN_S)
 
     # ---- the policy
 

@@ -748,7 +748,7 @@ def test_a_mail_server_that_stops_in_the_middle_is_given_up(
         server = await connect()
         await server.begin()
         monkeypatch.setattr(mail_server, "BEGIN_S", 0.05)
-        monkeypatch.setattr(milter.Milter, "idle_s", 0.05)
+        monkeypatch.setattr(milter, "IDLE_S", 0.05)
         server.send(wire.Abort(), sent)
         assert await server.closed()
         await holds(lambda: place.count() == 0)
@@ -756,8 +756,29 @@ def test_a_mail_server_that_stops_in_the_middle_is_given_up(
     place.run(scenario)
 
 
-def test_a_client_may_be_silent_for_long(make: Any) -> None:
-    assert milter.Milter.idle_s > 7200 > BEGIN_S
+def test_a_client_may_be_silent_for_long_and_a_mail_server_without_one_may_not(make: Any) -> None:
+    place = make()
+
+    async def scenario(connect: Any) -> None:
+        server = await connect()
+        await holds(lambda: bool(place.factory.connections))
+        session = next(iter(place.factory.connections))
+
+        def left() -> float:
+            return session._timer.when() - asyncio.get_running_loop().time()
+
+        assert left() <= BEGIN_S
+        await server.negotiate()
+        assert left() <= BEGIN_S
+        await server.client("192.0.2.7")
+        assert left() > BEGIN_S
+        server.send(b"\0\0\0\1K")
+        await holds(lambda: place.count() == 0)
+        assert left() <= BEGIN_S
+        await server.client("192.0.2.8")
+        assert left() > BEGIN_S
+
+    place.run(scenario)
 
 
 def test_bytes_that_come_one_by_one_do_not_lengthen_the_time_of_a_frame(
