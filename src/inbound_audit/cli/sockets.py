@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 from inbound_audit.cli.failure import Failure, reason
@@ -24,7 +26,7 @@ _NO_FAMILY = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 _ADVICE = {
     errno.EADDRINUSE: "; stop what listens there, or choose another --listen",
     errno.EADDRNOTAVAIL: "; this machine has no such address",
-    errno.EACCES: "; a port below 1024 needs root or CAP_NET_BIND_SERVICE",
+    errno.EACCES: "; a port below 1024 needs root or CAP_NET_BIND_SERVICE, a Unix socket a directory of this user",
 }
 
 
@@ -85,6 +87,9 @@ _MAX_PATH_BYTES = 107
 
 _FIRST_HANDED = 3
 """The first descriptor that systemd hands over (SD_LISTEN_FDS_START)."""
+
+_LOCK_S = 10.0
+"""Seconds until a process that makes a Unix socket is taken for one that stands still."""
 
 # Used when no --listen is given: this machine alone, in the families that it has.
 LOCAL = (Endpoint("127.0.0.1", DEFAULT_PORT), Endpoint("::1", DEFAULT_PORT))
@@ -214,21 +219,44 @@ def _both_families(port: int, create: Create) -> socket.socket:
 
 def _unix(endpoint: UnixEndpoint) -> socket.socket:
     """A socket of that path. What a server that has ended left there is removed; one that listens there is not.
-    Raises OSError."""
+    Raises OSError, and Failure as `_locked` does."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if _is_abandoned(endpoint.path):
-            os.unlink(endpoint.path)
-        before = os.umask(0o777 & ~endpoint.mode)
-        try:
-            listening.bind(endpoint.path)
-        finally:
-            os.umask(before)
-        listening.listen()
-    except OSError:
+        with _locked(os.path.dirname(endpoint.path)):
+            if _is_abandoned(endpoint.path):
+                os.unlink(endpoint.path)
+            before = os.umask(0o777 & ~endpoint.mode)
+            try:
+                listening.bind(endpoint.path)
+            finally:
+                os.umask(before)
+            listening.listen()
+    except BaseException:
         listening.close()
         raise
     return listening
+
+
+@contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """Holds the lock of a directory (flock(2)), so that no starter takes the socket that another makes there for
+    abandoned. The kernel releases it at any death, and no file is left. Raises OSError, and Failure after `_LOCK_S`."""
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        deadline = time.monotonic() + _LOCK_S
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Failure(
+                        f"another process holds the lock of {directory}: stop it, or choose another directory"
+                    ) from None
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(held)
 
 
 def _is_abandoned(path: str) -> bool:

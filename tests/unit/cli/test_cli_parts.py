@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import gc
 import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import click
 import pytest
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, LuaPolicy, Verdict
 from inbound_audit.cli import params, sockets
@@ -241,6 +244,69 @@ def test_of_several_sockets_all_are_bound_or_none(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(Failure, match=rf"\[::1\]:{taken}: address already in use"):
             sockets.bind([Endpoint("127.0.0.1", 0), Endpoint("::1", 0), Endpoint("::1", taken)])
     assert [closed.fileno() for closed in made] == [-1, -1]
+
+
+@pytest.mark.parametrize(("place", "step"), [(os, "unlink"), (socket.socket, "listen")], ids=["removes", "makes"])
+def test_of_two_starters_at_a_unix_socket_one_listens(
+    place: Any, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second starts while the first removes what was left there, or has bound its socket and does not listen."""
+    endpoint = UnixEndpoint(str(tmp_path / "milter"))
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(endpoint.path)
+    first, waits = threading.current_thread(), threading.Event()
+    outcomes: list[socket.socket | Failure] = []
+
+    def start() -> None:
+        try:
+            outcomes.append(sockets.bind([endpoint])[0])
+        except Failure as failure:
+            outcomes.append(failure)
+
+    second = threading.Thread(target=start)
+    original, lock = getattr(place, step), fcntl.flock
+
+    def noting(*arguments: Any) -> None:
+        try:
+            lock(*arguments)
+        except BlockingIOError:
+            waits.set()
+            raise
+
+    def interrupted(*arguments: Any, **rest: Any) -> Any:
+        if threading.current_thread() is first and second.ident is None:
+            second.start()
+            eventually(lambda: outcomes or waits.is_set())
+        return original(*arguments, **rest)
+
+    monkeypatch.setattr(fcntl, "flock", noting)
+    monkeypatch.setattr(place, step, interrupted)
+    start()
+    second.join()
+    listening = [each for each in outcomes if isinstance(each, socket.socket)]
+    try:
+        assert [str(each) for each in outcomes if each not in listening] == [
+            f"cannot listen on {endpoint}: address already in use; stop what listens there, or choose another --listen"
+        ]
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(endpoint.path)
+    finally:
+        for each in listening:
+            each.close()
+
+
+def test_a_starter_that_stands_still_does_not_hold_up_the_next_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "_LOCK_S", 0.0)
+    held = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Failure, match=rf"another process .* lock of {tmp_path}"):
+            sockets.bind([UnixEndpoint(str(tmp_path / "milter"))])
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        os.close(held)
 
 
 # ---- policies
