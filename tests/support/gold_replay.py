@@ -28,7 +28,14 @@ def postfix_log(lines: int, seed: int, processes: int = 60) -> Iterator[str]:
         elif chance < 0.11:
             busy.pop(pid, None)
             yield f"{head}master[1]: warning: process /usr/lib/postfix/smtpd pid {pid} killed by signal 9"
-        elif chance < 0.12 and pid not in busy:
+        elif chance < 0.3 and (pid in busy or chance < 0.125):
+            address = busy.get(pid, "192.0.2.1")
+            yield f"{head}smtpd[{pid}]: " + draw.choice((
+                f"NOQUEUE: reject: RCPT from a.example[{address}]: 554 5.7.1 <b@example.org>: Relay access denied",
+                f"4F1A2: client=a.example[{address}]",
+                f"NOQUEUE: reject_warning: RCPT from a.example[{address}]: 554 5.7.1 Service unavailable",
+            ))  # fmt: skip
+        elif chance < 0.135 and pid not in busy:
             yield f"{head}smtpd[{pid}]: disconnect from a.example[192.0.2.1] commands=0"
         elif pid in busy:
             yield f"{head}smtpd[{pid}]: disconnect from a.example[{busy.pop(pid)}] ehlo=1 quit=1 commands=2"
@@ -53,12 +60,27 @@ def network_of(address: str, lengths: tuple[int, int]) -> str:
     return str(ip_network((ip, lengths[ip.version == 6]), strict=False))
 
 
-class GoldReplay:
-    """`limits` has the maximum of each pair of lengths, in order: the first one that is passed refuses."""
+Span = tuple[tuple[int, int], str, int]
+"""Lengths, kind of events and seconds of a limit over time."""
 
-    def __init__(self, limits: dict[tuple[int, int], int], lengths: list[tuple[int, int]]) -> None:
-        self.connections = self.unmatched = self.replaced = 0
-        self.refused: Counter[tuple[int, int]] = Counter()
+
+class GoldReplay:
+    """`limits` has the maximum of each pair of lengths, `spans` that of each limit over time of these pairs. In the
+    order of the pairs the first one that is passed refuses. `rates` are those of which `over_time` has the counts."""
+
+    def __init__(
+        self,
+        limits: dict[tuple[int, int], int],
+        lengths: list[tuple[int, int]],
+        spans: dict[Span, int] | None = None,
+        rates: list[Span] | None = None,
+    ) -> None:
+        self.connections = self.unmatched = self.replaced = self.receptions = self.rejections = 0
+        self.over_time: dict[Span, Counter[int]] = {each: Counter() for each in rates or ()}
+        self._spans = spans or {}
+        self._windows: Counter[tuple[bool, Span, int, str]] = Counter()
+        self._now = 0
+        self.refused: Counter[object] = Counter()
         self.hours: Counter[int] = Counter()
         self.counts: dict[tuple[int, int], Counter[int]] = {pair: Counter() for pair in lengths}
         self.networks: Counter[str] = Counter()
@@ -73,9 +95,42 @@ class GoldReplay:
             self._found[False, pair, network] += by
             self._found[True, pair, network] += by * let_in
 
+    def record(self, address: str, kind: str, live: bool) -> None:
+        """An event in the window of each span; `live`: of those that limits ask, else of all that the log has."""
+        for span in self._spans if live else self.over_time:
+            if span[1] == kind:
+                self._windows[live, span, self._now // span[2], network_of(address, span[0])] += 1
+
+    def recent(self, address: str, span: Span, live: bool) -> int:
+        """All of the current window, and of the one before the share that as many seconds up to now still cover."""
+        number, network = self._now // span[2], network_of(address, span[0])
+        left = (number + 1) * span[2] - self._now
+        before = self._windows[live, span, number - 1, network]
+        return self._windows[live, span, number, network] + before * left // span[2]
+
+    def happen(self, process: str, kind: str) -> None:
+        if process not in self.open:
+            self.unmatched += 1
+            return
+        address, let_in = self.open[process]
+        self.receptions += kind == "receptions"
+        self.rejections += kind == "rejections"
+        self.record(address, kind, False)
+        if let_in:
+            self.record(address, kind, True)
+
     def line(self, text: str) -> None:
         words = text.split()
         if "/smtpd[" not in words[4]:
+            return
+        stamp = time.strptime(f"{2026 + (words[0] == 'Jan')} {' '.join(words[:3])}", "%Y %b %d %H:%M:%S")
+        self._now = max(self._now, calendar.timegm(stamp))
+        if words[6].startswith("client="):
+            self.happen(words[4], "receptions")
+            return
+        if words[5] == "NOQUEUE:":
+            if words[6] == "reject:":
+                self.happen(words[4], "rejections")
             return
         process, address = words[4], words[7].partition("[")[2].rstrip("]")
         if words[5] == "disconnect":
@@ -87,20 +142,28 @@ class GoldReplay:
         if process in self.open:
             self.replaced += 1
             self.change(self.open[process][0], -1, self.open.pop(process)[1])
-        self.connect(process, address, 2026 + (words[0] == "Jan"), words)
+        self.connect(process, address)
 
-    def connect(self, process: str, address: str, year: int, words: list[str]) -> None:
+    def connect(self, process: str, address: str) -> None:
         self.connections += 1
         self.change(address, 1, True)
+        for live in (True, False):
+            self.record(address, "connections", live)
+        for span, found in self.over_time.items():
+            found[self.recent(address, span, False)] += 1
         for pair, counts in self.counts.items():
             counts[self._found[False, pair, network_of(address, pair)]] += 1
-        passed = [p for p, most in self._limits.items() if self._found[True, p, network_of(address, p)] > most]
+        passed: list[object] = []
+        for pair, most in self._limits.items():
+            if self._found[True, pair, network_of(address, pair)] > most:
+                passed.append(pair)
+            passed += [s for s, top in self._spans.items() if s[0] == pair and self.recent(address, s, True) > top]
         if passed:
             self.change(address, -1, True)
             self.change(address, 1, False)
             self.refused[passed[0]] += 1
+            self.record(address, "rejections", True)
         self.open[process] = address, not passed
-        stamp = time.strptime(f"{year} {' '.join(words[:3])}", "%Y %b %d %H:%M:%S")
-        self.hours[calendar.timegm(stamp) // 3600] += 1
+        self.hours[self._now // 3600] += 1
         self.hosts.add(network_of(address, (32, 128)))
         self.networks[network_of(address, (24, 64))] += 1

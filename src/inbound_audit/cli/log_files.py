@@ -64,6 +64,11 @@ class LogFile:
     def rereadable(self) -> bool:
         return self._path != "-" and self.size is not None
 
+    @property
+    def tells_messages(self) -> bool:
+        """Whether its lines may be receptions or rejections."""
+        return self._form.tells_messages
+
     def reader(self, step: Callable[[], None]) -> tuple[LogReader, Callable[[], Iterator[Event]]]:
         """What reads the log from its beginning, and a function that begins to. `step` is called for each block."""
         reader = self._new_reader()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import tzinfo
 from typing import Any
@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from inbound_audit import InboundAudit
-from inbound_audit._ipcount import parse_pair
+from inbound_audit._ipcount import MONITOR_KINDS, parse_pair
 from inbound_audit.cli import params
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.log_files import LogFile, LogOptions, events_of
@@ -24,7 +24,7 @@ from inbound_audit.errors import InboundAuditError, PolicyError
 from inbound_audit.policy.base import ConnectPolicy
 from inbound_audit.policy.limits import Limits
 from inbound_audit.policy.load import load_policy
-from inbound_audit.policy.rates import read_rate
+from inbound_audit.policy.rates import Rate, read_rate
 from inbound_audit.policy.verdict import Verdict
 from inbound_audit.replay.columns import COLUMNS
 from inbound_audit.replay.reading import NAMES, LogReader
@@ -33,6 +33,9 @@ from inbound_audit.replay.run import DAY_S, Replay
 
 LENGTHS = ("/32,/64", "/24,/48")
 """Of the limits that are suggested, and whose counts are shown."""
+
+RATES = [Rate(0, kind, seconds) for kind in MONITOR_KINDS for seconds in (60, 300, 3600)]
+"""Of the limits over time that are suggested: a burst, some attempts, and a slow guesser."""
 
 
 @params.kind("SHARE")
@@ -73,15 +76,6 @@ def time_zone(text: str) -> tzinfo:
         raise ValueError(f"{text!r}: write a time zone of this system, such as UTC or Europe/Berlin") from None
 
 
-@params.kind("LIMIT")
-def replayed_limit(text: str) -> tuple[str, int | str]:
-    """As `params.limit`, without what a log of connections does not have. Raises ValueError or CidrError."""
-    key, most = params.limit.read(text)
-    if isinstance(most, str) and read_rate(most).kind != "connections":
-        raise ValueError(f"{text!r}: a log has connections alone; write a limit of these, such as {key}=300/5m")
-    return key, most
-
-
 @dataclass(frozen=True)
 class Asked:
     """What is asked for each connection: limits, a policy, or nothing."""
@@ -94,12 +88,12 @@ class Asked:
     service: str = "SMTP"
     exempt: tuple[str, ...] = ()
 
-    def replay(self, lengths: tuple[str, ...], longest: float) -> Replay:
+    def replay(self, lengths: tuple[str, ...], longest: float, rates: Iterable[Rate] = ()) -> Replay:
         """Raises Failure."""
         monitors = () if self.policy is None else monitors_of(self.policy)
         try:
             return Replay(
-                self._make, self._namer(), lengths=lengths, exempt=self.exempt, longest=longest,
+                self._make, self._namer(), lengths=lengths, rates=rates, exempt=self.exempt, longest=longest,
                 service_type=self.service, monitors=monitors,
             )  # fmt: skip
         except (ImportError, PolicyError) as error:
@@ -165,9 +159,9 @@ Exit status: 0 done, 1 a line could not be read (the others are replayed) or the
 @params.option("--zone", time_zone, "The time zone of time stamps without one.  [default: this machine's]")
 @params.option(
     "--limit",
-    replayed_limit,
-    "As for serve: at most N sessions from a prefix of this length, or 300/5m: so many connections in 5 minutes; "
-    "repeatable.  [default: /32,/64=10 /24,/48=100 /0=20000, without --suggest]",
+    params.limit,
+    "As for serve: at most N sessions from a prefix of this length, or 300/5m: so many connections in 5 minutes, or "
+    "20 rejections/1h; repeatable.  [default: /32,/64=10 /24,/48=100 /0=20000, without --suggest]",
     multiple=True,
 )
 @params.option("--network", params.named_network, "A network with limits of its own; repeatable.", multiple=True)
@@ -228,14 +222,20 @@ def _files(logs: tuple[str, ...], options: dict[str, Any]) -> list[LogFile]:
     if "-" in logs and len(logs) > 1:
         raise click.UsageError("- is standard input: write it alone, or files")
     how = LogOptions(options["form"], dict(options["column"]), options["duration"], options["year"], options["zone"])
-    return [LogFile(each, how) for each in logs]
+    files = [LogFile(each, how) for each in logs]
+    kinds = [read_rate(most).kind for _, most in options["limit"] if isinstance(most, str)]
+    unknown = next((kind for kind in kinds if kind != MONITOR_KINDS[0]), None)
+    if unknown is not None and not any(each.tells_messages for each in files):
+        raise Failure(f"no log has {unknown}: write limits of connections, such as --limit /24,/48=300/5m")
+    return files
 
 
 def _run(
     files: list[LogFile], asked: Asked, options: dict[str, Any], top: int
 ) -> tuple[Result, list[LogReader], list[str]]:
     lengths = dict.fromkeys(options["length"] or (*LENGTHS, *_lengths_of(options)))
-    with asked.replay(tuple(lengths), _longest(options)) as run, _bar("replaying", files) as step:
+    rates = RATES if options["suggest"] is not None else ()
+    with asked.replay(tuple(lengths), _longest(options), rates) as run, _bar("replaying", files) as step:
         readers, events = events_of(files, step)
         run.run(events)
         errors = getattr(run.policy, "errors", 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ def _summary(result: Result) -> Iterator[str]:
     for each in result.files:
         yield f"{each['file']}: {each['format']}, {_some(int(str(each['lines'])), 'line')}"
     yield _some(result.connections, "connection") + (f" from {result.first} to {result.last}" if result.first else "")
+    if result.receptions or result.rejections:
+        yield f"{_some(result.receptions, 'message')} received, {_some(result.rejections, 'rejection')}"
     networks = " ".join(f"{number:,} {length}" for length, number in result.networks.items())
     yield f"{_some(result.hosts, 'client')}, in these networks: {networks}"
     if result.policy is not None:
@@ -80,8 +83,8 @@ def _tables(result: Result) -> Iterator[Table]:
 def notes(result: Result) -> Iterator[str]:
     """Sentences about the suggestion and about what the log lacks."""
     if result.suggestions is not None:
-        yield "Each limit alone, as if no refusal changed what is open later: --limit " + " --limit ".join(
-            each.limit for each in result.suggestions
+        yield "Each limit alone, as if no refusal changed what is counted later: --limit " + " --limit ".join(
+            shlex.quote(each.limit) for each in result.suggestions
         )
         if result.check is None:
             yield "They were not replayed: a pipe can't be read twice."
@@ -100,7 +103,7 @@ def notes(result: Result) -> Iterator[str]:
     if result.hosts_left_out:
         yield f"There are more clients: {_some(result.hosts_left_out, 'connection')} found no room to count them."
     if result.unmatched:
-        yield f"{_some(result.unmatched, 'disconnect')} without a connect."
+        yield f"{_some(result.unmatched, 'line')} of a session whose connect is not in the log."
     if result.back:
         yield f"The time went back {_some(result.back, 'time')}."
     if result.policy_errors:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from inbound_audit.replay.formats import Fields
+from inbound_audit.replay.formats import GROUPS, Fields
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "address": ("address", "client", "client_ip", "clientip", "ip", "remote", "remote_addr", "remote_ip", "peer",
@@ -26,12 +26,14 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 """The columns and their usual names. With `start`, or with `time` alone, a time stamp; `event` is one of `EVENTS`."""
 
 EVENTS = {
-    **dict.fromkeys(("connect", "connected", "open", "opened", "start", "accept", "login"), False),
-    **dict.fromkeys(("disconnect", "disconnected", "close", "closed", "end", "logout"), True),
+    **dict.fromkeys(("connect", "connected", "open", "opened", "start", "accept", "login"), "address"),
+    **dict.fromkeys(("disconnect", "disconnected", "close", "closed", "end", "logout"), "closed"),
+    **dict.fromkeys(("reception", "received"), "received"),
+    **dict.fromkeys(("rejection", "rejected", "reject"), "rejected"),
 }
-"""Whether it ends the session."""
+"""Which of `GROUPS` it is."""
 
-OTHER: Fields = (None,) * 8
+OTHER: Fields = (None,) * len(GROUPS)  # type: ignore[assignment]
 """A line about something else than a connection."""
 
 _DELIMITERS = ",;\t"
@@ -75,7 +77,7 @@ class Columns:
             for column, usual in COLUMNS.items()
         }
         self.starts = self._at["start"] is not None
-        self.paired = self._at["event"] is not None
+        self.paired = self.tells_messages = self._at["event"] is not None
         for column, missing in (("address", not self._at["address"]), ("time", not (self._at["time"] or self.starts))):
             if missing or (column in given and given[column] not in known):
                 raise ValueError(
@@ -101,20 +103,22 @@ class Columns:
             values = {column: _value(row, name) for column, name in self._at.items()}
         except (ValueError, csv.Error, RecursionError):  # not text, not JSON
             return None
-        ends = EVENTS.get(values["event"].lower()) if self.paired else False
-        if ends is None:
+        event = EVENTS.get(values["event"].lower()) if self.paired else "address"
+        if event is None:
             return OTHER
+        connects = event == "address"
         found = _TIME.fullmatch(values["start" if self.starts else "time"])
         address, duration = values["address"], values["duration"]
-        if not address and not ends and self.name == "json":  # programs log other things as well
+        if not address and connects and self.name == "json":  # programs log other things as well
             return OTHER
-        if found is None or not (address or ends) or (duration and _DURATION.fullmatch(duration) is None):
+        if found is None or (connects and not address) or (duration and _DURATION.fullmatch(duration) is None):
             return None
         stamp, fraction, zone = (_bytes(each or "") for each in found.group("stamp", "fraction", "zone"))
         key = _bytes(values["id"] if self._at["id"] else address)
-        if self.paired:
-            return stamp, fraction, zone, key, None, None if ends else _bytes(address), b"" if ends else None, None
-        return stamp, fraction, zone, key, None, _bytes(address), None, _bytes(duration)
+        if connects:
+            return stamp, fraction, zone, key, None, _bytes(address), None, _bytes(duration), None, None
+        closed, received, rejected = (b"" if event == each else None for each in ("closed", "received", "rejected"))
+        return stamp, fraction, zone, key, None, None, closed, None, received, rejected
 
     def _row(self, text: str) -> Mapping[str, Any] | None:
         """By the names of the columns; None for the line of names. Raises ValueError or csv.Error."""

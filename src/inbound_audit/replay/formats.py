@@ -1,7 +1,8 @@
 """The formats of logs, each one regular expression that matches every line of such a log, one match a line.
 
-A line is a connect (`address` and `key`), a disconnect (`closed`), a whole session (`address` and, if the line has it,
-`duration`), or something else that the program or another one has logged: then there is the time stamp alone. Groups:
+A line is a connect (`address` and `key`), a disconnect (`closed`), a message that came in a session (`received`) or a
+refusal in one (`rejected`), a whole session (`address` and, if the line has it, `duration`), or something else that the
+program or another one has logged: then there is the time stamp alone. Groups:
 
     stamp, fraction, zone   the time
     key                     what the connect and the disconnect of one session have in common
@@ -9,6 +10,7 @@ A line is a connect (`address` and `key`), a disconnect (`closed`), a whole sess
     address                 the client
     closed                  a disconnect; what it matched is the key if there is no `key`
     duration                in `unit` seconds
+    received, rejected      of the session that `id` or `key` names
 """
 
 from __future__ import annotations
@@ -20,11 +22,10 @@ from functools import cached_property
 from operator import methodcaller
 from typing import Protocol
 
-GROUPS = ("stamp", "fraction", "zone", "key", "id", "address", "closed", "duration")
+GROUPS = ("stamp", "fraction", "zone", "key", "id", "address", "closed", "duration", "received", "rejected")
 
-Fields = tuple[
-    bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None, bytes | None
-]
+Text = bytes | None
+Fields = tuple[Text, Text, Text, Text, Text, Text, Text, Text, Text, Text]
 """By `GROUPS`."""
 
 # RFC 3164, RFC 3339, and the RFC 5424 header with which some forwarders begin.
@@ -48,6 +49,10 @@ class LineFormat(Protocol):
     def one_at_a_time(self) -> bool: ...
     @property
     def starts(self) -> bool: ...
+    @property
+    def tells_messages(self) -> bool:
+        """Whether lines may be receptions or rejections."""
+
     @property
     def unit(self) -> float: ...
     def fields(self, block: bytes) -> Iterator[Fields]:
@@ -76,6 +81,10 @@ class Format:
     def _pattern(self) -> re.Pattern[bytes]:
         return re.compile(rb"^" + self.text + rb"[^\n]*(?P<nothing>(?!))?", re.MULTILINE)
 
+    @property
+    def tells_messages(self) -> bool:
+        return "rejected" in self._pattern.groupindex
+
     def fields(self, block: bytes) -> Iterator[Fields]:
         groups = self._pattern.groupindex
         take = methodcaller("group", *(groups.get(name, groups["nothing"]) for name in GROUPS))
@@ -86,20 +95,25 @@ class Format:
 
 
 FORMATS: Sequence[Format] = (
-    # https://www.postfix.org/DEBUG_README.html; a process of smtpd serves one client at a time.
+    # https://www.postfix.org/DEBUG_README.html; a process of smtpd serves one client at a time. It names the client
+    # of a message when that gets its queue file; no later line has both. Refusals are its own, or a milter's.
     Format(
         "postfix",
         _SYSLOG + rb"(?:(?P<key>\S+ [^\s\[]*/smtpd(?:\[\d+\]:| \d+ \S+ \S+)) "
-        rb"(?P<closed>dis)?connect from [^\[\n]*\[" + _ADDRESS + rb"\])?",
+        rb"(?:(?P<closed>dis)?connect from [^\[\n]*\[" + _ADDRESS + rb"\]"
+        rb"|[0-9A-Za-z]{1,40}: (?:(?P<received>client=)|(?P<rejected>(?:milter-|proxy-)?reject: ))))?",
         paired=True,
         one_at_a_time=True,
     ),
     # https://www.exim.org/exim-html-current/doc/html/spec_html/ch-log_files.html: log_selector = +smtp_connection, and
     # +incoming_port or +connection_id, which tell sessions of one client apart. A connect has the count of connections.
+    # "<=" is a message that has arrived; the ACLs log what they have rejected.
     Format(
         "exim",
         _SYSLOG + rb"(?:(?:\S+ \S+: )?(?:\S+ \S+ )?(?:\[\d+\] )?"
-        rb"SMTP (?:(?:command|data) timeout (?:\(message abandoned\) )?on (?:TLS )?)?connection from "
+        rb"(?:SMTP (?:(?:command|data) timeout (?:\(message abandoned\) )?on (?:TLS )?)?connection from "
+        rb"|\S{1,40} (?P<received><=) [^\n]{0,400}? H="
+        rb"|(?:\S{1,40} )?H=(?=[^\n]{0,800}? (?P<rejected>rejected) ))"
         rb"(?:[^\s\[(]\S* )?(?:\([^)\n]*\) )?(?P<key>\[" + _ADDRESS + rb"\](?::\d+)?)"
         rb"(?:[^\n]*? Ci=(?P<id>\S+))?(?:[^\n]*\(TCP/IP connection count|(?P<closed>)))?",
         paired=True,

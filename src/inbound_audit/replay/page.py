@@ -57,7 +57,7 @@ def _pieces(result: Result) -> Iterator[str]:
         yield f"<h2>Limits that refuse at most {100 * (result.suggest or 0):g}%</h2>\n"
         rows = ((each.limit, f"{each.would_refuse:,}") for each in result.suggestions)
         yield _table(("limit", "would refuse"), rows)
-        yield "<p>Each limit alone, as if no refusal changed what is open later.</p>\n"
+        yield "<p>Each limit alone, as if no refusal changed what is counted later.</p>\n"
         if result.check is not None:
             yield f"<p>Replayed with all of them: {result.check.refused:,} refused.</p>\n"
     yield "</body></html>\n"
@@ -66,6 +66,8 @@ def _pieces(result: Result) -> Iterator[str]:
 def _about(result: Result) -> Iterator[str]:
     names = ("file", "format", "lines", "bad")
     yield _table(names, (tuple(str(each[name]) for name in names) for each in result.files))
+    if result.receptions or result.rejections:
+        yield f"<p>{result.receptions:,} messages received, {result.rejections:,} rejections.</p>\n"
     networks = ", ".join(f"{number:,} {length}" for length, number in result.networks.items())
     when = f" from {result.first} to {result.last}" if result.first else ""
     yield f"<p>{result.connections:,} connections{escape(when)}, {result.hosts:,} clients ({escape(networks)}).</p>\n"

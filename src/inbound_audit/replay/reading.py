@@ -1,4 +1,4 @@
-"""Lines of logs to events: connects, disconnects and whole sessions, in the order of their time."""
+"""Lines of logs to events: connects, disconnects, receptions, rejections and whole sessions, in the order of time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from inbound_audit.replay.columns import Columns
 from inbound_audit.replay.formats import FORMATS, LineFormat
 from inbound_audit.replay.stamps import StampReader
 
-Event = tuple[float, bytes | None, str | None, float | None, bool]
-"""Its time; the key of its session; the address, None for a disconnect; the end, None if a disconnect will tell it; and
-whether the key has one session at a time."""
+Event = tuple[float, bytes | None, str | None, float | None, int]
+"""Its time; the key of its session; the address, None if it is no connect; the end, None if a disconnect will tell it;
+and what it is: a connect or a disconnect, of a key that may have several sessions or has one at a time; or a reception
+or a rejection, of the newest session of the key."""
+
+SEVERAL, ALONE, RECEPTION, REJECTION = range(4)
 
 MAX_SHOWN = 60
 """Letters of a bad line that a message has."""
@@ -55,12 +58,13 @@ class LogReader:
 
     def _events(self, blocks: Iterable[bytes]) -> Iterator[Event]:
         form, seconds, lasts = self.form, self._stamps.seconds, self._duration
-        alone, paired, starts, unit = form.one_at_a_time, form.paired, form.starts, form.unit
+        what, paired, starts, unit = ALONE if form.one_at_a_time else SEVERAL, form.paired, form.starts, form.unit
         for block in blocks:
             matched = 0
-            for stamp, fraction, zone, key, number, address, closed, duration in form.fields(block):
+            for stamp, fraction, zone, key, number, address, closed, duration, received, rejected in form.fields(block):
                 matched += 1
-                if address is None and closed is None:
+                happens = rejected if received is None else received
+                if address is None and closed is None and happens is None:
                     continue
                 try:
                     time = seconds(stamp or b"", zone)
@@ -69,16 +73,19 @@ class LogReader:
                     continue
                 if fraction is not None:
                     time += int(fraction) / 10 ** len(fraction)
+                if happens is not None:
+                    yield time, number or key, None, None, RECEPTION if rejected is None else REJECTION
+                    continue
                 if closed is not None:
-                    yield time, number or key or closed, None, None, alone
+                    yield time, number or key or closed, None, None, what
                     continue
                 client = (address or b"").decode("latin-1")
                 if duration is not None or not (paired and (number or key)):
                     length = lasts if duration is None else max(0.0, float(duration) * unit)
                     time = time if starts or duration is None else max(0.0, time - length)
-                    yield time, None, client, time + length, False
+                    yield time, None, client, time + length, SEVERAL
                 else:
-                    yield time, number or key, client, None, alone
+                    yield time, number or key, client, None, what
             self._count(block, matched)
 
     def _count(self, block: bytes, matched: int) -> None:
@@ -173,7 +180,10 @@ def _is_header(first: bytes) -> bool:
 
 
 def _connections(form: LineFormat, head: bytes) -> int:
-    return sum(fields[5] is not None or fields[6] is not None for fields in form.fields(head))
+    return sum(
+        (address is not None or closed is not None) and received is rejected
+        for *_, address, closed, _, received, rejected in form.fields(head)
+    )
 
 
 def tells_ends(form: LineFormat, head: bytes) -> bool:

@@ -58,7 +58,7 @@ class LengthRow:
 @dataclass(frozen=True)
 class Suggestion:
     """The smallest limit of a length that would have refused no more than the share, if no refusal changed what was
-    open later. `would_refuse` is how many connections that are."""
+    counted later. `would_refuse` is how many connections that are."""
 
     limit: str
     would_refuse: int
@@ -78,6 +78,8 @@ class Result:
     lines: int
     bad: int
     connections: int
+    receptions: int
+    rejections: int
     first: str | None
     last: str | None
     hosts: int
@@ -112,6 +114,8 @@ def result_of(
         lines=sum(each.lines for each in files),
         bad=sum(each.bad for each in files) + replay.bad,
         connections=replay.connections,
+        receptions=replay.receptions,
+        rejections=replay.rejections,
         first=None if replay.first is None else _text(replay.first, zone),
         last=None if replay.first is None else _text(replay.now, zone),
         hosts=len(replay.clients),
@@ -138,13 +142,17 @@ def result_of(
 
 
 def suggestions(replay: Replay, share: float) -> list[Suggestion]:
-    """One a length, of those with which anything was counted."""
+    """One a length and one a length and rate, of those with which anything was counted."""
     most = int(share * replay.connections + 1e-9)
     found = []
     for length, counts in replay.counts.items():
         limit, above = _smallest(counts, most)
         if counts:
             found.append(Suggestion(f"{length}={limit}", above))
+    for (length, rate), counts in replay.counts_over_time.items():
+        limit, above = _smallest(counts, most)
+        if any(counts):
+            found.append(Suggestion(f"{length}={rate._replace(maximum=limit)}", above))
     return found
 
 
@@ -152,8 +160,8 @@ def _smallest(counts: Mapping[int, int], most: int) -> tuple[int, int]:
     """The smallest limit, at least 1, that no more than `most` connections passed, and how many did."""
     above = 0
     for count in sorted(counts, reverse=True):
-        if count == 1 or above + counts[count] > most:
-            return count, above
+        if count <= 1 or above + counts[count] > most:
+            return max(1, count), above
         above += counts[count]
     return 1, above
 

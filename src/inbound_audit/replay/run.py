@@ -10,8 +10,9 @@ from inbound_audit import InboundAudit, PrefixCounter
 from inbound_audit._ipcount import NetworkMap, Session
 from inbound_audit.errors import AddressError, CapacityError
 from inbound_audit.policy.base import ConnectPolicy
+from inbound_audit.policy.rates import Rate, monitors_for
 from inbound_audit.policy.verdict import Verdict
-from inbound_audit.replay.reading import MAX_BACK_S, MAX_COMPLAINTS, MAX_SHOWN, Event
+from inbound_audit.replay.reading import ALONE, MAX_BACK_S, MAX_COMPLAINTS, MAX_SHOWN, RECEPTION, Event
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 
 DAY_S = 86400.0
@@ -50,9 +51,10 @@ class Replay:
 
     `make` gets the audit and returns the policy, or None; `name` says what a verdict was by. `lengths`
     are pairs of prefix lengths such as ``"/24,/48"``: of each, `counts` has how many connections found how many
-    sessions open, themselves included; those from the prefixes of `exempt` are left out. They count what the log has,
-    whatever is refused: a refused session stays open there as long as in the log. For the policy it is closed at once,
-    as live.
+    sessions open, themselves included; those from the prefixes of `exempt` are left out. `counts_over_time` has the
+    same of each of `rates`, whose maxima play no part. They count what the log has, whatever is refused: a refused
+    session stays open there as long as in the log. For the policy it is closed at once, as live, and nothing more comes
+    of it.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Replay:
         name: Callable[[Verdict], str],
         *,
         lengths: Iterable[str] = (),
+        rates: Iterable[Rate] = (),
         exempt: Iterable[str] = (),
         longest: float = DAY_S,
         service_type: str = DEFAULT_SERVICE_TYPE,
@@ -68,11 +71,15 @@ class Replay:
     ) -> None:
         self.now = 0.0
         self.first: float | None = None
-        self.connections = self.bad = self.back = 0
+        self.connections = self.receptions = self.rejections = self.bad = self.back = 0
         self.unmatched = self.overdue = self.cut = self.replaced = 0
         self.clients = PrefixCounter()
         self.clients_left_out = 0
         self.counts: dict[str, dict[int, int]] = {length: {} for length in lengths}
+        rates = list(rates)
+        self.counts_over_time: dict[tuple[str, Rate], dict[int, int]] = {
+            (length, rate): {} for length in self.counts for rate in rates
+        }
         self.hours: dict[int, list[int]] = {}
         self.refused = 0
         self.refusals: dict[str, Refusals] = {}
@@ -80,7 +87,9 @@ class Replay:
         self._name = name
         self._longest = longest
         self._stack = ExitStack()
-        self._recorded = self._stack.enter_context(InboundAudit())
+        self._recorded = self._stack.enter_context(
+            InboundAudit(clock=lambda: self.now, monitors=monitors_for(rates, ()))
+        )
         self._limited = self._stack.enter_context(InboundAudit(clock=lambda: self.now, monitors=monitors))
         self._all, self._others = (self._recorded.listener(service) for service in (DEFAULT_SERVICE_TYPE, "Control"))
         self._exempt = NetworkMap([(prefix, 0) for prefix in exempt])
@@ -112,11 +121,13 @@ class Replay:
 
     def run(self, events: Iterable[Event]) -> None:
         """Replays all of them. O(events x prefix length)."""
-        for time, key, address, end, alone in events:
+        for time, key, address, end, what in events:
             if time != self.now:
                 self._move_clock(time)
             if address is not None:
-                self._connect(key, address, end, alone)
+                self._connect(key, address, end, what == ALONE)
+            elif what > ALONE:
+                self._happen(key, what)
             elif key is not None and not self._disconnect(key):
                 self.unmatched += 1
 
@@ -160,6 +171,8 @@ class Replay:
         for length, counts in () if is_exempt else self.counts.items():
             number = session.inbound_session_count(length)
             counts[number] = counts.get(number, 0) + 1
+        if self.counts_over_time and not is_exempt:
+            self._count_over_time(session)
         hour = self.hours.get(int(self.now // 3600))
         if hour is None:
             hour = self.hours.setdefault(int(self.now // 3600) if len(self.hours) < MAX_HOURS else 0, [0, 0])
@@ -168,6 +181,31 @@ class Replay:
             self.clients.add(address)
         except CapacityError:
             self.clients_left_out += 1
+
+    def _count_over_time(self, session: Session) -> None:
+        """What limits over time would count (`sliding_average` is their sum before it is rounded down)."""
+        happened = {"connections": True, "receptions": self.receptions > 0, "rejections": self.rejections > 0}
+        for (length, rate), counts in self.counts_over_time.items():
+            if happened[rate.kind]:
+                number = int(self._recorded.sliding_average(rate.kind, f"{rate.seconds},2", length, ac=session))
+                counts[number] = counts.get(number, 0) + 1
+
+    def _happen(self, key: bytes | None, what: int) -> None:
+        """Records a reception or a rejection, as `Admission` does. For the policy a refused session has none."""
+        sessions = self._open.get(key) if key is not None else None
+        if not sessions:
+            self.unmatched += 1
+            return
+        session, limited = next(reversed(sessions.values()))
+        counted = [session] if limited is None or limited.closed else [session, limited]
+        if what == RECEPTION:
+            self.receptions += 1
+            for each in counted:
+                each.record_reception()
+        else:
+            self.rejections += 1
+            for each in counted:
+                each.record_rejection()
 
     def _ask(self, address: str) -> Session:
         """The session as the policy has it: closed, if it is refused."""

@@ -79,9 +79,42 @@ def test_the_stock_limits_hold_without_others(replay, log):
 def test_suggestions_are_replayed(replay, log):
     status, out, _ = replay(log, "--suggest", "25%")
     assert status == 0
-    assert "--limit /32,/64=1 --limit /24,/48=2" in out
-    assert "Replayed with all of them: 1 refused (25%)." in out
+    assert "--limit /32,/64=1 --limit /24,/48=2 --limit /32,/64=1/1m --limit /32,/64=1/5m" in out
+    assert "Replayed with all of them: 2 refused (50%)." in out
     assert "would have been refused" not in out
+
+
+MAIL = [
+    *LOG[:2],
+    "Feb  6 12:00:01 mx1 postfix/smtpd[1]: NOQUEUE: reject: RCPT from a.example[192.0.2.7]: 554 5.7.1 no",
+    "Feb  6 12:00:01 mx1 postfix/smtpd[2]: 4F1A2: client=a.example[192.0.2.7]",
+    *LOG[2:],
+    "Feb  6 13:00:04 mx1 postfix/smtpd[9]: NOQUEUE: reject: RCPT from a.example[192.0.2.7]: 554 5.7.1 no",
+]
+
+
+def test_limits_on_what_was_received_and_rejected(replay, tmp_path):
+    path = write(tmp_path / "mail.log", MAIL)
+    limits = ("--limit", "/24=0 rejections/1h", "--limit", "/32=1 receptions/1h")
+    status, out, err = replay(path, *limits)
+    assert (status, err) == (0, "")
+    assert "1 message received, 1 rejection" in out
+    assert "1 line of a session whose connect is not in the log." in out
+    assert ["default", "/24", "rejections/1h", "1", "25%", "192.0.2.0/24", "1"] in [x.split() for x in out.splitlines()]
+
+
+def test_suggestions_over_time_are_replayed(replay, tmp_path):
+    path = write(tmp_path / "mail.log", MAIL)
+    found = json.loads(replay(path, "--suggest", "25%", "--json")[1])
+    assert [f"{each['limit']} {each['would_refuse']}" for each in found["suggestions"]] == [
+        "/32,/64=1 1", "/24,/48=2 1",
+        *["/32,/64=1/1m 1", "/32,/64=1/5m 1", "/32,/64=1/1h 1"],
+        *["/24,/48=2/1m 1", "/24,/48=2/5m 1", "/24,/48=2/1h 1"],
+        *[f"/24,/48=1 {kind}/{span} 0" for kind in ("receptions", "rejections") for span in ("1m", "5m", "1h")],
+    ]  # fmt: skip
+    assert (found["receptions"], found["rejections"], found["check"]["refused"]) == (1, 1, 2)
+    text = replay(path, "--suggest", "25%")[1]
+    assert "--limit '/24,/48=1 rejections/1h'" in text
 
 
 def test_a_page(replay, log, tmp_path):
@@ -175,7 +208,7 @@ def test_a_pipe_is_read_once(replay, log):
 
 def test_exempt_clients_are_left_out_of_what_is_suggested(replay, log):
     found = json.loads(replay(log, "--suggest", "0%", "--exempt", "192.0.2.7", "--json")[1])
-    assert [each["limit"] for each in found["suggestions"]] == ["/32,/64=1", "/24,/48=1"]
+    assert [each["limit"] for each in found["suggestions"][:3]] == ["/32,/64=1", "/24,/48=1", "/32,/64=1/1m"]
     assert (found["check"], found["connections"], found["hosts"]) == ({"refused": 0, "limits": {}}, 4, 3)
 
 
@@ -210,7 +243,7 @@ def test_a_log_that_is_longer_than_a_block(replay, tmp_path):
         (("none.log",), 1, "cannot read none.log: no such file or directory"),
         (("/",), 1, "cannot read /: is a directory"),
         (("-", "-"), 2, "- is standard input: write it alone, or files"),
-        (("{log}", "--limit", "/24=20 rejections/1h"), 2, "write a limit of these, such as /24=300/5m"),
+        (("{nginx}", "--duration", "1s", "--limit", "/24=20 rejections/1h"), 1, "write limits of connections, such as"),
         (("{log}", "--limit", "/24"), 2, "such as /24=100"),
         (("{log}", "--limit", "/24=1", "--limit", "/24=2"), 2, "the same length twice"),
         (("{log}", "--limit", "a:/24=1"), 2, "no network is named 'a'"),

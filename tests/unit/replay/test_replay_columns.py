@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from inbound_audit.replay.reading import LogReader, form_of, tells_ends
+from inbound_audit.replay.reading import RECEPTION, REJECTION, LogReader, form_of, tells_ends
 from inbound_audit.replay.stamps import StampReader
 
 AT = datetime(2026, 2, 6, 12, 14, 14, tzinfo=timezone.utc).timestamp()
@@ -36,6 +36,16 @@ def test_csv_with_connects_and_disconnects():
         (AT + 3, b"b", None, None),
     ]
     assert (reader.bad, reader.lines, reader.form.name) == (0, 8, "csv")
+
+
+def test_what_was_received_and_rejected_in_a_session():
+    text = "time,ip,event,id\n1770380054,,reception,a\n1770380055,192.0.2.7,Rejected,b\n"
+    form = form_of(text.encode(), None, {})
+    reader = LogReader("log", form, StampReader(AT, None, timezone.utc))
+    expected = [(AT, b"a", None, None, RECEPTION), (AT + 1, b"b", None, None, REJECTION)]
+    assert list(reader.events([text.encode()])) == expected
+    assert form.tells_messages
+    assert not form_of(b"time,ip\n1770380054,192.0.2.7\n", None, {}).tells_messages
 
 
 def test_without_an_id_the_address_is_the_key():

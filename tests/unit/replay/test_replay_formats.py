@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inbound_audit.replay.formats import FORMATS, GROUPS
-from inbound_audit.replay.reading import LogReader, form_of, tells_ends
+from inbound_audit.replay.reading import RECEPTION, REJECTION, Event, LogReader, form_of, tells_ends
 from inbound_audit.replay.stamps import StampReader
 
 UTC = timezone.utc
@@ -21,9 +21,15 @@ def at(hour: int, minute: int, second: float = 0, day: int = 6, month: int = 2, 
 
 
 def events(name: str, *lines: str, duration: float = 5.0) -> list[tuple[object, ...]]:
-    """Time, key, address and end of each event; every line must be one of the format."""
+    """Time, key, address and end of each connect and disconnect; every line must be one of the format."""
+    found = all_of(name, *lines, duration=duration)
+    assert not {event[4] for event in found} & {RECEPTION, REJECTION}
+    return [event[:4] for event in found]
+
+
+def all_of(name: str, *lines: str, duration: float = 5.0) -> list[Event]:
     reader = LogReader("log", NAMED[name], StampReader(at(0, 0, day=28, month=11), None, UTC), duration)
-    found = [event[:4] for event in reader.events(["\n".join(lines).encode()])]
+    found = list(reader.events(["\n".join(lines).encode()]))
     assert (reader.bad, reader.lines) == (0, len(lines))
     return found
 
@@ -51,12 +57,43 @@ def test_postfix(line, expected):
     assert events("postfix", line) == [(at(12, 14, 14), *expected, None)]
 
 
+# https://www.postfix.org/SMTPD_ACCESS_README.html, .../RESTRICTION_CLASS_README.html, .../MILTER_README.html,
+# .../SMTPD_PROXY_README.html and .../SASL_README.html
+POSTFIX_MAIL = [
+    ("4F1A2: client=a.example[192.0.2.7]", RECEPTION),
+    ("4JyVvW1Y2bz5bR: client=unknown[2001:db8::7], sasl_method=PLAIN, sasl_username=u", RECEPTION),
+    ("NOQUEUE: reject: RCPT from a.example[192.0.2.7]: 554 5.7.1 <b@example.org>: Relay access denied; "
+     "from=<a@example.net> to=<b@example.org> proto=ESMTP helo=<a.example>", REJECTION),
+    ("NOQUEUE: reject: CONNECT from unknown[192.0.2.7]: 421 4.7.0 unknown[192.0.2.7]: Error: too many connections",
+     REJECTION),
+    ("4F1A2: reject: RCPT from a.example[192.0.2.7]: 450 4.2.0 <b@example.org>: Recipient address rejected: Greylisted",
+     REJECTION),
+    ("NOQUEUE: milter-reject: EHLO from a.example[192.0.2.7]: 550 5.7.1 Command rejected; proto=SMTP", REJECTION),
+    ("NOQUEUE: proxy-reject: END-OF-MESSAGE: 550 5.7.1 no; from=<a@example.net> to=<b@example.org>", REJECTION),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "what"), POSTFIX_MAIL)
+def test_what_postfix_received_and_rejected(text, what):
+    for head, key in (
+        ("Feb  6 12:14:14 mx1 postfix/smtpd[123]:", PID),
+        ("2026-02-06T12:14:14.000000+00:00 mx1 postfix/submission/smtpd[9]:", b"mx1 postfix/submission/smtpd[9]:"),
+    ):
+        assert all_of("postfix", f"{head} {text}") == [(at(12, 14, 14), key, None, None, what)]
+
+
 @pytest.mark.parametrize(
     "line",
     [
+        "Feb  6 12:14:14 mx1 postfix/smtpd[123]: NOQUEUE: reject_warning: RCPT from a.example[192.0.2.7]: 554 5.7.1 no",
+        "Feb  6 12:14:14 mx1 postfix/smtpd[123]: warning: hostname a.example does not resolve to address 192.0.2.7",
+        "Feb  6 12:14:14 mx1 postfix/smtpd[123]: NOQUEUE: filter: RCPT from a.example[192.0.2.7]: action x client=y",
+        "Feb  6 12:14:14 mx1 postfix/cleanup[124]: 4F1A2: reject: header Subject: x from a.example[192.0.2.7]; 5.7.1",
+        "Feb  6 12:14:14 mx1 postfix/postscreen[5]: NOQUEUE: reject: RCPT from [192.0.2.7]:40436: 550 5.7.1 blocked",
+        "Feb  6 12:14:14 mx1 postfix/smtp[8]: 4F1A2: to=<b@example.org>, relay=x[192.0.2.9]:25, dsn=2.0.0, status=sent",
+        "Feb  6 12:14:14 mx1 postfix/qmgr[6]: 4F1A2: from=<a@example.net>, size=4688, nrcpt=1 (queue active)",
         "Feb  6 12:14:14 mx1 postfix/cleanup[124]: 4F1A2: message-id=<connect from x[192.0.2.7]>",
         "Feb  6 12:14:14 mx1 postfix/smtpd[123]: lost connection after RCPT from a.example[192.0.2.7]",
-        "Feb  6 12:14:14 mx1 postfix/smtpd[123]: NOQUEUE: reject: RCPT from a.example[192.0.2.7]: 554 connect from",
         "Feb  6 12:14:14 mx1 postfix/anvil[5]: statistics: max connection count 3 for (smtp:192.0.2.7)",
         "Feb  6 12:14:14 mx1 postfix/postscreen[5]: CONNECT from [192.0.2.7]:40436 to [192.0.2.1]:25",
         "Feb  6 12:14:14 mx1 kernel: connect from unknown[192.0.2.7]",
@@ -88,9 +125,34 @@ def test_exim(line, expected):
     assert events("exim", line) == [(at(12, 14, 14), *expected, None)]
 
 
+# The same chapter, sections 3 to 5, and .../ch-access_control_lists.html
+EXIM_MAIL = [
+    ("1kAbCd-000000-XX <= a@example.org H=a.example [192.0.2.7]:40436 P=esmtp S=4688", RECEPTION),
+    ("1kAbCd-000000-XX <= <> R=1kAbCd-000000-XY H=a.example (helo H=) [192.0.2.7]:40436 I=[::1]:25 P=esmtp S=9",
+     RECEPTION),
+    ("16ZCW1-0005MB-00 <= \"a b\"@example.net H=(localhost) [192.0.2.7]:40436 P=smtp S=3", RECEPTION),
+    ("H=[192.0.2.7]:40436 F=<a@example.net> rejected RCPT <b@example.org>: relay not permitted", REJECTION),
+    ("H=a.example ([10.0.0.1]) [192.0.2.7]:40436 F=<> temporarily rejected RCPT <b@example.org>: later", REJECTION),
+    ('H=a.example [192.0.2.7]:40436 rejected connection in "connect" ACL: no', REJECTION),
+    ("1kAbCd-000000-XX H=a.example (helo) [192.0.2.7]:40436 X=TLS1.3:x CV=no rejected after DATA: no",
+     REJECTION),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "what"), EXIM_MAIL)
+def test_what_exim_received_and_rejected(text, what):
+    syslog = "Feb  6 12:14:14 mx1 exim[5]: 2026-02-06 12:14:14"
+    for head in ("2026-02-06 12:14:14", "2026-02-06 13:14:14 +0100 [77]", syslog):
+        assert all_of("exim", f"{head} {text}") == [(at(12, 14, 14), KEY, None, None, what)]
+    line = f"2026-02-06 12:14:14 {text}".replace("]:40436", "]:40436 Ci=Ab1")
+    assert all_of("exim", line) == [(at(12, 14, 14), b"Ab1", None, None, what)]
+
+
 def test_what_else_exim_logs():
     lines = (
-        "2026-02-06 12:14:14 1kAbCd-000000-XX <= a@example.org H=a.example [192.0.2.7]:40436 P=esmtp S=4688",
+        "2026-02-06 12:14:14 1kAbCd-000000-XX <= u@example.org U=u P=local S=4688",
+        "2026-02-06 12:14:14 1kAbCd-000000-XX => b@example.org R=dns T=smtp H=b.example [192.0.2.9]:25",
+        "2026-02-06 12:14:14 H=a.example [192.0.2.7]:40436 Warning: was not refused",
         "2026-02-06 12:14:14 1kAbCd-000000-XX SMTP connection outbound 1448610553",
         "2026-02-06 12:14:14 no host name found for IP address 192.0.2.7",
         "2026-02-06 12:14:14 SMTP connection from root",
@@ -204,6 +266,12 @@ def test_the_format_with_most_connections_is_taken():
     assert form_of(head, "dovecot", {}).name == "dovecot"
 
 
+def test_a_log_of_messages_alone_has_no_connections():
+    head = "\n".join(f"2026-02-06 12:14:14 {text}" for text, _ in EXIM_MAIL).encode()
+    with pytest.raises(ValueError, match="no connection"):
+        form_of(head, None, {})
+
+
 def test_no_format_is_found():
     with pytest.raises(ValueError, match=r"write --format postfix\|exim\|"):
         form_of(b"nothing of this\nis a log", None, {})
@@ -232,6 +300,9 @@ REPEATED = [
     b"Feb  6 12:14:14 " + b"haproxy" * 150_000,
     b"Feb  6 12:14:14 " + b"haproxy[1]: " * 80_000,
     b"2026-02-06 12:14:14 SMTP connection from [192.0.2.7] " + b" Ci= (TCP/IP" * 80_000,
+    b"2026-02-06 12:14:14 1kAbCd-000000-XX <= a" + b" H=" * 300_000,
+    b"2026-02-06 12:14:14" + b" H=a rejecte" * 80_000,
+    b"Feb  6 12:14:14 mx1 postfix/smtpd[1]: " + b"reject: " * 120_000,
     b"192.0.2.7 [06/Feb/2026:12:14:14 +0000] " + b" 1.234x" * 140_000,
     b"192.0.2.7 " + b"[06/Feb/2026:12:14:14 " * 50_000,
 ]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inbound_audit import Limits
+from inbound_audit.policy.rates import Rate
 from inbound_audit.replay.page import MAX_BARS, page
 from inbound_audit.replay.results import Check, HourRow, LimitRow, PrefixRow, Result, result_of, suggestions
 from inbound_audit.replay.run import Replay
@@ -21,8 +22,9 @@ UTC = timezone.utc
 TIMES = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20), st.integers(0, 5)), max_size=60)
 
 
-def replayed(sessions, limits: Limits | None = None) -> Replay:
-    replay = Replay(lambda audit: limits, lambda verdict: "default /24,/48", lengths=["/32,/64", "/24,/48"])
+def replayed(sessions, limits: Limits | None = None, rates: list[Rate] | None = None) -> Replay:
+    lengths = ["/32,/64", "/24,/48"]
+    replay = Replay(lambda audit: limits, lambda verdict: "default /24,/48", lengths=lengths, rates=rates or ())
     events = sorted((1e9 + at, None, f"192.0.2.{host}", 1e9 + at + lasts, False) for at, lasts, host in sessions)
     replay.run(events)
     return replay
@@ -54,6 +56,22 @@ def test_a_suggested_limit_is_the_smallest_that_refuses_no_more(sessions, share)
             found = list(Counter(replay.counts[length]).elements())
             assert row.would_refuse == sum(each > limit for each in found) <= share * len(found)
             assert limit == 1 or sum(each > limit - 1 for each in found) > share * len(found)
+
+
+@given(TIMES, st.sampled_from([0.0, 0.1, 0.5]))
+def test_a_suggested_limit_over_time_refuses_what_it_says(sessions, share):
+    """A refused connection counts as well: no refusal changes what a limit on connections counts later."""
+    with replayed(sessions, rates=[Rate(0, "connections", 5), Rate(0, "rejections", 60)]) as replay:
+        rows = suggestions(replay, share)[len(replay.counts) if sessions else 0 :]
+    assert len(rows) == (2 if sessions else 0)
+    for row in rows:
+        length, _, limit = row.limit.rpartition("=")
+        assert limit.endswith("/5s")
+        with replayed(sessions, Limits({length: limit})) as again:
+            assert again.refused == row.would_refuse <= share * len(sessions)
+        fewer = Limits({length: f"{int(limit.partition('/')[0]) - 1}/5s"})
+        with replayed(sessions, fewer) as again:
+            assert limit == "1/5s" or again.refused > share * len(sessions)
 
 
 @given(TIMES, st.sampled_from([0.0, 0.1, 0.5]))

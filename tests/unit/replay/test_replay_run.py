@@ -12,14 +12,17 @@ from tests.support.effort import effort
 from tests.support.gold_replay import GoldReplay, postfix_log
 
 from inbound_audit import Limits, LuaPolicy
+from inbound_audit._ipcount import MONITOR_KINDS
+from inbound_audit.policy.rates import Rate, read_rate
 from inbound_audit.replay import run as run_module
-from inbound_audit.replay.reading import Event, LogReader, form_of
+from inbound_audit.replay.reading import ALONE, RECEPTION, REJECTION, SEVERAL, Event, LogReader, form_of
 from inbound_audit.replay.results import result_of
 from inbound_audit.replay.run import Replay
 from inbound_audit.replay.stamps import StampReader
 
 UTC = timezone.utc
 PAIRS = {"/32,/64": (32, 64), "/24,/48": (24, 48)}
+RATES = [(pair, kind, seconds) for pair in PAIRS.values() for kind in MONITOR_KINDS for seconds in (60, 3600)]
 
 
 def replay_of(limits: Limits | None, **options) -> Replay:
@@ -27,31 +30,45 @@ def replay_of(limits: Limits | None, **options) -> Replay:
 
 
 def connect(time: float, key: str, address: str = "192.0.2.7", alone: bool = True) -> Event:
-    return time, key.encode(), address, None, alone
+    return time, key.encode(), address, None, ALONE if alone else SEVERAL
 
 
 def disconnect(time: float, key: str) -> Event:
-    return time, key.encode(), None, None, True
+    return time, key.encode(), None, None, ALONE
+
+
+def reception(time: float, key: str) -> Event:
+    return time, key.encode(), None, None, RECEPTION
+
+
+def rejection(time: float, key: str) -> Event:
+    return time, key.encode(), None, None, REJECTION
 
 
 def whole(time: float, lasts: float, address: str = "192.0.2.7") -> Event:
-    return time, None, address, time + lasts, False
+    return time, None, address, time + lasts, SEVERAL
 
 
-def compare(log: list[str], maxima: dict[str, int]) -> None:
-    gold = GoldReplay({PAIRS[key]: most for key, most in maxima.items()}, list(PAIRS.values()))
+def compare(log: list[str], maxima: dict[str, int], rates: dict[str, str] | None = None) -> None:
+    found = [(key, read_rate(text)) for key, text in (rates or {}).items()]
+    spans = {(PAIRS[key], rate.kind, rate.seconds): rate.maximum for key, rate in found}
+    open_sessions = {PAIRS[key]: most for key, most in maxima.items()}
+    gold = GoldReplay(open_sessions, list(PAIRS.values()), spans, RATES)
     for line in log:
         gold.line(line)
-    limits = Limits(maxima)
+    limits = Limits({key: [most, *[str(rate) for at, rate in found if at == key]] for key, most in maxima.items()})
     reader = LogReader("log", form_of(b"", "postfix", {}), StampReader(0, 2026, UTC))
     blocks = ["\n".join(log[at : at + 999]).encode() for at in range(0, len(log), 999)]
-    with replay_of(limits) as replay:
+    wanted = {Rate(0, kind, seconds) for _, kind, seconds in RATES}
+    with replay_of(limits, rates=wanted) as replay:
         replay.run(reader.events(blocks))
+        compare_over_time(replay, gold)
         assert replay.counts == {key: dict(gold.counts[pair]) for key, pair in PAIRS.items()}
-        assert limits.refused == {
-            f"default {key}": gold.refused[PAIRS[key]] for key in maxima if gold.refused[PAIRS[key]]
-        }
-        assert (replay.connections, replay.refused) == (gold.connections, sum(gold.refused.values()))
+        late = {f"default {key} {rate.name}": gold.refused[PAIRS[key], rate.kind, rate.seconds] for key, rate in found}
+        refused = {f"default {key}": gold.refused[PAIRS[key]] for key in maxima} | late
+        assert limits.refused == {name: number for name, number in refused.items() if number}
+        assert (replay.connections, replay.refused) == (gold.connections, sum(refused.values()))
+        assert (replay.receptions, replay.rejections) == (gold.receptions, gold.rejections)
         assert (replay.unmatched, replay.replaced, replay.unfinished) == (gold.unmatched, gold.replaced, len(gold.open))
         assert {hour: numbers[0] for hour, numbers in replay.hours.items()} == dict(gold.hours)
         assert sum(refused for _, refused in replay.hours.values()) == replay.refused
@@ -63,13 +80,59 @@ def compare(log: list[str], maxima: dict[str, int]) -> None:
     assert (result.lines, result.bad, result.back, result.overdue) == (len(log), 0, 0, 0)
 
 
+def compare_over_time(replay: Replay, gold: GoldReplay) -> None:
+    """What the model has, without the connections that came before the first reception or rejection."""
+    for (key, rate), counts in replay.counts_over_time.items():
+        expected = dict(gold.over_time[PAIRS[key], rate.kind, rate.seconds])
+        if rate.kind != "connections":
+            unseen = sum(expected.values()) - sum(counts.values())
+            expected[0] = expected.get(0, 0) - unseen
+            assert unseen >= 0
+        assert Counter(counts) == Counter({number: some for number, some in expected.items() if some})
+
+
 def test_a_log_against_the_model():
-    compare(list(postfix_log(effort(20_000, 100_000), seed=1)), {"/32,/64": 2, "/24,/48": 5})
+    compare(
+        list(postfix_log(effort(20_000, 100_000), seed=1)),
+        {"/32,/64": 3, "/24,/48": 6},
+        {"/32,/64": "12 rejections/5m", "/24,/48": "150 receptions/1h"},
+    )
 
 
-@given(st.integers(1, 1 << 30), st.integers(0, 300), st.integers(0, 3), st.integers(0, 6))
-def test_short_logs_against_the_model(seed, lines, hosts, networks):
-    compare(list(postfix_log(lines, seed, processes=8)), {"/32,/64": hosts, "/24,/48": networks})
+@given(
+    st.integers(1, 1 << 30),
+    st.integers(0, 300),
+    st.integers(0, 3),
+    st.integers(0, 6),
+    st.sampled_from(MONITOR_KINDS),
+    st.integers(0, 5),
+)
+def test_short_logs_against_the_model(seed, lines, hosts, networks, kind, most):
+    log = list(postfix_log(lines, seed, processes=8))
+    compare(log, {"/32,/64": hosts, "/24,/48": networks}, {"/32,/64": f"{most} {kind}/1m"})
+
+
+def test_what_is_received_and_rejected_belongs_to_a_session_that_was_let_in():
+    """b is refused as beside a: what follows of it would not have come. Its refusal is a rejection."""
+    with replay_of(Limits({"/32": [1, "2 rejections/1h"]})) as replay:
+        replay.run(
+            [connect(1e9, "a"), connect(1e9, "b"), rejection(1e9, "b"), rejection(1e9, "b"), reception(1e9, "b")]
+        )
+        replay.run([disconnect(1e9, "a"), disconnect(1e9, "b"), connect(1e9, "c"), rejection(1e9, "c")])
+        assert replay.refused == 1
+        replay.run([disconnect(1e9, "c"), connect(1e9, "d"), rejection(1e9, "d"), disconnect(1e9, "d")])
+        assert replay.refused == 1
+        replay.run([connect(1e9, "e"), rejection(1e9, "x"), reception(1e9, "x")])
+        assert (replay.refused, replay.receptions, replay.rejections, replay.unmatched) == (2, 1, 4, 2)
+
+
+def test_receptions_and_rejections_of_a_key_are_those_of_its_newest_session():
+    with replay_of(Limits({"/24": "0 receptions/1h"})) as replay:
+        replay.run([connect(1e9, "a", alone=False), connect(1e9, "a", "198.51.100.7", alone=False)])
+        replay.run([reception(1e9, "a"), connect(1e9, "b", "198.51.100.8"), connect(1e9, "c", "192.0.2.8")])
+        assert {name: each.clients.top(9) for name, each in replay.refusals.items()} == {
+            Limits().refusal.text: [(1, "198.51.100.8/32")]
+        }
 
 
 def test_what_a_limit_refuses_is_not_open_for_it_but_stays_open_in_the_distribution():
