@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from inbound_audit import Limits
 from inbound_audit.policy.rates import Rate
-from inbound_audit.replay.page import MAX_BARS, page
+from inbound_audit.replay.page import LETTER, MAX_BARS, WIDTH, page
 from inbound_audit.replay.results import Check, HourRow, LimitRow, PrefixRow, Result, result_of, suggestions
 from inbound_audit.replay.run import Replay
 
@@ -123,11 +123,16 @@ class Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.tags: Counter[str] = Counter()
+        self.scrolled: list[str] = []
+        self.attributes: set[str] = set()
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         self.tags[tag] += 1
+        self.attributes |= {name for name, _ in attrs}
+        if tag in ("table", "svg") and self.open[-1] == "div":
+            self.scrolled.append(tag)
         if tag != "meta":
             self.open.append(tag)
 
@@ -142,6 +147,21 @@ def test_the_page_is_whole_and_loads_nothing():
     assert found.tags["svg"] == 3
     assert not re.search(r"https?:|src=|href=|url\(|@import|<script", text)
     assert "default-src 'none'" in text
+    assert not [name for name in found.attributes if name.startswith("on")]
+
+
+def test_what_is_wider_than_a_phone_is_scrolled_and_not_the_page():
+    found = Page(page(a_result()))
+    assert len(found.scrolled) == found.tags["table"] + found.tags["svg"]
+
+
+def test_labels_of_a_plot_do_not_reach_into_each_other_or_over_the_edge():
+    hours = [HourRow(f"2026-01-{day:02}T{hour:02}:00:00", 1, 0) for day in range(1, 29) for hour in range(24)]
+    for number in (1, 2, 7, 8, 50, len(hours)):
+        plot = page(a_result(hours=hours[:number])).partition("<svg")[2].partition("</svg>")[0]
+        places = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="175">', plot)]
+        assert places[0] == 0
+        assert all(after - before >= 16 * LETTER for before, after in zip(places, [*places[1:], WIDTH], strict=True))
 
 
 def test_what_comes_from_a_log_or_a_policy_is_escaped():
