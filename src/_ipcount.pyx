@@ -65,6 +65,8 @@ cimport inbound_audit._core.gate_model as gate_model
 cimport inbound_audit._core.gate_connection as gate_connection
 cimport inbound_audit._core.gate_lane as gate_lane
 cimport inbound_audit._core.gate as gate
+cimport inbound_audit._core.forward_model as forward_model
+cimport inbound_audit._core.forward as forward
 from inbound_audit._core.bits cimport u8, u16, u32, u64
 
 import array
@@ -122,8 +124,10 @@ include "inbound_audit/_ext/node_tree.pxi"
 include "inbound_audit/_ext/cluster_series.pxi"
 include "inbound_audit/_ext/networks.pxi"
 include "inbound_audit/_ext/limits.pxi"
+include "inbound_audit/_ext/forward_forks.pxi"
 include "inbound_audit/_ext/gate_forks.pxi"
 include "inbound_audit/_ext/gate_rules.pxi"
 include "inbound_audit/_ext/gate_figures.pxi"
+include "inbound_audit/_ext/forward.pxi"
 include "inbound_audit/_ext/gate.pxi"
 include "inbound_audit/_ext/lua.pxi"

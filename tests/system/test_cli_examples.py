@@ -127,8 +127,8 @@ def run(command: str, directory: Path) -> str:
         assert process.stderr
         try:
             output = process.stdout.readline()
-            if re.search(r" (serve|milter|policyd)\b|--watch| metrics .*--listen", command):
-                if re.search(r" (serve|milter|policyd)\b", command):  # the second line says that it is ready
+            if re.search(r" (serve|guard|milter|policyd)\b|--watch| metrics .*--listen", command):
+                if re.search(r" (serve|guard|milter|policyd)\b", command):  # the second line says that it is ready
                     output += process.stdout.readline()
                 os.killpg(process.pid, signal.SIGINT)
             output += process.stdout.read()
@@ -213,7 +213,7 @@ def test_an_example(example: str, worker: Worker, shell: Path) -> None:
         command = re.sub(r" --listen \S+", "", command) + " --listen 127.0.0.1:0 --hostname mx.example"
         assert "listening" in run(command, shell)
         return
-    if re.search(r" (milter|policyd)\b", command):  # the user of the example may not read what the test has made
+    if re.search(r" (guard|milter|policyd)\b", command):  # the user of the example may not read what the test has made
         command = re.sub(r" --listen \S+| --user \S+", "", command) + f" --listen unix:{shell}/socket"
         assert "listening" in run(command, shell)
         return

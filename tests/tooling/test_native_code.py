@@ -43,6 +43,9 @@ HOT = {
     "gate_drain": ["drain", "go_on_draining"],
     "gate_sockets": ["check_lane", "keeps_socket"],
     "gate_lane": ["accept_batch", "goes_on", "accept_without_room", "serve_event", "run_lane"],
+    "forward_header": ["write_header"],
+    "forward_flow": ["carry", "move", "find_target", "serve_flow", "end_flow", "begin_flow"],
+    "forward": ["take_arrived", "take_turns", "serve_time", "run_mover"],
 }
 PYTHON = re.compile(r"\b(Py[A-Z]\w+|__Pyx_(?!RefNanny)\w+|Py_\w+)")
 

@@ -54,5 +54,10 @@
 #   gate_sockets    what a lane of a gate waits on: made anew when other code has closed it
 #   gate_lane       a thread of a gate: accepts in batches, and waits
 #   gate            all threads of a gate, from its beginning to its end, and forks
+#   forward_model   the structures of a forwarder, and its bounds
+#   forward_pipe    pipes that bytes go through from one socket to another
+#   forward_header  the PROXY header that a back end gets first
+#   forward_flow    one flow of a forwarder: a client, a back end, and the bytes between them
+#   forward         all threads of a forwarder, from its beginning to its end, and forks
 #
 # Everything here is `noexcept nogil`: it returns codes, uses no Python object and can't raise.

@@ -11,7 +11,9 @@ What holds between two batches:
   * a descriptor that was accepted is in one place: in the queue, among the drained sockets of a lane, with Python, or
     closed; so each is closed once.
   * a session that the gate counted is in the queue or with Python. That of a refused connection was taken back.
-  * opened = accepted + refused + queue_full, and accepted = taken + waiting.
+  * opened = accepted + refused + queue_full, and accepted = taken + waiting + forwarded.
+
+A connection that may stay goes to Python by the queue, or by the queue of a forwarder to its threads (room `forward`).
 
 Other code of the process may close any of these descriptors. A lane makes anew what it has lost (room `gate_sockets`).
 A gate without its queue ends: its threads stop, and Python, which sees that `reads` has changed, closes it. A
@@ -66,6 +68,7 @@ cdef inline int make_lanes(Gate *g, Rules *rules, u32 sockets, u32 lanes) noexce
     """The memory of a gate, without descriptors; `free_gate` gives it back. Returns 0, or -ENOMEM."""
     cdef u32 i
     g.queue.reads.fd = g.queue.writes.fd = -1
+    g.out = &g.queue
     g.listening = <Listening *>calloc(sockets + 1, sizeof(Listening))
     g.lane = <Lane *>calloc(lanes, sizeof(Lane))
     if g.listening == NULL or g.lane == NULL:

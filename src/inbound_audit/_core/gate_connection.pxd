@@ -80,13 +80,15 @@ cdef inline void take_back(Connection *c) noexcept nogil:
 # ---- refusing
 
 cdef inline bint push_hand(Lane *lane, Connection *c) noexcept nogil:
-    """Puts the connection that the lane has in its hand into the queue. False: it has no room."""
+    """Puts the connection that the lane has in its hand into the queue, or a forwarder's. False: it has no room."""
     cdef bint fits
     lock_mutex(&lane.hands)
     own(&c.socket, lane.hand)
-    fits = push(&lane.gate.queue, c)
+    fits = push(lane.gate.out, c)
     if fits:
         lane.hand = -1
+        if lane.gate.out != &lane.gate.queue:
+            add_one(&lane.forwarded)
     unlock_mutex(&lane.hands)
     return fits
 
@@ -182,7 +184,7 @@ cdef inline void receive(Lane *lane, const Caller *caller, int64_t own_us) noexc
     cdef Connection c
     cdef int code
     memset(&c.ac, 0, sizeof(c.ac))
-    c.family, c.asked = caller.family, 0
+    c.family, c.asked, c.flow = caller.family, 0, NULL
     c.ac.version = 4
     add_one(&lane.opened)
     if caller.size == 0:

@@ -29,6 +29,7 @@ cdef extern from "inbound_audit/_core/gate.h":
     ctypedef union EventData "epoll_data_t":
         u64 u64
     cdef struct Event "epoll_event":
+        u32 events
         EventData data
     int wait_for_events "ia_wait"(int, Event *, int, int) noexcept nogil
     void rest "ia_rest"(int) noexcept nogil

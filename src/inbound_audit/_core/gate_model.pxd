@@ -86,6 +86,7 @@ cdef struct Lane:
     u64 opened
     u64 refused
     u64 queue_full
+    u64 forwarded               # connections that went into a forwarder's queue
     u64 closed_waiting          # connections that waited when the gate was closed
     u64 uncounted
     u64 failures                # connections that were lost, and times when none could be accepted
@@ -104,6 +105,7 @@ cdef struct Gate:
     Tree *tree
     Tree *refusals              # counts who was over a limit, for shedding; NULL: not wanted
     GateQueue queue
+    GateQueue *out              # where those go that may stay: `queue`, or a forwarder's; under each lane's lock
     u32 stops                   # the threads are to end; atomic
     u64 held                    # threads that are about to fork, between two batches; atomic
     int linger

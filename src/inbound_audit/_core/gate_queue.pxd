@@ -30,6 +30,7 @@ cdef struct Connection:
     OwnSocket socket
     int family
     u64 asked                       # the number of the rules whose limits were asked about it; 0: none
+    void *flow                      # of a forwarder, once Python has asked about it; else NULL
     ia_ac ac
     int64_t numbers[1 + MAX_MONITORS]   # from `record_event`
 

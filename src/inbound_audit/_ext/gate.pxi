@@ -24,6 +24,7 @@ cdef class NativeGate(_GateFigures):
     cdef u64 said_lost      # decisions that `_take_decisions` has returned as lost
     cdef PrefixCounter refusals
     cdef object make_socket
+    cdef NativeForwarder forwarder
     cdef u64 generation     # of forks
     cdef u64 waiters        # threads that wait for `queue.reads`; atomic
     cdef u32 closing        # atomic
@@ -111,6 +112,21 @@ cdef class NativeGate(_GateFigures):
                     g.lane[i].rules = &rules.rules
                     gate_queue.unlock_mutex(&g.lane[i].lock)
         self.rules = rules
+
+    def _forward_to(self, NativeForwarder forwarder):
+        """Later connections that may stay go to a forwarder, or with None to Python. As `_exchange` otherwise."""
+        cdef gate_model.Gate *g = self.gate
+        cdef u32 i
+        before = self.forwarder
+        if g != NULL and not is_left(self) and (forwarder is None or forwarder.w != NULL):
+            with nogil:
+                for i in range(g.lanes):
+                    gate_lane.lock_lane(&g.lane[i])
+                g.out = &g.queue if forwarder is None else &forwarder.w.inbox
+                for i in range(g.lanes):
+                    gate_queue.unlock_mutex(&g.lane[i].lock)
+            self.forwarder = forwarder
+        del before  # its threads are not waited for under a lock
 
     def fileno(self):
         """A descriptor that is readable while a connection waits, or once the gate is closed; -1 when it was closed."""

@@ -22,11 +22,17 @@ cdef class _GateFigures:
 
     @property
     def accepted(self):
-        """Of these, those that came into the queue, and did not wait there when the gate was closed."""
+        """Of these, those that came into the queue, and did not wait there when the gate was closed; and those that
+        went to a forwarder."""
         if self.gate == NULL:
             return 0
         closed = over_lanes(self.gate, &self.gate.lane.closed_waiting)
-        return bits.load64(&self.gate.queue.accepted) - closed
+        return bits.load64(&self.gate.queue.accepted) - closed + self.forwarded
+
+    @property
+    def forwarded(self):
+        """Of these, those that went to a forwarder."""
+        return 0 if self.gate == NULL else over_lanes(self.gate, &self.gate.lane.forwarded)
 
     @property
     def refused(self):

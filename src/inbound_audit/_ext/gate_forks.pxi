@@ -16,10 +16,12 @@ cdef void before_any_fork() noexcept nogil:
     while g != NULL:
         gate.hold_descriptors(g)
         g = g.next
+    hold_forwarders()
 
 
 cdef void in_parent_of_any_fork() noexcept nogil:
     cdef gate_model.Gate *g = gates
+    let_go_of_forwarders()
     while g != NULL:
         gate.let_go_of_descriptors(g)
         g = g.next
@@ -33,6 +35,7 @@ cdef void in_child_of_any_fork() noexcept nogil:
         gate.leave_to_parent(gates)
         gates = gates.next
     gate_queue.init_mutex(&gates_lock, NULL)
+    leave_forwarders()
 
 
 if gate.handle_forks(before_any_fork, in_parent_of_any_fork, in_child_of_any_fork) != 0:

@@ -7,6 +7,7 @@
     replay    `inbound-audit replay`; log_files: its input; replay_tables: its output
     serve     `inbound-audit serve`; server: what it runs; settings, sockets, policies, decision_log, tls, maildir,
               report: its parts; workers, worker: several of them, and one of these
+    guard     `inbound-audit guard`: in front of any TCP server; guard_server: what it runs
     milter, policyd
               `inbound-audit milter`, `policyd`; service: what they have in common with `serve`
     check     `inbound-audit check`; config, a package: the configuration file
@@ -40,6 +41,7 @@ from inbound_audit.cli.completion import completion
 from inbound_audit.cli.console import console
 from inbound_audit.cli.count import count
 from inbound_audit.cli.failure import abandon_output, reason
+from inbound_audit.cli.guard import guard
 from inbound_audit.cli.logs import are_json, say, to_standard_error
 from inbound_audit.cli.ls import ls
 from inbound_audit.cli.man import man
@@ -55,7 +57,7 @@ from inbound_audit.cli.why import why
 
 NAME = "inbound-audit"
 
-_SERVING = (["serve"], ["milter"], ["policyd"])
+_SERVING = (["serve"], ["guard"], ["milter"], ["policyd"])
 
 
 @click.group(
@@ -66,6 +68,7 @@ Examples:
   inbound-audit serve --listen :2525 --limit /32,/64=10 --limit /24,/48=100
   inbound-audit serve --policy stock.lua --maildir ./mail
   inbound-audit serve --listen :25 --workers 4 --shared mail
+  inbound-audit guard --listen :25 --to 127.0.0.1:2525 --limit /32,/64=10
   inbound-audit milter --listen unix:/run/inbound-audit/milter --shared mail
   inbound-audit check inbound-audit.toml
   inbound-audit count access.log --cidr 192.0.2.0/24 --top 20 --prefixlen 24,56
@@ -83,8 +86,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    serve, milter, policyd, check, count, replay, show, top, ps, why, ls, console, agent, cluster, metrics, completion,
-    man,
+    serve, guard, milter, policyd, check, count, replay, show, top, ps, why, ls, console, agent, cluster, metrics,
+    completion, man,
 )  # fmt: skip
 
 for command in COMMANDS:

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _VERSION_FLAG = 1
 _PATH_BENEATH = 1
+_NET_PORT = 2
 
 PR_SET_NO_NEW_PRIVS = 38
 
@@ -28,7 +29,8 @@ _OF_A_FILE = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
 _RIGHTS_BY_VERSION = {2: 14, 3: 15, 4: 15, 5: 16}
 MIN_VERSION = 2
 """Under version 1 no file can be linked or moved to another directory, and a Maildir moves each message."""
-_TCP = 1 << 0 | 1 << 1  # bind and connect; since version 4
+_CONNECT = 1 << 1
+_TCP = 1 << 0 | _CONNECT  # bind and connect; since version 4
 _SCOPES = 1 << 0 | 1 << 1  # abstract Unix sockets and signals of other processes; since version 6
 
 
@@ -40,9 +42,9 @@ def version() -> int:
         return 0
 
 
-def restrict(readable: Iterable[str], writable: Iterable[str]) -> bool:
-    """From now on only what lies at or below these paths can be opened: nothing can be executed, connected to by TCP or
-    bound, and no device can be made.
+def restrict(readable: Iterable[str], writable: Iterable[str], ports: Iterable[int] = ()) -> bool:
+    """From now on only what lies at or below these paths can be opened: nothing can be executed, or bound; by TCP only
+    these ports can be connected to; and no device can be made.
 
     A path that is not there, or out of reach, is left out. Returns False where the kernel has no Landlock, or only one
     before `MIN_VERSION`. Raises OSError.
@@ -58,6 +60,8 @@ def restrict(readable: Iterable[str], writable: Iterable[str]) -> bool:
             for path in paths:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                     _allow(ruleset, path, rights & handled)
+        for port in ports if abi >= 4 else ():
+            _call(_ADD_RULE, ruleset, _NET_PORT, struct.pack("=QQ", _CONNECT, port), 0)
         prctl(PR_SET_NO_NEW_PRIVS, 1)  # required of whoever is not root
         _call(_RESTRICT_SELF, ruleset, 0)
     finally:

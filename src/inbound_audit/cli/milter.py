@@ -25,11 +25,11 @@ DEFAULT_LISTEN = UnixEndpoint.parse("inet:127.0.0.1:8893")
 endpoint = params.Kind("SOCKET", UnixEndpoint.parse)
 
 
-def _of_serve(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator that adds the options which `serve` has too."""
+def of_serve(command: Callable[..., Any], serves_itself: set[str] = _SERVES_ITSELF) -> Callable[..., Any]:
+    """A decorator that adds the options which `serve` has too, but for those that are of a mail server."""
     from inbound_audit.listeners.budget import SessionBudget
 
-    left_out = _SERVES_ITSELF | set(SessionBudget.__dataclass_fields__)
+    left_out = serves_itself | set(SessionBudget.__dataclass_fields__)
     shared = [option for option in serve.params if option.name not in left_out]
     # click collects the options of decorators from the last to the first.
     command.__click_params__ = [*reversed(shared), *getattr(command, "__click_params__", [])]  # type: ignore[attr-defined]
@@ -56,7 +56,7 @@ def listening_options(default: UnixEndpoint | Endpoint) -> Callable[[Callable[..
             ),
             params.option("--service", "NAME", "The service type that is counted.", default="SMTP"),
             params.option("--listener", "NAME", "The name of the listener that counts.", default="default"),
-            _of_serve,
+            of_serve,
         )
         for option in reversed(options):
             command = option(command)

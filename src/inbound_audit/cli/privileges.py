@@ -24,6 +24,7 @@ from inbound_audit.cli import landlock
 from inbound_audit.cli.decision_log import file_of
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.settings import Settings
+from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.descriptor import make_directory
 from inbound_audit.errors import SharedStateError
 from inbound_audit.lua.world import room
@@ -117,7 +118,8 @@ def restrict(settings: Settings) -> None:
                     _make_for(-1, -1, path)
                 except OSError as error:  # later it would be out of reach, which is not why
                     _raise_if_needed(settings, path, error)
-            landlock.restrict(_readable(settings), [*writable, "/dev/null"])
+            ports = [one.port for one in settings.to if isinstance(one, Endpoint)]
+            landlock.restrict(_readable(settings), [*writable, "/dev/null"], ports)
     except OSError as error:
         raise Failure(f"cannot restrict this process: {reason(error)}; --no-landlock leaves out Landlock") from None
 

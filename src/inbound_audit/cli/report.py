@@ -102,12 +102,12 @@ class Report:
         """`event` is "policy" at the start, "reloaded" afterwards."""
         self.event(event, f"{event} {description}", policy=description)
 
-    def stopping(self, count: int, grace: float) -> None:
+    def stopping(self, count: int, grace: float, what: str = "in a mail transaction") -> None:
         """`count` mail transactions are open; idle sessions have been closed. Without any no line is written."""
         self._manager.notify("STOPPING=1")
         if not count:
             return
-        text = f"stopping: {count} in a mail transaction, {grace:g} s for them to end"
+        text = f"stopping: {count} {what}, {grace:g} s for them to end"
         self.event("stopping", text, open=count, grace=grace)
 
     def stopped(self, total: Figures, cut: int) -> None:

@@ -119,6 +119,9 @@ class Service:
 
     not_reloaded = "not reloaded, the old policy stays in use"
 
+    _busy = "in a mail transaction"
+    """What a stop lets end, in the report."""
+
     _sessions: Sessions
 
     def __init__(self, settings: Settings, audit: InboundAudit, policies: Policies, report: Report) -> None:
@@ -302,7 +305,7 @@ class Service:
     async def _finish(self) -> None:
         """Closes idle sessions, and waits for open mail transactions until the grace is over or `_cut` is set."""
         settings = self._settings
-        self._report.stopping(self._sessions.stop(), settings.grace)
+        self._report.stopping(self._sessions.stop(), settings.grace, self._busy)
         cut = await self._sessions.shut_down(settings.grace, self._cut)
         if not settings.quiet:
             self._periodic.write()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
-from inbound_audit.cli.sockets import Endpoint
+from inbound_audit.cli.sockets import Endpoint, UnixEndpoint
 from inbound_audit.listeners.budget import SessionBudget
 from inbound_audit.policy.base import Choice
 from inbound_audit.policy.limits import LimitTable
@@ -59,6 +59,7 @@ class Settings:
     shed: int | None = None
     service: str = "SMTP"
     listener: str = "default"
+    to: tuple[Endpoint | UnixEndpoint, ...] = ()
     record: bool = False
     decision_log: str | None = None
     log_accepted: bool = False

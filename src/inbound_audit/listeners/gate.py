@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
     from inbound_audit.audit import InboundAudit
     from inbound_audit.listeners.aio import CountedCallback
+    from inbound_audit.listeners.forward import Forwarder
     from inbound_audit.listeners.gate_server import GateServer
     from inbound_audit.listeners.guard import Guard
     from inbound_audit.policy.base import ConnectPolicy
@@ -90,6 +91,7 @@ class Gate(NativeGate):
                 system reported an error
     lost        descriptors of the gate that other code of the process has closed; it makes them anew
     waiting     that are in the queue now
+    forwarded   of the accepted, those that went to a forwarder
 
     If the audit's `clock` is a Python function, each connection of an audit with monitors calls it, with the GIL.
 
@@ -184,6 +186,17 @@ class Gate(NativeGate):
         """The guard's policy was exchanged. A gate that has no limits of its own exchanges those that it asks."""
         if self._follows:
             self.limits = policy if is_native(policy) else None
+
+    def forward_to(self, forwarder: Forwarder | None) -> None:
+        """Later connections that may stay go to a forwarder, and not to `get`, `take` and `serve`; None: to
+        these again.
+
+        Waits for at most a batch of each thread. Raises ValueError for a forwarder that counts in another listener.
+        """
+        if forwarder is not None and forwarder.listener is not self.listener:
+            raise ValueError(f"{forwarder!r}: counts in another listener than {self!r}")
+        with self._lock:
+            self._forward_to(forwarder)
 
     def _rules(self, limits: Limits | None) -> GateRules:
         return rules_of(cast("InboundAudit", self.listener.audit), limits, self._refusal, self._balancers, self.guard)

@@ -1,4 +1,4 @@
-"""What a fork waits for in a gate. It knows of a gate only that it can be held and let go."""
+"""What a fork waits for in a gate or a forwarder. It knows of them only that they can be held and let go."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from inbound_audit._ipcount import NativeGate
+    from inbound_audit._ipcount import NativeForwarder, NativeGate
 
 
 class Batches:
-    """What a fork waits for: that no thread of a gate is in the middle of a batch. Each fork of a thread, also one that
+    """What a fork waits for: that no thread of it is in the middle of a batch. Each fork of a thread, also one that
     a signal handler makes in the middle of another, gives back what it has taken itself."""
 
-    def __init__(self, gate: NativeGate) -> None:
+    def __init__(self, gate: NativeGate | NativeForwarder) -> None:
         self._gate = weakref.ref(gate)
         self._of_thread = threading.local()
 

@@ -45,6 +45,11 @@ def reply_parts(refusal: GateRefusal, verdict: Verdict, *, busy: bool) -> list[b
     return _compiled(refusal, {"code": str(verdict.code), "text": verdict.text, **({"limit": "busy"} if busy else {})})
 
 
+def refusal_of(refusal: GateRefusal, verdict: Verdict, *, busy: bool = False) -> bytes:
+    """What a peer is sent whom Python refuses: the parts that are the same for all. Raises as `reply_parts`."""
+    return b"".join(part for part in reply_parts(refusal, verdict, busy=busy) if isinstance(part, bytes))
+
+
 def _made(refusal: Callable[[Verdict], bytes], verdict: Verdict) -> list[bytes | str]:
     """What a function makes of a verdict. A server is not brought down by it, as by no policy."""
     try:
