@@ -36,6 +36,8 @@ cimport inbound_audit._core.backing as backing
 cimport inbound_audit._core.arena as arena
 cimport inbound_audit._core.path as path
 cimport inbound_audit._core.trie as trie
+cimport inbound_audit._core.ranges as ranges
+cimport inbound_audit._core.overrides as overrides
 cimport inbound_audit._core.model as model
 cimport inbound_audit._core.trees as trees
 cimport inbound_audit._core.sums as sums
@@ -55,7 +57,7 @@ cimport inbound_audit._core.series_query as series_query
 cimport inbound_audit._core.series_change as series_change
 cimport inbound_audit._core.walk as walk
 cimport inbound_audit._core.verify as verify
-cimport inbound_audit._core.ranges as ranges
+cimport inbound_audit._core.decision as decision
 cimport inbound_audit._core.limits as limits
 cimport inbound_audit._core.reply as reply
 cimport inbound_audit._core.own_socket as own_socket
@@ -123,6 +125,7 @@ include "inbound_audit/_ext/counter.pxi"
 include "inbound_audit/_ext/node_tree.pxi"
 include "inbound_audit/_ext/cluster_series.pxi"
 include "inbound_audit/_ext/networks.pxi"
+include "inbound_audit/_ext/overrides.pxi"
 include "inbound_audit/_ext/limits.pxi"
 include "inbound_audit/_ext/forward_forks.pxi"
 include "inbound_audit/_ext/gate_forks.pxi"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from inbound_audit import _ipcount
-from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType, named_keywords
+from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType, cause_of, named_keywords
 from inbound_audit.nodes import NodeInfo, nodes_of
-from inbound_audit.process import Stage, register
+from inbound_audit.process import Stage, register, shared_lock
 from inbound_audit.series.definition import DEFAULT_BYTES, read_monitors
 from inbound_audit.series.table import SeriesSet
 from inbound_audit.services import DEFAULT_LISTENER_NAME, DEFAULT_SERVICE_TYPE, SERVICE_TYPES
 
 if TYPE_CHECKING:
+    from inbound_audit.overrides.audit import AuditOverrides
+    from inbound_audit.overrides.entry import Decision
+    from inbound_audit.shared.directory import Directory
     from inbound_audit.shared.membership import Membership
 
 
@@ -70,17 +75,22 @@ class InboundAudit(_ipcount.Audit):
         self._membership: Membership | None = None
         self._seen: set[_ipcount.Listener] = set()  # by all processes that were there when they were made
         self._state = state
+        self._clock = time.time if clock is None else clock
+        self._made_overrides: AuditOverrides | None = None
         self._monitor_bounds = monitor_hosts, monitor_bytes
         self._define_monitors(monitors)
         register(self, Stage.COUNTS, InboundAudit._after_fork_in_child)
         if shared is not None:
+            from inbound_audit.overrides.files import remove_unused
             from inbound_audit.series.requests import handle
-            from inbound_audit.shared.membership import Membership  # only here: it has threads and descriptors
+            from inbound_audit.shared.membership import Beside, Membership  # only here: it has threads and descriptors
 
+            beside = Beside(self._overrides.notice, remove_unused)
             # Known before it has a file: a fork in another thread must find all that is to be let go of.
-            self._membership = Membership(self, shared, group, handle)
+            self._membership = Membership(self, shared, group, handle, beside)
             try:
                 self._membership.ensure_file(known=bool(self.monitors))  # else there is nothing to count in yet
+                self._overrides.restore()
             except BaseException:
                 self.close()
                 raise
@@ -130,6 +140,69 @@ class InboundAudit(_ipcount.Audit):
         if self._membership and len(self.monitors) > known:
             self._membership.wait_until_scanned()
 
+    # ---- overrides
+
+    @named_keywords
+    def deny(self, prefix: str, *, for_s: float | None = None, why: str = "") -> None:
+        """From now on, for `for_s` seconds (None: until it is lifted), connections from an address or prefix are
+        refused, whatever the limits say. Of several overrides the longest match decides. Sessions that are open stay.
+
+        All processes of a shared audit follow within a second. It outlasts them, and a restart of the machine if one of
+        them has a state directory. Raises CidrError (for host bits, too), PolicyError for a time or reason that can't
+        be, CapacityError beyond `MAX_OVERRIDES` of them, SharedStateError. O(overrides).
+        """
+        self._override("deny", prefix, for_s, why)
+
+    @named_keywords
+    def allow(self, prefix: str, *, for_s: float | None = None, why: str = "") -> None:
+        """As `deny`: connections are let in, and counted, whatever the limits say."""
+        self._override("allow", prefix, for_s, why)
+
+    def lift(self, prefix: str) -> bool:
+        """Ends the override of exactly that prefix. Returns whether there was one. Raises as `deny`."""
+        return self._override("lift", prefix, None, "")
+
+    def decisions(self) -> list[Decision]:
+        """The overrides that hold, in the order of their addresses."""
+        return [] if self._made_overrides is None else self._made_overrides.decisions()
+
+    def _override(self, action: str, prefix: str, for_s: float | None, why: str) -> bool:
+        from inbound_audit.overrides.audit import this_user, wish_of
+
+        if self.closed:
+            raise InboundAuditError("the audit is closed")
+        return self._overrides.change([wish_of(action, prefix, for_s, why)], this_user())
+
+    @property
+    def _overrides(self) -> AuditOverrides:
+        """Made when it is first needed: most audits have no overrides."""
+        from inbound_audit.overrides.audit import AuditOverrides
+
+        with shared_lock:
+            if self._made_overrides is None:
+                self._made_overrides = AuditOverrides(self, self._place, self._clock, self._shared, self._state)
+            return self._made_overrides
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[Directory | None]:
+        """The directory of a shared audit; None for one of this process alone. Raises SharedStateError."""
+        if self._membership is None:
+            yield None
+            return
+        try:
+            with shared_lock:
+                place = self._membership.place.copy()  # the directory may be made anew meanwhile
+        except OSError as error:
+            raise SharedStateError(f"{self._shared!r}: {cause_of(error)}") from None
+        with contextlib.closing(place):
+            yield place
+
+    def _carry_out_denials(self) -> None:
+        self._overrides.begin_denials()
+
+    def _decision_for(self, address: str) -> Decision | None:
+        return None if self._made_overrides is None else self._made_overrides.decision_for(address)
+
     def _define_monitors(self, monitors: Iterable[str]) -> None:
         store, present = _ipcount.SeriesStore(self), self.monitors
         for monitor in read_monitors(monitors, *self._monitor_bounds, present)[len(present) :]:
@@ -148,6 +221,8 @@ class InboundAudit(_ipcount.Audit):
         series = self.series
         series.save_before_close()
         super().close()
+        if self._made_overrides:
+            self._made_overrides.end()
         if self._membership:
             self._membership.close()
             self._membership = None

@@ -48,6 +48,8 @@ audit.series.define("failures", "ip", 300, 6)
 audit.series.add("failures", "192.0.2.7", 3)
 kept = [audit.listener(service).session("192.0.2.7") for service in ("SMTP", "ECStream")]
 kept.append(audit.listener("SMTP").session("2001:db8::7"))
+audit.deny("192.0.2.0/24", why="a test")
+audit.allow("192.0.2.7", why="a test")
 guard = Guard(audit.listener("SMTP"), Limits())
 """
 
@@ -73,6 +75,10 @@ EXPECTED = {
     "cluster": r'node mx1, connected|^"mx1"$',
     "metrics": r"inbound_audit_|serving http|sessions|^$",
     "check": r"serve: |^\[?\]?$|a policy|\$schema|^$",
+    "deny": r"is denied until",
+    "allow": r"is allowed until",
+    "lift": r"is lifted",
+    "decisions": r"192\.0\.2\.0/24",
     "why": r"^192\.0\.2\.7 would be let in$|^true$",
     "ls": r"mail .* 3$|^mail$",
     "man": r"^$",

@@ -26,6 +26,7 @@ LAYERS = (
     {"log_limiter", "ration"},
     {"shared", "address_lists"},
     {"persist"},
+    {"overrides"},
     {"policy", "audit", "series"},
     {"lua", "sieve", "listeners", "readers"},
     {"policy.load"},  # a policy by its suffix, in any language
@@ -34,7 +35,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-NEIGHBOURS = LAYERS[7]
+NEIGHBOURS = LAYERS[8]
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer}
 
 

@@ -21,6 +21,8 @@
 #   path            the path to a host
 #   trie            counts of prefixes: add, remove, move, count
 #   seek            hosts in address order
+#   ranges          longest-prefix match over a list of networks that never changes
+#   overrides       prefixes that are let in or refused whatever the limits say, and notes for more of them
 #   model           the structures: owner, service, tree, series, ring, session
 #   trees           the lists of trees: services, their listeners' trees
 #   sums            sums over trees
@@ -42,7 +44,7 @@
 #   series_change   records in a series: adds, subtracts, moves, removes
 #   walk            long walks: rows of the compressed tree, the largest prefixes
 #   verify          the checker: each block in one place, each count the sum below it
-#   ranges          longest-prefix match over a list of networks that never changes
+#   decision        what an override decides about a session; the denials that limits ask for
 #   limits          limits that are checked at accept, and which sessions count in which
 #   reply           what a refused peer is sent
 #   own_socket      a socket of ours that other code may close

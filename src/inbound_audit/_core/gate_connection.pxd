@@ -22,7 +22,10 @@ from inbound_audit._core.gate_decisions cimport NOT_COUNTED, OVER, OVERRULED, QU
 from inbound_audit._core.gate_drain cimport abort_on_close, close_hand, drain, end_stream, read_away
 from inbound_audit._core.gate_model cimport ABORT, DRAIN, Gate, Lane, Rules, add_one
 from inbound_audit._core.gate_queue cimport Connection, lock_mutex, push, unlock_mutex
-from inbound_audit._core.limits cimport WITHIN_LIMITS, limited_count, passed_limit, table_of, time_of_limits
+from inbound_audit._core.limits cimport (
+    ALLOWED, DENIED, NO_NODE, WITHIN_LIMITS, limited_count, note_over, overruled, passed_limit, table_of,
+    time_of_limits,
+)
 from inbound_audit._core.model cimport CONNECTIONS, NO_FILE, REJECTIONS, Tree
 from inbound_audit._core.own_socket cimport own
 from inbound_audit._core.ranges cimport NO_VALUE, lookup
@@ -123,7 +126,7 @@ cdef inline void count_refusal(Tree *refusals, const Address *peer) noexcept nog
 
 
 cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexcept nogil:
-    """The connection is over limit number `row`."""
+    """The connection is over limit number `row`, or DENIED."""
     cdef Rules *r = lane.rules
     cdef Tree *t = lane.gate.tree
     cdef Address peer
@@ -137,23 +140,34 @@ cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexc
         count_refusal(lane.gate.refusals, &peer)
     if monitors:
         record_event(t.owner, monitors, REJECTIONS, &peer, 1, now_of(t.owner), NULL)
-    send_away(lane, &r.refusal, c, &r.names[row], count, False)
+    if row == DENIED:
+        send_away(lane, &r.denial, c, NULL, 0, False)
+    else:
+        send_away(lane, &r.refusal, c, &r.names[row], count, False)
 
 
 # ---- one connection
 
 cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
-    """Asks the limits, and refuses the connection if it is over one."""
+    """Asks the overrides and the limits, and refuses the connection if it is denied or over one."""
     cdef Rules *r = lane.rules
     cdef bint v6 = c.ac.version == 6
     cdef int64_t now, count
     cdef int row, node
     if r.balancers != NULL and lookup(&r.balancers[v6], c.ac.hi, c.ac.lo) != NO_VALUE:
         return False  # it is asked about when Python has read who the client is
+    node = NO_NODE if r.limits == NULL else lookup(&r.networks[v6], c.ac.hi, c.ac.lo)
+    row = overruled(r.limits, &c.ac, node)
+    if row == DENIED:
+        if r.limits != NULL:
+            fetch_add64(&r.limits.denied, 1)
+        refuse(lane, c, row, 0)
+        return True
     if r.limits == NULL:
         return False
     c.asked = r.number
-    node = lookup(&r.networks[v6], c.ac.hi, c.ac.lo)
+    if row == ALLOWED:
+        return False
     now = time_of_limits(r.limits, c.ac.tree.owner)
     row = passed_limit(r.limits, &c.ac, node, now)
     if row == WITHIN_LIMITS:
@@ -165,6 +179,8 @@ cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
     if r.dry_run:
         note_decision(&lane.decisions, &c.ac, r.number, WOULD_BE_OVER, row, count)
         return False
+    if r.limits.denies:
+        note_over(r.limits, row, &c.ac, node, now)
     refuse(lane, c, row, count)
     return True
 

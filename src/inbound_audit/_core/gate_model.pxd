@@ -46,6 +46,7 @@ cdef struct Rules:
     bint dry_run
     bint refuses_uncounted
     Reply refusal               # over a limit
+    Reply denial                # denied by an override
     Reply busy                  # the queue is full, or no descriptor is left
     Reply unavailable           # it can't be counted
     Reply closing               # it waited when the gate was closed

@@ -22,8 +22,10 @@ from libc.stdlib cimport free
 
 from inbound_audit._core.address cimport compare, mask
 from inbound_audit._core.bits cimport u32, u64, acquire32, high_bits
+from inbound_audit._core.decision cimport find_override, note_denial
 from inbound_audit._core.lengths cimport NO_LIMIT, LengthLimit, first_over
 from inbound_audit._core.model cimport SMTP, Owner, Series, Term, Tree, ia_ac, load_series, load_tree
+from inbound_audit._core.overrides cimport ALLOW, DENY_NETWORK, NO_OVERRIDE, Found
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.query cimport peer_of
 from inbound_audit._core.sliding cimport Parts, Span, add_parts, left_at_least, sliding_count, span_until
@@ -33,7 +35,10 @@ from inbound_audit._core.window cimport now_of
 
 cdef enum:
     NO_NODE = -1            # the parent of a prefix that lies in no other one: the default network
+    # in place of the number of a limit
     WITHIN_LIMITS = -1
+    DENIED = -2             # an override refuses the session, whatever the limits say
+    ALLOWED = -3            # an override lets it in, likewise
 
 # What a limit counts.
 cdef enum LimitKind:
@@ -54,6 +59,8 @@ cdef struct Limit:
     u64 passed              # how many sessions were over the limit
     int event               # of a limit over time: which series of a monitor has the events
     u32 interval            # likewise: seconds
+    u32 deny_s              # a session that is over the limit has its prefix denied for so many seconds; 0: it has not
+    u32 reason              # of the denial (room `decision`)
 
 # A listed prefix.
 cdef struct Node:
@@ -77,6 +84,8 @@ cdef struct LimitSet:
     size_t tables
     int default_table
     bint timed              # there are limits over time
+    bint denies             # there are limits that say `then deny`
+    u64 denied              # how many sessions an override has refused; atomic
 
 # What of a network lies below a prefix, as `tree_sum` takes it.
 cdef struct Share:
@@ -105,6 +114,13 @@ cdef inline int table_of(const LimitSet *s, int node) noexcept nogil:
     return s.default_table if node == NO_NODE else s.node[node].table
 
 
+cdef inline int node_around(const LimitSet *s, int node, int length) noexcept nogil:
+    """The longest listed prefix around the prefix of that length of an address; `node` is that of the address."""
+    while node != NO_NODE and s.node[node].length > length:
+        node = s.node[node].parent
+    return node
+
+
 cdef inline size_t first_term(const Table *t, bint v6, u64 hi, u64 lo, int length) noexcept nogil:
     """The first term that is not before an address and length. O(log terms)."""
     cdef size_t low = 0, high = t.terms[v6], middle
@@ -125,8 +141,7 @@ cdef inline Share share_of_network(const LimitSet *s, int table, int node, const
     cdef bint v6 = p.address.version == 6
     cdef Share share
     cdef size_t begin, end
-    while node != NO_NODE and s.node[node].length > p.length:
-        node = s.node[node].parent
+    node = node_around(s, node, p.length)
     # What lies below the prefix stands together: after the prefix itself, up to the last address that it holds.
     begin = first_term(t, v6, p.address.hi, p.address.lo, p.length + 1)
     end = first_term(t, v6, p.address.hi | ~high_bits(p.length), p.address.lo | ~high_bits(p.length - 64), 129)
@@ -345,3 +360,31 @@ cdef inline int passed_limit(const LimitSet *s, const ia_ac *ac, int node, int64
                 return i
             over = next_over(s, t, ac, i, &sure)
     return WITHIN_LIMITS
+
+
+# ---- overrides
+
+cdef inline int overruled(const LimitSet *s, const ia_ac *ac, int node) noexcept nogil:
+    """DENIED or ALLOWED if an override decides about a session, else WITHIN_LIMITS. `node`: its longest listed prefix.
+    `s` NULL: there are no limits. The caller holds no lock, because the clock may be Python's. One load and one compare
+    where there are no overrides."""
+    cdef Found found
+    cdef u32 action
+    if not find_override(ac, &found):
+        return WITHIN_LIMITS
+    action = found.action
+    if action == DENY_NETWORK and s != NULL:
+        if table_of(s, node) != table_of(s, node_around(s, node, <int>found.length)):
+            action = found.others  # the limit that has denied the prefix does not count this address
+    return WITHIN_LIMITS if action == NO_OVERRIDE else ALLOWED if action == ALLOW else DENIED
+
+
+cdef inline void note_over(const LimitSet *s, int row, const ia_ac *ac, int node, int64_t now) noexcept nogil:
+    """A session is over limit number `row`, and perhaps over some behind it, which were not asked: where one of them
+    says so, the prefix is to be denied. `node` and `now` as in `passed_limit`."""
+    cdef int table = table_of(s, node), i
+    cdef const Limit *limit
+    for i in range(row, <int>s.table[table].end):
+        limit = &s.limit[i]
+        if limit.deny_s and not lacks_monitor(limit, ac.tree.owner) and passes(s, limit, table, node, ac, now):
+            note_denial(ac.tree.owner, ac, limit.length[ac.version == 6], limit.deny_s, limit.reason)

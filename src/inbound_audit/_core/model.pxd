@@ -25,12 +25,15 @@ from libc.stdint cimport int64_t
 from inbound_audit._core.bits cimport u8, u16, u32, u64
 from inbound_audit._core.kept_file cimport KeptFile
 from inbound_audit._core.layout cimport MAX_NAME, Arena, Label
+from inbound_audit._core.overrides cimport Notes, OverrideMap
 
 cdef extern from "inbound_audit/_core/bits.h":
     Ring *load_ring "ia_acquire"(Ring **) noexcept nogil
     void publish_ring "ia_publish"(Ring **, Ring *) noexcept nogil
     Series *load_series "ia_acquire"(Series **) noexcept nogil
     void publish_series "ia_publish"(Series **, Series *) noexcept nogil
+    OverrideMap *load_map "ia_acquire"(OverrideMap **) noexcept nogil
+    void publish_map "ia_publish"(OverrideMap **, OverrideMap *) noexcept nogil
     Tree *load_tree "ia_acquire"(Tree **) noexcept nogil
     void publish_tree "ia_publish"(Tree **, Tree *) noexcept nogil
 
@@ -181,6 +184,10 @@ cdef struct Owner:
     int64_t (*now)(Owner *) noexcept nogil   # microseconds since 1970; NULL: the system's clock
     void *clock             # the extension's: a Python callable
     int64_t last_now        # the last valid time of that clock
+    # overrides
+    OverrideMap *overrides  # published; NULL: none
+    OverrideMap *newest_map  # the last one that was allocated: `older` leads to all of them
+    Notes notes
     # the file of this process, in shared mode
     KeptFile *own_file
     u32 own_sections

@@ -3,13 +3,14 @@
 Nested prefixes are flattened once into ranges that do not overlap. Each range has its first address, and the value that
 holds from there to the next range. A look-up is a binary search: O(log networks), one array per family, no pointers.
 
-Lock rule: none; the arrays never change after they were filled.
+Lock rule: none; the arrays never change after they were filled. (Those of the room `overrides` are filled again beside
+readers, so a look-up reads by atomic loads.)
 """
 
 from libc.stdlib cimport free, malloc, qsort
 
-from inbound_audit._core.address cimport compare, high_bits
-from inbound_audit._core.bits cimport u64
+from inbound_audit._core.address cimport compare
+from inbound_audit._core.bits cimport u32, u64, high_bits, load32, load64
 
 cdef enum:
     NO_VALUE = -1
@@ -34,14 +35,14 @@ cdef struct Ranges:
 
 cdef inline int lookup(const Ranges *r, u64 hi, u64 lo) noexcept nogil:
     """The value at an address; NO_VALUE if no network holds it."""
-    cdef size_t low = 0, high = r.size, middle
+    cdef size_t low = 0, high = load64(<u64 *>&r.size), middle
     while low < high:
         middle = (low + high) // 2
-        if compare(r.range[middle].hi, r.range[middle].lo, hi, lo, 128) <= 0:
+        if compare(load64(<u64 *>&r.range[middle].hi), load64(<u64 *>&r.range[middle].lo), hi, lo, 128) <= 0:
             low = middle + 1
         else:
             high = middle
-    return r.range[low - 1].value if low else NO_VALUE
+    return <int>load32(<u32 *>&r.range[low - 1].value) if low else NO_VALUE
 
 
 cdef inline bint reserve_ranges(Ranges *r, size_t size) noexcept nogil:

@@ -18,6 +18,7 @@ from inbound_audit._core.model cimport (
     INBOUND_CIDR, MAX_SERVICES, MAX_TREES, READY, SESSIONS, SMTP, Owner, Ring, Series, Service, Tree, load_tree,
     publish_tree,
 )
+from inbound_audit._core.overrides cimport free_maps
 
 cdef extern from *:
     """
@@ -142,7 +143,7 @@ cdef inline void free_series(Series *s) noexcept nogil:
 
 
 cdef inline void free_trees(Owner *o) noexcept nogil:
-    """Frees all trees and series. No thread may read them any more."""
+    """Frees all trees, series and overrides. No thread may read them any more."""
     cdef Tree *t = o.newest
     cdef u32 i
     while t != NULL:
@@ -153,6 +154,7 @@ cdef inline void free_trees(Owner *o) noexcept nogil:
     for i in range(o.series_known):
         free_series(o.series[i])
     o.series_known = 0
+    free_maps(o.newest_map)
 
 
 cdef inline int find_service(Owner *o, const char *name, size_t size) noexcept nogil:

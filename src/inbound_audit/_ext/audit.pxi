@@ -113,6 +113,12 @@ cdef class Audit:
     def _announce(self):
         """Our file has a new tree: `InboundAudit` makes other processes scan for it."""
 
+    def _carry_out_denials(self):
+        """A limit wants a prefix denied: `InboundAudit` takes such wishes, and makes overrides of them."""
+
+    def _decision_for(self, address):
+        """The override that holds for an address: `InboundAudit` knows the reasons."""
+
     def _nodes(self):
         """The other nodes of the cluster, and this one, as the agent's file has them: `(name, state, heard_ns, hosts,
         sessions)` in the order of their names. The states are `NODE_STATES`; `heard_ns` is of CLOCK_MONOTONIC.

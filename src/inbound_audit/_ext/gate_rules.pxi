@@ -9,9 +9,10 @@ cdef class GateRules:
     """What decides in a gate. It never changes: a gate gets another one.
 
     `limits` may be None. `balancers` are networks whose connections are not asked about. A reply is a list of bytes and
-    of ``"address"``, ``"limit"`` and ``"count"``: `refusal` for who is over a limit, `busy` if the queue is full or no
-    descriptor is left, `unavailable` for who can't be counted, `closing` for who waits when the gate is closed. A
-    connection that can't be counted is let in unless `refuses_uncounted`. With `dry_run` the limits refuse none.
+    of ``"address"``, ``"limit"`` and ``"count"``: `refusal` for who is over a limit, `denial` for whom an override
+    denies, `busy` if the queue is full or no descriptor is left, `unavailable` for who can't be counted, `closing` for
+    who waits when the gate is closed. A connection that can't be counted is let in unless `refuses_uncounted`. With
+    `dry_run` the limits refuse none.
 
     Raises ValueError for a reply with too many parts or bytes, MemoryError.
     """
@@ -22,12 +23,13 @@ cdef class GateRules:
     cdef list kept      # the bytes to which `rules` refers
 
     def __cinit__(
-        self, LimitTables limits, NetworkMap balancers not None, *, list refusal not None, list busy not None,
-        list unavailable not None, list closing not None, bint dry_run, bint refuses_uncounted
+        self, LimitTables limits, NetworkMap balancers not None, *, list refusal not None, list denial not None,
+        list busy not None, list unavailable not None, list closing not None, bint dry_run, bint refuses_uncounted
     ):
         self.limits, self.balancers, self.kept = limits, balancers, []
         self.rules.number = bits.fetch_add64(&rules_made, 1)
         self.fill_reply(&self.rules.refusal, refusal)
+        self.fill_reply(&self.rules.denial, denial)
         self.fill_reply(&self.rules.busy, busy)
         self.fill_reply(&self.rules.unavailable, unavailable)
         self.fill_reply(&self.rules.closing, closing)

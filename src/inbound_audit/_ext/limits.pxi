@@ -22,20 +22,22 @@ cdef class LimitTables:
     cdef list names             # of the limits, in order
     cdef object accept
     cdef object refuse
+    cdef object deny
     cdef public bint explains   # whether `_take_passed` will be called
 
     def __dealloc__(self):
         limits.free_limits(&self.set)
 
-    def _configure(self, list tables not None, list prefixes not None, int default, accept, refuse):
+    def _configure(self, list tables not None, list prefixes not None, int default, accept, refuse, deny):
         """Sets everything. Called once.
 
         `tables[i]` lists the limits of network i as `(name, kind, IPv4 length or -1, IPv6 length or -1, maximum, event,
-        seconds)`. `kind` is "prefix", "network" or "listener"; "timed prefix" or "timed network" for the events
+        seconds, denial)`. `kind` is "prefix", "network" or "listener"; "timed prefix" or "timed network" for the events
         of so many seconds, where `event` is one of `MONITOR_KINDS`; each but "listener" also with "cluster " before it,
         if all prefix limits of the network have it. `prefixes` lists `(text, network)`; of two equal prefixes the later
-        one counts. An address without a prefix belongs to network `default`. `accept` and `refuse` are what
-        `validate_connect` returns.
+        one counts. An address without a prefix belongs to network `default`. `accept`, `refuse` and `deny` (for an
+        override) are what `validate_connect` returns. A `denial` that is not None is `(seconds, why)`: a session over
+        the limit has its prefix denied for so long.
 
         Raises CidrError, MemoryError, and ValueError if it was called before or a number is out of range.
         """
@@ -47,7 +49,7 @@ cdef class LimitTables:
         self.set.default_table = default
         self.make_limits(tables)
         self.make_nodes(prefixes)
-        self.accept, self.refuse = accept, refuse
+        self.accept, self.refuse, self.deny = accept, refuse, deny
 
     cdef int make_limits(self, list tables) except -1:
         cdef Py_ssize_t i = 0, network
@@ -61,13 +63,16 @@ cdef class LimitTables:
         self.set.tables = len(tables)
         for network, table in enumerate(tables):
             self.set.table[network].first = i
-            for _, kind, four, six, maximum, event, seconds in table:
+            for _, kind, four, six, maximum, event, seconds, denial in table:
                 limit = &self.set.limit[i]
                 limit.kind = LIMIT_KINDS.index(kind)
                 limit.length[0], limit.length[1], limit.maximum = four, six, maximum
                 if limit.kind >= limits.TIMED_PREFIX_LIMIT:
                     limit.event, limit.interval = MONITOR_KINDS.index(event), seconds
                     self.set.timed = True
+                if denial is not None:
+                    limit.deny_s, limit.reason = denial[0], reason_number(denial[1])
+                    self.set.denies = True
                 i += 1
             self.set.table[network].end = i
             self.sort_lengths(&self.set.table[network])
@@ -91,12 +96,11 @@ cdef class LimitTables:
                 table.lengths[v6] += 1
         return 0
 
-    @cython.wraparound(True)
     cdef int make_nodes(self, list prefixes) except -1:
         """Numbers the listed prefixes in address order, finds what lies in what, and the terms of each network."""
         cdef prefix.Prefix p
         cdef limits.Node *node
-        cdef int version, parent
+        cdef int version, parent, around
         listed = {}
         for cidr, network in prefixes:
             read_prefix(cidr, NULL, &p)
@@ -106,19 +110,18 @@ cdef class LimitTables:
         if self.set.node == NULL:
             raise MemoryError
         terms = [([], []) for _ in range(self.set.tables)]
-        around = []     # numbers of the prefixes around the one that is visited, and their last addresses
-        for (v6, first, minus_last), (length, network, _) in sorted(listed.items()):
-            while around and around[-1][1:] < (v6, first):
-                around.pop()
-            parent = around[-1][0] if around else limits.NO_NODE
-            node = &self.set.node[self.set.nodes]
+        rows = sorted(listed.items())
+        inner = [((v6, first, -minus_last), i) for i, ((v6, first, minus_last), _) in enumerate(rows)]
+        for number, outer in nested(inner):
+            (v6, first, _), (length, network, _) = rows[number]
+            parent = limits.NO_NODE if outer is None else outer
+            node = &self.set.node[number]
             node.table, node.parent, node.length = network, parent, length
-            outer = limits.table_of(&self.set, parent)
-            if outer != network:
-                terms[network][v6].append((first, length, 1))
-                terms[outer][v6].append((first, length, -1))
-            around.append((self.set.nodes, v6, -minus_last))
             self.set.nodes += 1
+            around = limits.table_of(&self.set, parent)
+            if around != network:
+                terms[network][v6].append((first, length, 1))
+                terms[around][v6].append((first, length, -1))
         for network, families in enumerate(terms):
             for version in range(2):
                 self.fill_terms(&self.set.table[network], version, families[version])
@@ -144,11 +147,16 @@ cdef class LimitTables:
         names = self.names or ()
         return [(names[i], <object>bits.load64(&self.set.limit[i].passed)) for i in range(len(names))]
 
+    @property
+    def denied(self):
+        """How many sessions an override has refused, in a dry run as well."""
+        return bits.load64(&self.set.denied)
+
     def prepare(self, audit):
         """`Limits` makes in an audit the monitors that its limits over time need. Here there are none."""
 
     def validate_connect(self, Session ac not None):
-        """Lets the session in, or refuses it: a `Verdict`. Takes no lock.
+        """Lets the session in, or refuses it: a `Verdict`. Takes no lock. An override decides before the limits.
 
         O(listeners x (prefix length + limits)); where a limit is passed by the sessions of all networks together, the
         listed prefixes below the limit's prefix are counted as well. If a limit over time lacks its monitor, it is made
@@ -161,6 +169,10 @@ cdef class LimitTables:
             return self.accept
         if fork.is_child():
             handle_the_fork()
+        if model.load_map(&ac.ac.tree.owner.overrides) != NULL:
+            row = self.overrule(ac)
+            if row != limits.WITHIN_LIMITS:
+                return self.deny if row == limits.DENIED else self.accept
         now = limits.time_of_limits(&self.set, ac.ac.tree.owner)
         section_begin(&section, ac)
         node = self.networks.find(&ac.ac)
@@ -176,7 +188,29 @@ cdef class LimitTables:
                 raise PolicyError(f"limit {self.names[row]!r}: no monitor counts its events")
             return self.validate_connect(ac)
         bits.fetch_add64(&self.set.limit[row].passed, 1)
+        if self.set.denies:
+            self.note_over(ac, row, now)
         return self.refuse
+
+    cdef int overrule(self, Session ac):
+        """What an override says (`limits.overruled`), counted."""
+        cdef model.ia_ac copy
+        cdef int row
+        copy_accept(ac, &copy)
+        row = limits.overruled(&self.set, &copy, self.networks.find(&copy))
+        if row == limits.DENIED:
+            bits.fetch_add64(&self.set.denied, 1)
+        return row
+
+    cdef int note_over(self, Session ac, int row, int64_t now) except -1:
+        cdef model.ia_ac copy
+        cdef int node
+        copy_accept(ac, &copy)
+        node = self.networks.find(&copy)
+        with nogil:  # another thread may hold the lock of the notes
+            limits.note_over(&self.set, row, &copy, node, now)
+        ac.listener.audit._carry_out_denials()
+        return 0
 
     def _states(self, Session ac not None):
         """The limits that a new connection of this client would be asked about, in their order. `ac`: of

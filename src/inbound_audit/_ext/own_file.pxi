@@ -161,6 +161,8 @@ cdef void forget_all(Audit audit, bint close, bint forked) noexcept:
     if forked:  # the holders of the locks are threads that the fork left behind
         seqlock.unlock(&o.lock)
         seqlock.unlock(&o.nodes_lock)
+        seqlock.unlock(&o.notes.lock)
+        bits.store32(&o.notes.size, 0)
         sigbus.free_guard_lock()
     lock_owner(o)
     audit.is_closed = audit.is_closed or close

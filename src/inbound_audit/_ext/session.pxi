@@ -228,6 +228,16 @@ cdef class Session:
         return self.ac.conn_id
 
     @property
+    def override(self):
+        """What an override says about the connecting IP now: "allow", "deny" or None. `decision` says why."""
+        return override_of_session(self)
+
+    @property
+    def decision(self):
+        """The override that holds for the connecting IP now, as `InboundAudit.decisions` has it, or None."""
+        return None if override_of_session(self) is None else self.listener.audit._decision_for(self.remote_ip)
+
+    @property
     def closed(self):
         """True once it is counted no more: closed, or its audit was closed, or left behind by a fork."""
         if fork.is_child():

@@ -18,6 +18,7 @@
     agent, cluster
               `inbound-audit agent`: this host as a node of a cluster; `inbound-audit cluster`: the nodes
     ls        `inbound-audit ls`: the shared audits of this machine
+    overrides `inbound-audit deny`, `allow`, `lift`, `decisions`: what a shared audit refuses and lets in anyway
     completion, man
               `inbound-audit completion`: for shells; `inbound-audit man`: manual pages
     metrics   `inbound-audit metrics`: the figures of shared audits, for Prometheus
@@ -47,6 +48,7 @@ from inbound_audit.cli.ls import ls
 from inbound_audit.cli.man import man
 from inbound_audit.cli.metrics import metrics
 from inbound_audit.cli.milter import milter
+from inbound_audit.cli.overrides import allow, decisions, deny, lift
 from inbound_audit.cli.policyd import policyd
 from inbound_audit.cli.ps import ps
 from inbound_audit.cli.replay import replay
@@ -74,6 +76,7 @@ Examples:
   inbound-audit count access.log --cidr 192.0.2.0/24 --top 20 --prefixlen 24,56
   inbound-audit replay mail.log --suggest 0.1%
   inbound-audit top mail --watch
+  inbound-audit deny mail 192.0.2.0/24 --for 1h --why "a flood of rejections"
   inbound-audit console mail
   inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
   inbound-audit metrics mail --listen 127.0.0.1:9746
@@ -86,8 +89,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    serve, guard, milter, policyd, check, count, replay, show, top, ps, why, ls, console, agent, cluster, metrics,
-    completion, man,
+    serve, guard, milter, policyd, check, count, replay, show, top, ps, why, ls, deny, allow, lift, decisions, console,
+    agent, cluster, metrics, completion, man,
 )  # fmt: skip
 
 for command in COMMANDS:

@@ -13,7 +13,7 @@ from inbound_audit._ipcount import parse_duration, parse_monitor, parse_pair, pa
 from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.errors import InboundAuditError
 from inbound_audit.policy.limits import LimitTable
-from inbound_audit.policy.rates import read_rate
+from inbound_audit.policy.rates import read_most
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _TEXT: Mapping[str, Any] = {"type": "string"}
@@ -75,9 +75,9 @@ def limit(text: str) -> tuple[str, int | str]:
     """
     # A rate has a slash behind the last equals sign; `/24` alone has none before it.
     key, _, most = text.rpartition("=")
-    over_time = key != "" and "/" in most
+    is_text = key != "" and ("/" in most or " then " in most)
     try:
-        value = most if over_time else read_number(0, None, most if key else "")
+        value = most if is_text else read_number(0, None, most if key else "")
     except ValueError:
         raise ValueError(
             f"{text!r}: write a prefix length and how many sessions it may have, such as /24=100, or how many "
@@ -86,8 +86,10 @@ def limit(text: str) -> tuple[str, int | str]:
     length = key.rpartition(":")[2]
     if length != "total":
         parse_pair(length)
-    if over_time:
-        read_rate(most)
+    if is_text:
+        read_most(most)
+        if key == "total" and " then " in most:
+            raise ValueError(f"{text!r}: would deny every address; deny for a prefix length, such as /32={most}")
         if key == "total":
             raise ValueError(
                 f"{text!r}: a limit over time counts all listeners; write /0={most}, or NAME:total={most} for a network"

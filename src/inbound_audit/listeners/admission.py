@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from inbound_audit.errors import AddressError, InboundAuditError
 from inbound_audit.listeners.time_limit import TimeLimit, time_limited
-from inbound_audit.policy.verdict import ACCEPT, Verdict
+from inbound_audit.policy.verdict import ACCEPT, DENIED, Verdict
 
 if TYPE_CHECKING:
     import socket
@@ -50,6 +50,11 @@ class Admission:
         """Whether the last `evaluate` accepted. A verdict with `disconnect` accepts no connection."""
         return self.verdict.lets_in
 
+    @property
+    def denied(self) -> bool:
+        """Whether an override of the audit has refused it, and no policy."""
+        return self.verdict is getattr(self.policy, "denial", DENIED)
+
     def evaluate(self) -> Verdict:
         """Asks the policy whether the connection may stay, and records the answer. Never raises.
 
@@ -58,8 +63,8 @@ class Admission:
         if self.closed:
             return self.verdict
         guard = self._guard
-        if self.session is not None and self.policy is not None and self.policy is not self.asked:
-            self.verdict = guard._consult(self, "validate_connect")
+        if self.session is not None and (self.policy is None or self.policy is not self.asked):
+            self.verdict = guard.consult_connect(self)
         if self.let_in:
             guard.accepted += 1
         else:

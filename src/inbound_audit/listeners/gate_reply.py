@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 from inbound_audit.errors import did_you_mean
-from inbound_audit.policy.verdict import REFUSAL_CODE, Verdict, smtp_lines
+from inbound_audit.policy.verdict import DENIED_TEXT, REFUSAL_CODE, Verdict, smtp_lines
 
 logger = logging.getLogger("inbound_audit.listeners")
 
@@ -38,11 +38,12 @@ def reply_parts(refusal: GateRefusal, verdict: Verdict, *, busy: bool) -> list[b
         return [refusal]
     if not isinstance(refusal, str):
         raise TypeError(f"refusal={refusal!r}: expected 'smtp', 'http', a text, bytes, a function to bytes, or None")
+    known = {"limit": "busy"} if busy else {"limit": "override", "count": "0"} if verdict.text == DENIED_TEXT else {}
     if refusal == "smtp":
         return [smtp_lines(verdict, verdict.text, "3.2" if verdict is CLOSING else "7.0") + b"\r\n"]
     if refusal == "http":
         return [http_refusal(verdict, busy=busy)]
-    return _compiled(refusal, {"code": str(verdict.code), "text": verdict.text, **({"limit": "busy"} if busy else {})})
+    return _compiled(refusal, {"code": str(verdict.code), "text": verdict.text, **known})
 
 
 def refusal_of(refusal: GateRefusal, verdict: Verdict, *, busy: bool = False) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from inbound_audit._ipcount import GateRules, NetworkMap
 from inbound_audit.listeners.gate_reply import BUSY, CLOSING, GateRefusal, reply_parts
 from inbound_audit.policy.limits import Limits
-from inbound_audit.policy.verdict import UNAVAILABLE
+from inbound_audit.policy.verdict import DENIED, UNAVAILABLE
 
 if TYPE_CHECKING:
     from inbound_audit.audit import InboundAudit
@@ -29,10 +29,12 @@ def rules_of(
     if limits is not None:
         limits.prepare(audit)
     verdict = UNAVAILABLE if limits is None else limits.refusal
+    denial = DENIED if limits is None else limits.denial
     return GateRules(
         limits,
         balancers,
         refusal=reply_parts(refusal, verdict, busy=False),
+        denial=reply_parts(refusal, denial, busy=False),
         busy=reply_parts(refusal, BUSY, busy=True),
         unavailable=reply_parts(refusal, UNAVAILABLE, busy=True),
         closing=reply_parts(refusal, CLOSING, busy=True),

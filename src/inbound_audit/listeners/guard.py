@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from inbound_audit import inquiries
 from inbound_audit.errors import AddressError, InboundAuditError, named_keywords
 from inbound_audit.listeners.admission import Admission, TracebackText
+from inbound_audit.listeners.gate_rules import is_native
 from inbound_audit.listeners.inquiry import would_decide
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.base import Choice, ConnectPolicy, evaluate
-from inbound_audit.policy.verdict import ACCEPT, UNAVAILABLE, Verdict
+from inbound_audit.policy.verdict import ACCEPT, DENIED, UNAVAILABLE, Verdict
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Listener, Session
@@ -26,6 +27,9 @@ logger = logging.getLogger("inbound_audit.listeners")
 
 class Guard:
     """Counts the connections of one server in its listener, and asks a policy about each.
+
+    An override of the audit (`InboundAudit.deny`, `allow`) decides whatever the policy says: who is denied is refused
+    before the policy is asked, who is allowed is let in after that.
 
     `policy` may be exchanged while the server runs: later connections get the new one. `when_full` decides about a
     connection for which the listener's arena has no room, `on_error` about one for which the policy raises or returns
@@ -66,6 +70,7 @@ class Guard:
         self.listener = listener
         self.decisions = decisions
         self._policy = self._prepared(policy)
+        self._denial = _denial_of(policy)
         self._gates: list[Gate] = []
         self.choose(when_full=when_full, on_error=on_error)
         self.accepted = self.received = self.failures = 0
@@ -101,6 +106,7 @@ class Guard:
     @policy.setter
     def policy(self, policy: ConnectPolicy | None) -> None:
         self._policy = self._prepared(policy)
+        self._denial = _denial_of(policy)
         for gate in self._gates:
             gate.follow(policy)
 
@@ -191,6 +197,15 @@ class Guard:
         """Logs why there was no room to count a session, at most one line per interval."""
         self._room.report(logging.WARNING, "a session is %s uncounted: %s", _outcome(self._full_verdict), error)
 
+    def consult_connect(self, admission: Admission) -> Verdict:
+        """What overrides and the policy say about a connection. Never raises."""
+        denial, session = self._denial, admission.session
+        override = None if denial is None or session is None else session.override
+        if denial is not None and override == "deny":
+            return denial
+        verdict = self._consult(admission, "validate_connect")
+        return ACCEPT if override == "allow" else verdict
+
     def _prepared(self, policy: ConnectPolicy | None) -> ConnectPolicy | None:
         """A policy whose `prepare`, if it has one, was called. Raises what that raises."""
         prepare = getattr(policy, "prepare", None)
@@ -231,6 +246,11 @@ class Guard:
             kind=type(error).__name__,
         )
         return verdict
+
+
+def _denial_of(policy: ConnectPolicy | None) -> Verdict | None:
+    """The verdict for whom an override of the audit denies. None: the policy asks about overrides itself."""
+    return None if is_native(policy) else getattr(policy, "denial", DENIED)
 
 
 def _chosen(setting: str, choice: str) -> Verdict:

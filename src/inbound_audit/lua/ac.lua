@@ -34,11 +34,11 @@ local function method(usage, call)
     if not is(accept) then
       error("the accept construct is missing: call it as ac:" .. usage, 2)
     end
-    local why, result = call(accept, a, b)
+    local why, result, more = call(accept, a, b)
     if why then
       error(why, 2)
     end
-    return result
+    return result, more
   end
 end
 
@@ -65,6 +65,9 @@ local methods = {
     function(accept, service, cidr)
       return counted(accept, cidr, service)
     end),
+  decision = method("decision()", function(accept)
+    return host.decision(ac.bytes(accept))
+  end),
   esmtp_capability_add = method("esmtp_capability_add(name)", note("add")),
   esmtp_capability_remove = method("esmtp_capability_remove(name)", note("remove")),
 }

@@ -104,6 +104,12 @@ class ScriptHost:
         listener = self.listeners[_tree(accept)]
         return raw(listener.service_type if name == b"service_type" else listener.name)
 
+    def lua_decision(self, accept: bytes) -> tuple[bytes | None, bytes | None]:
+        """The action of the override that holds for the connecting IP, and why; nothing without one."""
+        address = _ipcount.accept_field(accept, "remote_ip").decode()
+        decision = self._audit_of(accept)._decision_for(address)
+        return (None, None) if decision is None else (raw(decision.action), raw(decision.why))
+
     def lua_nodes(self, accept: bytes) -> tuple[int, int]:
         return counted_of(self._audit_of(accept).nodes)
 

@@ -3,6 +3,7 @@
     SERIES.ID.series            the snapshot of one series of one process
     SERIES.log                  the log of a series
     ID.lock                     locked as long as the process that has the id lives
+    AUDIT.overrides             the copy of a shared audit's overrides (room `overrides`)
     SERIES.ID.series.new        a snapshot that is being written, or was when its process died
     SERIES.ID.series.damaged    set aside; then .damaged.1 and so on
 

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from inbound_audit._ipcount import LimitTables, parse_pair, parse_prefix
 from inbound_audit.errors import CapacityError, CidrError, MonitorError, PolicyError, did_you_mean, named_keywords
 from inbound_audit.policy.base import Policy
-from inbound_audit.policy.rates import EXAMPLE, MAX_COUNT, Rate, monitors_for, read_rate
+from inbound_audit.policy.rates import EXAMPLE, MAX_COUNT, Most, Rate, monitors_for, read_most
 from inbound_audit.policy.reason import Reason
-from inbound_audit.policy.verdict import ACCEPT, REFUSAL_CODE, REFUSAL_TEXT, Verdict
+from inbound_audit.policy.verdict import ACCEPT, DENIED_TEXT, REFUSAL_CODE, REFUSAL_TEXT, Verdict
 
 if TYPE_CHECKING:
     from inbound_audit._ipcount import Session
     from inbound_audit.audit import InboundAudit
 
 LimitValue = int | str | Sequence[int | str]
-"""The most open sessions; a text such as ``"300/5m"``; or several of these."""
+"""The most open sessions; a text such as ``"300/5m"`` or ``"10 then deny for 5m"``; or several of these."""
 
 LimitTable = Mapping[str, LimitValue]
 
@@ -40,6 +40,8 @@ class Row(NamedTuple):
     lengths: tuple[int, int]
     """For IPv4 and IPv6; -1: not for this family."""
     most: int | Rate
+    deny_s: int
+    """For how many seconds a prefix that is over it is denied; 0: it is not."""
 
     @property
     def name(self) -> str:
@@ -50,14 +52,16 @@ class Row(NamedTuple):
     def option(self) -> str:
         """As the command line's ``--limit`` has it: ``/24=100``, ``partner:/24=300/5m``, ``partner:total=500``."""
         where = "" if self.kind == "listener" or self.network == "default" else f"{self.network}:"
-        return f"{where}{self.key}={self.most}"
+        return f"{where}{self.key}={Most(self.most, self.deny_s)}"
 
-    def native(self, cluster: bool) -> tuple[str, str, int, int, int, str, int]:
-        """For the native part: name, kind, lengths, maximum, and the events and seconds of a limit over time."""
+    def native(self, cluster: bool, dry_run: bool) -> tuple[str, str, int, int, int, str, int, tuple[int, str] | None]:
+        """For the native part: name, kind, lengths, maximum, the events and seconds of a limit over time, and the
+        denial that follows."""
+        denial = (self.deny_s, f"over {self.option}") if self.deny_s and not dry_run else None
         view = "cluster " if cluster and self.kind != "listener" else ""
         if isinstance(self.most, Rate):
-            return self.name, f"{view}timed {self.kind}", *self.lengths, *self.most
-        return self.name, view + self.kind, *self.lengths, self.most, "", 0
+            return self.name, f"{view}timed {self.kind}", *self.lengths, *self.most, denial
+        return self.name, view + self.kind, *self.lengths, self.most, "", 0, denial
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +99,23 @@ def _maximum(value: object, where: str) -> int:
     return value
 
 
-def _most(value: object, where: str) -> int | Rate:
+def _most(value: object, where: str) -> Most:
     if not isinstance(value, str):
-        return _maximum(value, where)
+        return Most(_maximum(value, where))
     try:
-        return read_rate(value)
+        return read_most(value)
     except ValueError as error:
         raise PolicyError(f"{where}: {error}; or a number, for open sessions") from None
 
 
-def _values(value: object, where: str) -> list[int | Rate]:
+def _values(value: object, where: str) -> list[Most]:
     """What one prefix length, or a total, is limited to. Raises PolicyError."""
     if not isinstance(value, (list, tuple)):
         return [_most(value, where)]
-    found: dict[str, int | Rate] = {}
+    found: dict[str, Most] = {}
     for each in value:
         most = _most(each, where)
-        what = most.name if isinstance(most, Rate) else "open sessions"
+        what = most.most.name if isinstance(most.most, Rate) else "open sessions"
         if found.setdefault(what, most) is not most:
             raise PolicyError(f"{where}: {found[what]} and {most} both limit {what}; give one of them")
     if not found:
@@ -130,7 +134,12 @@ def _rows(limits: object, network: str, where: str) -> list[Row]:
         except CidrError as error:
             raise PolicyError(f"{where}: limit {error}") from None
         lengths = -1 if four is None else four, six
-        rows += [Row(network, key, "prefix", lengths, most) for most in _values(value, f"{where}: limit {key!r}")]
+        found = _values(value, f"{where}: limit {key!r}")
+        if 0 in lengths and any(most.deny_s for most in found):
+            raise PolicyError(
+                f"{where}: limit {key!r}: would deny every address; deny for a longer prefix, such as /32"
+            )
+        rows += [Row(network, key, "prefix", lengths, *most) for most in found]
     return rows
 
 
@@ -141,7 +150,7 @@ def _listener_total(value: object) -> list[Row]:
             f"listener_total: {value!r}: is for open sessions alone, because monitors count all listeners together; "
             "for a limit over time write '/0' in `limits`, or `total` in a network"
         )
-    return [] if value is None else [Row("listener", "total", "listener", _WHOLE, _maximum(value, "listener_total"))]
+    return [] if value is None else [Row("listener", "total", "listener", _WHOLE, _maximum(value, "listener_total"), 0)]
 
 
 def _prefixes(prefixes: object, where: str) -> list[str]:
@@ -182,7 +191,10 @@ def _network(name: object, given: object) -> _Network:
         raise PolicyError(f"{where}: has no limits; give it 'limits' or 'total'")
     rows = _rows(given.get("limits", {}), name, where)
     if given.get("total") is not None:
-        rows += [Row(name, "total", "network", _WHOLE, most) for most in _values(given["total"], f"{where}: total")]
+        found = _values(given["total"], f"{where}: total")
+        if any(most.deny_s for most in found):
+            raise PolicyError(f"{where}: total: would deny the whole network; deny for a prefix length, such as /32")
+        rows += [Row(name, "total", "network", _WHOLE, *most) for most in found]
     return _Network(prefixes, rows)
 
 
@@ -221,14 +233,21 @@ class Limits(LimitTables, Policy):
     With `dry_run` no session is refused, and `would_refuse` counts those that would have been. `code` and `text` are
     the reply of a refusal, and `refusal` is its verdict.
 
+    An override of the audit (`InboundAudit.deny`, `allow`) decides before the limits, in a dry run as well: `denial` is
+    the verdict of who is denied, and `denied` counts them.
+
     A text in place of a number is a limit over time: ``"300/5m"`` for at most 300 connections in five minutes, ``"20
     rejections/1h"`` and ``"100 receptions/1h"`` for refusals and accepted messages. A list has several limits of one
     prefix: ``{"/32": [10, "300/5m"]}``. What is counted is what the audit's monitors record: of all services and
     listeners, a refused connection too. Of the windows of a monitor, each as long as the limit's time, the current one
     counts, and the one before as far as the time up to now covers it, rounded down. So it is exact if the events of
     that window came evenly, and no burst lets more than twice the number through in that time. With `cluster` the
-    other nodes' events count as well, of a monitor that the agents were given. A guard or gate makes the monitors that
-    an audit lacks (`prepare`); a policy that is asked without them makes them when it is first asked.
+    other nodes' events count as well, of a monitor that the agents were given. With ``" then deny for 10m"`` behind it
+    a limit that was passed denies the connecting IP's prefix for so long (`InboundAudit.deny`), but for addresses of
+    other networks in it, and unless a user has said otherwise about that prefix.
+
+    A guard or gate makes the monitors that an audit lacks (`prepare`); a policy that is asked without them makes them
+    when it is first asked.
 
     Raises PolicyError, which names the entry, for an entry that is malformed or unknown, and for limits that limit
     nothing.
@@ -263,7 +282,7 @@ class Limits(LimitTables, Policy):
         first, *others = named.values()
         listed = [first, default, *others]
         tables = [
-            [row.native(cluster) for row in network.rows + everywhere * (number != _EXEMPT)]
+            [row.native(cluster, dry_run) for row in network.rows + everywhere * (number != _EXEMPT)]
             for number, network in enumerate(listed)
         ]
         if not any(tables):
@@ -272,11 +291,12 @@ class Limits(LimitTables, Policy):
         if len(prefixes) > MAX_PREFIXES or sum(map(len, tables)) > MAX_LIMITS:
             raise PolicyError(f"networks: have more than {MAX_PREFIXES} prefixes or {MAX_LIMITS} limits in all")
         refusal = _refusal(code, text)
-        self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal)
-        self.refusal = refusal
+        self.refusal, self.denial = refusal, Verdict(False, code, DENIED_TEXT, disconnect=True)
+        self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal, self.denial)
         self._names = ["exempt", "default", *(networks or {})]
         rows = [row for network in listed for row in network.rows] + everywhere
         self._options = [row.option for row in rows]
+        self._denies = not dry_run and any(row.deny_s for row in rows)
         self._rates = [row.most for row in rows if isinstance(row.most, Rate)]
 
     @classmethod
@@ -322,6 +342,8 @@ class Limits(LimitTables, Policy):
     def prepare(self, audit: InboundAudit) -> None:
         """Adds to an audit the monitors that limits over time need and that it lacks. Raises PolicyError if it has no
         room for them, InboundAuditError if it is closed."""
+        if self._denies:
+            audit._carry_out_denials()
         lacking = self.monitors_for(audit.monitors)
         if lacking:
             try:

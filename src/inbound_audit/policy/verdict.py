@@ -10,6 +10,8 @@ from inbound_audit.errors import PolicyError
 
 REFUSAL_CODE = 421
 REFUSAL_TEXT = "connection limit exceeded"
+DENIED_TEXT = "access denied"
+"""Of the reply to whom an override denies."""
 REFUSED_BY_SCRIPT = "refused by policy"
 
 MIN_CODE, MAX_CODE = 200, 599
@@ -65,6 +67,8 @@ class Verdict:
 
 ACCEPT = Verdict()
 REFUSE = Verdict(accepted=False, code=REFUSAL_CODE, text=REFUSAL_TEXT, disconnect=True)
+DENIED = Verdict(accepted=False, code=REFUSAL_CODE, text=DENIED_TEXT, disconnect=True)
+"""For whom an override denies, where no policy has another code."""
 
 # The verdicts for a policy that failed. The client learns nothing of the reason.
 UNAVAILABLE = Verdict(False, REFUSAL_CODE, "service not available, try again later", disconnect=True)

@@ -26,6 +26,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from inbound_audit import _ipcount
 from inbound_audit.descriptor import Descriptor, Identity
@@ -35,7 +36,7 @@ from inbound_audit.shared import owner_file
 from inbound_audit.shared.changes import Changes, inotify
 from inbound_audit.shared.control import client
 from inbound_audit.shared.control.server import control_server
-from inbound_audit.shared.directory import MAX_TRIES, SharedDirectory
+from inbound_audit.shared.directory import MAX_TRIES, Directory, SharedDirectory
 from inbound_audit.shared.scanner import OwnerScanner
 
 logger = logging.getLogger("inbound_audit.shared")
@@ -69,13 +70,30 @@ Handler = Callable[[_ipcount.Audit, bytes], bytes]
 """Handles a request to an audit: a line to a line. It raises nothing."""
 
 
+class Beside(NamedTuple):
+    """What else lies in the directory of an audit: files that are none of owners."""
+
+    notice: Callable[[Directory, set[str], bool], object]
+    """Called by each scan, under `shared_lock`, with the names that may have changed, and whether these are all. It
+    raises OSError."""
+    tidy: Callable[[Directory], object]
+    """Called before this process leaves the directory. It raises nothing, and has no reference to the audit."""
+
+
 class OsResources:
     """What a membership holds of the system: an open directory, the file and its lock, the control socket.
 
     It has no reference to the audit, and may outlive it.
     """
 
-    def __init__(self, name: str, group: str | None, handle: Callable[[bytes], bytes]) -> None:
+    def __init__(
+        self,
+        name: str,
+        group: str | None,
+        handle: Callable[[bytes], bytes],
+        tidy: Callable[[Directory], object],
+    ) -> None:
+        self.tidy = tidy
         self.place = SharedDirectory(name, group)
         self.changes = Changes(self.place)
         self.handle = handle
@@ -99,6 +117,7 @@ class OsResources:
         self.close_socket()
         with contextlib.suppress(OSError):  # a file without a lock is removed by other owners
             self.remove_file(self.place)
+        self.tidy(self.place)
         self.place.remove_if_empty()
 
     def open_socket(self) -> None:
@@ -155,8 +174,9 @@ class OsResources:
 class Membership:
     """The part of one audit in a shared directory. Raises SharedStateError or CapacityError when it can't take part."""
 
-    def __init__(self, audit: _ipcount.Audit, name: str, group: str | None, handle: Handler) -> None:
+    def __init__(self, audit: _ipcount.Audit, name: str, group: str | None, handle: Handler, beside: Beside) -> None:
         self._audit = audit
+        self._notice = beside.notice
         self._own_file = _ipcount.OwnFile(audit)
         self._name = name
         self._group = group
@@ -165,7 +185,7 @@ class Membership:
         self._is_ready = False  # sessions may be opened: we have a file, and the others know it
         self._evicted = False  # our file is not where others find it: a new one is due
         with shared_lock:
-            self._resources = OsResources(name, group, _handler(audit, handle))
+            self._resources = OsResources(name, group, _handler(audit, handle), beside.tidy)
         self._resources.member = weakref.ref(self)
         self._scanner = OwnerScanner(audit, self._resources.place, remove_dead=True)
         # When the audit is collected. At exit the system closes descriptors: sessions may still be opened.
@@ -312,7 +332,7 @@ class Membership:
                 _thread.wake()  # some may be of other audits
             changed = held.changes.take(all=all)
             try:
-                self._scanner.scan(held.identity, changed)
+                self._notice(held.place, self._scanner.scan(held.identity, changed), changed is None)
             except OSError:
                 held.changes.lose_track()
                 if self._finalizer.alive:  # else a signal handler has closed it meanwhile

@@ -80,11 +80,12 @@ class OwnerScanner:
         self._names: dict[Identity, str] = {}  # a file may have two names; it counts once
         self._dropped: set[str] = set()  # the numbers of dead files, by the last scan: their ends are reported twice
 
-    def scan(self, own: Identity | None = None, changed: set[str] | None = None) -> None:
+    def scan(self, own: Identity | None = None, changed: set[str] | None = None) -> set[str]:
         """Drops owners that are dead and attaches those that are new, except for the file whose identity is `own`.
 
-        `changed`: the only names that have changed since the scan before; None: any may have. O(changed) or O(owners)
-        system calls. Raises OSError when this process has no descriptor left.
+        `changed`: the only names that have changed since the scan before; None: any may have. Returns the names that
+        were looked at: `changed`, or all that are there. O(changed) or O(owners) system calls. Raises OSError when this
+        process has no descriptor left.
         """
         _ipcount.watch_faults()
         lately, self._dropped = self._dropped, set()
@@ -99,6 +100,7 @@ class OwnerScanner:
             for name in filter(owner_file.SOCKET.fullmatch, there):
                 if f"{name[:16]}.owner" not in there:
                     owner_file.remove_unused_socket(self._place, name)
+        return there
 
     def _known(self, own: Identity | None, changed: set[str] | None, lately: set[str]) -> list[str]:
         """The attached files among those that have changed. A file was made without a name, and the kernel reports that

@@ -267,9 +267,9 @@ def test_beside_a_writer_that_was_stopped_the_verdict_is_the_same(table, remote,
 
 
 def test_a_table_is_for_the_cluster_as_a_whole():
-    rows = [("a", "prefix", 32, 128, 1, "", 0), ("b", "cluster prefix", 24, 64, 1, "", 0)]
+    rows = [("a", "prefix", 32, 128, 1, "", 0, None), ("b", "cluster prefix", 24, 64, 1, "", 0, None)]
     with pytest.raises(ValueError, match="some prefix limits of one network are for the cluster"):
-        LimitTables()._configure([rows], [], 0, True, False)
+        LimitTables()._configure([rows], [], 0, True, False, False)
 
 
 def test_examples_in_docstrings():

@@ -1,0 +1,285 @@
+"""The overrides of one audit: changes go to the files of a shared audit, and what holds to the native map.
+
+A process of a shared audit notices a change by the scan that finds other processes, at once where the system reports
+changes of the directory. What limits want denied is taken by a thread, which runs only where a limit says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+from inbound_audit import _ipcount
+from inbound_audit.descriptor import Identity
+from inbound_audit.errors import CapacityError, InboundAuditError, SharedStateError, cause_of
+from inbound_audit.log_limiter import LogLimiter
+from inbound_audit.overrides import files
+from inbound_audit.overrides.entry import BY_LIMIT, LIFTED_S, Decision, Entry, Key, entry_of, exact_prefix
+from inbound_audit.overrides.table import Table
+from inbound_audit.persist.state_directory import VARIABLE, StateDirectory, default_directory
+from inbound_audit.process import BackgroundThread, Stage, register, shared_lock
+from inbound_audit.shared.directory import Directory
+from inbound_audit.shared.places import first_of, name_of_user
+
+logger = logging.getLogger("inbound_audit.overrides")
+_failures = LogLimiter(logger)
+
+DENIAL_INTERVAL_S = 0.2
+"""Seconds between two looks at what limits want denied."""
+
+NO_END_US = (1 << 63) - 1
+
+Wish = tuple[Key, str, float | None, str]
+"""A prefix, "deny", "allow" or "lift", for how many seconds, and why."""
+
+
+def changes_for(wishes: Iterable[Wish], by: str, now: float, table: Table) -> list[tuple[Key, Entry]]:
+    """What wishes change in a table: nothing where a prefix without an override is lifted, or where a limit wants to
+    deny what a user has decided. Raises CapacityError."""
+    found = []
+    for key, action, for_s, why in wishes:
+        before = table.get(key)
+        holds = before is not None and before.action != "lift"
+        if (action == "lift" and not holds) or (by == BY_LIMIT and before is not None and holds and before.by != by):
+            continue
+        if before is None:
+            table.make_room()
+        after = 0 if before is None else before.changed
+        table[key] = entry_of(action, key, for_s, why, by, os.uname().nodename, now=now, after=after)
+        found.append((key, table[key]))
+    return found
+
+
+def wish_of(action: str, prefix: str, for_s: float | None = None, why: str = "") -> Wish:
+    """Raises CidrError for a prefix with host bits, too."""
+    return exact_prefix(prefix), action, LIFTED_S if action == "lift" else for_s, why
+
+
+def this_user() -> str:
+    """As `Decision.by` has it."""
+    return f"{name_of_user(os.geteuid())}@{os.uname().nodename}"
+
+
+class AuditOverrides:
+    """The overrides of an audit. `place_of`: its directory, for a `with` block; None: it has none. `name`: of a shared
+    audit; `state`: where a copy of them is kept over a reboot (None:
+    only in a service that has such a directory).
+
+    Lock rule: `shared_lock` for the tables and to publish. A change waits for the lock of the directory without it.
+    """
+
+    def __init__(
+        self,
+        audit: _ipcount.Audit,
+        place_of: Callable[[], AbstractContextManager[Directory | None]],
+        clock: Callable[[], float],
+        name: str | None = None,
+        state: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._audit = audit
+        self._place_of = place_of
+        self._now = clock
+        self._files = files.Files()
+        self._place: Identity | None = None
+        self._table = Table()
+        self._published: list[tuple[str, str, int]] = []
+        self._ends = NO_END_US  # when the first of those that were published expires, in microseconds
+        self._copy = None if name is None or not _keeps_state(state) else _Copy(name, state)
+        self._denies = False
+        self._ref = weakref.ref(self)
+        register(self, Stage.SHARED, AuditOverrides._after_fork_in_child)
+
+    # ---- what is asked
+
+    def decisions(self) -> list[Decision]:
+        with shared_lock:
+            return self._table.decisions(self._now())
+
+    def decision_for(self, address: str) -> Decision | None:
+        with shared_lock:
+            return self._table.decision_for(_ipcount.parse_prefix(address), self._now())
+
+    # ---- changes
+
+    def change(self, wishes: Iterable[Wish], by: str) -> bool:
+        """Carries out wishes: in the directory of a shared audit, or here alone. Returns whether anything changed.
+        Raises CapacityError, PolicyError, SharedStateError."""
+        now = self._now()
+        edit = partial(changes_for, list(wishes), by, now)
+        with self._place_of() as place:
+            if place is not None:
+                changed = files.change(place, edit, now)
+            with shared_lock:
+                if place is not None:
+                    self.notice(place, set(place.names()), True)
+                else:
+                    self._table.forget(now)
+                    changed = bool(edit(self._table))
+                    self._publish()
+        return changed
+
+    def notice(self, place: Directory, names: set[str], all: bool) -> None:
+        """The directory has these names (`all`), or only these may have changed. Under `shared_lock`.
+
+        What is lost with a file or the directory is written anew: to remove a file lifts nothing.
+        """
+        identity, now = _identity_of(place), self._now()
+        if self._place != identity:
+            self._place, self._files, names, all = identity, files.Files(), set(place.names()), True
+            changed = self._files.refresh(place, names, all=True) or bool(self._table)
+        else:
+            changed = self._files.refresh(place, names, all=all)
+        if changed:
+            found = self._files.table
+            lost = Table(item for item in self._table.holding(now) if item[0] not in found)
+            self._table = found
+            if self._table.merge(lost.items()):
+                self._restore(place, lost)
+            if self._copy is not None:
+                self._copy.keep(self._table, now)
+            self._publish()
+        elif self._ends <= now * 1e6:
+            self._publish()
+
+    def restore(self) -> None:
+        """A process begins: what its state directory has and the shared directory lacks holds again."""
+        if self._copy is None:
+            return
+        with self._place_of() as place:
+            assert place is not None  # a private audit has no copy
+            self._restore(place, self._copy.read())
+            with shared_lock:
+                self.notice(place, set(place.names()), True)
+
+    def _restore(self, place: Directory, kept: Table) -> None:
+        now = self._now()
+        kept.forget(now)
+        if not kept.holding(now):
+            return
+        try:
+            files.change(place, lambda table: [item for item in kept.items() if _is_later(item, table)], now)
+        except InboundAuditError as error:
+            _failures.report(logging.WARNING, "overrides are not restored: %s", error)
+
+    def _publish(self) -> None:
+        rows = [
+            (entry.prefix, _native_action(entry), NO_END_US if entry.until is None else int(entry.until * 1e6))
+            for _, entry in self._table.holding(self._now())
+        ]
+        if rows != self._published:
+            _ipcount.publish_overrides(self._audit, rows)
+            self._published = rows
+        self._ends = min((until for _, _, until in rows), default=NO_END_US)
+
+    # ---- what limits want denied
+
+    def begin_denials(self) -> None:
+        """From now on a thread makes overrides of what limits want denied. Idempotent."""
+        if not self._denies:
+            self._denies = True
+            try:
+                _thread.enter(self._ref)
+            except (OSError, RuntimeError) as error:
+                self._denies = False
+                _failures.report(logging.ERROR, "no thread denies what limits want denied: %s", error)
+
+    def carry_out_denials(self) -> None:
+        """Makes overrides of what limits want denied now. A failure is logged: the peer comes again."""
+        wanted = _ipcount.take_denials(self._audit)
+        if not wanted:
+            return
+        wishes = [wish_of("deny", prefix, seconds, why) for prefix, seconds, why in wanted]
+        try:
+            self.change(wishes, BY_LIMIT)
+        except InboundAuditError as error:
+            _failures.report(logging.WARNING, "%d prefixes are not denied: %s", len(wishes), error)
+
+    def end(self) -> None:
+        """The audit is closed."""
+        _thread.leave(self._ref)
+
+    def _after_fork_in_child(self) -> None:
+        self._denies = False
+
+
+class _Copy:
+    """The copy of a shared audit's overrides in a state directory, for a start after the machine's. Its failures are
+    logged."""
+
+    def __init__(self, name: str, state: str | os.PathLike[str] | None) -> None:
+        self._path = default_directory() if state is None else os.path.abspath(state)
+        self._name = f"{name}.overrides"
+        self._pattern = re.compile(re.escape(self._name))
+
+    def read(self) -> Table:
+        if not os.path.lexists(os.path.join(self._path, self._name)):
+            return Table()
+        try:
+            with contextlib.closing(StateDirectory(self._path)) as place:
+                return files.read_all(place, self._pattern)
+        except (OSError, SharedStateError) as error:
+            self._report(error)
+            return Table()
+
+    def keep(self, table: Table, now: float) -> None:
+        """Adds to the copy what it lacks. Without any override that holds no directory is made."""
+        before = self.read()
+        merged = Table(before)
+        merged.merge(table.items())
+        merged.forget(now)
+        if merged == before:
+            return
+        try:
+            with contextlib.closing(StateDirectory(self._path)) as place, files.locked(place):
+                merged.merge(files.read_all(place, self._pattern).items())
+                merged.forget(now)
+                files.write(place, self._name, merged, os.fstat(place.fd))
+                place.sync()
+        except (OSError, SharedStateError, CapacityError) as error:
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        why = cause_of(error) if isinstance(error, OSError) else error
+        _failures.report(logging.WARNING, "no copy of the overrides in %s: %s", self._path, why, kind="copy")
+
+
+def _keeps_state(state: Any) -> bool:
+    return state is not None or bool(os.environ.get(VARIABLE) or first_of("STATE_DIRECTORY"))
+
+
+def _native_action(entry: Entry) -> str:
+    """What a limit has denied holds for the limit's network alone."""
+    return "deny network" if entry.by == BY_LIMIT and entry.action == "deny" else entry.action
+
+
+def _is_later(item: tuple[Key, Entry], table: Table) -> bool:
+    before = table.get(item[0])
+    return before is None or before.order < item[1].order
+
+
+def _identity_of(place: Directory) -> Identity:
+    there = os.fstat(place.fd)
+    return there.st_dev, there.st_ino, 0
+
+
+def _carry_out(thread: BackgroundThread) -> None:
+    """What the thread does. It holds no audit, so that one without other references is collected."""
+    while thread.wait(DENIAL_INTERVAL_S) is not None:
+        for member in thread.members:
+            with thread.busy() as may:
+                found = member() if may else None
+                if found is not None:
+                    found.carry_out_denials()
+                elif may:
+                    thread.leave(member)
+                del found
+
+
+_thread = BackgroundThread("inbound_audit-denials", _carry_out)

@@ -1,0 +1,148 @@
+"""One override, and how it is written as a line of JSON."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import math
+import re
+import time
+from typing import Any, Literal, NamedTuple
+
+from inbound_audit._ipcount import parse_prefix
+from inbound_audit.errors import CidrError, PolicyError
+
+Action = Literal["deny", "allow"]
+
+MAX_WHY = 200
+"""Characters of a reason."""
+MAX_SECONDS = 100 * 366 * 86400
+"""A hundred years: the longest time of an override that ends."""
+MAX_LINE_BYTES = 2048
+
+LIFTED_S = 86400.0
+"""Seconds for which it is kept that an override was lifted: for files and nodes that still have it."""
+
+BY_LIMIT = "limit"
+"""Who has made an override that a limit asked for. Users are written as ``user@host``."""
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+Key = tuple[int, bytes, int]
+"""A prefix as `parse_prefix` returns it."""
+
+
+class Decision(NamedTuple):
+    """An override that holds. Times are in seconds since 1970; `until` is None if it does not end.
+
+    `by`: ``user@host``, or "limit" if a limit said ``then deny``.
+    """
+
+    prefix: str
+    action: Action
+    until: float | None
+    why: str
+    since: float
+    by: str
+
+
+class Entry(NamedTuple):
+    """The last change of a prefix: an override, or ("lift") that there is none any more.
+
+    `changed` (nanoseconds since 1970) and `node` order the changes of a prefix.
+    """
+
+    prefix: str
+    action: str
+    until: float | None
+    why: str
+    since: float
+    by: str
+    changed: int
+    node: str
+
+    @property
+    def order(self) -> tuple[int, str, str]:
+        """Greater for the later change; the action, so that two nodes that are one by mistake agree."""
+        return self.changed, self.node, self.action
+
+    @property
+    def decision(self) -> Decision:
+        return Decision(self.prefix, "allow" if self.action == "allow" else "deny", *self[2:6])
+
+    def is_kept(self, now: float) -> bool:
+        """Whether it says something still."""
+        return self.until is None or self.until > now
+
+    def line(self) -> bytes:
+        """As `read_line` reads it."""
+        return json.dumps(self._asdict(), separators=(",", ":")).encode() + b"\n"
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "prefix": str, "action": str, "until": (int, float, type(None)), "why": str, "since": (int, float), "by": str,
+    "changed": int, "node": str,
+}  # fmt: skip
+
+
+def read_line(line: bytes) -> tuple[Key, Entry]:
+    """Raises ValueError for what is no entry."""
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"has more than {MAX_LINE_BYTES} bytes")
+    found = json.loads(line, parse_constant=_no_constant)
+    if not isinstance(found, dict) or found.keys() != _KINDS.keys():
+        raise ValueError(f"is not an object with {', '.join(_KINDS)}")
+    return checked(found)
+
+
+def checked(found: dict[str, Any]) -> tuple[Key, Entry]:
+    """The entry of such an object. Raises ValueError."""
+    for name, kind in _KINDS.items():
+        if not isinstance(found[name], kind) or isinstance(found[name], bool):
+            raise ValueError(f"{name} is {found[name]!r}")
+    if found["action"] not in ("deny", "allow", "lift"):
+        raise ValueError(f"action is {found['action']!r}")
+    times = found["since"], found["until"] or 0
+    if not (0 <= found["changed"] < 1 << 63 and all(0 <= seconds < 1e11 for seconds in times)):
+        raise ValueError("a time is out of range")
+    if found["action"] == "lift" and found["until"] is None:
+        raise ValueError("a lifted prefix has no end")
+    texts = found["why"], found["by"], found["node"]
+    if any(len(text) > MAX_WHY or _FORBIDDEN.search(text) for text in texts):
+        raise ValueError("a text is too long, or has control characters")
+    key = parse_prefix(found["prefix"])
+    return key, Entry(**{**found, "prefix": prefix_of(key)})
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number here")
+
+
+def prefix_of(key: Key) -> str:
+    """The text of a prefix, ``192.0.2.0/24``."""
+    _, packed, length = key
+    return f"{ipaddress.ip_address(packed)}/{length}"
+
+
+def exact_prefix(text: str) -> Key:
+    """An address or prefix as a user writes it. Raises CidrError, for host bits too: it may be a slip of the pen."""
+    key = parse_prefix(text)
+    address = text.strip("[]").partition("/")[0].strip("[]")
+    if parse_prefix(address)[1] != key[1]:
+        raise CidrError(f"{text!r}: has bits beyond its length; write {prefix_of(key)}, or {address} for one address")
+    return key
+
+
+def entry_of(
+    action: str, key: Key, for_s: float | None, why: str, by: str, node: str, *, now: float, after: int = 0
+) -> Entry:
+    """A change of now, later than `after`. Raises PolicyError for a time or reason that can't be."""
+    if not isinstance(why, str) or len(why) > MAX_WHY or _FORBIDDEN.search(why):
+        raise PolicyError(f"why: {str(why)[:60]!r}: write at most {MAX_WHY} characters in one line")
+    if for_s is not None:
+        if isinstance(for_s, bool) or not isinstance(for_s, (int, float)) or not math.isfinite(for_s) or for_s <= 0:
+            raise PolicyError(f"for_s: {for_s!r}: write seconds above 0, or None for an override without an end")
+        for_s = min(for_s, MAX_SECONDS)
+    until = None if for_s is None else now + for_s
+    changed = max(time.time_ns(), after + 1)
+    return Entry(prefix_of(key), action, until, why, now, by[:MAX_WHY], changed, node[:MAX_WHY])
