@@ -64,6 +64,22 @@ def test_each_limit_with_its_count_and_the_log(tmp_path: Path):
         assert (status, len(answer["log"])) == (1, 1)
 
 
+def test_an_override_decides_whatever_the_limits_say():
+    with serving("--limit", "/32=0"):
+        assert run("deny", "asked", "198.51.100.0/24", "--why", "a flood").returncode == 0
+        assert run("allow", "asked", "192.0.2.7").returncode == 0
+        eventually(lambda: why("198.51.100.7")[1]["listeners"][0].get("override"), "the server's own denial")
+        status, answer = why("198.51.100.7")
+        assert (status, answer["let_in"]) == (1, False)
+        override = answer["listeners"][0]["override"]
+        assert (override["prefix"], override["action"], override["why"]) == ("198.51.100.0/24", "deny", "a flood")
+        said = run("why", "asked", "198.51.100.7").stdout.decode()
+        assert "denied: 198.51.100.0/24, by " in said
+        assert ", a flood" in said
+        eventually(lambda: why("192.0.2.7")[0] == 0, "the server's own permission")
+        assert why("192.0.2.8")[0] == 1  # over the limit
+
+
 def test_a_dry_run_and_workers():
     with serving("--limit", "/0=0", "--dry-run", "--workers", "2"):
         status, answer = why("192.0.2.7")

@@ -236,6 +236,10 @@ def _grouped(listeners: list[Row]) -> list[tuple[Row, list[int]]]:
 
 
 def _sentence(row: Row) -> str:
+    if "override" in row:
+        made = row["override"]
+        words = f"{'allowed' if row['let_in'] else 'denied'}: {made['prefix']}, by {made['by']}"
+        return plain(words + f", {made['why']}" * bool(made["why"]))
     if row["let_in"] is None and "script" in row:
         return f"the script {plain(row['script'])} decides; to ask it, give it by --policy"
     if row["let_in"] is None:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from inbound_audit.listeners.gate_reply import BUSY, CLOSING
 from inbound_audit.listeners.log_sinks import LogFile, Sink
-from inbound_audit.policy.reason import Reason
-from inbound_audit.policy.verdict import LOCAL_ERROR, UNAVAILABLE, Verdict
+from inbound_audit.policy.reason import Reason, override_reason
+from inbound_audit.policy.verdict import DENIED, LOCAL_ERROR, UNAVAILABLE, Verdict
 from inbound_audit.process import BackgroundThread, ProcessLock, Stage, register
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ _BY_A_GATE = {
     "not counted": ("uncounted", UNAVAILABLE),
     "queue full": ("busy", BUSY),
     "closing": ("closing", CLOSING),
-    "overruled": ("override", UNAVAILABLE),
 }
 
 
@@ -132,7 +131,11 @@ class DecisionLog:
             if not self._has_room():
                 continue
             peer = microseconds / 1e6, gate.listener, client, port
-            if limit is None:
+            if what == "overruled":
+                denial = DENIED if gate.limits is None else gate.limits.denial
+                decision = gate.listener.audit._decision_for(client) if client else None
+                self._note(*peer, "refused", "override", CONNECT, denial, override_reason(decision))
+            elif limit is None:
                 by, verdict = _BY_A_GATE[what]
                 self._note(*peer, "refused", by, CONNECT, verdict, None)
             else:
@@ -238,7 +241,7 @@ def _line(
     return json.dumps({name: value for name, value in members.items() if value is not None})
 
 
-_WHY = ("limit", "prefix", "count", "most", "script", "line")
+_WHY = ("limit", "prefix", "count", "most", "script", "line", "why")
 
 
 def _time(seconds: float) -> str:

@@ -14,6 +14,7 @@ from inbound_audit.listeners.gate_rules import is_native
 from inbound_audit.listeners.inquiry import would_decide
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.base import Choice, ConnectPolicy, evaluate
+from inbound_audit.policy.reason import override_reason
 from inbound_audit.policy.verdict import ACCEPT, DENIED, UNAVAILABLE, Verdict
 
 if TYPE_CHECKING:
@@ -220,7 +221,9 @@ class Guard:
         if self.decisions is None:
             return
         explain, reason = getattr(admission.policy, "explain", None), None
-        if explain is not None and admission.session is not None:
+        if admission.denied and admission.session is not None:
+            reason = override_reason(admission.session.decision)
+        elif explain is not None and admission.session is not None:
             try:
                 reason = explain(admission.session)
             except Exception as error:

@@ -18,10 +18,19 @@ if TYPE_CHECKING:
 def would_decide(
     listener: Listener, policy: ConnectPolicy | None, address: str, *, asks_scripts: bool = False
 ) -> Answer:
-    """As JSON: `let_in`, which is None if only the policy itself knows, `policy`, and for limits their counts.
+    """As JSON: `let_in`, which is None if only the policy itself knows, `policy`, and for limits their counts; and
+    `override`, if one holds for the address, which decides whatever the policy says.
 
     A script is run if `asks_scripts`. Raises AddressError. O(limits).
     """
+    about = _by_policy(listener, policy, address, asks_scripts=asks_scripts)
+    decision = listener.visit(address).decision
+    if decision is not None:
+        about |= {"override": decision._asdict(), "let_in": decision.action == "allow"}
+    return about
+
+
+def _by_policy(listener: Listener, policy: ConnectPolicy | None, address: str, *, asks_scripts: bool) -> Answer:
     inner = policy.policy if isinstance(policy, DryRun) else policy
     about: Answer = {"service": listener.service_type, "listener": listener.name}
     about["dry_run"] = isinstance(policy, DryRun) or bool(getattr(policy, "dry_run", False))

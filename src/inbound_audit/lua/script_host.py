@@ -106,8 +106,9 @@ class ScriptHost:
 
     def lua_decision(self, accept: bytes) -> tuple[bytes | None, bytes | None]:
         """The action of the override that holds for the connecting IP, and why; nothing without one."""
-        address = _ipcount.accept_field(accept, "remote_ip").decode()
-        decision = self._audit_of(accept)._decision_for(address)
+        address = _ipcount.accept_field(accept, "remote_ip")
+        assert isinstance(address, bytes)
+        decision = self._audit_of(accept)._decision_for(address.decode())
         return (None, None) if decision is None else (raw(decision.action), raw(decision.why))
 
     def lua_nodes(self, accept: bytes) -> tuple[int, int]:

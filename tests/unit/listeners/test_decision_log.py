@@ -24,7 +24,7 @@ from inbound_audit.listeners.log_sinks import LogFile
 from inbound_audit.policy.base import Policy
 from inbound_audit.policy.dry_run import DryRun
 from inbound_audit.policy.message import Message
-from inbound_audit.policy.verdict import MAX_TEXT, REFUSE
+from inbound_audit.policy.verdict import DENIED, MAX_TEXT, REFUSE
 from inbound_audit.sieve.policy import SievePolicy
 
 audit = listening.audit  # a fixture
@@ -120,6 +120,18 @@ def test_a_limit_over_time_and_a_total_are_named(audit: InboundAudit, log: Decis
     assert (over_time["prefix"], over_time["count"], over_time["most"]) == ("192.0.2.7/32", 2, 1)
     assert (total["limit"], total["count"], total["most"]) == ("partner total", 1, 0)
     assert "prefix" not in total
+
+
+@pytest.mark.parametrize("policy", [None, Limits({"/32": 9}), Answers()], ids=["none", "limits", "another"])
+def test_an_override_is_named_with_its_reason(audit: InboundAudit, log: DecisionLog, sink: Kept, policy: Any):
+    audit.deny("192.0.2.0/24", why="a flood")
+    guard = Guard(audit.listener("SMTP"), policy, decisions=log)
+    guard.admit(PEER).close()
+    log.flush()
+    (row,) = sink.rows
+    assert (row["by"], row["prefix"], row["why"]) == ("override", "192.0.2.0/24", "a flood")
+    assert (row["client"], row["code"], row["text"]) == ("192.0.2.7", 421, DENIED.text)
+    assert "limit" not in row
 
 
 def test_a_dry_run_of_limits_says_what_it_would_have_refused(audit: InboundAudit, log: DecisionLog, sink: Kept):
@@ -300,6 +312,21 @@ def test_each_refusal_of_a_gate_is_a_line(audit: InboundAudit, log: DecisionLog,
     for row in sink.rows:
         assert {**row, **expected, "service": "SMTP", "listener": "mx", "prefix": "127.0.0.5/32"} == row
         assert row["text"] == "one is enough"
+
+
+@linux
+@pytest.mark.parametrize("limits", [None, Limits({"/32": 9})], ids=["none", "limits"])
+def test_a_gate_s_override_is_named_with_its_reason(
+    audit: InboundAudit, log: DecisionLog, sink: Kept, limits: Limits | None
+):
+    audit.deny("127.0.0.5", why="a flood")
+    guard = Guard(audit.listener("SMTP"), limits, decisions=log)
+    with gated(guard.listener, limits, guard=guard) as (_, port), connect(port, "127.0.0.5") as peer:
+        assert said(peer).startswith(b"421 ")
+        log.flush()
+    (row,) = sink.rows
+    assert (row["by"], row["prefix"], row["why"]) == ("override", "127.0.0.5/32", "a flood")
+    assert (row["done"], row["text"]) == ("refused", DENIED.text)
 
 
 @linux
