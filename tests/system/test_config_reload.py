@@ -17,6 +17,7 @@ import pytest
 import trustme
 from kilter.protocol import messages as wire
 from tests.support.command_line import Serve, run
+from tests.support.guards import GuardProcess, echo
 from tests.support.listening import Peer
 from tests.support.mail_servers import ALL_STEPS, packed
 from tests.support.milters import MilterProcess, PolicydProcess
@@ -311,3 +312,23 @@ def test_the_file_says_that_the_log_is_json(file: Path) -> None:
     done = run("serve", "--config", str(file), "--no-landlock")
     assert done.returncode == 1
     assert done.stderr.startswith(b'{"time": ')
+
+
+def test_a_guard_reloads_and_loses_no_connection(file: Path) -> None:
+    write(file, guard={"limit": {"/32,/64": 9}, "threads": 1})
+    with echo(b"220 x\r\n") as back_end, GuardProcess(back_end.port, "--config", str(file)) as server:
+        with smtp_client(server.addresses[0], HELD) as held:
+            for number in range(10):
+                write(file, guard={"limit": {"/32,/64": number % 2}, "threads": 1 + number % 2})
+                reload(server)
+                if number % 2:  # one, which is held, and one more is over it
+                    assert "not reloaded, restart for: guard.threads" in server.complaints[number // 2]
+                with socket.create_connection(server.addresses[0], PATIENCE, (LOADING, 0)) as other:
+                    assert other.recv(100).startswith(b"220 " if number % 2 else b"421 ")
+                held.sendall(b"%d" % number)
+                assert held.recv(100) == b"%d" % number
+            file.write_text("guard.thread = 5")
+            reload(server)
+            assert ":1: guard.thread: unknown key; did you mean 'threads'?" in server.complaints[-1]
+        total = server.stopped()
+        assert (total["accepted"], total["refused"]) == (6, 5)

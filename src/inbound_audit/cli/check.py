@@ -13,6 +13,7 @@ import click
 
 from inbound_audit.cli.agent import engine_settings
 from inbound_audit.cli.failure import Failure
+from inbound_audit.cli.guard import settings_of_guard
 from inbound_audit.cli.milter import settings_for
 from inbound_audit.cli.policies import Policies
 from inbound_audit.cli.serve import settings_of
@@ -146,6 +147,7 @@ STARTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "serve": _start_of(settings_of),
     "milter": _start_of(settings_for),
     "policyd": _start_of(settings_for),
+    "guard": _start_of(settings_of_guard),
     "agent": _node,
     "metrics": lambda options: f"the audits {' '.join(options['names'])}",
 }

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from inbound_audit.cli import params
+from inbound_audit.cli.config.source import settings_from
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.milter import of_serve, settings_for
+from inbound_audit.cli.settings import Settings
 from inbound_audit.cli.sockets import Endpoint, UnixEndpoint, bind
 from inbound_audit.listeners.forward import BackEnd, resolve, unix_back_end
 from inbound_audit.listeners.gate_reply import GateRefusal
@@ -19,7 +22,7 @@ DEFAULT_LISTEN = Endpoint("127.0.0.1", 2525)
 
 _OF_SERVE = {
     "listen", "maildir", "tls_cert", "tls_key", "proxy_from", "hostname", "message_memory", "workers", "worker_timeout",
-    "gate", "grace", "config",
+    "gate", "grace",
 }  # fmt: skip
 """Options of `serve` that are of a mail server, or are other ones here."""
 
@@ -37,7 +40,7 @@ Examples:
   inbound-audit guard --listen :80 --to 10.0.0.5:8080 --to 10.0.0.6:8080 --service HTTP --limit /32,/64=50
 \b
 Signals: TERM and INT stop accepting and let connections end (a second one cuts them off); HUP loads the policy
-  file again. No connection is lost by that.
+  file and the file of --config again. No connection is lost by that.
 \b
 Exit status: 0 stopped by a signal, 1 could not start, 2 usage."""
 )
@@ -96,7 +99,15 @@ def guard(**options: Any) -> None:
     or Sieve is asked once per connection. Reports as serve does.
     """
     from inbound_audit.cli import service
-    from inbound_audit.cli.guard_server import Forwarding, GuardServer
+    from inbound_audit.cli.guard_server import GuardServer
+
+    listens = functools.partial(bind, default=(DEFAULT_LISTEN,), unix=True)
+    service.run(settings_from(options, settings_of_guard), GuardServer, listens)
+
+
+def settings_of_guard(options: dict[str, Any]) -> Settings:
+    """Raises Failure and click.UsageError."""
+    from inbound_audit.cli.guard_server import Forwarding
 
     passes_tls, refusal = options.pop("tls_passthrough"), options.pop("refusal")
     if passes_tls and refusal not in (None, "none"):
@@ -113,8 +124,7 @@ def guard(**options: Any) -> None:
         check_s=options.pop("check_every"),
         threads=options.pop("threads") or min(len(os.sched_getaffinity(0)), 4),
     )
-    listens = functools.partial(bind, default=(DEFAULT_LISTEN,), unix=True)
-    service.run(settings_for(options), functools.partial(GuardServer, forwarding), listens)
+    return replace(settings_for(options), forwarding=forwarding)
 
 
 def _refusal(asked: str | None, service_type: str) -> GateRefusal:

@@ -6,7 +6,6 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from inbound_audit._ipcount import MAX_GATE_SOCKETS
 from inbound_audit.cli import service
@@ -41,11 +40,7 @@ class GuardServer(service.Service):
     _busy = "open"
 
     _sessions: ForwardServer
-
-    def __init__(self, forwarding: Forwarding, *parts: Any) -> None:
-        self._forwarding = forwarding
-        self._served: ForwardServer | None = None
-        super().__init__(*parts)
+    _served: ForwardServer | None = None
 
     def _prepare(self) -> None:
         given = self._forwarding
@@ -62,6 +57,11 @@ class GuardServer(service.Service):
             )
         except (OSError, ValueError) as error:
             raise Failure(f"cannot forward: {error}") from None
+
+    @property
+    def _forwarding(self) -> Forwarding:
+        assert self._settings.forwarding is not None
+        return self._settings.forwarding
 
     async def _accept(self, listening: list[socket.socket]) -> Sequence[asyncio.AbstractServer]:
         settings, given = self._settings, self._forwarding

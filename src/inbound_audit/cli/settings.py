@@ -12,6 +12,7 @@ from inbound_audit.policy.limits import LimitTable
 
 if TYPE_CHECKING:
     from inbound_audit.cli.config.source import Source
+    from inbound_audit.cli.guard_server import Forwarding
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Settings:
     decision_log: str | None = None
     log_accepted: bool = False
     log_rate: int = 1000
+    forwarding: Forwarding | None = None
+    """Of a guard."""
     source: Source[Settings] | None = field(default=None, compare=False)
     """The configuration file, if there is one."""
 
@@ -75,6 +78,8 @@ RELOADED = frozenset({
 })  # fmt: skip
 """What a reload changes. All else holds from the start to the end of a process."""
 
+_OPTIONS_OF_RELOADED = RELOADED | {"limit"} | {each.name for each in fields(SessionBudget)}
+
 
 def reloaded(running: Settings) -> tuple[Settings, list[str]]:
     """The settings after a reload of their configuration file, and the keys that have changed since the start and need
@@ -83,11 +88,10 @@ def reloaded(running: Settings) -> tuple[Settings, list[str]]:
     Monitors are added; one that is there stays, with what it has counted.
     """
     source = running.source
-    if source is None or source.started is None:
+    if source is None:
         return running, []
-    now = source.read()
-    fixed = {each.name for each in fields(Settings)} - RELOADED - {"source"}
-    kept = sorted(name.replace("_", "-") for name in fixed if getattr(source.started, name) != getattr(now, name))
+    now, differing = source.read_beside()
+    kept = [name.replace("_", "-") for name in differing if name not in _OPTIONS_OF_RELOADED]
     kept += ["monitor"] * (not set(running.monitor) <= set(now.monitor))
     changed = {name: getattr(now, name) for name in RELOADED}
     changed["monitor"] = tuple(dict.fromkeys((*running.monitor, *now.monitor)))

@@ -95,7 +95,7 @@ def test_every_option_is_a_key_and_every_key_is_an_option() -> None:
         name: {option for one in main.commands[name].params for option in [*one.opts, *one.secondary_opts]}
         for name in TABLES
     }
-    assert {"serve", "milter", "policyd", "agent", "metrics"} <= set(found)
+    assert {"serve", "guard", "milter", "policyd", "agent", "metrics"} <= set(found)
     for name, options in found.items():
         spelled = {option.lstrip("-") for option in options if option.startswith("--")}
         spelled |= {str(one.name) for one in main.commands[name].params if isinstance(one, click.Argument)}

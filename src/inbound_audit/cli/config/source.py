@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -49,23 +49,29 @@ class Source(Generic[_T]):
     path: str
     given: dict[str, Any]
     make: Callable[[dict[str, Any]], _T]
-    started: _T | None = None
-    """The settings at the start, before anything was done to them."""
+    options: Mapping[str, Any]
+    """The values of all options at the start."""
 
     def read(self) -> _T:
         """The settings as they are in the file now. Raises Failure, which names the file and the line."""
+        return self.read_beside()[0]
+
+    def read_beside(self) -> tuple[_T, list[str]]:
+        """As `read`; beside the settings the parameters whose values differ from those at the start."""
         from inbound_audit.cli.config.document import Document
 
         document = Document(self.path)
         values = document.options(self.name, self.given)
-        return self.made(document, self.command.make_context(self.name, [], default_map=values).params)
+        options = self.command.make_context(self.name, [], default_map=values).params
+        changed = sorted(name for name, value in options.items() if value != self.options[name])
+        return self.made(document, options), changed
 
     def made(self, document: Document, options: dict[str, Any]) -> _T:
         """Raises Failure for options that do not go together."""
         from inbound_audit.cli.config.document import ConfigError
 
         try:
-            return self.make(options)
+            return self.make(dict(options))
         except click.UsageError as error:
             raise ConfigError(self.path, [document.problem(self.name, error.message)]) from None
 
@@ -87,8 +93,7 @@ def settings_from(options: dict[str, Any], make: Callable[[dict[str, Any]], Sett
     source = _source(options, make)
     if source is None:
         return make(options)
-    settings = source.made(click.get_current_context().meta[CONFIG], options)
-    return replace(settings, source=replace(source, started=settings))
+    return replace(source.made(click.get_current_context().meta[CONFIG], options), source=source)
 
 
 def options_again(options: dict[str, Any]) -> Callable[[], dict[str, Any]]:
@@ -110,4 +115,4 @@ def _source(options: dict[str, Any], make: Callable[[dict[str, Any]], _T]) -> So
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     options |= document.options(str(context.command.name), given)
-    return Source(context.command, document.path, given, make)
+    return Source(context.command, document.path, given, make, dict(options))
