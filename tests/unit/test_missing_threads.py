@@ -75,8 +75,8 @@ def test_a_reload_of_serve(
         assert server._guard.policy is before
         no_threads.lift()
         made: list[object] = []
-        make = policies.make
-        monkeypatch.setattr(policies, "make", lambda audit: made.append(make(audit)) or made[-1])
+        load = policies.load
+        monkeypatch.setattr(policies, "load", lambda *given: made.append(load(*given)) or made[-1])
         assert asyncio.run(server._reload()) is None
         assert [server._guard.policy] == made  # once, although there were two orders
         assert server._guard.policy is not before
