@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import socket
 import struct
@@ -484,6 +485,7 @@ def apply(step: Step, ends: dict[str, socket.socket], models: dict[str, Model], 
 @given(several=st.lists(steps, min_size=1, max_size=3), seed=st.integers(0, 1000))
 def test_any_order_of_chunks_ends_and_resets(several, seed):
     noise = random.Random(seed)
+    gc.collect()  # what other tests have left keeps no descriptor
     before = descriptors()
     with InboundAudit(capacity=1 << 22) as audit, fronted(audit.listener("SMTP")) as front:
         for each in several:
@@ -500,7 +502,7 @@ def test_any_order_of_chunks_ends_and_resets(several, seed):
                     for model in models.values():
                         assert model.sent.startswith(model.got)
         eventually(lambda: audit.total() == front.forwarder.open == 0, "the end of the counts")
-    assert descriptors() == before
+    eventually(lambda: descriptors() <= before, "as many descriptors as before")
 
 
 def finish(ends: dict[str, socket.socket], models: dict[str, Model]) -> None:
