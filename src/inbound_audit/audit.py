@@ -178,6 +178,9 @@ class InboundAudit(_ipcount.Audit):
         """Made when it is first needed: most audits have no overrides."""
         from inbound_audit.overrides.audit import AuditOverrides
 
+        made = self._made_overrides
+        if made is not None:  # without the lock: it is asked for each connection that a limit denies
+            return made
         with shared_lock:
             if self._made_overrides is None:
                 self._made_overrides = AuditOverrides(self, self._place, self._clock, self._shared, self._state)

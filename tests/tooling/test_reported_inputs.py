@@ -72,7 +72,7 @@ SHOWN_BY = {
     ],
     "an example of a help text": [f"{SYSTEM}/test_cli_examples.py::test_an_example"],
     "a service of systemd without a home": [
-        f"{SYSTEM}/test_cli_examples.py::test_systemd_takes_a_unit",
+        f"{SYSTEM}/test_cli_examples.py::test_systemd_takes_the_units",
         f"{SYSTEM}/test_persist.py::test_where_state_is_kept",
         f"{SYSTEM}/test_shared.py::test_systemd_says_where_the_directory_is",
     ],

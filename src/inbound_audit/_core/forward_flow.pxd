@@ -184,10 +184,19 @@ cdef inline int fill_pipe(Mover *m, Side *a) noexcept nogil:
 
 
 cdef inline int empty_pipe(Mover *m, Side *a, Side *b) noexcept nogil:
-    """Moves bytes out of the pipe of side `a`. Returns 0, or -errno."""
+    """Moves bytes out of the pipe of side `a`. Returns 0, or -errno.
+
+    A flow that has to keep the pipe ends if the mover gets no other one: else flows that are not read would stop all.
+    """
     cdef int64_t n = splice(a.pipe.reads, b.socket.fd, a.held)
+    cdef int code
     if n == -EAGAIN:
         b.writable = False
+        if m.pipe.reads < 0:
+            code = take_pipe(m)
+            if code != 0:
+                note_failure(m, -code)
+                return code
     elif n < 0:
         return 0 if n == -EINTR else <int>n
     else:
@@ -209,7 +218,10 @@ cdef inline int carry(Mover *m, Flow *f, int side) noexcept nogil:
         if a.held == 0:
             if a.ended or not (a.readable and b.writable):
                 return carry_end(a, b)
-            if take_pipe(m) != 0:
+            code = take_pipe(m)
+            if code != 0:
+                if not m.rests:
+                    note_failure(m, -code)
                 m.rests = True
                 return 1
             code = fill_pipe(m, a)

@@ -148,20 +148,33 @@ cdef inline void refuse(Lane *lane, Connection *c, int row, int64_t count) noexc
 
 # ---- one connection
 
-cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
-    """Asks the overrides and the limits, and refuses the connection if it is denied or over one."""
+cdef inline bint is_balancer(const Rules *r, const Connection *c) noexcept nogil:
+    """Whether the connection is asked about when Python has read who the client is."""
+    return r.balancers != NULL and lookup(&r.balancers[c.ac.version == 6], c.ac.hi, c.ac.lo) != NO_VALUE
+
+
+cdef inline int decided(Lane *lane, Connection *c, int *node) noexcept nogil:
+    """What an override says, as `overruled`: a connection that is denied is refused. Sets the listed prefix."""
     cdef Rules *r = lane.rules
-    cdef bint v6 = c.ac.version == 6
-    cdef int64_t now, count
-    cdef int row, node
-    if r.balancers != NULL and lookup(&r.balancers[v6], c.ac.hi, c.ac.lo) != NO_VALUE:
-        return False  # it is asked about when Python has read who the client is
-    node = NO_NODE if r.limits == NULL else lookup(&r.networks[v6], c.ac.hi, c.ac.lo)
-    row = overruled(r.limits, &c.ac, node)
+    cdef int row
+    node[0] = NO_NODE if r.limits == NULL else lookup(&r.networks[c.ac.version == 6], c.ac.hi, c.ac.lo)
+    row = overruled(r.limits, &c.ac, node[0])
     if row == DENIED:
         if r.limits != NULL:
             fetch_add64(&r.limits.denied, 1)
         refuse(lane, c, row, 0)
+    return row
+
+
+cdef inline bint is_over(Lane *lane, Connection *c) noexcept nogil:
+    """Asks the overrides and the limits, and refuses the connection if it is denied or over one."""
+    cdef Rules *r = lane.rules
+    cdef int64_t now, count
+    cdef int row, node
+    if is_balancer(r, c):
+        return False
+    row = decided(lane, c, &node)
+    if row == DENIED:
         return True
     if r.limits == NULL:
         return False
@@ -198,7 +211,7 @@ cdef inline void receive(Lane *lane, const Caller *caller, int64_t own_us) noexc
     """A connection that was accepted, and is in the lane's hand: it is refused, or comes into the queue, with the time
     that the caller has set for what is accepted."""
     cdef Connection c
-    cdef int code
+    cdef int code, node
     memset(&c.ac, 0, sizeof(c.ac))
     c.family, c.asked, c.flow = caller.family, 0, NULL
     c.ac.version = 4
@@ -213,6 +226,8 @@ cdef inline void receive(Lane *lane, const Caller *caller, int64_t own_us) noexc
                 add_one(&lane.refused)
                 note_decision(&lane.decisions, &c.ac, lane.rules.number, NOT_COUNTED, 0, 0)
                 send_away(lane, &lane.rules.unavailable, &c, NULL, 0, False)
+                return
+            if not is_balancer(lane.rules, &c) and decided(lane, &c, &node) == DENIED:
                 return
         elif is_over(lane, &c):
             return

@@ -254,6 +254,6 @@ def _sentence(row: Row) -> str:
 def _line(row: Row) -> str:
     """One line of the log in words."""
     what = " ".join(str(row[name]) for name in ("limit", "script") if name in row) or str(row.get("by", ""))
-    count = f" {row['count']} of {row['most']}" if "count" in row else ""
+    count = f" {row['count']} of {row['most']}" if "count" in row and "most" in row else ""
     where = f" {row['prefix']}" if "prefix" in row else ""
     return plain(f"{row.get('time', '?')}  {row.get('client', '?')} {row.get('done', '?')}: {what}{where}{count}")

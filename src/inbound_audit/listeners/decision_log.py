@@ -173,7 +173,8 @@ class DecisionLog:
         with self._writing:
             for gate in list(self._gates):
                 self._take(gate)
-            lines = [_line(self._node(), *self._waiting.popleft()) for _ in range(len(self._waiting))]
+            node = self._node() if self._waiting else ""
+            lines = [_line(node, *self._waiting.popleft()) for _ in range(len(self._waiting))]
             lost = self.sink.write(lines) if lines else 0
             with self._lock:
                 self.left_out += lost

@@ -64,6 +64,7 @@ class ForwardServer(asyncio.AbstractServer):
         self._admissions: dict[int, Admission] = {}  # by the forwarder's numbers
         self._tasks: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
         self._down: dict[BackEnd, str] = {}
+        self._probed: set[BackEnd] = set()
         self._arrived: Descriptor | None = Descriptor(gate.second_fileno())
         self._news: Descriptor | None = Descriptor(forwarder.second_fileno())
         register(self, Stage.COUNTS, ForwardServer._leave)
@@ -271,7 +272,7 @@ class ForwardServer(asyncio.AbstractServer):
             return
         self._end_admissions()
         for back_end in self._forwarder.down:
-            if back_end not in self._down:
+            if back_end not in self._probed:
                 self._start(self._probe(back_end))
 
     def _end_admissions(self) -> None:
@@ -282,8 +283,15 @@ class ForwardServer(asyncio.AbstractServer):
 
     async def _probe(self, back_end: BackEnd) -> None:
         """Until the back end can be reached. One that can is up at once."""
-        if back_end in self._down:
+        if back_end in self._probed:
             return
+        self._probed.add(back_end)
+        try:
+            await self._probe_until_up(back_end)
+        finally:
+            self._probed.discard(back_end)
+
+    async def _probe_until_up(self, back_end: BackEnd) -> None:
         while why := await _why_unreachable(self._loop, back_end, self._check_s):
             if self._down.get(back_end) != why:
                 self._down[back_end] = why

@@ -43,14 +43,19 @@ Wish = tuple[Key, str, float | None, str]
 def changes_for(wishes: Iterable[Wish], by: str, now: float, table: Table) -> list[tuple[Key, Entry]]:
     """What wishes change in a table: nothing where a prefix without an override is lifted, or where a limit wants to
     deny what a user has decided. Raises CapacityError."""
-    found = []
+    found: list[tuple[Key, Entry]] = []
     for key, action, for_s, why in wishes:
         before = table.get(key)
         holds = before is not None and before.action != "lift"
         if (action == "lift" and not holds) or (by == BY_LIMIT and before is not None and holds and before.by != by):
             continue
         if before is None:
-            table.make_room()
+            try:
+                table.make_room()
+            except CapacityError:
+                if not found:
+                    raise
+                break  # those before it hold
         after = 0 if before is None else before.changed
         table[key] = entry_of(action, key, for_s, why, by, os.uname().nodename, now=now, after=after)
         found.append((key, table[key]))
@@ -103,8 +108,8 @@ class AuditOverrides:
             return self._table.decisions(self._now())
 
     def decision_for(self, address: str) -> Decision | None:
-        with shared_lock:
-            return self._table.decision_for(_ipcount.parse_prefix(address), self._now())
+        # Without the lock: a connection that is denied is asked about, and a change may wait for a disk.
+        return self._table.decision_for(_ipcount.parse_prefix(address), self._now())
 
     # ---- changes
 
@@ -232,6 +237,7 @@ class _Copy:
         """Adds to the copy what it lacks. Without any override that holds no directory is made."""
         before = self.read()
         merged = Table(before)
+        merged.forget(now)  # first: what has ended takes no room
         merged.merge(table.items())
         merged.forget(now)
         if merged == before:

@@ -18,7 +18,8 @@ MAX_WHY = 200
 """Characters of a reason."""
 MAX_SECONDS = 100 * 366 * 86400
 """A hundred years: the longest time of an override that ends."""
-MAX_LINE_BYTES = 2048
+MAX_LINE_BYTES = 8192
+"""Three texts of `MAX_WHY` characters have up to 7,200 bytes in ASCII."""
 
 LIFTED_S = 86400.0
 """Seconds for which it is kept that an override was lifted: for files and nodes that still have it."""

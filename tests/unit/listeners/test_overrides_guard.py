@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,12 +12,15 @@ from tests.support.listening import Script
 from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, LuaPolicy, Verdict
+from inbound_audit.errors import CapacityError
 from inbound_audit.listeners import Guard
 from inbound_audit.overrides import audit as overrides
 from inbound_audit.policy.dry_run import DryRun
 from inbound_audit.policy.verdict import DENIED
 
 DENIED_LINE = b"421 4.7.0 access denied\r\n"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")
+
 REFUSED = Verdict(False, 554, "no", disconnect=True)
 
 
@@ -162,3 +167,23 @@ def test_a_script_is_not_asked_about_who_is_denied(audit: InboundAudit, tmp_path
     assert policy.errors == 0
     admission.close()
     policy.close()
+
+
+@linux
+def test_a_gate_refuses_who_is_denied_also_without_room_to_count_it() -> None:
+    with InboundAudit(capacity=1 << 14) as audit:
+        listener = audit.listener("SMTP")
+        addresses = [f"10.{second}.{third}.1" for second in range(99) for third in range(256)]
+        addresses += [
+            f"{first}.{second}.{third}.1" for first in range(11, 111) for second in range(7) for third in range(5)
+        ]
+        held = []
+        for address in addresses:
+            with contextlib.suppress(CapacityError):
+                held.append(listener.session(address))
+        audit.deny("127.0.0.0/8")
+        with gated(listener, None) as (gate, port), connect(port, "127.0.0.5") as peer:
+            assert said(peer) == DENIED_LINE
+            assert (gate.uncounted, gate.refused, gate.waiting) == (1, 1, 0)
+            for session in held:
+                session.close()

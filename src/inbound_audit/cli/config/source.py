@@ -58,11 +58,14 @@ class Source(Generic[_T]):
 
     def read_beside(self) -> tuple[_T, list[str]]:
         """As `read`; beside the settings the parameters whose values differ from those at the start."""
-        from inbound_audit.cli.config.document import Document
+        from inbound_audit.cli.config.document import ConfigError, Document
 
         document = Document(self.path)
         values = document.options(self.name, self.given)
-        options = self.command.make_context(self.name, [], default_map=values).params
+        try:
+            options = self.command.make_context(self.name, [], default_map=values).params
+        except click.UsageError as error:  # a key that is needed is gone
+            raise ConfigError(self.path, [document.problem(self.name, error.format_message())]) from None
         changed = sorted(name for name, value in options.items() if value != self.options[name])
         return self.made(document, options), changed
 
