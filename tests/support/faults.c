@@ -608,6 +608,19 @@ ssize_t send(int fd, const void *from, size_t size, int flags)
     return what == FAIL ? -1 : real(fd, from, what == SHORT && size > 1 && kind_of(fd) == SOCK_STREAM ? size / 2 : size, flags);
 }
 
+/* With descriptors: as a whole or not at all. */
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    REAL(ssize_t, sendmsg, int, const struct msghdr *, int);
+    return fault(C_send, 1) == FAIL ? -1 : real(fd, message, flags);
+}
+
+ssize_t recvmsg(int fd, struct msghdr *message, int flags)
+{
+    REAL(ssize_t, recvmsg, int, struct msghdr *, int);
+    return fault(C_recv, 1) == FAIL ? -1 : real(fd, message, flags);
+}
+
 ssize_t recv(int fd, void *to, size_t size, int flags)
 {
     REAL(ssize_t, recv, int, void *, size_t, int);
