@@ -59,7 +59,7 @@ signal.signal(signal.SIGCHLD, lambda *_: print("SIGCHLD"))
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 from inbound_audit import InboundAudit, LuaPolicy
 for kind in ("luajit21", "luajit20"):
-    policy = LuaPolicy(sys.argv[1], lua=kind)
+    policy = LuaPolicy(sys.argv[1], lua=kind, max_hook_ms=60_000)
     with InboundAudit() as audit, audit.listener().session("192.0.2.7") as ac:
         print(kind, policy.ffi, *(policy.validate_connect(ac).text for _ in range(3)))
     policy.close()

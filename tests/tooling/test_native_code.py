@@ -76,7 +76,6 @@ INLINED = {
     "query": ["peer_of"],
     "window": ["slot_of", "in_view", "window_count"],
     "fold": ["coarsen", "length_of"],
-    "ranges": ["lookup"],
 }
 
 
