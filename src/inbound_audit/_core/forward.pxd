@@ -35,16 +35,15 @@ from inbound_audit._core.forward_model cimport (
 )
 from inbound_audit._core.forward_pipe cimport close_pipe, close_pipes, no_pipe
 from inbound_audit._core.gate cimport (
-    count_held, held_here, join_thread, same_thread, start_thread, this_thread, wake,
+    count_held, held_here, join_thread, same_thread, this_thread, wake,
 )
-from inbound_audit._core.gate_lane cimport Event, rest, wait_for_events
+from inbound_audit._core.gate_lane cimport Event, begin_thread, lock_between, lock_for_batch, rest, wait_for_events
 from inbound_audit._core.gate_model cimport DRAIN_MS, add_one, monotonic_ms, watch
 from inbound_audit._core.gate_queue cimport (
     Connection, check_queue, close_queue, end_queue, init_mutex, is_lost, lock_mutex, open_queue, pop, unlock_mutex,
 )
 from inbound_audit._core.gate_sockets cimport is_epoll_of, mark_epoll, open_epoll, watch_end
 from inbound_audit._core.own_socket cimport close_file, close_socket, is_own, open_pair, own
-from inbound_audit._core.seqlock cimport sched_yield
 
 cdef extern from "inbound_audit/_core/forward.h":
     void set_address "ia_set_address"(Place *, const u8 *, int, u16, u32) noexcept nogil
@@ -114,23 +113,11 @@ cdef inline int renew_epoll(Mover *m) noexcept nogil:
 # ---- a batch
 
 cdef inline void lock_mover(Mover *m) noexcept nogil:
-    """For other threads: waits for a batch at most. A lock alone would go to the thread that has released it."""
-    fetch_add64(&m.wanted, 1)
-    lock_mutex(&m.lock)
-    fetch_add64(&m.wanted, <u64>-1)
+    lock_between(&m.lock, &m.wanted)
 
 
 cdef inline bint begin_batch(Mover *m) noexcept nogil:
-    """Takes the lock, but in no fork. False: the forwarder stops."""
-    while not acquire32(&m.forwarder.stops):
-        while load64(&m.wanted):
-            sched_yield()
-        lock_mutex(&m.lock)
-        if load64(&m.forwarder.held) == 0:
-            return True
-        unlock_mutex(&m.lock)
-        rest(1)
-    return False
+    return lock_for_batch(&m.lock, &m.wanted, &m.forwarder.held, &m.forwarder.stops)
 
 
 cdef inline void take_arrived(Mover *m) noexcept nogil:
@@ -278,10 +265,8 @@ cdef inline int open_forwarder(Forwarder *w, u32 backlog) noexcept nogil:
         code = open_mover(&w.mover[i]) if code == 0 else code
     for i in range(w.movers):
         if code == 0:
-            code = start_thread(&w.mover[i].thread, run_mover, &w.mover[i])
+            code = begin_thread(&w.mover[i].thread, run_mover, &w.mover[i], &w.mover[i].begun)
             w.running += code == 0
-            while code == 0 and not acquire32(&w.mover[i].begun):
-                sched_yield()  # until then its epoll is not known by anything
     return code
 
 

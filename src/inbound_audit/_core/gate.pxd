@@ -32,11 +32,11 @@ holds no lock then, and may do all else with the gate. Any fork waits for `hands
 from libc.errno cimport ENOMEM
 from libc.stdlib cimport calloc, free
 
-from inbound_audit._core.bits cimport u32, u64, acquire32, fetch_add64, load64, publish32
+from inbound_audit._core.bits cimport u32, u64, fetch_add64, load64, publish32
 from inbound_audit._core.gate_connection cimport send_away, take_back
 from inbound_audit._core.gate_decisions cimport CLOSING, close_decisions, note_decision
 from inbound_audit._core.gate_drain cimport make_places
-from inbound_audit._core.gate_lane cimport lock_lane, rest, run_lane
+from inbound_audit._core.gate_lane cimport begin_thread, lock_lane, rest, run_lane
 from inbound_audit._core.gate_model cimport END, Gate, Lane, Listening, Rules, Thread, add_one
 from inbound_audit._core.gate_queue cimport (
     Connection, end_queue, init_mutex, lock_mutex, open_queue, pop, unlock_mutex,
@@ -45,13 +45,11 @@ from inbound_audit._core.gate_sockets cimport (
     close_lane, end_listening, has_epoll, limit_time, open_lane, open_listening,
 )
 from inbound_audit._core.own_socket cimport close_file, close_socket, is_own
-from inbound_audit._core.seqlock cimport sched_yield
 
 cdef extern from "inbound_audit/_core/gate.h":
     u32 held_here "ia_held_here"
     void count_held "ia_count_held"(int) noexcept nogil
     void wake "ia_wake"(int, int, u64) noexcept nogil
-    int start_thread "ia_start"(Thread *, void *(*)(void *) noexcept nogil, void *) noexcept nogil
 
 cdef extern from "<pthread.h>":
     int join_thread "pthread_join"(Thread, void **) noexcept nogil
@@ -119,10 +117,8 @@ cdef inline int open_gate(Gate *g, u32 backlog, const int *given) noexcept nogil
         code = open_lane(g, &g.lane[i]) if code == 0 else code
     for i in range(g.lanes):
         if code == 0:
-            code = start_thread(&g.lane[i].thread, run_lane, &g.lane[i])
+            code = begin_thread(&g.lane[i].thread, run_lane, &g.lane[i], &g.lane[i].begun)
             g.running += code == 0
-            while code == 0 and not acquire32(&g.lane[i].begun):
-                sched_yield()  # until then its epoll is not known by anything
     return code
 
 

@@ -15,9 +15,9 @@ from inbound_audit._core.bits cimport u32, u64, acquire32, fetch_add64, load64, 
 from inbound_audit._core.gate_connection cimport Caller, receive, send_away
 from inbound_audit._core.gate_drain cimport drains, end_drains, go_on_draining
 from inbound_audit._core.gate_model cimport (
-    DRAIN_MS, END, FIRST_DRAINED, FIRST_SOCKET, Gate, Lane, monotonic_ms,
+    DRAIN_MS, END, FIRST_DRAINED, FIRST_SOCKET, Gate, Lane, Thread, monotonic_ms,
 )
-from inbound_audit._core.gate_queue cimport Connection, is_lost, lock_mutex, set_news, unlock_mutex
+from inbound_audit._core.gate_queue cimport Connection, Mutex, is_lost, lock_mutex, set_news, unlock_mutex
 from inbound_audit._core.gate_sockets cimport (
     CHECK_MS, check_lane, close_lane, has_epoll, keeps_socket, leave_socket, mark_epoll, note_failure,
     renew_epoll, take_spare,
@@ -36,6 +36,7 @@ cdef extern from "inbound_audit/_core/gate.h":
     bint is_of_connection "ia_is_of_connection"(int) noexcept nogil
     void do_not_wait "ia_do_not_wait"(int) noexcept nogil
     int accept_connection "ia_accept"(int, Caller *) noexcept nogil
+    int start_thread "ia_start"(Thread *, void *(*)(void *) noexcept nogil, void *) noexcept nogil
 
 cdef enum:
     MAX_BATCH = 64
@@ -109,24 +110,45 @@ cdef inline void accept_batch(Lane *lane, u32 i) noexcept nogil:
 
 # ---- a thread
 
-cdef inline void lock_lane(Lane *lane) noexcept nogil:
+# Between its batches a thread that works in batches (a lane, a mover of a forwarder) lets others have its lock, which
+# `wanted` says, and begins none while another thread is about to fork, which `held` says.
+
+cdef inline void lock_between(Mutex *lock, u64 *wanted) noexcept nogil:
     """For other threads: waits for a batch at most. A lock alone would go to the thread that has released it."""
-    fetch_add64(&lane.wanted, 1)
-    lock_mutex(&lane.lock)
-    fetch_add64(&lane.wanted, <u64>-1)
+    fetch_add64(wanted, 1)
+    lock_mutex(lock)
+    fetch_add64(wanted, <u64>-1)
+
+
+cdef inline bint lock_for_batch(Mutex *lock, u64 *wanted, u64 *held, u32 *stops) noexcept nogil:
+    """For the thread itself. False: it is to end, and has no lock."""
+    while not acquire32(stops):
+        while load64(wanted):
+            sched_yield()
+        lock_mutex(lock)
+        if load64(held) == 0:
+            return True
+        unlock_mutex(lock)
+        rest(1)
+    return False
+
+
+cdef inline int begin_thread(
+    Thread *thread, void *(*run)(void *) noexcept nogil, void *given, u32 *begun
+) noexcept nogil:
+    """Starts a thread, and waits until it has begun: a fork does not find its epoll before. Returns 0, or -errno."""
+    cdef int code = start_thread(thread, run, given)
+    while code == 0 and not acquire32(begun):
+        sched_yield()
+    return code
+
+
+cdef inline void lock_lane(Lane *lane) noexcept nogil:
+    lock_between(&lane.lock, &lane.wanted)
 
 
 cdef inline bint begin_batch(Lane *lane) noexcept nogil:
-    """Takes the lock, but in no fork. False: the gate stops."""
-    while not acquire32(&lane.gate.stops):
-        while load64(&lane.wanted):
-            sched_yield()
-        lock_mutex(&lane.lock)
-        if load64(&lane.gate.held) == 0:
-            return True
-        unlock_mutex(&lane.lock)
-        rest(1)
-    return False
+    return lock_for_batch(&lane.lock, &lane.wanted, &lane.gate.held, &lane.gate.stops)
 
 
 cdef inline void serve_event(Lane *lane, u64 number) noexcept nogil:
