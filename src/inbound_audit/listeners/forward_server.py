@@ -20,8 +20,8 @@ from inbound_audit.descriptor import Descriptor
 from inbound_audit.errors import cause_of
 from inbound_audit.listeners.gate_reply import GateRefusal, refusal_of
 from inbound_audit.listeners.gate_rules import is_native
+from inbound_audit.listeners.gate_server import ServerOfGate
 from inbound_audit.listeners.pending import until
-from inbound_audit.process import Stage, register
 
 if TYPE_CHECKING:
     from inbound_audit.listeners.admission import Admission
@@ -39,13 +39,15 @@ OnChange = Callable[["BackEnd", str], None]
 """Called with a back end and why it is down; with an empty text once it is up again."""
 
 
-class ForwardServer(asyncio.AbstractServer):
+class ForwardServer(ServerOfGate):
     """Serves from now on, until it is closed. Make it in the thread of the event loop.
 
     The gate has `guard`, and the guard's policy is asked: by the gate where that is limits, else here. `refusal` is as
     for the gate. A back end that is down is tried every `check_s` seconds; `on_change` gets each change. `close` ends
     accepting, and connections go on; `shut_down` ends them.
     """
+
+    _news: Descriptor | None = None
 
     def __init__(
         self,
@@ -57,34 +59,20 @@ class ForwardServer(asyncio.AbstractServer):
         check_s: float = CHECK_S,
         on_change: OnChange = lambda back_end, why: None,
     ) -> None:
-        self._gate, self._forwarder, self._guard = gate, forwarder, guard
+        self._forwarder, self._guard = forwarder, guard
         self._refusal = functools.partial(refusal_of, refusal)
         self._check_s, self._on_change = check_s, on_change
-        self._loop = asyncio.get_running_loop()
         self._admissions: dict[int, Admission] = {}  # by the forwarder's numbers
-        self._tasks: set[asyncio.Task[None]] = set()  # an event loop holds its tasks only weakly
         self._down: dict[BackEnd, str] = {}
         self._probed: set[BackEnd] = set()
-        self._arrived: Descriptor | None = Descriptor(gate.second_fileno())
-        self._news: Descriptor | None = Descriptor(forwarder.second_fileno())
-        register(self, Stage.COUNTS, ForwardServer._leave)
-        self._loop.add_reader(self._arrived.number, self._take)
+        self._news = Descriptor(forwarder.second_fileno())
+        super().__init__(gate, asyncio.get_running_loop())
         self._loop.add_reader(self._news.number, self._report)
         self.route()
         for back_end in forwarder.back_ends:
-            self._start(self._probe(back_end))
+            self._start_probe(back_end)
 
     # ---- what a service asks
-
-    @property
-    def sockets(self) -> tuple[socket.socket, ...]:
-        return self._gate.sockets if self.is_serving() else ()
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    def is_serving(self) -> bool:
-        return self._arrived is not None
 
     @property
     def accepted(self) -> int:
@@ -105,24 +93,6 @@ class ForwardServer(asyncio.AbstractServer):
     def route_to_python(self) -> None:
         """Until `route`: each connection waits until the new policy is in use."""
         self._gate.forward_to(None)
-
-    def close(self) -> None:
-        """Stops accepting, closes the gate and its sockets. Connections go on. Idempotent."""
-        self._unwatch_gate()
-        self._gate.report(last=True)
-        self._gate.close()
-        for listening in self._gate.sockets:
-            listening.close()
-
-    async def start_serving(self) -> None:
-        """It serves from the beginning."""
-
-    async def serve_forever(self) -> None:
-        """Serves until it is cancelled."""
-        try:
-            await self._loop.create_future()
-        finally:
-            self.close()
 
     async def wait_closed(self) -> None:
         """Returns at once: no connection waits for a protocol."""
@@ -150,18 +120,10 @@ class ForwardServer(asyncio.AbstractServer):
         self._leave()
 
     def _leave(self) -> None:
-        """In the child of a fork the event loop is the parent's: nothing is done to it."""
-        for descriptor in (self._arrived, self._news):
-            if descriptor is not None:
-                descriptor.close()
-        self._arrived = self._news = None
-
-    def _unwatch_gate(self) -> None:
-        arrived, self._arrived = self._arrived, None
-        if arrived is not None:
-            if arrived.current is not None:
-                self._loop.remove_reader(arrived.number)
-            arrived.close()
+        super()._leave()
+        news, self._news = self._news, None
+        if news is not None:
+            news.close()
 
     def _start(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -173,7 +135,7 @@ class ForwardServer(asyncio.AbstractServer):
     def _take(self) -> None:
         if self._gate.closed:
             self._gate.report()
-            self._unwatch_gate()
+            self._unwatch()
             return
         for connection, session, asked in self._gate.take_asked():
             admission = self._guard.receive(session, asked)
@@ -272,8 +234,7 @@ class ForwardServer(asyncio.AbstractServer):
             return
         self._end_admissions()
         for back_end in self._forwarder.down:
-            if back_end not in self._probed:
-                self._start(self._probe(back_end))
+            self._start_probe(back_end)
 
     def _end_admissions(self) -> None:
         for number in self._forwarder.take_ended():
@@ -281,17 +242,20 @@ class ForwardServer(asyncio.AbstractServer):
             if admission is not None:
                 admission.close()
 
+    def _start_probe(self, back_end: BackEnd) -> None:
+        """A back end has one probe at a time."""
+        if back_end not in self._probed:
+            self._probed.add(back_end)
+            self._start(self._probe(back_end))
+
     async def _probe(self, back_end: BackEnd) -> None:
         """Until the back end can be reached. One that can is up at once."""
-        if back_end in self._probed:
-            return
-        self._probed.add(back_end)
         try:
-            await self._probe_until_up(back_end)
+            await self._wait_until_up(back_end)
         finally:
             self._probed.discard(back_end)
 
-    async def _probe_until_up(self, back_end: BackEnd) -> None:
+    async def _wait_until_up(self, back_end: BackEnd) -> None:
         while why := await _why_unreachable(self._loop, back_end, self._check_s):
             if self._down.get(back_end) != why:
                 self._down[back_end] = why

@@ -29,34 +29,27 @@ if TYPE_CHECKING:
     from inbound_audit.listeners.gate import Gate
 
 
-class GateServer(asyncio.AbstractServer):
-    """Serves the connections of a gate in an event loop until it is closed. Made by `Gate.serve`."""
+class ServerOfGate(asyncio.AbstractServer):
+    """Takes from a gate what it lets in, in an event loop, until it is closed. A class that derives has `_take`, which
+    the loop calls when connections wait.
+    """
 
     _reads: Descriptor | None = None  # what the loop watches
 
-    def __init__(
-        self,
-        gate: Gate,
-        loop: asyncio.AbstractEventLoop,
-        factory: Callable[[], asyncio.BaseProtocol] | CountedCallback,
-        **tls: Any,
-    ) -> None:
-        if isinstance(factory, CountedCallback):
-            factory = factory.factory()
-        if not isinstance(factory, GatedFactory):
-            factory = counted(factory, gate.guard or Guard(gate.listener))
-        _check_balancers(gate, factory)
-        gate.join(factory.guard)
-        self._gate, self._loop, self._factory, self._tls = gate, loop, factory, tls
-        self._tasks: set[asyncio.Task[Any]] = set()
+    def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
+        self._gate, self._loop = gate, loop
+        self._tasks: set[asyncio.Task[Any]] = set()  # an event loop holds its tasks only weakly
         # The server's own: the gate may be closed first, by other code, and its number is another file's then.
         self._reads = Descriptor(gate.second_fileno())
-        register(self, Stage.COUNTS, GateServer._leave)
+        register(self, Stage.COUNTS, type(self)._leave)
         try:
             loop.add_reader(self._reads.number, self._take)
         except BaseException:
             self._leave()
             raise
+
+    def _take(self) -> None:
+        raise NotImplementedError
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -86,24 +79,47 @@ class GateServer(asyncio.AbstractServer):
         for listening in self._gate.sockets:
             listening.close()
 
-    async def wait_closed(self) -> None:
-        """Waits until each connection that was taken has its protocol."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
     def _unwatch(self) -> None:
         if self._reads is not None and self._reads.current is not None:
             self._loop.remove_reader(self._reads.number)
-        self._leave()
+        self._forget_gate()
 
-    def _leave(self) -> None:
-        """In the child of a fork the event loop is the parent's: nothing is done to it."""
+    def _forget_gate(self) -> None:
         reads, self._reads = self._reads, None
         if reads is not None:
             reads.close()
 
+    def _leave(self) -> None:
+        """In the child of a fork the event loop is the parent's: nothing is done to it."""
+        self._forget_gate()
+
     def __del__(self) -> None:
         self._leave()  # its loop was closed first
+
+
+class GateServer(ServerOfGate):
+    """Serves the connections of a gate in an event loop until it is closed. Made by `Gate.serve`."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        loop: asyncio.AbstractEventLoop,
+        factory: Callable[[], asyncio.BaseProtocol] | CountedCallback,
+        **tls: Any,
+    ) -> None:
+        if isinstance(factory, CountedCallback):
+            factory = factory.factory()
+        if not isinstance(factory, GatedFactory):
+            factory = counted(factory, gate.guard or Guard(gate.listener))
+        _check_balancers(gate, factory)
+        gate.join(factory.guard)
+        self._factory, self._tls = factory, tls
+        super().__init__(gate, loop)
+
+    async def wait_closed(self) -> None:
+        """Waits until each connection that was taken has its protocol."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _take(self) -> None:
         if self._gate.closed:
@@ -117,7 +133,7 @@ class GateServer(asyncio.AbstractServer):
             pending = PendingConnection(self._factory, admission)
             begun = self._loop.connect_accepted_socket(functools.partial(_same, pending), connection, **self._tls)
             task = self._loop.create_task(begun)
-            self._tasks.add(task)  # an event loop holds its tasks only weakly
+            self._tasks.add(task)
             task.add_done_callback(functools.partial(self._begun, connection, admission))
 
     def _begun(self, connection: socket.socket, admission: Admission, task: asyncio.Task[Any]) -> None:
