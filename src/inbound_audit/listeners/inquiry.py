@@ -10,7 +10,7 @@ from inbound_audit.policy.base import ConnectPolicy, ScriptPolicy
 from inbound_audit.policy.dry_run import DryRun
 
 if TYPE_CHECKING:
-    from inbound_audit._ipcount import Listener
+    from inbound_audit._ipcount import Listener, Session
     from inbound_audit.inquiries import Answer
     from inbound_audit.policy.limits import Limits
 
@@ -23,33 +23,34 @@ def would_decide(
 
     A script is run if `asks_scripts`. Raises AddressError. O(limits).
     """
-    about = _by_policy(listener, policy, address, asks_scripts=asks_scripts)
-    decision = listener.visit(address).decision
+    session = listener.visit(address)
+    about = _by_policy(listener, policy, session, asks_scripts=asks_scripts)
+    decision = session.decision
     if decision is not None:
         about |= {"override": decision._asdict(), "let_in": decision.action == "allow"}
     return about
 
 
-def _by_policy(listener: Listener, policy: ConnectPolicy | None, address: str, *, asks_scripts: bool) -> Answer:
+def _by_policy(listener: Listener, policy: ConnectPolicy | None, session: Session, *, asks_scripts: bool) -> Answer:
     inner = policy.policy if isinstance(policy, DryRun) else policy
     about: Answer = {"service": listener.service_type, "listener": listener.name}
     about["dry_run"] = isinstance(policy, DryRun) or bool(getattr(policy, "dry_run", False))
     if inner is None:
         return {**about, "policy": None, "let_in": True}
     if is_native(inner):
-        return {**about, "policy": "Limits", **_by_limits(inner, listener, address)}
+        return {**about, "policy": "Limits", **_by_limits(inner, session)}
     if not isinstance(inner, ScriptPolicy):
         return {**about, "policy": type(inner).__name__, "let_in": None}
     about |= {"policy": inner.implementation, "script": str(inner.path), "let_in": None}
     if asks_scripts:
-        verdict = inner.validate_connect(listener.visit(address))
+        verdict = inner.validate_connect(session)
         about |= {"let_in": verdict.lets_in, "code": verdict.code, "text": verdict.text, "tarpit": verdict.tarpit}
     return about
 
 
-def _by_limits(policy: Limits, listener: Listener, address: str) -> Answer:
+def _by_limits(policy: Limits, session: Session) -> Answer:
     """`over`: the first limit that a new connection would be over."""
-    network, states = policy.states(listener.visit(address))
+    network, states = policy.states(session)
     over = next((state.limit for state in states if state.over), None)
     found: Answer = {"network": network, "limits": [asdict(state) for state in states]}
     if over is not None:
