@@ -95,7 +95,7 @@ static inline void ia_send_at_once(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-/* Begins to connect. Returns 0 or -EINPROGRESS and stores the socket, or another error, and there is none. */
+/* Begins to connect. Returns 0 or -EINPROGRESS and stores the socket, or another error, without a socket. */
 static inline int ia_connect(const struct ia_target *to, int *out)
 {
     int code = 0, fd;

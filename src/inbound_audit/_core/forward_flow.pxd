@@ -162,14 +162,14 @@ cdef inline void bury(Mover *m) noexcept nogil:
 
 cdef inline int carry_end(Side *a, Side *b) noexcept nogil:
     """All that side `a` has sent was written. Returns 0, or -errno."""
-    if not a.ended or b.told:
+    if not a.ended or b.end_sent:
         return 0
-    b.told = True
+    b.end_sent = True
     return end_sending(b.socket.fd)
 
 
 cdef inline int fill_pipe(Mover *m, Side *a) noexcept nogil:
-    """Moves bytes of side `a` into a pipe, which is its own then, or notes that there are none. 0, or -errno."""
+    """Moves bytes of side `a` into a pipe, which is its own then, or notes that no byte waits. Returns 0, or -errno."""
     cdef int64_t n = splice(a.socket.fd, m.pipe.writes, PIPE_BYTES)
     if n > 0:
         a.held, a.pipe = <u32>n, m.pipe
@@ -243,7 +243,7 @@ cdef inline void move(Mover *m, Flow *f) noexcept nogil:
     if first < 0 or second < 0:
         add_one(&m.reset)
         end_flow(m, f, True)
-    elif f.side[CLIENT].told and f.side[BACK_END].told:
+    elif f.side[CLIENT].end_sent and f.side[BACK_END].end_sent:
         end_flow(m, f, False)
     else:
         if m.moved[0] + m.moved[1] != before:

@@ -53,7 +53,7 @@ cdef enum Header:
     V2 = 2
 
 cdef struct Pipe:
-    int reads                   # below 0: there is none
+    int reads                   # below 0: no pipe
     int writes
     u64 inode                   # which both ends have
 
@@ -62,7 +62,7 @@ cdef struct Side:
     bint readable               # it may have bytes, or its end
     bint writable               # it may have room
     bint ended                  # its stream has ended, and all of it was read
-    bint told                   # it was told that the other stream has ended
+    bint end_sent               # the end of the other stream was sent to it
     Pipe pipe                   # what came from this side, and the other has no room for
     u32 held                    # how many bytes of it
 

@@ -34,7 +34,7 @@ cdef inline bint is_whole(const Pipe *p) noexcept nogil:
 
 
 cdef inline int make_pipe(Pipe *p) noexcept nogil:
-    """Returns 0, or -errno: then there is none."""
+    """Returns 0, or -errno: then it has no pipe."""
     cdef int[2] ends
     cdef int code = open_pipe(ends)
     no_pipe(p)

@@ -72,7 +72,7 @@ cdef inline void note_decision(
 
 
 cdef inline bint next_decision(Decisions *d, Decision *out) noexcept nogil:
-    """The one that was noted first. False: there is none. O(1)."""
+    """The one that was noted first. False: no decision waits. O(1)."""
     cdef u64 read = d.read
     if d.place == NULL or read == acquire64(&d.written):
         return False

@@ -54,7 +54,7 @@ cdef struct OverrideMap:
 cdef struct Found:
     u32 action                  # of the longest match
     u32 length                  # of its prefix
-    u32 others                  # the action of the longest match that is none of a limit's
+    u32 others                  # the action of the longest match that no limit has made
 
 # A prefix that a limit wants denied (room `decision`).
 cdef struct Note:

@@ -166,7 +166,7 @@ cdef class NativeForwarder:
         """Connections that have not ended: also those that wait."""
         if self.w == NULL:
             return 0
-        ended = over_movers(self.w, &self.w.mover.ended_flows)  # first, so that it is none too many
+        ended = over_movers(self.w, &self.w.mover.ended_flows)  # first, so that the difference is never too large
         return over_movers(self.w, &self.w.mover.begun_flows) - ended + self.waiting
 
     @property

@@ -74,7 +74,7 @@ cdef class _GateFigures:
 
 
 cdef bint take_news(model.ia_ac *of_lane, model.ia_ac *out) noexcept nogil:
-    """Moves a peer out of a lane. False: there is none."""
+    """Moves a peer out of a lane. False: it has no news of one."""
     if not of_lane.version:
         return False
     out[0] = of_lane[0]

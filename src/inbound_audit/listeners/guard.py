@@ -50,7 +50,7 @@ class Guard:
     failures   questions on which the policy failed
     open       connections that have not ended
 
-    `decisions` is told of each decision, also of those of the guard's gates.
+    `decisions` gets each decision, also those of the guard's gates.
 
     With a gate (`listeners.gate`) the figures are those of both: a connection that waits in the gate is opened, and
     neither accepted nor refused.

@@ -48,7 +48,7 @@ class Decision(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """The last change of a prefix: an override, or ("lift") that there is none any more.
+    """The last change of a prefix: an override, or ("lift") that it has no override any more.
 
     `changed` (nanoseconds since 1970) and `node` order the changes of a prefix.
     """

@@ -5,9 +5,9 @@
         104.overrides                         overrides that the user 104 (mail), or root in its place, has made
 
 In a group's directory no member may replace a file of another (it is sticky), so each has a file of its own; what
-holds is all of them together (`Table.merge`). A file is a line of JSON per entry. A line that is none is left out, and
-logged, and never makes a file useless. A file is written beside itself and renamed, under a lock on the directory, so
-it is whole whenever its writer is killed.
+holds is all of them together (`Table.merge`). A file is a line of JSON per entry. A line that can't be read is left
+out, and logged, and never makes a file useless. A file is written beside itself and renamed, under a lock on the
+directory, so it is whole whenever its writer is killed.
 
 Lock rule: the lock of the directory (flock) is held to write. Readers take none.
 """

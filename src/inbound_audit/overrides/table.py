@@ -30,7 +30,8 @@ class Table(dict[Key, Entry]):
             del self[key]
 
     def make_room(self) -> None:
-        """Room for one more entry: the oldest of those that were lifted goes. Raises CapacityError if there is none."""
+        """Room for one more entry: the oldest of those that were lifted goes. Raises CapacityError
+        if none was lifted."""
         if len(self) < MAX_OVERRIDES:
             return
         lifted = [(entry.order, key) for key, entry in self.items() if entry.action == "lift"]

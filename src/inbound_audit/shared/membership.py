@@ -71,7 +71,7 @@ Handler = Callable[[_ipcount.Audit, bytes], bytes]
 
 
 class Beside(NamedTuple):
-    """What else lies in the directory of an audit: files that are none of owners."""
+    """What else lies in the directory of an audit: files of other kinds than owners'."""
 
     notice: Callable[[Directory, set[str], bool], object]
     """Called by each scan, under `shared_lock`, with the names that may have changed, and whether these are all. It
