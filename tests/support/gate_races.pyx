@@ -179,7 +179,7 @@ cdef public int main(int count, char **word) noexcept nogil:
     job[0], job[1], job[2], job[3], job[4] = be_a_peer, be_a_peer, be_the_taker, be_the_exchanger, be_the_counter
     set_up(<gate_model.Gate *>calloc(1, sizeof(gate_model.Gate)))
     for i in range(THREADS):
-        check(gate.start_thread(&thread[i], job[i], <void *><u64>(i + atoll(word[2]))) == 0, "a thread is started")
+        check(gate_lane.start_thread(&thread[i], job[i], <void *><u64>(i + atoll(word[2]))) == 0, "a thread is started")
     for i in range(PEERS):
         gate.join_thread(thread[i], NULL)
     publish32(&over, 1)
