@@ -131,7 +131,7 @@ static inline int ia_is_of_target(int error)
 {
     switch (error) {
     case ECONNREFUSED: case ETIMEDOUT: case EHOSTUNREACH: case ENETUNREACH: case EHOSTDOWN: case ENETDOWN:
-    case ECONNRESET: case ENOENT: case EACCES: case EPERM: case EPIPE:
+    case ENOENT: case EACCES: case EPERM:
         return 1;
     default:
         return 0;

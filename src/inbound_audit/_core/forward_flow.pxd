@@ -17,7 +17,7 @@ Lock rule: the caller holds `Mover.lock`. The tree is changed under its writer l
 for nothing.
 """
 
-from libc.errno cimport EAGAIN, EINTR, ENOMEM, ETIMEDOUT
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOMEM, EPIPE, ETIMEDOUT
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -332,6 +332,11 @@ cdef inline void finish_connecting(Mover *m, Flow *f) noexcept nogil:
         return
     if code == 0:
         code = send_header(m, f)
+    if code == -ECONNRESET or code == -EPIPE:
+        # The back end has taken the connection and ended it at once: the client hears so, and no other one is tried.
+        add_one(&m.reset)
+        end_flow(m, f, True)
+        return
     if code != 0:
         leave_target(m, f, -code)
         return

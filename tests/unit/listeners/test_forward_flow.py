@@ -38,6 +38,18 @@ def test_a_reset_is_carried_on(audit, listener, side):
         assert front.forwarder.reset == 1
 
 
+def test_a_server_that_resets_at_once_is_not_down(audit, listener):
+    with fronted(listener) as front:
+        for _ in range(200):
+            client = connect(front.port)
+            with client:
+                resets(front.server.accept()[0])
+                with contextlib.suppress(ConnectionResetError):
+                    assert client.recv(99) == b""
+        assert front.forwarder.down == ()
+        eventually(lambda: audit.total() == front.forwarder.open == 0, "the end of the counts")
+
+
 def test_a_client_that_is_reset_ends_its_count_while_the_server_does_not_read(audit, listener):
     with fronted(listener) as front:
         client, server = front.pair()
