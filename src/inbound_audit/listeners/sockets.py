@@ -54,7 +54,8 @@ def counted_socket(listening: socket.socket, guard: GuardSource, *, refusal: Ref
         raise ValueError(f"{listening!r}: has no connections that could be counted")
     timeout = listening.gettimeout()
     made = CountedListeningSocket(listening.family, listening.type, listening.proto, listening.detach())
-    made.settimeout(timeout)
+    if timeout is not None:  # else nothing is set: another process may have the socket, and rely on its not blocking
+        made.settimeout(timeout)
     made._source, made.refusal = guard, refusal
     return made
 

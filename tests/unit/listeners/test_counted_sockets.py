@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
+import os
 import pickle
 import random
 import socket
@@ -176,6 +177,15 @@ def test_a_connection_ends_with_the_last_file_of_it(guard: Guard) -> None:
             assert guard.open == 1
             file.close()
             assert guard.open == 0
+
+
+def test_a_socket_that_another_process_has_does_not_block_it(guard: Guard) -> None:
+    """Whether a socket blocks is one state of all that have it: a worker that starts leaves those that accept as they
+    are."""
+    with socket.create_server(("127.0.0.1", 0)) as others:
+        others.setblocking(False)
+        with counted_socket(socket.socket(fileno=os.dup(others.fileno())), guard):
+            assert not os.get_blocking(others.fileno())
 
 
 def test_a_connection_is_not_detached(guard: Guard) -> None:
