@@ -71,9 +71,9 @@ def test_they_outlast_the_last_process_and_a_killed_one(place: Path, hire: Worke
     assert listed() == ["192.0.2.0/24"]
     assert run("ls").stdout == b""
     assert decided("lift", NAME, "192.0.2.0/24")[0] == 0
-    with InboundAudit(shared=NAME):
-        pass
-    assert list(place.iterdir()) == []
+    with InboundAudit(shared=NAME) as audit:
+        assert audit.decisions() == []
+    assert listed() == []
 
 
 def test_a_writer_that_is_killed_in_the_middle_leaves_a_whole_file(place: Path, hire: Workers) -> None:
@@ -88,7 +88,7 @@ def test_a_writer_that_is_killed_in_the_middle_leaves_a_whole_file(place: Path, 
             before = audit.decisions()
             worker.kill()
             with contextlib.closing(SharedDirectory(NAME, read_only=True)) as directory:
-                there = {decision.prefix for decision in files.read_all(directory).decisions(0)}
+                there = {decision.prefix for decision in files.read_all(directory, 0).decisions(0)}
             assert {decision.prefix for decision in before} <= there
             audit.deny(f"192.0.2.{at}")
 

@@ -153,7 +153,7 @@ def decisions(name: str, user: str | None, as_json: bool) -> None:
 
     now = time.time()
     with _opened(name, user) as place:
-        found = files.read_all(place).decisions(now)
+        found = files.read_all(place, now).decisions(now)
     if as_json:
         click.echo(json.dumps({"audit": name, "decisions": [decision._asdict() for decision in found]}))
     elif not found:

@@ -1,7 +1,8 @@
 """The overrides of one audit: changes go to the files of a shared audit, and what holds to the native map.
 
 A process of a shared audit notices a change by the scan that finds other processes, at once where the system reports
-changes of the directory. What limits want denied is taken by a thread, which runs only where a limit says so.
+changes of the directory. A scan writes nothing: what is to be written for it (the copy in a state directory, and what
+was lost from the shared one) is written by a thread, which makes overrides of what limits want denied, too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from inbound_audit.overrides import files
 from inbound_audit.overrides.entry import BY_LIMIT, LIFTED_S, Decision, Entry, Key, entry_of, exact_prefix
 from inbound_audit.overrides.table import Table
 from inbound_audit.persist.state_directory import VARIABLE, StateDirectory, default_directory
-from inbound_audit.process import BackgroundThread, Stage, register, shared_lock
+from inbound_audit.process import BackgroundThread, ProcessLock, Stage, register, shared_lock
 from inbound_audit.shared.directory import Directory
 from inbound_audit.shared.places import first_of, name_of_user
 
@@ -46,18 +47,17 @@ def changes_for(wishes: Iterable[Wish], by: str, now: float, table: Table) -> li
     found: list[tuple[Key, Entry]] = []
     for key, action, for_s, why in wishes:
         before = table.get(key)
-        holds = before is not None and before.action != "lift"
+        holds = before is not None and before.holds(now)
         if (action == "lift" and not holds) or (by == BY_LIMIT and before is not None and holds and before.by != by):
             continue
         if before is None:
             try:
-                table.make_room()
+                table.make_room(now)
             except CapacityError:
                 if not found:
                     raise
                 break  # those before it hold
-        after = 0 if before is None else before.changed
-        table[key] = entry_of(action, key, for_s, why, by, os.uname().nodename, now=now, after=after)
+        table[key] = entry_of(action, key, for_s, why, by, os.uname().nodename, now=now, before=before)
         found.append((key, table[key]))
     return found
 
@@ -77,7 +77,8 @@ class AuditOverrides:
     audit; `state`: where a copy of them is kept over a reboot (None:
     only in a service that has such a directory).
 
-    Lock rule: `shared_lock` for the tables and to publish. A change waits for the lock of the directory without it.
+    Lock rule: `shared_lock` for the tables and to publish. Nobody waits for the lock of a directory or for a disk under
+    it. `_writing` is held for a write of what is due, and taken before it.
     """
 
     def __init__(
@@ -97,9 +98,11 @@ class AuditOverrides:
         self._published: list[tuple[str, str, int]] = []
         self._ends = NO_END_US  # when the first of those that were published expires, in microseconds
         self._copy = None if name is None or not _keeps_state(state) else _Copy(name, state)
+        self._writing = ProcessLock()
+        self._lost = self._uncopied = False  # what is due to be written: into the directory, and to the copy
         self._denies = False
         self._ref = weakref.ref(self)
-        register(self, Stage.SHARED, AuditOverrides._after_fork_in_child)
+        register(self, Stage.SHARED, AuditOverrides._after_fork_in_child, AuditOverrides.write_due)
 
     # ---- what is asked
 
@@ -115,41 +118,56 @@ class AuditOverrides:
 
     def change(self, wishes: Iterable[Wish], by: str) -> bool:
         """Carries out wishes: in the directory of a shared audit, or here alone. Returns whether anything changed.
-        Raises CapacityError, PolicyError, SharedStateError."""
+        Raises CapacityError, PolicyError, SharedStateError: then nothing has.
+
+        A change that stands in the directory is made, even if this process can't read it there now (then it does at its
+        next scan), or can't write its copy: both are logged.
+        """
         now = self._now()
         edit = partial(changes_for, list(wishes), by, now)
         with self._place_of() as place:
-            if place is not None:
-                changed = files.change(place, edit, now)
-            with shared_lock:
-                if place is not None:
-                    self.notice(place, set(place.names()), True)
-                else:
+            if place is None:
+                with shared_lock:
                     self._table.forget(now)
                     changed = bool(edit(self._table))
                     self._publish()
+            else:
+                changed = files.change(place, edit, now)
+                self._follow(place)
         return changed
 
-    def notice(self, place: Directory, names: set[str], all: bool) -> None:
-        """The directory has these names (`all`), or only these may have changed. Under `shared_lock`.
+    def _follow(self, place: Directory) -> None:
+        """What the directory says now is obeyed, and copied. A failure is logged, and the next scan tries again."""
+        try:
+            with shared_lock:
+                self.notice(place, set(place.names()), True)
+        except OSError as error:
+            text = "%s: overrides are obeyed from the next scan on, they can't be read now: %s"
+            _failures.report(logging.WARNING, text, place.path, cause_of(error), kind="follow")
+        self.write_due()
 
-        What is lost with a file or the directory is written anew: to remove a file lifts nothing.
+    def notice(self, place: Directory, names: set[str], all: bool) -> None:
+        """The directory has these names (`all`), or only these may have changed. Under `shared_lock`. Raises OSError:
+        then all is as it was.
+
+        What was lost with a file or the directory is due to be written anew: to remove a file lifts nothing, and
+        forgets nothing that was lifted.
         """
         identity, now = _identity_of(place), self._now()
         if self._place != identity:
-            self._place, self._files, names, all = identity, files.Files(), set(place.names()), True
-            changed = self._files.refresh(place, names, all=True) or bool(self._table)
-        else:
-            changed = self._files.refresh(place, names, all=all)
-        if changed:
-            found = self._files.table
-            lost = Table(item for item in self._table.holding(now) if item[0] not in found)
+            names, all = set(place.names()), True
+            self._place, self._files = identity, files.Files()
+            self._files.changed = bool(self._table)
+        self._files.refresh(place, names, all=all)
+        if self._files.changed:
+            found, before = self._files.table(now), self._table
+            lost = [item for item in before.items() if item[1].is_kept(now) and item[0] not in found]
+            self._lost = found.merge(lost) or self._lost
             self._table = found
-            if self._table.merge(lost.items()):
-                self._restore(place, lost)
-            if self._copy is not None:
-                self._copy.keep(self._table, now)
+            self._uncopied = self._copy is not None
             self._publish()
+            if self._lost or self._uncopied:
+                self._use_thread("writes overrides")
         elif self._ends <= now * 1e6:
             self._publish()
 
@@ -159,19 +177,40 @@ class AuditOverrides:
             return
         with self._place_of() as place:
             assert place is not None  # a private audit has no copy
-            self._restore(place, self._copy.read())
-            with shared_lock:
-                self.notice(place, set(place.names()), True)
+            self._restore(place, self._copy.read(self._now()))
+            self._follow(place)
 
-    def _restore(self, place: Directory, kept: Table) -> None:
-        now = self._now()
-        kept.forget(now)
-        if not kept.holding(now):
-            return
+    def _restore(self, place: Directory, kept: Table) -> bool:
+        """Writes what the directory lacks of a table. Returns whether it has it now; a failure is logged."""
+        if kept:
+            try:
+                files.change(place, lambda table: [one for one in kept.items() if _is_later(one, table)], self._now())
+            except InboundAuditError as error:
+                _failures.report(logging.WARNING, "overrides are not restored: %s", error, kind="restore")
+                return False
+        return True
+
+    def write_due(self) -> None:
+        """Writes what scans have found to be due. The caller does not hold `shared_lock`, so that no connection waits
+        for a disk. A failure is logged; the thread tries again."""
+        with self._writing:
+            with shared_lock:
+                lost, uncopied, table = self._lost, self._uncopied, self._table
+                self._lost = self._uncopied = False
+            if lost:
+                lost = not self._restore_lost(table)
+            if uncopied and self._copy is not None:
+                uncopied = not self._copy.keep(table, self._now())
+            with shared_lock:
+                self._lost, self._uncopied = self._lost or lost, self._uncopied or uncopied
+
+    def _restore_lost(self, table: Table) -> bool:
         try:
-            files.change(place, lambda table: [item for item in kept.items() if _is_later(item, table)], now)
-        except InboundAuditError as error:
-            _failures.report(logging.WARNING, "overrides are not restored: %s", error)
+            with self._place_of() as place:
+                return place is None or self._restore(place, table)
+        except SharedStateError as error:
+            _failures.report(logging.WARNING, "overrides are not restored: %s", error, kind="restore")
+            return False
 
     def _publish(self) -> None:
         rows = [
@@ -189,11 +228,16 @@ class AuditOverrides:
         """From now on a thread makes overrides of what limits want denied. Idempotent."""
         if not self._denies:
             self._denies = True
-            try:
-                _thread.enter(self._ref)
-            except (OSError, RuntimeError) as error:
-                self._denies = False
-                _failures.report(logging.ERROR, "no thread denies what limits want denied: %s", error)
+            self._denies = self._use_thread("denies what limits want denied")
+
+    def _use_thread(self, why: str) -> bool:
+        """Wakes the thread, and starts it unless it runs. Returns whether it runs; a failure is logged."""
+        try:
+            _thread.enter(self._ref)
+        except (OSError, RuntimeError) as error:
+            _failures.report(logging.ERROR, "no thread %s: %s", why, error)
+            return False
+        return True
 
     def carry_out_denials(self) -> None:
         """Makes overrides of what limits want denied now. A failure is logged: the peer comes again."""
@@ -207,11 +251,18 @@ class AuditOverrides:
             _failures.report(logging.WARNING, "%d prefixes are not denied: %s", len(wishes), error)
 
     def end(self) -> None:
-        """The audit is closed."""
+        """The audit is about to be closed."""
         _thread.leave(self._ref)
+        self.write_due()
+
+    @property
+    def pause_s(self) -> float | None:
+        """Seconds until the thread looks after it again without a wake. None: it has time."""
+        return DENIAL_INTERVAL_S if self._denies else None
 
     def _after_fork_in_child(self) -> None:
-        self._denies = False
+        """What is due is the parent's, which goes on."""
+        self._denies = self._lost = self._uncopied = False
 
 
 class _Copy:
@@ -222,38 +273,40 @@ class _Copy:
         self._path = default_directory() if state is None else os.path.abspath(state)
         self._name = f"{name}.overrides"
         self._pattern = re.compile(re.escape(self._name))
+        self._failure = ""  # the last one, which is logged once
 
-    def read(self) -> Table:
+    def read(self, now: float) -> Table:
         if not os.path.lexists(os.path.join(self._path, self._name)):
             return Table()
         try:
             with contextlib.closing(StateDirectory(self._path)) as place:
-                return files.read_all(place, self._pattern)
+                return files.read_all(place, now, self._pattern)
         except (OSError, SharedStateError) as error:
             self._report(error)
             return Table()
 
-    def keep(self, table: Table, now: float) -> None:
-        """Adds to the copy what it lacks. Without any override that holds no directory is made."""
-        before = self.read()
-        merged = Table(before)
-        merged.forget(now)  # first: what has ended takes no room
-        merged.merge(table.items())
-        merged.forget(now)
-        if merged == before:
-            return
+    def keep(self, table: Table, now: float) -> bool:
+        """Adds to the copy what it lacks. Returns whether it has it now. Where there is nothing to keep no directory is
+        made."""
+        if not Table(self.read(now)).merge(table.items()):
+            return True
         try:
             with contextlib.closing(StateDirectory(self._path)) as place, files.locked(place):
-                merged.merge(files.read_all(place, self._pattern).items())
-                merged.forget(now)
+                merged = files.read_all(place, now, self._pattern)
+                merged.merge(table.items())
                 files.write(place, self._name, merged, os.fstat(place.fd))
                 place.sync()
         except (OSError, SharedStateError, CapacityError) as error:
             self._report(error)
+            return False
+        self._failure = ""
+        return True
 
     def _report(self, error: Exception) -> None:
-        why = cause_of(error) if isinstance(error, OSError) else error
-        _failures.report(logging.WARNING, "no copy of the overrides in %s: %s", self._path, why, kind="copy")
+        why = cause_of(error) if isinstance(error, OSError) else str(error)
+        if why != self._failure:
+            self._failure = why
+            logger.warning("no copy of the overrides in %s: %s", self._path, why)
 
 
 def _keeps_state(state: Any) -> bool:
@@ -277,15 +330,21 @@ def _identity_of(place: Directory) -> Identity:
 
 def _carry_out(thread: BackgroundThread) -> None:
     """What the thread does. It holds no audit, so that one without other references is collected."""
-    while thread.wait(DENIAL_INTERVAL_S) is not None:
+    while thread.wait(_pause_s(thread)) is not None:
         for member in thread.members:
             with thread.busy() as may:
                 found = member() if may else None
                 if found is not None:
                     found.carry_out_denials()
+                    found.write_due()
                 elif may:
                     thread.leave(member)
                 del found
 
 
-_thread = BackgroundThread("inbound_audit-denials", _carry_out)
+def _pause_s(thread: BackgroundThread) -> float | None:
+    found = [member() for member in thread.members]
+    return min((one.pause_s for one in found if one is not None and one.pause_s is not None), default=None)
+
+
+_thread = BackgroundThread("inbound_audit-overrides", _carry_out)

@@ -22,7 +22,8 @@ MAX_LINE_BYTES = 8192
 """Three texts of `MAX_WHY` characters have up to 7,200 bytes in ASCII."""
 
 LIFTED_S = 86400.0
-"""Seconds for which it is kept that an override was lifted: for files and nodes that still have it."""
+"""Seconds for which it is kept at least that an override was lifted: a file or a node may have a change that is not
+known here."""
 
 BY_LIMIT = "limit"
 """Who has made an override that a limit asked for. Users are written as ``user@host``."""
@@ -50,7 +51,9 @@ class Decision(NamedTuple):
 class Entry(NamedTuple):
     """The last change of a prefix: an override, or ("lift") that it has no override any more.
 
-    `changed` (nanoseconds since 1970) and `node` order the changes of a prefix.
+    `changed` (nanoseconds since 1970) and `node` order the changes of a prefix. `kept` (seconds since 1970; None: it
+    has no end) is when it may be forgotten: the last end of this change and of those before it, any of which may come
+    back from a copy. `until` of a lifted prefix is the same.
     """
 
     prefix: str
@@ -61,6 +64,7 @@ class Entry(NamedTuple):
     by: str
     changed: int
     node: str
+    kept: float | None
 
     @property
     def order(self) -> tuple[int, str, str]:
@@ -71,9 +75,13 @@ class Entry(NamedTuple):
     def decision(self) -> Decision:
         return Decision(self.prefix, "allow" if self.action == "allow" else "deny", *self[2:6])
 
+    def holds(self, now: float) -> bool:
+        """Whether it decides about connections."""
+        return self.action != "lift" and (self.until is None or self.until > now)
+
     def is_kept(self, now: float) -> bool:
-        """Whether it says something still."""
-        return self.until is None or self.until > now
+        """Whether it says something still: if only that an earlier change holds no more."""
+        return self.kept is None or self.kept > now
 
     def line(self) -> bytes:
         """As `read_line` reads it."""
@@ -82,7 +90,7 @@ class Entry(NamedTuple):
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "prefix": str, "action": str, "until": (int, float, type(None)), "why": str, "since": (int, float), "by": str,
-    "changed": int, "node": str,
+    "changed": int, "node": str, "kept": (int, float, type(None)),
 }  # fmt: skip
 
 
@@ -103,11 +111,11 @@ def checked(found: dict[str, Any]) -> tuple[Key, Entry]:
             raise ValueError(f"{name} is {found[name]!r}")
     if found["action"] not in ("deny", "allow", "lift"):
         raise ValueError(f"action is {found['action']!r}")
-    times = found["since"], found["until"] or 0
+    times = found["since"], found["until"] or 0, found["kept"] or 0
     if not (0 <= found["changed"] < 1 << 63 and all(0 <= seconds < 1e11 for seconds in times)):
         raise ValueError("a time is out of range")
-    if found["action"] == "lift" and found["until"] is None:
-        raise ValueError("a lifted prefix has no end")
+    if _later(found["until"], found["kept"]) != found["kept"]:
+        raise ValueError("kept is before until")
     texts = found["why"], found["by"], found["node"]
     if any(len(text) > MAX_WHY or _FORBIDDEN.search(text) for text in texts):
         raise ValueError("a text is too long, or has control characters")
@@ -135,9 +143,17 @@ def exact_prefix(text: str) -> Key:
 
 
 def entry_of(
-    action: str, key: Key, for_s: float | None, why: str, by: str, node: str, *, now: float, after: int = 0
+    action: str,
+    key: Key,
+    for_s: float | None,
+    why: str,
+    by: str,
+    node: str,
+    *,
+    now: float,
+    before: Entry | None = None,
 ) -> Entry:
-    """A change of now, later than `after`. Raises PolicyError for a time or reason that can't be."""
+    """A change of now, later than the one before it. Raises PolicyError for a time or reason that can't be."""
     if not isinstance(why, str) or len(why) > MAX_WHY or _FORBIDDEN.search(why):
         raise PolicyError(f"why: {str(why)[:60]!r}: write at most {MAX_WHY} characters in one line")
     if for_s is not None:
@@ -145,5 +161,12 @@ def entry_of(
             raise PolicyError(f"for_s: {for_s!r}: write seconds above 0, or None for an override without an end")
         for_s = min(for_s, MAX_SECONDS)
     until = None if for_s is None else now + for_s
-    changed = max(time.time_ns(), after + 1)
-    return Entry(prefix_of(key), action, until, why, now, by[:MAX_WHY], changed, node[:MAX_WHY])
+    kept = until if before is None else _later(until, before.kept)
+    changed = max(time.time_ns(), 0 if before is None else before.changed + 1)
+    until = kept if action == "lift" else until
+    return Entry(prefix_of(key), action, until, why, now, by[:MAX_WHY], changed, node[:MAX_WHY], kept)
+
+
+def _later(one: float | None, other: float | None) -> float | None:
+    """Of two ends; None is none."""
+    return None if one is None or other is None else max(one, other)

@@ -70,7 +70,7 @@ def locked(place: Directory) -> Iterator[None]:
 class Files:
     """What the files of a directory hold, read again when they have changed.
 
-    `names`: which names are files of overrides.
+    `names`: which names are files of overrides. `changed`: whether any has since `table` was called.
 
     Lock rule: the caller's; one thread at a time.
     """
@@ -78,15 +78,13 @@ class Files:
     def __init__(self, names: re.Pattern[str] = NAME) -> None:
         self._names = names
         self._read: dict[str, tuple[Status, list[tuple[Key, Entry]]]] = {}
+        self.changed = False
 
-    def refresh(self, place: Directory, names: Iterable[str], *, all: bool) -> bool:
-        """Reads those of the `names` that have changed. `all`: there are no others. Returns whether any has changed.
-        Raises OSError."""
-        changed = False
+    def refresh(self, place: Directory, names: Iterable[str], *, all: bool) -> None:
+        """Reads those of the `names` that have changed. `all`: there are no others. Raises OSError."""
         found = {name for name in names if self._names.fullmatch(name)}
         for name in found if not all else found | self._read.keys():
-            changed = self._refresh(place, name) or changed
-        return changed
+            self.changed = self._refresh(place, name) or self.changed
 
     def _refresh(self, place: Directory, name: str) -> bool:
         try:
@@ -108,23 +106,20 @@ class Files:
             _damage.report(logging.WARNING, "%s/%s: is not read: %s", place.path, name, cause_of(error), kind=name)
         return self._read.pop(name, None) is not None
 
-    @property
-    def table(self) -> Table:
-        """All of them together."""
+    def table(self, now: float) -> Table:
+        """All of them together, without what says nothing any more: it takes no room."""
         made = Table()
         for _, entries in self._read.values():
-            made.merge(entries)
+            made.merge(item for item in entries if item[1].is_kept(now))
+        self.changed = False
         return made
 
-    def __bool__(self) -> bool:
-        return bool(self._read)
 
-
-def read_all(place: Directory, names: re.Pattern[str] = NAME) -> Table:
-    """What the files of a directory hold now. Raises OSError."""
+def read_all(place: Directory, now: float, names: re.Pattern[str] = NAME) -> Table:
+    """What the files of a directory say at a moment. Raises OSError."""
     files = Files(names)
     files.refresh(place, place.names(), all=True)
-    return files.table
+    return files.table(now)
 
 
 Edit = Callable[[Table], Iterable[tuple[Key, Entry]]]
@@ -137,9 +132,8 @@ def change(place: Directory, edit: Edit, now: float) -> bool:
     try:
         with locked(place):
             like = os.fstat(place.fd)
-            name, table = own_name(like), read_all(place)
-            own = read_all(place, re.compile(re.escape(name)))
-            table.forget(now)
+            name, table = own_name(like), read_all(place, now)
+            own = read_all(place, now, re.compile(re.escape(name)))
             new = list(edit(table))
             if new:
                 own = Table((key, entry) for key, entry in own.items() if table.get(key) == entry)
@@ -205,12 +199,13 @@ def own_name(like: os.stat_result) -> str:
 
 
 def remove_unused(place: Directory) -> None:
-    """Before a process leaves a directory: where nothing but files of overrides is left, those go that hold none."""
+    """Before a process leaves a directory: where nothing but files of overrides is left, they go once they say nothing
+    any more. That a prefix was lifted stays, as long as a copy somewhere may bring its override back."""
     with contextlib.suppress(OSError, SharedStateError):
         names = place.names()
         if names and all(NAME.fullmatch(name.removesuffix(NEW)) for name in names):
             with locked(place):
-                if not read_all(place).holding(time.time()):
+                if not read_all(place, time.time()):
                     own = own_name(os.fstat(place.fd))
                     for name in sorted(names, key=lambda name: name.startswith(own)):
                         place.remove(name)  # ours last: it may say that what another's file has was lifted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from inbound_audit._ipcount import MAX_OVERRIDES
 from inbound_audit.errors import CapacityError
@@ -13,12 +13,18 @@ class Table(dict[Key, Entry]):
     """Entries by prefix, those that were lifted too. At most `MAX_OVERRIDES`."""
 
     def merge(self, entries: Iterable[tuple[Key, Entry]]) -> bool:
-        """Takes over what is later. Returns whether anything was. Without room, what would be new is left out."""
+        """Takes over what is later. Returns whether anything was. Without room, an override takes the place of what was
+        lifted first; all else that is new is left out. O(n log n)."""
         changed = False
+        lifted: Iterator[Key] | None = None
         for key, entry in entries:
             before = self.get(key)
             if before is None and len(self) >= MAX_OVERRIDES:
-                continue
+                lifted = self._lifted() if lifted is None else lifted
+                oldest = None if entry.action == "lift" else next(lifted, None)
+                if oldest is None:
+                    continue
+                del self[oldest]
             if before is None or before.order < entry.order:
                 self[key] = entry
                 changed = True
@@ -29,19 +35,24 @@ class Table(dict[Key, Entry]):
         for key in [key for key, entry in self.items() if not entry.is_kept(now)]:
             del self[key]
 
-    def make_room(self) -> None:
-        """Room for one more entry: the oldest of those that were lifted goes. Raises CapacityError
-        if none was lifted."""
+    def _lifted(self) -> Iterator[Key]:
+        """The prefixes that are lifted now, the oldest first; without those that are not any more when they are due."""
+        for order, key in sorted((entry.order, key) for key, entry in self.items() if entry.action == "lift"):
+            if key in self and self[key].order == order:
+                yield key
+
+    def make_room(self, now: float) -> None:
+        """Room for one more entry: the oldest of those that hold no more goes. Raises CapacityError if all hold."""
         if len(self) < MAX_OVERRIDES:
             return
-        lifted = [(entry.order, key) for key, entry in self.items() if entry.action == "lift"]
-        if not lifted:
+        ended = [(entry.order, key) for key, entry in self.items() if not entry.holds(now)]
+        if not ended:
             raise CapacityError(f"there are {MAX_OVERRIDES} overrides already; lift some")
-        del self[min(lifted)[1]]
+        del self[min(ended)[1]]
 
     def holding(self, now: float) -> list[tuple[Key, Entry]]:
         """The overrides that hold, in the order of their addresses."""
-        return sorted(item for item in self.items() if item[1].action != "lift" and item[1].is_kept(now))
+        return sorted(item for item in self.items() if item[1].holds(now))
 
     def decisions(self, now: float) -> list[Decision]:
         return [entry.decision for _, entry in self.holding(now)]
@@ -53,6 +64,6 @@ class Table(dict[Key, Entry]):
         for length in range(width, -1, -1):
             first = number >> width - length << width - length
             entry = self.get((version, first.to_bytes(len(packed), "big"), length))
-            if entry is not None and entry.action != "lift" and entry.is_kept(now):
+            if entry is not None and entry.holds(now):
                 return entry.decision
         return None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import re
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.timing import Clock
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import MAX_OVERRIDES
+from inbound_audit.descriptor import open_regular
 from inbound_audit.errors import CapacityError, CidrError, InboundAuditError, PolicyError, SharedStateError
 from inbound_audit.overrides import entry as entries
 from inbound_audit.overrides import files
-from inbound_audit.overrides.audit import changes_for, wish_of
+from inbound_audit.overrides.audit import AuditOverrides, changes_for, wish_of
 from inbound_audit.overrides.entry import Entry, entry_of, exact_prefix, read_line
 from inbound_audit.overrides.table import Table
+from inbound_audit.process import shared_lock
 from inbound_audit.shared.directory import Directory, SharedDirectory
 
 shared = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
@@ -53,7 +60,9 @@ GOOD = json.loads(made("192.0.2.0/24")[1].line())
         {"prefix": "nonsense"},
         {"prefix": 7},
         {"action": "maybe"},
-        {"action": "lift", "until": None},
+        {"until": None},
+        {"kept": "soon"},
+        {"kept": NOW},
         {"until": "soon"},
         {"until": True},
         {"until": -1},
@@ -207,7 +216,7 @@ def change(directory: Directory, action: str, prefix: str, now: float = NOW) -> 
 
 
 def prefixes(directory: Directory, now: float = NOW) -> list[str]:
-    return [decision.prefix for decision in files.read_all(directory).decisions(now)]
+    return [decision.prefix for decision in files.read_all(directory, now).decisions(now)]
 
 
 @shared
@@ -304,7 +313,7 @@ def test_no_room_changes_nothing(directory: SharedDirectory, monkeypatch: pytest
 
 
 @shared
-def test_a_restart_keeps_overrides_and_nothing_else_stays(place: Path) -> None:
+def test_a_restart_keeps_overrides_and_what_was_lifted(place: Path) -> None:
     with InboundAudit(shared="mail") as audit:
         audit.deny("10.0.0.0/8", for_s=1e6, why="a test")
     with InboundAudit(shared="mail") as audit, audit.listener("SMTP").session("10.1.2.3") as ac:
@@ -313,7 +322,7 @@ def test_a_restart_keeps_overrides_and_nothing_else_stays(place: Path) -> None:
         assert ac.decision.why == "a test"
         assert audit.lift("10.0.0.0/8")
         assert ac.override is None
-    assert list(place.iterdir()) == []
+    assert os.listdir(place / "inbound_audit-mail") == [f"{os.geteuid()}.overrides"]
 
 
 @shared
@@ -321,7 +330,140 @@ def test_what_has_expired_does_not_keep_a_directory(place: Path) -> None:
     clock = Clock(1e9)  # long ago, by the clock of the machine
     with InboundAudit(shared="mail", clock=clock) as audit:
         audit.deny("10.0.0.0/8", for_s=1)
+        audit.deny("192.0.2.0/24", for_s=1)
+        assert audit.lift("192.0.2.0/24")
     assert list(place.iterdir()) == []
+
+
+@shared
+@pytest.mark.parametrize("for_s", [None, 1e6])
+@pytest.mark.parametrize("again", [False, True], ids=["", "denied again for a while"])
+def test_a_copy_does_not_bring_back_what_was_lifted(
+    place: Path, tmp_path: Path, for_s: float | None, again: bool
+) -> None:
+    """Whoever has lifted it kept no copy, and was the last in the directory; then years go by."""
+    clock = Clock(3e9)  # what is there ends later than now by the clock of the machine, too
+    with InboundAudit(shared="mail", state=tmp_path, clock=clock) as audit:
+        audit.deny("10.0.0.0/8", for_s=for_s)
+    with InboundAudit(shared="mail", clock=clock) as audit:
+        assert audit.lift("10.0.0.0/8")
+        if again:
+            audit.deny("10.0.0.0/8", for_s=1)
+    with InboundAudit(shared="mail", clock=clock):  # the last one leaves
+        pass
+    clock.step(10.0 if for_s else 1e8)
+    with InboundAudit(shared="mail", state=tmp_path, clock=clock) as audit:
+        assert audit.decisions() == []
+        assert not audit.lift("10.0.0.0/8")
+
+
+def lock_is_free() -> bool:
+    """Whether another thread gets it. It may be held for a moment."""
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(shared_lock.acquire, 5.0).result()
+        if taken:
+            pool.submit(shared_lock.release).result()
+    return taken
+
+
+@shared
+def test_nobody_waits_for_the_disk_of_a_copy(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither beside a change of this process nor beside one that a scan finds."""
+    free: list[bool] = []
+    written = files.write
+
+    def write(where: Directory, *more: Any) -> None:
+        if where.path == os.fspath(tmp_path):
+            free.append(lock_is_free())
+        written(where, *more)
+
+    with InboundAudit(shared="mail", state=tmp_path) as audit:
+        assert audit._membership is not None
+        monkeypatch.setattr(files, "write", write)
+        audit.deny("10.0.0.0/8")
+        assert free == [True]
+        change(audit._membership.place, "deny", "192.0.2.0/24", time.time())
+        eventually(lambda: len(free) == 2, "the copy of what a scan found")
+        assert free[1]
+    assert "192.0.2.0/24" in (tmp_path / "mail.overrides").read_text()
+
+
+@shared
+def test_a_change_stands_although_it_can_not_be_read_back(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with InboundAudit(shared="mail") as audit:
+        audit.deny("10.0.0.0/8")
+
+        def fails(*_: object) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with shared_lock, monkeypatch.context() as patch:  # no scan comes between
+            patch.setattr(AuditOverrides, "notice", fails)
+            audit.deny("192.0.2.0/24")
+            assert "obeyed from the next scan on" in caplog.text
+            assert [decision.prefix for decision in audit.decisions()] == ["10.0.0.0/8"]
+        eventually(lambda: len(audit.decisions()) == 2, "the next scan")
+
+
+@shared
+def test_a_file_that_was_read_before_a_failure_counts(
+    directory: SharedDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        Path(directory.path, name).write_bytes(made("10.0.0.0/8")[1].line())
+    found, real, opened = files.Files(re.compile("[ab]")), open_regular, []
+
+    def fails(name: str, *more: Any, **options: Any) -> Any:
+        opened.append(name)
+        if len(opened) == 2:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(name, *more, **options)
+
+    monkeypatch.setattr(files, "open_regular", fails)
+    with pytest.raises(OSError, match="Too many open files"):
+        found.refresh(directory, "ab", all=True)
+    found.refresh(directory, opened[:1], all=False)
+    assert found.changed
+    assert len(found.table(NOW)) == 1
+    assert not found.changed
+    for name in "ab":
+        Path(directory.path, name).unlink()
+
+
+def test_what_has_ended_takes_no_room() -> None:
+    """Neither in a table of several files, nor where a shorter override has replaced a longer one."""
+    found = files.Files()
+    found._read = {
+        "1": ((0, 0, 0, 0), [made(f"10.{i >> 8}.{i & 255}.0/24") for i in range(MAX_OVERRIDES)]),
+        "2": ((0, 0, 0, 0), [made("192.0.2.0/24", for_s=None), made("198.51.100.0/24", "lift", for_s=90)]),
+    }
+    assert len(found.table(NOW)) == MAX_OVERRIDES
+    assert len(found.table(NOW + 60)) == 2
+    assert len(found.table(NOW + 90)) == 1
+
+
+def test_an_override_that_was_replaced_does_not_come_back() -> None:
+    longer = made("10.0.0.0/8", for_s=None)[1]
+    key, shorter = made("10.0.0.0/8", "allow", for_s=60, before=longer)
+    table = Table({key: shorter})
+    table.forget(NOW + 60)
+    assert (table[key], table.holding(NOW + 60)) == (shorter, [])
+    assert not table.merge([(key, longer)])
+    assert changes_for([wish_of("lift", "10.0.0.0/8")], "me", NOW + 60, table) == []
+    ((_, denied),) = changes_for([wish_of("deny", "10.0.0.0/8", 60.0)], entries.BY_LIMIT, NOW + 60, table)
+    assert denied.order > shorter.order
+
+
+def test_what_was_lifted_makes_room_for_what_others_say() -> None:
+    lifted = [made(f"10.{i >> 8}.{i & 255}.0/24", "lift") for i in range(MAX_OVERRIDES)]
+    table = Table(lifted)
+    assert table.merge(made(f"192.0.2.{i}/32") for i in range(3))
+    assert not table.merge([made("198.51.100.0/24", "lift")])
+    assert len(table) == MAX_OVERRIDES
+    assert len(table.holding(NOW)) == 3
+    assert lifted[2][0] not in table
+    assert lifted[3][0] in table
 
 
 @shared
@@ -348,8 +490,11 @@ def test_a_copy_that_can_not_be_kept_is_a_line_in_the_log(
     with InboundAudit(shared="mail", state=tmp_path / "file") as audit:
         audit.deny("10.0.0.0/8")
         assert audit.decisions()
-        assert "no copy of the overrides" in caplog.text
-        audit.lift("10.0.0.0/8")
+        assert caplog.text.count("no copy of the overrides") == 1
+        audit.deny("192.0.2.0/24")
+        assert caplog.text.count("no copy of the overrides") == 1
+        (tmp_path / "file").unlink()
+        eventually((tmp_path / "file" / "mail.overrides").exists, "a copy, once it can be written")
 
 
 @shared
@@ -364,5 +509,4 @@ def test_a_directory_that_was_removed_comes_back_with_them(place: Path) -> None:
         assert audit._membership is not None
         audit._membership.run_once()
         assert [decision.prefix for decision in audit.decisions()] == ["10.0.0.0/8"]
-        assert (directory / f"{os.geteuid()}.overrides").exists()
-        audit.lift("10.0.0.0/8")
+        eventually((directory / f"{os.geteuid()}.overrides").exists, "the file")
