@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from tests.support.command_line import Serve, run
 from tests.support.listening import Peer
 from tests.support.waiting import eventually
+
+from inbound_audit import InboundAudit, cli, inquiries
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="processes count together on Linux"),
@@ -109,6 +112,72 @@ msys.registerModule("policy", policy)
         status, answer = why("192.0.2.7", "--policy", str(script))
         assert (status, answer["listeners"][0]["code"]) == (1, 550)
         assert why("203.0.113.7", "--policy", str(script))[0] == 0
+
+
+class Says:
+    """A guard of a process that says anything."""
+
+    def __init__(self, **members: Any) -> None:
+        self.answer = {"service": "SMTP", "listener": "mx", "policy": None, "dry_run": False, "let_in": True, **members}
+
+    def would_decide(self, address: str) -> dict[str, Any]:
+        return self.answer
+
+
+def test_a_process_can_name_nothing_but_a_file_of_its_user(tmp_path: Path):
+    (tmp_path / "log").write_text('{"client": "192.0.2.7", "done": "refused"}\n')
+    (tmp_path / "link").symlink_to(tmp_path / "log")
+    (tmp_path / "null").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    wrong = {
+        str(tmp_path): "it is not a regular file",
+        str(tmp_path / "pipe"): "it is not a regular file",
+        str(tmp_path / "null"): "it is not a regular file",
+        "/dev/full": "it is not a regular file",
+        "log": "it is not an absolute path",
+        "-": "it is not an absolute path",
+        "/a\0b": "embedded null byte",
+        "/\ud800": "surrogates not allowed",
+        str(tmp_path / "none"): "no such file",
+    }
+    if os.geteuid() == 0:
+        (tmp_path / "other").write_text('{"client": "192.0.2.7", "done": "secret"}\n')
+        os.chown(tmp_path / "other", 12345, -1)
+        wrong[str(tmp_path / "other")] = "it belongs to another user than the process that names it"
+    with InboundAudit(shared="asked", capacity=1 << 20) as audit:
+        audit.listener("SMTP", "mx")
+        guards = [Says(log=path) for path in (*wrong, str(tmp_path / "log"), str(tmp_path / "link"))]
+        for guard in guards:
+            inquiries.note(audit, guard)
+        done = run("why", "asked", "192.0.2.7", "--json")
+    assert (done.returncode, json.loads(done.stdout)["log"]) == (0, [{"client": "192.0.2.7", "done": "refused"}] * 2)
+    said = done.stderr.decode().splitlines()
+    for why_not in wrong.values():
+        assert len([line for line in said if why_not in line]) == list(wrong.values()).count(why_not), why_not
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"log": 5},
+        {"service": ["SMTP"]},
+        {"let_in": "no"},
+        {"limits": 7},
+        {"limits": [{"limit": "x", "prefix": None, "count": 1, "most": "2", "over": False}]},
+        {"override": "all"},
+        {"override": {"prefix": "x", "by": 7, "why": ""}},
+        {"script": 1},
+    ],
+    ids=str,
+)
+def test_an_answer_that_is_none_is_a_line(members: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """The command in this process: it starts no thread."""
+    with InboundAudit(shared="asked", capacity=1 << 20) as audit:
+        audit.listener("SMTP", "mx")
+        says = Says(**members)
+        inquiries.note(audit, says)
+        assert cli.run(["why", "asked", "192.0.2.7"]) == 3
+    assert f"process {os.getpid()} sent a malformed answer" in capsys.readouterr().err
 
 
 def test_what_is_not_known():

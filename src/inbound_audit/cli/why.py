@@ -6,10 +6,11 @@ import contextlib
 import ipaddress
 import json
 import os
+import stat
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeGuard
 
 import click
 
@@ -17,6 +18,7 @@ from inbound_audit.cli import params, view_options
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import Output, plain
+from inbound_audit.descriptor import open_regular
 from inbound_audit.errors import PolicyError, SharedStateError
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 
@@ -35,10 +37,11 @@ Row = dict[str, Any]
 
 class Answers(NamedTuple):
     """`listeners`: what the guards of each process would decide, each with its ``pid``; `failures`: sentences about the
-    processes that have not answered."""
+    processes that have not answered; `logs`: the paths that they name, each with the user of the process."""
 
     listeners: list[Row]
     failures: list[str]
+    logs: Mapping[tuple[str, int], None]
 
 
 @params.kind("ADDRESS")
@@ -102,7 +105,8 @@ def why(
         return UNKNOWN
     for sentence in answers.failures:
         say(sentence)
-    lines = list(_logged(answers.listeners, log, address, last))
+    logs = answers.logs if log is None else [(log, None)]
+    lines = [row for path, user in logs for row in _logged(path, user, address, last)]
     let_in = _let_in(answers.listeners)
     if as_json:
         shown = {"audit": name, "address": address, "let_in": let_in, "listeners": answers.listeners, "log": lines}
@@ -125,18 +129,55 @@ def _answers(view: View, name: str, address: str, service: str | None, asked: di
     """Raises Failure, click.UsageError."""
     policy = _policy(asked)
     if policy is not None:
-        return Answers([_ask(policy, name, address, service or DEFAULT_SERVICE_TYPE, view)], [])
+        return Answers([_ask(policy, name, address, service or DEFAULT_SERVICE_TYPE, view)], [], {})
     from inbound_audit.shared.control import client
 
     owners = {owner.id: owner for owner in view.owners if owner.damaged is None and owner.listeners}
     said, failures = client.request_owners(view.place, owners.values(), {"do": "why", "address": address})
     rows: list[Row] = []
+    logs: dict[tuple[str, int], None] = {}
     for owner_id, answer in said.items():
-        found: list[Row] = answer["listeners"]  # type: ignore[assignment]
-        rows += [{"pid": owners[owner_id].pid, **row} for row in found if service in (None, row["service"])]
+        found, pid = answer.get("listeners"), owners[owner_id].pid
+        user = _user_of(view, owner_id)
+        if not isinstance(found, list) or not all(map(_is_answer, found)) or user is None:
+            failures.append(f"process {pid} sent a malformed answer")
+            continue
+        rows += [{**row, "pid": pid} for row in found if service in (None, row["service"])]
+        logs |= {(row["log"], user): None for row in found if row.get("log")}
     if not (rows or failures):
         failures = [f"no process of {name!r} decides about connections"]
-    return Answers(sorted(rows, key=lambda row: (row["service"], row["listener"], row["pid"])), failures)
+    return Answers(sorted(rows, key=lambda row: (row["service"], row["listener"], row["pid"])), failures, logs)
+
+
+_NONE = type(None)
+_ANSWER = {"service": str, "listener": str, "policy": (str, _NONE), "dry_run": bool, "let_in": (bool, _NONE)}
+_PERHAPS = {"network": str, "over": str, "script": str, "log": (str, _NONE), "limits": list, "override": dict}
+_LIMIT = {"limit": str, "prefix": (str, _NONE), "count": int, "most": int, "over": bool}
+_OVERRIDE = {"prefix": str, "by": str, "why": str}
+
+
+def _is_answer(row: object) -> bool:
+    """Whether it is what `Guard.would_decide` returns: a process may send anything."""
+    return (
+        _has(row, _ANSWER)
+        and _has(row, {name: kind for name, kind in _PERHAPS.items() if name in row})
+        and all(_has(limit, _LIMIT) for limit in row.get("limits", ()))
+        and ("override" not in row or _has(row["override"], _OVERRIDE))
+    )
+
+
+def _has(row: object, members: Mapping[str, Any]) -> TypeGuard[Row]:
+    return isinstance(row, dict) and all(name in row and isinstance(row[name], kind) for name, kind in members.items())
+
+
+def _user_of(view: View, owner_id: str) -> int | None:
+    """Whose the socket is that has answered; None if it is gone."""
+    from inbound_audit.shared.control import file_of
+
+    try:
+        return os.stat(file_of(owner_id), dir_fd=view.place.fd, follow_symlinks=False).st_uid
+    except OSError:
+        return None
 
 
 def _policy(asked: dict[str, Any]) -> Limits | str | None:
@@ -180,17 +221,34 @@ def _ask(asked: Limits | str, name: str, address: str, service: str, view: View)
 # ---- the log
 
 
-def _logged(listeners: list[Row], log: str | None, address: str, last: int) -> Iterator[Row]:
-    """The last lines of a log, or of those that the processes write, about the address. Says which can't be read."""
-    paths = [log] if log is not None else sorted({row["log"] for row in listeners if row.get("log")})
-    for path in paths:
-        try:
-            with open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-") as file:
-                if file.seekable():
-                    file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_READ))
-                yield from deque(_about(file, address), last)
-        except OSError as error:
-            say(f"the log {plain(path)} can't be read: {reason(error)}")
+def _logged(path: str, user: int | None, address: str, last: int) -> list[Row]:
+    """The last lines of a log about the address; says why it can't be read. `user` as for `_opened`."""
+    try:
+        with _opened(path, user) as file:
+            if file.seekable():
+                file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_READ))
+            return list(deque(_about(file, address), last))
+    except (OSError, ValueError) as error:
+        say(f"the log {plain(path)} can't be read: {reason(error) if isinstance(error, OSError) else error}")
+        return []
+
+
+@contextlib.contextmanager
+def _opened(path: str, user: int | None) -> Iterator[BinaryIO]:
+    """A log that a process of `user` names: nothing but a regular file of that user is opened. None: the command line
+    names it. Raises OSError, ValueError."""
+    if user is None:
+        with open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-") as file:
+            yield file
+        return
+    if not os.path.isabs(path):
+        raise ValueError("it is not an absolute path")
+    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may set it going
+        raise ValueError("it is not a regular file")
+    with open_regular(path, os.O_RDONLY) as opened, open(opened.number, "rb", closefd=False) as file:
+        if os.fstat(opened.number).st_uid != user:
+            raise ValueError("it belongs to another user than the process that names it; to read it, write --log FILE")
+        yield file
 
 
 def _about(lines: Iterable[bytes], address: str) -> Iterator[Row]:
