@@ -6,6 +6,7 @@ import weakref
 from typing import Protocol
 
 from inbound_audit import _ipcount
+from inbound_audit.process import ProcessLock
 
 Answer = dict[str, object]
 """Of one guard, for JSON; docs/howto/decision-log.md has the members."""
@@ -16,14 +17,20 @@ class Deciding(Protocol):
         """Raises AddressError."""
 
 
+_lock = ProcessLock()
+"""Of `_deciding` and its sets: no thread may add to a set that another one reads."""
+
 _deciding: weakref.WeakKeyDictionary[_ipcount.Audit, weakref.WeakSet[Deciding]] = weakref.WeakKeyDictionary()
 
 
 def note(audit: _ipcount.Audit, deciding: Deciding) -> None:
     """From now on it is asked, too, until it is collected."""
-    _deciding.setdefault(audit, weakref.WeakSet()).add(deciding)
+    with _lock:
+        _deciding.setdefault(audit, weakref.WeakSet()).add(deciding)
 
 
 def answers_of(audit: _ipcount.Audit, address: str) -> list[Answer]:
     """What each would decide. Raises AddressError. O(guards x limits)."""
-    return [deciding.would_decide(address) for deciding in list(_deciding.get(audit, ()))]
+    with _lock:
+        asked = list(_deciding.get(audit, ()))
+    return [deciding.would_decide(address) for deciding in asked]

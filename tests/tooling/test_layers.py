@@ -21,9 +21,9 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services", "descriptor", "nodes", "shedding", "inquiries"},
+    {"services", "descriptor", "nodes", "shedding"},
     {"process", "regular_file"},
-    {"log_limiter", "ration"},
+    {"log_limiter", "ration", "inquiries"},
     {"shared", "address_lists"},
     {"persist"},
     {"overrides"},
