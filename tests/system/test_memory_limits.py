@@ -53,3 +53,38 @@ with InboundAudit(capacity=1 << 20) as audit, audit.listener().session("192.0.2.
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (run.stdout, run.stderr) == ("1\n", "")
+
+
+GATE = """
+import resource, socket
+from inbound_audit import InboundAudit, Limits
+from inbound_audit.listeners.gate import Gate
+kept = []
+with InboundAudit(capacity=1 << 22) as audit, socket.create_server(("127.0.0.1", 0)) as listening:
+    with Gate(audit.listener(), Limits({"/32": 0}), [listening], threads=4) as gate:
+        held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held, resource.RLIM_INFINITY))
+        try:
+            while True:  # what is free in the heap, too
+                kept.append(bytearray(1 << 17))
+        except MemoryError:
+            pass
+        try:
+            gate._note_decisions()
+        except MemoryError:
+            pass
+        else:
+            raise AssertionError("there is no such room")
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        gate._note_decisions()
+        for _ in range(9):
+            with socket.create_connection(listening.getsockname()) as peer:
+                assert peer.recv(100).startswith(b"421 ")
+        found, lost = gate._take_decisions(9)
+        assert (len(found), lost) == (9, 0), (found, lost)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")
+def test_a_gate_that_had_no_room_for_decisions_notes_them_all_later():
+    subprocess.run([sys.executable, "-c", GATE], check=True)

@@ -273,21 +273,26 @@ cdef class NativeGate(_GateFigures):
         """From now on what is decided is noted for `_take_decisions`. Idempotent; waits for a batch of each thread.
         Raises MemoryError, and RuntimeError in one of the gate's own threads (see `_exchange`)."""
         cdef gate_model.Gate *g = self.gate
-        cdef gate_decisions.Decision *place
-        cdef u32 i
+        cdef gate_decisions.Decision *place[gate_model.MAX_LANES]
+        cdef u32 i, made
         if g == NULL or self._noted_rules is not None or is_left(self):
             return
         if gate.is_lane(g):
             raise RuntimeError("a clock that a gate calls can't change that gate")
-        self._noted_rules = {self.rules.rules.number: self.rules}
-        for i in range(g.lanes):
-            place = <gate_decisions.Decision *>calloc(gate_decisions.ROOM, sizeof(gate_decisions.Decision))
-            if place == NULL:
+        for made in range(g.lanes):
+            place[made] = <gate_decisions.Decision *>calloc(gate_decisions.ROOM, sizeof(gate_decisions.Decision))
+            if place[made] == NULL:
+                for i in range(made):
+                    free(place[i])
                 raise MemoryError
-            with nogil:
+        self._noted_rules = {self.rules.rules.number: self.rules}
+        with nogil:
+            for i in range(g.lanes):
                 gate_lane.lock_lane(&g.lane[i])
-                g.lane[i].decisions.place = place
+                if g.lane[i].decisions.place == NULL:  # another thread may have come first
+                    g.lane[i].decisions.place, place[i] = place[i], NULL
                 gate_queue.unlock_mutex(&g.lane[i].lock)
+                free(place[i])
 
     def _take_decisions(self, Py_ssize_t most):
         """What was decided since the last call, and how much more it was: of each thread at most `most` decisions,

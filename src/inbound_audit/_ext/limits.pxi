@@ -167,6 +167,8 @@ cdef class LimitTables:
         cdef Section section
         if self.networks is None:
             return self.accept
+        if self.explains:
+            passed.conn_id = 0  # whatever becomes of this question, the answer before it is no longer the last
         if fork.is_child():
             handle_the_fork()
         if model.load_map(&ac.ac.tree.owner.overrides) != NULL:

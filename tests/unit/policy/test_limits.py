@@ -45,6 +45,21 @@ def test_the_count_includes_the_session_that_asks(smtp):
     assert limits.refused == {"default /32": 1}
 
 
+def test_an_explanation_is_of_the_last_question(smtp):
+    limits = Limits({"/32": 1})
+    limits.explains = True
+    first, second = opened(smtp, ["192.0.2.7"] * 2)
+    assert not limits.validate_connect(second)
+    first.close()
+    assert limits.validate_connect(second)
+    assert limits.explain(second) is None
+    (third,) = opened(smtp, ["192.0.2.7"])
+    assert limits.validate_connect(third) is limits.refusal
+    smtp.audit.deny("192.0.2.7")
+    assert limits.validate_connect(third) is limits.denial
+    assert limits.explain(third) is None
+
+
 def test_a_refusal_says_what_the_reference_says(smtp):
     (ac,) = opened(smtp, ["192.0.2.7"])
     verdict = Limits({"/32": 0}).validate_connect(ac)
