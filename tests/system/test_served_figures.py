@@ -52,3 +52,14 @@ def test_refusals_are_measured(place: Path) -> None:
     ):
         assert refused.line().startswith(b"421")
         becomes(shared, lambda found: found == {"opened": 2, "accepted": 1, "refused": 1})
+
+
+def test_what_the_decision_log_leaves_out_is_measured(place: Path) -> None:
+    options = ("--shared", "mail", "--limit", "/32=0", "--decision-log", "/dev/full", "--no-landlock")
+    with (
+        Serve(*options) as server,
+        contextlib.closing(SharedAudit("mail")) as shared,
+        contextlib.closing(Peer(*server.addresses[0])) as refused,
+    ):
+        assert refused.line().startswith(b"421")
+        becomes(shared, lambda found: found == {"opened": 1, "refused": 1, "unlogged": 1})

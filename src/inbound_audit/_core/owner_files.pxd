@@ -34,7 +34,7 @@ cdef extern from *:
     u64 swapped "__builtin_bswap64"(u64) noexcept nogil
 
 cdef enum:
-    SERVED_NUMBERS = 7
+    SERVED_NUMBERS = 8
 
 # Why a file can't be read; the extension has the messages.
 cdef enum Fault:

@@ -1,7 +1,7 @@
 # The texts that users write, each read in one place: prefixes, lengths, durations, monitors; and the bounds of numbers.
 
 MONITOR_KINDS = ("connections", "receptions", "rejections")
-SERVED = ("opened", "accepted", "refused", "messages", "would_refuse", "uncounted", "failures")
+SERVED = ("opened", "accepted", "refused", "messages", "would_refuse", "uncounted", "failures", "unlogged")
 
 REPLICATE = MappingProxyType({
     "none": model.REPLICATE_NONE, "cluster": model.REPLICATE_CLUSTER, "manager": model.REPLICATE_MANAGER,

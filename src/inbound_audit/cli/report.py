@@ -22,7 +22,8 @@ logger = logging.getLogger("inbound_audit.serve")
 
 
 class Figures(NamedTuple):
-    """Totals since the start, except `open`, the connections that are open now. `messages` are accepted messages.
+    """Totals since the start, except `open`, the connections that are open now. `messages` are accepted messages,
+    `unlogged` the lines that the decision log left out.
 
     After `open` they are `_ipcount.SERVED`.
     """
@@ -35,6 +36,7 @@ class Figures(NamedTuple):
     would_refuse: int
     uncounted: int
     failures: int
+    unlogged: int
 
     def since(self, before: Figures) -> Figures:
         return Figures(self.open, *(now - then for now, then in zip(self[1:], before[1:], strict=True)))
@@ -166,6 +168,7 @@ def as_text(second: Figures, busiest: Busiest) -> str:
         "would refuse": second.would_refuse,
         "uncounted": second.uncounted,
         "policy errors": second.failures,
+        "unlogged": second.unlogged,
     }
     parts += [f"{name} +{number}" for name, number in rare.items() if number]
     if busiest is not None:

@@ -164,6 +164,7 @@ class Service:
             would_refuse=sum(policies.would_refuse.values()),
             uncounted=guard.uncounted,
             failures=guard.failures + policies.errors,
+            unlogged=0 if self._decisions is None else self._decisions.left_out,
         )
 
     def busiest(self) -> Busiest:

@@ -23,7 +23,8 @@ ABOUT = {
     "processes": "Processes that count in the audit.",
     "damaged_processes": "Processes whose file can't be read; their sessions are not counted.",
     "sessions": "Open sessions of a listener, in all processes.",
-    "served": "Connections and messages of the processes that serve now, each since its begin, by what became of them.",
+    "served": "Connections and messages of the processes that serve now, each since its begin, by what became of them; "
+    "unlogged: lines that the decision log left out.",
     "events": "Connections, receptions or rejections in all windows of a monitor, such as 60,5: five of 60 seconds.",
     "prefix_sessions": "Open sessions of the prefixes that have the most.",
     "nodes": "Nodes of the cluster by state; this host is heard.",

@@ -403,10 +403,15 @@ def test_a_dry_run_asks_every_hook_and_passes_all() -> None:
 
 
 def test_a_second_tells_of_what_is_rare_only_when_it_happens() -> None:
-    before = Figures(open=9, opened=10, accepted=5, refused=5, messages=2, would_refuse=0, uncounted=1, failures=0)
-    now = Figures(open=3, opened=12, accepted=6, refused=6, messages=5, would_refuse=2, uncounted=1, failures=4)
+    before = Figures(
+        open=9, opened=10, accepted=5, refused=5, messages=2, would_refuse=0, uncounted=1, failures=0, unlogged=0
+    )
+    now = Figures(
+        open=3, opened=12, accepted=6, refused=6, messages=5, would_refuse=2, uncounted=1, failures=4, unlogged=3
+    )
     second = now.since(before)
-    assert as_text(second, None) == "open 3  accepted +1  refused +1  messages +3  would refuse +2  policy errors +4"
+    rare = "messages +3  would refuse +2  policy errors +4  unlogged +3"
+    assert as_text(second, None) == f"open 3  accepted +1  refused +1  {rare}"
     assert (
         as_text(before.since(before), (7, "2001:db8::/56"))
         == "open 9  accepted +0  refused +0  busiest 2001:db8::/56 7"

@@ -111,14 +111,14 @@ def test_the_windows_of_each_monitor_are_figures(audit: InboundAudit, shared: Sh
 
 
 def test_what_processes_have_done_is_a_sum_over_those_that_live(audit: InboundAudit, shared: SharedAudit) -> None:
-    OwnFile(audit).state_served(range(1, 8))
+    OwnFile(audit).state_served(range(1, 9))
     with InboundAudit(shared="mail", capacity=1 << 20) as other:
-        OwnFile(other).state_served([10 * number for number in range(1, 8)])
+        OwnFile(other).state_served([10 * number for number in range(1, 9)])
         assert values(shared, "served") == {(name,): 11 * number for number, name in enumerate(SERVED, 1)}
     assert values(shared, "served") == {(name,): number for number, name in enumerate(SERVED, 1)}
 
 
-@pytest.mark.parametrize("numbers", [[], [0] * 6, [0] * 8, [-1] * 7, [1 << 64] * 7])
+@pytest.mark.parametrize("numbers", [[], [0] * 7, [0] * 9, [-1] * 8, [1 << 64] * 8])
 def test_other_numbers_are_refused_and_none_is_stated(
     audit: InboundAudit, shared: SharedAudit, numbers: list[int]
 ) -> None:
@@ -129,7 +129,7 @@ def test_other_numbers_are_refused_and_none_is_stated(
 
 def test_an_audit_that_is_not_shared_states_nothing() -> None:
     with InboundAudit() as own:
-        OwnFile(own).state_served(range(7))
+        OwnFile(own).state_served(range(8))
 
 
 def test_the_names_are_those_of_the_report() -> None:
