@@ -23,6 +23,7 @@ SERIES = {
     SeriesKey("series", "private", 40, 2): 0,
 }
 """The series of each node, and for whom they are."""
+PREFIXES = ("192.0.2.0/24", "192.0.2.7", "198.51.100.0/25", "2001:db8::/48")
 STEP_S = 0.002
 PHASE_STEPS = 2000
 QUIET_S = 2.0
@@ -83,12 +84,14 @@ class Simulation:
         trees.open(host, self.draw.randint(-trees.own.get(host, 0), 3))
 
     def event(self, node: FakeNode) -> None:
-        """Something is recorded in the current window or the one before; now and then a key is removed, or a window is
-        folded."""
+        """Something is recorded in the current window or the one before; now and then a key is removed, a window is
+        folded, or an override is changed."""
         draw = self.draw
         key = draw.choice(list(SERIES))
         number = int((EPOCH_S + self.cluster.now + node.skew_s) // key.interval) - draw.choice((0, 0, 0, 1))
         host = draw.choice(HOSTS)
+        if draw.random() < 0.05:
+            node.change(draw.choice(("deny", "allow", "lift")), draw.choice(PREFIXES), draw.choice((None, 20.0)))
         if draw.random() < 0.01:
             node.events.remove(key, host)
         elif draw.random() < 0.01:
@@ -131,7 +134,7 @@ class Simulation:
         if node := self.any_node():
             self.note_life(node)
             self.cluster.kill(node)
-            self.cluster.start(node.name, node.trees, node.events, node.skew_s)
+            self.cluster.start(node.name, node.trees, node.events, node.skew_s, node.table)
 
     def workers(self) -> None:
         """The processes of a host that have recorded something end, and others begin."""
@@ -196,6 +199,7 @@ class Simulation:
         self.cluster.check_states()
         self.cluster.check_windows()
         self.cluster.check_clocks()
+        self.cluster.check_overrides()
         self.short_life = False
         for node in self.cluster.nodes:
             for name in node.view():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any
 
@@ -12,12 +12,16 @@ from tests.support.gold_nodes import GoldTree, GoldTrees, digest
 from tests.support.gold_series import Events, GoldSeriesTrees
 
 from inbound_audit.cluster.bounds import Bounds
-from inbound_audit.cluster.frames import unpack
+from inbound_audit.cluster.frames import FrameType, unpack
+from inbound_audit.cluster.host_overrides import HostOverrides
 from inbound_audit.cluster.host_series import FOR_ALL, FOR_MANAGERS, HostSeries
 from inbound_audit.cluster.node_state import COUNTED, State
 from inbound_audit.cluster.receiver import Receiver
 from inbound_audit.cluster.sender import WINDOWS_PACE, Sender
 from inbound_audit.cluster.window_records import SeriesKey, Window
+from inbound_audit.overrides.audit import MAX_BYTES_FROM_NODES, MAX_FROM_NODES, changes_for, wish_of
+from inbound_audit.overrides.entry import Entry, Key, exact_prefix
+from inbound_audit.overrides.table import Table
 
 TICK_S = 0.05
 ANSWER_S = 0.02
@@ -35,7 +39,7 @@ LATE_S = FIND_S + WINDOWS_PACE.min_pause_s + 0.5
 class FakeNode:
     """A host: its sessions and windows, its agent, and what the agent has heard. `skew_s`: what its clock is ahead."""
 
-    def __init__(self, cluster: FakeCluster, name: str, own: Any, events: Events, skew_s: float) -> None:
+    def __init__(self, cluster: FakeCluster, name: str, own: Any, events: Events, skew_s: float, table: Table) -> None:
         self.cluster = cluster
         self.name = name
         self.trees = own
@@ -52,8 +56,13 @@ class FakeNode:
         clock = lambda: EPOCH_S + cluster.now + self.skew_s  # noqa: E731
         trees = own.series_trees(clock) if hasattr(own, "series_trees") else GoldSeriesTrees(events, clock)
         self.series = HostSeries(trees, cluster.monitors, name in cluster.managers, lambda: cluster.now)
-        self.sender = Sender(self.epoch, own, lambda: cluster.now, self.series.said.values(), utc=clock)
-        self.receiver = Receiver(name, self.epoch, own, lambda: cluster.now, cluster.bounds, self.series, clock)
+        self.table, self.utc = table, clock
+        self.overrides = HostOverrides(self._entries, self._take, lambda: cluster.now, clock)
+        said = self.series.said.values()
+        self.sender = Sender(self.epoch, own, lambda: cluster.now, said, utc=clock, overrides=self.overrides)
+        self.receiver = Receiver(
+            name, self.epoch, own, lambda: cluster.now, cluster.bounds, self.series, clock, self.overrides
+        )
         self.engine = FakeEngine(cluster.network, name)
         self.engine.open(
             lambda node, data: self.inbox.append((node, data, cluster.now)),
@@ -61,6 +70,21 @@ class FakeNode:
             lambda up: None,
             lambda node: self.frozen or self.receiver.gone(node, cluster.now),
         )
+
+    def _entries(self) -> list[tuple[Key, Entry]]:
+        return [item for item in self.table.items() if item[1].is_kept(self.utc())]
+
+    def _take(self, entries: Iterable[tuple[Key, Entry]]) -> None:
+        self.table.forget(self.utc())
+        self.table.later(entries, MAX_FROM_NODES, MAX_BYTES_FROM_NODES)
+
+    def change(self, action: str, prefix: str, for_s: float | None = None) -> None:
+        """As a user of the host does; nothing if there is nothing to lift."""
+        now = self.utc()
+        before = self.table.get(exact_prefix(prefix))
+        for key, entry in changes_for([wish_of(action, prefix, for_s)], f"me@{self.name}", now, self.table):
+            changed = max(int(now * 1e9), 0 if before is None else before.changed + 1)
+            self.table[key] = entry._replace(changed=changed, node=self.name)
 
     def turn(self) -> None:
         """What the agent's loop does when it wakes."""
@@ -75,6 +99,7 @@ class FakeNode:
         if now >= self.tick_at:
             self.receiver.tick(now)
             self.series.turn()
+            self.overrides.carry_out()
             self.tick_at = now + TICK_S
         for node in self.receiver.asks(now):
             if node not in self.asked:
@@ -88,7 +113,8 @@ class FakeNode:
 
     def say(self, frame: bytes) -> None:
         read = unpack(frame)
-        self.history[read.tree, read.content] = read.digest
+        if read.type != FrameType.OVERRIDES:
+            self.history[read.tree, read.content] = read.digest
         self.engine.publish(frame)
 
     def _ask(self, node: str) -> None:
@@ -130,12 +156,17 @@ class FakeCluster:
         return self.network.now
 
     def start(
-        self, name: str, own: GoldTrees | None = None, events: Events | None = None, skew_s: float = 0.0
+        self,
+        name: str,
+        own: GoldTrees | None = None,
+        events: Events | None = None,
+        skew_s: float = 0.0,
+        table: Table | None = None,
     ) -> FakeNode:
         trees = self.make_trees(self.bounds.max_nodes)
         if own is not None:
             trees.own, trees._moved = own.own, True
-        node = FakeNode(self, name, trees, events or Events(), skew_s)
+        node = FakeNode(self, name, trees, events or Events(), skew_s, Table() if table is None else table)
         self.nodes.append(node)
         self.lives[node.epoch] = node
         return node
@@ -217,6 +248,15 @@ class FakeCluster:
                     ]
                     truth = sum(map(Counter, parts), Counter())
                     assert series.sums.get((number, sign), Counter()) == truth, (self.now, node.name, window)
+
+    def check_overrides(self) -> None:
+        """All nodes have the same overrides, of each prefix the one that was changed last."""
+        latest = Table()
+        for node in self.nodes:
+            latest.merge(node._entries())
+        for node in self.nodes:
+            now = node.utc() + 1.5  # what ends just now has ended on some
+            assert node.table.holding(now) == latest.holding(now), (self.now, node.name)
 
     def says(self, other: FakeNode, node: FakeNode, key: SeriesKey) -> bool:
         """Whether a node says a series to another one that counts it."""

@@ -4,6 +4,7 @@
     frames        what one node says to the others, as bytes
     window_records, windows   the windows of one node: as bytes, and as one state
     host_series   the series of this host: what is said of them, and where the windows of other nodes are counted
+    host_overrides  the overrides of this host: what is said of them, and what is taken of those of other nodes
     sender        what this node says, and when
     replica       the copy of what another node has said, and what is missing of it
     node_state    what is known of another node
@@ -11,6 +12,7 @@
     own_name      whether another node has the name of this one
     bounds        what the other nodes may take of this agent
     receiver      what the other nodes say: epochs, leases
+    repeating     what is done on a thread of its own
     stand_still   whether this host stood still, so that the others were not heard
     engine        what carries frames between nodes: its calls, its settings, its making by name
     certificates  whether a node's certificate is what other nodes will take

@@ -1,4 +1,4 @@
-"""The agent of a host: it says to the other nodes what this host counts, and keeps what they count.
+"""The agent of a host: it says to the other nodes what this host counts, and keeps what they count. Overrides too.
 
     engine's threads -- frames --> Inbox --> the loop: Receiver, Sender -- frames --> engine
                                                | nodes whose snapshot is wanted
@@ -6,7 +6,8 @@
                                              threads that ask --> Receiver
 
 One loop has the sender, the receiver and the trees of the nodes. The engine's threads put frames into the inbox, which
-has an end; the oldest frame gives way, and the sequence numbers show that it is missing.
+has an end; the oldest frame gives way, and the sequence numbers show that it is missing. A thread reads and writes the
+overrides of this host.
 
 Lock rule: `_lock` is held for each use of the sender and the receiver: by the loop, by the engine's threads, and by
 those that ask. No frame is sent, and no answer awaited, under it.
@@ -28,10 +29,12 @@ from inbound_audit.cluster.asking import Asking
 from inbound_audit.cluster.change_log import ChangeLog, about, about_windows, in_hex
 from inbound_audit.cluster.engine import Engine, EngineSettings, single_join_warning
 from inbound_audit.cluster.frames import may_wait
+from inbound_audit.cluster.host_overrides import HostOverrides
 from inbound_audit.cluster.host_series import HostSeries
 from inbound_audit.cluster.inbox import MAX_FRAMES_A_STEP, Arrived, Inbox
 from inbound_audit.cluster.node_state import State
 from inbound_audit.cluster.receiver import Receiver
+from inbound_audit.cluster.repeating import Repeating
 from inbound_audit.cluster.sender import Sender
 from inbound_audit.cluster.stand_still import StandStill
 from inbound_audit.errors import CapacityError, ClusterError
@@ -53,6 +56,9 @@ since to wake up costs more than to handle one; the other nodes wait longer than
 
 MIN_SUMMED = 50
 """With so many other nodes their sum is kept as a tree of its own, which a process counts in place of theirs."""
+
+OVERRIDES_S = 0.1
+"""Seconds between two looks at the overrides of this host."""
 
 CHORES_S = 1.0
 """Seconds between two checks of what need not be checked at each step."""
@@ -90,6 +96,7 @@ class Agent:
         self._inbox = Inbox()
         self._lock = threading.Lock()
         self._asking = Asking(self._ask, self._answered)
+        self._carrying_out = Repeating(self._overrides.carry_out, OVERRIDES_S)
         self._engine: Engine | None = None
         self._stops = self._reloads = False
         self._linked: bool | None = None
@@ -108,8 +115,14 @@ class Agent:
         epoch = secrets.randbits(63) + 1
         self._series = HostSeries(self._trees, monitors, is_manager)
         # The time of a walk in which others had the processor says nothing of what the next one costs.
-        self._sender = Sender(epoch, self._trees, time.monotonic, self._series.said.values(), cost=time.thread_time)
-        self._receiver = Receiver(self._settings.node, epoch, self._trees, time.monotonic, series=self._series)
+        self._overrides = HostOverrides(
+            lambda: self._audit._overrides.entries(), lambda entries: self._audit._overrides.take(entries)
+        )
+        said, overrides = self._series.said.values(), self._overrides
+        self._sender = Sender(epoch, self._trees, time.monotonic, said, cost=time.thread_time, overrides=overrides)
+        self._receiver = Receiver(
+            self._settings.node, epoch, self._trees, time.monotonic, series=self._series, overrides=overrides
+        )
 
     # ---- from any thread, and from signal handlers
 
@@ -153,6 +166,7 @@ class Agent:
         be started, and what `chore` raises."""
         try:
             self._asking.start()
+            self._carrying_out.start()
             with self._lock:
                 self._series.find()  # before the first word: the others keep what an agent before this one has said
             self._open(self._make_engine(self._settings))
@@ -173,6 +187,7 @@ class Agent:
             if requests.COMMANDS.get("cluster") is self._command:
                 del requests.COMMANDS["cluster"]
             self._asking.close()
+            self._carrying_out.close()
             if self._engine is not None:
                 self._engine.close()
             self._audit.close()

@@ -5,17 +5,18 @@ All numbers are little-endian. A frame has at most MAX_FRAME_BYTES.
     4s  magic         b"ibac"
     u8  version       1
     u8  type          of FrameType
-    u16 tree          what is counted: 0: sessions; 1: windows; 2: windows for managers
+    u16 tree          what it is about: 0: sessions; 1: windows; 2: windows for managers; 3: overrides
     u64 epoch         random, new at each start of an agent
-    u64 seq           the number of this frame; of a snapshot: of the last delta that is in it; of a clock: of the frame
-                      before it
+    u64 seq           the number of this frame; of a snapshot: of the last delta that is in it; of a clock and
+                      of overrides: of the frame before it
     u64 base          the number of the delta of this tree before this frame; of a snapshot: part (u32), parts (u32); of
-                      a clock: its milliseconds since 1970
+                      a clock: its milliseconds since 1970; of overrides: 0
     u32 age           milliseconds since the start of the agent
     u32 hosts         \\
     u64 total          > of the state that this frame leads to; of a clock: 0
     u64 digest        /
-        records       of a delta and of a part of a snapshot (node_trees.py; of windows: window_records.py)
+        records       of a delta and of a part of a snapshot (node_trees.py; of windows: window_records.py); of
+                      overrides, and of a part of a snapshot of them: lines (overrides/entry.py)
     u32 crc           CRC-32 of all bytes before it
 
 Each version begins with the magic and the version, and ends with the CRC. A frame of a type that is not known is
@@ -35,7 +36,8 @@ from inbound_audit.errors import InboundAuditError
 
 VERSION = 1
 SESSIONS = 0
-"""The tree of frames about sessions; `host_series` has the others."""
+"""The tree of frames about sessions; `host_series` has those of windows."""
+OVERRIDES = 3
 MAX_FRAME_BYTES = 256 * 1024
 MAX_PARTS = 256
 """Parts of a snapshot, of all trees together: 64 MiB, enough for 2,700,000 hosts of IPv6 at 24 bytes each."""
@@ -66,13 +68,19 @@ class OtherVersionError(FrameError):
 
 class FrameType(IntEnum):
     """What a frame is for. A goodbye is the last frame of an agent that ends in order. A clock says the time by which
-    this node numbers its windows, and changes nothing."""
+    this node numbers its windows, and changes nothing. Overrides has those that are new, or none; `hosts` and `total`
+    say how many this node has, and the digest is of all of them."""
 
     DELTA = 1
     SNAPSHOT = 2
     HEARTBEAT = 3
     GOODBYE = 4
     CLOCK = 5
+    OVERRIDES = 6
+
+
+_TYPES = frozenset(FrameType)
+_MAY_WAIT = (FrameType.HEARTBEAT, FrameType.CLOCK, FrameType.OVERRIDES)
 
 
 class Frame(NamedTuple):
@@ -105,8 +113,9 @@ def is_name(text: str) -> bool:
 
 
 def may_wait(data: bytes) -> bool:
-    """Whether these bytes look like a heartbeat or a clock, which change nothing. They are not checked."""
-    return len(data) == MIN_FRAME_BYTES and data[_TYPE_AT] in (FrameType.HEARTBEAT, FrameType.CLOCK)
+    """Whether these bytes look like a frame that changes nothing: a heartbeat, a clock, or overrides of which none is
+    new. They are not checked."""
+    return len(data) == MIN_FRAME_BYTES and data[_TYPE_AT] in _MAY_WAIT
 
 
 def pack(frame: Frame) -> bytes:
@@ -147,13 +156,13 @@ def _check(frame: Frame) -> None:
     if frame.type == FrameType.SNAPSHOT:
         if not frame.part < frame.parts <= MAX_PARTS:
             raise FrameError(f"part {frame.part} of {frame.parts}; a snapshot has at most {MAX_PARTS}")
-    elif frame.type not in (FrameType.DELTA, FrameType.HEARTBEAT, FrameType.GOODBYE, FrameType.CLOCK):
+    elif frame.type not in _TYPES:
         raise FrameError(f"a frame of type {frame.type}")
     elif frame.clock_ms > MAX_CLOCK_MS:
         raise FrameError(f"{frame.clock_ms} ms since 1970: no clock gives that time")
     elif frame.base >= frame.seq:
         raise FrameError("a frame that comes before the state it builds on")
-    elif (frame.type == FrameType.DELTA) != bool(frame.records):
+    elif frame.type != FrameType.OVERRIDES and (frame.type == FrameType.DELTA) != bool(frame.records):
         raise FrameError("a change without records, or records without a change")
     if frame.hosts > frame.total or (frame.hosts == 0) != (frame.total == 0):
         raise FrameError(f"{frame.hosts:,} hosts with a count of {frame.total:,}")

@@ -28,7 +28,8 @@ MAX_JITTER_S = 0.4
 FRAME_COST_BYTES = 8192
 """What a frame counts in a node's bound of bytes per second beside its own."""
 WINDOW_COST_BYTES = 1024
-"""What a window of which a frame says something counts there: to make and to drop its tree takes 40 microseconds."""
+"""What a window of which a frame says something counts there: to make and to drop its tree takes 40 microseconds. And
+what a line of overrides counts: to read it takes 15."""
 
 
 class State(IntEnum):
@@ -80,6 +81,9 @@ class NodeState:
     allowance: float = 0.0
     ask_at: float = 0.0
     ask_pause: float = MIN_ASK_S
+    overrides_ask_at: float = 0.0
+    """When it may be asked again because its overrides differ from those of this host."""
+    overrides_pause: float = 0.0
 
     @property
     def hosts(self) -> int:
@@ -152,7 +156,7 @@ class NodeState:
         return True
 
     def charge(self, windows: int, max_bytes_per_s: int) -> None:
-        """Counts so many windows in that bound."""
+        """Counts so many windows, or lines, in that bound."""
         self.allowance += windows * WINDOW_COST_BYTES / max_bytes_per_s
 
     def charge_answer(self, sizes: list[int], max_bytes_per_s: int, burst_s: int, now: float) -> None:

@@ -14,7 +14,8 @@ from inbound_audit.cluster import frames
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.clock_difference import ClockDifference
 from inbound_audit.cluster.copies import Copies
-from inbound_audit.cluster.frames import SESSIONS, Frame, FrameError, FrameType, OtherVersionError
+from inbound_audit.cluster.frames import OVERRIDES, SESSIONS, Frame, FrameError, FrameType, OtherVersionError
+from inbound_audit.cluster.host_overrides import HostOverrides
 from inbound_audit.cluster.host_series import HostSeries
 from inbound_audit.cluster.leases import lease_s
 from inbound_audit.cluster.node_state import COUNTED, NodeState, State
@@ -47,6 +48,7 @@ class Receiver:
         bounds: what the others may take.
         series: the series of this host; without them no windows of other nodes are counted.
         utc: the clock that numbers this host's windows, in seconds since 1970.
+        overrides: those of this host; without them none of other nodes are taken.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Receiver:
         bounds: Bounds = Bounds(),  # noqa: B008 - it is immutable
         series: HostSeries | None = None,
         utc: Callable[[], float] = time.time,
+        overrides: HostOverrides | None = None,
     ) -> None:
         self.node = node
         self.bounds = bounds
@@ -67,6 +70,7 @@ class Receiver:
         self.dropped = 0
         """Frames of nodes that are not listed."""
         self.copies = Copies(bounds, series)
+        self._overrides = overrides
         self._trees = trees
         self._utc_at: Callable[[float], float] = lambda at: utc() - clock() + at
         self._own = OwnName(epoch, clock())
@@ -102,6 +106,9 @@ class Receiver:
             if frame.type == FrameType.CLOCK:
                 self._note_clock(state, frame, now)
                 return
+            if frame.type == FrameType.OVERRIDES:
+                self._note_overrides(state, frame, now)
+                return
             state = state or self._new(node, now)
             if state is self.nodes[self.node]:
                 self._own.hear(frame, now)
@@ -111,8 +118,14 @@ class Receiver:
 
     def _note_clock(self, state: NodeState | None, frame: Frame, now: float) -> None:
         """It is no sign of life. One that a later frame has overtaken is not taken: that clock may be another now."""
-        if state is not None and state.state in COUNTED and state.epoch == frame.epoch and frame.seq >= state.seq:
+        if state is not None and _is_counted(state, frame) and frame.seq >= state.seq:
             state.clock.note(frame.clock_ms / 1000 - self._utc_at(now), now)
+
+    def _note_overrides(self, state: NodeState | None, frame: Frame, now: float) -> None:
+        """It is no sign of life. What it says stays true, whatever has overtaken it."""
+        if self._overrides is not None and state is not None and _is_counted(state, frame):
+            state.charge(frame.records.count(b"\n"), self.bounds.max_bytes_per_s)
+            self._overrides.heard(state, frame, now)
 
     def answered(self, node: str, parts: Sequence[bytes] | None, now: float) -> None:
         """Takes a node's answer to `asks`: all parts of its snapshot, or None if there was no answer."""
@@ -130,7 +143,12 @@ class Receiver:
             state.drop(str(error))
             return
         for first, records in snapshots:
-            if first.epoch == state.epoch and state.state in COUNTED:
+            if not _is_counted(state, first):
+                continue
+            if first.tree == OVERRIDES and self._overrides is not None:
+                for lines in records:
+                    self._overrides.put(node, lines)
+            else:
                 self.copies.change(state, first, now, records)
 
     def gone(self, node: str, now: float) -> None:
@@ -171,7 +189,10 @@ class Receiver:
     def asks(self, now: float, asked: Collection[str] = ()) -> list[str]:
         """Returns the nodes whose snapshot is to be asked for now, without those of which one is on its way (`asked`).
         Each is named at most once per MIN_ASK_S. O(nodes of which something is missing)."""
-        return [state.name for state in self.copies.incomplete() if state.name not in asked and state.wants(now)]
+        found = [state.name for state in self.copies.incomplete() if state.name not in asked and state.wants(now)]
+        if self._overrides is not None:
+            found += self._overrides.asks({*asked, *found})
+        return found
 
     def move(self, trees: NodeTrees) -> None:
         """Goes on in other trees, without the nodes that are lost. What the old ones hold is not changed."""
@@ -307,3 +328,8 @@ class Receiver:
         state.clock = ClockDifference()
         state.lost_at = now
         state.say(State.LOST)
+
+
+def _is_counted(state: NodeState, frame: Frame) -> bool:
+    """Whether the node is counted, and the frame is of its last start."""
+    return state.state in COUNTED and state.epoch == frame.epoch

@@ -4,7 +4,7 @@ A frame leaves as soon as something has changed, but not before a pause after th
 number of nodes, because each frame costs each of them time, and with the processor time of a walk over this host's
 trees.
 Sessions and windows are said apart from one another, in frames of trees of their own. Frames are numbered together.
-With windows goes the clock by which they are numbered.
+With windows goes the clock by which they are numbered. Overrides have frames of a type of their own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from inbound_audit.cluster.frames import (
     MAX_CLOCK_MS,
     MAX_PARTS,
     MAX_RECORDS_BYTES,
+    OVERRIDES,
     SESSIONS,
     Frame,
     FrameType,
     pack,
 )
+from inbound_audit.cluster.host_overrides import HostOverrides
 from inbound_audit.cluster.leases import HEARTBEAT_S, heartbeat_s
 from inbound_audit.cluster.node_trees import Counts, NodeTrees, all_records
 from inbound_audit.errors import CapacityError
@@ -158,6 +160,7 @@ class Sender:
         windows: what is said apart from the sessions.
         cost: the seconds of the processor that this thread has used; without it, the time of `clock`.
         utc: the clock that numbers windows, in seconds since 1970.
+        overrides: those of this host.
     """
 
     def __init__(
@@ -168,6 +171,7 @@ class Sender:
         windows: Iterable[Source] = (),
         cost: Callable[[], float] | None = None,
         utc: Callable[[], float] = time.time,
+        overrides: HostOverrides | None = None,
     ) -> None:
         self.epoch = epoch
         self.nodes = 1
@@ -177,6 +181,7 @@ class Sender:
         self._clock = clock
         self._cost = clock if cost is None else cost
         self._utc = utc
+        self._overrides = overrides
         self._began = clock()
         self._first = True
         self._seq = 0
@@ -215,7 +220,8 @@ class Sender:
             return []
         said = [frame for stream in self._streams for frame in self._of(stream, now)]
         self._first = False
-        return said
+        lines = None if self._overrides is None else self._overrides.words(now, self.nodes)
+        return said if lines is None else [*said, pack(self._overrides_frame(FrameType.OVERRIDES, lines))]
 
     def snapshot(self) -> list[bytes]:
         """Returns all that was said until now, in parts, of each tree: the answer to a node that has missed something.
@@ -228,9 +234,11 @@ class Sender:
             parts = all_records(stream.said, MAX_RECORDS_BYTES)
             if len(answer) + len(parts) <= MAX_PARTS:
                 frame = self._frame(FrameType.SNAPSHOT, stream, stream.content)  # model: cluster/answer
-                answer += [
-                    pack(frame._replace(records=part, part=at, parts=len(parts))) for at, part in enumerate(parts)
-                ]
+                answer += _parts(frame, parts)
+        if not self.silent and self._overrides:
+            parts = self._overrides.parts()
+            if len(answer) + len(parts) <= MAX_PARTS:
+                answer += _parts(self._overrides_frame(FrameType.SNAPSHOT), parts)
         return answer
 
     def goodbye(self) -> bytes:
@@ -262,7 +270,17 @@ class Sender:
         frame = self._frame(FrameType.CLOCK, stream, self._seq)._replace(hosts=0, total=0, digest=0)
         return pack(frame._replace(clock_ms=min(max(int(1000 * self._utc()), 0), MAX_CLOCK_MS)))
 
+    def _overrides_frame(self, type_: FrameType, lines: bytes = b"") -> Frame:
+        assert self._overrides is not None
+        number, digest = len(self._overrides), self._overrides.digest
+        frame = self._frame(type_, self._sessions, self._seq)
+        return frame._replace(tree=OVERRIDES, hosts=number, total=number, digest=digest, records=lines)
+
     def _frame(self, type_: FrameType, stream: Stream, seq: int) -> Frame:
         age = min(int((self._clock() - self._began) * 1000), MAX_AGE_MS)
         said = stream.said
         return Frame(type_, self.epoch, seq, 0, age, said.hosts, said.total, said.digest, tree=stream.number)
+
+
+def _parts(frame: Frame, parts: list[bytes]) -> list[bytes]:
+    return [pack(frame._replace(records=part, part=at, parts=len(parts))) for at, part in enumerate(parts)]

@@ -37,6 +37,10 @@ DENIAL_INTERVAL_S = 0.2
 
 NO_END_US = (1 << 63) - 1
 
+MAX_FROM_NODES, MAX_BYTES_FROM_NODES = _ipcount.MAX_OVERRIDES * 4 // 5, files.MAX_BYTES * 3 // 4
+"""Of other nodes none is taken that would be one more than these, or bytes of lines beyond these: the rest of the room
+is this host's own."""
+
 Wish = tuple[Key, str, float | None, str]
 """A prefix, "deny", "allow" or "lift", for how many seconds, and why."""
 
@@ -110,6 +114,12 @@ class AuditOverrides:
         with shared_lock:
             return self._table.decisions(self._now())
 
+    def entries(self) -> list[tuple[Key, Entry]]:
+        """What says something now: overrides, and that some were lifted. O(overrides)."""
+        with shared_lock:
+            now = self._now()
+            return [item for item in self._table.items() if item[1].is_kept(now)]
+
     def decision_for(self, address: str) -> Decision | None:
         # Without the lock: a connection that is denied is asked about, and a change may wait for a disk.
         return self._table.decision_for(_ipcount.parse_prefix(address), self._now())
@@ -124,7 +134,14 @@ class AuditOverrides:
         next scan), or can't write its copy: both are logged.
         """
         now = self._now()
-        edit = partial(changes_for, list(wishes), by, now)
+        return self._carry_out(partial(changes_for, list(wishes), by, now), now)
+
+    def take(self, entries: Iterable[tuple[Key, Entry]]) -> bool:
+        """Takes over what other nodes have said, as far as it is later. Returns and raises as `change`."""
+        found = list(entries)
+        return self._carry_out(lambda table: table.later(found, MAX_FROM_NODES, MAX_BYTES_FROM_NODES), self._now())
+
+    def _carry_out(self, edit: files.Edit, now: float) -> bool:
         with self._place_of() as place:
             if place is None:
                 with shared_lock:

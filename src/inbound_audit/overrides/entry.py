@@ -37,7 +37,7 @@ Key = tuple[int, bytes, int]
 class Decision(NamedTuple):
     """An override that holds. Times are in seconds since 1970; `until` is None if it does not end.
 
-    `by`: ``user@host``, or "limit" if a limit said ``then deny``.
+    `by`: ``user@host``, or "limit" if a limit said ``then deny``. `node`: the host on which it was made.
     """
 
     prefix: str
@@ -46,6 +46,7 @@ class Decision(NamedTuple):
     why: str
     since: float
     by: str
+    node: str
 
 
 class Entry(NamedTuple):
@@ -73,7 +74,7 @@ class Entry(NamedTuple):
 
     @property
     def decision(self) -> Decision:
-        return Decision(self.prefix, "allow" if self.action == "allow" else "deny", *self[2:6])
+        return Decision(self.prefix, "allow" if self.action == "allow" else "deny", *self[2:6], self.node)
 
     def holds(self, now: float) -> bool:
         """Whether it decides about connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import inf
 
 from inbound_audit._ipcount import MAX_OVERRIDES
 from inbound_audit.errors import CapacityError
@@ -15,20 +16,32 @@ class Table(dict[Key, Entry]):
     def merge(self, entries: Iterable[tuple[Key, Entry]]) -> bool:
         """Takes over what is later. Returns whether anything was. Without room, an override takes the place of what was
         lifted first; all else that is new is left out. O(n log n)."""
-        changed = False
+        return bool(self.later(entries, MAX_OVERRIDES))
+
+    def later(
+        self, entries: Iterable[tuple[Key, Entry]], most: int, most_bytes: float = inf
+    ) -> list[tuple[Key, Entry]]:
+        """As `merge`, within so many entries and bytes of lines. Returns what was taken."""
+        room = most_bytes if most_bytes == inf else most_bytes - sum(len(entry.line()) for entry in self.values())
+        taken: list[tuple[Key, Entry]] = []
         lifted: Iterator[Key] | None = None
         for key, entry in entries:
             before = self.get(key)
-            if before is None and len(self) >= MAX_OVERRIDES:
+            if before is not None and before.order >= entry.order:
+                continue
+            more = 0 if room == inf else len(entry.line()) - (0 if before is None else len(before.line()))
+            if more > room:
+                continue
+            if before is None and len(self) >= most:
                 lifted = self._lifted() if lifted is None else lifted
                 oldest = None if entry.action == "lift" else next(lifted, None)
                 if oldest is None:
                     continue
                 del self[oldest]
-            if before is None or before.order < entry.order:
-                self[key] = entry
-                changed = True
-        return changed
+            room -= more
+            self[key] = entry
+            taken.append((key, entry))
+        return taken
 
     def forget(self, now: float) -> None:
         """Drops what says nothing any more."""

@@ -37,6 +37,8 @@ def any_frames(draw: st.DrawFn) -> Frame:
         return frame._replace(records=draw(st.binary(min_size=1)))
     if kind == FrameType.CLOCK:
         return frame._replace(base=0, clock_ms=draw(st.integers(0, frames.MAX_CLOCK_MS)))
+    if kind == FrameType.OVERRIDES:
+        return frame._replace(records=draw(st.binary()))
     if kind == FrameType.SNAPSHOT:
         parts = draw(st.integers(1, frames.MAX_PARTS))
         part = draw(st.integers(0, parts - 1))
@@ -69,6 +71,15 @@ def test_the_bytes_of_a_clock_stay_what_they_are() -> None:
     assert pack(frame).hex() == (
         "69626163 01 05 0100 0807060504030201 0900000000000000 e02e8720a2010000 e8030000 00000000"
         "0000000000000000 0000000000000000 e65ab671"
+    ).replace(" ", "")
+
+
+def test_the_bytes_of_overrides_stay_what_they_are() -> None:
+    """As those of a clock: an agent that does not know this type drops the frame."""
+    frame = Frame(FrameType.OVERRIDES, 0x0102030405060708, 9, 0, 1000, 2, 2, 0xAABB, b"{}\n", tree=3)
+    assert pack(frame).hex() == (
+        "69626163 01 06 0300 0807060504030201 0900000000000000 0000000000000000 e8030000 02000000"
+        "0200000000000000 bbaa000000000000 7b7d0a 6f0c8b4a"
     ).replace(" ", "")
 
 
@@ -119,7 +130,7 @@ PART = Frame(FrameType.SNAPSHOT, 1, 2, 0, 0, 1, 1, 0, b"records", 0, 1)
     ("frame", "why"),
     [
         (GOOD._replace(type=0), "type 0"),
-        (GOOD._replace(type=6), "type 6"),
+        (GOOD._replace(type=7), "type 7"),
         (GOOD._replace(base=2), "before the state"),
         (GOOD._replace(base=2**64 - 1), "before the state"),
         (GOOD._replace(records=b""), "without records"),
