@@ -105,8 +105,10 @@ class GuardServer(service.Service):
 
         def use() -> None:
             self._sessions.route_to_python()
-            use_policy()
-            self._sessions.route()
+            try:
+                use_policy()
+            finally:  # the policy that is in use has its route, also if that is the old one
+                self._sessions.route()
 
         return use
 
