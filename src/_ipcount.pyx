@@ -68,6 +68,7 @@ cimport inbound_audit._core.gate_connection as gate_connection
 cimport inbound_audit._core.gate_lane as gate_lane
 cimport inbound_audit._core.gate as gate
 cimport inbound_audit._core.forward_model as forward_model
+cimport inbound_audit._core.forward_flow as forward_flow
 cimport inbound_audit._core.forward as forward
 from inbound_audit._core.bits cimport u8, u16, u32, u64
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -59,6 +60,30 @@ def fronted(listener: Listener, limits: Limits | None = None, **options: object)
         gate = held.enter_context(Gate(listener, limits, [bound]))
         gate.forward_to(forwarder)
         yield Front(gate, forwarder, bound.getsockname()[1], server)
+
+
+class Pairs:
+    """The sockets that a forwarder which is made meanwhile waits on, and that it wakes Python by."""
+
+    NAMES = ("inbox reads", "inbox writes", "news reads", "news writes")  # as they are opened
+
+    def __init__(self) -> None:
+        self._before = self._all()
+        self.number: dict[str, int] = {}
+
+    def find(self, *others: socket.socket) -> None:
+        """`others` were made meanwhile, too."""
+        found = self._all() - self._before - {each.fileno() for each in others}
+        self.number = dict(zip(self.NAMES, sorted(found), strict=True))
+
+    @staticmethod
+    def _all() -> set[int]:
+        found = set()
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing
+                if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                    found.add(int(name))
+        return found
 
 
 def resets(one: socket.socket) -> None:

@@ -8,7 +8,7 @@
 
 #include "gate.h"
 
-enum { IA_PIPE_BYTES = 1 << 16 };
+enum { IA_PIPE_BYTES = 1 << 16, IA_FEW_BYTES = 1 << 12 };
 
 struct ia_target {
     struct sockaddr_storage address;
@@ -59,16 +59,33 @@ static inline int64_t ia_splice(int from, int to, size_t most)
     return moved < 0 ? -errno : moved;
 }
 
+/* Copies what `splice` does not move: in Linux it stops at an urgent byte (MSG_OOB), as if nothing came after it. The byte
+   keeps its place in the stream, and that it is urgent is lost. `to` is an empty pipe, which has room for IA_FEW_BYTES. */
+static inline int64_t ia_copy(int from, int to)
+{
+    const int on = 1;
+    char bytes[IA_FEW_BYTES];
+    ssize_t got, put;
+    setsockopt(from, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on);
+    got = recv(from, bytes, sizeof bytes, MSG_DONTWAIT);
+    if (got <= 0)
+        return got < 0 ? -errno : 0;
+    put = write(to, bytes, (size_t)got);
+    return put < 0 ? -errno : put == got ? got : -EIO;
+}
+
 /* From now on each change of a socket is reported once: see epoll(7), EPOLLET. */
 static inline int ia_watch_changes(int epoll, int fd, uint64_t number)
 {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | (uint32_t)EPOLLET, .data = {.u64 = number}};
+    const uint32_t changes = EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP | (uint32_t)EPOLLET;
+    struct epoll_event event = {.events = changes, .data = {.u64 = number}};
     return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
 }
 #else
-enum { EPOLLRDHUP = 1 << 13, EPOLLERR = 8, EPOLLHUP = 16 };
+enum { EPOLLPRI = 2, EPOLLRDHUP = 1 << 13, EPOLLERR = 8, EPOLLHUP = 16 };
 static inline int ia_pipe(int *ends) { return ends ? -ENOTSUP : 0; }
 static inline int64_t ia_splice(int from, int to, size_t most) { return from + to + (int)most ? -ENOTSUP : -EINVAL; }
+static inline int64_t ia_copy(int from, int to) { return ia_splice(from, to, IA_FEW_BYTES); }
 static inline int ia_watch_changes(int epoll, int fd, uint64_t number) { return ia_watch(epoll, fd, number, 0); }
 #endif
 
@@ -155,6 +172,14 @@ static inline int ia_send_all(int fd, const char *bytes, size_t size)
 {
     const ssize_t sent = size ? send(fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
     return sent < 0 ? -errno : (size_t)sent == size ? 0 : -EAGAIN;
+}
+
+/* Reads what is there, and drops it: how much, 0 at the end of the stream, or -errno. */
+static inline int64_t ia_drop(int fd)
+{
+    char away[IA_READ_MOST];
+    const ssize_t got = recv(fd, away, sizeof away, MSG_DONTWAIT);
+    return got < 0 ? -errno : got;
 }
 
 /* The peer's stream ends here once it has what was sent. */

@@ -15,7 +15,8 @@ What holds between two batches:
     The count of any other is Python's, which gets the flow at once when it has ended.
 
 Other code of the process may close any of these descriptors. A flow that has lost one ends. An epoll is made anew, and
-so is one that can't forget a number. An inbox that is lost takes nothing any more; flows go on.
+so is one that can't forget a number. An inbox that is lost, or whose news are, takes nothing any more, and Python is
+told so. Flows go on, and so does what waits in it.
 
 Lock rule: `Mover.lock` is held for a batch: no call in it waits, but for the writer lock of a tree. Under it the locks
 of the inbox and of the news are taken, whose holders wait for nothing. A fork comes between two batches: one of which
@@ -26,12 +27,13 @@ from libc.errno cimport EINTR, ENOMEM
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free
 
-from inbound_audit._core.bits cimport u8, u16, u32, u64, acquire32, fetch_add64, load64, publish32, store32
+from inbound_audit._core.bits cimport u8, u16, u32, u64, acquire32, fetch_add64, load32, load64, publish32, store32
 from inbound_audit._core.forward_flow cimport (
-    begin_flow, bury, end_all_flows, end_late_flows, note_failure, serve_flow, take_turn, watch_changes,
+    begin_flow, bury, check_news, end_all_flows, end_late_flows, note_failure, report, serve_flow, take_turn,
+    watch_changes,
 )
 from inbound_audit._core.forward_model cimport (
-    ARRIVED, CONNECTING, END, ENDED, MAX_TAKEN, MOVING, REFUSED, Flow, Forwarder, Mover, Place, Target,
+    ARRIVED, CONNECTING, END, ENDED, EPOLLHUP, MAX_TAKEN, MOVING, REFUSED, Flow, Forwarder, Mover, Place, Target,
 )
 from inbound_audit._core.forward_pipe cimport close_pipe, close_pipes, no_pipe
 from inbound_audit._core.gate cimport (
@@ -69,9 +71,11 @@ cdef inline void close_epoll(Mover *m) noexcept nogil:
 
 
 cdef inline int watch_inbox(Mover *m) noexcept nogil:
-    """Returns 0, or -errno. A lost inbox is watched no more."""
+    """Returns 0, or -errno. A lost inbox is watched no more: its end would be reported for ever."""
     cdef Forwarder *w = m.forwarder
     cdef int code = 0
+    if is_lost(&w.inbox):
+        return 0
     if is_own(&w.inbox.writes):
         code = watch_end(m.epoll, w.inbox.writes.fd, END)
     if code == 0 and is_own(&w.inbox.reads):
@@ -131,11 +135,10 @@ cdef inline void take_arrived(Mover *m) noexcept nogil:
 
 cdef inline void serve_event(Mover *m, const Event *e) noexcept nogil:
     cdef u64 number = e.data.u64
-    if number == ARRIVED:
-        take_arrived(m)
-    elif number == END:
+    if number == END or (number == ARRIVED and e.events & <u32>EPOLLHUP):
         store32(&m.forwarder.inbox.lost, 1)  # the forwarder does not stop, so the stream has ended
-        m.is_stale = True
+    elif number == ARRIVED:
+        take_arrived(m)
     else:
         serve_flow(m, <Flow *><uintptr_t>(number & ~<u64>1), <int>(number & 1), e.events)
 
@@ -155,6 +158,14 @@ cdef inline void take_turns(Mover *m) noexcept nogil:
         f = after
 
 
+cdef inline void leave_inbox(Mover *m) noexcept nogil:
+    """It is lost: it is watched no more, and Python is told once."""
+    if not m.left_inbox:
+        m.left_inbox = m.is_stale = True
+        report(m.forwarder, NULL)
+    take_arrived(m)
+
+
 cdef inline void serve_time(Mover *m) noexcept nogil:
     """What is due at some time."""
     end_late_flows(m, CONNECTING, m.forwarder.connect_ms)
@@ -164,11 +175,16 @@ cdef inline void serve_time(Mover *m) noexcept nogil:
         m.checked_ms = monotonic_ms()
         if not is_lost(&m.forwarder.inbox):
             check_queue(&m.forwarder.inbox)
+            check_news(m.forwarder)
+    if is_lost(&m.forwarder.inbox):
+        leave_inbox(m)
 
 
 cdef inline int wait_ms(const Mover *m) noexcept nogil:
     if m.going_on != NULL:
         return REST_MS if m.rests else 0
+    if m.left_inbox:  # no event says any more that it has connections, or that the forwarder stops
+        return SOON_MS if load32(&m.forwarder.inbox.size) == 0 else 0
     return CHECK_MS if m.list[CONNECTING].oldest == NULL and m.list[REFUSED].oldest == NULL else SOON_MS
 
 

@@ -11,6 +11,7 @@ What holds between two batches:
   * the end of a stream is carried on after its last byte. A flow ends when both ends were carried on; when a side was
     reset, which resets the other; or when its time is over.
   * `readable` and `writable` are false only if the system has said so since the last event of that socket.
+  * an urgent byte keeps its place in the stream. The other side is not told that it is urgent.
   * a client that the flow counts is counted until right before its socket is closed.
 
 Lock rule: the caller holds `Mover.lock`. The tree is changed under its writer lock, as by `Session`; its holder waits
@@ -26,12 +27,12 @@ from inbound_audit._core.address cimport from_packed
 from inbound_audit._core.bits cimport u32, u64, exchange32, fetch_add64, load32, store32
 from inbound_audit._core.forward_header cimport MAX_HEADER_BYTES, Ends, write_header
 from inbound_audit._core.forward_model cimport (
-    BACK_END, CLIENT, CONNECTING, ENDED, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MAX_ROUNDS, MOVING,
-    NO_HEADER, PIPE_BYTES, REFUSED, V2, Flow, FlowList, Forwarder, Mover, Place, Side, Target,
+    BACK_END, CLIENT, CONNECTING, ENDED, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP,
+    MAX_ROUNDS, MOVING, NO_HEADER, PIPE_BYTES, REFUSED, V2, Flow, FlowList, Forwarder, Mover, Place, Side, Target,
 )
-from inbound_audit._core.forward_pipe cimport close_pipe, give_back, is_whole, no_pipe, splice, take_pipe
+from inbound_audit._core.forward_pipe cimport close_pipe, copy_bytes, give_back, is_whole, no_pipe, splice, take_pipe
 from inbound_audit._core.gate_connection cimport Caller, send_reply, take_back
-from inbound_audit._core.gate_drain cimport abort_on_close, end_stream, read_away
+from inbound_audit._core.gate_drain cimport abort_on_close, end_stream
 from inbound_audit._core.gate_model cimport add_one, monotonic_ms, unwatch
 from inbound_audit._core.gate_queue cimport Connection, lock_mutex, unlock_mutex
 from inbound_audit._core.own_socket cimport close_file, close_socket, is_own, own, put_byte
@@ -47,6 +48,7 @@ cdef extern from "inbound_audit/_core/forward.h":
     int local_address "ia_local"(int, Caller *) noexcept nogil
     int send_all "ia_send_all"(int, const char *, size_t) noexcept nogil
     int end_sending "ia_end_sending"(int) noexcept nogil
+    int64_t drop_bytes "ia_drop"(int) noexcept nogil
 
 
 cdef inline void note_failure(Mover *m, int error) noexcept nogil:
@@ -100,8 +102,16 @@ cdef inline void show_news(Forwarder *w) noexcept nogil:
         w.shown = True
 
 
+cdef inline void check_news(Forwarder *w) noexcept nogil:
+    """Without them Python would not hear of an end, so that nothing more is taken: the inbox is lost."""
+    lock_mutex(&w.news_lock)
+    if not (is_own(&w.reads) and is_own(&w.writes)):
+        store32(&w.inbox.lost, 1)
+    unlock_mutex(&w.news_lock)
+
+
 cdef inline void report(Forwarder *w, Flow *ended) noexcept nogil:
-    """A flow that Python knows has ended; NULL: a back end has another state."""
+    """A flow that Python knows has ended; NULL: a back end has another state, or the inbox is lost."""
     lock_mutex(&w.news_lock)
     if ended != NULL:
         ended.next, w.ended = w.ended, ended
@@ -171,13 +181,15 @@ cdef inline int carry_end(Side *a, Side *b) noexcept nogil:
 cdef inline int fill_pipe(Mover *m, Side *a) noexcept nogil:
     """Moves bytes of side `a` into a pipe, which is its own then, or notes that no byte waits. Returns 0, or -errno."""
     cdef int64_t n = splice(a.socket.fd, m.pipe.writes, PIPE_BYTES)
+    if a.urgent and (n == -EAGAIN or n == 0) or n == 0 and not a.end_shown:
+        n = copy_bytes(a.socket.fd, m.pipe.writes)  # `splice` says both of a stream with an urgent byte, too
     if n > 0:
         a.held, a.pipe = <u32>n, m.pipe
         no_pipe(&m.pipe)
     elif n == 0:
         a.ended = True
     elif n == -EAGAIN:
-        a.readable = False
+        a.readable = a.urgent = False
     elif n != -EINTR:
         return <int>n
     return 0
@@ -254,6 +266,20 @@ cdef inline void move(Mover *m, Flow *f) noexcept nogil:
 
 # ---- finding a back end
 
+cdef inline void drain(Mover *m, Flow *f) noexcept nogil:
+    """Drops what a refused client has sent, and closes it at its end: bytes that are not read would reset it."""
+    cdef int64_t n
+    cdef int _n
+    for _n in range(MAX_ROUNDS):
+        n = drop_bytes(f.side[CLIENT].socket.fd)
+        if n == -EAGAIN:
+            return
+        if n <= 0 and n != -EINTR:
+            end_flow(m, f, False)
+            return
+    go_on(m, f)
+
+
 cdef inline void refuse(Mover *m, Flow *f) noexcept nogil:
     """The client is sent away. With a reply, it has a second to read it, and is not counted meanwhile."""
     cdef int fd = f.side[CLIENT].socket.fd
@@ -265,6 +291,7 @@ cdef inline void refuse(Mover *m, Flow *f) noexcept nogil:
     end_stream(fd)
     take_back(&f.c)
     enter_stage(m, f, REFUSED)
+    drain(m, f)
 
 
 cdef inline void note_unreachable(Mover *m, Flow *f, int error) noexcept nogil:
@@ -351,15 +378,6 @@ cdef inline bint keeps_side(const Side *s) noexcept nogil:
     return (s.socket.fd < 0 or is_own(&s.socket)) and (s.held == 0 or is_whole(&s.pipe))
 
 
-cdef inline bint drained(int fd) noexcept nogil:
-    """Reads what the client has sent, which may be more than one read takes, up to its end. Whether that has come."""
-    cdef int _n
-    for _n in range(MAX_ROUNDS):
-        if read_away(fd):
-            return True
-    return False
-
-
 cdef inline void take_turn(Mover *m, Flow *f) noexcept nogil:
     """Does what can be done for it now, without waiting."""
     if not (keeps_side(&f.side[CLIENT]) and keeps_side(&f.side[BACK_END])):
@@ -368,16 +386,20 @@ cdef inline void take_turn(Mover *m, Flow *f) noexcept nogil:
         move(m, f)
     elif f.stage == CONNECTING:
         finish_connecting(m, f)
-    elif f.stage == REFUSED and drained(f.side[CLIENT].socket.fd):
-        end_flow(m, f, False)
+    elif f.stage == REFUSED:
+        drain(m, f)
 
 
 cdef inline void serve_flow(Mover *m, Flow *f, int side, u32 events) noexcept nogil:
     cdef u32 trouble = events & <u32>(EPOLLERR | EPOLLHUP)
     if f.stage == ENDED:
         return  # earlier in this batch
-    if events & <u32>(EPOLLIN | EPOLLRDHUP) or trouble:
+    if events & <u32>(EPOLLIN | EPOLLPRI | EPOLLRDHUP) or trouble:
         f.side[side].readable = True
+    if events & <u32>EPOLLPRI:
+        f.side[side].urgent = True
+    if events & <u32>EPOLLRDHUP:
+        f.side[side].end_shown = True
     if events & <u32>EPOLLOUT or trouble:
         f.side[side].writable = True
     if side == BACK_END or f.stage != CONNECTING:

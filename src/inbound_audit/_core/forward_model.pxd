@@ -21,6 +21,7 @@ cdef extern from "inbound_audit/_core/forward.h":
     cdef struct Place "ia_target":
         pass
     int EPOLLIN
+    int EPOLLPRI
     int EPOLLOUT
     int EPOLLRDHUP
     int EPOLLERR
@@ -61,6 +62,8 @@ cdef struct Side:
     OwnSocket socket
     bint readable               # it may have bytes, or its end
     bint writable               # it may have room
+    bint urgent                 # it may have an urgent byte
+    bint end_shown              # an event has said that its stream has ended, though bytes may be left
     bint ended                  # its stream has ended, and all of it was read
     bint end_sent               # the end of the other stream was sent to it
     Pipe pipe                   # what came from this side, and the other has no room for
@@ -97,6 +100,7 @@ cdef struct Mover:
     int task                    # the thread of the mover, by which its epoll is known
     u32 begun                   # published: the epoll is marked
     bint is_stale               # the epoll is to be made anew
+    bint left_inbox             # the inbox is lost, and watched no more
     bint rests                  # no pipe could be made
     int64_t checked_ms
     Pipe pipe                   # the empty one that is used next

@@ -22,6 +22,7 @@ cdef extern from "inbound_audit/_core/forward.h":
     int pipe_inode "ia_pipe_inode"(int, u64 *) noexcept nogil
     bint is_same_pipe "ia_is_same_pipe"(int, u64) noexcept nogil
     int64_t splice "ia_splice"(int, int, size_t) noexcept nogil
+    int64_t copy_bytes "ia_copy"(int, int) noexcept nogil
 
 
 cdef inline void no_pipe(Pipe *p) noexcept nogil:

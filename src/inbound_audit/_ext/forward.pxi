@@ -87,6 +87,11 @@ cdef class NativeForwarder:
             return True
         return gate_queue.is_lost(&self.w.inbox)
 
+    @property
+    def _is_lost(self):
+        """Whether other code has closed a descriptor without which it takes no connection. Those it has go on."""
+        return self.closed and self.w != NULL and not forwarder_is_left(self) and bits.load32(&self.closing) == 0
+
     def second_fileno(self):
         """A descriptor that is readable while `_take_ended` has something to return, or the forwarder is closed: the
         caller closes it. Raises OSError."""
@@ -131,6 +136,8 @@ cdef class NativeForwarder:
         cdef forward_model.Flow *after
         if w == NULL or forwarder_is_left(self):
             return []
+        if not bits.load32(&self.closing):
+            forward_flow.check_news(w)
         gate_queue.lock_mutex(&w.news_lock)
         f, w.ended = w.ended, NULL
         if w.shown and own_socket.is_own(&w.reads):

@@ -69,7 +69,8 @@ class Forwarder(NativeForwarder):
     stops the one that sends.
 
     A stream that ends is carried on as an end, so a client may end its own and still read. A side that is reset resets
-    the other. A connection on which no byte moves for `idle_s` seconds is closed.
+    the other. An urgent byte keeps its place among the others; that it is urgent is not passed on. A connection on
+    which no byte moves for `idle_s` seconds is closed.
 
     A back end that refuses a connection, or takes none within `connect_s`, is down: the next one is tried, for this
     connection and for later ones, until `mark_up`. If all are down the client is sent `unavailable` and closed.
@@ -88,6 +89,9 @@ class Forwarder(NativeForwarder):
     reset        connections of which a side was reset
     failures     times when the system refused memory, a descriptor or a port
     lost         descriptors of the forwarder that other code of the process has closed: their connections end
+
+    If other code closes what the forwarder itself waits on, or wakes Python by, it takes no connection any more: it is
+    `closed`, and those that it has go on until `close`.
 
     Any thread may close it. A child of a fork has no forwarder: there it is closed. Raises OSError (also where the
     system has no epoll or splice), ValueError and MemoryError.

@@ -35,6 +35,11 @@ CHECK_S = 1.0
 HEADER_S = 10.0
 """Seconds that a balancer has for its PROXY header."""
 
+LOST = (
+    "a forwarder takes no connections any more: other code of this process has closed a descriptor without which it "
+    "can't go on; those that are open go on"
+)
+
 OnChange = Callable[["BackEnd", str], None]
 """Called with a back end and why it is down; with an empty text once it is up again."""
 
@@ -65,6 +70,7 @@ class ForwardServer(ServerOfGate):
         self._admissions: dict[int, Admission] = {}  # by the forwarder's numbers
         self._down: dict[BackEnd, str] = {}
         self._probed: set[BackEnd] = set()
+        self._undecided: set[Admission] = set()  # in a tarpit, or without the PROXY header that is to come
         self._news = Descriptor(forwarder.second_fileno())
         super().__init__(gate, asyncio.get_running_loop())
         self._loop.add_reader(self._news.number, self._report)
@@ -98,16 +104,16 @@ class ForwardServer(ServerOfGate):
         """Returns at once: no connection waits for a protocol."""
 
     def stop(self) -> int:
-        """Returns how many connections are open."""
-        return self._forwarder.open
+        """Returns how many connections are open: also those that wait for a policy's tarpit or for their header."""
+        return self._forwarder.open + len(self._undecided)
 
     async def shut_down(self, grace: float, cut: asyncio.Event) -> int:
         """Waits until all connections have ended, for `grace` seconds or until `cut` is set, and cuts off the others.
-        Returns how many these were."""
-        await until(lambda: not self._forwarder.open or cut.is_set(), grace)
+        One that waits for its verdict is forwarded or refused meanwhile. Returns how many were cut off."""
+        await until(lambda: not self.stop() or cut.is_set(), grace)
+        left = self.stop()
         for task in list(self._tasks):
             task.cancel()
-        left = self._forwarder.open
         self.end()
         return left
 
@@ -115,9 +121,13 @@ class ForwardServer(ServerOfGate):
         """Cuts off all connections. Idempotent."""
         self._forwarder.close()
         self._end_admissions()
-        if self._news is not None and self._news.current is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._news.number)
+        if not self._loop.is_closed():
+            self._unwatch_news()
         self._leave()
+
+    def _unwatch_news(self) -> None:
+        if self._news is not None and self._news.current is not None:
+            self._loop.remove_reader(self._news.number)
 
     def _leave(self) -> None:
         super()._leave()
@@ -140,6 +150,7 @@ class ForwardServer(ServerOfGate):
         for connection, session, asked in self._gate.take_asked():
             admission = self._guard.receive(session, asked)
             if self._gate.proxy_from and self._is_balancer(admission):
+                self._undecided.add(admission)
                 self._start(self._read_header(connection, admission))
             else:
                 self._ask(connection, admission)
@@ -147,6 +158,7 @@ class ForwardServer(ServerOfGate):
     def _ask(self, connection: socket.socket, admission: Admission) -> None:
         verdict = admission.evaluate()
         if verdict.tarpit > 0:
+            self._undecided.add(admission)
             self._start(self._wait(connection, admission, verdict.tarpit))
         else:
             self._decide(connection, admission)
@@ -176,6 +188,7 @@ class ForwardServer(ServerOfGate):
             self._drop(connection, admission)
 
     def _decide(self, connection: socket.socket, admission: Admission) -> None:
+        self._undecided.discard(admission)
         if not admission.let_in:
             self._refuse(connection, admission)
             return
@@ -194,6 +207,7 @@ class ForwardServer(ServerOfGate):
         self._forwarder.add_refused(connection)
 
     def _drop(self, connection: socket.socket, admission: Admission) -> None:
+        self._undecided.discard(admission)
         connection.close()
         admission.close()
 
@@ -228,13 +242,21 @@ class ForwardServer(ServerOfGate):
     # ---- what the forwarder reports
 
     def _report(self) -> None:
-        if self._forwarder.closed:
-            if self._news is not None and self._news.current is not None:
-                self._loop.remove_reader(self._news.number)
-            return
         self._end_admissions()
+        if self._forwarder.closed:
+            self._unwatch_news()
+            if self._forwarder._is_lost:
+                logger.error(LOST)
+                self._start(self._end_admissions_in_time())
+            return
         for back_end in self._forwarder.down:
             self._start_probe(back_end)
+
+    async def _end_admissions_in_time(self) -> None:
+        """Without the forwarder's word."""
+        while self._admissions:
+            await asyncio.sleep(self._check_s)
+            self._end_admissions()
 
     def _end_admissions(self) -> None:
         for number in self._forwarder.take_ended():

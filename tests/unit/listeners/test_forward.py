@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+from collections.abc import Iterator
 
 import pytest
 from tests.support import forwarding
-from tests.support.forwarding import HELD, SORRY, back_end_that_refuses, exchange, fronted
-from tests.support.gates import connect, said
+from tests.support.forwarding import HELD, SORRY, Pairs, back_end_that_refuses, exchange, fronted
+from tests.support.gates import Other, come_to_wait, connect, said, tasks
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import Limits
@@ -98,6 +99,22 @@ def test_without_a_back_end_a_client_is_told_and_closed(audit, listener):
 
 
 def test_a_back_end_that_takes_no_connection_in_time_is_down(listener):
+    with silent() as back_ends, fronted(listener, to=back_ends, connect_s=0.05) as front, connect(front.port) as client:
+        assert said(client) == SORRY
+        assert list(front.forwarder.down) == back_ends
+
+
+def test_all_that_a_refused_client_has_sent_is_read(listener):
+    """Else it would be reset: it has not ended, and is closed when its time is over."""
+    with silent() as back_ends, fronted(listener, to=back_ends, connect_s=0.1) as front, connect(front.port) as client:
+        client.sendall(bytes(300_000))
+        eventually(lambda: front.forwarder.unavailable and front.forwarder.open == 0, "its end")
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        assert said(client) == SORRY
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[list[BackEnd]]:
     """The queue of its socket is full, so the system answers no SYN."""
     with socket.socket() as full, contextlib.ExitStack() as held:
         full.bind(("127.0.0.1", 0))
@@ -106,9 +123,7 @@ def test_a_back_end_that_takes_no_connection_in_time_is_down(listener):
             waiting = held.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(full.getsockname())
-        with fronted(listener, to=resolve(*full.getsockname()), connect_s=0.05) as front, connect(front.port) as client:
-            assert said(client) == SORRY
-            assert [each.name for each in front.forwarder.down] == [f"127.0.0.1:{full.getsockname()[1]}"]
+        yield resolve(*full.getsockname())
 
 
 def test_a_unix_socket_is_a_back_end(tmp_path, listener):
@@ -162,6 +177,39 @@ def test_a_refused_connection_has_time_to_read_its_reply(listener):
             assert said(client) == b"no\r\n"
         eventually(lambda: front.forwarder.open == 0, "the close")
         assert front.forwarder.take_ended() == []
+
+
+# ---- descriptors that other code closes
+
+
+@pytest.mark.parametrize(
+    ("lost", "kind"),
+    [*((name, "nothing") for name in Pairs.NAMES), ("inbox reads", "stream"), ("news writes", "stream")],
+)
+def test_a_forwarder_that_has_lost_a_descriptor_takes_nothing_and_waits(listener, lost, kind):
+    """Other code has closed the number, or has a stream of its own under it. What is open goes on."""
+    own, threads = Pairs(), tasks()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        Forwarder(listener, resolve(*server.getsockname()), threads=2) as forwarder,
+    ):
+        own.find(server)
+        (client, given), (late, late_given) = socket.socketpair(), socket.socketpair()
+        with client, late, late_given:
+            number = forwarder.add(given, None)
+            with server.accept()[0] as served:
+                other = Other(kind)
+                other.take([own.number[lost]])
+                eventually(lambda: forwarder._is_lost, "the loss")
+                come_to_wait(tasks() - threads)
+                assert forwarder.add(late_given, None) == 0
+                exchange(client, served, b"hello", b"there")
+        ended: list[int] = []
+        eventually(lambda: ended.extend(forwarder.take_ended()) or ended, "the end")
+        assert ended == [number]
+        forwarder.close()
+        assert not forwarder._is_lost
+        other.end()
 
 
 # ---- mistakes

@@ -38,6 +38,34 @@ def test_a_reset_is_carried_on(audit, listener, side):
         assert front.forwarder.reset == 1
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends"])
+@pytest.mark.parametrize("back", [False, True], ids=["from the client", "from the server"])
+def test_an_urgent_byte_keeps_its_place(listener, back, ends):
+    with fronted(listener) as front:
+        client, server = front.pair()
+        first, second = (server, client) if back else (client, server)
+        with client, server:
+            for number in range(2):
+                first.sendall(bytes(100_000) + b"before")
+                first.send(b"!", socket.MSG_OOB)
+                if ends and number:
+                    break
+                first.sendall(b"after")
+                assert read_exactly(second, 100_012) == bytes(100_000) + b"before!after"
+            if ends:
+                first.shutdown(socket.SHUT_WR)
+                assert said(second) == bytes(100_000) + b"before!"
+                second.sendall(b"and more")
+                assert read_exactly(first, 8) == b"and more"
+
+
+def read_exactly(one: socket.socket, size: int) -> bytes:
+    got = b""
+    while len(got) < size and (more := one.recv(size - len(got))):
+        got += more
+    return got
+
+
 def test_a_server_that_resets_at_once_is_not_down(audit, listener):
     with fronted(listener) as front:
         for _ in range(200):
