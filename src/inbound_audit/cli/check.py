@@ -143,12 +143,21 @@ def _node(options: dict[str, Any]) -> str:
     return f"the node {options['node']} of the cluster {options['cluster']}"
 
 
+def _replay(options: dict[str, Any]) -> str:
+    from inbound_audit.cli.replay import asked_by
+
+    asked = asked_by(options)
+    with asked.replay((), 0.0):
+        return asked.describe() or "without limits"
+
+
 STARTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "serve": _start_of(settings_of),
     "milter": _start_of(settings_for),
     "policyd": _start_of(settings_for),
     "guard": _start_of(settings_of_guard),
     "agent": _node,
+    "replay": _replay,
     "metrics": lambda options: f"the audits {' '.join(options['names'])}",
 }
 """What checks the start of each command that has a table: options in, a line about it out. Raises Failure or

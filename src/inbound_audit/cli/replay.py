@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import tzinfo
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,12 +15,15 @@ import click
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import MONITOR_KINDS, parse_pair
 from inbound_audit.cli import params
+from inbound_audit.cli.config.source import completed, config_option
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.log_files import LogFile, LogOptions, events_of
 from inbound_audit.cli.logs import say
+from inbound_audit.cli.milter import of_serve
 from inbound_audit.cli.output import Output, progress
 from inbound_audit.cli.policies import monitors_of
 from inbound_audit.cli.replay_tables import tables
+from inbound_audit.cli.serve import serve
 from inbound_audit.errors import InboundAuditError, PolicyError
 from inbound_audit.policy.base import ConnectPolicy
 from inbound_audit.policy.limits import Limits
@@ -30,6 +34,9 @@ from inbound_audit.replay.columns import COLUMNS
 from inbound_audit.replay.reading import NAMES, LogReader
 from inbound_audit.replay.results import Check, Result, result_of, suggestions
 from inbound_audit.replay.run import DAY_S, Replay
+
+_DECIDES = {"limit", "network", "exempt", "policy", "policy_dir", "max_hook_ms", "on_error"}
+"""Options that are those of `serve`."""
 
 LENGTHS = ("/32,/64", "/24,/48")
 """Of the limits that are suggested, and whose counts are shown."""
@@ -135,13 +142,14 @@ Examples:
   inbound-audit replay mail.log.2.gz mail.log.1 mail.log --limit /32,/64=20 --limit /24,/48=300/5m
   inbound-audit replay mail.log --suggest 0.1% --html report.html
   inbound-audit replay mail.log --policy stock.lua --json
+  inbound-audit replay mail.log --config inbound-audit.toml
   inbound-audit replay access.log --duration 5s --limit /24,/56=50
   inbound-audit replay sessions.csv --column address=src --column time=begun
   journalctl -u postfix -o short-iso | inbound-audit replay - --format postfix
 \b
 Exit status: 0 done, 1 a line could not be read (the others are replayed) or the input could not be read, 2 usage."""
 )
-@click.argument("logs", nargs=-1, required=True, metavar="LOG...")
+@click.argument("logs", nargs=-1, metavar="LOG...")
 @params.option(
     "--format", click.Choice(NAMES), "The format of all logs; otherwise each one's is found.", parameter="form"
 )
@@ -157,21 +165,13 @@ Exit status: 0 done, 1 a line could not be read (the others are replayed) or the
     "--year", params.whole_number(1970, 2200), "The year of each log's first line, for time stamps without one."
 )
 @params.option("--zone", time_zone, "The time zone of time stamps without one.  [default: this machine's]")
-@params.option(
-    "--limit",
-    params.limit,
-    "As for serve: at most N sessions from a prefix of this length, or 300/5m: so many connections in 5 minutes, or "
-    "20 rejections/1h; repeatable.  [default: /32,/64=10 /24,/48=100 /0=20000, without --suggest]",
-    multiple=True,
-)
-@params.option("--network", params.named_network, "A network with limits of its own; repeatable.", multiple=True)
-@params.option("--exempt", params.network, "Do not limit this network; repeatable.", multiple=True)
-@params.option("--policy", "FILE.lua", "Ask a policy in Lua (FILE.sieve, FILE.siv: Sieve) at each connect.")
-@params.option("--policy-dir", "DIR", "The policy reads modules and lists from here, too; repeatable.", multiple=True)
-@params.option("--max-hook-ms", params.whole_number(1), "As for serve.", default=50)
-@params.option("--on-error", click.Choice(["accept", "refuse"]), "When the policy fails.", default="accept")
+@partial(of_serve, serves_itself={str(option.name) for option in serve.params} - _DECIDES)
 @params.option("--service", "TYPE", "The service type of the sessions.", default="SMTP")
-@params.option("--suggest", share, "Find the smallest limits that refuse at most this share, such as 0.1%.")
+@params.option(
+    "--suggest",
+    share,
+    "Find the smallest limits that refuse at most this share, such as 0.1%. There is no limit by default then.",
+)
 @params.option(
     "--length", length, "Show and suggest for this length; repeatable.  [default: /32,/64 and /24,/48]", multiple=True
 )
@@ -179,28 +179,30 @@ Exit status: 0 done, 1 a line could not be read (the others are replayed) or the
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 @params.option("--html", "FILE", "Write one page with plots, too.")
 @click.option("--skip-bad", is_flag=True, help="A line that can't be read is not a failure.")
-def replay(logs: tuple[str, ...], as_json: bool, html: str | None, skip_bad: bool, top: int, **options: Any) -> int:
+@config_option
+def replay(**options: Any) -> int:
     """Tell what limits or a policy would have refused of the connections of logs.
 
     LOG is a log of Postfix, Exim, Dovecot, nginx or HAProxy, CSV with a line of names, or JSON with an object a line;
     packed (gzip, bzip2, xz, zstd) or not, "-" for standard input. Several logs are read in the order of their time.
     Each connection is opened, asked for and closed by the clock of the log, and counted as it is live.
     """
-    asked = _asked(options)
-    files = _files(logs, options)
-    result, readers, complaints = _run(files, asked, options, top)
+    options = completed(options)
+    asked = asked_by(options)
+    files = _files(options["logs"], options)
+    result, readers, complaints = _run(files, asked, options)
     if options["suggest"] is not None and all(each.rereadable for each in files):
         result = replace(result, check=_check(files, asked, options, result))
-    if html is not None:
-        _write_page(html, result)
+    if options["html"] is not None:
+        _write_page(options["html"], result)
     output = Output()
-    output.write([json.dumps(asdict(result)) + "\n"] if as_json else tables(result, output))
+    output.write([json.dumps(asdict(result)) + "\n"] if options["as_json"] else tables(result, output))
     _report_bad_lines(readers, complaints, result.bad)
-    return 1 if result.bad and not skip_bad else 0
+    return 1 if result.bad and not options["skip_bad"] else 0
 
 
-def _asked(options: dict[str, Any]) -> Asked:
-    """Raises click.UsageError."""
+def asked_by(options: dict[str, Any]) -> Asked:
+    """What the options ask. Raises click.UsageError."""
     table = params.grouped_limits(options["limit"])
     policy, networks, exempt = options["policy"], options["network"], options["exempt"]
     directories, most_ms, on_error = options["policy_dir"], options["max_hook_ms"], options["on_error"]
@@ -219,6 +221,8 @@ def _asked(options: dict[str, Any]) -> Asked:
 
 
 def _files(logs: tuple[str, ...], options: dict[str, Any]) -> list[LogFile]:
+    if not logs:
+        raise click.UsageError("Missing argument 'LOG...': write the logs, or logs = [...] in the file of --config")
     if "-" in logs and len(logs) > 1:
         raise click.UsageError("- is standard input: write it alone, or files")
     how = LogOptions(options["form"], dict(options["column"]), options["duration"], options["year"], options["zone"])
@@ -230,16 +234,16 @@ def _files(logs: tuple[str, ...], options: dict[str, Any]) -> list[LogFile]:
     return files
 
 
-def _run(
-    files: list[LogFile], asked: Asked, options: dict[str, Any], top: int
-) -> tuple[Result, list[LogReader], list[str]]:
+def _run(files: list[LogFile], asked: Asked, options: dict[str, Any]) -> tuple[Result, list[LogReader], list[str]]:
     lengths = dict.fromkeys(options["length"] or (*LENGTHS, *_lengths_of(options)))
     rates = RATES if options["suggest"] is not None else ()
     with asked.replay(tuple(lengths), _longest(options), rates) as run, _bar("replaying", files) as step:
         readers, events = events_of(files, step)
         run.run(events)
         errors = getattr(run.policy, "errors", 0)
-        result = result_of(run, readers, top=top, zone=options["zone"], policy=asked.describe(), errors=errors)
+        result = result_of(
+            run, readers, top=options["top"], zone=options["zone"], policy=asked.describe(), errors=errors
+        )
         wanted = options["suggest"]
         if wanted is not None:
             result = replace(result, suggest=wanted, suggestions=suggestions(run, wanted))

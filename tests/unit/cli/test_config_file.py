@@ -95,7 +95,7 @@ def test_every_option_is_a_key_and_every_key_is_an_option() -> None:
         name: {option for one in main.commands[name].params for option in [*one.opts, *one.secondary_opts]}
         for name in TABLES
     }
-    assert {"serve", "guard", "milter", "policyd", "agent", "metrics"} <= set(found)
+    assert {"serve", "guard", "milter", "policyd", "agent", "metrics", "replay"} <= set(found)
     for name, options in found.items():
         spelled = {option.lstrip("-") for option in options if option.startswith("--")}
         spelled |= {str(one.name) for one in main.commands[name].params if isinstance(one, click.Argument)}
@@ -323,6 +323,8 @@ def test_a_file_that_is_no_text(file: Path) -> None:
         ('[serve]\nmonitor = ["300,6"]\nmonitor-bytes = 5', r"2: serve\.monitor: --monitor: monitor_bytes"),
         ('# no comment\n[agent]\nname = "mail"\nnode = "mx1"', r"2: agent: Missing option '--cluster'"),
         ('[agent]\nname = "mail"\nnode = "-"\ncluster = "eu"', r"3: agent\.node: --node '-': a name is"),
+        ('[replay]\nlimit = {"/24" = "5 rejections"}', r"2: replay\.limit"),
+        ('[replay]\npolicy = "missing.lua"', r"2: replay\.policy: --policy: missing\.lua"),
         ('[serve]\nnetwork.a.prefixes = ["::1"]', r"2: serve\.network: --network a: write its limit"),
     ],
 )
@@ -380,6 +382,8 @@ def test_check_says_what_would_serve(file: Path, tmp_path: Path) -> None:
         "checked": {"serve": "/24=300/5m, with the monitors 300,2", "milter": "/32=5"},
         "problems": [],
     }  # fmt: skip
+    file.write_text('exempt = ["::1"]\n[replay]\nlimit = {"/32" = 5}\nsuggest = "1%"\n')
+    assert check(str(file)) == (0, "replay: /32=5\n")
     file.write_text("# nothing\n")
     assert check(str(file)) == (0, "serve: /32,/64=10 /24,/48=100 /0=20000\n")
     file.write_text(WRONG)

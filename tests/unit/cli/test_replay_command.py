@@ -72,6 +72,23 @@ def test_json(replay, log):
     assert [each["length"] for each in found["lengths"]] == ["/32,/64", "/24,/48"]
 
 
+def test_a_configuration_file_is_replayed_as_it_is_served(replay, log, tmp_path):
+    """Its limits, those of its networks, and what the command's own table says; the command line comes first."""
+    file = tmp_path / "inbound-audit.toml"
+    partner = 'network.partner = {prefixes = ["192.0.2.9"], total = 0}\n'
+    file.write_text(
+        f'limit = {{"/32,/64" = 1}}\n{partner}[serve]\nworkers = 2\n[replay]\nlogs = ["{log}"]\njson = true\n'
+    )
+    status, out, _ = replay("--config", str(file))
+    assert (status, json.loads(out)["refused"]) == (0, 2)
+    assert json.loads(out)["policy"] == "/32,/64=1 partner:total=0"
+    out = replay(log, "--config", str(file), "--limit", "/24,/48=7")[1]
+    assert (json.loads(out)["policy"], json.loads(out)["refused"]) == ("/24,/48=7 partner:total=0", 1)
+    file.write_text(f'{partner}[replay]\ncolumn = {{address = "src"}}\nformat = "csv"\nsuggest = "0%"\n')
+    assert "has no column 'src'" in replay(log, "--config", str(file))[2]
+    assert "logs = [...] in the file of --config" in replay("--config", str(file))[2]
+
+
 def test_the_stock_limits_hold_without_others(replay, log):
     assert "by /32,/64=10 /24,/48=100 /0=20000" in replay(log)[1]
 

@@ -106,6 +106,13 @@ def options_again(options: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     return (lambda: options) if source is None else source.read
 
 
+def completed(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the command that runs, with what only its file as a whole says: the limits of its networks. Raises
+    Failure."""
+    _source(options, dict)
+    return options
+
+
 def _source(options: dict[str, Any], make: Callable[[dict[str, Any]], _T]) -> Source[_T] | None:
     """None without `--config`. Completes `options` by what only the file as a whole says."""
     context = click.get_current_context()
