@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from kilter.protocol import messages as wire
-from tests.support.command_line import COMMAND, HAND_OVER, Manager, Serve, environment, run
+from tests.support.command_line import COMMAND, HAND_OVER, Manager, Serve, begun, environment, run
 from tests.support.mail_servers import ALL_STEPS, packed
 from tests.support.milters import MilterProcess, PolicydProcess
 from tests.support.postfix import Postfix, needs_postfix
@@ -104,11 +104,28 @@ def test_several_sockets_are_all_served() -> None:
         assert service.addresses == [one.getsockname()[:2], two.getsockname()[:2]]
 
 
-def test_workers_have_sockets_of_their_own() -> None:
+@pytest.mark.parametrize("gate", ["--gate", "--no-gate"])
+def test_workers_accept_there_again_and_again(gate: str) -> None:
+    """A peer that waits is served by a worker that takes the place of another, and by the next start."""
+    workers = ("--workers", "2", "--shared", "mail")
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        service = Serve("--workers", "2", "--shared", "mail", listen=(), handed=[listening])
+        with Serve(gate, *workers, listen=(), handed=[listening]) as service:
+            with contextlib.ExitStack() as peers:
+                for _ in range(8):
+                    peers.enter_context(contextlib.closing(begun(listening.getsockname())))
+            for pid in service.workers:
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.closing(begun(listening.getsockname())):
+                service.event("restarted", 1)
+            service.stopped()
+        assert ask(listening, b"", lambda: Serve(gate, *workers, listen=(), handed=[listening])).startswith(b"220 ")
+
+
+def test_an_address_beside_them_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        service = Serve("--workers", "2", "--shared", "mail", handed=[listening])
         assert service.end() == 1
-        service.complaint("--workers needs sockets of its own: write --listen")
+        service.complaint("--listen and sockets of systemd: leave out --listen")
 
 
 @needs_postfix

@@ -123,10 +123,8 @@ def bind(
 
 
 def hold(endpoints: Sequence[Endpoint]) -> list[socket.socket]:
-    """Like `bind`, but the sockets do not listen: they keep the addresses and ports for the sockets of `beside`."""
-    if are_handed_over():
-        raise Failure("--workers needs sockets of its own: write --listen, and stop the unit of systemd's sockets")
-    return _bind(endpoints, _hold, LOCAL)
+    """Like `bind`, but its own sockets do not listen: they keep the addresses and ports for the sockets of `beside`."""
+    return bind(endpoints) if are_handed_over() else _bind(endpoints, _hold, LOCAL)
 
 
 def are_handed_over() -> bool:
@@ -148,7 +146,7 @@ def _handed_over(unix: bool) -> list[socket.socket]:
             try:
                 os.set_inheritable(fd, False)
                 handed.append(undo.enter_context(socket.socket(fileno=fd)))
-                listens = handed[-1].getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                listens = _listens(handed[-1])
             except OSError as error:
                 raise Failure(f"descriptor {fd} of systemd is no socket: {reason(error)}") from None
             if not listens or handed[-1].type != socket.SOCK_STREAM or handed[-1].family not in families:
@@ -158,8 +156,14 @@ def _handed_over(unix: bool) -> list[socket.socket]:
         return handed
 
 
+def _listens(bound: socket.socket) -> bool:
+    """Raises OSError."""
+    return bool(bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
 def beside(held: Iterable[socket.socket]) -> list[socket.socket]:
-    """Binds one more socket at the address of each held one; a connection goes to one of the sockets that listen.
+    """Binds one more socket at the address of each held one; a connection goes to one of the sockets that listen. One
+    of systemd listens already: all accept from it.
 
     Raises Failure and leaves none bound.
     """
@@ -167,7 +171,7 @@ def beside(held: Iterable[socket.socket]) -> list[socket.socket]:
         bound = []
         for address in held:
             try:
-                bound.append(undo.enter_context(_share(address)))
+                bound.append(undo.enter_context(address.dup() if _listens(address) else _share(address)))
             except OSError as error:
                 raise Failure(f"cannot listen on {name_of(address)}: {reason(error)}") from None
         undo.pop_all()

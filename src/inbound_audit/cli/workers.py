@@ -2,8 +2,8 @@
 
 It has one thread, no event loop and no counts, so it can fork a worker at any time; the worker inherits only its
 settings and addresses. The supervisor binds the addresses without listening there. Each worker listens on its own
-sockets at the same addresses (SO_REUSEPORT), and the system spreads connections over the live workers. Signals are for
-the supervisor: workers ignore them, and receive its orders (`worker`).
+sockets at the same addresses (SO_REUSEPORT), and the system spreads connections over the live workers. From a socket of
+systemd all of them accept. Signals are for the supervisor: workers ignore them, and receive its orders (`worker`).
 """
 
 from __future__ import annotations
