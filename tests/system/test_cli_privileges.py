@@ -23,7 +23,7 @@ from tests.support.command_line import COMMAND, Serve, run
 from tests.support.listening import Peer
 from tests.support.milters import MilterProcess
 from tests.support.ports import low_port
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit.cli import landlock
 
@@ -259,6 +259,42 @@ def test_the_user_reaches_its_directories_whatever_the_umask_is(place: Path) -> 
                 assert ((place / above).stat().st_uid, (place / above).stat().st_mode & 0o777) == (0, 0o755)
     finally:
         os.umask(before)
+
+
+@as_root
+@pytest.mark.parametrize("workers", [(), ("--workers", "2", "--shared", "logged")])
+def test_the_decision_log_of_another_user_is_rotated(place: Path, workers: tuple[str, ...]) -> None:
+    """Behind Landlock, too, where the kernel has it; root renames the file, as logrotate does."""
+    account, path = pwd.getpwnam(USER), place / "logs" / "decisions.log"
+    options = ("--user", USER, "--state", str(place / "state"), "--limit", "/0=0", "--decision-log", str(path))
+    with Serve(*options, *workers, listen=["127.0.0.1:0"]) as server:
+
+        def is_logged() -> bool:
+            with contextlib.closing(Peer(*server.addresses[0])) as peer:
+                assert peer.rest().startswith(b"421 ")
+            return path.exists() and path.read_text().endswith("}\n")
+
+        eventually(is_logged, "a line")
+        path.rename(place / "logs" / "decisions.log.1")
+        eventually(is_logged, "a line in a new file")
+        path.unlink()
+        server.tell(signal.SIGHUP)
+        eventually(path.exists, "the file")
+        eventually(is_logged, "a line in it")
+        found = path.stat()
+        assert (found.st_uid, found.st_mode & 0o777 & ~0o640) == (account.pw_uid, 0)
+        server.stopped()
+    assert not [line for line in server.complaints if "decision log" in line]
+
+
+@as_root
+def test_a_directory_of_logs_that_the_user_can_t_write_to_is_named(place: Path) -> None:
+    (place / "logs").mkdir()
+    options = ("--user", USER, "--state", str(place / "state"), "--decision-log", str(place / "logs" / "new"))
+    done = run("serve", "--listen", "127.0.0.1:0", *options)
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert f"--decision-log {place}/logs/new: permission denied" in line
 
 
 @as_root
