@@ -34,6 +34,11 @@ _T = TypeVar("_T")
 
 SWITCH_S = 0.0005
 
+_NOTHING_TO_RELOAD = (
+    "nothing to reload: limits of the command line stay until a restart; write them into a file (--config) to change "
+    "them while this runs"
+)
+
 RESTART_FOR = "not reloaded, restart for: %s"
 
 Problem = tuple[int, str]
@@ -249,7 +254,7 @@ class Service:
         except Exception:  # whatever the file contains, the server goes on
             return logging.ERROR, f"{self.not_reloaded}\n{traceback.format_exc().rstrip()}"
         if not self._reloadable:
-            return logging.WARNING, "nothing to reload: limits given by --limit stay until a restart"
+            return logging.WARNING, _NOTHING_TO_RELOAD
         if kept:
             logger.warning(RESTART_FOR, ", ".join(kept))
         return None
