@@ -1,5 +1,5 @@
 """What the audit has counted: open sessions (``audit_service``), and what was recorded over time (``audit_series``,
-``ec_ip_connections`` and their twins).
+``ec_ip_connections`` and their twins). And the override of the connecting IP (``audit_decision``).
 
 Functions of open sessions return a list of one number, as the reference's do. Those whose names end in ``_cluster``
 include what the other nodes of the cluster have recorded; a host without a cluster is a cluster of one.
@@ -91,6 +91,12 @@ def audit_connections_on_listener(run: Run, cidr: Cidr) -> Value:
 def audit_nodes(run: Run) -> Value:
     """How many nodes of the cluster are counted, and how many are known; without an agent 1 and 1."""
     return list(counted_of(_audit(run).nodes))
+
+
+def audit_decision(run: Run) -> Value:
+    """What an override says of the connecting IP, ``"deny"`` or ``"allow"``, and why; an empty list without one."""
+    decision = run.ac.decision
+    return [] if decision is None else [decision.action, decision.why]
 
 
 # ---- connections, receptions, rejections
@@ -189,7 +195,7 @@ def _define(series: SeriesSet, name: str, of: Monitor, serialize: bool = False, 
 _SERIES, _SERIES_ADD = function(audit_series, check=_check_constants), function(audit_series_add)
 
 COUNTS = {
-    **functions(audit_service, audit_connections_on_service, audit_connections_on_listener, audit_nodes),
+    **functions(audit_service, audit_connections_on_service, audit_connections_on_listener, audit_nodes, audit_decision),
     "audit_series": replace(_SERIES, by_hash=_SERIES),
     "audit_series_add": replace(_SERIES_ADD, by_hash=_SERIES_ADD),
     **{
