@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 START = calendar.timegm((2026, 12, 31, 22, 0, 0))
 
@@ -66,7 +67,8 @@ Span = tuple[tuple[int, int], str, int]
 
 class GoldReplay:
     """`limits` has the maximum of each pair of lengths, `spans` that of each limit over time of these pairs. In the
-    order of the pairs the first one that is passed refuses. `rates` are those of which `over_time` has the counts."""
+    order of the pairs the first one that is passed refuses; each that is passed denies its prefix for the seconds that
+    `denials` has of it. `rates` are those of which `over_time` has the counts."""
 
     def __init__(
         self,
@@ -74,7 +76,11 @@ class GoldReplay:
         lengths: list[tuple[int, int]],
         spans: dict[Span, int] | None = None,
         rates: list[Span] | None = None,
+        denials: dict[object, int] | None = None,
     ) -> None:
+        self.denied: Counter[object] = Counter()
+        self._denials = denials or {}
+        self._until: dict[str, tuple[int, object]] = {}
         self.connections = self.unmatched = self.replaced = self.receptions = self.rejections = 0
         self.over_time: dict[Span, Counter[int]] = {each: Counter() for each in rates or ()}
         self._spans = spans or {}
@@ -144,6 +150,23 @@ class GoldReplay:
             self.change(self.open[process][0], -1, self.open.pop(process)[1])
         self.connect(process, address)
 
+    def passed(self, address: str) -> list[Any]:
+        """The limits that an address is over now, in their order."""
+        found: list[Any] = []
+        for pair, most in self._limits.items():
+            if self._found[True, pair, network_of(address, pair)] > most:
+                found.append(pair)
+            found += [s for s, top in self._spans.items() if s[0] == pair and self.recent(address, s, True) > top]
+        return found
+
+    def denial(self, address: str) -> object:
+        """The limit that has denied the longest prefix around an address; None: none is denied."""
+        for pair in sorted(self._limits, reverse=True):
+            until, limit = self._until.get(network_of(address, pair), (0, None))
+            if until > self._now:
+                return limit
+        return None
+
     def connect(self, process: str, address: str) -> None:
         self.connections += 1
         self.change(address, 1, True)
@@ -153,17 +176,18 @@ class GoldReplay:
             found[self.recent(address, span, False)] += 1
         for pair, counts in self.counts.items():
             counts[self._found[False, pair, network_of(address, pair)]] += 1
-        passed: list[object] = []
-        for pair, most in self._limits.items():
-            if self._found[True, pair, network_of(address, pair)] > most:
-                passed.append(pair)
-            passed += [s for s, top in self._spans.items() if s[0] == pair and self.recent(address, s, True) > top]
-        if passed:
+        denied_by = self.denial(address)
+        passed = [] if denied_by is not None else self.passed(address)
+        if passed or denied_by is not None:
             self.change(address, -1, True)
             self.change(address, 1, False)
-            self.refused[passed[0]] += 1
+            self.refused.update(passed[:1])
+            self.denied.update([] if denied_by is None else [denied_by])
             self.record(address, "rejections", True)
-        self.open[process] = address, not passed
+        for limit in reversed([each for each in passed if each in self._denials]):  # the first one has the last word
+            lengths = limit if limit in self._limits else limit[0]
+            self._until[network_of(address, lengths)] = self._now + self._denials[limit], limit
+        self.open[process] = address, not passed and denied_by is None
         self.hours[self._now // 3600] += 1
         self.hosts.add(network_of(address, (32, 128)))
         self.networks[network_of(address, (24, 64))] += 1

@@ -28,7 +28,7 @@ from inbound_audit.errors import InboundAuditError, PolicyError
 from inbound_audit.policy.base import ConnectPolicy
 from inbound_audit.policy.limits import Limits
 from inbound_audit.policy.load import load_policy
-from inbound_audit.policy.rates import Rate, read_rate
+from inbound_audit.policy.rates import Rate, read_most
 from inbound_audit.policy.verdict import Verdict
 from inbound_audit.replay.columns import COLUMNS
 from inbound_audit.replay.reading import NAMES, LogReader
@@ -227,7 +227,7 @@ def _files(logs: tuple[str, ...], options: dict[str, Any]) -> list[LogFile]:
         raise click.UsageError("- is standard input: write it alone, or files")
     how = LogOptions(options["form"], dict(options["column"]), options["duration"], options["year"], options["zone"])
     files = [LogFile(each, how) for each in logs]
-    kinds = [read_rate(most).kind for _, most in options["limit"] if isinstance(most, str)]
+    kinds = [most.kind for _, most in _maxima(options) if isinstance(most, Rate)]
     unknown = next((kind for kind in kinds if kind != MONITOR_KINDS[0]), None)
     if unknown is not None and not any(each.tells_messages for each in files):
         raise Failure(f"no log has {unknown}: write limits of connections, such as --limit /24,/48=300/5m")
@@ -252,8 +252,13 @@ def _run(files: list[LogFile], asked: Asked, options: dict[str, Any]) -> tuple[R
 
 def _lengths_of(options: dict[str, Any]) -> list[str]:
     """The lengths of the limits on open sessions."""
-    keys = [key.rpartition(":")[2] for key, most in options["limit"] if isinstance(most, int)]
+    keys = [key.rpartition(":")[2] for key, most in _maxima(options) if isinstance(most, int)]
     return [key for key in keys if key != "total"]
+
+
+def _maxima(options: dict[str, Any]) -> list[tuple[str, int | Rate]]:
+    """What each limit allows, by its key."""
+    return [(key, read_most(most).most if isinstance(most, str) else most) for key, most in options["limit"]]
 
 
 def _longest(options: dict[str, Any]) -> float:

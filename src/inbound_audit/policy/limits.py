@@ -54,10 +54,15 @@ class Row(NamedTuple):
         where = "" if self.kind == "listener" or self.network == "default" else f"{self.network}:"
         return f"{where}{self.key}={Most(self.most, self.deny_s)}"
 
+    @property
+    def reason(self) -> str:
+        """Why it denies a prefix."""
+        return f"over {self.option}"
+
     def native(self, cluster: bool, dry_run: bool) -> tuple[str, str, int, int, int, str, int, tuple[int, str] | None]:
         """For the native part: name, kind, lengths, maximum, the events and seconds of a limit over time, and the
         denial that follows."""
-        denial = (self.deny_s, f"over {self.option}") if self.deny_s and not dry_run else None
+        denial = (self.deny_s, self.reason) if self.deny_s and not dry_run else None
         view = "cluster " if cluster and self.kind != "listener" else ""
         if isinstance(self.most, Rate):
             return self.name, f"{view}timed {self.kind}", *self.lengths, *self.most, denial
@@ -296,7 +301,8 @@ class Limits(LimitTables, Policy):
         self._names = ["exempt", "default", *(networks or {})]
         rows = [row for network in listed for row in network.rows] + everywhere
         self._options = [row.option for row in rows]
-        self._denies = not dry_run and any(row.deny_s for row in rows)
+        self.denying = {} if dry_run else {row.reason: f"{row.name} then deny" for row in rows if row.deny_s}
+        """The limits that deny, by the reason that they give."""
         self._rates = [row.most for row in rows if isinstance(row.most, Rate)]
 
     @classmethod
@@ -342,7 +348,7 @@ class Limits(LimitTables, Policy):
     def prepare(self, audit: InboundAudit) -> None:
         """Adds to an audit the monitors that limits over time need and that it lacks. Raises PolicyError if it has no
         room for them, InboundAuditError if it is closed."""
-        if self._denies:
+        if self.denying:
             audit._carry_out_denials()
         lacking = self.monitors_for(audit.monitors)
         if lacking:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from heapq import heapify, heappop, heappush
 
@@ -12,6 +12,7 @@ from inbound_audit.errors import AddressError, CapacityError
 from inbound_audit.policy.base import ConnectPolicy
 from inbound_audit.policy.rates import Rate, monitors_for
 from inbound_audit.policy.verdict import Verdict
+from inbound_audit.replay.denials import Denials, DenyingAudit
 from inbound_audit.replay.reading import ALONE, MAX_BACK_S, MAX_COMPLAINTS, MAX_SHOWN, RECEPTION, Event
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 
@@ -54,7 +55,7 @@ class Replay:
     sessions open, themselves included; those from the prefixes of `exempt` are left out. `counts_over_time` has the
     same of each of `rates`, whose maxima play no part. They count what the log has, whatever is refused: a refused
     session stays open there as long as in the log. For the policy it is closed at once, as live, and nothing more comes
-    of it.
+    of it. What a limit denies is denied from the next connection on.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class Replay:
         self._recorded = self._stack.enter_context(
             InboundAudit(clock=lambda: self.now, monitors=monitors_for(rates, ()))
         )
-        self._limited = self._stack.enter_context(InboundAudit(clock=lambda: self.now, monitors=monitors))
+        self._limited = self._stack.enter_context(DenyingAudit(clock=lambda: self.now, monitors=monitors))
+        self._denials = Denials(self._limited)
         self._all, self._others = (self._recorded.listener(service) for service in (DEFAULT_SERVICE_TYPE, "Control"))
         self._exempt = NetworkMap([(prefix, 0) for prefix in exempt])
         self._listener = self._limited.listener(service_type)
@@ -99,6 +101,8 @@ class Replay:
         if prepare is not None:
             prepare(self._limited)  # as `Guard` does
         self._validate = None if self.policy is None else self.policy.validate_connect
+        self._denied: Verdict | None = getattr(self.policy, "denial", None)
+        self._denying: Mapping[str, str] = getattr(self.policy, "denying", {})
         self._open: dict[bytes, dict[int, tuple[Session, Session | None]]] = {}
         self._ends: list[tuple[float, int, bytes | None, Session, Session | None]] = []
         self._opened = self._number = 0
@@ -211,11 +215,14 @@ class Replay:
         """The session as the policy has it: closed, if it is refused."""
         session = self._listener.session(address)
         assert self._validate is not None
+        why = self._denials.publish(session.remote_ip, self.now) if self._denials else None
         verdict = self._validate(session)
         if not verdict:
             session.record_rejection()  # as `Admission` does
             session.close()
-            self._refuse(self._name(verdict), address)
+            is_denial = verdict is self._denied
+            self._refuse(self._denying[why] if is_denial and why is not None else self._name(verdict), address)
+            self._denials.take(self.now)
         return session
 
     def _refuse(self, name: str, address: str) -> None:

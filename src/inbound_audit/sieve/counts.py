@@ -195,7 +195,9 @@ def _define(series: SeriesSet, name: str, of: Monitor, serialize: bool = False, 
 _SERIES, _SERIES_ADD = function(audit_series, check=_check_constants), function(audit_series_add)
 
 COUNTS = {
-    **functions(audit_service, audit_connections_on_service, audit_connections_on_listener, audit_nodes, audit_decision),
+    **functions(
+        audit_service, audit_connections_on_service, audit_connections_on_listener, audit_nodes, audit_decision
+    ),
     "audit_series": replace(_SERIES, by_hash=_SERIES),
     "audit_series_add": replace(_SERIES_ADD, by_hash=_SERIES_ADD),
     **{

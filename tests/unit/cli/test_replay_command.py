@@ -120,6 +120,28 @@ def test_limits_on_what_was_received_and_rejected(replay, tmp_path):
     assert ["default", "/24", "rejections/1h", "1", "25%", "192.0.2.0/24", "1"] in [x.split() for x in out.splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("limit", "name"), [("/32,/64=1", "default /32,/64"), ("/32,/64=1/1h", "default /32,/64 connections/1h")]
+)
+def test_what_a_limit_denies_has_a_row_of_its_own(replay, tmp_path, limit, name):
+    head = "Feb  6 12:0{} mx1 postfix/smtpd[{}]: "
+    log = [
+        head.format("0:00", 1) + "connect from a.example[192.0.2.7]",
+        head.format("0:01", 2) + "connect from a.example[192.0.2.7]",
+        head.format("0:02", 1) + "disconnect from a.example[192.0.2.7] ehlo=1 quit=1 commands=2",
+        head.format("9:00", 3) + "connect from a.example[192.0.2.7]",
+        head.format("9:01", 4) + "connect from b.example[192.0.2.8]",
+    ]
+    asked = write(tmp_path / "mail.log", log), "--year", "2026", "--limit", f"{limit} then deny for 10m"
+    status, out, err = replay(*asked)
+    assert (status, err) == (0, "")
+    assert f"2 would have been refused (50%) by {limit} then deny for 10m" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert [*name.split(), "1", "25%", "192.0.2.7/32", "1"] in rows
+    assert [*name.split(), "then", "deny", "1", "25%", "192.0.2.7/32", "1"] in rows
+    assert json.loads(replay(*asked, "--json")[1])["refused"] == 2
+
+
 def test_suggestions_over_time_are_replayed(replay, tmp_path):
     path = write(tmp_path / "mail.log", MAIL)
     found = json.loads(replay(path, "--suggest", "25%", "--json")[1])

@@ -14,6 +14,7 @@ from tests.support.gold_replay import GoldReplay, postfix_log
 from inbound_audit import Limits, LuaPolicy
 from inbound_audit._ipcount import MONITOR_KINDS
 from inbound_audit.policy.rates import Rate, read_rate
+from inbound_audit.replay import denials
 from inbound_audit.replay import run as run_module
 from inbound_audit.replay.reading import ALONE, RECEPTION, REJECTION, SEVERAL, Event, LogReader, form_of
 from inbound_audit.replay.results import result_of
@@ -49,14 +50,26 @@ def whole(time: float, lasts: float, address: str = "192.0.2.7") -> Event:
     return time, None, address, time + lasts, SEVERAL
 
 
-def compare(log: list[str], maxima: dict[str, int], rates: dict[str, str] | None = None) -> None:
+def compare(
+    log: list[str],
+    maxima: dict[str, int],
+    rates: dict[str, str] | None = None,
+    deny_s: tuple[int, int, int, int] = (0, 0, 0, 0),
+) -> GoldReplay:
+    """`deny_s`: for how long each limit denies, those on open sessions first."""
     found = [(key, read_rate(text)) for key, text in (rates or {}).items()]
     spans = {(PAIRS[key], rate.kind, rate.seconds): rate.maximum for key, rate in found}
     open_sessions = {PAIRS[key]: most for key, most in maxima.items()}
-    gold = GoldReplay(open_sessions, list(PAIRS.values()), spans, RATES)
+    denials = {limit: seconds for limit, seconds in zip([*open_sessions, *spans], deny_s, strict=False) if seconds}
+    gold = GoldReplay(open_sessions, list(PAIRS.values()), spans, RATES, denials)
     for line in log:
         gold.line(line)
-    limits = Limits({key: [most, *[str(rate) for at, rate in found if at == key]] for key, most in maxima.items()})
+    mosts: dict[str, list[int | str]] = {key: [] for key in maxima}
+    for (key, most), seconds in zip([*maxima.items(), *found], deny_s, strict=False):
+        mosts[key].append(
+            f"{most} then deny for {seconds}s" if seconds else most if isinstance(most, int) else str(most)
+        )
+    limits = Limits(mosts)
     reader = LogReader("log", form_of(b"", "postfix", {}), StampReader(0, 2026, UTC))
     blocks = ["\n".join(log[at : at + 999]).encode() for at in range(0, len(log), 999)]
     wanted = {Rate(0, kind, seconds) for _, kind, seconds in RATES}
@@ -67,7 +80,12 @@ def compare(log: list[str], maxima: dict[str, int], rates: dict[str, str] | None
         late = {f"default {key} {rate.name}": gold.refused[PAIRS[key], rate.kind, rate.seconds] for key, rate in found}
         refused = {f"default {key}": gold.refused[PAIRS[key]] for key in maxima} | late
         assert limits.refused == {name: number for name, number in refused.items() if number}
-        assert (replay.connections, replay.refused) == (gold.connections, sum(refused.values()))
+        names = {PAIRS[key]: f"default {key} then deny" for key in maxima}
+        names |= {(PAIRS[key], *rate[1:]): f"default {key} {rate.name} then deny" for key, rate in found}
+        denied = {names[limit]: number for limit, number in gold.denied.items()}
+        assert {name: each.number for name, each in replay.refusals.items() if name in names.values()} == denied
+        assert limits.denied == sum(denied.values())
+        assert (replay.connections, replay.refused) == (gold.connections, sum((refused | denied).values()))
         assert (replay.receptions, replay.rejections) == (gold.receptions, gold.rejections)
         assert (replay.unmatched, replay.replaced, replay.unfinished) == (gold.unmatched, gold.replaced, len(gold.open))
         assert {hour: numbers[0] for hour, numbers in replay.hours.items()} == dict(gold.hours)
@@ -78,6 +96,7 @@ def compare(log: list[str], maxima: dict[str, int], rates: dict[str, str] | None
     fours = sum("." in network for network in gold.networks)
     assert result.networks == {"/24": fours, "/64": len(gold.networks) - fours}
     assert (result.lines, result.bad, result.back, result.overdue) == (len(log), 0, 0, 0)
+    return gold
 
 
 def compare_over_time(replay: Replay, gold: GoldReplay) -> None:
@@ -110,6 +129,60 @@ def test_a_log_against_the_model():
 def test_short_logs_against_the_model(seed, lines, hosts, networks, kind, most):
     log = list(postfix_log(lines, seed, processes=8))
     compare(log, {"/32,/64": hosts, "/24,/48": networks}, {"/32,/64": f"{most} {kind}/1m"})
+
+
+def test_a_log_and_limits_that_deny_against_the_model():
+    gold = compare(
+        list(postfix_log(effort(6_000, 50_000), seed=2)),
+        {"/32,/64": 3, "/24,/48": 6},
+        {"/32,/64": "30 rejections/5m", "/24,/48": "25 receptions/5m"},
+        (4, 7, 30, 20),
+    )
+    assert len(gold.denied) >= 3
+    assert min(gold.denied.values()) >= 10
+
+
+@given(
+    st.integers(1, 1 << 30),
+    st.integers(0, 300),
+    st.tuples(st.integers(0, 3), st.integers(0, 6)),
+    st.sampled_from(MONITOR_KINDS),
+    st.tuples(*[st.sampled_from((0, 1, 5, 60))] * 3),
+)
+def test_short_logs_and_limits_that_deny_against_the_model(seed, lines, mosts, kind, deny_s):
+    log = list(postfix_log(lines, seed, processes=8))
+    compare(log, dict(zip(PAIRS, mosts, strict=True)), {"/32,/64": f"{mosts[1]} {kind}/1m"}, (*deny_s, 0))
+
+
+def test_what_a_limit_denies_ends_by_the_clock_of_the_log():
+    with replay_of(Limits({"/32": "1 then deny for 10m"})) as replay:
+        replay.run([whole(time, 1) for time in (1e9, 1e9 + 0.5)])  # the second one is over the limit
+        replay.run([whole(1e9 + 100, 1), whole(1e9 + 600.25, 1, "192.0.2.8"), whole(1e9 + 600.25, 1)])
+        denied = replay.refusals["default /32 then deny"]
+        assert (denied.number, replay.refused) == (2, 3)
+        replay.run([whole(1e9 + 600.5, 1), whole(1e9 + 700, 1)])
+        assert replay.refused == 3
+
+
+def test_a_denial_holds_for_the_network_of_its_limit_alone():
+    limits = Limits(
+        {"/24": "0 then deny for 1h"}, exempt=["192.0.2.1"], networks={"ours": {"prefixes": ["192.0.2.2"], "total": 9}}
+    )
+    with replay_of(limits) as replay:
+        replay.run([whole(1e9, 1, f"192.0.2.{host}") for host in (7, 8, 1, 2)])
+        assert {name: each.number for name, each in replay.refusals.items()} == {
+            limits.refusal.text: 1, "default /24 then deny": 1
+        }  # fmt: skip
+
+
+def test_as_many_prefixes_are_denied_at_once_as_live(monkeypatch):
+    monkeypatch.setattr(denials, "MAX_OVERRIDES", 3)
+    hosts = [f"192.0.2.{host}" for host in range(5)]
+    with replay_of(Limits({"/32": "0 then deny for 1m"})) as replay:
+        replay.run([whole(1e9, 1, host) for host in hosts * 2])
+        assert replay.refusals["default /32 then deny"].number == 3
+        replay.run([whole(1e9 + 60, 1, host) for host in hosts[3:] * 2])
+        assert replay.refusals["default /32 then deny"].number == 5
 
 
 def test_what_is_received_and_rejected_belongs_to_a_session_that_was_let_in():
