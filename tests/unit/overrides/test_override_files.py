@@ -26,6 +26,7 @@ from inbound_audit.descriptor import open_regular
 from inbound_audit.errors import CapacityError, CidrError, InboundAuditError, PolicyError, SharedStateError
 from inbound_audit.overrides import entry as entries
 from inbound_audit.overrides import files
+from inbound_audit.overrides import table as tables
 from inbound_audit.overrides.audit import AuditOverrides, changes_for, wish_of
 from inbound_audit.overrides.entry import Entry, entry_of, exact_prefix, read_line
 from inbound_audit.overrides.table import Table
@@ -431,14 +432,20 @@ def test_a_file_that_was_read_before_a_failure_counts(
         Path(directory.path, name).unlink()
 
 
-def test_what_has_ended_takes_no_room() -> None:
-    """Neither in a table of several files, nor where a shorter override has replaced a longer one."""
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many entries a table has at most."""
+    monkeypatch.setattr(tables, "MAX_OVERRIDES", 20)
+    return 20
+
+
+def test_what_has_ended_takes_no_room(few: int) -> None:
     found = files.Files()
     found._read = {
-        "1": ((0, 0, 0, 0), [made(f"10.{i >> 8}.{i & 255}.0/24") for i in range(MAX_OVERRIDES)]),
+        "1": ((0, 0, 0, 0), [made(f"10.0.{i}.0/24") for i in range(few)]),
         "2": ((0, 0, 0, 0), [made("192.0.2.0/24", for_s=None), made("198.51.100.0/24", "lift", for_s=90)]),
     }
-    assert len(found.table(NOW)) == MAX_OVERRIDES
+    assert len(found.table(NOW)) == few
     assert len(found.table(NOW + 60)) == 2
     assert len(found.table(NOW + 90)) == 1
 
@@ -455,12 +462,12 @@ def test_an_override_that_was_replaced_does_not_come_back() -> None:
     assert denied.order > shorter.order
 
 
-def test_what_was_lifted_makes_room_for_what_others_say() -> None:
-    lifted = [made(f"10.{i >> 8}.{i & 255}.0/24", "lift") for i in range(MAX_OVERRIDES)]
+def test_what_was_lifted_makes_room_for_what_others_say(few: int) -> None:
+    lifted = [made(f"10.0.{i}.0/24", "lift") for i in range(few)]
     table = Table(lifted)
     assert table.merge(made(f"192.0.2.{i}/32") for i in range(3))
     assert not table.merge([made("198.51.100.0/24", "lift")])
-    assert len(table) == MAX_OVERRIDES
+    assert len(table) == few
     assert len(table.holding(NOW)) == 3
     assert lifted[2][0] not in table
     assert lifted[3][0] in table
