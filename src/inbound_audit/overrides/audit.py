@@ -201,7 +201,7 @@ class AuditOverrides:
         """Writes what the directory lacks of a table. Returns whether it has it now; a failure is logged."""
         if kept:
             try:
-                files.change(place, lambda table: [one for one in kept.items() if _is_later(one, table)], self._now())
+                files.change(place, lambda table: table.later(kept.items(), _ipcount.MAX_OVERRIDES), self._now())
             except InboundAuditError as error:
                 _failures.report(logging.WARNING, "overrides are not restored: %s", error, kind="restore")
                 return False
@@ -333,11 +333,6 @@ def _keeps_state(state: Any) -> bool:
 def _native_action(entry: Entry) -> str:
     """What a limit has denied holds for the limit's network alone."""
     return "deny network" if entry.by == BY_LIMIT and entry.action == "deny" else entry.action
-
-
-def _is_later(item: tuple[Key, Entry], table: Table) -> bool:
-    before = table.get(item[0])
-    return before is None or before.order < item[1].order
 
 
 def _identity_of(place: Directory) -> Identity:

@@ -168,6 +168,13 @@ def entry_of(
     return Entry(prefix_of(key), action, until, why, now, by[:MAX_WHY], changed, node[:MAX_WHY], kept)
 
 
+def joined(one: Entry, other: Entry) -> Entry:
+    """Two changes of one prefix: the later one, kept as long as either."""
+    later = max(one, other, key=lambda entry: entry.order)
+    kept = _later(one.kept, other.kept)
+    return later if later.kept == kept else later._replace(kept=kept)
+
+
 def _later(one: float | None, other: float | None) -> float | None:
     """Of two ends; None is none."""
     return None if one is None or other is None else max(one, other)

@@ -136,12 +136,17 @@ def change(place: Directory, edit: Edit, now: float) -> bool:
             own = read_all(place, now, re.compile(re.escape(name)))
             new = list(edit(table))
             if new:
-                own = Table((key, entry) for key, entry in own.items() if table.get(key) == entry)
+                own = Table((key, table[key]) for key, entry in own.items() if _is_last(entry, table.get(key)))
                 own.merge(new)
                 write(place, name, own, like)
             return bool(new)
     except OSError as error:
         raise SharedStateError(f"{place.path}: overrides can't be changed there: {cause_of(error)}") from None
+
+
+def _is_last(entry: Entry, of_all: Entry | None) -> bool:
+    """Whether it is the last change of its prefix, which is kept as long as any of them."""
+    return of_all is not None and of_all.order == entry.order
 
 
 def read_entries(path: str, content: bytes) -> list[tuple[Key, Entry]]:

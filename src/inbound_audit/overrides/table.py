@@ -7,7 +7,7 @@ from math import inf
 
 from inbound_audit._ipcount import MAX_OVERRIDES
 from inbound_audit.errors import CapacityError
-from inbound_audit.overrides.entry import Decision, Entry, Key
+from inbound_audit.overrides.entry import Decision, Entry, Key, joined
 
 
 class Table(dict[Key, Entry]):
@@ -27,8 +27,10 @@ class Table(dict[Key, Entry]):
         lifted: Iterator[Key] | None = None
         for key, entry in entries:
             before = self.get(key)
-            if before is not None and before.order >= entry.order:
-                continue
+            if before is not None:
+                entry = joined(before, entry)
+                if entry == before:
+                    continue
             more = 0 if room == inf else len(entry.line()) - (0 if before is None else len(before.line()))
             if more > room:
                 continue

@@ -167,12 +167,13 @@ def test_a_closed_audit_has_no_overrides() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["10.0.0.0/8", "10.1.0.0/16"]), st.sampled_from(["deny", "lift"]),
-                          st.integers(0, 3), st.sampled_from("ab")), max_size=8), st.randoms())  # fmt: skip
-def test_the_order_of_a_merge_does_not_matter(given: list[tuple[str, str, int, str]], draw: Any) -> None:
+                          st.integers(0, 3), st.sampled_from("ab"), st.sampled_from([NOW + 60, NOW + 90, None])),
+                max_size=8), st.randoms())  # fmt: skip
+def test_the_order_of_a_merge_does_not_matter(given: list[tuple[Any, ...]], draw: Any) -> None:
     """Last writer by time and node: so nodes and files come to the same whatever they hear first."""
     items = [
-        (key, item._replace(changed=changed, node=node, why=""))
-        for prefix, action, changed, node in given
+        (key, item._replace(changed=changed, node=node, why="", kept=kept))
+        for prefix, action, changed, node, kept in given
         for key, item in [made(prefix, action)]
     ]
     one, other = Table(), Table()
@@ -430,6 +431,23 @@ def test_a_file_that_was_read_before_a_failure_counts(
     assert not found.changed
     for name in "ab":
         Path(directory.path, name).unlink()
+
+
+@shared
+def test_what_another_node_says_is_kept_as_long_as_what_it_replaces(directory: SharedDirectory) -> None:
+    """The node did not know of the override that was there, and has made another one for a shorter time."""
+    ((key, longer),) = [made("10.0.0.0/8", for_s=None)]
+    files.change(directory, lambda table: table.later([(key, longer)], MAX_OVERRIDES), NOW)
+    shorter = made("10.0.0.0/8", "allow", node="there")[1]._replace(changed=longer.changed + 1)
+    files.change(directory, lambda table: table.later([(key, shorter)], MAX_OVERRIDES), NOW)
+    assert [decision.action for decision in files.read_all(directory, NOW).decisions(NOW)] == ["allow"]
+    found = files.read_all(directory, NOW + 60)
+    assert found == {key: shorter._replace(kept=None)}
+    assert not found.merge([(key, longer)])
+    assert not found.merge([(key, shorter)])
+    assert found.decisions(NOW + 60) == []
+    assert change(directory, "deny", "192.0.2.0/24", NOW + 60)
+    assert files.read_all(directory, NOW + 60)[key] == found[key]
 
 
 @pytest.fixture
