@@ -277,13 +277,20 @@ class ForwardServer(ServerOfGate):
         finally:
             self._probed.discard(back_end)
 
+    def _is_down(self, back_end: BackEnd) -> bool:
+        return back_end in self._forwarder.down
+
     async def _wait_until_up(self, back_end: BackEnd) -> None:
-        while why := await _why_unreachable(self._loop, back_end, self._check_s):
-            if self._down.get(back_end) != why:
+        """A client may have failed to reach it since the connection was asked for: then another one is made."""
+        known = False
+        while (why := await _why_unreachable(self._loop, back_end, self._check_s)) or self._is_down(back_end) != known:
+            if why and self._down.get(back_end) != why:
                 self._down[back_end] = why
                 self._forwarder.mark_down(back_end)
                 self._on_change(back_end, why)
-            await asyncio.sleep(self._check_s)
+            if why:
+                await asyncio.sleep(self._check_s)
+            known = self._is_down(back_end)
         self._forwarder.mark_up(back_end)
         if self._down.pop(back_end, None) is not None:
             self._on_change(back_end, "")

@@ -19,7 +19,7 @@ from tests.support.listening import LoopThread, Script
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import Listener, Verdict
-from inbound_audit.listeners import Guard
+from inbound_audit.listeners import Guard, forward_server
 from inbound_audit.listeners.forward import Forwarder, resolve
 from inbound_audit.listeners.forward_server import LOST, ForwardServer
 from inbound_audit.listeners.gate import gate_of
@@ -81,6 +81,31 @@ def served(listener: Listener, answer: Verdict, proxy_from: tuple[str, ...] = ()
 
 
 # ---- the end
+
+
+def test_a_probe_from_before_a_client_failed_is_not_believed(listener, monkeypatch):
+    changes: list[str] = []
+    with served(listener, Verdict()) as found:
+        (back_end,) = found.server._forwarder.back_ends
+        eventually(lambda: not found.server._probed, "the end of the first probe")
+        found.server._on_change = lambda _, why: changes.append(why)
+        answered = asyncio.Event()
+        answers = iter([""])
+
+        async def why_unreachable(*_: object) -> str:
+            why = next(answers, "it is gone")
+            await answered.wait()
+            return why
+
+        async def begin() -> None:
+            found.server._start_probe(back_end)
+
+        monkeypatch.setattr(forward_server, "_why_unreachable", why_unreachable)
+        found.thread.do(begin)
+        found.server._forwarder.mark_down(back_end)  # as a client finds it
+        found.thread.loop.call_soon_threadsafe(answered.set)
+        eventually(lambda: changes == ["it is gone"], "the word that it is down")
+        assert found.server._forwarder.down == (back_end,)
 
 
 def test_a_stop_waits_for_a_client_in_a_tarpit(listener):
