@@ -275,7 +275,7 @@ class Scenario:
     limit_s = LIMIT_S
     """Seconds after which a case hangs."""
 
-    quick_cases = 40
+    quick_cases = 20
     """How many cases are the sample that the quick form takes."""
 
     in_children = False

@@ -9,4 +9,4 @@ from tests.support.sharing import FULL
 
 @pytest.mark.parametrize("seed", range(100, 110 if FULL else 101))
 def test_after_quiet_every_view_is_the_truth_in_the_long_run(seed: int) -> None:
-    Simulation(seed).run(100_000 if FULL else 10_000)
+    Simulation(seed).run(100_000 if FULL else 4_000)
