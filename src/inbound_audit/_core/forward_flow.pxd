@@ -121,10 +121,10 @@ cdef inline void report(Forwarder *w, Flow *ended) noexcept nogil:
 
 # ---- the end of a flow
 
-cdef inline void close_side(Mover *m, Side *s, bint abort) noexcept nogil:
+cdef inline void close_side(Mover *m, const Flow *f, Side *s, bint abort) noexcept nogil:
     if s.socket.fd < 0:
         return
-    if is_own(&s.socket):
+    if f.is_checked or is_own(&s.socket):
         if abort:
             abort_on_close(s.socket.fd, True)
         if unwatch(m.epoll, s.socket.fd) != 0:
@@ -147,8 +147,8 @@ cdef inline void end_flow(Mover *m, Flow *f, bint abort) noexcept nogil:
     leave_list(m, f)
     f.stage = ENDED
     take_back(&f.c)
-    close_side(m, &f.side[CLIENT], abort)
-    close_side(m, &f.side[BACK_END], abort)
+    close_side(m, f, &f.side[CLIENT], abort)
+    close_side(m, f, &f.side[BACK_END], abort)
     close_flow_pipe(&f.side[CLIENT])
     close_flow_pipe(&f.side[BACK_END])
     add_one(&m.ended_flows)
@@ -175,7 +175,7 @@ cdef inline int carry_end(Side *a, Side *b) noexcept nogil:
     if not a.ended or b.end_sent:
         return 0
     b.end_sent = True
-    return end_sending(b.socket.fd)
+    return 0 if a.end_sent else end_sending(b.socket.fd)  # the second end is said by the close that follows
 
 
 cdef inline int fill_pipe(Mover *m, Side *a) noexcept nogil:
@@ -318,12 +318,12 @@ cdef inline void find_target(Mover *m, Flow *f) noexcept nogil:
         code = begin_connect(&w.target[f.target].place, &fd)
         if fd >= 0:
             own(&s.socket, fd)
-            s.readable = s.writable = False
+            s.readable = s.writable = s.urgent = s.failed = s.end_shown = False
             code = watch_changes(m.epoll, fd, <u64><uintptr_t>f + BACK_END)
             if code == 0:
                 enter_stage(m, f, CONNECTING)
                 return
-            close_side(m, s, True)
+            close_side(m, f, s, True)
         note_unreachable(m, f, -code)
     refuse(m, f)
 
@@ -346,7 +346,7 @@ cdef inline int send_header(Mover *m, Flow *f) noexcept nogil:
 
 cdef inline void leave_target(Mover *m, Flow *f, int error) noexcept nogil:
     """The back end could not be reached."""
-    close_side(m, &f.side[BACK_END], True)
+    close_side(m, f, &f.side[BACK_END], True)
     note_unreachable(m, f, error)
     find_target(m, f)
 
@@ -354,7 +354,7 @@ cdef inline void leave_target(Mover *m, Flow *f, int error) noexcept nogil:
 cdef inline void finish_connecting(Mover *m, Flow *f) noexcept nogil:
     """Something has happened to a socket that connects."""
     cdef Side *s = &f.side[BACK_END]
-    cdef int code = connected(s.socket.fd)
+    cdef int code = connected(s.socket.fd) if s.failed else 0
     if code == 0 and not s.writable:
         return
     if code == 0:
@@ -380,7 +380,8 @@ cdef inline bint keeps_side(const Side *s) noexcept nogil:
 
 cdef inline void take_turn(Mover *m, Flow *f) noexcept nogil:
     """Does what can be done for it now, without waiting."""
-    if not (keeps_side(&f.side[CLIENT]) and keeps_side(&f.side[BACK_END])):
+    f.is_checked = keeps_side(&f.side[CLIENT]) and keeps_side(&f.side[BACK_END])
+    if not f.is_checked:
         end_flow(m, f, True)
     elif f.stage == MOVING:
         move(m, f)
@@ -388,6 +389,7 @@ cdef inline void take_turn(Mover *m, Flow *f) noexcept nogil:
         finish_connecting(m, f)
     elif f.stage == REFUSED:
         drain(m, f)
+    f.is_checked = False
 
 
 cdef inline void serve_flow(Mover *m, Flow *f, int side, u32 events) noexcept nogil:
@@ -396,6 +398,8 @@ cdef inline void serve_flow(Mover *m, Flow *f, int side, u32 events) noexcept no
         return  # earlier in this batch
     if events & <u32>(EPOLLIN | EPOLLPRI | EPOLLRDHUP) or trouble:
         f.side[side].readable = True
+    if trouble:
+        f.side[side].failed = True
     if events & <u32>EPOLLPRI:
         f.side[side].urgent = True
     if events & <u32>EPOLLRDHUP:
@@ -453,7 +457,8 @@ cdef inline void begin_flow(Mover *m, Connection *c) noexcept nogil:
     if not is_own(&c.socket) or watch_changes(m.epoll, fd, <u64><uintptr_t>f + CLIENT) != 0:
         end_flow(m, f, True)
         return
-    do_not_wait(fd)
+    if c.flow != NULL:  # from Python; a gate has accepted any other, and its socket does not wait
+        do_not_wait(fd)
     abort_on_close(fd, False)
     if is_refused:
         enter_stage(m, f, REFUSED)

@@ -63,6 +63,7 @@ cdef struct Side:
     bint readable               # it may have bytes, or its end
     bint writable               # it may have room
     bint urgent                 # it may have an urgent byte
+    bint failed                 # an event has said that something is wrong with it
     bint end_shown              # an event has said that its stream has ended, though bytes may be left
     bint ended                  # its stream has ended, and all of it was read
     bint end_sent               # the end of the other stream was sent to it
@@ -72,6 +73,7 @@ cdef struct Side:
 cdef struct Flow:
     Side side[2]
     Connection c                # of the client; counted here while `c.ac.open`
+    bint is_checked             # in this turn its sockets were compared with what they were opened for
     bint is_known               # Python knows it, and has its count
     u32 stage                   # Stage
     u32 target                  # the back end that it has, or waits for

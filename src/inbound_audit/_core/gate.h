@@ -189,14 +189,16 @@ static inline void ia_unlimit_accept(int listening, int64_t own_us)
         ia_set_time(listening, own_us);
 }
 
-static inline int ia_accept(int listening, struct ia_caller *out)
+/* `waits`: the connection's socket blocks, as Python's `accept` leaves it. */
+static inline int ia_accept(int listening, int waits, struct ia_caller *out)
 {
     struct sockaddr_storage from;
     socklen_t size = sizeof from;
     from.ss_family = AF_UNSPEC;
 #ifdef __linux__
-    out->fd = accept4(listening, (struct sockaddr *)&from, &size, SOCK_CLOEXEC);
+    out->fd = accept4(listening, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | (waits ? 0 : SOCK_NONBLOCK));
 #else
+    (void)waits;
     out->fd = accept(listening, (struct sockaddr *)&from, &size);
 #endif
     if (out->fd < 0)

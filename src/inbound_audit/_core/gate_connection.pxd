@@ -82,6 +82,11 @@ cdef inline void take_back(Connection *c) noexcept nogil:
 
 # ---- refusing
 
+cdef inline bint is_forwarded(const Lane *lane) noexcept nogil:
+    """Whether what may stay goes to a forwarder, and not to Python. The same for a batch."""
+    return lane.gate.out != &lane.gate.queue
+
+
 cdef inline bint push_hand(Lane *lane, Connection *c) noexcept nogil:
     """Puts the connection that the lane has in its hand into the queue, or a forwarder's. False: it has no room."""
     cdef bint fits
@@ -90,7 +95,7 @@ cdef inline bint push_hand(Lane *lane, Connection *c) noexcept nogil:
     fits = push(lane.gate.out, c)
     if fits:
         lane.hand = -1
-        if lane.gate.out != &lane.gate.queue:
+        if is_forwarded(lane):
             add_one(&lane.forwarded)
     unlock_mutex(&lane.hands)
     return fits
@@ -231,7 +236,7 @@ cdef inline void receive(Lane *lane, const Caller *caller, int64_t own_us) noexc
                 return
         elif is_over(lane, &c):
             return
-    if caller.family != AF_UNIX:  # whose connections inherit nothing
+    if caller.family != AF_UNIX and not is_forwarded(lane):  # which inherit nothing, or never wait
         set_time(lane.hand, own_us)
     if not push_hand(lane, &c):
         add_one(&lane.queue_full)

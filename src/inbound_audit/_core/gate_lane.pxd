@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from inbound_audit._core.bits cimport u32, u64, acquire32, fetch_add64, load64, publish32, store32
-from inbound_audit._core.gate_connection cimport Caller, receive, send_away
+from inbound_audit._core.gate_connection cimport Caller, is_forwarded, receive, send_away
 from inbound_audit._core.gate_drain cimport drains, end_drains, go_on_draining
 from inbound_audit._core.gate_model cimport (
     DRAIN_MS, END, FIRST_DRAINED, FIRST_SOCKET, Gate, Lane, Thread, monotonic_ms,
@@ -35,7 +35,7 @@ cdef extern from "inbound_audit/_core/gate.h":
     void rest "ia_rest"(int) noexcept nogil
     bint is_of_connection "ia_is_of_connection"(int) noexcept nogil
     void do_not_wait "ia_do_not_wait"(int) noexcept nogil
-    int accept_connection "ia_accept"(int, Caller *) noexcept nogil
+    int accept_connection "ia_accept"(int, bint, Caller *) noexcept nogil
     int start_thread "ia_start"(Thread *, void *(*)(void *) noexcept nogil, void *) noexcept nogil
 
 cdef enum:
@@ -52,7 +52,7 @@ cdef inline int accept_next(Lane *lane, int listening, bint with_spare, Caller *
     lock_mutex(&lane.hands)
     if with_spare:
         close_socket(&lane.spare)
-    error = -accept_connection(listening, caller)
+    error = -accept_connection(listening, not is_forwarded(lane), caller)
     if error == 0:
         lane.hand = caller.fd
     unlock_mutex(&lane.hands)
