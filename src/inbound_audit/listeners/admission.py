@@ -29,12 +29,13 @@ Refusal = bytes | Callable[[Verdict], bytes]
 class Admission:
     """One connection of a guard, from accept to close.
 
-    `session` is its accept construct, None when it is not counted. `policy` is the guard's policy at the time of the
-    accept: a reload does not change whose `end_session` is called. An admission that is collected open is closed and
-    warns (`ResourceWarning`), as its session would. Its text is the peer's address.
+    `session` is its accept construct, None when it is not counted. `uncounted` is that of a client for which there was
+    no room: overrides are asked about it. `policy` is the guard's policy at the time of the accept: a reload does not
+    change whose `end_session` is called. An admission that is collected open is closed and warns (`ResourceWarning`),
+    as its session would. Its text is the peer's address.
     """
 
-    __slots__ = ("__weakref__", "_guard", "asked", "closed", "policy", "records", "session", "verdict")
+    __slots__ = ("__weakref__", "_guard", "asked", "closed", "policy", "records", "session", "uncounted", "verdict")
 
     def __init__(self, guard: Guard, session: Session | None, verdict: Verdict = ACCEPT) -> None:
         self._guard = guard
@@ -43,6 +44,7 @@ class Admission:
         self.asked: ConnectPolicy | None = None  # the policy that a gate has asked already
         self.policy = guard.policy
         self.session = session
+        self.uncounted: Session | None = None
         self.verdict = verdict
 
     @property
@@ -65,6 +67,8 @@ class Admission:
         guard = self._guard
         if self.session is not None and (self.policy is None or self.policy is not self.asked):
             self.verdict = guard.consult_connect(self)
+        elif self.uncounted is not None and self.let_in:
+            self.verdict = guard.consult_overrides(self, self.uncounted)
         if self.let_in:
             guard.accepted += 1
         else:
@@ -131,18 +135,23 @@ class Admission:
         If the arena is full the connection is no longer counted, and `when_full` decides. Returns False if `remote` is
         no address: the count has not moved then, and the caller is to close the connection.
         """
-        if self.closed or self.session is None:
+        if self.closed or (self.session is None and self.uncounted is None):
             return True
         try:
+            if self.session is None:
+                self.uncounted = self._guard.listener.visit(remote)
+                return True
             self.session.rebind(remote)
             self.asked = None  # a gate has asked about another address
         except AddressError as error:
             self.report(logging.INFO, "%s names a client that is no address: %s", self, error)
             return False
         except InboundAuditError as error:
-            self.session.close()
+            if self.session is not None:
+                self.session.close()
             self.session = None
             self.verdict = self._guard._not_counted(error)
+            self.uncounted = self._guard._visited(remote)
         return True
 
     def refusal_bytes(self, refusal: Refusal) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import weakref
 from collections.abc import Callable
@@ -33,10 +34,10 @@ class Guard:
     before the policy is asked, who is allowed is let in after that.
 
     `policy` may be exchanged while the server runs: later connections get the new one. `when_full` decides about a
-    connection for which the listener's arena has no room, `on_error` about one for which the policy raises or returns
-    something other than a Verdict: "accept" (the default: a guard never brings a server down) or "refuse".
-    Connections without an address (Unix sockets) are accepted and not counted; those
-    with an address that can't be read are refused.
+    connection for which the listener's arena has no room, unless it is denied; `on_error` about one for which the
+    policy raises or returns something other than a Verdict: "accept" (the default: a guard never brings a server down)
+    or "refuse". Connections without an address (Unix sockets) are accepted and not counted; those with an address that
+    can't be read are refused.
 
     Use one guard per thread that accepts and per server that is stopped as a whole, on one socket or several. Guards
     may share a listener and a policy; connections of one listener are counted together. The counters are written by
@@ -152,7 +153,7 @@ class Guard:
 
     def _enter(self, opened: Callable[[Any, Any], Session], remote: Any, local: Any) -> Admission:
         self._opened += 1
-        session, verdict = None, ACCEPT
+        session, uncounted, verdict = None, None, ACCEPT
         try:
             session = opened(remote, local)
         except AddressError as error:
@@ -161,8 +162,16 @@ class Guard:
                 verdict = UNAVAILABLE
                 self._room.report(logging.WARNING, "a peer is refused, its address can't be read: %s", error)
         except InboundAuditError as error:
-            verdict = self._not_counted(error)
-        return self._admission(session, verdict)
+            verdict, uncounted = self._not_counted(error), self._visited(remote, local)
+        admission = self._admission(session, verdict)
+        admission.uncounted = uncounted
+        return admission
+
+    def _visited(self, remote: Any, local: Any = None) -> Session | None:
+        """A client for which there was no room, to ask overrides about; None in an audit without any."""
+        with contextlib.suppress(InboundAuditError):
+            return self.listener.visit(remote, local)
+        return None
 
     def receive(self, session: Session | None, asked: ConnectPolicy | None = None) -> Admission:
         """A connection that a gate has let in, with its count. `Admission.evaluate` asks the policy, unless it is
@@ -206,6 +215,11 @@ class Guard:
             return denial
         verdict = self._consult(admission, "validate_connect")
         return ACCEPT if override == "allow" else verdict
+
+    def consult_overrides(self, admission: Admission, uncounted: Session) -> Verdict:
+        """The verdict about a client that could not be counted: who is denied is refused all the same."""
+        denial: Verdict = getattr(admission.policy, "denial", DENIED)
+        return denial if uncounted.override == "deny" else admission.verdict
 
     def _prepared(self, policy: ConnectPolicy | None) -> ConnectPolicy | None:
         """A policy whose `prepare`, if it has one, was called. Raises what that raises."""

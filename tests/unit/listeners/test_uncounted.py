@@ -17,12 +17,13 @@ from tests.support.gates import connect, end, take_all
 from tests.support.listening import LoopThread
 from tests.support.waiting import eventually
 
-from inbound_audit import InboundAudit, Session, Verdict
+from inbound_audit import InboundAudit, Limits, Session, Verdict
 from inbound_audit.errors import CapacityError
 from inbound_audit.listeners import Guard
 from inbound_audit.listeners.aio import counted
 from inbound_audit.listeners.gate import Gate
 from inbound_audit.listeners.pending import stop_accepting
+from inbound_audit.listeners.proxy import TrustedProxies
 from inbound_audit.policy.verdict import ACCEPT, UNAVAILABLE
 
 ROOT = Path(__file__).parents[3]
@@ -152,6 +153,38 @@ def test_a_client_for_whom_there_is_no_room(audit, when_full, verdict):
     sessions, host = full(audit)
     assert admission.rebind(host) is True
     assert (admission.verdict, admission.session, guard.uncounted) == (verdict, None, 1)
+    admission.close()
+    for session in sessions:
+        session.close()
+
+
+@pytest.mark.parametrize("policy", [None, Limits({"/32,/128": 5}, code=550)], ids=["none", "limits"])
+def test_without_room_who_is_denied_is_refused_all_the_same(audit, policy):
+    guard = Guard(audit.listener(), policy)
+    sessions, host = full(audit)
+    audit.deny(host)
+    for admission in (guard.admit((host, 25)), guard.enter(("192.0.2.7", 25))):
+        if admission.uncounted is None:  # a balancer, which is counted
+            assert admission.rebind(host)
+            admission.evaluate()
+        assert admission.session is None
+        assert admission.denied
+        assert admission.verdict.code == (421 if policy is None else 550)
+        admission.close()
+    assert (guard.accepted, guard.refused, guard.uncounted) == (0, 2, 2)
+    for session in sessions:
+        session.close()
+
+
+def test_a_balancer_for_which_there_is_no_room_is_still_one(audit):
+    guard = Guard(audit.listener())
+    sessions, host = full(audit)
+    audit.deny("192.0.2.7")
+    admission = guard.enter((host, 25))
+    assert TrustedProxies(["2001:db8::/32"]).expects_header(admission)
+    assert admission.rebind("example.org") is False
+    assert admission.rebind("192.0.2.7")
+    assert not admission.evaluate()
     admission.close()
     for session in sessions:
         session.close()
