@@ -57,7 +57,7 @@ class FakeNode:
         trees = own.series_trees(clock) if hasattr(own, "series_trees") else GoldSeriesTrees(events, clock)
         self.series = HostSeries(trees, cluster.monitors, name in cluster.managers, lambda: cluster.now)
         self.table, self.utc = table, clock
-        self.overrides = HostOverrides(self._entries, self._take, lambda: cluster.now, clock)
+        self.overrides = HostOverrides(lambda: Table(self.table), self._take, lambda: cluster.now, clock)
         said = self.series.said.values()
         self.sender = Sender(self.epoch, own, lambda: cluster.now, said, utc=clock, overrides=self.overrides)
         self.receiver = Receiver(
@@ -70,9 +70,6 @@ class FakeNode:
             lambda up: None,
             lambda node: self.frozen or self.receiver.gone(node, cluster.now),
         )
-
-    def _entries(self) -> list[tuple[Key, Entry]]:
-        return [item for item in self.table.items() if item[1].is_kept(self.utc())]
 
     def _take(self, entries: Iterable[tuple[Key, Entry]]) -> None:
         self.table.forget(self.utc())
@@ -253,7 +250,7 @@ class FakeCluster:
         """All nodes have the same overrides, of each prefix the one that was changed last."""
         latest = Table()
         for node in self.nodes:
-            latest.merge(node._entries())
+            latest.merge(node.table.items())
         for node in self.nodes:
             now = node.utc() + 1.5  # what ends just now has ended on some
             assert node.table.holding(now) == latest.holding(now), (self.now, node.name)

@@ -116,7 +116,7 @@ class Agent:
         self._series = HostSeries(self._trees, monitors, is_manager)
         # The time of a walk in which others had the processor says nothing of what the next one costs.
         self._overrides = HostOverrides(
-            lambda: self._audit._overrides.entries(), lambda entries: self._audit._overrides.take(entries)
+            lambda: self._audit._overrides.table, lambda entries: self._audit._overrides.take(entries)
         )
         said, overrides = self._series.said.values(), self._overrides
         self._sender = Sender(epoch, self._trees, time.monotonic, said, cost=time.thread_time, overrides=overrides)

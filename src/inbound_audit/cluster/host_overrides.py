@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from hashlib import blake2b
+from math import inf
 from typing import NamedTuple
 
 from inbound_audit._ipcount import MAX_OVERRIDES
@@ -56,21 +57,25 @@ class _Held(NamedTuple):
 
 
 class HostOverrides:
-    """`entries` returns what the host has now; `take` takes over what is later, or raises InboundAuditError.
+    """`table` returns what the host has now, another table once that has changed; `take` takes over what is later, or
+    raises InboundAuditError.
 
     `clock` is monotonic, `utc` the time that overrides end by; both in seconds.
     """
 
     def __init__(
         self,
-        entries: Callable[[], Iterable[tuple[Key, Entry]]],
+        table: Callable[[], Table],
         take: Callable[[Iterable[tuple[Key, Entry]]], object],
         clock: Callable[[], float] = time.monotonic,
         utc: Callable[[], float] = time.time,
     ) -> None:
         self.digest = 0
         """Of all that this host has."""
-        self._entries, self._take = entries, take
+        self._table, self._take = table, take
+        self._seen: Table | None = None
+        self._ends_at = inf
+        """When the first of what was seen says nothing any more."""
         self._clock, self._utc = clock, utc
         self._lock = threading.Lock()
         self._held: dict[Key, _Held] = {}
@@ -162,7 +167,7 @@ class HostOverrides:
     # ---- on a thread of its own
 
     def carry_out(self) -> None:
-        """Takes over what has come in, and finds what is to be said. O(overrides)."""
+        """Takes over what has come in, and finds what is to be said. O(overrides) after a change, else O(1)."""
         with self._lock:
             waiting, self._waiting = list(self._waiting), deque()
             self._waiting_bytes = self._waiting_lines = 0
@@ -189,7 +194,12 @@ class HostOverrides:
 
     def _look(self, taken: Table) -> None:
         """Notes what the host has. What has changed and was not `taken` of other nodes is to be said."""
-        entries = dict(self._entries())
+        table, now = self._table(), self._utc()
+        if table is self._seen and now < self._ends_at:
+            return
+        self._seen = table
+        entries = {key: entry for key, entry in table.items() if entry.is_kept(now)}
+        self._ends_at = min((entry.kept for entry in entries.values() if entry.kept is not None), default=inf)
         gone = self._held.keys() - entries.keys()
         changed = [
             (key, entry) for key, entry in entries.items() if key not in self._held or self._held[key].entry != entry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from inbound_audit.errors import ClusterError
@@ -12,12 +13,16 @@ from inbound_audit.log_limiter import LogLimiter
 logger = logging.getLogger("inbound_audit.cluster")
 _failures = LogLimiter(logger)
 
+PAUSE_PER_JOB = 3
+"""A job that has much to do has a quarter of the time."""
+
 CLOSE_TIMEOUT_S = 1.0
 """Seconds that `close` waits for a job that is being done."""
 
 
 class Repeating:
-    """Calls `job` with a pause of `pause_s` seconds in between. What it raises is logged, and it is called again."""
+    """Calls `job` with a pause of `pause_s` seconds in between, or longer where it takes long. What it raises is
+    logged, and it is called again."""
 
     def __init__(self, job: Callable[[], object], pause_s: float) -> None:
         self._job = job
@@ -39,8 +44,11 @@ class Repeating:
             self._thread.join(CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
-        while not self._ends.wait(self._pause_s):
+        pause_s = self._pause_s
+        while not self._ends.wait(pause_s):
+            began = time.monotonic()
             try:
                 self._job()
             except Exception as error:
                 _failures.report(logging.ERROR, "overrides are not shared now, and tried again: %r", error)
+            pause_s = max(self._pause_s, PAUSE_PER_JOB * (time.monotonic() - began))

@@ -114,11 +114,11 @@ class AuditOverrides:
         with shared_lock:
             return self._table.decisions(self._now())
 
-    def entries(self) -> list[tuple[Key, Entry]]:
-        """What says something now: overrides, and that some were lifted. O(overrides)."""
-        with shared_lock:
-            now = self._now()
-            return [item for item in self._table.items() if item[1].is_kept(now)]
+    @property
+    def table(self) -> Table:
+        """The last change of each prefix, those that say nothing any more too. Not to be changed: a change makes
+        another."""
+        return self._table
 
     def decision_for(self, address: str) -> Decision | None:
         # Without the lock: a connection that is denied is asked about, and a change may wait for a disk.
@@ -145,8 +145,10 @@ class AuditOverrides:
         with self._place_of() as place:
             if place is None:
                 with shared_lock:
-                    self._table.forget(now)
-                    changed = bool(edit(self._table))
+                    table = Table(self._table)
+                    table.forget(now)
+                    changed = bool(edit(table))
+                    self._table = table
                     self._publish()
             else:
                 changed = files.change(place, edit, now)

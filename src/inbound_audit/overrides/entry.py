@@ -7,9 +7,10 @@ import json
 import math
 import re
 import time
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from inbound_audit._ipcount import parse_prefix
+from inbound_audit._ipcount import MAX_OVERRIDES, parse_prefix
 from inbound_audit.errors import CidrError, PolicyError
 
 Action = Literal["deny", "allow"]
@@ -27,6 +28,14 @@ known here."""
 
 BY_LIMIT = "limit"
 """Who has made an override that a limit asked for. Users are written as ``user@host``."""
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number here")
+
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -86,7 +95,7 @@ class Entry(NamedTuple):
 
     def line(self) -> bytes:
         """As `read_line` reads it."""
-        return json.dumps(self._asdict(), separators=(",", ":")).encode() + b"\n"
+        return _encode(self._asdict()).encode() + b"\n"
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -95,11 +104,13 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 
 
+@lru_cache(MAX_OVERRIDES)
 def read_line(line: bytes) -> tuple[Key, Entry]:
-    """Raises ValueError for what is no entry."""
+    """Raises ValueError for what is no entry. A file is read again whenever one of its lines has changed, so the lines
+    that were read are kept."""
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"has more than {MAX_LINE_BYTES} bytes")
-    found = json.loads(line, parse_constant=_no_constant)
+    found = _decode(line.decode())
     if not isinstance(found, dict) or found.keys() != _KINDS.keys():
         raise ValueError(f"is not an object with {', '.join(_KINDS)}")
     return checked(found)
@@ -122,10 +133,6 @@ def checked(found: dict[str, Any]) -> tuple[Key, Entry]:
         raise ValueError("a text is too long, or has control characters")
     key = parse_prefix(found["prefix"])
     return key, Entry(**{**found, "prefix": prefix_of(key)})
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number here")
 
 
 def prefix_of(key: Key) -> str:

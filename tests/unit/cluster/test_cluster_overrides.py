@@ -191,7 +191,7 @@ class Fixture:
         self.clock = Clock(EPOCH_S)
         self.table = Table()
         self.taken: list[list[str]] = []
-        self.overrides = HostOverrides(self.table.items, self._take, self.clock, self.clock)
+        self.overrides = HostOverrides(lambda: Table(self.table), self._take, self.clock, self.clock)
 
     def _take(self, entries: Iterable[tuple[Key, Entry]]) -> None:
         self.taken.append(
