@@ -195,6 +195,7 @@ def test_forged_frames_and_floods_are_counted_as_no_session(either: Cluster) -> 
         pack(Frame(FrameType.DELTA, 1, 1 << 63, 0, 0, 1000, 1000, 7, records)),
         pack(Frame(FrameType.SNAPSHOT, 1, 9, 0, 0, 1, 1, 0, records, 0, 1)),
         pack(Frame(FrameType.GOODBYE, 1, 10)),
+        beat(), pack(Frame(FrameType.OVERRIDES, 1, 1, 0, 0, 1, 1, 7, b"{}\n\n[[[[\xff\n" * 10_000, tree=3)),
     ]  # fmt: skip
     for name in ("mx1", "mx2", "mx3"):
         either.send([(name, frame) for frame in forged])

@@ -3,6 +3,7 @@ prefix; and what a broken node says takes nothing but its share."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,7 +14,9 @@ from tests.support.effort import effort
 from tests.support.fake_cluster import EPOCH_S, FakeCluster, FakeNode
 from tests.support.fake_engine import CALM, Faults
 from tests.support.timing import Clock
+from tests.support.waiting import eventually
 
+from inbound_audit import InboundAudit
 from inbound_audit.cluster import host_overrides
 from inbound_audit.cluster.frames import MAX_FRAME_BYTES, OVERRIDES, Frame, FrameType, pack, unpack
 from inbound_audit.cluster.host_overrides import (
@@ -23,7 +26,8 @@ from inbound_audit.cluster.host_overrides import (
     HostOverrides,
 )
 from inbound_audit.cluster.node_state import State
-from inbound_audit.errors import SharedStateError
+from inbound_audit.cluster.repeating import Repeating
+from inbound_audit.errors import ClusterError, SharedStateError
 from inbound_audit.overrides.audit import MAX_BYTES_FROM_NODES, MAX_FROM_NODES
 from inbound_audit.overrides.entry import LIFTED_S, MAX_WHY, Entry, Key, entry_of, exact_prefix
 from inbound_audit.overrides.table import Table
@@ -379,3 +383,41 @@ def test_an_agent_without_overrides_counts_on() -> None:
     cluster.run(0.5)
     cluster.check_views()
     assert holds(watcher) == {}
+
+
+# ---- the thread, and what it asks
+
+
+def test_a_job_that_fails_is_done_again(caplog: pytest.LogCaptureFixture) -> None:
+    done: list[int] = []
+
+    def job() -> None:
+        done.append(1)
+        raise ValueError("it is broken")
+
+    repeating = Repeating(job, 0.001)
+    repeating.start()
+    eventually(lambda: len(done) > 2, "it is done again")
+    repeating.close()
+    assert "it is broken" in caplog.text
+
+
+def test_without_a_thread_the_agent_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    repeating = Repeating(list, 0.001)
+    with pytest.raises(ClusterError, match="no overrides of other nodes can be taken: can't start new thread"):
+        repeating.start()
+    repeating.close()
+
+
+def test_a_change_makes_another_table() -> None:
+    """So that who looks for changes need not compare 10,000 of them."""
+    with InboundAudit() as audit:
+        before = audit._overrides.table
+        assert audit._overrides.table is before
+        audit.deny("192.0.2.0/24")
+        assert len(before) == 0
+        assert [entry.prefix for entry in audit._overrides.table.values()] == ["192.0.2.0/24"]
