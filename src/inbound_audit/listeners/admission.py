@@ -48,6 +48,11 @@ class Admission:
         self.verdict = verdict
 
     @property
+    def client(self) -> Session | None:
+        """The accept construct of the client, counted or not. None without an address."""
+        return self.uncounted if self.session is None else self.session
+
+    @property
     def let_in(self) -> bool:
         """Whether the last `evaluate` accepted. A verdict with `disconnect` accepts no connection."""
         return self.verdict.lets_in

@@ -130,7 +130,8 @@ class Forwarder(NativeForwarder):
         wait_before_forks(self._batches)
 
     def add(self, connection: socket.socket, session: Session | None) -> int:
-        """Takes over a connection that Python has asked about; the socket object is detached then.
+        """Takes over a connection that Python has asked about; the socket object is detached then. `session` says who
+        it is, for the PROXY header.
 
         Returns the number by which `take_ended` returns it: its session is the caller's to close. 0: too many wait, and
         the connection is the caller's still. One thread calls this and `take_ended`. Raises MemoryError.

@@ -148,7 +148,7 @@ class ForwardServer(ServerOfGate):
             self._unwatch()
             return
         for connection, session, asked in self._gate.take_asked():
-            admission = self._guard.receive(session, asked)
+            admission = self._guard.receive(session, asked, connection)
             if self._gate.proxy_from and self._is_balancer(admission):
                 self._undecided.add(admission)
                 self._start(self._read_header(connection, admission))
@@ -192,7 +192,7 @@ class ForwardServer(ServerOfGate):
         if not admission.let_in:
             self._refuse(connection, admission)
             return
-        number = self._forwarder.add(connection, admission.session)
+        number = self._forwarder.add(connection, admission.client)
         if number:
             self._admissions[number] = admission
         else:  # too many wait for the forwarder's threads

@@ -127,7 +127,7 @@ class GateServer(ServerOfGate):
             self._unwatch()
             return
         for connection, session, asked in self._gate.take_asked():
-            admission = self._factory.guard.receive(session, asked)
+            admission = self._factory.guard.receive(session, asked, connection)
             connection = _Connection(connection.family, connection.type, connection.proto, connection.detach())
             connection.admission = admission
             pending = PendingConnection(self._factory, admission)

@@ -19,6 +19,8 @@ from inbound_audit.policy.reason import override_reason
 from inbound_audit.policy.verdict import ACCEPT, DENIED, UNAVAILABLE, Verdict
 
 if TYPE_CHECKING:
+    import socket
+
     from inbound_audit._ipcount import Listener, Session
     from inbound_audit.inquiries import Answer
     from inbound_audit.listeners.decision_log import DecisionLog
@@ -173,11 +175,17 @@ class Guard:
             return self.listener.visit(remote, local)
         return None
 
-    def receive(self, session: Session | None, asked: ConnectPolicy | None = None) -> Admission:
+    def receive(
+        self, session: Session | None, asked: ConnectPolicy | None = None, connection: socket.socket | None = None
+    ) -> Admission:
         """A connection that a gate has let in, with its count. `Admission.evaluate` asks the policy, unless it is
-        `asked`: the limits that the gate has asked. Never raises."""
+        `asked`: the limits that the gate has asked. `connection` says who it is if there was no room to count it: a
+        balancer, say. Never raises."""
         admission = self._admission(session, ACCEPT)
         admission.asked = asked
+        if session is None and connection is not None:
+            with contextlib.suppress(OSError):  # the peer has left
+                admission.uncounted = self._visited(connection.getpeername())
         return admission
 
     def _admission(self, session: Session | None, verdict: Verdict) -> Admission:

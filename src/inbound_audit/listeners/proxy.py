@@ -43,10 +43,9 @@ class TrustedProxies:
         self._empty = not len(self._networks)
 
     def expects_header(self, admission: Admission) -> bool:
-        session = admission.uncounted if admission.session is None else admission.session
-        if self._empty or session is None:
+        if self._empty or admission.client is None:
             return False
-        return self._networks.lookup_session(session) is not None
+        return self._networks.lookup_session(admission.client) is not None
 
 
 async def read_header(reader: CommandReader) -> ProxyData:

@@ -143,7 +143,7 @@ class Counted(_Base):
         self._end_received()
         self._check_open()
         for request, session, asked in self._gate.take_asked(1):
-            admission = self.guard.receive(session, asked)
+            admission = self.guard.receive(session, asked, request)
             self._received = request.fileno(), admission
             try:
                 address = request.getpeername()

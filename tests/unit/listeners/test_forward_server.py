@@ -15,12 +15,12 @@ import pytest
 from tests.support import forwarding
 from tests.support.forwarding import Pairs
 from tests.support.gates import Other, connect, said
-from tests.support.listening import LoopThread, Script
+from tests.support.listening import LoopThread, Script, fill
 from tests.support.waiting import PATIENCE, eventually
 
-from inbound_audit import Listener, Verdict
+from inbound_audit import InboundAudit, Listener, Verdict
 from inbound_audit.listeners import Guard, forward_server
-from inbound_audit.listeners.forward import Forwarder, resolve
+from inbound_audit.listeners.forward import Forwarder, SendProxy, resolve
 from inbound_audit.listeners.forward_server import LOST, ForwardServer
 from inbound_audit.listeners.gate import gate_of
 
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a forwarder nee
 
 audit, listener = forwarding.audit, forwarding.listener  # fixtures
 
+BALANCERS = ("127.0.0.0/8",)
 HEADER = b"PROXY TCP4 192.0.2.1 192.0.2.9 1000 25\r\n"
 
 
@@ -54,13 +55,15 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(listener: Listener, answer: Verdict, proxy_from: tuple[str, ...] = ()) -> Iterator[Served]:
+def served(
+    listener: Listener, answer: Verdict, proxy_from: tuple[str, ...] = (), send_proxy: SendProxy = None
+) -> Iterator[Served]:
     guard = Guard(listener, Script({"connect": answer}))
     own = Pairs()
     with (
         socket.create_server(("127.0.0.1", 0)) as behind,
         socket.create_server(("127.0.0.1", 0)) as listening,
-        Forwarder(listener, resolve(*behind.getsockname())) as forwarder,
+        Forwarder(listener, resolve(*behind.getsockname()), send_proxy=send_proxy) as forwarder,
     ):
         own.find(behind, listening)
         behind.settimeout(PATIENCE)
@@ -78,6 +81,25 @@ def served(listener: Listener, answer: Verdict, proxy_from: tuple[str, ...] = ()
             found.begin_to_stop(cut=True).result(PATIENCE)
             assert thread.complaints == []
         guard.close_all()
+
+
+def test_a_balancer_without_room_is_believed():
+    """It is not counted, and its client is not, but overrides hold, and the next header names that client."""
+    with InboundAudit(capacity=8192) as audit:
+        kept = fill(audit.listener("SMTP"))
+        audit.deny("192.0.2.1")
+        with served(audit.listener("SMTP"), Verdict(), BALANCERS, send_proxy="v1") as found:
+            with connect(found.port, "127.77.66.55") as client:
+                client.sendall(HEADER)
+                assert said(client) == b"421 4.7.0 access denied\r\n"
+            assert audit.lift("192.0.2.1")
+            with connect(found.port, "127.77.66.55") as client:
+                client.sendall(HEADER)
+                with found.behind.accept()[0] as server:
+                    assert server.recv(99).startswith(b"PROXY TCP4 192.0.2.1 127.0.0.1 1000 ")
+            assert found.guard.uncounted == 2
+        for session in kept:
+            session.close()
 
 
 # ---- the end
@@ -118,7 +140,7 @@ def test_a_stop_waits_for_a_client_in_a_tarpit(listener):
 
 
 def test_a_stop_waits_for_a_header_that_has_begun(listener):
-    with served(listener, Verdict(), ("127.0.0.0/8",)) as found, connect(found.port) as client:
+    with served(listener, Verdict(), BALANCERS) as found, connect(found.port) as client:
         client.sendall(HEADER[:10])
         eventually(lambda: found.server.stop() == 1, "the connection")
         stopping = found.begin_to_stop()
@@ -129,7 +151,7 @@ def test_a_stop_waits_for_a_header_that_has_begun(listener):
         assert stopping.result(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("proxy_from", [(), ("127.0.0.0/8",)], ids=["a tarpit", "a header"])
+@pytest.mark.parametrize("proxy_from", [(), BALANCERS], ids=["a tarpit", "a header"])
 def test_a_second_signal_cuts_off_who_waits(audit, listener, proxy_from):
     with served(listener, Verdict(tarpit=3600), proxy_from) as found, connect(found.port) as client:
         eventually(lambda: found.server.stop() == 1, "the connection")

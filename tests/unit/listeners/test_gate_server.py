@@ -15,7 +15,7 @@ import pytest
 import trustme
 from aiosmtpd.handlers import Sink
 from tests.support.gates import Other, Own, connect, descriptors, guarded, said
-from tests.support.listening import LoopThread, Script
+from tests.support.listening import LoopThread, Script, fill
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit, Limits, Verdict
@@ -309,6 +309,22 @@ def test_the_same_balancers_may_be_written_otherwise(guard, thread, listening):
     factory = protocol_factory(Sink(), guard, proxy_from=["10.0.0.1/24", "::1/128"])
     gate = Gate(guard.listener, None, [listening], guard=guard, proxy_from=["::1", "::ffff:10.0.0.0/120", "::1"])
     stop(thread, serve(thread, gate, factory))
+
+
+def test_a_balancer_without_room_is_believed(thread, listening):
+    balancers = ["127.0.0.0/8"]
+    with InboundAudit(capacity=8192) as audit:
+        guard = Guard(audit.listener("SMTP"))
+        kept = fill(guard.listener)
+        audit.deny("192.0.2.1")
+        gate = Gate(guard.listener, None, [listening], guard=guard, proxy_from=balancers)
+        server = serve(thread, gate, protocol_factory(Sink(), guard, proxy_from=balancers))
+        with connect(listening.getsockname()[1], "127.77.66.55") as peer:
+            peer.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.9 1000 25\r\n")
+            assert said(peer) == b"421 access denied\r\n"
+        stop(thread, server)
+        for session in kept:
+            session.close()
 
 
 def test_a_loop_that_is_closed_first_leaves_no_descriptor(listening):
