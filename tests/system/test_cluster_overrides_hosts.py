@@ -15,6 +15,8 @@ from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits
+from inbound_audit.overrides.audit import wish_of
+from inbound_audit.overrides.entry import BY_LIMIT
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="shared mode needs Linux")]
 
@@ -52,8 +54,9 @@ def test_what_one_host_decides_holds_on_the_other(two: list[Host]) -> None:
         ]
         assert there.lift("192.0.2.0/24")
         eventually(lambda: lets_in(here, "192.0.2.7"), "the end")
-        here.allow("198.51.100.7")
-        eventually(lambda: [found.action for found in there.decisions()] == ["allow"], "a change that is said at once")
+        here._overrides.change([wish_of("deny", "198.51.100.7", 600.0, "over /32=5")], BY_LIMIT)
+        eventually(there.decisions, "a change that is said at once")
+        assert f"  limit at {os.uname().nodename}: over /32=5\n" in done(other, "decisions", "mail")
 
 
 def test_an_agent_that_was_away_gets_and_says_what_changed_meanwhile(two: list[Host]) -> None:

@@ -207,11 +207,10 @@ def _catches_own(prefix: str) -> bool:
 
 
 def _row(decision: Decision, now: float) -> str:
-    from inbound_audit.overrides.entry import BY_LIMIT
+    from inbound_audit.overrides.entry import made_by
 
     end = "no end" if decision.until is None else f"until {_time(decision.until)}"
-    by = f"limit at {decision.node}" if decision.by == BY_LIMIT else decision.by
-    words = f"{decision.action:5}  {decision.prefix:24}  {end:25}  {plain(by)}"
+    words = f"{decision.action:5}  {decision.prefix:24}  {end:25}  {plain(made_by(decision.by, decision.node))}"
     return f"{words}: {plain(decision.why)}" if decision.why else words
 
 

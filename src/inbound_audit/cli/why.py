@@ -153,7 +153,7 @@ _NONE = type(None)
 _ANSWER = {"service": str, "listener": str, "policy": (str, _NONE), "dry_run": bool, "let_in": (bool, _NONE)}
 _PERHAPS = {"network": str, "over": str, "script": str, "log": (str, _NONE), "limits": list, "override": dict}
 _LIMIT = {"limit": str, "prefix": (str, _NONE), "count": int, "most": int, "over": bool}
-_OVERRIDE = {"prefix": str, "by": str, "why": str}
+_OVERRIDE = {"prefix": str, "by": str, "why": str, "node": str}
 
 
 def _is_answer(row: object) -> bool:
@@ -295,8 +295,10 @@ def _grouped(listeners: list[Row]) -> list[tuple[Row, list[int]]]:
 
 def _sentence(row: Row) -> str:
     if "override" in row:
+        from inbound_audit.overrides.entry import made_by
+
         made = row["override"]
-        words = f"{'allowed' if row['let_in'] else 'denied'}: {made['prefix']}, by {made['by']}"
+        words = f"{'allowed' if row['let_in'] else 'denied'}: {made['prefix']}, by {made_by(made['by'], made['node'])}"
         return plain(words + f", {made['why']}" * bool(made["why"]))
     if row["let_in"] is None and "script" in row:
         return f"the script {plain(row['script'])} decides; to ask it, give it by --policy"

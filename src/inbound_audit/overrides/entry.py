@@ -34,6 +34,11 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no number here")
 
 
+def made_by(by: str, node: str) -> str:
+    """Who has made an override, as people read it: ``user@host``, or ``limit at host``."""
+    return f"{by} at {node}" if by == BY_LIMIT else by
+
+
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
