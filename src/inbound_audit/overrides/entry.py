@@ -137,7 +137,9 @@ def checked(found: dict[str, Any]) -> tuple[Key, Entry]:
     if any(len(text) > MAX_WHY or _FORBIDDEN.search(text) for text in texts):
         raise ValueError("a text is too long, or has control characters")
     key = parse_prefix(found["prefix"])
-    return key, Entry(**{**found, "prefix": prefix_of(key)})
+    # One form for equal entries: hosts compare their lines.
+    same = {name: None if found[name] is None else found[name] + 0.0 for name in ("until", "since", "kept")}
+    return key, Entry(**{**found, **same, "prefix": prefix_of(key)})
 
 
 def prefix_of(key: Key) -> str:
@@ -181,8 +183,11 @@ def entry_of(
 
 
 def joined(one: Entry, other: Entry) -> Entry:
-    """Two changes of one prefix: the later one, kept as long as either."""
-    later = max(one, other, key=lambda entry: entry.order)
+    """Two changes of one prefix: the later one, kept as long as either; the same whichever is named first, also of two
+    that are one change and differ, as after an edit of a file by hand."""
+    if one == other:
+        return one
+    later = max(one, other, key=Entry.line if one.order == other.order else lambda entry: entry.order)
     kept = _later(one.kept, other.kept)
     return later if later.kept == kept else later._replace(kept=kept)
 

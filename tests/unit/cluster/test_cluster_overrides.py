@@ -39,7 +39,7 @@ FAULTS = Faults(loss=0.3, repeat=0.5, truncate=0.1, flip=0.1, max_delay_s=0.3, l
 
 def made(prefix: str, action: str = "deny", **more: Any) -> tuple[Key, Entry]:
     key = exact_prefix(prefix)
-    fields = {"for_s": LIFTED_S, "why": "", "by": "me@there", "node": "there", "now": EPOCH_S, **more}
+    fields = {"for_s": LIFTED_S, "why": "", "by": "me@there", "node": "there", "now": float(EPOCH_S), **more}
     changed = fields.pop("changed", EPOCH_S)
     return key, entry_of(action, key, **fields)._replace(changed=int(changed * 1e9))
 
