@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import math
 import os
 import stat
 import sys
@@ -255,12 +256,20 @@ def _about(lines: Iterable[bytes], address: str) -> Iterator[Row]:
     """The lines about an address, or about a prefix around it. What is no line of a decision log is left out."""
     found = ipaddress.ip_address(address)
     for line in lines:
-        with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError):
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if row.get("done") != "accepted" and (
-                row.get("client") == address or ("prefix" in row and found in ipaddress.ip_network(row["prefix"]))
-            ):
+            if not _is_line(row) or row.get("done") == "accepted":
+                continue
+            if row.get("client") == address or found in ipaddress.ip_network(str(row.get("prefix"))):
                 yield row
+
+
+def _is_line(row: object) -> TypeGuard[Row]:
+    """Whether it has nothing but texts and finite numbers: all else may be too deep, or no JSON, when it is written."""
+    return isinstance(row, dict) and all(
+        math.isfinite(value) if isinstance(value, float) else isinstance(value, (str, int, _NONE))
+        for value in row.values()
+    )
 
 
 # ---- for people
