@@ -89,7 +89,7 @@ def test_a_thread_makes_overrides_of_the_notes() -> None:
             assert limits.validate_connect(ac) is limits.refusal
             eventually(lambda: audit.decisions(), "the denial")
             assert limits.validate_connect(ac) is limits.denial
-            ((prefix, action, until, why, since, by),) = audit.decisions()
+            ((prefix, action, until, why, since, by, _),) = audit.decisions()
             assert (prefix, action, by, round(until - since)) == ("192.0.2.7/32", "deny", "limit", 3600)
             assert why == "over /32=0 then deny for 1h"
             assert audit.lift("192.0.2.7")
