@@ -1,13 +1,14 @@
 """Frames of other nodes: no error, no memory beyond the bounds, and a node that sends nothing wrong is counted right.
 
 An input is a list of steps. Some are raw bytes as a frame, some are frames with a good checksum and drawn fields (of
-sessions, of windows, of no tree), some are damaged frames of a node that is there, and some let time pass.
+sessions, of windows, of overrides, of no tree), some are damaged frames of a node that is there, and some let time
+pass.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from zlib import crc32
 
@@ -16,6 +17,7 @@ from tests.support.gold_series import Events, GoldSeriesTrees
 
 from inbound_audit.cluster.bounds import Bounds
 from inbound_audit.cluster.frames import Frame, FrameError, FrameType, pack, unpack
+from inbound_audit.cluster.host_overrides import HostOverrides
 from inbound_audit.cluster.host_series import FOR_ALL, FOR_MANAGERS, HostSeries
 from inbound_audit.cluster.leases import HEARTBEAT_S
 from inbound_audit.cluster.node_state import State
@@ -25,6 +27,8 @@ from inbound_audit.cluster.sender import Sender
 from inbound_audit.cluster.window_records import SCOPES, SeriesKey, WindowRecords
 from inbound_audit.cluster.window_records import Window as WindowKey
 from inbound_audit.cluster.window_records import pack as pack_windows
+from inbound_audit.overrides.entry import Entry, Key, entry_of, exact_prefix
+from inbound_audit.overrides.table import Table
 
 BOUNDS = Bounds(
     max_nodes=6,
@@ -54,12 +58,20 @@ class Cluster:
         self.now = 50.0
         self.trees = GoldTrees(BOUNDS.max_nodes)
         self.series = self.series_of(Events())
-        self.receiver = Receiver("here", 3, self.trees, lambda: self.now, BOUNDS, self.series, lambda: self.now)
+        clock = lambda: self.now  # noqa: E731
+        key = exact_prefix("192.0.2.0/24")
+        entry = entry_of("deny", key, None, "", "me@honest", "honest", now=self.now)._replace(changed=1)
+        self.said, self.taken = Table({key: entry}), Table()
+        self.overrides = HostOverrides(lambda: self.taken, self.take, clock, clock)
+        said = HostOverrides(lambda: self.said, self.said.merge, clock, clock)
+        said.carry_out()
+        self.receiver = Receiver("here", 3, self.trees, clock, BOUNDS, self.series, clock, self.overrides)
         self.own = GoldTrees()
         self.own.own[4, 1] = 2
         self.events = Events()
         windows = self.series_of(self.events)
-        self.sender = Sender(77, self.own, lambda: self.now, windows.said.values(), utc=lambda: self.now + AHEAD_S)
+        ahead = lambda: self.now + AHEAD_S  # noqa: E731
+        self.sender = Sender(77, self.own, clock, windows.said.values(), utc=ahead, overrides=said)
         for key in (ALL, MANAGED):
             self.events.record(key, 0, (4, 1), 2)
         self.speak()
@@ -69,6 +81,11 @@ class Cluster:
         series = HostSeries(GoldSeriesTrees(events, lambda: self.now), is_manager=True, clock=lambda: self.now)
         series.find()
         return series
+
+    def take(self, entries: Iterable[tuple[Key, Entry]]) -> None:
+        """A change makes another table."""
+        self.taken = Table(self.taken)
+        self.taken.merge(entries)
 
     def speak(self) -> list[bytes]:
         frames = self.sender.frames(self.now)
@@ -126,6 +143,7 @@ class Cluster:
         self.receiver.gone(node, self.now)
         self.speak()
         self.receiver.tick(self.now)
+        self.overrides.carry_out()
         if "honest" in self.receiver.asks(self.now):
             self.receiver.answered("honest", self.sender.snapshot(), self.now)
 
@@ -158,7 +176,7 @@ def forged(data: bytes) -> bytes:
     kind, epoch, seq, base, age, hosts, total, digest = _FIELDS.unpack(data[:8].ljust(8, b"\0"))
     large = 2**40 if kind & 128 else 1
     numbers = (epoch % 4, seq * large, base * large, age * 100, hosts, total, digest)
-    return pack(Frame(kind % 6, *numbers, data[8:], kind & 1, 1, kind >> 5 & 3))
+    return pack(Frame(kind % 7, *numbers, data[8:], kind & 1, 1, kind >> 5 & 3))
 
 
 def unpacked(data: bytes) -> Frame:
@@ -191,6 +209,8 @@ def run(data: bytes) -> None:
     for _ in range(20):
         cluster.time("", b"\x40")
     while cluster.receiver.nodes["honest"].refused_windows:  # others had taken all places: it is tried again
+        cluster.time("", b"\x40")
+    while not cluster.said.keys() <= cluster.taken.keys():  # a frame of them may have come before the node was counted
         cluster.time("", b"\x40")
     assert cluster.receiver.nodes["honest"].state == State.HEARD
     assert cluster.trees.trees["honest"].counts == cluster.own.own, "a node is counted wrong because of others"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
+
+from inbound_audit.cli.config.positions import Path
 
 
 def written(value: Any) -> str:
@@ -26,3 +29,12 @@ def document(common: dict[str, Any], **tables: dict[str, Any]) -> str:
     for name, table in tables.items():
         lines += [f"[{name}]", *(f"{quoted(key)} = {written(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
+
+
+def paths_of(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Of all keys of a table, and of all values of its lists."""
+    if path:
+        yield path
+    if isinstance(value, (dict, list)):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from paths_of(each, (*path, key))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.toml import quoted, written
+from tests.support.toml import paths_of, quoted, written
 
 from inbound_audit.cli.config.positions import Path, lines_of, parse
 
@@ -55,14 +54,6 @@ def test_a_key_has_its_line(path: Path, line: int) -> None:
 
 def test_carriage_returns_change_nothing() -> None:
     assert lines_of(TEXT.replace("\n", "\r\n")) == lines_of(TEXT)
-
-
-def paths_of(value: Any, path: Path = ()) -> Iterator[Path]:
-    if path:
-        yield path
-    if isinstance(value, (dict, list)):
-        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from paths_of(each, (*path, key))
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
