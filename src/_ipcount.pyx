@@ -56,6 +56,7 @@ cimport inbound_audit._core.change_log as change_log
 cimport inbound_audit._core.series_query as series_query
 cimport inbound_audit._core.series_change as series_change
 cimport inbound_audit._core.walk as walk
+cimport inbound_audit._core.picture as picture
 cimport inbound_audit._core.verify as verify
 cimport inbound_audit._core.decision as decision
 cimport inbound_audit._core.limits as limits
@@ -110,6 +111,7 @@ NO_SUCH_SERIES = codes.NO_SERIES
 logger = logging.getLogger("inbound_audit.series")
 
 include "inbound_audit/_ext/convert.pxi"
+include "inbound_audit/_ext/picture.pxi"
 include "inbound_audit/_ext/parse.pxi"
 include "inbound_audit/_ext/process.pxi"
 include "inbound_audit/_ext/session.pxi"

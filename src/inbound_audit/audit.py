@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError, UnknownServiceType, cause_of, named_keywords
 from inbound_audit.nodes import NodeInfo, nodes_of
+from inbound_audit.picture import picture as draw_picture
 from inbound_audit.process import Stage, register, shared_lock
 from inbound_audit.series.definition import DEFAULT_BYTES, read_monitors
 from inbound_audit.series.table import SeriesSet
@@ -109,6 +110,8 @@ class InboundAudit(_ipcount.Audit):
     def nodes(self) -> tuple[NodeInfo, ...]:
         """The nodes of the cluster, this host first; none where no agent runs. O(nodes)."""
         return nodes_of(self)
+
+    picture = draw_picture
 
     @named_keywords
     def listener(

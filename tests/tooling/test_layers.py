@@ -22,7 +22,7 @@ LAYERS = (
     {"errors"},
     {"_ipcount"},
     {"services", "descriptor", "nodes", "shedding"},
-    {"process", "regular_file"},
+    {"process", "regular_file", "picture"},
     {"log_limiter", "ration", "inquiries"},
     {"shared", "address_lists"},
     {"persist"},

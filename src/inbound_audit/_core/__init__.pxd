@@ -43,6 +43,7 @@
 #   series_query    counts of a series over windows and owners
 #   series_change   records in a series: adds, subtracts, moves, removes
 #   walk            long walks: rows of the compressed tree, the largest prefixes
+#   picture         the heaviest prefixes of any length, down to a number of rows
 #   verify          the checker: each block in one place, each count the sum below it
 #   decision        what an override decides about a session; the denials that limits ask for
 #   limits          limits that are checked at accept, and which sessions count in which

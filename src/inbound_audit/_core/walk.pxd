@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 
 from inbound_audit._core.address cimport Address, compare, first_difference, mask, next_address, width
-from inbound_audit._core.bits cimport u64, high_bits, load32, load64, pause
+from inbound_audit._core.bits cimport u32, u64, high_bits, load32, load64, pause
 from inbound_audit._core.codes cimport DAMAGED, FULL, OK
 from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport Tree, load_tree
@@ -34,6 +34,7 @@ cdef struct Row:
     Prefix prefix
     int64_t count
     bint whole          # top: the prefix has the requested length
+    u32 spot            # picture: the number of its spot
 
 cdef struct Rows:
     Row *row

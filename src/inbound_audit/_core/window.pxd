@@ -149,22 +149,28 @@ cdef inline int64_t count_in_window(
     return count if load64(held) == <u64>number else 0
 
 
-cdef inline int64_t window_sum(
-    Ring *r, int64_t number, const Prefix *p, const Term *term, size_t terms
+cdef inline int64_t pair_sum(
+    Tree *added, Tree *taken, int64_t number, const Prefix *p, const Term *term, size_t terms
 ) noexcept nogil:
-    """What was added below a prefix in one window minus what was subtracted, and the same of some terms.
+    """What was added below a prefix in window `number` minus what was subtracted, and the same of some terms.
 
-    `p` may be NULL if there are terms. O(prefix length x (1 + terms)).
+    `added` and `taken` are the trees of its slot, or NULL. `p` may be NULL if there are terms.
+    O(prefix length x (1 + terms)).
     """
-    cdef u32 at = 2 * slot_of(number, r.series.slots)
-    cdef Tree *added = load_tree(&r.tree[at])
-    cdef Tree *taken = load_tree(&r.tree[at + 1])
     cdef int64_t count = count_in_window(added, number, p, term, terms)
     if taken == NULL:
         return count
     count -= count_in_window(taken, number, p, term, terms)
     # To rotate empties the first tree alone, so its label is read again: the second tree may be an older window's.
     return count if added != NULL and load64(<u64 *>&header(&added.arena).number) == <u64>number else 0
+
+
+cdef inline int64_t window_sum(
+    Ring *r, int64_t number, const Prefix *p, const Term *term, size_t terms
+) noexcept nogil:
+    """`pair_sum` of one window of a ring."""
+    cdef u32 at = 2 * slot_of(number, r.series.slots)
+    return pair_sum(load_tree(&r.tree[at]), load_tree(&r.tree[at + 1]), number, p, term, terms)
 
 
 cdef inline int64_t window_count(Ring *r, int64_t number, const Prefix *p) noexcept nogil:

@@ -280,3 +280,19 @@ cdef class Audit:
         if fork.is_child():
             handle_the_fork()
         return rows_of(trees.trees_of(self.owner, self.number_of(service_type)))
+
+    def _picture(self, rows, service_type, listener):
+        """The rows of a picture of a service, or of its listeners of that name: `(count, "prefix/length", parent)` as
+        `drawn` gives them. Frees the GIL, stops no writer. Raises ValueError, UnknownServiceType.
+
+        O(rows x listeners x bytes of the address).
+        """
+        cdef u32 most = rows_asked(rows)
+        cdef bytes name = None if listener is None else listener.encode()
+        cdef picture.Picture pic
+        if fork.is_child():
+            handle_the_fork()
+        cdef model.Tree *first = trees.trees_of(self.owner, self.number_of(service_type))
+        memset(&pic, 0, sizeof(pic))
+        cdef const char *only = NULL if name is None else <char *>name
+        return drawn(&pic, most, picture.add_trees(&pic.parts, first, only, len(name or b"")))

@@ -7,6 +7,7 @@ import contextlib
 from inbound_audit import _ipcount
 from inbound_audit.errors import InboundAuditError, SharedStateError
 from inbound_audit.nodes import NodeInfo, nodes_of
+from inbound_audit.picture import picture as draw_picture
 from inbound_audit.process import ProcessLock
 from inbound_audit.services import SERVICE_TYPES
 from inbound_audit.shared.directory import SharedDirectory
@@ -64,6 +65,8 @@ class View(_ipcount.Audit):
                     self._scanner.move(self.place)
                     place.close()
             self._scanner.scan()
+
+    picture = draw_picture
 
     @property
     def nodes(self) -> tuple[NodeInfo, ...]:

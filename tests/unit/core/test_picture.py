@@ -1,0 +1,180 @@
+"""Pictures against a model that draws the compressed tree itself."""
+
+from __future__ import annotations
+
+import heapq
+import ipaddress
+import threading
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inbound_audit import InboundAudit
+from inbound_audit.errors import MonitorError, SeriesError, UnknownServiceType
+from inbound_audit.picture import Network, Picture
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Row = tuple[int, str, int]
+
+addresses = st.one_of(
+    st.builds(lambda n: ipaddress.IPv4Address(0xC0000200 + n), st.integers(0, 1023)),
+    st.builds(ipaddress.IPv4Address, st.integers(0, 2**32 - 1)),
+    st.builds(lambda n: ipaddress.IPv6Address((0x20010DB8 << 96) + n), st.integers(0, 1023)),
+    st.builds(lambda n: ipaddress.IPv6Address((0x2001 << 112) + n), st.integers(0, 2**112 - 1)),
+)
+
+
+class Model:
+    """Splits the heaviest prefix, and of equal ones that with the lowest address, while two rows are left."""
+
+    def __init__(self, hosts: Iterable[Address], rows: int) -> None:
+        self.hosts = Counter(hosts)
+        self.rows: list[tuple[Network, int, list[int]]] = []
+        waiting: list[tuple[int, int, int, int]] = []
+        roots = []
+        for version in (4, 6):
+            inside = [host for host in self.hosts if host.version == version]
+            if inside and len(self.rows) < rows:
+                roots.append(self.add(inside, waiting))
+        while waiting and len(self.rows) + 2 <= rows:
+            at = heapq.heappop(waiting)[-1]
+            network, _, branches = self.rows[at]
+            if network.prefixlen == network.max_prefixlen:
+                continue
+            for half in network.subnets():
+                branches.append(self.add([host for host in self.hosts if host in half], waiting))
+        self.drawn: list[Row] = []
+        for root in roots:
+            self.draw(root, -1)
+
+    def add(self, hosts: list[Address], waiting: list[tuple[int, int, int, int]]) -> int:
+        network: Network = ipaddress.ip_network(min(hosts))
+        while not all(host in network for host in hosts):
+            network = network.supernet()
+        count = sum(self.hosts[host] for host in hosts)
+        heapq.heappush(waiting, (-count, network.version, int(network.network_address), len(self.rows)))
+        self.rows.append((network, count, []))
+        return len(self.rows) - 1
+
+    def draw(self, at: int, parent: int) -> None:
+        network, count, branches = self.rows[at]
+        position = len(self.drawn)
+        self.drawn.append((count, str(network), parent))
+        for branch in branches:
+            self.draw(branch, position)
+
+
+def shown(picture: Picture) -> list[Row]:
+    return [(row.count, row.prefix, row.parent) for row in picture.rows]
+
+
+@given(st.lists(addresses, max_size=60), st.integers(2, 130))
+def test_the_rows_are_those_of_the_model(hosts: list[Address], rows: int) -> None:
+    with InboundAudit() as audit:
+        smtp = [audit.listener("SMTP", name="a"), audit.listener("SMTP", name="b")]
+        sessions = [smtp[i % 2].session(str(host)) for i, host in enumerate(hosts)]
+        assert shown(audit.picture(rows)) == Model(hosts, rows).drawn
+        assert shown(audit.picture(rows, listener="b")) == Model(hosts[1::2], rows).drawn
+        for row in audit.picture(rows).rows:
+            assert audit.inbound_session_count(row.prefix) == row.count
+        for session in sessions:
+            session.close()
+        assert audit.picture(rows).rows == ()
+
+
+@given(st.lists(addresses, max_size=40), st.lists(addresses, max_size=40), st.integers(2, 60))
+def test_a_change_is_right_or_not_known(before: list[Address], after: list[Address], rows: int) -> None:
+    with InboundAudit() as audit:
+        smtp = audit.listener()
+        sessions = [smtp.session(str(host)) for host in before]
+        earlier = audit.picture(rows)
+        for session in sessions:
+            session.close()
+        for host in after:
+            sessions.append(smtp.session(str(host)))
+        now = audit.picture(rows)
+        changes = now.changes(earlier)
+        for row, change in zip(now.rows, changes, strict=True):
+            was = sum(host in row.network for host in before)
+            assert change is None or change == row.count - was
+            if rows > 2 * len(before):  # nothing is hidden in a row that is not split
+                assert change is not None
+        for session in sessions:
+            session.close()
+
+
+def test_windows_of_monitors_and_series() -> None:
+    now = [600.0]
+    with InboundAudit(monitors=["60,3"], clock=lambda: now[0]) as audit:
+        audit.series.define("hits", type="ip", interval=60, num_windows=3)
+        for host in ("192.0.2.1", "192.0.2.2", "2001:db8::1"):
+            with audit.listener().session(host) as session:
+                session.record_rejection(2)
+            audit.series.add("hits", host, 3)
+        now[0] += 60
+        audit.series.add("hits", "192.0.2.1", -3)
+        audit.series.add("hits", "198.51.100.1")
+        audit.series.add("hits", "192.0.2.2", -1)
+        tree = [(2, "192.0.2.0/30", -1), (1, "192.0.2.1/32", 0), (1, "192.0.2.2/32", 0), (1, "2001:db8::1/128", -1)]
+        assert shown(audit.picture(monitor="60,3", startv=1)) == tree
+        assert shown(audit.picture(monitor="60,3", kind="rejections", endv=2)) == [(2 * n, p, i) for n, p, i in tree]
+        assert shown(audit.picture(monitor="60,3")) == []
+        assert [row.prefix for row in audit.picture(series="hits").rows] == ["198.51.100.1/32"]
+        rows = shown(audit.picture(series="hits", endv=1))
+        assert (2, "192.0.2.2/32") in [row[:2] for row in rows]
+        assert "192.0.2.1/32" not in [prefix for _, prefix, _ in rows]
+
+
+def test_what_can_t_be_drawn() -> None:
+    with InboundAudit(monitors=["60,3"]) as audit:
+        audit.series.define("names", type="string", interval=60, num_windows=3)
+        for rows in (-1, 0, 1, 65537):
+            with pytest.raises(ValueError, match="from 2 to 65536 rows"):
+                audit.picture(rows)
+        with pytest.raises(UnknownServiceType):
+            audit.picture(service_type="SMPT")
+        with pytest.raises(MonitorError, match="known: 60,3"):
+            audit.picture(monitor="60,4")
+        with pytest.raises(MonitorError, match="did you mean 'rejections'"):
+            audit.picture(monitor="60,3", kind="rejection")
+        for windows in ({"startv": 3}, {"startv": 2, "endv": 1}, {"startv": -1}):
+            with pytest.raises(MonitorError, match="windows"):
+                audit.picture(monitor="60,3", **windows)
+        with pytest.raises(SeriesError, match="known: names"):
+            audit.picture(series="hits")
+        with pytest.raises(SeriesError, match="texts"):
+            audit.picture(series="names")
+        with pytest.raises(TypeError, match="did you mean 'listener'"):
+            audit.picture(listner="mx")
+
+
+def test_rows_add_up_beside_threads() -> None:
+    """Sessions come and go during the walks: no row is less than the rows inside it, and none is made up."""
+    ended = threading.Event()
+    with InboundAudit() as audit:
+        smtp = audit.listener()
+        lasting = [smtp.session(f"192.0.2.{n}") for n in range(100)]
+
+        def churn(part: int) -> None:
+            while not ended.is_set():
+                for n in range(50):
+                    smtp.session(f"192.0.{part}.{n}").close()
+
+        threads = [threading.Thread(target=churn, args=(part,)) for part in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(300):
+                rows = audit.picture(500).rows
+                assert all(row.rest >= 0 for row in rows)
+                assert {f"192.0.2.{n}/32" for n in range(100)} <= {row.prefix for row in rows}
+                assert 100 <= sum(row.count for row in rows if row.parent < 0) <= 102 + len(rows)
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        for session in lasting:
+            session.close()
