@@ -121,6 +121,22 @@ def test_a_scrape(note: Callable[[str, Batch, str], None]) -> None:
         note("scrape", scrape, "ms")
 
 
+@pytest.mark.parametrize(("key", "owners"), [("picture", 1), ("picture-64", 64)])
+def test_a_picture_from_outside(key: str, owners: int, note: Callable[[str, Batch, str], None]) -> None:
+    """1,000,000 sessions in all; the file of each owner is attached before."""
+    with beside(CROWD, f"drawn:{owners}:{1_000_000 // owners}"), View("drawn") as view:
+
+        def draw() -> float:
+            started = perf_counter_ns()
+            drawn = view.picture(1_000)
+            took = (perf_counter_ns() - started) / 1e6
+            assert len(drawn.rows) >= 999
+            assert drawn.total == 1_000_000 // owners * owners
+            return took
+
+        note(key, draw, "ms")
+
+
 def test_open_and_close_in_a_file(hold: Callable[..., None]) -> None:
     fresh: list[str] = []
     draw = random.Random(6)

@@ -97,6 +97,21 @@ def check(audit: InboundAudit | View, expected: GoldCounter, service: str = "inb
         assert audit.top(100, service_type=service, prefixlen=lengths) == expected.top(100, prefixlen=lengths)
     for cidr in PREFIXES:
         assert audit.inbound_session_count(cidr, service) == expected.count(cidr)
+    assert drawn(audit, service) == expected.tree()
+
+
+def drawn(audit: InboundAudit | View, service: str) -> list[tuple[int, str]]:
+    """A picture with room for each row of the tree."""
+    return [(row.count, row.prefix) for row in audit.picture(service_type=service).rows]
+
+
+def test_a_picture_of_one_node(cluster: Cluster) -> None:
+    for name, hosts in NODES.items():
+        expected = GoldCounter()
+        for host, count in hosts.items():
+            expected.add(host, count)
+        with View("mail", node=name) as view:
+            assert drawn(view, "SMTP") == expected.tree()
 
 
 def test_every_process_counts_the_sessions_of_all_nodes(cluster: Cluster) -> None:
