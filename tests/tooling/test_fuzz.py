@@ -55,6 +55,7 @@ def test_a_native_target_over_its_corpus(program: dict[str, Path], name: str) ->
         ("tree_walks", effort(200, 2_000)),
         ("records", effort(20_000, 200_000)),
         ("c_reader", effort(1_000, 20_000)),
+        ("forward_header", effort(50_000, 500_000)),
     ],
 )
 def test_a_native_target_over_drawn_inputs(program: dict[str, Path], name: str, inputs: int) -> None:
