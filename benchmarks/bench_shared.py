@@ -72,6 +72,34 @@ while True:
 """
 UPDATES = 200_000
 
+# Scrapes an audit, or draws pictures of it, ten times a second while a byte says so.
+READING = """
+import select, sys
+from prometheus_client import generate_latest
+from inbound_audit.metrics.figures import SharedAudit
+from inbound_audit.metrics.prometheus import registry_of
+from inbound_audit.shared import View
+what, name = sys.argv[1:]
+if what == "scrape":
+    registry = registry_of([SharedAudit(name)])
+    read = lambda: generate_latest(registry)
+else:
+    view = View(name)
+    read = lambda: view.picture(1_000)
+busy, done = False, 0
+print("ready", flush=True)
+while True:
+    if select.select([sys.stdin], [], [], 0.1 if busy else None)[0]:
+        order = sys.stdin.buffer.read1(1)
+        if not order:
+            break
+        busy = order == b"1"
+        print(done, flush=True)
+        continue
+    read()
+    done += 1
+"""
+
 
 @pytest.fixture(autouse=True)
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -156,25 +184,43 @@ def test_open_and_close_in_a_file(hold: Callable[..., None]) -> None:
             session.close()
 
 
+def idle_and_busy(other: subprocess.Popen[str], batch: Batch) -> tuple[Race, Callable[[], int]]:
+    """A batch while another process rests and while it works; and how much that has done."""
+    writing: Any = other.stdin
+    answers: Any = other.stdout
+    done = 0
+
+    def reported(order: str) -> Batch:
+        def measured() -> float:
+            nonlocal done
+            writing.write(order)
+            writing.flush()
+            done = int(answers.readline())
+            return batch()
+
+        return measured
+
+    return Race({"idle": reported("0"), "busy": reported("1")}), lambda: done
+
+
 def test_a_count_beside_a_busy_process(hold: Callable[..., None]) -> None:
     with beside(BUSY, "busy", str(UPDATES)) as other, InboundAudit(shared="busy") as audit:
         session = audit.listener().session(PEER)
-        assert other.stdin is not None
-        assert other.stdout is not None
-        writing: Any = other.stdin
-        answers: Any = other.stdout
-        batch = timed(COUNT, [session] * 100_000)
-        done = 0
+        race, done = idle_and_busy(other, timed(COUNT, [session] * 100_000))
+        hold("beside-busy", race, "busy", "idle", ROUNDS)
+        assert done()
 
-        def reported(order: str) -> Batch:
-            def measured() -> float:
-                nonlocal done
-                writing.write(order)
-                writing.flush()
-                done = int(answers.readline())
-                return batch()
 
-            return measured
-
-        hold("beside-busy", Race({"idle": reported("0"), "busy": reported("1")}), "busy", "idle", ROUNDS)
-        assert done
+@pytest.mark.parametrize("what", ["scrape", "picture"])
+def test_open_and_close_beside_one_who_reads(what: str, hold: Callable[..., None]) -> None:
+    """As long as some reads take: a batch is a second and more."""
+    with InboundAudit(shared=what) as audit:
+        listener = audit.listener()
+        kept = [listener.session(address) for address in RANDOM.texts(1_000_000)]
+        fresh = new_texts(random.Random(6), 500_000)
+        with beside(READING, what, what) as other:
+            race, done = idle_and_busy(other, timed("listener.session(x).close()", fresh, listener=listener))
+            hold(f"beside-{what}", race, "busy", "idle", ROUNDS)
+            assert done()
+        for session in kept:
+            session.close()
