@@ -28,9 +28,10 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp
 
 from inbound_audit._core.address cimport Address, compare, first_difference, mask, width
-from inbound_audit._core.bits cimport u32
+from inbound_audit._core.bits cimport u32, u64, load64
 from inbound_audit._core.clock cimport window_number
 from inbound_audit._core.codes cimport FULL, OK
+from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport SESSIONS, Ring, Series, Tree, load_ring, load_series, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.sums cimport tree_count, whole_family
@@ -113,7 +114,9 @@ cdef inline int add_rings(Parts *parts, Series *s, int64_t now, int64_t first, i
             for v in range(first, last + 1):
                 at = 2 * slot_of(number - v, s.slots)
                 added = load_tree(&r.tree[at])
-                if added != NULL and code == OK:
+                if added == NULL or load64(<u64 *>&header(&added.arena).number) != <u64>(number - v):
+                    continue  # the slot holds a window that is out of view
+                if code == OK:
                     code = add_part(parts, added, load_tree(&r.tree[at + 1]), True, number - v)
         r = load_ring(&r.next)
     return code

@@ -128,6 +128,19 @@ def test_windows_of_monitors_and_series() -> None:
         assert "192.0.2.1/32" not in [prefix for _, prefix, _ in rows]
 
 
+def test_windows_out_of_view_make_no_rows() -> None:
+    """Their slots are not used again yet."""
+    now = [600.0]
+    with InboundAudit(monitors=["10,5"], clock=lambda: now[0]) as audit:
+        for host in ("192.0.2.1", "1.0.0.1"):
+            audit.listener().session(host).close()
+        now[0] += 40
+        for host in ("10.0.0.1", "10.0.0.2"):
+            audit.listener().session(host).close()
+        now[0] += 10
+        assert shown(audit.picture(2, monitor="10,5", endv=4)) == [(2, "10.0.0.0/30", -1)]
+
+
 def test_what_can_t_be_drawn() -> None:
     with InboundAudit(monitors=["60,3"]) as audit:
         audit.series.define("names", type="string", interval=60, num_windows=3)
