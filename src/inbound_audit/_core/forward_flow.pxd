@@ -418,7 +418,7 @@ cdef inline void end_late_flows(Mover *m, u32 stage, int64_t most_ms) noexcept n
     cdef int64_t now = monotonic_ms()
     cdef Flow *f = m.list[stage].oldest
     while f != NULL and now - f.since_ms >= most_ms:
-        if stage == CONNECTING:
+        if stage == CONNECTING and keeps_side(&f.side[CLIENT]):
             leave_target(m, f, ETIMEDOUT)
         else:
             if stage == MOVING:

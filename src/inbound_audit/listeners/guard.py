@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,6 @@ from inbound_audit.policy.reason import override_reason
 from inbound_audit.policy.verdict import ACCEPT, DENIED, UNAVAILABLE, Verdict
 
 if TYPE_CHECKING:
-    import socket
-
     from inbound_audit._ipcount import Listener, Session
     from inbound_audit.inquiries import Answer
     from inbound_audit.listeners.decision_log import DecisionLog
@@ -183,7 +182,8 @@ class Guard:
         balancer, say. Never raises."""
         admission = self._admission(session, ACCEPT)
         admission.asked = asked
-        if session is None and connection is not None:
+        # The name of a Unix socket is its peer's choice, and may look like an address.
+        if session is None and connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):  # the peer has left
                 admission.uncounted = self._visited(connection.getpeername())
         return admission

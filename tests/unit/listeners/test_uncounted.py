@@ -190,6 +190,22 @@ def test_a_balancer_for_which_there_is_no_room_is_still_one(audit):
         session.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names without a file are Linux's")
+def test_the_name_of_a_unix_socket_is_no_address(audit):
+    """Its peer chooses it, and may choose the bytes of a balancer's address."""
+    guard = Guard(audit.listener())
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as peer:
+        listening.bind(b"\0inbound-audit-" + str(id(listening)).encode())
+        listening.listen()
+        peer.bind(bytes(10) + b"\xff\xff" + bytes([127, 0, 0, 1]))
+        peer.connect(listening.getsockname())
+        with listening.accept()[0] as connection:
+            assert len(connection.getpeername()) == 16
+            admission = guard.receive(None, connection=connection)
+            assert not TrustedProxies(["127.0.0.0/8"]).expects_header(admission)
+            admission.close()
+
+
 class Hello(asyncio.Protocol):
     def connection_made(self, transport):
         transport.write(b"hello\n")
