@@ -36,7 +36,7 @@ DEFAULT_MAX_LENGTH = 512
 OPTIONS = ["-timeout=30", "-rss_limit_mb=2048", "-print_final_stats=1"]
 """The time is that of the clock on the wall; the drivers themselves end what takes a second of processor time."""
 
-GRACE_S = 60
+GRACE_S = 180
 _EXECUTIONS = re.compile(r"^(?:stat::number_of_executed_units: |Done )(\d+)", re.MULTILINE)
 _SHOWN_LINES = 25
 
