@@ -25,8 +25,8 @@ from inbound_audit.cluster.frames import MAX_RECORDS_BYTES, Frame
 from inbound_audit.cluster.node_state import NodeState
 from inbound_audit.errors import InboundAuditError
 from inbound_audit.log_limiter import LogLimiter
-from inbound_audit.overrides.entry import Entry, Key
-from inbound_audit.overrides.files import read_entries
+from inbound_audit.overrides.entry import Entry, Key, parse_line
+from inbound_audit.overrides.files import lines_of, read_entries
 from inbound_audit.overrides.table import Table
 
 logger = logging.getLogger("inbound_audit.cluster")
@@ -38,11 +38,13 @@ DIGEST_S, DIGEST_PER_NODE_S = 1.0, 0.1
 """Seconds from one digest to the next, at least and per node: those of all nodes are at most ten a second."""
 SETTLE_S = 1.0
 """After a change of what this host has, the digests that come in may be older than it: so long none is compared."""
+MAX_UNSETTLED_S = 5.0
+"""After its begin a node waits no longer for the end of changes before it asks another one for what it lacks."""
 MIN_ASK_S, MAX_ASK_S = 1.0, 60.0
 """From one request to the next of the same node. It doubles while that node and this one do not agree."""
 
 MAX_WAITING_BYTES, MAX_WAITING_LINES = 16 << 20, 2 * MAX_OVERRIDES
-"""What waits of other nodes for `carry_out`, at most."""
+"""What waits of other nodes for `carry_out`, at most; of one node, half of it."""
 MAX_AHEAD_S = 86400.0
 """What a node says to have been done later than so long after now is not taken: its clock is wrong."""
 
@@ -54,6 +56,22 @@ class _Held(NamedTuple):
     entry: Entry
     line: bytes
     digest: int
+
+
+class _Size:
+    """Of the lines that wait."""
+
+    def __init__(self) -> None:
+        self.bytes = self.lines = 0
+
+    def holds(self, lines: bytes, part: int) -> bool:
+        """Whether there is room for them in the part (1: the whole, 2: a half) of the bounds."""
+        size, number = self.bytes + len(lines), self.lines + lines.count(b"\n")
+        return size <= MAX_WAITING_BYTES // part and number <= MAX_WAITING_LINES // part
+
+    def add(self, lines: bytes) -> None:
+        self.bytes += len(lines)
+        self.lines += lines.count(b"\n")
 
 
 class HostOverrides:
@@ -82,9 +100,9 @@ class HostOverrides:
         self._lines: set[bytes] = set()
         self._unsaid: dict[Key, bytes] = {}
         self._changed_at = self._spoke_at = float("-inf")
-        self._asked_at = clock()
+        self._began_at = clock()
         self._waiting: deque[tuple[str, bytes]] = deque()
-        self._waiting_bytes = self._waiting_lines = 0
+        self._waits: dict[str, _Size] = {}  # of each node's, and "": of all
         self._wanted: dict[str, NodeState] = {}
 
     def __len__(self) -> int:
@@ -136,28 +154,26 @@ class HostOverrides:
         if frame.records:
             self.put(state.name, frame.records)
         elif frame.digest == self.digest:
-            state.overrides_pause = 0.0
-        elif self._compares(now) and now >= state.overrides_ask_at:
+            state.overrides_pause /= 2
+        elif self._compares(state, now) and now >= max(state.overrides_ask_at, state.ask_at):
             state.overrides_pause = min(max(2 * state.overrides_pause, MIN_ASK_S), MAX_ASK_S)
             state.overrides_ask_at = now + state.overrides_pause
-            self._asked_at = now
             self._wanted[state.name] = state
 
-    def _compares(self, now: float) -> bool:
+    def _compares(self, state: NodeState, now: float) -> bool:
         """Whether a digest that differs says that something was missed: not while changes come in, unless these have
         not ended for long."""
         settled = not self._waiting and now >= self._changed_at + SETTLE_S
-        return settled or now >= self._asked_at + MAX_ASK_S
+        return settled or now >= max(state.overrides_ask_at + MAX_ASK_S, self._began_at + MAX_UNSETTLED_S)
 
     def put(self, node: str, lines: bytes) -> None:
         """Lines of a node, for `carry_out`. Beyond a bound they are dropped, which a digest shows."""
-        number = lines.count(b"\n")
         with self._lock:
-            size = self._waiting_bytes + len(lines)
-            if size <= MAX_WAITING_BYTES and self._waiting_lines + number <= MAX_WAITING_LINES:
+            ours, all = self._waits.setdefault(node, _Size()), self._waits.setdefault("", _Size())
+            if all.holds(lines, 1) and ours.holds(lines, 2):
                 self._waiting.append((node, lines))
-                self._waiting_bytes = size
-                self._waiting_lines += number
+                ours.add(lines)
+                all.add(lines)
 
     def asks(self, asked: Collection[str]) -> list[str]:
         """The nodes that are to be asked now for all that they have, but those that were `asked` already."""
@@ -170,7 +186,7 @@ class HostOverrides:
         """Takes over what has come in, and finds what is to be said. O(overrides) after a change, else O(1)."""
         with self._lock:
             waiting, self._waiting = list(self._waiting), deque()
-            self._waiting_bytes = self._waiting_lines = 0
+            self._waits.clear()
         found = Table()
         for node, lines in waiting:
             found.merge(self._new(node, lines))
@@ -183,9 +199,9 @@ class HostOverrides:
 
     def _new(self, node: str, lines: bytes) -> list[tuple[Key, Entry]]:
         """The entries that may be taken."""
-        unknown = b"".join(line for line in lines.splitlines(keepends=True) if line not in self._lines)
+        unknown = b"".join(line for end in lines_of(lines) if (line := end + b"\n") not in self._lines)
         now = self._utc()
-        found = [item for item in read_entries(f"node {node}", unknown) if item[1].is_kept(now)]
+        found = [item for item in read_entries(f"node {node}", unknown, parse_line) if item[1].is_kept(now)]
         taken = [item for item in found if _may_be(item[1], now + MAX_AHEAD_S)]
         if len(taken) < len(found):
             words = "node %s: overrides that were made at a time to come are left out: is its clock right?"

@@ -18,7 +18,7 @@ from inbound_audit.cluster.frames import OVERRIDES, SESSIONS, Frame, FrameError,
 from inbound_audit.cluster.host_overrides import HostOverrides
 from inbound_audit.cluster.host_series import HostSeries
 from inbound_audit.cluster.leases import lease_s
-from inbound_audit.cluster.node_state import COUNTED, NodeState, State
+from inbound_audit.cluster.node_state import COUNTED, WINDOW_COST_BYTES, NodeState, State
 from inbound_audit.cluster.node_trees import NodeTree, NodeTrees, all_records
 from inbound_audit.cluster.own_name import SAME_AGE_S, OwnName
 from inbound_audit.cluster.replica import Replica
@@ -142,6 +142,9 @@ class Receiver:
         except FrameError as error:
             state.drop(str(error))
             return
+        said = [part for first, records in snapshots if first.tree == OVERRIDES for part in records]
+        costs = [part.count(b"\n") * WINDOW_COST_BYTES for part in said]
+        state.charge_answer(costs, bounds.max_bytes_per_s, bounds.burst_s, now)
         for first, records in snapshots:
             if not _is_counted(state, first):
                 continue

@@ -139,7 +139,8 @@ class AuditOverrides:
     def take(self, entries: Iterable[tuple[Key, Entry]]) -> bool:
         """Takes over what other nodes have said, as far as it is later. Returns and raises as `change`."""
         found = list(entries)
-        return self._carry_out(lambda table: table.later(found, MAX_FROM_NODES, MAX_BYTES_FROM_NODES), self._now())
+        bounds = MAX_FROM_NODES, MAX_BYTES_FROM_NODES, files.MAX_BYTES
+        return self._carry_out(lambda table: table.later(found, *bounds), self._now())
 
     def _carry_out(self, edit: files.Edit, now: float) -> bool:
         with self._place_of() as place:
@@ -203,7 +204,7 @@ class AuditOverrides:
         """Writes what the directory lacks of a table. Returns whether it has it now; a failure is logged."""
         if kept:
             try:
-                files.change(place, lambda table: table.later(kept.items(), _ipcount.MAX_OVERRIDES), self._now())
+                files.change(place, lambda table: table.later(kept.items()), self._now())
             except InboundAuditError as error:
                 _failures.report(logging.WARNING, "overrides are not restored: %s", error, kind="restore")
                 return False

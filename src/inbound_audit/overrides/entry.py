@@ -111,8 +111,13 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 @lru_cache(MAX_OVERRIDES)
 def read_line(line: bytes) -> tuple[Key, Entry]:
-    """Raises ValueError for what is no entry. A file is read again whenever one of its lines has changed, so the lines
-    that were read are kept."""
+    """As `parse_line`. A file is read again whenever one of its lines has changed, so the lines that were read are
+    kept."""
+    return parse_line(line)
+
+
+def parse_line(line: bytes) -> tuple[Key, Entry]:
+    """Raises ValueError for what is no entry."""
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(f"has more than {MAX_LINE_BYTES} bytes")
     found = _decode(line.decode())

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from inbound_audit.descriptor import open_file, open_regular
 from inbound_audit.errors import CapacityError, SharedStateError, cause_of
 from inbound_audit.log_limiter import LogLimiter
-from inbound_audit.overrides.entry import Entry, Key, read_line
+from inbound_audit.overrides.entry import Entry, Key, joined, read_line
 from inbound_audit.overrides.table import Table
 from inbound_audit.shared.directory import Directory
 
@@ -109,10 +109,31 @@ class Files:
     def table(self, now: float) -> Table:
         """All of them together, without what says nothing any more: it takes no room."""
         made = Table()
-        for _, entries in self._read.values():
-            made.merge(item for item in entries if item[1].is_kept(now))
+        made.merge(self.last_changes(now).items())
         self.changed = False
         return made
+
+    def last_changes(self, now: float) -> dict[Key, Entry]:
+        """The last change of each prefix in any file: first of all, so that none is left out for want of room while one
+        before it is taken."""
+        last: dict[Key, Entry] = {}
+        for _, entries in self._read.values():
+            for key, entry in entries:
+                if entry.is_kept(now):
+                    last[key] = joined(last[key], entry) if key in last else entry
+        return last
+
+    def split(self, name: str, now: float) -> tuple[dict[Key, Entry], set[Key]]:
+        """What one file has, and the prefixes in the others."""
+        own: dict[Key, Entry] = {}
+        others: set[Key] = set()
+        for file, (_, entries) in self._read.items():
+            kept = {key: entry for key, entry in entries if entry.is_kept(now)}
+            if file == name:
+                own = kept
+            else:
+                others |= kept.keys()
+        return own, others
 
 
 def read_all(place: Directory, now: float, names: re.Pattern[str] = NAME) -> Table:
@@ -132,29 +153,36 @@ def change(place: Directory, edit: Edit, now: float) -> bool:
     try:
         with locked(place):
             like = os.fstat(place.fd)
-            name, table = own_name(like), read_all(place, now)
-            own = read_all(place, now, re.compile(re.escape(name)))
+            name, files = own_name(like), Files()
+            files.refresh(place, place.names(), all=True)
+            table, last = files.table(now), files.last_changes(now)
             new = list(edit(table))
             if new:
-                own = Table((key, table[key]) for key, entry in own.items() if _is_last(entry, table.get(key)))
-                own.merge(new)
-                write(place, name, own, like)
+                own, others = files.split(name, now)
+                # What a full table has no room for stays where another file has an earlier change of the prefix.
+                kept = {key for key, entry in own.items() if entry.order == last[key].order} & (table.keys() | others)
+                made = Table((key, last[key]) for key in kept)
+                made.update(new)  # there was room in the table of all
+                write(place, name, made, like)
             return bool(new)
     except OSError as error:
         raise SharedStateError(f"{place.path}: overrides can't be changed there: {cause_of(error)}") from None
 
 
-def _is_last(entry: Entry, of_all: Entry | None) -> bool:
-    """Whether it is the last change of its prefix, which is kept as long as any of them."""
-    return of_all is not None and of_all.order == entry.order
+def lines_of(content: bytes) -> list[bytes]:
+    """Lines end with a line feed alone, as they are counted."""
+    lines = content.split(b"\n")
+    return lines if lines[-1] else lines[:-1]
 
 
-def read_entries(path: str, content: bytes) -> list[tuple[Key, Entry]]:
+def read_entries(
+    path: str, content: bytes, read: Callable[[bytes], tuple[Key, Entry]] = read_line
+) -> list[tuple[Key, Entry]]:
     """Those of the lines that are entries; the others are logged."""
     entries, bad, why = [], 0, ""
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(lines_of(content), 1):
         try:
-            entries.append(read_line(line))
+            entries.append(read(line))
         except (ValueError, RecursionError) as error:
             bad, why = bad + 1, f"line {number} {error}"
     if bad:

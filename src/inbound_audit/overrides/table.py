@@ -16,13 +16,20 @@ class Table(dict[Key, Entry]):
     def merge(self, entries: Iterable[tuple[Key, Entry]]) -> bool:
         """Takes over what is later. Returns whether anything was. Without room, an override takes the place of what was
         lifted first; all else that is new is left out. O(n log n)."""
-        return bool(self.later(entries, MAX_OVERRIDES))
+        return bool(self.later(entries))
 
     def later(
-        self, entries: Iterable[tuple[Key, Entry]], most: int, most_bytes: float = inf
+        self,
+        entries: Iterable[tuple[Key, Entry]],
+        most: int = MAX_OVERRIDES,
+        most_bytes: float = inf,
+        bytes_with_lifts: float = inf,
     ) -> list[tuple[Key, Entry]]:
-        """As `merge`, within so many entries and bytes of lines. Returns what was taken."""
-        room = most_bytes if most_bytes == inf else most_bytes - sum(len(entry.line()) for entry in self.values())
+        """As `merge`, with new prefixes up to `most` that are not lifted, and `most_bytes` of lines. Of a prefix that
+        is there, what needs no more bytes is taken beyond that, and a lift up to `bytes_with_lifts`. Returns what was
+        taken."""
+        used = 0 if most_bytes == inf else sum(len(entry.line()) for entry in self.values())
+        overrides = sum(entry.action != "lift" for entry in self.values())
         taken: list[tuple[Key, Entry]] = []
         lifted: Iterator[Key] | None = None
         for key, entry in entries:
@@ -31,16 +38,22 @@ class Table(dict[Key, Entry]):
                 entry = joined(before, entry)
                 if entry == before:
                     continue
-            more = 0 if room == inf else len(entry.line()) - (0 if before is None else len(before.line()))
-            if more > room:
+            more = 0 if most_bytes == inf else len(entry.line()) - (0 if before is None else len(before.line()))
+            is_lift = entry.action == "lift"
+            room = (bytes_with_lifts if is_lift and before is not None else most_bytes) - used
+            if more > (room if before is None else max(room, 0)):
                 continue
-            if before is None and len(self) >= most:
+            if before is None and not is_lift and overrides >= most:
+                continue
+            if before is None and len(self) >= MAX_OVERRIDES:
                 lifted = self._lifted() if lifted is None else lifted
-                oldest = None if entry.action == "lift" else next(lifted, None)
+                oldest = None if is_lift else next(lifted, None)
                 if oldest is None:
                     continue
+                used -= 0 if most_bytes == inf else len(self[oldest].line())
                 del self[oldest]
-            room -= more
+            used += more
+            overrides += (not is_lift) - (before is not None and before.action != "lift")
             self[key] = entry
             taken.append((key, entry))
         return taken

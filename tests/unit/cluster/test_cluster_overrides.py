@@ -30,6 +30,7 @@ from inbound_audit.cluster.repeating import Repeating
 from inbound_audit.errors import ClusterError, SharedStateError
 from inbound_audit.overrides.audit import MAX_BYTES_FROM_NODES, MAX_FROM_NODES
 from inbound_audit.overrides.entry import LIFTED_S, MAX_WHY, Entry, Key, entry_of, exact_prefix
+from inbound_audit.overrides.files import lines_of
 from inbound_audit.overrides.table import Table
 
 NAMES = ("mx1", "mx2", "mx3")
@@ -249,7 +250,10 @@ def test_what_others_say_leaves_room_for_the_host() -> None:
     assert len(table) == 20
     newer = [made("10.0.0.0/24", "lift", changed=EPOCH_S + 1), made("192.0.2.0/24"), made("203.0.113.0/24")]
     assert table.later(newer, 20) == newer[:2]  # the first makes room for the second
-    assert len(table) == 20
+    assert len(table) == 21
+    assert table.later([made("198.51.100.0/24")], 20) == []  # and what was lifted stays, for all that others say
+    assert table.later([made("198.51.100.0/24", "lift")], 20)
+    assert sum(entry.action == "lift" for entry in table.values()) == 2
 
 
 def test_long_lines_of_others_leave_room_in_the_file() -> None:
@@ -259,6 +263,18 @@ def test_long_lines_of_others_leave_room_in_the_file() -> None:
     size = sum(len(entry.line()) for entry in table.values())
     assert 20_000 - 2_000 < size <= 20_000
     assert table.later([made("10.0.0.0/24", why="shorter", changed=EPOCH_S + 1)], 100, 20_000)
+
+
+def test_a_host_with_more_than_others_may_fill_takes_their_lifts() -> None:
+    table = Table(made(f"10.0.{at}.0/24", why="a reason " * 9) for at in range(50))
+    bounds = 100, 5_000, 20_000
+    assert sum(len(entry.line()) for entry in table.values()) > 10_000
+    changed = EPOCH_S + 1
+    assert table.later([made("192.0.2.0/24")], *bounds) == []
+    assert table.later([made("10.0.0.0/24", why="a reason " * 10, changed=changed)], *bounds) == []
+    assert table.later([made("10.0.0.0/24", "lift", why="a reason " * 10, changed=changed)], *bounds)
+    assert table.later([made("10.0.1.0/24", "allow", changed=changed)], *bounds)
+    assert not table.later([made("10.0.2.0/24", "lift", why="a reason " * 10, changed=changed)], 100, 5_000, 5_000)
 
 
 def test_all_of_a_full_table_are_said_and_answered_in_frames(host: Fixture) -> None:
@@ -281,9 +297,19 @@ def test_what_waits_is_bounded(host: Fixture, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(host_overrides, "MAX_WAITING_BYTES", 10_000)
     for lines in (b"\n" * 100, b"x" * 10_000):
         assert host.hear(lines, GOOD.line()) == []
-    host.overrides.put("mx2", b"\n" * 100)
-    assert host.hear(GOOD.line()) == []
-    assert host.hear(GOOD.line()) == [GOOD.prefix]  # the others have gone
+    for lines in (b"\n" * 50, b"x" * 5_000):  # one node has half of the room
+        host.overrides.put("mx2", lines)
+        assert host.hear(GOOD.line()) == []
+    host.overrides.put("mx3", b"\n" * 100)
+    host.overrides.put("mx3", b"\n" * 50)
+    assert host.hear(GOOD.line()) == [GOOD.prefix]
+
+
+def test_a_line_ends_with_a_line_feed_alone(host: Fixture) -> None:
+    """As lines are counted and charged."""
+    assert host.hear(GOOD.line() + b"\r" * 1_000 + b"\n") == [GOOD.prefix]
+    assert lines_of(b"\r" * 1_000) == [b"\r" * 1_000]
+    assert lines_of(b"a\vb\x1cc\r\nd\n") == [b"a\vb\x1cc\r", b"d"]
 
 
 def test_a_failure_to_write_is_logged_and_mended_by_a_later_answer(
@@ -330,6 +356,33 @@ def test_no_digest_is_compared_just_after_a_change() -> None:
     for seconds, asked in ((0.0, []), (0.5 * SETTLE_S, []), (SETTLE_S, ["mx2"])):
         watcher.receiver.heard("mx2", overrides_frame(node), cluster.now + seconds)
         assert watcher.overrides.asks(()) == asked
+
+
+def test_who_joins_while_changes_go_on_gets_what_was_before() -> None:
+    cluster = FakeCluster()
+    one, other = cluster.start("mx1"), cluster.start("mx2")
+    one.change("deny", "192.0.2.0/24")
+    cluster.run(2.0)
+    late = cluster.start("mx3")
+    for at in range(20):
+        other.change("deny", f"10.0.{at}.0/24", 30.0)
+        cluster.run(0.5, 0.05)
+    assert "192.0.2.0/24" in holds(late)
+
+
+def test_a_node_whose_answers_cost_much_is_asked_later() -> None:
+    cluster = FakeCluster()
+    watcher, node = cluster.start("mx1"), cluster.start("mx2")
+    cluster.run(2.0)
+    state = watcher.receiver.nodes["mx2"]
+    node.change("deny", "192.0.2.0/24")
+    node.overrides.carry_out()
+    node.overrides.parts = lambda: [b"\n" * 10_000] * 20  # type: ignore[method-assign]
+    watcher.receiver.answered("mx2", node.sender.snapshot(), cluster.now)
+    assert state.ask_at > cluster.now + 5.0
+    for digest in (7, watcher.overrides.digest, 8):
+        watcher.receiver.heard("mx2", overrides_frame(node, digest=digest), cluster.now + 3.0)
+        assert watcher.overrides.asks(()) == []
 
 
 def test_changes_that_never_end_keep_nothing_out_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

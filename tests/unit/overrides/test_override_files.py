@@ -468,6 +468,24 @@ def few(monkeypatch: pytest.MonkeyPatch) -> int:
     return 20
 
 
+@shared
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_root_has_lifted_stays_lifted_in_a_full_table(directory: SharedDirectory, few: int) -> None:
+    """The override is in another user's file, which goes on to say it."""
+    key, denied = made("203.0.113.0/24", now=NOW - 2)
+    theirs = Path(directory.path, "104.overrides")
+    theirs.write_bytes(denied.line())
+    os.chown(theirs, 104, -1)
+    lift = made("203.0.113.0/24", "lift", now=NOW - 1, before=denied)
+    files.change(directory, lambda table: table.later([lift]), NOW)
+    for at in range(few + 5):
+        files.change(directory, lambda table, at=at: table.later([made(f"10.0.{at}.0/24")]), NOW)
+        found = files.read_all(directory, NOW)
+        assert found.get(key, lift[1]).action == "lift"
+    assert len(found) == few
+    theirs.unlink()
+
+
 def test_what_has_ended_takes_no_room(few: int) -> None:
     found = files.Files()
     found._read = {
