@@ -45,7 +45,7 @@ msys.registerModule("policy", policy)
 """
 NO_LUA = "local a = 1\nlocal = 2\n"
 FREE = ("--limit", "/0=100000")
-FIELDS = ("opened", "accepted", "refused", "messages", "would_refuse", "uncounted", "failures")
+FIELDS = ("opened", "accepted", "refused", "messages", "would_refuse", "uncounted", "failures", "unlogged")
 
 
 def several(number: int, *arguments: str, **more: Any) -> Serve:
@@ -182,7 +182,8 @@ def test_an_address_is_held_for_others_and_accepts_no_connection() -> None:
 
 
 def test_beside_a_socket_that_is_not_shared_there_is_no_place() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as alone, socket.socket() as free:
+    with socket.socket() as alone, socket.socket() as free:
+        alone.bind(("127.0.0.1", 0))
         free.bind(("127.0.0.1", 0))
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
