@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from inbound_audit import InboundAudit
 from inbound_audit.errors import MonitorError, SeriesError, UnknownServiceType
-from inbound_audit.picture import Network, Picture
+from inbound_audit.picture import Picture
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Row = tuple[int, str, int]
 
 addresses = st.one_of(
