@@ -41,10 +41,11 @@ serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 
 cluster: $(HAVE)-core ## three nodes on this machine, with traffic, until Ctrl-C: what each of them counts
 	$(PY) tools/cluster_demo.py $(ARGS)
 
-# The tiers are the folders of tests/, and marks (tests/conftest.py). Each runs in a process per core, and the unit tier,
-# which waits for peers a third of its time, in one more. Outside of it a file stays in one process: its tests share
+# The tiers are the folders of tests/, and marks (tests/conftest.py). Each runs in a process per core, and those that wait
+# for peers, the unit and the system tier, in one more. Outside of it a file stays in one process: its tests share
 # servers and builds, and measure what they do to the machine.
-PARALLEL := -n $(shell expr $$(getconf _NPROCESSORS_ONLN || echo 1) + 1) --dist worksteal
+ONE_MORE := $(shell expr $$(getconf _NPROCESSORS_ONLN || echo 1) + 1)
+PARALLEL := -n $(ONE_MORE) --dist worksteal
 BY_FILE  := -n auto --dist loadfile
 
 test: $(HAVE)-dev ## the unit tier, under a minute: no processes, no compilers
@@ -53,7 +54,7 @@ test: $(HAVE)-dev ## the unit tier, under a minute: no processes, no compilers
 
 test-system: $(HAVE)-dev ## workers, servers, commands and faults, each in processes of its own
 	$(SAY) 'the system tier'
-	$(PYTEST) tests -m system $(BY_FILE) -q $(ARGS)
+	$(PYTEST) tests -m system -n $(ONE_MORE) --dist loadfile -q $(ARGS)
 
 test-readers: $(HAVE)-dev ## the readers of shared files in C and Lua
 	$(SAY) 'the readers tier'

@@ -35,6 +35,26 @@ BUILD_UNDER_TEST = os.environ.get("INBOUND_AUDIT_CORE")
 TESTS = Path(__file__).parent
 TIERS = ("unit", "system", "readers", "tooling")
 
+# Of the system tier: faults, hostile peers and scripts, and bounds. They take half of its time and fail seldom, so CI
+# runs them after everything else (`long`).
+LONG = {
+    "test_budget_memory",
+    "test_call_faults",
+    "test_cluster_faults",
+    "test_cluster_hostile",
+    "test_console_load",
+    "test_gate_accept_faults",
+    "test_gate_calls",
+    "test_gate_faults",
+    "test_hostile_policy",
+    "test_lua_bounds",
+    "test_lua_hostile",
+    "test_power_loss",
+    "test_session_budget",
+    "test_sieve_bounds",
+    "test_simulated_faults",
+}
+
 # aiosmtpd gives up a controller whose server has not begun after five seconds.
 os.environ.setdefault("AIOSMTPD_CONTROLLER_TIMEOUT", str(PATIENCE))
 
@@ -49,7 +69,8 @@ def refuse_processes(event: str, _: tuple[object, ...]) -> None:
         raise AssertionError(f"{event} in a unit test: what starts processes belongs to tests/system")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: of the system tier, what CI runs last (tests/conftest.py)")
     # A shell that starts a job in the background has it ignore what ^C sends, and so would all processes that tests end
     # like that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -91,6 +112,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     tier = tier_of(item)
     if tier is not None:
         item.add_marker(tier)
+    if item.path.stem in LONG:
+        item.add_marker("long")
 
 
 @pytest.hookimpl(wrapper=True)
