@@ -211,8 +211,8 @@ def test_a_count_beside_a_busy_process(hold: Callable[..., None]) -> None:
         assert done()
 
 
-@pytest.mark.parametrize("what", ["scrape", "picture"])
-def test_open_and_close_beside_one_who_reads(what: str, hold: Callable[..., None]) -> None:
+@pytest.mark.parametrize(("key", "what"), [("beside-scrape", "scrape"), ("beside-picture", "picture")])
+def test_open_and_close_beside_one_who_reads(key: str, what: str, hold: Callable[..., None]) -> None:
     """As long as some reads take: a batch is a second and more."""
     with InboundAudit(shared=what) as audit:
         listener = audit.listener()
@@ -220,7 +220,7 @@ def test_open_and_close_beside_one_who_reads(what: str, hold: Callable[..., None
         fresh = new_texts(random.Random(6), 500_000)
         with beside(READING, what, what) as other:
             race, done = idle_and_busy(other, timed("listener.session(x).close()", fresh, listener=listener))
-            hold(f"beside-{what}", race, "busy", "idle", ROUNDS)
+            hold(key, race, "busy", "idle", ROUNDS)
             assert done()
         for session in kept:
             session.close()
