@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from inbound_audit._ipcount import MONITOR_KINDS, Audit, SeriesStore, parse_monitor
+from inbound_audit._ipcount import MONITOR_KINDS, Audit, SeriesStore, parse_monitor, parse_prefix
 from inbound_audit.errors import MonitorError, SeriesError, did_you_mean, named_keywords
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 CONNECTIONS = MONITOR_KINDS[0]
 ROWS = 1000
+
+_Entry = tuple[str, str, int, int]
+"""Of `SeriesStore.known`: scope, name, seconds of a window, windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +108,8 @@ class Picture:
 
 
 def _key(prefix: str) -> tuple[int, int, int]:
-    from socket import AF_INET, AF_INET6, inet_pton  # `ipaddress` takes fifty times as long
-
-    address, _, length = prefix.partition("/")
-    version = 6 if ":" in address else 4
-    packed = inet_pton(AF_INET6 if version == 6 else AF_INET, address)
-    return version, int.from_bytes(packed, "big"), int(length)
+    version, packed, length = parse_prefix(prefix)
+    return version, int.from_bytes(packed, "big"), length
 
 
 @named_keywords
@@ -133,9 +132,9 @@ def picture(
     `series` they are of that named series. Both have windows: `startv` to `endv` (as `startv` if it is None; 0 is the
     current one).
 
-    It costs the rows, not the sessions, and stops nobody: O(rows x trees x bytes of the address), without the GIL. Each
-    count was true at some moment of the walk, and rows add up. Raises ValueError, UnknownServiceType, MonitorError,
-    SeriesError.
+    It costs the rows, not the sessions, and stops no writer: O(rows x trees x bytes of the address), without the GIL.
+    Each count was true at some moment of the walk, and rows add up. Raises ValueError, UnknownServiceType,
+    MonitorError, SeriesError.
     """
     now = time.time()
     if monitor is None and series is None:
@@ -145,23 +144,28 @@ def picture(
     return Picture(store.picture(*entry, startv, startv if endv is None else endv, rows), now)
 
 
-def _monitor(store: SeriesStore, kind: str, monitor: str) -> tuple[str, str, int, int]:
+def _monitor(store: SeriesStore, kind: str, monitor: str) -> _Entry:
     if kind not in MONITOR_KINDS:
         raise MonitorError(f"{kind!r}: a monitor counts {', '.join(MONITOR_KINDS)}{did_you_mean(kind, MONITOR_KINDS)}")
-    wanted, known = parse_monitor(monitor), []
-    for scope, name, _, interval, windows in store.known:
-        if scope == kind and (interval, windows) == wanted:
-            return scope, name, interval, windows
-        if scope == kind:
-            known.append(name)
-    raise MonitorError(f"{monitor!r}: no such monitor (known: {', '.join(known) or 'none'})")
+    wanted = parse_monitor(monitor)
+    known = [entry for entry in _entries(store) if entry[0] == kind]
+    found = next((entry for entry in known if entry[2:] == wanted), None)
+    if found is None:
+        raise MonitorError(f"{monitor!r}: no such monitor{_names_of(known)}")
+    return found
 
 
-def _series(store: SeriesStore, series: str | None) -> tuple[str, str, int, int]:
-    known = []
-    for scope, name, _, interval, windows in store.known:
-        if scope not in MONITOR_KINDS and name == series:
-            return scope, name, interval, windows
-        if scope not in MONITOR_KINDS:
-            known.append(name)
-    raise SeriesError(f"{series!r}: no such series (known: {', '.join(known) or 'none'})")
+def _series(store: SeriesStore, series: str | None) -> _Entry:
+    known = [entry for entry in _entries(store) if entry[0] not in MONITOR_KINDS]
+    found = next((entry for entry in known if entry[1] == series), None)
+    if found is None:
+        raise SeriesError(f"{series!r}: no such series{_names_of(known)}")
+    return found
+
+
+def _entries(store: SeriesStore) -> list[_Entry]:
+    return [(scope, name, interval, windows) for scope, name, _, interval, windows in store.known]
+
+
+def _names_of(known: list[_Entry]) -> str:
+    return f" (known: {', '.join(name for _, name, _, _ in known) or 'none'})"
