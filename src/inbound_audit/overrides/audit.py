@@ -81,7 +81,7 @@ class AuditOverrides:
     audit; `state`: where a copy of them is kept over a reboot (None:
     only in a service that has such a directory).
 
-    Lock rule: `shared_lock` for the tables and to publish. Nobody waits for the lock of a directory or for a disk under
+    Lock rule: `shared_lock` for the tables and to publish. No thread waits for the lock of a directory or a disk under
     it. `_writing` is held for a write of what is due, and taken before it.
     """
 

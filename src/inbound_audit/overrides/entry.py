@@ -7,6 +7,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -147,6 +148,15 @@ def checked(found: dict[str, Any]) -> tuple[Key, Entry]:
     return key, Entry(**{**found, **same, "prefix": prefix_of(key)})
 
 
+def around(address: Key, lengths: Iterable[int]) -> Iterator[Key]:
+    """The prefixes of those lengths that hold an address, which has its whole length."""
+    version, packed, width = address
+    number = int.from_bytes(packed, "big")
+    for length in lengths:
+        first = number >> width - length << width - length
+        yield version, first.to_bytes(len(packed), "big"), length
+
+
 def prefix_of(key: Key) -> str:
     """The text of a prefix, ``192.0.2.0/24``."""
     _, packed, length = key
@@ -198,5 +208,5 @@ def joined(one: Entry, other: Entry) -> Entry:
 
 
 def _later(one: float | None, other: float | None) -> float | None:
-    """Of two ends; None is none."""
+    """The later of two ends. None: it has no end."""
     return None if one is None or other is None else max(one, other)

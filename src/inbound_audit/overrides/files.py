@@ -108,10 +108,8 @@ class Files:
 
     def table(self, now: float) -> Table:
         """All of them together, without what says nothing any more: it takes no room."""
-        made = Table()
-        made.merge(self.last_changes(now).items())
         self.changed = False
-        return made
+        return table_of(self.last_changes(now))
 
     def last_changes(self, now: float) -> dict[Key, Entry]:
         """The last change of each prefix in any file: first of all, so that none is left out for want of room while one
@@ -136,6 +134,13 @@ class Files:
         return own, others
 
 
+def table_of(last: dict[Key, Entry]) -> Table:
+    """As many as there is room for."""
+    made = Table()
+    made.merge(last.items())
+    return made
+
+
 def read_all(place: Directory, now: float, names: re.Pattern[str] = NAME) -> Table:
     """What the files of a directory say at a moment. Raises OSError."""
     files = Files(names)
@@ -155,7 +160,8 @@ def change(place: Directory, edit: Edit, now: float) -> bool:
             like = os.fstat(place.fd)
             name, files = own_name(like), Files()
             files.refresh(place, place.names(), all=True)
-            table, last = files.table(now), files.last_changes(now)
+            last = files.last_changes(now)
+            table = table_of(last)
             new = list(edit(table))
             if new:
                 own, others = files.split(name, now)

@@ -7,7 +7,7 @@ from math import inf
 
 from inbound_audit._ipcount import MAX_OVERRIDES
 from inbound_audit.errors import CapacityError
-from inbound_audit.overrides.entry import Decision, Entry, Key, joined
+from inbound_audit.overrides.entry import Decision, Entry, Key, around, joined
 
 
 class Table(dict[Key, Entry]):
@@ -87,11 +87,8 @@ class Table(dict[Key, Entry]):
 
     def decision_for(self, address: Key, now: float) -> Decision | None:
         """The longest match of an address, with its whole length. O(bits of the address)."""
-        version, packed, width = address
-        number = int.from_bytes(packed, "big")
-        for length in range(width, -1, -1):
-            first = number >> width - length << width - length
-            entry = self.get((version, first.to_bytes(len(packed), "big"), length))
+        for key in around(address, range(address[2], -1, -1)):
+            entry = self.get(key)
             if entry is not None and entry.holds(now):
                 return entry.decision
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inbound_audit import InboundAudit
 from inbound_audit._ipcount import MAX_OVERRIDES, parse_prefix, publish_overrides, take_denials
-from inbound_audit.overrides.entry import Key
+from inbound_audit.overrides.entry import Key, around
 
 Denial = tuple[str, float, str]
 """A prefix, until when it is denied, and why."""
@@ -46,14 +46,10 @@ class Denials:
     def publish(self, address: str, now: float) -> str | None:
         """Makes the map of the audit as it is for an address. Returns why the longest match is denied; None: no prefix
         around it is. O(lengths that were ever denied)."""
-        version, packed, width = parse_prefix(address)
-        number = int.from_bytes(packed, "big")
-        found = []
-        for length in sorted(self._lengths[version], reverse=True):
-            first = number >> width - length << width - length
-            denial = self._held.get((version, first.to_bytes(width // 8, "big"), length))
-            if denial is not None and denial[1] > now:
-                found.append(denial)
+        key = parse_prefix(address)
+        prefixes = around(key, sorted(self._lengths[key[0]], reverse=True))
+        held = [self._held[prefix] for prefix in prefixes if prefix in self._held]
+        found = [denial for denial in held if denial[1] > now]
         if not found:
             return None
         if found != self._published:
