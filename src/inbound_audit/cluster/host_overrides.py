@@ -58,20 +58,21 @@ class _Held(NamedTuple):
     digest: int
 
 
-class _Size:
-    """Of the lines that wait."""
+class _Size(NamedTuple):
+    """Of lines that wait."""
 
-    def __init__(self) -> None:
-        self.bytes = self.lines = 0
+    bytes: int
+    lines: int
 
-    def holds(self, lines: bytes, part: int) -> bool:
-        """Whether there is room for them in the part (1: the whole, 2: a half) of the bounds."""
-        size, number = self.bytes + len(lines), self.lines + lines.count(b"\n")
-        return size <= MAX_WAITING_BYTES // part and number <= MAX_WAITING_LINES // part
+    def and_of(self, more: _Size) -> _Size:
+        return _Size(self.bytes + more.bytes, self.lines + more.lines)
 
-    def add(self, lines: bytes) -> None:
-        self.bytes += len(lines)
-        self.lines += lines.count(b"\n")
+    def fits(self, part: int) -> bool:
+        """Whether it is within the part (1: the whole, 2: a half) of the bounds."""
+        return self.bytes <= MAX_WAITING_BYTES // part and self.lines <= MAX_WAITING_LINES // part
+
+
+_NOTHING = _Size(0, 0)
 
 
 class HostOverrides:
@@ -102,7 +103,8 @@ class HostOverrides:
         self._changed_at = self._spoke_at = float("-inf")
         self._began_at = clock()
         self._waiting: deque[tuple[str, bytes]] = deque()
-        self._waits: dict[str, _Size] = {}  # of each node's, and "": of all
+        self._waits = _NOTHING
+        self._waits_of: dict[str, _Size] = {}  # of each node
         self._wanted: dict[str, NodeState] = {}
 
     def __len__(self) -> int:
@@ -168,12 +170,12 @@ class HostOverrides:
 
     def put(self, node: str, lines: bytes) -> None:
         """Lines of a node, for `carry_out`. Beyond a bound they are dropped, which a digest shows."""
+        more = _Size(len(lines), lines.count(b"\n"))
         with self._lock:
-            ours, all = self._waits.setdefault(node, _Size()), self._waits.setdefault("", _Size())
-            if all.holds(lines, 1) and ours.holds(lines, 2):
+            all, own = self._waits.and_of(more), self._waits_of.get(node, _NOTHING).and_of(more)
+            if all.fits(1) and own.fits(2):
                 self._waiting.append((node, lines))
-                ours.add(lines)
-                all.add(lines)
+                self._waits, self._waits_of[node] = all, own
 
     def asks(self, asked: Collection[str]) -> list[str]:
         """The nodes that are to be asked now for all that they have, but those that were `asked` already."""
@@ -186,7 +188,8 @@ class HostOverrides:
         """Takes over what has come in, and finds what is to be said. O(overrides) after a change, else O(1)."""
         with self._lock:
             waiting, self._waiting = list(self._waiting), deque()
-            self._waits.clear()
+            self._waits = _NOTHING
+            self._waits_of.clear()
         found = Table()
         for node, lines in waiting:
             found.merge(self._new(node, lines))
