@@ -52,7 +52,7 @@ test: $(HAVE)-dev ## the unit tier, under a minute: no processes, no compilers
 	$(SAY) 'the unit tier'
 	$(PYTEST) tests/unit -m unit $(PARALLEL) -q $(ARGS)
 
-test-system: $(HAVE)-dev ## workers, servers, commands and faults, each in processes of its own
+test-system: $(HAVE)-dev $(HAVE)-browser ## workers, servers, commands and faults, each in processes of its own
 	$(SAY) 'the system tier'
 	$(PYTEST) tests -m system -n $(ONE_MORE) --dist loadfile -q $(ARGS)
 
@@ -64,7 +64,7 @@ test-tooling: $(HAVE)-dev ## layers, compiled code, packaging, types, and the ex
 	$(SAY) 'the tooling tier'
 	$(PYTEST) tests -m tooling $(BY_FILE) -q $(ARGS)
 
-test-all: $(HAVE)-dev ## everything
+test-all: $(HAVE)-dev $(HAVE)-browser ## everything
 	$(SAY) 'every tier'
 	HYPOTHESIS_PROFILE=$(or $(HYPOTHESIS_PROFILE),thorough) $(PYTEST) tests $(BY_FILE) -q $(ARGS)
 
@@ -195,6 +195,11 @@ $(HAVE)-docs $(HAVE)-changelog $(HAVE)-wheels: $(HAVE)-%: $(HAVE)-core
 $(HAVE)-fuzz: $(HAVE)-dev
 	$(SAY) 'the fuzzer of the Python targets'
 	@$(PIP) --group fuzz || echo 'atheris has no wheel for this Python: its targets are left out'
+	@touch $@
+
+$(HAVE)-browser: $(HAVE)-dev
+	$(SAY) 'what drives a browser'
+	@$(PIP) --group browser || echo 'not to be had: the tests in a browser are skipped'
 	@touch $@
 
 $(HAVE)-bench: $(HAVE)-dev

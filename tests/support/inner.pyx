@@ -71,7 +71,7 @@ READ_SPINS = seqlock.READ_SPINS
 SOUND, NOT_READY, OTHER_MAGIC = owner_files.SOUND, owner_files.NOT_READY, owner_files.OTHER_MAGIC
 OTHER_LAYOUT, OTHER_ORDER, NONSENSE = owner_files.OTHER_LAYOUT, owner_files.OTHER_ORDER, owner_files.NONSENSE
 CUT_SHORT = owner_files.CUT_SHORT
-REUSE_DELAY_NS, NO_WINDOW, MAX_KEY = window.REUSE_DELAY_NS, window.NO_WINDOW, change_log.MAX_KEY
+REUSE_DELAY_NS, NO_WINDOW, MAX_KEY = window.REUSE_DELAY_NS, layout.NO_WINDOW, change_log.MAX_KEY
 CONNECTIONS, ADDRESSES, STRINGS = model.CONNECTIONS, model.ADDRESSES, model.STRINGS
 MAX_SERVICES, SMTP, INBOUND_CIDR = model.MAX_SERVICES, model.SMTP, model.INBOUND_CIDR
 
@@ -950,11 +950,11 @@ cdef class Series:
         s.own.series = s
         s.own.tree = <model.Tree **>calloc(2 * slots, sizeof(model.Tree *))
         for i in range(2 * slots):
-            s.slot[i // 2].number[i % 2] = window.NO_WINDOW
+            s.slot[i // 2].number[i % 2] = layout.NO_WINDOW
             if negative or i % 2 == 0:
                 s.own.tree[i] = trees.add_tree(o, 0, 0, window_bytes)
                 s.own.tree[i].ring = s.own
-                layout.header(&s.own.tree[i].arena).number = window.NO_WINDOW
+                layout.header(&s.own.tree[i].arena).number = layout.NO_WINDOW
         o.series[o.series_known] = s
         o.series_known += 1
         s.newest = clock.window_number(window.now_of(o), interval)
@@ -1009,7 +1009,7 @@ cdef class Series:
     def change(self, text, int64_t by=1):
         """`(code, number of the window)`."""
         cdef ip.Address a = address(text)
-        cdef int64_t number = window.NO_WINDOW
+        cdef int64_t number = layout.NO_WINDOW
         code = series_change.change(self.s, &a, by, window.now_of(self.s.owner), NULL, 0, &number)
         return code, number
 

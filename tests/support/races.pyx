@@ -539,11 +539,11 @@ cdef void make_series(int i, u32 interval, u32 max_hosts) noexcept nogil:
     s.own = window.new_ring(s, 0)
     check(s.slot != NULL and s.own != NULL, "there is memory for a ring")
     for k in range(2 * SLOTS):
-        s.slot[k // 2].number[k % 2] = window.NO_WINDOW
+        s.slot[k // 2].number[k % 2] = layout.NO_WINDOW
         s.own.tree[k] = trees.add_tree(owner, model.MAX_SERVICES, 0, TREE_BYTES)
         check(s.own.tree[k] != NULL, "there is room for a window")
         s.own.tree[k].ring = s.own
-        layout.header(&s.own.tree[k].arena).number = window.NO_WINDOW
+        layout.header(&s.own.tree[k].arena).number = layout.NO_WINDOW
     s.newest = window.window_number(owner.last_now, interval)
     window.tree_for(s, s.newest, 0)
     window.publish_timeline(s)

@@ -395,13 +395,13 @@ cdef model.Series *new_series(model.Owner *o, bint negative, u64 window_bytes, u
     if s.slot == NULL or s.own == NULL:
         return NULL
     for i in range(2 * SLOTS):
-        s.slot[i // 2].number[i % 2] = window.NO_WINDOW
+        s.slot[i // 2].number[i % 2] = layout.NO_WINDOW
         if negative or i % 2 == 0:
             s.own.tree[i] = trees.add_tree(o, model.MAX_SERVICES, 0, window_bytes)
             if s.own.tree[i] == NULL:
                 return NULL
             s.own.tree[i].ring = s.own
-            layout.header(&s.own.tree[i].arena).number = window.NO_WINDOW
+            layout.header(&s.own.tree[i].arena).number = layout.NO_WINDOW
     s.newest = o.last_now // (INTERVAL * <int64_t>1000000)
     window.tree_for(s, s.newest, 0)
     window.publish_timeline(s)

@@ -11,9 +11,9 @@ Lock rule: the caller holds the tree's writer lock.
 from libc.stdint cimport int64_t
 
 from inbound_audit._core.backing cimport arena_grow, return_pages, set_backed
-from inbound_audit._core.bits cimport u32, u64, load32, store32, store64
+from inbound_audit._core.bits cimport u32, u64, fence_release, load32, publish64, store32, store64
 from inbound_audit._core.layout cimport (
-    BY_SIZE, CLASSES, HEADER_UNITS, LARGEST_UNITS, TRIM_SLICE, UNIT, UNITS, Arena, Header, block, header,
+    BY_SIZE, CLASSES, HEADER_UNITS, LARGEST_UNITS, NO_WINDOW, TRIM_SLICE, UNIT, UNITS, Arena, Header, block, header,
 )
 from inbound_audit._core.mapping cimport GRAIN, give_back, give_back_file
 from inbound_audit._core.seqlock cimport write_close, write_open
@@ -77,14 +77,21 @@ cdef inline void release(Arena *a, int size_class, u32 unit) noexcept nogil:
 
 
 cdef inline void empty(Arena *a, int64_t number) noexcept nogil:
-    """Removes all blocks and counts, and labels the tree with window `number`. O(1)."""
+    """Removes all blocks and counts, and labels the tree with window `number`. O(1).
+
+    A reader believes a walk before and after which the tree has the same label, also if the writer was stopped between
+    two of these stores. So while the counts of another window go, the label is that of no window.
+    """
     cdef Header *h = header(a)
     cdef int i
     write_open(&h.seq)
+    if h.number != number:
+        store64(<u64 *>&h.number, <u64>NO_WINDOW)
+        fence_release()
     for i in range(2):
         store64(&h.root[i], 0)
         store64(&h.hosts[i], 0)
-    store64(<u64 *>&h.number, <u64>number)
+    publish64(<u64 *>&h.number, <u64>number)
     write_close(&h.seq)
     for i in range(CLASSES):
         a.free[i] = 0

@@ -21,15 +21,13 @@ from inbound_audit._core.codes cimport FULL, OK
 from inbound_audit._core.difference cimport Difference, next_difference, stamp_tree, start_difference
 from inbound_audit._core.fold cimport family_to_fold, length_of, publish_levels
 from inbound_audit._core.hosts cimport Merge, merge_tree, reserve_merge
-from inbound_audit._core.layout cimport Header, header
+from inbound_audit._core.layout cimport NO_WINDOW, Header, header
 from inbound_audit._core.model cimport (
     REPLICATE_CLUSTER, REPLICATE_MANAGER, REPLICATE_NONE, Ring, Series, Slot, Tree, load_ring, load_tree,
 )
 from inbound_audit._core.node_tree cimport set_in
 from inbound_audit._core.records cimport Host, mix
-from inbound_audit._core.window cimport (
-    NO_WINDOW, in_view, lies_back, ring_now, rotate, slot_of, tree_for,
-)
+from inbound_audit._core.window cimport in_view, lies_back, ring_now, rotate, slot_of, tree_for
 
 cdef enum:
     ANY_HOSTS = 0xFFFFFFFF      # of a window: its memory is the bound

@@ -30,6 +30,10 @@ cdef extern from *:
     const u8 UNITS "ia_units"[15]
     const u8 BY_SIZE "ia_by_size"[15]
 
+cdef extern from *:
+    "#define IA_NO_WINDOW (-((int64_t)1 << 62))"
+    const int64_t NO_WINDOW "IA_NO_WINDOW"  # a number that no window has
+
 cdef enum:
     UNIT = 16                            # bytes
     CLASSES = 15

@@ -16,7 +16,7 @@ from inbound_audit._core.change_log cimport MAX_KEY, log_change
 from inbound_audit._core.clock cimport SECOND_US, window_number
 from inbound_audit._core.codes cimport BAD_AMOUNT, CLOSED, LONG_KEY, NEED_NEGATIVE_TREE, NO_KEY, OK, UNMATCHED
 from inbound_audit._core.fold cimport add_bounded, coarsen, move_bounded
-from inbound_audit._core.layout cimport header
+from inbound_audit._core.layout cimport NO_WINDOW, header
 from inbound_audit._core.model cimport CONNECTIONS, ENDED, STRINGS, Owner, Series, Tree, ia_ac
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.query cimport peer_of
@@ -24,7 +24,7 @@ from inbound_audit._core.series_query cimport counts_family, report_family
 from inbound_audit._core.seqlock cimport lock_wait, unlock
 from inbound_audit._core.strings cimport address_of_text
 from inbound_audit._core.trie cimport trie_add, trie_count, trie_remove
-from inbound_audit._core.window cimport NO_WINDOW, advance, in_view, lies_back, now_of, slot_of, tree_for, trim
+from inbound_audit._core.window cimport advance, in_view, lies_back, now_of, slot_of, tree_for, trim
 
 cdef enum:
     MAX_CLOCK_READS = 8     # per change

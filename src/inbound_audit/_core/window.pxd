@@ -37,10 +37,8 @@ from inbound_audit._core.sums cimport tree_count, tree_sum
 cdef extern from *:
     """
     #define IA_REUSE_DELAY_NS ((uint64_t)1000000000)
-    #define IA_NO_WINDOW (-((int64_t)1 << 62))
     """
     const u64 REUSE_DELAY_NS "IA_REUSE_DELAY_NS"    # a reader may stand on a detached tree for that long
-    const int64_t NO_WINDOW "IA_NO_WINDOW"          # a number that no window has
 
 
 cdef inline int64_t now_of(Owner *o) noexcept nogil:

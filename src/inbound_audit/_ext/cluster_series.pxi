@@ -197,7 +197,7 @@ cdef class ClusterSeries:
     cdef void end(self, int64_t number, int sign, node_tree.Change *c) noexcept:
         """Releases the lock. A window in which the change was not made is whole no more."""
         if c.gave_up:
-            self.s.slot[window.slot_of(number, self.s.slots)].whole[sign] = window.NO_WINDOW
+            self.s.slot[window.slot_of(number, self.s.slots)].whole[sign] = layout.NO_WINDOW
         if c.changes and cluster_window.whole_tree(self.s, number, sign) == NULL and window.in_view(self.s, number):
             self.is_full = True
         if self.s.trims:

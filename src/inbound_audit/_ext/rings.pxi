@@ -122,7 +122,7 @@ cdef int make_window(Audit audit, model.Series *s, u32 slot, u32 sign, model.Tre
     memcpy(t.label.listener, s.name, s.name_size)
     t.label.kind, t.label.interval, t.label.slots = s.kind, s.interval, s.slots
     t.label.slot, t.label.sign = slot, sign
-    layout.header(&t.arena).number = window.NO_WINDOW
+    layout.header(&t.arena).number = layout.NO_WINDOW
     layout.header(&t.arena).replicate = s.replicate
     if audit.own != NULL:
         code = attach_tree(audit, t)
@@ -156,8 +156,8 @@ cdef int begin_ring(model.Series *s) noexcept:
         s.own, s.slot = NULL, NULL
         return NO_MEMORY
     for i in range(s.slots):
-        s.slot[i].number[0] = s.slot[i].number[1] = window.NO_WINDOW
-        s.slot[i].whole[0] = s.slot[i].whole[1] = window.NO_WINDOW
+        s.slot[i].number[0] = s.slot[i].number[1] = layout.NO_WINDOW
+        s.slot[i].whole[0] = s.slot[i].whole[1] = layout.NO_WINDOW
     return MADE
 
 
@@ -246,9 +246,9 @@ cdef void forget_series(model.Owner *o, bint closed, bint forked) noexcept:
                 forget(s.own.tree[k], model.ENDED if closed else model.READY)
                 if s.own.tree[k].state == model.ENDED:
                     bits.store32(&s.state, model.ENDED)
-                s.slot[k // 2].number[k % 2] = s.slot[k // 2].whole[k % 2] = window.NO_WINDOW
+                s.slot[k // 2].number[k % 2] = s.slot[k // 2].whole[k % 2] = layout.NO_WINDOW
                 if s.state != model.ENDED:
-                    bits.store64(<u64 *>&layout.header(&s.own.tree[k].arena).number, <u64>window.NO_WINDOW)
+                    bits.store64(<u64 *>&layout.header(&s.own.tree[k].arena).number, <u64>layout.NO_WINDOW)
                     bits.store32(&layout.header(&s.own.tree[k].arena).replicate, s.replicate)
         if closed:
             bits.store32(&s.state, model.ENDED)
