@@ -31,7 +31,8 @@ LAYERS = (
     {"lua", "sieve", "listeners", "readers"},
     {"policy.load"},  # a policy by its suffix, in any language
     {"__init__"},  # the front door: lower rooms that imported from it would import themselves
-    {"cluster", "metrics", "replay"},  # the command line alone needs them
+    {"cluster", "metrics", "drawing", "feed"},  # the command line alone needs these, and those of the next layer
+    {"replay", "watch", "web"},
     {"cli"},
     {"__main__"},
 )

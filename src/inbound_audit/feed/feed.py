@@ -1,0 +1,200 @@
+"""Looks at an audit from outside, and changes its overrides."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter, OrderedDict
+from functools import partial
+
+from inbound_audit._ipcount import MONITOR_KINDS, SeriesStore
+from inbound_audit.errors import SharedStateError
+from inbound_audit.feed.look import (
+    NO_HISTORY,
+    OPEN,
+    History,
+    ListenerRow,
+    Look,
+    ProcessRow,
+    Source,
+    WindowsRow,
+)
+from inbound_audit.overrides import files
+from inbound_audit.overrides.audit import changes_for, this_user, wish_of
+from inbound_audit.overrides.entry import Decision
+from inbound_audit.picture import ROWS, Picture
+from inbound_audit.process import ProcessLock
+from inbound_audit.shared import View
+
+CONNECTIONS, REJECTIONS = MONITOR_KINDS[0], MONITOR_KINDS[2]
+EVERYTHING = ("0.0.0.0/0", "::/0")
+MAX_VIEWS = 8
+"""Views of single processes and nodes that are kept open."""
+MAX_SOURCES = 64
+"""Sources of which the picture before is kept."""
+
+_Windows = tuple[str, str, int, int]
+"""Of `SeriesStore.known`, without the type."""
+
+
+class Feed:
+    """Looks at the shared audit `name`, of `user` if it is not this user's, as `View` has it.
+
+    It writes nothing but what `deny`, `allow` and `lift` are asked for. Any thread may use it. Raises SharedStateError
+    if there is no such audit; a look raises it as soon as there is no process any more, and finds the audit again when
+    one comes back.
+
+    Lock rule: `_lock` is held for a look and for the end. No process of the audit waits for it.
+    """
+
+    def __init__(self, name: str, *, user: str | None = None) -> None:
+        self.name, self.user = name, user
+        self._lock = ProcessLock()
+        self._views: OrderedDict[tuple[int | None, str | None], View] = OrderedDict()
+        self._before: OrderedDict[Source, Picture] = OrderedDict()
+        with self._lock:
+            self._view_of(OPEN)
+
+    def look(self, source: Source = OPEN, rows: int = ROWS) -> Look:
+        """What there is now; its picture has at most so many rows. Raises SharedStateError, and what `picture` raises.
+
+        O(rows x trees x bytes of the address + limits + processes).
+        """
+        with self._lock:
+            whole = self._view_of(OPEN)
+            view = self._view_of(source)
+            picture = _picture_of(view, source, rows)
+            before = self._before.get(source)
+            self._before[source] = picture
+            self._before.move_to_end(source)
+            if len(self._before) > MAX_SOURCES:
+                self._before.popitem(last=False)
+            changes = [None] * len(picture.rows) if before is None else picture.changes(before)
+            known = [(scope, name, interval, windows) for scope, name, _, interval, windows in SeriesStore(whole).known]
+            return Look(
+                audit=self.name,
+                time=picture.time,
+                source=source,
+                picture=picture,
+                changes=tuple(changes),
+                refused=_refused(view, picture),
+                listeners=_listeners(whole),
+                monitors=tuple(WindowsRow(*entry[1:]) for entry in known if entry[0] == CONNECTIONS),
+                series=tuple(WindowsRow(*entry[1:]) for entry in known if entry[0] not in MONITOR_KINDS),
+                processes=_processes(whole, picture.time),
+                nodes=whole.nodes,
+                decisions=tuple(files.read_all(whole.place, picture.time).decisions(picture.time)),
+                history=_history(whole, EVERYTHING),
+            )
+
+    def history(self, prefix: str) -> History:
+        """Of one prefix. Raises CidrError, SharedStateError. O(windows)."""
+        with self._lock:
+            return _history(self._view_of(OPEN), (prefix,))
+
+    def decisions(self) -> list[Decision]:
+        """The overrides that hold now. Raises SharedStateError, OSError."""
+        now = time.time()
+        with self._lock:
+            return files.read_all(self._view_of(OPEN).place, now).decisions(now)
+
+    def change(self, action: str, prefix: str, for_s: float | None = None, why: str = "") -> bool:
+        """`action` is "deny", "allow" or "lift", as `InboundAudit.deny` and the others do it, by this user. Returns
+        whether anything has changed. Raises CidrError, PolicyError, CapacityError, SharedStateError, OSError."""
+        wish = wish_of(action, prefix, for_s, why)
+        now = time.time()
+        with self._lock:
+            return files.change(self._view_of(OPEN).place, partial(changes_for, [wish], this_user(), now), now)
+
+    def close(self) -> None:
+        """Idempotent; the next look opens what it needs again."""
+        with self._lock:
+            while self._views:
+                self._views.popitem()[1].close()
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _view_of(self, source: Source) -> View:
+        """The view that a source needs, refreshed. Raises SharedStateError."""
+        key = source.pid, source.node
+        view = self._views.get(key)
+        try:
+            if view is None:
+                pid, node = key
+                view = self._views[key] = View(self.name, pid=pid, user=self.user, node=node)
+            else:
+                view.refresh()
+            if view.place.gone:
+                raise SharedStateError(f"{self.name!r}: no process is attached to it any more")
+        except (SharedStateError, OSError):
+            with contextlib.suppress(KeyError):
+                self._views.pop(key).close()
+            raise
+        self._views.move_to_end(key)
+        while len(self._views) > MAX_VIEWS:
+            self._views.popitem(last=False)[1].close()
+        return view
+
+
+def _picture_of(view: View, source: Source, rows: int) -> Picture:
+    return view.picture(
+        rows,
+        service_type=source.service,
+        listener=source.listener,
+        monitor=source.monitor,
+        kind=source.kind,
+        series=source.series,
+        startv=source.startv,
+        endv=source.endv,
+    )
+
+
+def _furthest(view: View, kind: str) -> _Windows | None:
+    """The monitor that reaches back the furthest; of equals the one with the most windows."""
+    known = [(scope, name, interval, n) for scope, name, _, interval, n in SeriesStore(view).known if scope == kind]
+    return max(known, key=lambda entry: (entry[2] * entry[3], entry[3]), default=None)
+
+
+def _refused(view: View, picture: Picture) -> tuple[int, ...]:
+    """The rejections of each row. O(rows x windows x trees)."""
+    monitor = _furthest(view, REJECTIONS)
+    if monitor is None:
+        return (0,) * len(picture.rows)
+    store = SeriesStore(view)
+    return tuple(store.count(*monitor, row.prefix, 0, monitor[3] - 1) for row in picture.rows)
+
+
+def _history(view: View, prefixes: tuple[str, ...]) -> History:
+    monitor = _furthest(view, CONNECTIONS)
+    if monitor is None:
+        return NO_HISTORY
+    store, (_, name, interval, windows) = SeriesStore(view), monitor
+    numbers = (
+        tuple(
+            sum(store.count(kind, name, interval, windows, prefix, v, v) for prefix in prefixes)
+            for v in reversed(range(windows))
+        )
+        for kind in (CONNECTIONS, REJECTIONS)
+    )
+    return History(interval, *numbers)
+
+
+def _listeners(view: View) -> tuple[ListenerRow, ...]:
+    sessions: Counter[tuple[str, str]] = Counter()
+    for owner in view.owners:
+        for service, listener, total in owner.listeners:
+            sessions[service, listener] += total
+    return tuple(ListenerRow(*names, total) for names, total in sorted(sessions.items()))
+
+
+def _processes(view: View, now: float) -> tuple[ProcessRow, ...]:
+    found = (
+        ProcessRow(owner.pid, max(0.0, now - owner.started), owner.sessions, owner.damaged)
+        for owner in view.owners
+        if owner.listeners or owner.damaged is not None
+    )
+    return tuple(sorted(found))
