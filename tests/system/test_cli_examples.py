@@ -74,6 +74,7 @@ EXPECTED = {
     "ps": r"SMTP default 2|.sessions.: ?3",
     "cluster": r'node mx1, connected|^"mx1"$',
     "metrics": r"inbound_audit_|serving http|sessions|^$",
+    "web": r"^serving ",
     "check": r"serve: |^\[?\]?$|a policy|\$schema|^$",
     "deny": r"is denied until",
     "allow": r"is allowed until",
@@ -133,7 +134,7 @@ def run(command: str, directory: Path) -> str:
         assert process.stderr
         try:
             output = process.stdout.readline()
-            if re.search(r" (serve|guard|milter|policyd)\b|--watch| metrics .*--listen", command):
+            if re.search(r" (serve|guard|milter|policyd|web)\b|--watch| metrics .*--listen", command):
                 if re.search(r" (serve|guard|milter|policyd)\b", command):  # the second line says that it is ready
                     output += process.stdout.readline()
                 os.killpg(process.pid, signal.SIGINT)
@@ -223,6 +224,8 @@ def test_an_example(example: str, worker: Worker, shell: Path) -> None:
         command = re.sub(r" --listen \S+| --user \S+", "", command) + f" --listen unix:{shell}/socket"
         assert "listening" in run(command, shell)
         return
+    if " web " in command:
+        command = re.sub(r" --listen \S+", "", command) + f" --listen unix:{shell}/socket"
     if "--watch" in command:  # into a pipe jq writes a line only when its buffer is full
         command = command.replace("jq ", "jq --unbuffered ")
     command = re.sub(r"metrics mail --listen \S+", "metrics mail --listen 127.0.0.1:0", command)

@@ -22,6 +22,7 @@
     completion, man
               `inbound-audit completion`: for shells; `inbound-audit man`: manual pages
     metrics   `inbound-audit metrics`: the figures of shared audits, for Prometheus
+    web       `inbound-audit web`: a page on a shared audit
 
 A command's own libraries (aiosmtpd, lupa, rich, prompt_toolkit) are imported when that command runs.
 """
@@ -55,6 +56,7 @@ from inbound_audit.cli.replay import replay
 from inbound_audit.cli.serve import serve
 from inbound_audit.cli.show import show
 from inbound_audit.cli.top import top
+from inbound_audit.cli.web import web
 from inbound_audit.cli.why import why
 
 NAME = "inbound-audit"
@@ -80,6 +82,7 @@ Examples:
   inbound-audit console mail
   inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
   inbound-audit metrics mail --listen 127.0.0.1:9746
+  inbound-audit web mail
 \b
 Exit status: 0 done, 1 failed while running, 2 usage.""",
 )
@@ -90,7 +93,7 @@ def main() -> None:
 
 COMMANDS = (
     serve, guard, milter, policyd, check, count, replay, show, top, ps, why, ls, deny, allow, lift, decisions, console,
-    agent, cluster, metrics, completion, man,
+    agent, cluster, metrics, web, completion, man,
 )  # fmt: skip
 
 for command in COMMANDS:

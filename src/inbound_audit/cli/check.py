@@ -159,6 +159,7 @@ STARTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "agent": _node,
     "replay": _replay,
     "metrics": lambda options: f"the audits {' '.join(options['names'])}",
+    "web": lambda options: f"the audit {options['name']}",
 }
 """What checks the start of each command that has a table: options in, a line about it out. Raises Failure or
 click.UsageError."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from inbound_audit.cli.config.source import config_option
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.service_manager import ServiceManager
 from inbound_audit.cli.sockets import Endpoint
-from inbound_audit.errors import SharedStateError
 
 if TYPE_CHECKING:
     from inbound_audit.metrics.figures import SharedAudit
@@ -107,7 +105,7 @@ def _serve(audits: Sequence[SharedAudit], listen: Sequence[Endpoint], user: str 
     with contextlib.ExitStack() as held:
         manager = held.enter_context(contextlib.closing(ServiceManager()))
         listening = [held.enter_context(bound) for bound in sockets.bind(listen)]
-        _give_up_root(user)
+        view_options.give_up_root(user)
         threads = []
         for bound in listening:
             server = held.enter_context(MetricsServer(bound, app))
@@ -121,17 +119,3 @@ def _serve(audits: Sequence[SharedAudit], listen: Sequence[Endpoint], user: str 
                 raise Failure("the server of the metrics has ended")
             manager.notify("WATCHDOG=1")
         manager.notify("STOPPING=1")
-
-
-def _give_up_root(user: str | None) -> None:
-    """Root becomes the user whose audits it reads. Raises Failure."""
-    from inbound_audit.shared.places import number_of_user
-
-    try:
-        uid = 0 if user is None or os.geteuid() != 0 else number_of_user(user)
-    except SharedStateError as error:
-        raise Failure(f"--user: {error}") from None
-    if uid:
-        from inbound_audit.cli import privileges
-
-        privileges.become_reader(uid)

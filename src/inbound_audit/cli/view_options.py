@@ -1,9 +1,11 @@
-"""What `show`, `top`, `ps` and `console` have in common: the view of a shared audit, its options and its failures."""
+"""What `show`, `top`, `ps`, `console`, `metrics` and `web` have in common: the view of a shared audit, its options, its
+failures and its user."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -92,6 +94,20 @@ def failures(name: str) -> Iterator[None]:
         raise Failure(f"--service: {error}") from None
     except SharedStateError as error:
         raise Failure(f"{error}{_known_names(name)}") from None
+
+
+def give_up_root(user: str | None) -> None:
+    """Root becomes the user whose audits it reads. Raises Failure."""
+    from inbound_audit.shared.places import number_of_user
+
+    try:
+        uid = 0 if user is None or os.geteuid() != 0 else number_of_user(user)
+    except SharedStateError as error:
+        raise Failure(f"--user: {error}") from None
+    if uid:
+        from inbound_audit.cli import privileges
+
+        privileges.become_reader(uid)
 
 
 def shed_networks(view: View) -> dict[str, list[ShedNetwork]]:

@@ -1,0 +1,197 @@
+"""The routes of the server: the page, its files, and below /api JSON and the stream of events."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from inbound_audit.errors import CapacityError, PolicyError, SharedStateError, cause_of, did_you_mean
+from inbound_audit.feed import Source
+from inbound_audit.web.access import HEADERS, Access, Refusal
+from inbound_audit.web.hub import Busy, Gone, Hub
+
+STATIC = Path(__file__).parent / "static"
+MAX_ROWS = 10_000
+MAX_BODY = 16_384
+"""Bytes of a request's body."""
+
+_NUMBERS = ("startv", "endv", "pid")
+
+_T = TypeVar("_T")
+
+
+def application(hub: Hub, access: Access, rows: int) -> ASGIApp:
+    """The whole server, as an application of ASGI. `rows`: of a picture that says nothing of them."""
+    api = _Api(hub, rows)
+    below = Mount(
+        "/api",
+        routes=[
+            Route("/look", api.look),
+            Route("/events", _Events(api), methods=["GET"]),
+            Route("/history", api.history),
+        ],
+        middleware=[Middleware(_ApiGuard, access=access)],
+    )
+    page = Route("/", _page)
+    return Starlette(
+        routes=[page, Mount("/static", _Files(directory=STATIC)), below],
+        middleware=[Middleware(_Guard, access=access)],
+        exception_handlers={
+            Refusal: _refused,
+            HTTPException: _not_found,
+            Busy: partial(_failed, 503),
+            Gone: partial(_failed, 503),
+            SharedStateError: partial(_failed, 503),
+            CapacityError: partial(_failed, 503),
+            OSError: partial(_failed, 503),
+            PolicyError: partial(_failed, 400),
+            ValueError: partial(_failed, 400),
+        },
+    )
+
+
+async def _page(_: Request) -> Response:
+    return FileResponse(STATIC / "index.html", headers=_REVALIDATE)
+
+
+class _Api:
+    def __init__(self, hub: Hub, rows: int) -> None:
+        self.hub = hub
+        self._rows = rows
+
+    def wanted(self, request: Request) -> tuple[Source, int]:
+        """What a request wants to see. Raises ValueError."""
+        query = _query(request, (*Source._fields, "rows"))
+        rows = _number("rows", query.pop("rows", str(self._rows)))
+        if not 2 <= rows <= MAX_ROWS:
+            raise ValueError(f"rows: write a whole number from 2 to {MAX_ROWS}")
+        fields = {name: _number(name, text) if name in _NUMBERS else text for name, text in query.items()}
+        return Source()._replace(**fields), rows  # type: ignore[arg-type]
+
+    async def look(self, request: Request) -> Response:
+        return Response(await self.hub.look(*self.wanted(request)), media_type="application/json")
+
+    async def history(self, request: Request) -> Response:
+        prefix = _query(request, ("prefix",)).get("prefix", "")
+        return JSONResponse((await self.hub.call(lambda feed: feed.history(prefix)))._asdict())
+
+
+class _Events:
+    """The stream. It is an application of its own, since its client is one for as long as it goes on."""
+
+    def __init__(self, api: _Api) -> None:
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        async with self._api.hub.client(*self._api.wanted(request)) as client:
+            first = await client.frame()
+            if isinstance(first.error, ValueError):
+                raise first.error
+            events = client.events(request.state.permission.may_change) if request.method == "GET" else iter(())
+            await StreamingResponse(events, media_type="text/event-stream")(scope, receive, send)
+
+
+class _Files(StaticFiles):
+    """Files that a browser asks for again after each change: the package may be a newer one."""
+
+    def file_response(self, *arguments: Any, **more: Any) -> Response:
+        response = super().file_response(*arguments, **more)
+        response.headers.update(_REVALIDATE)
+        return response
+
+
+class _Guard:
+    """Around everything: refuses the names that are not ours, and adds the headers of each answer."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+            await send(message)
+
+        try:
+            self._access.check_host(Headers(scope=scope).get("host"))
+        except Refusal as refusal:
+            await _answer(refusal.status, refusal)(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
+
+
+class _ApiGuard:
+    """Around /api: no page of another site, and a token where one is needed. Nothing is kept by a browser."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        changes = request.method not in ("GET", "HEAD")
+        self._access.check_site(request.headers, changes=changes)
+        permission = self._access.permission(request.headers.get("authorization"))
+        if changes and not permission.may_change:
+            raise Refusal(403, "this token may read, and not change")
+        request.state.permission = permission
+
+        async def send_unkept(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Cache-Control"] = "no-store"
+            await send(message)
+
+        await self._app(scope, receive, send_unkept)
+
+
+_REVALIDATE = {"Cache-Control": "no-cache"}
+
+
+def _answer(status: int, error: Exception, **more: Any) -> Response:
+    text = cause_of(error) if isinstance(error, OSError) else str(error)
+    headers = {"Cache-Control": "no-store"} | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
+    return JSONResponse({"error": text, **more}, status, headers)
+
+
+def _failed(status: int, _: Request, error: Exception) -> Response:
+    return _answer(status, error)
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    return _answer(getattr(error, "status", 500), error)
+
+
+def _not_found(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail.lower()}, error.status_code, error.headers)
+
+
+def _query(request: Request, known: tuple[str, ...]) -> dict[str, str]:
+    """The parameters of a request, each at most once. Raises ValueError."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            raise ValueError(f"{name!r}: no such parameter{did_you_mean(name, known)} (known: {', '.join(known)})")
+        if name in found:
+            raise ValueError(f"{name}: write it once")
+        found[name] = value
+    return found
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError(f"{name}: {text!r}: write a whole number")
+    return int(text)
