@@ -1,4 +1,5 @@
-"""Lines of decision logs, as `why` reads them: any bytes are lines about a client or are left out, and can be shown."""
+"""Lines of decision logs, as `why` and looks read them: any bytes are lines about a client or are left out, and can be
+shown."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import io
 import json
 
 from inbound_audit.cli.why import _about, _report
+from inbound_audit.feed.decision_lines import decisions
+from inbound_audit.feed.refusals import refusal_of
 
 CLIENTS = ("192.0.2.7", "2001:db8::7")
 LINE = json.dumps(
@@ -22,5 +25,11 @@ def run(data: bytes) -> None:
         assert all(line.isprintable() for line in shown), "no terminal obeys it"
         again = json.dumps(found, allow_nan=False).encode()
         assert json.loads(again) == found
+    for line in decisions(data.split(b"\n")):
+        refusal = refusal_of(line)
+        if refusal is not None:
+            members = vars(refusal[1])
+            json.dumps(members, allow_nan=False).encode()
+            assert all(value.isprintable() for value in members.values() if isinstance(value, str))
     after = list(_about(io.BytesIO(data + b"\n" + LINE), CLIENTS[0]))
     assert after[-1] == json.loads(LINE), "a line that was written afterwards is found"

@@ -52,6 +52,11 @@ def cause_of(error: int | OSError) -> str:
     return os.strerror(number) + (f" ({advice})" if advice else "")
 
 
+def plain(text: str) -> str:
+    """A text that another process has chosen, without control characters, which a terminal would obey."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
 def named_keywords(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """A decorator of functions without ``**keywords``: the TypeError for an unknown keyword names the nearest one."""
     code = function.__code__

@@ -1,4 +1,4 @@
-"""What the guards of this process would decide about a client now, by audit: what `why` asks it for."""
+"""The guards of this process, by audit, and what others ask them: what they would decide, and by what they decide."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class Deciding(Protocol):
     def would_decide(self, address: str) -> Answer:
         """Raises AddressError."""
 
+    def decides_by(self) -> Answer: ...
+
 
 _lock = ProcessLock()
 """Of `_deciding` and its sets: no thread may add to a set that another one reads."""
@@ -31,6 +33,14 @@ def note(audit: _ipcount.Audit, deciding: Deciding) -> None:
 
 def answers_of(audit: _ipcount.Audit, address: str) -> list[Answer]:
     """What each would decide. Raises AddressError. O(guards x limits)."""
+    return [deciding.would_decide(address) for deciding in _guards_of(audit)]
+
+
+def rules_of(audit: _ipcount.Audit) -> list[Answer]:
+    """By what each decides. O(guards x (limits + listed prefixes))."""
+    return [deciding.decides_by() for deciding in _guards_of(audit)]
+
+
+def _guards_of(audit: _ipcount.Audit) -> list[Deciding]:
     with _lock:
-        asked = list(_deciding.get(audit, ()))
-    return [deciding.would_decide(address) for deciding in asked]
+        return list(_deciding.get(audit, ()))

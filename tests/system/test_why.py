@@ -123,6 +123,9 @@ class Says:
     def would_decide(self, address: str) -> dict[str, Any]:
         return self.answer
 
+    def decides_by(self) -> dict[str, Any]:
+        return self.answer
+
 
 def test_a_process_can_name_nothing_but_a_file_of_its_user(tmp_path: Path):
     (tmp_path / "log").write_text('{"client": "192.0.2.7", "done": "refused"}\n')

@@ -15,6 +15,9 @@ class Asked:
     def would_decide(self, address: str) -> inquiries.Answer:
         return {"address": address}
 
+    def decides_by(self) -> inquiries.Answer:
+        return {"policy": None}
+
 
 def test_each_guard_that_lives_is_asked() -> None:
     with InboundAudit() as one, InboundAudit() as other:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from inbound_audit.cli.prefixes import Row, with_depths
+from inbound_audit.errors import plain as plain
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -68,11 +69,6 @@ def json_pieces(about: Mapping[str, object], name: str, objects: Iterable[Mappin
         yield between + json.dumps(one)
         between = ", "
     yield "]}\n"
-
-
-def plain(name: str) -> str:
-    """A name that another process has chosen, without control characters, which a terminal would obey."""
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def listing(names: list[str]) -> str:

@@ -23,9 +23,6 @@ from inbound_audit.shedding import ShedNetwork
 if TYPE_CHECKING:
     from inbound_audit.shared import View
 
-SHED_TIMEOUT_S = 0.3
-"""Seconds for the processes to say what they drop: one that is stopped holds up nothing."""
-
 AS_JSON = "Print one JSON object instead."
 
 service_option = click.option(
@@ -115,7 +112,7 @@ def shed_networks(view: View) -> dict[str, list[ShedNetwork]]:
     from inbound_audit.shared.control import client
 
     owners = [owner for owner in view.owners if owner.damaged is None and owner.listeners]
-    answers, _ = client.request_owners(view.place, owners, {"do": "shed"}, SHED_TIMEOUT_S)
+    answers, _ = client.request_owners(view.place, owners, {"do": "shed"}, client.BRIEF_TIMEOUT_S)
     found = {one: cast("list[tuple[str, float, float]]", answer["networks"]) for one, answer in answers.items()}
     return {one: [ShedNetwork(*row) for row in networks] for one, networks in found.items()}
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-import math
 import os
-import stat
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeGuard
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import click
 
@@ -19,7 +18,6 @@ from inbound_audit.cli import params, view_options
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import Output, plain
-from inbound_audit.descriptor import open_regular
 from inbound_audit.errors import PolicyError, SharedStateError
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 
@@ -139,7 +137,7 @@ def _answers(view: View, name: str, address: str, service: str | None, asked: di
     logs: dict[tuple[str, int], None] = {}
     for owner_id, answer in said.items():
         found, pid = answer.get("listeners"), owners[owner_id].pid
-        user = _user_of(view, owner_id)
+        user = client.user_of(view.place, owner_id)
         if not isinstance(found, list) or not all(map(_is_answer, found)) or user is None:
             failures.append(f"process {pid} sent a malformed answer")
             continue
@@ -159,26 +157,14 @@ _OVERRIDE = {"prefix": str, "by": str, "why": str, "node": str}
 
 def _is_answer(row: object) -> bool:
     """Whether it is what `Guard.would_decide` returns: a process may send anything."""
+    from inbound_audit.shared.control.client import has_members
+
     return (
-        _has(row, _ANSWER)
-        and _has(row, {name: kind for name, kind in _PERHAPS.items() if name in row})
-        and all(_has(limit, _LIMIT) for limit in row.get("limits", ()))
-        and ("override" not in row or _has(row["override"], _OVERRIDE))
+        has_members(row, _ANSWER)
+        and has_members(row, {name: kind for name, kind in _PERHAPS.items() if name in row})
+        and all(has_members(limit, _LIMIT) for limit in row.get("limits", ()))
+        and ("override" not in row or has_members(row["override"], _OVERRIDE))
     )
-
-
-def _has(row: object, members: Mapping[str, Any]) -> TypeGuard[Row]:
-    return isinstance(row, dict) and all(name in row and isinstance(row[name], kind) for name, kind in members.items())
-
-
-def _user_of(view: View, owner_id: str) -> int | None:
-    """Whose the socket is that has answered; None if it is gone."""
-    from inbound_audit.shared.control import file_of
-
-    try:
-        return os.stat(file_of(owner_id), dir_fd=view.place.fd, follow_symlinks=False).st_uid
-    except OSError:
-        return None
 
 
 def _policy(asked: dict[str, Any]) -> Limits | str | None:
@@ -234,42 +220,24 @@ def _logged(path: str, user: int | None, address: str, last: int) -> list[Row]:
         return []
 
 
-@contextlib.contextmanager
-def _opened(path: str, user: int | None) -> Iterator[BinaryIO]:
-    """A log that a process of `user` names: nothing but a regular file of that user is opened. None: the command line
-    names it. Raises OSError, ValueError."""
-    if user is None:
-        with open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-") as file:
-            yield file
-        return
-    if not os.path.isabs(path):
-        raise ValueError("it is not an absolute path")
-    if not stat.S_ISREG(os.stat(path).st_mode):  # to open a device may set it going
-        raise ValueError("it is not a regular file")
-    with open_regular(path, os.O_RDONLY) as opened, open(opened.number, "rb", closefd=False) as file:
-        if os.fstat(opened.number).st_uid != user:
-            raise ValueError("it belongs to another user than the process that names it; to read it, write --log FILE")
-        yield file
+def _opened(path: str, user: int | None) -> AbstractContextManager[BinaryIO]:
+    """As `decision_lines.opened`. None: the command line names it. Raises OSError, ValueError."""
+    from inbound_audit.feed import decision_lines
+
+    if user is not None:
+        return decision_lines.opened(path, user)
+    return open(sys.stdin.fileno() if path == "-" else path, "rb", closefd=path != "-")
 
 
 def _about(lines: Iterable[bytes], address: str) -> Iterator[Row]:
     """The lines about an address, or about a prefix around it. What is no line of a decision log is left out."""
+    from inbound_audit.feed.decision_lines import decisions
+
     found = ipaddress.ip_address(address)
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):
-            row = json.loads(line)
-            if not _is_line(row) or row.get("done") == "accepted":
-                continue
+    for row in decisions(lines):
+        with contextlib.suppress(ValueError):
             if row.get("client") == address or found in ipaddress.ip_network(str(row.get("prefix"))):
                 yield row
-
-
-def _is_line(row: object) -> TypeGuard[Row]:
-    """Whether it has nothing but texts and finite numbers: all else may be too deep, or no JSON, when it is written."""
-    return isinstance(row, dict) and all(
-        math.isfinite(value) if isinstance(value, float) else isinstance(value, (str, int, _NONE))
-        for value in row.values()
-    )
 
 
 # ---- for people

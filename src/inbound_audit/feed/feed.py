@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from functools import partial
 
 from inbound_audit._ipcount import MONITOR_KINDS, SeriesStore
@@ -19,6 +20,8 @@ from inbound_audit.feed.look import (
     Source,
     WindowsRow,
 )
+from inbound_audit.feed.refusals import Refusals
+from inbound_audit.feed.rules import GuardRule, Rules
 from inbound_audit.overrides import files
 from inbound_audit.overrides.audit import changes_for, this_user, wish_of
 from inbound_audit.overrides.entry import Decision
@@ -30,6 +33,7 @@ CONNECTIONS, REJECTIONS = MONITOR_KINDS[0], MONITOR_KINDS[2]
 EVERYTHING = ("0.0.0.0/0", "::/0")
 MAX_VIEWS = 8
 """Views of single processes and nodes that are kept open."""
+MAX_NOTES = 32
 MAX_SOURCES = 64
 """Sources of which the picture before is kept."""
 
@@ -52,6 +56,7 @@ class Feed:
         self._lock = ProcessLock()
         self._views: OrderedDict[tuple[int | None, str | None], View] = OrderedDict()
         self._before: OrderedDict[Source, Picture] = OrderedDict()
+        self._rules, self._refusals = Rules(), Refusals()
         with self._lock:
             self._view_of(OPEN)
 
@@ -69,6 +74,9 @@ class Feed:
             self._before.move_to_end(source)
             if len(self._before) > MAX_SOURCES:
                 self._before.popitem(last=False)
+            self._rules.refresh(whole)
+            guards = self._rules.guards
+            unread = self._refusals.refresh((guard.log, guard.user) for guard in guards if guard.log)
             changes = [None] * len(picture.rows) if before is None else picture.changes(before)
             known = [(scope, name, interval, windows) for scope, name, _, interval, windows in SeriesStore(whole).known]
             return Look(
@@ -85,6 +93,8 @@ class Feed:
                 nodes=whole.nodes,
                 decisions=tuple(files.read_all(whole.place, picture.time).decisions(picture.time)),
                 history=_history(whole, EVERYTHING),
+                refusals=self._refusals.rows,
+                notes=tuple([*self._rules.failures, *_log_notes(guards), *unread][:MAX_NOTES]),
             )
 
     def history(self, prefix: str) -> History:
@@ -181,6 +191,14 @@ def _history(view: View, prefixes: tuple[str, ...]) -> History:
         for kind in (CONNECTIONS, REJECTIONS)
     )
     return History(interval, *numbers)
+
+
+def _log_notes(guards: Sequence[GuardRule]) -> list[str]:
+    """Why there are no refusals to see."""
+    if any(guard.log for guard in guards):
+        return []
+    where = "goes to no file" if any(guard.logs for guard in guards) else "is written by no process"
+    return [f"the decision log {where}, so refusals are not seen: start the server with --decision-log FILE"]
 
 
 def _listeners(view: View) -> tuple[ListenerRow, ...]:

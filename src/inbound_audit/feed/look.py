@@ -66,7 +66,10 @@ class LimitRow:
 
 @dataclass(frozen=True)
 class RefusalRow:
-    """A line of a decision log. `time` as it is written there (RFC 3339); what a line lacks is None."""
+    """A line of a decision log. `time` as it is written there (RFC 3339); what a line lacks is None.
+
+    `done` is "refused", "dry run" or "tarpit"; `text` is the reason that was given for an override, or the reply.
+    """
 
     time: str
     client: str | None

@@ -13,7 +13,7 @@ from inbound_audit import inquiries
 from inbound_audit.errors import AddressError, InboundAuditError, named_keywords
 from inbound_audit.listeners.admission import Admission, TracebackText
 from inbound_audit.listeners.gate_rules import is_native
-from inbound_audit.listeners.inquiry import would_decide
+from inbound_audit.listeners.inquiry import decides_by, would_decide
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.policy.base import Choice, ConnectPolicy, evaluate
 from inbound_audit.policy.reason import override_reason
@@ -129,7 +129,13 @@ class Guard:
 
     def would_decide(self, address: str) -> Answer:
         """What becomes of a new connection from that address now (`inbound-audit why`). Raises AddressError."""
-        answer = would_decide(self.listener, self.policy, address)
+        return self._with_log(would_decide(self.listener, self.policy, address))
+
+    def decides_by(self) -> Answer:
+        """The policy, its limits and the decision log, for those who look at the audit from outside."""
+        return self._with_log(decides_by(self.listener, self.policy))
+
+    def _with_log(self, answer: Answer) -> Answer:
         return answer if self.decisions is None else {**answer, "log": self.decisions.file}
 
     def add_gate(self, gate: Gate) -> None:

@@ -1,4 +1,4 @@
-"""What a policy would decide about a new connection of a client now. Nothing is counted or recorded."""
+"""What a policy would decide about a new connection of a client now, and by what. Nothing is counted or recorded."""
 
 from __future__ import annotations
 
@@ -31,18 +31,32 @@ def would_decide(
     return about
 
 
-def _by_policy(listener: Listener, policy: ConnectPolicy | None, session: Session, *, asks_scripts: bool) -> Answer:
+def decides_by(listener: Listener, policy: ConnectPolicy | None) -> Answer:
+    """As JSON: `policy`, of limits the `arguments` from which `Limits` makes them again, of a script its path.
+    O(limits + listed prefixes)."""
+    inner, about = _about(listener, policy)
+    return {**about, "arguments": inner.arguments} if is_native(inner) else about
+
+
+def _about(listener: Listener, policy: ConnectPolicy | None) -> tuple[ConnectPolicy | None, Answer]:
+    """The policy itself, without a dry run around it, and what it is."""
     inner = policy.policy if isinstance(policy, DryRun) else policy
     about: Answer = {"service": listener.service_type, "listener": listener.name}
     about["dry_run"] = isinstance(policy, DryRun) or bool(getattr(policy, "dry_run", False))
+    if isinstance(inner, ScriptPolicy):
+        return inner, {**about, "policy": inner.implementation, "script": str(inner.path)}
+    name = None if inner is None else "Limits" if is_native(inner) else type(inner).__name__
+    return inner, {**about, "policy": name}
+
+
+def _by_policy(listener: Listener, policy: ConnectPolicy | None, session: Session, *, asks_scripts: bool) -> Answer:
+    inner, about = _about(listener, policy)
     if inner is None:
-        return {**about, "policy": None, "let_in": True}
+        return {**about, "let_in": True}
     if is_native(inner):
-        return {**about, "policy": "Limits", **_by_limits(inner, session)}
-    if not isinstance(inner, ScriptPolicy):
-        return {**about, "policy": type(inner).__name__, "let_in": None}
-    about |= {"policy": inner.implementation, "script": str(inner.path), "let_in": None}
-    if asks_scripts:
+        return {**about, **_by_limits(inner, session)}
+    about["let_in"] = None
+    if asks_scripts and isinstance(inner, ScriptPolicy):
         verdict = inner.validate_connect(session)
         about |= {"let_in": verdict.lets_in, "code": verdict.code, "text": verdict.text, "tarpit": verdict.tarpit}
     return about

@@ -299,6 +299,11 @@ class Limits(LimitTables, Policy):
         self.refusal, self.denial = refusal, Verdict(False, code, DENIED_TEXT, disconnect=True)
         self._configure(tables, prefixes, _DEFAULT, ACCEPT, ACCEPT if dry_run else refusal, self.denial)
         self._names = ["exempt", "default", *(networks or {})]
+        self._listener_total = listener_total
+        self._networks = {
+            name: {**given, "prefixes": network.prefixes}
+            for (name, given), network in zip((networks or {}).items(), others, strict=True)
+        }
         rows = [row for network in listed for row in network.rows] + everywhere
         self._options = [row.option for row in rows]
         self.denying = {} if dry_run else {row.reason: f"{row.name} then deny" for row in rows if row.deny_s}
@@ -337,6 +342,22 @@ class Limits(LimitTables, Policy):
             else:
                 default[length] = maximum
         return cls(default or None, networks=named, listener_total=listener_total, exempt=exempt, dry_run=dry_run)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """From which `Limits` makes the same limits again, as JSON has them; without `dry_run` and the reply of a
+        refusal. O(limits + listed prefixes)."""
+        networks = {
+            name: {key: dict(value) if isinstance(value, Mapping) else value for key, value in network.items()}
+            for name, network in self._networks.items()
+        }
+        return {
+            "limits": dict(self.limits),
+            "exempt": list(self.exempt),
+            "networks": networks,
+            "listener_total": self._listener_total,
+            "cluster": self.cluster,
+        }
 
     def monitors_for(self, present: Iterable[str]) -> list[str]:
         """The monitors that limits over time need beside those that are `present`, for a program that makes its audit.

@@ -6,6 +6,7 @@
                                                                           of each what `ShedNetwork` has
     why     address                                                       ``listeners``: what each guard would decide
                                                                           about a connection of that client now
+    limits                                                                ``listeners``: by what each guard decides
     known   series                                                        ``marks``: which lines of which logs are
                                                                           counted here; ``defined``: what it is here
     load    series, interval, num_windows, rows, marks [, type]           adds lines of a log, each (microseconds, key,
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 from inbound_audit import _ipcount
 from inbound_audit.errors import CapacityError, InboundAuditError
-from inbound_audit.inquiries import answers_of
+from inbound_audit.inquiries import answers_of, rules_of
 from inbound_audit.series.table import SeriesSet
 from inbound_audit.shedding import networks_of
 
@@ -179,6 +180,10 @@ def _why(audit: _ipcount.Audit, request: Request) -> dict[str, object]:
     return {"listeners": answers_of(audit, request["address"])}
 
 
+def _limits(audit: _ipcount.Audit, request: Request) -> dict[str, object]:
+    return {"listeners": rules_of(audit)}
+
+
 class Command(NamedTuple):
     """`asks` in place of `handle`: it is about no series."""
 
@@ -206,5 +211,6 @@ COMMANDS = {
     "known": Command(_known, {"series": _is_text}, {}),
     "shed": Command(None, {}, {}, _shed),
     "why": Command(None, {"address": _is_text}, {}, _why),
+    "limits": Command(None, {}, {}, _limits),
     "load": Command(_load, {**_SERIES, "rows": _are_rows, "marks": _are_marks}, _TYPE),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import itertools
+import json
 import os
 from collections import Counter
 
@@ -289,3 +290,13 @@ def test_a_table_is_for_the_cluster_as_a_whole():
 
 def test_examples_in_docstrings():
     assert doctest.testmod(inbound_audit.policy.limits).failed == 0
+
+
+def test_limits_are_made_again_from_their_arguments_as_json() -> None:
+    table = {"/32,/64": (10, "300/5m"), "/8": "9 then deny for 1h"}
+    networks = {"partner": {"prefixes": ("192.0.2.0/24", "2001:db8::/32"), "limits": {"/24": 5}, "total": [7, "8/1h"]}}
+    made = Limits(table, exempt=["::1"], networks=networks, listener_total=3, cluster=True)
+    again = Limits(**json.loads(json.dumps(made.arguments)))
+    assert again.describe() == made.describe()
+    assert again.arguments == json.loads(json.dumps(made.arguments))
+    assert Limits().describe() == Limits(**Limits().arguments).describe()

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import select
 import socket
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from inbound_audit.errors import SharedStateError
-from inbound_audit.shared.control import MAX_REQUEST, path_of
+from inbound_audit.shared.control import MAX_REQUEST, file_of, path_of
 from inbound_audit.shared.directory import Directory
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 2.0
 """Seconds to wait for answers, by default."""
+
+BRIEF_TIMEOUT_S = 0.3
+"""For what can be shown without their answers, so that a process that is stopped holds up nothing."""
 
 MAX_ANSWER = 1 << 24
 """Bytes of an answer that are read."""
@@ -81,6 +85,19 @@ def request_owners(
         else:
             answers[owner_id] = answer
     return answers, failures
+
+
+def has_members(row: object, members: Mapping[str, Any]) -> TypeGuard[dict[str, Any]]:
+    """Whether a part of an answer, which may be anything, has these members, each of its class."""
+    return isinstance(row, dict) and all(name in row and isinstance(row[name], kind) for name, kind in members.items())
+
+
+def user_of(place: Directory, owner_id: str) -> int | None:
+    """Whose the socket of an owner is; None if it is gone."""
+    try:
+        return os.stat(file_of(owner_id), dir_fd=place.fd, follow_symlinks=False).st_uid
+    except OSError:
+        return None
 
 
 def _exchange(asking: list[_PendingRequest], deadline: float) -> None:
