@@ -265,8 +265,8 @@ cdef inline u32 without(Arena *a, bint v6, Node *n, u64 *gone, int depth_above) 
     return handle(a, fresh)
 
 
-cdef inline void cut(Arena *a, bint v6, Path *path, int at, u8 byte, Retired *r) noexcept nogil:
-    """Removes step `at` and all below it, which is a single host. The counts above are not yet changed."""
+cdef inline void cut(Arena *a, bint v6, u64 hi, u64 lo, u32 n, Path *path, int at, Retired *r) noexcept nogil:
+    """Removes step `at` and all below it, which is a single host with `n` sessions, and its count from those above."""
     cdef Step *s = &path.step[at]
     cdef Step *above
     cdef u64 e = path.step[path.last].entry[0]
@@ -283,8 +283,10 @@ cdef inline void cut(Arena *a, bint v6, Path *path, int at, u8 byte, Retired *r)
     above = &path.step[at - 1]
     fresh = without(a, v6, s.node, s.entry, above.depth)
     write_open(&header(a).seq)
+    # First the counts: a host that takes the place of the node takes over the count of the entry above.
+    shift_counts(path, v6, hi, lo, at - 1, -<u64>n)
     if fresh == 0:
-        erase(s.node, v6, byte, s.entry)
+        erase(s.node, v6, byte_at(hi, lo, s.depth - 1), s.entry)
     else:
         # Of a move: the window was opened before `fresh` was built.
         publish64(above.entry, entry(fresh, count_of(above.entry[0])))
@@ -303,14 +305,13 @@ cdef inline int remove_in(Arena *a, bint v6, u64 hi, u64 lo, u32 n, Retired *r) 
         return UNMATCHED
     if count_of(path.step[at].entry[0]) > n:
         write_open(&header(a).seq)
-    else:
-        # Entries that count this host alone go with it: its own, and those of a one-child node (invariant 3).
-        while at > 0 and count_of(path.step[at - 1].entry[0]) == n:
-            at -= 1
-        cut(a, v6, &path, at, byte_at(hi, lo, path.step[at].depth - 1) if at else 0, r)
-        store64(&header(a).hosts[v6], header(a).hosts[v6] - 1)
+        shift_counts(&path, v6, hi, lo, at, -<u64>n)
+        return OK
+    # Entries that count this host alone go with it: its own, and those of a one-child node (invariant 3).
+    while at > 0 and count_of(path.step[at - 1].entry[0]) == n:
         at -= 1
-    shift_counts(&path, v6, hi, lo, at, -<u64>n)
+    cut(a, v6, hi, lo, n, &path, at, r)
+    store64(&header(a).hosts[v6], header(a).hosts[v6] - 1)
     return OK
 
 
