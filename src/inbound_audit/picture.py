@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from inbound_audit._ipcount import MONITOR_KINDS, Audit, SeriesStore, parse_monitor, parse_prefix
+from inbound_audit._ipcount import MONITOR_KINDS, Audit, PrefixCounter, SeriesStore, parse_monitor, parse_prefix
 from inbound_audit.errors import MonitorError, SeriesError, did_you_mean, named_keywords
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 
@@ -117,6 +117,7 @@ def picture(
     audit: Audit,
     rows: int = ROWS,
     *,
+    within: str | None = None,
     service_type: str = DEFAULT_SERVICE_TYPE,
     listener: str | None = None,
     monitor: str | None = None,
@@ -125,7 +126,7 @@ def picture(
     startv: int = 0,
     endv: int | None = None,
 ) -> Picture:
-    """The heaviest prefixes of any length, as at most `rows` rows (2 to 65,536).
+    """The heaviest prefixes of any length, as at most `rows` rows (2 to 65,536); `within`: those in that prefix alone.
 
     They are of the open sessions of a service, or of its listeners with the name `listener`. With `monitor`
     (``"60,5"``) they are of what it counted; `kind` is ``"connections"``, ``"receptions"`` or ``"rejections"``. With
@@ -133,15 +134,20 @@ def picture(
     current one).
 
     It costs the rows, not the sessions, and stops no writer: O(rows x trees x bytes of the address), without the GIL.
-    Each count was true at some moment of the walk, and rows add up. Raises ValueError, UnknownServiceType,
-    MonitorError, SeriesError.
+    Each count was true at some moment of the walk, and rows add up. Raises ValueError, CidrError,
+    UnknownServiceType, MonitorError, SeriesError.
     """
     now = time.time()
     if monitor is None and series is None:
-        return Picture(audit._picture(rows, service_type, listener), now)
+        return Picture(audit._picture(rows, within, service_type, listener), now)
     store = SeriesStore(audit)
     entry = _monitor(store, kind, monitor) if monitor is not None else _series(store, series)
-    return Picture(store.picture(*entry, startv, startv if endv is None else endv, rows), now)
+    return Picture(store.picture(*entry, startv, startv if endv is None else endv, rows, within), now)
+
+
+def picture_of_counter(counter: PrefixCounter, rows: int = ROWS, *, within: str | None = None) -> Picture:
+    """The same of a counter. O(rows x bytes of the address). Raises ValueError, CidrError."""
+    return Picture(counter._picture(rows, within), time.time())
 
 
 def _monitor(store: SeriesStore, kind: str, monitor: str) -> _Entry:

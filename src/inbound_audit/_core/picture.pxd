@@ -247,8 +247,10 @@ cdef inline void add_up(Picture *pic) noexcept nogil:
             pic.spot[i].count = inside
 
 
-cdef inline int draw(Picture *pic, u32 rows) noexcept nogil:
+cdef inline int draw(Picture *pic, u32 rows, const Prefix *within) noexcept nogil:
     """Fills an empty picture of `pic.parts` with at most `rows` spots, `MAX_PICTURE_ROWS` or fewer. OK or FULL.
+
+    `within`: of what lies in that prefix; NULL: of all.
 
     O(rows x parts x bytes of the address + rows x log rows).
     """
@@ -259,6 +261,10 @@ cdef inline int draw(Picture *pic, u32 rows) noexcept nogil:
     cdef int version, code = OK
     for version in range(4, 7, 2):
         whole_family(version, &all)
+        if within != NULL:
+            if within.address.version != version:
+                continue
+            all = within[0]
         if code == OK and pic.size < rows and look_at(&pic.parts, &all, NULL, NULL, &family):
             code = add_spot(pic, &family, &number)
     pic.families = pic.size

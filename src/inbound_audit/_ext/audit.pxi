@@ -281,9 +281,9 @@ cdef class Audit:
             handle_the_fork()
         return rows_of(trees.trees_of(self.owner, self.number_of(service_type)))
 
-    def _picture(self, rows, service_type, listener):
+    def _picture(self, rows, within, service_type, listener):
         """The rows of a picture of a service, or of its listeners of that name: `(count, "prefix/length", parent)` as
-        `drawn` gives them. Frees the GIL, stops no writer. Raises ValueError, UnknownServiceType.
+        `drawn` gives them. Frees the GIL, stops no writer. Raises ValueError, CidrError, UnknownServiceType.
 
         O(rows x listeners x bytes of the address).
         """
@@ -295,4 +295,4 @@ cdef class Audit:
         cdef model.Tree *first = trees.trees_of(self.owner, self.number_of(service_type))
         memset(&pic, 0, sizeof(pic))
         cdef const char *only = NULL if name is None else <char *>name
-        return drawn(&pic, most, picture.add_trees(&pic.parts, first, only, len(name or b"")))
+        return drawn(&pic, most, within, picture.add_trees(&pic.parts, first, only, len(name or b"")))

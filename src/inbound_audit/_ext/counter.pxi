@@ -188,6 +188,16 @@ cdef class PrefixCounter:
         """The compressed tree as rows `(count, "prefix/length")`, in address order. O(hosts)."""
         return rows_of(&self.t)
 
+    def _picture(self, rows, within):
+        """The rows of a picture: `(count, "prefix/length", parent)` as `drawn` gives them. Frees the GIL, stops no writer.
+
+        Raises ValueError, CidrError. O(rows x bytes of the address).
+        """
+        cdef u32 most = rows_asked(rows)
+        cdef picture.Picture pic
+        memset(&pic, 0, sizeof(pic))
+        return drawn(&pic, most, within, picture.add_part(&pic.parts, &self.t, NULL, False, 0))
+
     def add_many(self, packed, *, version=4):
         """Counts each of an array of packed addresses once more: all of them, or none and an error.
 

@@ -8,19 +8,24 @@ cdef u32 rows_asked(object rows) except 0:
     return index(rows)
 
 
-cdef list drawn(picture.Picture *pic, u32 rows, int code):
-    """Draws a picture of its parts unless `code`, that of the parts, is not OK; frees it.
+cdef list drawn(picture.Picture *pic, u32 rows, object within, int code):
+    """Draws a picture of its parts, or of what lies in the prefix `within` if that is not None, unless `code`, that of the parts, is not OK; frees it.
 
     Returns `(count, "prefix/length", parent)` in address order, IPv4 first, a prefix before what it holds; `parent` is
-    the position of the row that it is in, -1 if it is in none. Raises MemoryError.
+    the position of the row that it is in, -1 if it is in none. Raises CidrError, MemoryError.
     """
     cdef u32 spot
     cdef object position
     cdef list made = [], waiting
+    cdef prefix.Prefix p
+    cdef const prefix.Prefix *only = NULL
     try:
+        if within is not None:
+            read_prefix(within, NULL, &p)
+            only = &p
         if code == codes.OK:
             with nogil:
-                code = picture.draw(pic, rows)
+                code = picture.draw(pic, rows, only)
         if code != codes.OK:
             raise MemoryError
         waiting = [(spot, -1) for spot in reversed(range(pic.families))]

@@ -121,11 +121,11 @@ cdef class SeriesStore:
                 rows.append((count, address_text(&a)))
         return rows
 
-    def picture(self, scope, name, interval, num_windows, startv, endv, rows):
+    def picture(self, scope, name, interval, num_windows, startv, endv, rows, within):
         """The rows of a picture of windows `startv` to `endv` of an entry of `known`: `(count, "prefix/length",
         parent)` as `drawn` gives them. Other nodes are included as in `count`. Frees the GIL.
 
-        Raises ValueError, SeriesError. O(rows x windows x processes x bytes of the address).
+        Raises ValueError, CidrError, SeriesError. O(rows x windows x processes x bytes of the address).
         """
         cdef u32 most = rows_asked(rows)
         cdef model.Series *s = identified(self.audit, scope, name, interval, num_windows)
@@ -136,7 +136,8 @@ cdef class SeriesStore:
         if s.scope == model.STRINGS:
             raise SeriesError(f"{name!r}: is a series of texts, of which no picture can be drawn")
         memset(&pic, 0, sizeof(pic))
-        return drawn(&pic, most, picture.add_windows(&pic.parts, s, window.now_of(self.audit.owner), first, last))
+        cdef int code = picture.add_windows(&pic.parts, s, window.now_of(self.audit.owner), first, last)
+        return drawn(&pic, most, within, code)
 
     def hosts(self, name):
         """The distinct hosts of each window of this process, added up. Raises SeriesError. O(windows)."""

@@ -153,6 +153,7 @@ class Feed:
 def _picture_of(view: View, source: Source, rows: int) -> Picture:
     return view.picture(
         rows,
+        within=source.within,
         service_type=source.service,
         listener=source.listener,
         monitor=source.monitor,

@@ -14,7 +14,7 @@ from inbound_audit.services import DEFAULT_SERVICE_TYPE
 class Source(NamedTuple):
     """What is counted in a picture, as the arguments of `picture` say it: the open sessions of a service or of a
     listener, what a monitor has counted, or a series. `pid`: of that process alone; `node`: of that node of the
-    cluster."""
+    cluster; `within`: what lies in that prefix alone."""
 
     service: str = DEFAULT_SERVICE_TYPE
     listener: str | None = None
@@ -25,6 +25,7 @@ class Source(NamedTuple):
     endv: int | None = None
     pid: int | None = None
     node: str | None = None
+    within: str | None = None
 
 
 OPEN = Source()

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inbound_audit import InboundAudit
-from inbound_audit.errors import MonitorError, SeriesError, UnknownServiceType
-from inbound_audit.picture import Picture
+from inbound_audit import InboundAudit, PrefixCounter
+from inbound_audit.errors import CidrError, MonitorError, SeriesError, UnknownServiceType
+from inbound_audit.picture import Picture, picture_of_counter
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -79,7 +79,13 @@ def test_the_rows_are_those_of_the_model(hosts: list[Address], rows: int) -> Non
         sessions = [smtp[i % 2].session(str(host)) for i, host in enumerate(hosts)]
         assert shown(audit.picture(rows)) == Model(hosts, rows).drawn
         assert shown(audit.picture(rows, listener="b")) == Model(hosts[1::2], rows).drawn
+        counter = PrefixCounter(capacity=1 << 24)
+        for host in hosts:
+            counter.add(host)
+        assert shown(picture_of_counter(counter, rows)) == Model(hosts, rows).drawn
         for row in audit.picture(rows).rows:
+            inside = [host for host in hosts if host in row.network]
+            assert shown(audit.picture(rows, within=row.prefix)) == Model(inside, rows).drawn
             assert audit.inbound_session_count(row.prefix) == row.count
         for session in sessions:
             session.close()
@@ -122,6 +128,9 @@ def test_windows_of_monitors_and_series() -> None:
         tree = [(2, "192.0.2.0/30", -1), (1, "192.0.2.1/32", 0), (1, "192.0.2.2/32", 0), (1, "2001:db8::1/128", -1)]
         assert shown(audit.picture(monitor="60,3", startv=1)) == tree
         assert shown(audit.picture(monitor="60,3", kind="rejections", endv=2)) == [(2 * n, p, i) for n, p, i in tree]
+        assert shown(audit.picture(monitor="60,3", startv=1, within="192.0.0.0/16")) == tree[:3]
+        assert shown(audit.picture(monitor="60,3", startv=1, within="2001:db8::/64")) == [(1, "2001:db8::1/128", -1)]
+        assert shown(audit.picture(monitor="60,3", startv=1, within="198.51.100.0/24")) == []
         assert shown(audit.picture(monitor="60,3")) == []
         assert [row.prefix for row in audit.picture(series="hits").rows] == ["198.51.100.1/32"]
         rows = shown(audit.picture(series="hits", endv=1))
@@ -150,6 +159,9 @@ def test_what_can_t_be_drawn() -> None:
                 audit.picture(rows)
         with pytest.raises(UnknownServiceType):
             audit.picture(service_type="SMPT")
+        for wanted in ({}, {"monitor": "60,3"}):
+            with pytest.raises(CidrError, match="/33"):
+                audit.picture(within="192.0.2.0/33", **wanted)
         with pytest.raises(MonitorError, match="known: 60,3"):
             audit.picture(monitor="60,4")
         with pytest.raises(MonitorError, match="did you mean 'rejections'"):
