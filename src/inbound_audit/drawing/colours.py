@@ -1,0 +1,76 @@
+"""The colours of drawings by their names, each for a light and for a dark background; and which one a number has.
+
+A larger number is further away from the background in lightness, so the order is seen without seeing colours.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+STEPS = 8
+"""Of a scale."""
+
+
+class Colour(NamedTuple):
+    light: str
+    dark: str
+
+
+_SCALES = {
+    "count": (
+        ("#c3df5c", "#86cf60", "#45b57b", "#1f9a8a", "#2a788e", "#3a5688", "#472f7d", "#3b0f52"),
+        ("#4b4a9c", "#3a659a", "#2a8390", "#25a184", "#4cbd6c", "#8cd449", "#c6e02b", "#fdf06a"),
+    ),
+    "refusals": (
+        ("#fdc98c", "#fca057", "#f2745c", "#d94a69", "#b32f78", "#86277f", "#581a78", "#2f0f5c"),
+        ("#642a86", "#8a2f84", "#b33a7c", "#da4b6b", "#f26d5c", "#fb9a68", "#fdc98c", "#fcf4b8"),
+    ),
+}
+
+SCALES = tuple(_SCALES)
+
+COLOURS: dict[str, Colour] = {
+    "background": Colour("#ffffff", "#14161a"),
+    "ground": Colour("#f2f2ef", "#1f2227"),
+    "grid": Colour("#dcdcd6", "#33373e"),
+    "text": Colour("#1b1d20", "#e9eaec"),
+    "quiet": Colour("#63676d", "#9a9fa7"),
+    "faint": Colour("#a3a69f", "#5b6068"),
+    "nothing": Colour("#cfd0cc", "#43474e"),
+    "all": Colour("#2a9d8f", "#2a9d8f"),
+    "refused": Colour("#d1495b", "#d1495b"),
+    "over-low": Colour("#101214", "#ffffff"),
+    "over-high": Colour("#ffffff", "#101214"),
+    **{
+        f"{name}{step}": Colour(*pair)
+        for name, scale in _SCALES.items()
+        for step, pair in enumerate(zip(*scale, strict=True))
+    },
+}
+
+
+class Scale:
+    """The colours of numbers from 1 to `most`, by their logarithm; 0 has the colour ``nothing``.
+
+    `bounds` are the least numbers of each colour: 1, 3, 10, 30, ... or fewer.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        self.name = name
+        fine = [digit * 10**power for power in range(len(str(most))) for digit in (1, 3)]
+        fine = [each for each in fine if each <= max(1, most)]
+        self.bounds: Sequence[int] = fine[:: -(-len(fine) // STEPS)]
+
+    def step(self, number: int) -> int:
+        """Of a number of 1 or more."""
+        at = bisect_right(self.bounds, number) - 1
+        return (at + 1) * STEPS // len(self.bounds) - 1
+
+    def fill(self, number: int) -> str:
+        return f"{self.name}{self.step(number)}" if number > 0 else "nothing"
+
+    def over(self, number: int) -> str:
+        """The colour of a text that lies on `fill`."""
+        return "text" if number <= 0 else "over-low" if self.step(number) < STEPS // 2 else "over-high"
