@@ -189,7 +189,7 @@ cdef class PrefixCounter:
         return rows_of(&self.t)
 
     def _picture(self, rows, within):
-        """The rows of a picture: `(count, "prefix/length", parent)` as `drawn` gives them. Frees the GIL, stops no writer.
+        """The rows of a picture: `(count, "prefix/length", parent)` as `drawn` gives them. Frees the GIL.
 
         Raises ValueError, CidrError. O(rows x bytes of the address).
         """

@@ -9,7 +9,9 @@ cdef u32 rows_asked(object rows) except 0:
 
 
 cdef list drawn(picture.Picture *pic, u32 rows, object within, int code):
-    """Draws a picture of its parts, or of what lies in the prefix `within` if that is not None, unless `code`, that of the parts, is not OK; frees it.
+    """Draws a picture of its parts unless `code`, that of the parts, is not OK; frees it.
+
+    `within`: of what lies in that prefix; None: of all.
 
     Returns `(count, "prefix/length", parent)` in address order, IPv4 first, a prefix before what it holds; `parent` is
     the position of the row that it is in, -1 if it is in none. Raises CidrError, MemoryError.
