@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from inbound_audit._ipcount import parse_prefix
 from inbound_audit.cli import params, view_options
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.logs import say
@@ -88,7 +87,9 @@ def deny(
     NAME is what the processes share under. All of them follow within a second, and those that start later. Of several
     overrides the longest match decides. Sessions that are open stay open.
     """
-    if not yes and _catches_own(prefix):
+    from inbound_audit.overrides.entry import holds_own_addresses
+
+    if not yes and holds_own_addresses(prefix):
         raise click.UsageError(f"{prefix} holds this machine's own addresses; write --yes to deny them, too")
     _override("deny", name, prefix, for_s, until, why, user)
 
@@ -197,13 +198,6 @@ def _change(place: SharedDirectory, action: str, prefix: str, for_s: float | Non
 
     now = time.time()
     return files.change(place, partial(changes_for, [wish_of(action, prefix, for_s, why)], this_user(), now), now)
-
-
-def _catches_own(prefix: str) -> bool:
-    """Whether it holds an address by which a machine speaks to itself."""
-    version, first, length = parse_prefix(prefix)
-    own = parse_prefix(f"{'127.0.0.1' if version == 4 else '::1'}/{length}")
-    return own == (version, first, length) or (version == 4 and first[:1] == b"\x7f")
 
 
 def _row(decision: Decision, now: float) -> str:

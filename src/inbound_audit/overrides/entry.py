@@ -172,6 +172,13 @@ def exact_prefix(text: str) -> Key:
     return key
 
 
+def holds_own_addresses(prefix: str) -> bool:
+    """Whether a prefix holds an address by which a machine speaks to itself. Raises CidrError."""
+    version, first, length = parse_prefix(prefix)
+    own = parse_prefix(f"{'127.0.0.1' if version == 4 else '::1'}/{length}")
+    return own == (version, first, length) or (version == 4 and first[:1] == b"\x7f")
+
+
 def entry_of(
     action: str,
     key: Key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +21,14 @@ from inbound_audit.errors import CapacityError, PolicyError, SharedStateError, c
 from inbound_audit.feed import Source
 from inbound_audit.web.access import HEADERS, Access, Refusal
 from inbound_audit.web.hub import Busy, Gone, Hub
+from inbound_audit.web.wish import read_wish
 
 STATIC = Path(__file__).parent / "static"
 MAX_ROWS = 10_000
 MAX_BODY = 16_384
 """Bytes of a request's body."""
+BODY_S = 10.0
+"""Seconds for it."""
 
 _NUMBERS = ("startv", "endv", "pid")
 
@@ -40,6 +44,7 @@ def application(hub: Hub, access: Access, rows: int) -> ASGIApp:
             Route("/look", api.look),
             Route("/events", _Events(api), methods=["GET"]),
             Route("/history", api.history),
+            Route("/change", api.change, methods=["POST"]),
         ],
         middleware=[Middleware(_ApiGuard, access=access)],
     )
@@ -85,6 +90,14 @@ class _Api:
     async def history(self, request: Request) -> Response:
         prefix = _query(request, ("prefix",)).get("prefix", "")
         return JSONResponse((await self.hub.call(lambda feed: feed.history(prefix)))._asdict())
+
+
+    async def change(self, request: Request) -> Response:
+        wish = read_wish(await _body(request))
+        if not wish.confirm and (why := wish.needs_confirmation):
+            return _answer(409, ValueError(why), confirm=True)
+        changed = await self.hub.call(lambda feed: feed.change(wish.action, wish.prefix, wish.for_s, wish.why))
+        return JSONResponse({"changed": changed})
 
 
 class _Events:
@@ -155,6 +168,23 @@ class _ApiGuard:
             await send(message)
 
         await self._app(scope, receive, send_unkept)
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a request. Raises Refusal for one that is too large or too slow."""
+
+    async def read() -> bytes:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY:
+                raise Refusal(413, f"a request has at most {MAX_BODY} bytes")
+        return body
+
+    try:
+        return await asyncio.wait_for(read(), BODY_S)
+    except asyncio.TimeoutError:
+        raise Refusal(408, f"the request did not come within {BODY_S:.0f} seconds") from None
 
 
 _REVALIDATE = {"Cache-Control": "no-cache"}
