@@ -40,6 +40,10 @@ class WebServer:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
     def connect(self) -> socket.socket:
         if self.path is None:
             return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)

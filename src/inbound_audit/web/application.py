@@ -91,12 +91,11 @@ class _Api:
         prefix = _query(request, ("prefix",)).get("prefix", "")
         return JSONResponse((await self.hub.call(lambda feed: feed.history(prefix)))._asdict())
 
-
     async def change(self, request: Request) -> Response:
         wish = read_wish(await _body(request))
         if not wish.confirm and (why := wish.needs_confirmation):
             return _answer(409, ValueError(why), confirm=True)
-        changed = await self.hub.call(lambda feed: feed.change(wish.action, wish.prefix, wish.for_s, wish.why))
+        changed = await self.hub.change(lambda feed: feed.change(wish.action, wish.prefix, wish.for_s, wish.why))
         return JSONResponse({"changed": changed})
 
 
@@ -126,7 +125,8 @@ class _Files(StaticFiles):
 
 
 class _Guard:
-    """Around everything: refuses the names that are not ours, and adds the headers of each answer."""
+    """Around everything: refuses the names that are not ours, and adds the headers of each answer. A browser keeps none
+    that does not say otherwise."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
@@ -135,8 +135,8 @@ class _Guard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
+                headers.update(HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         try:
@@ -148,7 +148,7 @@ class _Guard:
 
 
 class _ApiGuard:
-    """Around /api: no page of another site, and a token where one is needed. Nothing is kept by a browser."""
+    """Around /api: no page of another site, and a token where one is needed."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
@@ -162,12 +162,7 @@ class _ApiGuard:
             raise Refusal(403, "this token may read, and not change")
         request.state.permission = permission
 
-        async def send_unkept(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Cache-Control"] = "no-store"
-            await send(message)
-
-        await self._app(scope, receive, send_unkept)
+        await self._app(scope, receive, send)
 
 
 async def _body(request: Request) -> bytes:
@@ -192,8 +187,7 @@ _REVALIDATE = {"Cache-Control": "no-cache"}
 
 def _answer(status: int, error: Exception, **more: Any) -> Response:
     text = cause_of(error) if isinstance(error, OSError) else str(error)
-    headers = {"Cache-Control": "no-store"} | ({"WWW-Authenticate": "Bearer"} if status == 401 else {})
-    return JSONResponse({"error": text, **more}, status, headers)
+    return JSONResponse({"error": text, **more}, status, {"WWW-Authenticate": "Bearer"} if status == 401 else None)
 
 
 def _failed(status: int, _: Request, error: Exception) -> Response:

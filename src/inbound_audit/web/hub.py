@@ -137,6 +137,13 @@ class Hub:
         finally:
             self._calls -= 1
 
+    async def change(self, function: Callable[[Feed], _T]) -> _T:
+        """As `call`; its clients then see at once what it has changed."""
+        changed = await self.call(function)
+        for channel in self._channels.values():
+            channel.look_again()
+        return changed
+
     async def in_thread(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
@@ -200,6 +207,7 @@ class _Channel:
         """Set when there is a new frame, and then replaced; set for good at the end."""
         self._hub, self._source, self._rows = hub, source, rows
         self._task: asyncio.Task[None] | None = None
+        self._again = asyncio.Event()
 
     @property
     def ended(self) -> bool:
@@ -214,6 +222,9 @@ class _Channel:
             self.frame = None  # the one that was taken for earlier clients is old
             self._task = asyncio.create_task(self._run())
 
+    def look_again(self) -> None:
+        self._again.set()
+
     def end(self) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -224,9 +235,11 @@ class _Channel:
         try:
             while self.clients:
                 began = clock()
+                self._again.clear()
                 await self._look()
                 took = clock() - began
-                await asyncio.sleep(max(pause_s - took, took))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._again.wait(), max(pause_s - took, took))
         finally:
             self._task = None
 

@@ -135,6 +135,20 @@ def test_looks_that_take_long_leave_as_much_rest() -> None:
     with_hub(test)
 
 
+def test_after_a_change_clients_do_not_wait_for_the_next_look() -> None:
+    async def test(loop: SimulatedLoop, feed: FakeFeed, hub: Hub) -> None:
+        async with hub.client(OPEN, 50) as client:
+            await client.frame()
+            before = loop.now
+            assert await hub.change(lambda found: found is feed)
+            assert (await client.frame()).number == 1
+            assert loop.now == before
+            await client.frame()
+            assert loop.now == pytest.approx(before + 60)
+
+    with_hub(test, interval_s=60.0)
+
+
 def test_a_client_beyond_the_bound_is_refused() -> None:
     async def test(loop: SimulatedLoop, feed: FakeFeed, hub: Hub) -> None:
         async with contextlib.AsyncExitStack() as held:
