@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from tests.support.command_line import run
 from tests.support.pages import WebServer
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit
 
@@ -107,7 +108,7 @@ def test_a_process_or_node_that_is_not_there_is_gone(server: WebServer, source: 
         assert next(events)[0] == "gone"
 
 
-@pytest.mark.parametrize("path", ["/", "/static/app.js", "/api/look", "/api/change"])
+@pytest.mark.parametrize("path", ["/", "/static/main.js", "/api/look", "/api/change"])
 def test_a_name_that_leads_here_by_dns_is_refused(server: WebServer, path: str) -> None:
     for host in ("rebound.example", f"rebound.example:{server.port}"):
         with server.opened(path, headers={"Host": host, **CHANGING}) as answer:
@@ -124,7 +125,7 @@ def test_without_the_token_nothing_is_read(server: WebServer, path: str) -> None
 
 
 def test_what_each_answer_says_to_browsers(server: WebServer) -> None:
-    for path in ("/", "/nothing", "/static/app.js", "/api/look", "/api/nothing", "/api/look?rows=x"):
+    for path in ("/", "/nothing", "/static/main.js", "/api/look", "/api/nothing", "/api/look?rows=x"):
         with server.opened(path, headers={**READING, "Origin": "https://rebound.example"}) as answer:
             found = answer.headers
             assert found["X-Content-Type-Options"] == "nosniff"
@@ -132,7 +133,7 @@ def test_what_each_answer_says_to_browsers(server: WebServer) -> None:
             assert found["Cross-Origin-Opener-Policy"] == found["Cross-Origin-Resource-Policy"] == "same-origin"
             assert found["Content-Security-Policy"].startswith("default-src 'none'; ")
             assert not {name.lower() for name in found} & {"set-cookie", "access-control-allow-origin", "server"}
-            assert found["Cache-Control"] == ("no-cache" if path in ("/", "/static/app.js") else "no-store")
+            assert found["Cache-Control"] == ("no-cache" if path in ("/", "/static/main.js") else "no-store")
 
 
 def test_other_methods(server: WebServer) -> None:
@@ -299,7 +300,7 @@ def test_the_token_for_this_run_is_printed(place: Path) -> None:
         audit.listener()
         assert server.token
         assert change(server, DENY, Authorization=f"Bearer {server.token}") == (200, {"changed": True})
-        assert [one.prefix for one in audit.decisions()] == ["192.0.2.0/24"]
+        eventually(lambda: [one.prefix for one in audit.decisions()] == ["192.0.2.0/24"], "the override")
 
 
 def test_an_audit_that_is_not_there_needs_wait(place: Path) -> None:
