@@ -35,14 +35,15 @@ BUILD_UNDER_TEST = os.environ.get("INBOUND_AUDIT_CORE")
 TESTS = Path(__file__).parent
 TIERS = ("unit", "system", "readers", "tooling")
 
-# Of the system tier: faults, hostile peers and scripts, and bounds. They take half of its time and fail seldom, so CI
-# runs them after everything else (`long`).
+# Of the system tier: faults, hostile peers and scripts, and bounds. Of the tooling tier: what has to be compiled with
+# instruments. They take half of the time of their tiers and fail seldom, so CI runs them after all else (`long`).
 LONG = {
     "test_budget_memory",
     "test_call_faults",
     "test_cluster_faults",
     "test_cluster_hostile",
     "test_console_load",
+    "test_fuzz",
     "test_gate_accept_faults",
     "test_gate_calls",
     "test_gate_faults",
@@ -50,9 +51,11 @@ LONG = {
     "test_lua_bounds",
     "test_lua_hostile",
     "test_power_loss",
+    "test_races",
     "test_session_budget",
     "test_sieve_bounds",
     "test_simulated_faults",
+    "test_soak",
 }
 
 # aiosmtpd gives up a controller whose server has not begun after five seconds.
@@ -70,7 +73,7 @@ def refuse_processes(event: str, _: tuple[object, ...]) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: of the system tier, what CI runs last (tests/conftest.py)")
+    config.addinivalue_line("markers", "long: of the system and tooling tiers, what CI runs last (tests/conftest.py)")
     # A shell that starts a job in the background has it ignore what ^C sends, and so would all processes that tests end
     # like that.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -107,7 +107,8 @@ def test_the_core_cannot_raise_or_touch_python(path: Path) -> None:
 
 def test_the_import_is_light() -> None:
     libraries = ("lupa", "lark", "click", "rich", "aiosmtpd", "re2", "importlib.metadata", "asyncio")
-    heavy = (*libraries, "prometheus_client", "opentelemetry", "inbound_audit.cluster", "inbound_audit.metrics")
+    ours = ("inbound_audit.cluster", "inbound_audit.metrics", "inbound_audit.feed", "inbound_audit.drawing")
+    heavy = (*libraries, "prometheus_client", "opentelemetry", "textual", "starlette", "uvicorn", "PIL", *ours)
     code = f"import sys, inbound_audit\nprint([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
