@@ -8,6 +8,7 @@ from collections.abc import Sequence
 EXTRAS = {
     **dict.fromkeys(("click", "rich", "prompt_toolkit", "lark", "dateparser", "backports"), "cli"),
     "aiosmtpd": "smtp",
+    "PIL": "map",
     **dict.fromkeys(("starlette", "uvicorn", "h11"), "web"),
 }
 

@@ -81,6 +81,7 @@ EXPECTED = {
     "lift": r"is lifted",
     "decisions": r"192\.0\.2\.0/24",
     "why": r"^192\.0\.2\.7 would be let in$|^true$",
+    "map": r"^$|<svg",
     "ls": r"mail .* 3$|^mail$",
     "man": r"^$",
     "completion": r"inbound_audit_completion",

@@ -15,6 +15,7 @@
     show, top, ps, why
               `inbound-audit show`, `top`, `ps`, `why`: a shared audit from outside;
               view_options: what they have in common
+    map       `inbound-audit map`: a picture of a shared audit as a file
     agent, cluster
               `inbound-audit agent`: this host as a node of a cluster; `inbound-audit cluster`: the nodes
     ls        `inbound-audit ls`: the shared audits of this machine
@@ -47,6 +48,7 @@ from inbound_audit.cli.guard import guard
 from inbound_audit.cli.logs import are_json, say, to_standard_error
 from inbound_audit.cli.ls import ls
 from inbound_audit.cli.man import man
+from inbound_audit.cli.map import map_
 from inbound_audit.cli.metrics import metrics
 from inbound_audit.cli.milter import milter
 from inbound_audit.cli.overrides import allow, decisions, deny, lift
@@ -78,6 +80,7 @@ Examples:
   inbound-audit count access.log --cidr 192.0.2.0/24 --top 20 --prefixlen 24,56
   inbound-audit replay mail.log --suggest 0.1%
   inbound-audit top mail --watch
+  inbound-audit map mail -o map.svg
   inbound-audit deny mail 192.0.2.0/24 --for 1h --why "a flood of rejections"
   inbound-audit console mail
   inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
@@ -92,8 +95,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    serve, guard, milter, policyd, check, count, replay, show, top, ps, why, ls, deny, allow, lift, decisions, console,
-    agent, cluster, metrics, web, completion, man,
+    serve, guard, milter, policyd, check, count, replay, show, top, ps, why, ls, map_, deny, allow, lift, decisions,
+    console, agent, cluster, metrics, web, completion, man,
 )  # fmt: skip
 
 for command in COMMANDS:

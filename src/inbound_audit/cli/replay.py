@@ -25,6 +25,7 @@ from inbound_audit.cli.policies import monitors_of
 from inbound_audit.cli.replay_tables import tables
 from inbound_audit.cli.serve import serve
 from inbound_audit.errors import InboundAuditError, PolicyError
+from inbound_audit.picture import Picture
 from inbound_audit.policy.base import ConnectPolicy
 from inbound_audit.policy.limits import Limits
 from inbound_audit.policy.load import load_policy
@@ -32,7 +33,7 @@ from inbound_audit.policy.rates import Rate, read_most
 from inbound_audit.policy.verdict import Verdict
 from inbound_audit.replay.columns import COLUMNS
 from inbound_audit.replay.reading import NAMES, LogReader
-from inbound_audit.replay.results import Check, Result, result_of, suggestions
+from inbound_audit.replay.results import Check, Result, clients_of, result_of, suggestions
 from inbound_audit.replay.run import DAY_S, Replay
 
 _DECIDES = {"limit", "network", "exempt", "policy", "policy_dir", "max_hook_ms", "on_error"}
@@ -190,11 +191,11 @@ def replay(**options: Any) -> int:
     options = completed(options)
     asked = asked_by(options)
     files = _files(options["logs"], options)
-    result, readers, complaints = _run(files, asked, options)
+    result, readers, complaints, clients = _run(files, asked, options)
     if options["suggest"] is not None and all(each.rereadable for each in files):
         result = replace(result, check=_check(files, asked, options, result))
     if options["html"] is not None:
-        _write_page(options["html"], result)
+        _write_page(options["html"], result, *clients)
     output = Output()
     output.write([json.dumps(asdict(result)) + "\n"] if options["as_json"] else tables(result, output))
     _report_bad_lines(readers, complaints, result.bad)
@@ -234,7 +235,9 @@ def _files(logs: tuple[str, ...], options: dict[str, Any]) -> list[LogFile]:
     return files
 
 
-def _run(files: list[LogFile], asked: Asked, options: dict[str, Any]) -> tuple[Result, list[LogReader], list[str]]:
+def _run(
+    files: list[LogFile], asked: Asked, options: dict[str, Any]
+) -> tuple[Result, list[LogReader], list[str], tuple[Picture, list[int]]]:
     lengths = dict.fromkeys(options["length"] or (*LENGTHS, *_lengths_of(options)))
     rates = RATES if options["suggest"] is not None else ()
     with asked.replay(tuple(lengths), _longest(options), rates) as run, _bar("replaying", files) as step:
@@ -247,7 +250,7 @@ def _run(files: list[LogFile], asked: Asked, options: dict[str, Any]) -> tuple[R
         wanted = options["suggest"]
         if wanted is not None:
             result = replace(result, suggest=wanted, suggestions=suggestions(run, wanted))
-        return result, readers, run.complaints
+        return result, readers, run.complaints, clients_of(run)
 
 
 def _lengths_of(options: dict[str, Any]) -> list[str]:
@@ -281,12 +284,12 @@ def _check(files: list[LogFile], asked: Asked, options: dict[str, Any], result: 
         return Check(run.refused, {name: each.number for name, each in run.refusals.items()})
 
 
-def _write_page(path: str, result: Result) -> None:
+def _write_page(path: str, result: Result, clients: Picture, refused: list[int]) -> None:
     from inbound_audit.replay.page import page
 
     try:
         with open(path, "w", encoding="utf-8") as stream:
-            stream.write(page(result))
+            stream.write(page(result, clients, refused))
     except OSError as error:
         raise Failure(f"cannot write {click.format_filename(path)}: {reason(error)}") from None
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 import click
@@ -16,7 +16,7 @@ from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import listing
 from inbound_audit.errors import SharedStateError, UnknownServiceType
-from inbound_audit.nodes import THIS_HOST
+from inbound_audit.nodes import THIS_HOST, NodeInfo
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 from inbound_audit.shedding import ShedNetwork
 
@@ -64,10 +64,16 @@ def view_of_node(name: str, node: str, user: str | None) -> View:
     from inbound_audit.shared import View
 
     with View(name, user=user) as whole:
-        found = {one.name: one.state for one in whole.nodes}
+        wanted = known_node(whole.nodes, node)
+    return View(name, user=user, node=wanted)
+
+
+def known_node(nodes: Iterable[NodeInfo], node: str) -> str | None:
+    """The node as a view has it: None for this host. Raises Failure if there is no such node."""
+    found = {one.name: one.state for one in nodes}
     if node not in found:
         raise Failure(f"{node!r}: no such node (there is: {listing(list(found)) or 'no node, since no agent runs'})")
-    return View(name, user=user, node=None if found[node] == THIS_HOST else node)
+    return None if found[node] == THIS_HOST else node
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from html import escape
+from typing import Literal
 
 from inbound_audit.drawing.colours import COLOURS
 from inbound_audit.drawing.shapes import Drawing, Rectangle, Shape, Text
@@ -12,34 +13,29 @@ from inbound_audit.drawing.shapes import Drawing, Rectangle, Shape, Text
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+def _colours(mode: Literal["light", "dark"]) -> str:
+    names = "".join(f".{name}{{--c:{getattr(colour, mode)}}}" for name, colour in COLOURS.items())
+    return f"{names}svg .h{{stroke:{getattr(COLOURS['background'], mode)}}}"
+
+
+STYLE = (
+    "svg rect,svg text{fill:var(--c)}svg .o{fill:none;stroke:var(--c)}svg text{font-family:system-ui,sans-serif}"
+    "svg .b{font-weight:600}svg .h{paint-order:stroke;stroke-width:3px;stroke-linejoin:round}"
+    f"{_colours('light')}@media(prefers-color-scheme:dark){{{_colours('dark')}}}"
+)
+"""The colours of shapes, as a style sheet. They follow what the reader prefers."""
+
+
 def svg(drawing: Drawing) -> str:
     """One file. O(shapes)."""
-    style = f"<style>{style_of(drawing.shapes)}</style>"
+    attributes = f'xmlns="http://www.w3.org/2000/svg" width="{drawing.width}" height="{drawing.height}"'
     ground = '<rect class="background" width="100%" height="100%"/>'
-    return _svg(drawing, f'xmlns="http://www.w3.org/2000/svg" width="{drawing.width}" height="{drawing.height}"',
-                style + ground) + "\n"  # fmt: skip
+    return _svg(drawing, attributes, f"<style>{STYLE}</style>{ground}") + "\n"
 
 
 def inline(drawing: Drawing) -> str:
-    """For a page of HTML, whose style sheet has `style_of` the shapes."""
+    """For a page of HTML, whose style sheet has `STYLE`."""
     return _svg(drawing, 'class="drawing"', "")
-
-
-def style_of(shapes: Iterable[Shape]) -> str:
-    """The colours that shapes have, as a style sheet. They follow what the reader prefers."""
-    used = {"background", *(shape.fill for shape in shapes)}
-    names = [name for name in COLOURS if name in used]
-    light, dark = (
-        "".join(f".{name}{{--c:{getattr(COLOURS[name], mode)}}}" for name in names) for mode in ("light", "dark")
-    )
-    rules = (
-        "svg rect,svg text{fill:var(--c)}svg .o{fill:none;stroke:var(--c)}svg text{font-family:system-ui,sans-serif}"
-        "svg .b{font-weight:600}svg .h{paint-order:stroke;stroke-width:3px;stroke-linejoin:round}"
-    )
-    return (
-        f"{light}{rules}svg .h{{stroke:{COLOURS['background'].light}}}"
-        f"@media(prefers-color-scheme:dark){{{dark}svg .h{{stroke:{COLOURS['background'].dark}}}}}"
-    )
 
 
 def _svg(drawing: Drawing, attributes: str, first: str) -> str:

@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from inbound_audit.drawing.bars import WIDTH, bars
+from inbound_audit.drawing.figure import figure
+from inbound_audit.drawing.shapes import Drawing
+from inbound_audit.drawing.svg import STYLE, inline
+from inbound_audit.picture import Picture
 from inbound_audit.replay.results import HourRow, Result
 
 MAX_BARS = 400
 """Of a plot by the hour; beyond it several hours are one bar."""
-WIDTH, HEIGHT, BOTTOM = 960, 180, 20
-LETTER = 8
-"""The width of a letter of a plot."""
 NO_BREAK = "\xa0"
 MOST_FROM = "most from"
 """The column that has sentences, not numbers."""
 
-_HEAD = """<!DOCTYPE html>
+_HEAD = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>inbound-audit replay</title>
 <style>
-:root{color-scheme:light dark;--all:#2a9d8f;--refused:#d1495b}
-*{box-sizing:border-box}h2{margin-top:1.6em}code{overflow-wrap:anywhere}
-body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}
-table{border-collapse:collapse;margin:1em 0}td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #8884}
-td:first-child,th:first-child,td.text,th.text{text-align:left}td{vertical-align:top;white-space:nowrap}
-td.text{white-space:normal;min-width:12em}.wide{overflow-x:auto}
-svg{display:block;width:100%;min-width:640px;height:auto}svg text{font-size:13px;fill:currentColor}
-.all{fill:var(--all);color:var(--all)}.refused{fill:var(--refused);color:var(--refused)}
-</style></head><body>
+:root{{color-scheme:light dark}}
+*{{box-sizing:border-box}}h2{{margin-top:1.6em}}code{{overflow-wrap:anywhere}}
+body{{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em}}
+table{{border-collapse:collapse;margin:1em 0}}td,th{{padding:.15em .8em;text-align:right;border-bottom:1px solid #8884}}
+td:first-child,th:first-child,td.words,th.words{{text-align:left}}td{{vertical-align:top;white-space:nowrap}}
+td.words{{white-space:normal;min-width:12em}}.wide{{overflow-x:auto}}
+svg{{display:block;width:100%;min-width:640px;height:auto}}.mark{{color:var(--c)}}
+{STYLE}</style></head><body>
 """
 
 
-def page(result: Result) -> str:
-    """O(rows)."""
-    return "".join(_pieces(result))
+def page(result: Result, clients: Picture, refused: Sequence[int]) -> str:
+    """`clients` is a picture of all connections, and `refused` how many of each of its rows were refused. O(rows)."""
+    return "".join(_pieces(result, figure(clients, "", refused=refused, what="connections", width=WIDTH)))
 
 
-def _pieces(result: Result) -> Iterator[str]:
+def _pieces(result: Result, clients: Drawing) -> Iterator[str]:
     yield _HEAD + "<h1>Replay</h1>\n"
     yield from _about(result)
     if result.hours:
-        yield '<h2>By the hour</h2>\n<p><span class="all">&#9632;</span> connections, of which refused: '
-        yield '<span class="refused">&#9632;</span></p>\n'
+        yield '<h2>By the hour</h2>\n<p><span class="all mark">&#9632;</span> connections, of which refused: '
+        yield '<span class="refused mark">&#9632;</span></p>\n'
         yield _hours(result.hours)
     if result.limits:
         yield "<h2>Refused</h2>\n"
@@ -60,12 +60,13 @@ def _pieces(result: Result) -> Iterator[str]:
             ),
         )
     yield "<h2>Most connections from</h2>\n"
+    yield _plot(clients)
     yield _table(("prefix", "connections"), ((each.prefix, f"{each.count:,}") for each in result.prefixes))
     for length in result.lengths:
         if not length.histogram:
             continue
         yield f"<h2>Open sessions of {escape(length.length)} that a connection found, itself included</h2>\n"
-        yield _bars([(f"up to {upto:,}", number, 0) for upto, number in length.histogram])
+        yield _plot(bars([(f"up to {upto:,}", number, 0) for upto, number in length.histogram]))
         yield _table((*length.quantiles, "largest"), [(*map(str, length.quantiles.values()), str(length.largest))])
     if result.suggestions is not None:
         yield f"<h2>Limits that refuse at most {100 * (result.suggest or 0):g}%</h2>\n"
@@ -90,7 +91,7 @@ def _about(result: Result) -> Iterator[str]:
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    marks = [' class="text"' if name == MOST_FROM else "" for name in names]
+    marks = [' class="words"' if name == MOST_FROM else "" for name in names]
     head = "".join(f"<th{mark}>{escape(name)}</th>" for name, mark in zip(names, marks, strict=True))
     cells = ((f"<td{mark}>{escape(cell)}</td>" for cell, mark in zip(row, marks, strict=True)) for row in rows)
     body = "".join("<tr>" + "".join(row) + "</tr>\n" for row in cells)
@@ -100,28 +101,9 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _hours(hours: Sequence[HourRow]) -> str:
     step = -(-len(hours) // MAX_BARS)
     groups = [hours[at : at + step] for at in range(0, len(hours), step)]
-    return _bars(
-        [(group[0].hour, sum(h.connections for h in group), sum(h.refused for h in group)) for group in groups]
-    )
+    rows = [(group[0].hour, sum(h.connections for h in group), sum(h.refused for h in group)) for group in groups]
+    return _plot(bars(rows))
 
 
-def _bars(rows: Sequence[tuple[str, int, int]]) -> str:
-    """A bar a row: its label, its height, and how much of it is refused. A label that would reach into the next one, or
-    over the edge, is left out."""
-    most = max(number for _, number, _ in rows) or 1
-    wide = WIDTH / len(rows)
-    scale = (HEIGHT - 2 * BOTTOM) / most
-    pieces = []
-    every = math.ceil((max(len(label[:16]) for label, _, _ in rows) + 1) * LETTER / wide)
-    for at, (label, number, refused) in enumerate(rows):
-        x = at * wide
-        for name, height in (("all", number * scale), ("refused", refused * scale)):
-            if height:
-                box = f'x="{x:.2f}" y="{HEIGHT - BOTTOM - height:.2f}" width="{0.9 * wide:.2f}" height="{height:.2f}"'
-                title = f"{escape(label)}: {number:,}" + (f", {refused:,} refused" if refused else "")
-                pieces.append(f'<rect class="{name}" {box}><title>{title}</title></rect>')
-        if at % every == 0 and (not at or x + len(label[:16]) * LETTER <= WIDTH):
-            pieces.append(f'<text x="{x:.2f}" y="{HEIGHT - 5}">{escape(label[:16])}</text>')
-    top = f'<text x="0" y="12">{most:,}</text>'
-    plot = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="bars, {most:,} at most">'
-    return f'<div class="wide">{plot}{top}{"".join(pieces)}</svg></div>\n'
+def _plot(drawing: Drawing) -> str:
+    return f'<div class="wide">{inline(drawing)}</div>\n'

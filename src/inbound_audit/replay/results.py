@@ -8,6 +8,7 @@ from datetime import datetime, tzinfo
 
 from inbound_audit import PrefixCounter
 from inbound_audit._ipcount import parse_address, parse_pair
+from inbound_audit.picture import Picture, picture_of_counter
 from inbound_audit.replay.reading import LogReader
 from inbound_audit.replay.run import Replay
 
@@ -139,6 +140,13 @@ def result_of(
         policy=policy,
         policy_errors=errors,
     )
+
+
+def clients_of(replay: Replay) -> tuple[Picture, list[int]]:
+    """A picture of all connections, and how many of each of its rows were refused. O(rows x limits)."""
+    picture = picture_of_counter(replay.clients)
+    refusals = [each.clients for each in replay.refusals.values()]
+    return picture, [sum(clients.count(row.prefix) for clients in refusals) for row in picture.rows]
 
 
 def suggestions(replay: Replay, share: float) -> list[Suggestion]:

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from inbound_audit import PrefixCounter
 from inbound_audit._ipcount import parse_prefix
 from inbound_audit.drawing.address_map import MIN_SIDE
+from inbound_audit.drawing.bars import bars
 from inbound_audit.drawing.colours import COLOURS, SCALES, STEPS, Scale
 from inbound_audit.drawing.figure import MAX_WIDTH, MIN_WIDTH, figure
 from inbound_audit.drawing.png import png
 from inbound_audit.drawing.shapes import Drawing, Rectangle, Text
-from inbound_audit.drawing.svg import inline, style_of, svg
+from inbound_audit.drawing.svg import STYLE, inline, svg
 from inbound_audit.picture import Picture, picture_of_counter
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -180,10 +181,10 @@ def test_a_file_of_svg_is_well_formed_and_its_texts_are_escaped() -> None:
 def test_a_drawing_within_a_page_has_its_colours_from_the_page() -> None:
     drawing = figure(picture(*CROWD), "")
     assert "<style>" not in inline(drawing)
-    style = style_of(drawing.shapes)
-    assert "prefers-color-scheme:dark" in style
-    for shape in drawing.shapes:
-        assert f".{shape.fill}{{" in style
+    light, dark = STYLE.split("@media(prefers-color-scheme:dark)")
+    for name, colour in COLOURS.items():
+        assert f".{name}{{--c:{colour.light}}}" in light
+        assert f".{name}{{--c:{colour.dark}}}" in dark
 
 
 @pytest.mark.parametrize("width", [MIN_WIDTH, 1000])
@@ -195,6 +196,24 @@ def test_a_file_of_png_has_the_size_and_the_shapes_of_the_drawing(width: int) ->
     scan = titled(drawing, "2001:db8::/32: 100")
     middle = opened.getpixel((round(scan.x + scan.width - 4), round(scan.y + scan.height / 2)))
     assert "#{:02x}{:02x}{:02x}".format(*middle) == COLOURS[scan.fill].light
+
+
+def test_labels_of_bars_do_not_reach_into_each_other_or_over_the_edge() -> None:
+    for number in (1, 2, 7, 8, 50, 700):
+        drawing = bars([(f"2026-01-01T{hour:02}:00:00", 1 + hour, 1) for hour in range(number)])
+        labels = [shape for shape in drawing.shapes if isinstance(shape, Text)][1:]
+        assert labels[0].x == 0
+        ends = [after.x for after in labels[1:]] + [drawing.width]
+        assert all(label.x + label.width <= end for label, end in zip(labels, ends, strict=True))
+
+
+def test_bars_are_as_high_as_their_numbers_and_say_them() -> None:
+    drawing = bars([("one", 10, 5), ("other", 1000, 0), ("none", 0, 0)])
+    found = [(shape.title, shape.fill) for shape in rectangles(drawing)]
+    assert found == [("one: 10, 5 refused", "all"), ("one: 10, 5 refused", "refused"), ("other: 1,000", "all")]
+    heights = [shape.height for shape in rectangles(drawing)]
+    assert heights == pytest.approx([heights[2] / 100, heights[2] / 200, heights[2]])
+    assert "1,000" in texts(drawing)
 
 
 def test_a_large_picture_makes_a_small_file() -> None:

@@ -1,0 +1,143 @@
+"""`inbound-audit map`: a drawing of processes that count, as a file of the kind that was asked for."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from tests.support.command_line import COMMAND, environment
+from tests.support.sharing import Worker
+from tests.support.waiting import PATIENCE
+
+from inbound_audit.cli import run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
+
+COUNTS = """
+from inbound_audit import InboundAudit
+audit = InboundAudit(shared=NAME, capacity=1 << 24, monitors=("300,6",))
+audit.series.define("failures", "ip", 300, 6)
+audit.series.add("failures", "203.0.113.9", 3)
+mx, other = audit.listener("SMTP", name="mx"), audit.listener("SMTP", name="other")
+kept = [mx.session(f"198.51.100.{n % 8}") for n in range(40)] + [other.session("2001:db8::7")]
+kept[0].record_rejection(7)
+"""
+
+Draw = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def worker(hire: Callable[[str], Worker]) -> Worker:
+    return hire(COUNTS)
+
+
+@pytest.fixture
+def draw(worker: Worker, capsys: pytest.CaptureFixture[str]) -> Draw:
+    """Runs the command: its exit status, what it wrote, and what it said on standard error."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = run(["map", "mail", *arguments])
+        return (status, *capsys.readouterr())
+
+    return call
+
+
+def words(svg: str) -> list[str]:
+    """The texts and the titles, in their order."""
+    return [each.text or "" for each in ElementTree.fromstring(svg).iter() if each.tag.endswith(("}text", "}title"))]
+
+
+def test_an_svg_on_standard_output(draw: Draw) -> None:
+    status, svg, err = draw()
+    assert (status, err) == (0, "")
+    found = words(svg)
+    assert "mail: open SMTP sessions" in found
+    assert any(text.endswith("UTC, 41 in all, 7 refused, 1 process") for text in found)
+    assert "198.51.100.0/29: 40, 7 refused" in found
+    assert {"IPv4: 40 sessions", "IPv6: 1 sessions", "2001:db8::7: 1"} <= set(found)
+
+
+def test_what_is_counted_is_in_the_heading(draw: Draw, worker: Worker) -> None:
+    for arguments, heading, prefix in (
+        (("--listener", "other"), "open SMTP sessions of the listener other", "2001:db8::7: 1"),
+        (("--from", str(worker.pid)), f"open SMTP sessions, process {worker.pid}", "198.51.100.0/29: 40"),
+        (("--prefix", "198.51.100.0/31"), "open SMTP sessions in 198.51.100.0/31", "198.51.100.1: 5"),
+        (("--monitor", "5m,6"), "connections in window 0 of the monitor 5m,6", "198.51.100.0/29: 40"),
+        (
+            ("--monitor", "300,6", "--kind", "rejections", "--window", "0-5", "--colour", "refusals"),
+            "rejections in windows 0 to 5 of the monitor 300,6",
+            "198.51.100.0: 7, 7 refused",
+        ),
+        (("--series", "failures", "--window", "0-1"), "windows 0 to 1 of the series failures", "203.0.113.9: 3"),
+    ):
+        status, svg, err = draw(*arguments)
+        assert (status, err) == (0, "")
+        found = words(svg)
+        assert f"mail: {heading}" in found
+        assert any(text.startswith(prefix) for text in found)
+
+
+def test_files_are_of_the_kind_that_their_names_say(draw: Draw, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    svg, png, other = tmp_path / "map.svg", tmp_path / "map.PNG", tmp_path / "picture"
+    svg.write_text("an older one")
+    assert draw("-o", str(svg), "--width", "600") == (0, "", "")
+    assert ElementTree.parse(svg).getroot().attrib["width"] == "600"
+    assert draw("-o", str(png), "--width", "600") == (0, "", "")
+    assert draw("-o", str(other), "--format", "png") == (0, "", "")
+    with image.open(png) as opened:
+        assert (opened.format, opened.width) == ("PNG", 600)
+    assert other.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["-o", "map.jpg"], 2, "write a file that ends with .svg or .png, or --format too"),
+        (["-o", "none/map.svg"], 1, "cannot write none/map.svg: no such file or directory"),
+        (["--kind", "rejections"], 2, "write the monitor, too"),
+        (["--window", "0"], 2, "write a monitor or a series, too"),
+        (["--window", "2-1", "--series", "failures"], 2, "write a window, or the first and the last one"),
+        (["--monitor", "300,6", "--series", "failures"], 2, "--monitor excludes --series"),
+        (["--monitor", "60,6"], 1, "no such monitor (known: 300,6)"),
+        (["--monitor", "300,6", "--window", "6"], 1, "windows"),
+        (["--series", "hits"], 1, "no such series (known: failures)"),
+        (["--service", "SMPT"], 1, "did you mean 'SMTP'"),
+        (["--prefix", "192.0.2.0/33"], 2, "/33"),
+        (["--from", "1"], 1, "no process with the id 1"),
+        (["--node", "mx2"], 1, "no such node"),
+        (["--rows", "1"], 2, "from 2 to 65536"),
+        (["--width", "10"], 2, "from 320 to 8192"),
+    ],
+)
+def test_a_mistake_is_one_line(draw: Draw, arguments: list[str], status: int, message: str) -> None:
+    found, out, err = draw(*arguments)
+    assert (found, out) == (status, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_no_audit_of_that_name(draw: Draw, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["map", "mial"]) == 1
+    assert "there is: mail" in capsys.readouterr().err
+
+
+def test_a_png_is_never_written_to_a_terminal(worker: Worker) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        done = subprocess.run(
+            [*COMMAND, "map", "mail", "--format", "png"],
+            env=environment(), stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE, text=True,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert done.returncode == 2
+    assert "a terminal can't show PNG: write a file, such as -o map.png" in done.stderr

@@ -1,0 +1,61 @@
+"""tools/simulated_day.py: what it opens, what it has refused and why, and that it is the same each time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.support.waiting import PATIENCE, eventually
+
+from inbound_audit.feed import Feed, Source
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
+
+TOOL = Path(__file__).parents[2] / "tools" / "simulated_day.py"
+ARGUMENTS = ("--until", "13", "--once", "--sessions", "3000")
+
+
+def play(*arguments: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, str(TOOL), *ARGUMENTS, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def test_the_same_day_from_the_same_seed(place: Path) -> None:
+    lines = play()
+    assert [line.split()[0] for line in lines] == ["12:00", "13:00"]
+    assert play() == lines
+
+
+def test_who_is_there_at_the_busiest_hour(place: Path) -> None:
+    held = subprocess.Popen([sys.executable, str(TOOL), *ARGUMENTS, "--hold"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert held.stdout is not None
+        assert any(line.startswith("held") for line in held.stdout)
+        with Feed("day") as feed:
+            crowds = {
+                prefix: feed.look(Source(within=prefix)).picture.total
+                for prefix in ("0.0.0.0/0", "198.51.100.0/24", "203.0.113.16/28", "2001:db8::/32", "192.0.2.0/24")
+            }
+            everywhere, attacker, partner, scan, denied = crowds.values()
+            assert everywhere > 1500
+            assert attacker == 60
+            assert partner == 285
+            assert scan == 450
+            assert denied == 0
+            eventually(lambda: len(feed.look().refusals) > 1)
+            by = Counter((refusal.by, refusal.prefix) for refusal in feed.look().refusals)
+            assert by["limit", "198.51.100.0/24"] > by["override", "192.0.2.0/24"]
+    finally:
+        held.terminate()
+        held.communicate()
+    assert held.returncode == 0
