@@ -36,7 +36,8 @@ LEFT_A_STEP = 0.15
 
 def mail_networks(draw: random.Random) -> Callable[[], str]:
     """Hosts of a few hundred networks that send mail, a few of which send most of it; one in five is IPv6."""
-    four = [f"{draw.randrange(60, 96)}.{draw.randrange(256)}.{draw.randrange(256)}." for _ in range(300)]
+    eights = [draw.randrange(11, 192) for _ in range(40)]
+    four = [f"{draw.choice(eights)}.{draw.randrange(256)}.{draw.randrange(256)}." for _ in range(300)]
     six = [f"2a0{draw.randrange(10)}:{draw.randrange(1, 0x2000):x}:{draw.randrange(4):x}:" for _ in range(60)]
 
     def host() -> str:
@@ -120,7 +121,7 @@ class Day:
         self.audit = InboundAudit(shared=name, monitors=MONITORS)
         self.decisions = DecisionLog(LogFile(str(log)))
         limits = Limits(
-            {"/32,/64": 40, "/24,/48": max(20, sessions // 50)},
+            {"/32,/64": 40, "/24,/48": sessions // 10, "/16,/32": sessions // 8},
             networks={"partner": {"prefixes": [PARTNER], "total": sessions}},
         )
         mx, submission = (
@@ -130,7 +131,7 @@ class Day:
         self.groups = [
             Group(0.35, BUSINESS, mail_networks(draw), mx),
             Group(0.1, BUSINESS, mail_networks(draw), submission),
-            Group(0.1, BUSINESS, partner(draw), mx),
+            Group(0.05, BUSINESS, partner(draw), mx),
             Group(0.3, between(9, 15), botnet(draw), mx),
             Group(0.15, between(11, 17), scan(draw), mx),
         ]

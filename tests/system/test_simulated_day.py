@@ -48,13 +48,14 @@ def test_who_is_there_at_the_busiest_hour(place: Path) -> None:
             }
             everywhere, attacker, partner, scan, denied = crowds.values()
             assert everywhere > 1500
-            assert attacker == 60
-            assert partner == 285
-            assert scan == 450
+            assert attacker == 300
+            assert partner == 142
+            assert scan == 375
             assert denied == 0
             eventually(lambda: len(feed.look().refusals) > 1)
             by = Counter((refusal.by, refusal.prefix) for refusal in feed.look().refusals)
             assert by["limit", "198.51.100.0/24"] > by["override", "192.0.2.0/24"]
+            assert by["limit", "2001:db8::/32"]
     finally:
         held.terminate()
         held.communicate()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from inbound_audit._ipcount import MONITOR_KINDS, parse_prefix
+from inbound_audit._ipcount import MONITOR_KINDS
 from inbound_audit.cli import params, view_options
 from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.logs import say
@@ -158,16 +158,17 @@ def _node(feed: Feed, node: str) -> str | None:
 
 
 def _drawing(look: Look, colour: str, width: int) -> Drawing:
-    within = look.source.within
-    key = None
-    if within is not None:
-        version, first, length = parse_prefix(within)
-        key = version, int.from_bytes(first, "big"), length
     heading = f"{look.audit}: {_what(look.source)}"
     return figure(
-        look.picture, heading, _about(look), within=key, refused=look.refused, scale=colour, what=_noun(look.source),
+        look.picture,
+        heading,
+        _about(look),
+        within=look.source.within,
+        refused=look.refused,
+        scale=colour,
+        what=_noun(look.source),
         width=width,
-    )  # fmt: skip
+    )
 
 
 def _noun(source: Source) -> str:

@@ -1,35 +1,46 @@
-"""IPv4 as a map: each prefix lies where the Hilbert curve has it, and its colour is its number."""
+"""IPv4 as a map: each prefix lies where the Hilbert curve has it.
+
+The colour of a prefix is its number per smallest square, so that few sessions in a large prefix are not what one sees
+first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from inbound_audit.drawing.colours import Scale
 from inbound_audit.drawing.hilbert import BITS, Box, box_of
 from inbound_audit.drawing.parts import Area, Labels, Rows, name_of
 from inbound_audit.drawing.shapes import Rectangle, Shape, Text
 
 MIN_SIDE = 4.0
 """Of what is drawn: smaller prefixes are drawn as the square of this side at least that they lie in."""
-MAX_LABELS, MIN_SHARE = 16, 0.01
+MAX_LABELS, MIN_SHARE = 12, 0.02
 """Of labels, and what a place that has one has of all."""
 LABELS_A_SIDE = 8
 """What has a label is no larger than this share of the map."""
 _NUMBER_SIZE = 8.0
 
 
-def address_map(rows: Rows, area: Area, first: int = 0, length: int = 0) -> list[Shape]:
-    """The prefix of that length around the address `first`, as large as the area has room for. O(rows)."""
+def address_map(rows: Rows, area: Area, first: int = 0, length: int = 0) -> tuple[list[Shape], Scale, str]:
+    """The prefix of that length around the address `first`, as large as the area has room for. O(rows).
+
+    Returns the shapes, the colours of numbers, and what these numbers are counted in, such as ``"a /16"``.
+    """
     view = _View(area, box_of(first, length), length)
     ground = Rectangle(area.x, area.y, view.width, view.height, "ground")
     spots = dict(_spots(rows, view))
+    squares = {at: rows.numbers[at] / view.squares_in(rows.keys[at][2]) for at in spots}
+    scale = Scale(rows.scale, int(max(squares.values(), default=0)))
     marks, labels = _labels(rows, view)
-    return [
+    shapes = [
         ground,
+        *(Rectangle(*area.box, scale.fill(squares[at]), rows.title(at)) for at, area in spots.items()),
         *_grid(view, first),
-        *(Rectangle(a.x, a.y, a.width, a.height, rows.fill(at), rows.title(at)) for at, a in spots.items()),
         *marks,
         *labels,
     ]
+    return shapes, scale, "an address" if view.smallest == BITS else f"a /{view.smallest}"
 
 
 class _View:
@@ -47,6 +58,10 @@ class _View:
     def smallest(self) -> int:
         """The longest length that is drawn as it is."""
         return BITS - 2 * self.cell
+
+    def squares_in(self, length: int) -> int:
+        """How many prefixes of the smallest length a prefix has, 1 at least."""
+        return 1 << max(0, self.smallest - length)
 
     def area_of(self, address: int, length: int) -> Area:
         """Of a prefix, or of the square of the smallest length around it."""
@@ -79,7 +94,7 @@ def _labels(rows: Rows, view: _View) -> tuple[list[Shape], list[Text]]:
     for at in sorted(found, key=lambda at: -rows.numbers[at])[:MAX_LABELS]:
         area = view.area_of(*rows.keys[at][1:]).grown(1)
         if labels.place(f"{name_of(rows.rows[at])}: {rows.numbers[at]:,}", area):
-            marks.append(Rectangle(area.x, area.y, area.width, area.height, "text", rows.title(at), outline=True))
+            marks.append(Rectangle(*area.box, "text", rows.title(at), outline=True))
     return marks, labels.texts
 
 
@@ -102,7 +117,7 @@ def _grid(view: _View, first: int) -> Iterator[Shape]:
     for at in range(1 << (length - view.length)):
         address = start + (at << (BITS - length))
         area = view.area_of(address, length)
-        yield Rectangle(area.x, area.y, area.width, area.height, "grid", outline=True)
+        yield Rectangle(*area.box, "grid", outline=True)
         if area.height >= 2 * _NUMBER_SIZE:
             number = str(address >> (BITS - length) & 255)
             yield Text(area.x + 2, area.y + _NUMBER_SIZE, number, _NUMBER_SIZE, "faint")

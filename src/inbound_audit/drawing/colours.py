@@ -38,7 +38,9 @@ COLOURS: dict[str, Colour] = {
     "text": Colour("#1b1d20", "#e9eaec"),
     "quiet": Colour("#63676d", "#9a9fa7"),
     "faint": Colour("#a3a69f", "#5b6068"),
-    "nothing": Colour("#cfd0cc", "#43474e"),
+    "nothing": Colour("#e0e0db", "#30343a"),
+    "count-sparse": Colour("#e4edc4", "#2d2f4a"),
+    "refusals-sparse": Colour("#f8e4cd", "#3d2645"),
     "all": Colour("#2a9d8f", "#2a9d8f"),
     "refused": Colour("#d1495b", "#d1495b"),
     "over-low": Colour("#101214", "#ffffff"),
@@ -52,7 +54,8 @@ COLOURS: dict[str, Colour] = {
 
 
 class Scale:
-    """The colours of numbers from 1 to `most`, by their logarithm; 0 has the colour ``nothing``.
+    """The colours of numbers from 1 to `most`, by their logarithm. 0 has the colour ``nothing``, and what is
+    between 0 and 1 that of the name with ``-sparse``.
 
     `bounds` are the least numbers of each colour: 1, 3, 10, 30, ... or fewer.
     """
@@ -63,14 +66,16 @@ class Scale:
         fine = [each for each in fine if each <= max(1, most)]
         self.bounds: Sequence[int] = fine[:: -(-len(fine) // STEPS)]
 
-    def step(self, number: int) -> int:
+    def step(self, number: float) -> int:
         """Of a number of 1 or more."""
         at = bisect_right(self.bounds, number) - 1
         return (at + 1) * STEPS // len(self.bounds) - 1
 
-    def fill(self, number: int) -> str:
-        return f"{self.name}{self.step(number)}" if number > 0 else "nothing"
+    def fill(self, number: float) -> str:
+        if number < 1:
+            return f"{self.name}-sparse" if number > 0 else "nothing"
+        return f"{self.name}{self.step(number)}"
 
-    def over(self, number: int) -> str:
+    def over(self, number: float) -> str:
         """The colour of a text that lies on `fill`."""
-        return "text" if number <= 0 else "over-low" if self.step(number) < STEPS // 2 else "over-high"
+        return "text" if number < 1 else "over-low" if self.step(number) < STEPS // 2 else "over-high"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from inbound_audit._ipcount import parse_prefix
 from inbound_audit.drawing.address_map import MIN_SIDE, address_map
 from inbound_audit.drawing.colours import Scale
 from inbound_audit.drawing.icicle import icicle
-from inbound_audit.drawing.parts import Area, Rows
+from inbound_audit.drawing.parts import LABEL, Area, Rows
 from inbound_audit.drawing.shapes import Drawing, Rectangle, Shape, Text
 from inbound_audit.picture import Picture
 
@@ -28,7 +29,7 @@ def figure(
     heading: str,
     about: str = "",
     *,
-    within: tuple[int, int, int] | None = None,
+    within: str | None = None,
     refused: Sequence[int] | None = None,
     scale: str = "count",
     what: str = "sessions",
@@ -36,37 +37,53 @@ def figure(
 ) -> Drawing:
     """IPv4 left and IPv6 right, or the one that has rows.
 
-    `heading` and `about` are the lines above it, either without one if it is empty. `within`: the picture is of that
-    prefix (version, first address, length). `refused` are the refusals of the picture's rows; `scale` is a name of
-    `SCALES`, and `what` a word for what is counted. O(rows).
+    `heading` and `about` are the lines above it; empty: none. `within`: the picture is of that prefix. `refused` are
+    the refusals of the picture's rows; `scale` is a name of `SCALES`, and `what` a word for what is counted. O(rows).
     """
     rows = Rows(picture, refused, scale)
-    y = float(MARGIN)
-    shapes: list[Shape] = []
-    for text, size, fill in ((heading, _HEADING, "text"), (about, _ABOUT, "quiet")):
-        if text:
-            shapes.append(Text(MARGIN, y + size, _cut(text, size, width - 2 * MARGIN), size, fill, size == _HEADING))
-            y += 1.5 * size
-    y += MARGIN / 2 * bool(shapes)
+    shapes: list[Shape] = list(_heading(heading, about, width))
+    y = round(shapes[-1].y) + MARGIN if shapes else MARGIN
     families = [version for version in (4, 6) if rows.of(version)]
     if not families:
-        shapes.append(Text(MARGIN, y + _HEADING, f"No {what}.", _ABOUT, "quiet"))
-        y += 2 * _HEADING
+        shapes.append(Text(MARGIN, y + _ABOUT, f"No {what or 'rows'}.", _ABOUT, "quiet"))
+        y += _ABOUT
+    counted = "refusals" if scale == "refusals" else what
+    below = float(y)
+    for version, area in _areas(families, y, width):
+        root = rows.rows[rows.of(version)[0]]
+        shapes.append(Text(area.x, y + _TITLE, f"IPv{version}: {root.count:,} {what}".strip(), _TITLE))
+        if version == 4:
+            _, packed, length = parse_prefix(within or "0.0.0.0/0")
+            drawn, colours, unit = address_map(rows, area, int.from_bytes(packed, "big"), length)
+            words = f"or more {counted} in {unit}"
+        else:
+            drawn, colours = icicle(rows, area)
+            words = f"or more {counted}"
+        shapes += [*drawn, *_legend(colours, area, words, has_sparse=version == 4)]
+        below = max(below, area.y + area.height + MARGIN + _SWATCH)
+    return Drawing(width, round(below + MARGIN), ". ".join(filter(None, (heading, about))), tuple(shapes))
+
+
+def _heading(heading: str, about: str, width: int) -> Iterator[Text]:
+    y = float(MARGIN)
+    for text, size in ((heading, _HEADING), (about, _ABOUT)):
+        if text:
+            is_first = size == _HEADING
+            words = _cut(text, size, width - 2 * MARGIN)
+            yield Text(MARGIN, y + size, words, size, "text" if is_first else "quiet", is_first)
+            y += 1.5 * size
+
+
+def _areas(families: Sequence[int], y: float, width: int) -> Iterator[tuple[int, Area]]:
     room = width - 2 * MARGIN
-    side = _side(MAP_SHARE * (room - MARGIN) if len(families) == 2 else room)
-    areas = {4: Area(MARGIN, y + 1.5 * _TITLE, side, side)}
-    x = MARGIN + (side + MARGIN if len(families) == 2 else 0)
-    areas[6] = Area(x, y + 1.5 * _TITLE, width - MARGIN - x, side if len(families) == 2 else min(side, room / 2))
-    for version in families:
-        area, root = areas[version], rows.rows[rows.of(version)[0]]
-        shapes.append(Text(area.x, y + _TITLE, f"IPv{version}: {root.count:,} {what}", _TITLE, "text"))
-        first, length = (0, 0) if within is None else within[1:]
-        shapes += address_map(rows, area, first, length) if version == 4 else icicle(rows, area)
-    if families:
-        y = max(areas[version].y + areas[version].height for version in families) + MARGIN
-        shapes += _legend(rows.scale, y, "refusals" if scale == "refusals" else what)
-        y += _SWATCH
-    return Drawing(width, round(y + MARGIN), ". ".join(filter(None, (heading, about))), tuple(shapes))
+    both = len(families) == 2
+    side = _side(MAP_SHARE * (room - MARGIN) if both else room)
+    top = y + _TITLE + MARGIN // 2
+    if 4 in families:
+        yield 4, Area(MARGIN, top, side, side)
+    if 6 in families:
+        left = MARGIN + side if both else 0
+        yield 6, Area(MARGIN + left, top, room - left, side if both else room // 2)
 
 
 def _side(most: float) -> int:
@@ -80,12 +97,14 @@ def _cut(text: str, size: float, width: float) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _legend(scale: Scale, y: float, what: str) -> Iterator[Shape]:
-    x = float(MARGIN)
-    words = [f"{bound:,}" for bound in scale.bounds]
-    words[-1] += f" and more {what}"
-    for bound, text in zip(scale.bounds, words, strict=True):
-        yield Rectangle(x, y, _SWATCH, _SWATCH, scale.fill(bound))
-        label = Text(x + _SWATCH + 4, y + _SWATCH - 3, text, 11, "quiet")
+def _legend(scale: Scale, area: Area, words: str, *, has_sparse: bool) -> Iterator[Shape]:
+    """Below an area, as far as it has room; the words come last."""
+    x, y = area.x, area.y + area.height + MARGIN / 2
+    steps = [(scale.fill(0.5), "fewer")] if has_sparse else []
+    steps += [(scale.fill(bound), f"{bound:,}") for bound in scale.bounds]
+    steps[-1] = steps[-1][0], f"{steps[-1][1]} {words}"
+    for fill, text in steps:
+        label = Text(x + _SWATCH + 4, y + _SWATCH - 3, text, LABEL, "quiet")
+        yield Rectangle(x, y, _SWATCH, _SWATCH, fill)
         yield label
-        x += _SWATCH + 4 + label.width + 10
+        x = label.x + label.width + 8

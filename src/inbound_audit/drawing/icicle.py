@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from inbound_audit.drawing.colours import Scale
 from inbound_audit.drawing.parts import LABEL, Area, Rows, name_of
 from inbound_audit.drawing.shapes import Rectangle, Shape, Text
 
@@ -18,20 +19,19 @@ MIN_LEVEL, MAX_LEVEL = 16.0, 44.0
 _EDGE = 1.0
 
 
-def icicle(rows: Rows, area: Area) -> list[Shape]:
-    """The rows of IPv6, as deep as the area has room for. O(rows)."""
+def icicle(rows: Rows, area: Area) -> tuple[list[Shape], Scale]:
+    """The rows of IPv6, one at least, as deep as the area has room for; and the colours of numbers. O(rows)."""
     positions = rows.of(6)
-    if not positions:
-        return []
+    scale = Scale(rows.scale, rows.numbers[positions[0]])
     boxes = list(_boxes(rows, positions[0], area))
     levels = max(level for _, level, _, _ in boxes) + 1
-    height = min(MAX_LEVEL, max(MIN_LEVEL, area.height / levels))
+    height = min(MAX_LEVEL, max(MIN_LEVEL, area.height // levels))
     most = int(area.height / height + 0.01)
     shapes: list[Shape] = []
     for at, level, x, width in boxes:
         if level < most:
-            shapes += _box(rows, at, Area(x, area.y + level * height, width, height))
-    return shapes
+            shapes += _box(rows, at, scale, Area(x, area.y + level * height, width, height))
+    return shapes, scale
 
 
 def _boxes(rows: Rows, root: int, area: Area) -> Iterator[tuple[int, int, float, float]]:
@@ -60,12 +60,14 @@ def _next_level(rows: Rows, at: int) -> Iterator[tuple[int, int]]:
             before += rows.rows[inside].count
 
 
-def _box(rows: Rows, at: int, area: Area) -> Iterator[Shape]:
+def _box(rows: Rows, at: int, scale: Scale, area: Area) -> Iterator[Shape]:
     edge = _EDGE if area.width > 2 * MIN_WIDTH else 0
-    yield Rectangle(area.x, area.y, area.width - edge, area.height - _EDGE, rows.fill(at), rows.title(at))
+    yield Rectangle(
+        area.x, area.y, area.width - edge, area.height - _EDGE, scale.fill(rows.numbers[at]), rows.title(at)
+    )
     row = rows.rows[at]
     for words in (f"{name_of(row)}: {row.count:,}", name_of(row), f"{row.count:,}"):
-        label = Text(area.x + 4, area.y + area.height / 2 + 0.35 * LABEL, words, LABEL, rows.over(at))
+        label = Text(area.x + 4, area.y + area.height / 2 + 0.35 * LABEL, words, LABEL, scale.over(rows.numbers[at]))
         if label.width + 8 <= area.width:
             yield label
             return

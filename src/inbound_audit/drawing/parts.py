@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from inbound_audit._ipcount import parse_prefix
-from inbound_audit.drawing.colours import Scale
 from inbound_audit.drawing.shapes import Text
 from inbound_audit.picture import Picture, PictureRow
 
@@ -26,6 +25,10 @@ class Area:
     y: float
     width: float
     height: float
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        return self.x, self.y, self.width, self.height
 
     def grown(self, by: float) -> Area:
         return Area(self.x - by, self.y - by, self.width + 2 * by, self.height + 2 * by)
@@ -48,16 +51,17 @@ class Area:
 
 
 class Rows:
-    """The rows of a picture, each with its place among addresses, its title and its colour.
+    """The rows of a picture, each with its place among addresses and its title.
 
-    `refused` has the refusals of each row. They give the colours if `scale` is ``"refusals"``, else the counts do.
+    `refused` has the refusals of each row. `numbers` are what is coloured: the refusals if `scale` is ``"refusals"``,
+    else the counts.
     """
 
     def __init__(self, picture: Picture, refused: Sequence[int] | None = None, scale: str = "count") -> None:
         self.rows = picture.rows
         self.refused = refused or (0,) * len(self.rows)
         self.numbers = self.refused if scale == "refusals" else tuple(row.count for row in self.rows)
-        self.scale = Scale(scale, max(self.numbers, default=0))
+        self.scale = scale
 
     @cached_property
     def keys(self) -> list[tuple[int, int, int]]:
@@ -89,13 +93,6 @@ class Rows:
         text = f"{name_of(row)}: {row.count:,}" + (f", {refused:,} refused" if refused else "")
         main = self.main(at)
         return text if main == at else f"{text}; of these {self.title(main)}"
-
-    def fill(self, at: int) -> str:
-        return self.scale.fill(self.numbers[at])
-
-    def over(self, at: int) -> str:
-        """The colour of a text on it."""
-        return self.scale.over(self.numbers[at])
 
 
 def name_of(row: PictureRow) -> str:
