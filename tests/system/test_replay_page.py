@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from tests.support.browser import BROWSER, OPTIONS, needs_browser
 from tests.support.waiting import PATIENCE
 
 from inbound_audit.cli import run
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"),
-)
 LOG = """\
 Feb  6 12:00:00 mx1 postfix/smtpd[1]: connect from a.example[192.0.2.7]
 Feb  6 12:00:01 mx1 postfix/smtpd[2]: connect from a.example[192.0.2.7]
@@ -24,7 +18,7 @@ Feb  6 13:00:00 mx1 postfix/smtpd[3]: connect from b.example[2001:db8::7]
 """
 
 
-@pytest.mark.skipif(BROWSER is None, reason="this machine has no Chromium")
+@needs_browser
 def test_a_browser_draws_the_page_and_complains_of_nothing(tmp_path: Path) -> None:
     log, page, picture = (tmp_path / name for name in ("mail.log", "page.html", "page.png"))
     log.write_text(LOG)
@@ -32,7 +26,7 @@ def test_a_browser_draws_the_page_and_complains_of_nothing(tmp_path: Path) -> No
     assert run(["replay", str(log), *arguments]) == 0
     places = (f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", "--window-size=500,900")
     done = subprocess.run(
-        [str(BROWSER), *OPTIONS, *places, page.as_uri()],
+        [str(BROWSER), *OPTIONS, "--enable-logging=stderr", *places, page.as_uri()],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

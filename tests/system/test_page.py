@@ -1,0 +1,311 @@
+"""The page of `inbound-audit web` in Chromium: what it shows of a real audit, and what a person does with it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from ipaddress import ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.support.browser import Visit, browser, needs_browser
+from tests.support.pages import WebServer
+
+from inbound_audit import InboundAudit, Limits
+from inbound_audit.drawing.hilbert import address_at, box_of
+from inbound_audit.listeners import Guard
+from inbound_audit.listeners.decision_log import DecisionLog
+from inbound_audit.listeners.log_sinks import LogFile
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+__all__ = ["browser"]
+
+pytestmark = [
+    needs_browser,
+    pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone"),
+]
+
+SCREENSHOTS = Path("build/screenshots")
+HOSTILE = "<img src=x onerror=alert(1)>"
+ATTACK, PARTNER, SITE = "203.0.113.0/24", "198.51.100.7/32", "2001:db8:1:2::/64"
+MOST, REFUSED = 50, 7
+YEARS = "31536000,2"
+"""A monitor whose window does not turn while tests run."""
+
+
+class World:
+    """An audit whose sessions are of this process, one /24 of which is over its limit, and a server for it."""
+
+    def __init__(self, root: Path) -> None:
+        self.audit = InboundAudit(shared="mail", capacity=1 << 24, monitors=["60,5", YEARS])
+        self.mx = self.audit.listener("SMTP", "mx")
+        self.log = DecisionLog(LogFile(str(root / "decisions.log")))
+        self.guard = Guard(self.mx, Limits({"/24,/48": MOST}), decisions=self.log)
+        self.admitted = [self.guard.admit((f"203.0.113.{4 * n}", 25)) for n in range(MOST + REFUSED)]
+        draw = random.Random(1)
+        self.sessions = [self.mx.session(PARTNER.partition("/")[0]) for _ in range(20)]
+        self.sessions += [self.mx.session(f"2001:db8:1:2::{n:x}") for n in range(1, 15)]
+        self.sessions += [self.mx.session(draw.randbytes(4)) for _ in range(40)]
+        self.sessions += [self.audit.listener("SMTP", HOSTILE).session("192.0.2.9")]
+        self.sessions += [self.audit.listener("IMAP").session("192.0.2.10") for _ in range(3)]
+        self.audit.deny("192.0.2.128/25", why=HOSTILE)
+        self.log.flush()
+        self.server = WebServer("--interval", "0.1s", "--allow-changes")
+        self.reading = f"http://127.0.0.1:{self.server.port}/"
+        self.changing = f"{self.reading}#token={self.server.token}"
+
+    def close(self) -> None:
+        with self.server:
+            self.server.stop()
+        for one in [*self.admitted, *self.sessions]:
+            one.close()
+        self.log.close()
+        self.audit.close()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    root = tempfile.mkdtemp(prefix="sharing-", dir="/dev/shm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INBOUND_AUDIT_SHM", root)
+        made = World(tmp_path_factory.mktemp("page"))
+        yield made
+        made.close()
+    shutil.rmtree(root)
+
+
+def says(element: Locator, text: str) -> None:
+    from playwright.sync_api import expect
+
+    expect(element).to_contain_text(text)
+
+
+def has(element: Locator, name: str, value: str) -> None:
+    from playwright.sync_api import expect
+
+    expect(element).to_have_attribute(name, value)
+
+
+def row(page: Page, prefix: str) -> Locator:
+    return page.locator("#tree-body .row:visible").filter(has=page.get_by_text(prefix, exact=True))
+
+
+def middle(page: Page, prefix: str, seen: str = "0.0.0.0/0") -> dict[str, Any]:
+    """Where a prefix lies on the canvas of the map."""
+    size = page.locator("#map").bounding_box()
+    assert size is not None
+    outer, inner = (box_of(int(net.network_address), net.prefixlen) for net in (ip_network(seen), ip_network(prefix)))
+    scale = size["width"] / outer.width
+    return {
+        "x": (inner.x + inner.width / 2 - outer.x) * scale,
+        "y": (inner.y + inner.height / 2 - outer.y) * scale,
+    }
+
+
+def test_the_page_shows_the_busiest_prefix_and_who_is_refused_in_it_and_why(
+    browser: Browser, world: World, record_property: Any
+) -> None:
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        says(page.locator("#audit"), "mail")
+        says(page.locator("#state"), "live")
+        first = page.locator("#busiest4-list tbody tr").first
+        says(first, ATTACK)
+        says(page.locator("#busiest6-list tbody tr").first, SITE)
+        first.get_by_role("button").click()
+        says(page.locator("#selected-name"), ATTACK)
+        says(page.locator("#selected-why"), f"{REFUSED} by default /24,/48 (at most {MOST})")
+        says(page.locator("#selected-refusals"), f" of {MOST} in {ATTACK}, at SMTP mx")
+        says(page.locator("#live"), ATTACK)
+        has(row(page, ATTACK), "aria-selected", "true")
+        paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        record_property("first paint, ms", paint)
+        print(f"first paint: {paint:.0f} ms")
+
+
+def test_the_map_has_the_orientation_of_the_drawings(browser: Browser, world: World) -> None:
+    draw = random.Random(2)
+    prefixes = [(draw.getrandbits(32), draw.randrange(33)) for _ in range(400)]
+    prefixes = [(address & ~((1 << (32 - length)) - 1), length) for address, length in prefixes]
+    places = [(draw.randrange(1 << 16), draw.randrange(1 << 16)) for _ in range(200)]
+    texts = [str(ip_network(prefix)) for prefix in prefixes]
+    wide = [str(ip_network((draw.getrandbits(128) & draw.getrandbits(128) & ~0xFFFF, 112))) for _ in range(100)]
+    script = """async ([texts, places, wide]) => {
+        const [{box, address}, {parse}] = await Promise.all([import('/static/curve.js'), import('/static/prefixes.js')]);
+        return [texts.map((text) => box(parse(text))).map(({x, y, w, h}) => [x, y, w, h]),
+                places.map(([x, y]) => address(x, y)), [...texts, ...wide].map((text) => parse(text).text)];
+    }"""
+    with Visit(browser, world.reading) as visit:
+        boxes, addresses, written = visit.page.evaluate(script, [texts, places, wide])
+    assert boxes == [list(box_of(*prefix)) for prefix in prefixes]
+    assert addresses == [address_at(*place) for place in places]
+    assert written == [*texts, *wide]
+
+
+def test_the_map_names_what_is_under_the_pointer_and_zooms(browser: Browser, world: World) -> None:
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        says(page.locator("#busiest4-list"), ATTACK)
+        at = page.locator("#map")
+        at.hover(position=middle(page, ATTACK))
+        says(page.locator("#map-says"), f"{ATTACK}: {MOST + REFUSED}")
+        at.dblclick(position=middle(page, ATTACK))
+        says(page.locator("#map-crumbs [aria-current]"), "192.0.0.0/2")
+        at.hover(position=middle(page, ATTACK, "192.0.0.0/2"))
+        page.mouse.wheel(0, -100)
+        says(page.locator("#map-crumbs [aria-current]"), "192.0.0.0/4")
+        says(page.locator("#map-says"), "")
+        page.locator("#map-crumbs").get_by_role("button", name="192.0.0.0/2").click()
+        says(page.locator("#map-crumbs [aria-current]"), "192.0.0.0/2")
+        at.focus()
+        for key in ("-", "+", "+", "ArrowRight", "ArrowDown"):
+            page.keyboard.press(key)
+        says(page.locator("#map-crumbs [aria-current]"), "/4")
+        says(page.locator("#live"), "/")
+        page.keyboard.press("Escape")
+        says(page.locator("#map-crumbs [aria-current]"), "0.0.0.0/0")
+        page.locator("#filter").fill(ATTACK)
+        row(page, ATTACK).click()
+        page.locator("#zoom-to").click()
+        says(page.locator("#map-crumbs [aria-current]"), "203.0.112.0/20")
+
+
+def test_the_tree_of_ipv6_names_and_zooms(browser: Browser, world: World) -> None:
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        says(page.locator("#busiest6-list"), SITE)
+        page.locator("#icicle").hover(position={"x": 20, "y": 10})
+        says(page.locator("#icicle-says"), ": 14")
+        page.locator("#icicle").click(position={"x": 20, "y": 10})
+        outer = page.locator("#selected-name").inner_text()
+        page.locator("#icicle").dblclick(position={"x": 20, "y": 34})
+        inner = page.locator("#icicle-crumbs [aria-current]").inner_text()
+        assert inner != outer
+        assert ip_network(inner).subnet_of(ip_network(outer))  # type: ignore[arg-type]
+        page.locator("#icicle").focus()
+        page.keyboard.press("-")
+        says(page.locator("#icicle-crumbs [aria-current]"), outer)
+        page.mouse.move(0, 0)
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        says(page.locator("#selected-name"), inner)
+
+
+def test_the_table_filters_sorts_opens_and_selects(browser: Browser, world: World) -> None:
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        tree = page.locator("#tree")
+        says(row(page, "0.0.0.0/0"), "%")
+        page.keyboard.press("/")
+        page.keyboard.type("203.0.113.0/25")
+        first = page.locator("#tree-body .row:visible .name").first
+        says(first, "128.0.0.0/")
+        page.locator("#filter").fill("198.51.100")
+        says(first, PARTNER)
+        has(tree, "aria-rowcount", "2")
+        page.locator("#filter").fill("")
+        tree.get_by_role("button", name="Prefix").click()
+        has(tree.locator("[data-order=prefix]"), "aria-sort", "ascending")
+        tree.get_by_role("button", name="Refused").click()
+        tree.get_by_role("button", name="Refused").click()
+        has(tree.locator("[data-order=refused]"), "aria-sort", "ascending")
+        tree.focus()
+        page.keyboard.press("Home")
+        top = page.locator(f"#{tree.get_attribute('aria-activedescendant')}")
+        has(top, "aria-expanded", "true")
+        page.keyboard.press("ArrowLeft")
+        has(top, "aria-expanded", "false")
+        page.keyboard.press("ArrowRight")
+        has(top, "aria-expanded", "true")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        says(page.locator("#selected-name"), "/")
+        assert ip_network(page.locator("#selected-name").inner_text()).prefixlen > 0
+
+
+def test_a_link_shows_the_same_and_holds_no_token(browser: Browser, world: World) -> None:
+    with Visit(browser, f"{world.changing}&select={ATTACK}&at=192.0.0.0/4&filter=203&order=-count&by=refused") as visit:
+        page = visit.page
+        says(page.locator("#selected-name"), ATTACK)
+        link = page.url
+        assert "token" not in link
+        page.reload()
+        says(page.locator("#selected-why"), f"{REFUSED} by")
+        assert page.url == link
+        assert page.locator("#deny").is_enabled()
+    with Visit(browser, link) as visit:
+        page = visit.page
+        says(page.locator("#selected-name"), ATTACK)
+        says(page.locator("#map-crumbs [aria-current]"), "192.0.0.0/4")
+        assert page.locator("#filter").input_value() == "203"
+        assert page.locator("#measure").input_value() == "refused"
+        has(page.locator("[data-order=count]"), "aria-sort", "ascending")
+        assert page.locator("#deny").is_disabled()
+        assert page.locator("#selected-read-only").is_visible()
+
+
+def test_another_source_is_counted(browser: Browser, world: World) -> None:
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        says(page.locator("#what"), "IMAP")
+        page.locator("#what").select_option("service=IMAP")
+        says(page.locator("#busiest4-list"), "192.0.2.0/24")
+        assert page.locator("#total").inner_text() == "3"
+        assert "service=IMAP" in page.url
+        page.locator("#what").select_option(f"monitor={YEARS}&kind=connections".replace(",", "%2C"))
+        says(page.locator("#busiest4-list"), str(MOST + REFUSED))
+        page.locator("#when").focus()
+        page.keyboard.press("ArrowLeft")
+        says(page.locator("#when-says"), "365 d ago")
+        assert "startv=1" in page.url
+
+
+def test_what_is_seen_is_exported(browser: Browser, world: World, tmp_path: Path) -> None:
+    with Visit(browser, f"{world.reading}#filter={ATTACK}") as visit:
+        page = visit.page
+        says(row(page, ATTACK), str(MOST + REFUSED))
+        files = []
+        for name in ("Export CSV", "Export JSON"):
+            with page.expect_download() as waiting:
+                page.get_by_role("button", name=name).click()
+            files.append(tmp_path / waiting.value.suggested_filename)
+            waiting.value.save_as(files[-1])
+    lines = files[0].read_text().splitlines()
+    assert lines[0] == "prefix,count,change,refused"
+    assert f"{ATTACK},{MOST + REFUSED},0,{REFUSED}" in lines
+    look = json.loads(files[1].read_text())
+    assert look["audit"] == "mail"
+    assert [ATTACK, MOST + REFUSED, 0, REFUSED] in look["rows"]
+
+
+def test_hostile_texts_are_texts(browser: Browser, world: World) -> None:
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        page.on("dialog", lambda dialog: visit.complaints.append(dialog.message))
+        says(page.locator("#decisions-list"), HOSTILE)
+        says(page.locator("#what"), HOSTILE)
+        assert page.locator("img").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "dark"), [("light", 1380, False), ("dark", 1380, True), ("phone", 390, False)]
+)
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
+    browser: Browser, world: World, name: str, width: int, dark: bool
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    with Visit(browser, f"{world.changing}&select={ATTACK}", width=width, dark=dark) as visit:
+        page = visit.page
+        says(page.locator("#selected-refusals"), ATTACK)
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"page-{name}.png", full_page=name == "phone")
+        found = axe.run(page).response["violations"]
+        assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found] == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
