@@ -138,7 +138,8 @@ def test_the_map_has_the_orientation_of_the_drawings(browser: Browser, world: Wo
     texts = [str(ip_network(prefix)) for prefix in prefixes]
     wide = [str(ip_network((draw.getrandbits(128) & draw.getrandbits(128) & ~0xFFFF, 112))) for _ in range(100)]
     script = """async ([texts, places, wide]) => {
-        const [{box, address}, {parse}] = await Promise.all([import('/static/curve.js'), import('/static/prefixes.js')]);
+        const {box, address} = await import('/static/curve.js');
+        const {parse} = await import('/static/prefixes.js');
         return [texts.map((text) => box(parse(text))).map(({x, y, w, h}) => [x, y, w, h]),
                 places.map(([x, y]) => address(x, y)), [...texts, ...wide].map((text) => parse(text).text)];
     }"""
