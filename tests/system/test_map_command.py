@@ -15,6 +15,7 @@ from tests.support.command_line import COMMAND, environment
 from tests.support.sharing import Worker
 from tests.support.waiting import PATIENCE
 
+from inbound_audit.__main__ import main
 from inbound_audit.cli import run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
@@ -126,6 +127,16 @@ def test_a_mistake_is_one_line(draw: Draw, arguments: list[str], status: int, me
 def test_no_audit_of_that_name(draw: Draw, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["map", "mial"]) == 1
     assert "there is: mail" in capsys.readouterr().err
+
+
+def test_without_pillow_there_is_no_png(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert main(["map", "mail", "-o", str(tmp_path / "map.png")]) == 1
+    assert capsys.readouterr().err == "inbound-audit: needs PIL: pip install 'inbound-audit[map]'\n"
+    assert not (tmp_path / "map.png").exists()
+    assert main(["map", "mail", "-o", str(tmp_path / "map.svg")]) == 0
 
 
 def test_a_png_is_never_written_to_a_terminal(worker: Worker) -> None:

@@ -59,7 +59,10 @@ def figure(
         else:
             drawn, colours = icicle(rows, area)
             words = f"or more {counted}"
-        shapes += [*drawn, *_legend(colours, area, words, has_sparse=version == 4)]
+        shapes += [
+            *drawn,
+            *_legend(colours, area, words, has_sparse=colours.fill(0.5) in {shape.fill for shape in drawn}),
+        ]
         below = max(below, area.y + area.height + MARGIN + _SWATCH)
     return Drawing(width, round(below + MARGIN), ". ".join(filter(None, (heading, about))), tuple(shapes))
 
