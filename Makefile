@@ -23,7 +23,7 @@ PACKAGE := $(shell find src -name '*.py' -o -name '*.pyi' -o -name '*.lua')
 HAVE    := $(VENV)/.have
 
 .DEFAULT_GOAL := help
-.PHONY: help build serve day cluster test test-system test-readers test-tooling test-all test-core test-one test-changed \
+.PHONY: help build serve day pictures cluster test test-system test-readers test-tooling test-all test-core test-one test-changed \
   faults faults-cluster fuzz fuzz-one bench bench-cluster bench-flood bench-instructions peers debug sanitize sanitize-core tsan model soak lint format schema docs man \
   docs-serve changelog dist wheels clean
 .SUFFIXES:
@@ -40,6 +40,9 @@ serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 
 
 day: $(HAVE)-core ## a simulated day of a mail server, in the shared audit "day" (ARGS='--seconds 60 --hold')
 	$(PY) tools/simulated_day.py $(ARGS)
+
+pictures: $(HAVE)-dev $(HAVE)-browser ## the pictures of README.md and docs/, of a simulated day
+	$(PY) tools/pictures.py
 
 cluster: $(HAVE)-core ## three nodes on this machine, with traffic, until Ctrl-C: what each of them counts
 	$(PY) tools/cluster_demo.py $(ARGS)

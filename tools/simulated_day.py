@@ -28,7 +28,8 @@ from inbound_audit.listeners.decision_log import DecisionLog
 from inbound_audit.listeners.log_sinks import LogFile
 
 PARTNER, DENIED = "203.0.113.16/28", "192.0.2.0/24"
-MONITORS = ("2,60", "60,60")
+MONITORS = ("1,90",)
+"""A window a second: a day of a minute or two is seen as a curve."""
 STEPS_AN_HOUR = 4
 LEFT_A_STEP = 0.15
 """Which share of the sessions of a group ends with each step; others come for them."""
