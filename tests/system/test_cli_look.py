@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import fcntl
 import ipaddress
 import json
 import os
-import pty
 import random
 import re
-import select
 import shutil
 import signal
 import struct
@@ -30,12 +26,14 @@ from tests.support.command_line import COMMAND, environment, run
 from tests.support.grammar import CASES
 from tests.support.sharing import stands
 from tests.support.strategies import addresses
+from tests.support.terminals import Terminal
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import PrefixCounter
 from inbound_audit.__main__ import main
 from inbound_audit.cli.prefixes import network_of, within
-from inbound_audit.cli.ps import _age, _date
+from inbound_audit.cli.ps import _date
+from inbound_audit.text import age
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts are shared on Linux alone")
 
@@ -398,7 +396,7 @@ def test_a_terminal_obeys_no_name_that_a_process_has_chosen(monkeypatch: pytest.
 
 
 def test_dates_and_ages() -> None:
-    assert [_age(seconds) for seconds in (-5, 0, 59.9, 60, 3600, 7384, 86400, 90061)] == [
+    assert [age(seconds) for seconds in (-5, 0, 59.9, 60, 3600, 7384, 86400, 90061)] == [
         "0s", "0s", "59s", "1m0s", "1h0m", "2h3m", "1d0h", "1d1h",
     ]  # fmt: skip
     assert re.fullmatch(r"2023-11-1\d \d\d:\d\d:\d\d", _date(1.7e9))
@@ -648,63 +646,6 @@ def test_a_watch_outlasts_those_whom_it_watches(shm: Path) -> None:
             with Owner() as another:
                 another.open("192.0.2.1", "192.0.2.2")
                 eventually(lambda: json.loads(watch.line())["total"] == 2, "the new sessions")
-
-
-# Ctrl-C goes to those whose terminal it is.
-ON_A_TERMINAL = """
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
-class Terminal:
-    """A command on a terminal of its own; `shown` is all that it has written there."""
-
-    def __init__(self, *arguments: str, extra: dict[str, str] | None = None, rows: int = 24) -> None:
-        self.leader, follower = pty.openpty()
-        self.before = termios.tcgetattr(self.leader)
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 80, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", ON_A_TERMINAL, *COMMAND, *arguments],
-            stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
-            env={**environment(), "TERM": "xterm-256color", **(extra or {})},
-        )  # fmt: skip
-        os.close(follower)
-        self.shown = ""
-
-    def read(self) -> bool:
-        """Takes what has come; False at the end."""
-        while select.select([self.leader], [], [], 0)[0]:
-            try:
-                data = os.read(self.leader, 65536)
-            except OSError:  # Linux reports the end of a terminal as an error
-                return False
-            self.shown += self._decoder.decode(data)
-        return True
-
-    def shows(self, words: str) -> None:
-        def there() -> bool:
-            self.read()
-            return words in self.shown
-
-        eventually(there, f"{words!r} on the terminal")
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.leader, keys)
-
-    def end(self) -> int:
-        eventually(lambda: not self.read(), "the end of what it shows")
-        return self.process.wait(PATIENCE)
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.process.kill()
-        self.process.wait(PATIENCE)
-        os.close(self.leader)
 
 
 def test_on_a_terminal_the_table_is_live(owners: tuple[Owner, Owner]) -> None:

@@ -21,7 +21,7 @@ CORE = PACKAGE / "_core"
 LAYERS = (
     {"errors"},
     {"_ipcount"},
-    {"services", "descriptor", "nodes", "shedding"},
+    {"services", "descriptor", "nodes", "shedding", "text"},
     {"process", "regular_file", "picture"},
     {"log_limiter", "ration", "inquiries"},
     {"shared", "address_lists"},

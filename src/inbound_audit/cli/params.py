@@ -16,6 +16,7 @@ from inbound_audit.policy.limits import LimitTable
 from inbound_audit.policy.rates import read_most
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+MIN_LOOK_INTERVAL_S, MAX_LOOK_INTERVAL_S = 0.1, 60.0
 _TEXT: Mapping[str, Any] = {"type": "string"}
 
 
@@ -182,3 +183,12 @@ def file_mode(text: str) -> int:
 
 endpoint = Kind("ADDRESS:PORT", Endpoint.parse)
 duration = Kind("DURATION", parse_duration)
+
+
+@kind("DURATION")
+def look_interval(text: str) -> float:
+    """A duration from 0.1 s to 60 s, in seconds. Raises ValueError."""
+    seconds = float(duration.read(text))
+    if not MIN_LOOK_INTERVAL_S <= seconds <= MAX_LOOK_INTERVAL_S:
+        raise ValueError(f"{text!r}: write a duration from 0.1s to 60s, such as 1s")
+    return seconds

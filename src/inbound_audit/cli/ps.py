@@ -13,6 +13,7 @@ import click
 
 from inbound_audit.cli import view_options
 from inbound_audit.cli.output import Output, plain, plural
+from inbound_audit.text import age
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -89,7 +90,7 @@ def _table(owners: list[OwnerInfo], shed: Shed, now: float) -> Text:
             services[listener.service_type] += listener.total
         listeners = ", ".join(f"{each.service_type} {plain(each.name)} {each.total}" for each in owner.listeners)
         text.append(
-            _line(str(owner.pid), _date(owner.started), _age(now - owner.started), str(owner.sessions), listeners)
+            _line(str(owner.pid), _date(owner.started), age(now - owner.started), str(owner.sessions), listeners)
         )
         for one in shed.get(owner.id, ())[:MAX_SHED]:
             text.append(f"\n{'':52}drops {plain(one.network)} for {one.seconds_left:.0f} s more", "yellow")
@@ -113,11 +114,3 @@ def _date(seconds: float) -> str:
         return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M:%S}"
     except (ValueError, OverflowError, OSError):  # the process wrote it: it may be any number
         return "?"
-
-
-def _age(seconds: float) -> str:
-    """``59s``, ``3m20s``, ``2h5m``, ``40d3h``: the two largest units."""
-    left = max(0, int(seconds))
-    units = [(left // 86400, "d"), (left // 3600 % 24, "h"), (left // 60 % 60, "m"), (left % 60, "s")]
-    first = next((at for at, (number, _) in enumerate(units) if number), 3)
-    return "".join(f"{number}{letter}" for number, letter in units[first : first + 2])

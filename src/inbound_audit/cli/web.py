@@ -29,21 +29,11 @@ if TYPE_CHECKING:
     from inbound_audit.web.hub import Hub
 
 DEFAULT_LISTEN = Endpoint("127.0.0.1", 8080)
-MIN_INTERVAL_S, MAX_INTERVAL_S = 0.1, 60.0
 
 _NEEDS_TOKEN = (
     "--listen {}: other machines reach it; write --token-file FILE for those who may read, or --listen unix:PATH "
     "behind a proxy that knows who asks"
 )
-
-
-@params.kind("DURATION")
-def interval(text: str) -> float:
-    """A duration from 0.1 s to 60 s, in seconds. Raises ValueError."""
-    seconds = float(params.duration.read(text))
-    if not MIN_INTERVAL_S <= seconds <= MAX_INTERVAL_S:
-        raise ValueError(f"{text!r}: write a duration from 0.1s to 60s, such as 1s")
-    return seconds
 
 
 @click.command(
@@ -69,7 +59,9 @@ Exit status: 0 stopped by a signal, 1 the audit can't be read or it can't listen
 @params.option("--change-token-file", "FILE", "Who sends the token in this file may read, deny, allow and lift.")
 @click.option("--allow-changes", is_flag=True, help="Make a token for changes that holds for this run, and print it.")
 @params.option("--host", "NAME", "A further name by which browsers reach it; repeatable.", multiple=True)
-@params.option("--interval", interval, "Between two looks, while a browser looks: 0.1s to 60s.", default="1s")
+@params.option(
+    "--interval", params.look_interval, "Between two looks, while a browser looks: 0.1s to 60s.", default="1s"
+)
 @params.option("--rows", params.whole_number(2, 10_000), "The prefixes in a picture.", default=1000)
 @view_options.user_option
 @click.option("--wait", is_flag=True, help="Start, too, while there is no such audit, and wait for it.")
