@@ -9,6 +9,7 @@ EXTRAS = {
     **dict.fromkeys(("click", "rich", "prompt_toolkit", "lark", "dateparser", "backports"), "cli"),
     "aiosmtpd": "smtp",
     "PIL": "map",
+    "textual": "watch",
     **dict.fromkeys(("starlette", "uvicorn", "h11"), "web"),
 }
 

@@ -22,6 +22,7 @@ from tests.support.command_line import Manager, environment
 from tests.support.fake_engine import FakeEngine, FakeNetwork
 from tests.support.ports import free_ports
 from tests.support.sharing import Worker
+from tests.support.terminals import Terminal
 from tests.support.waiting import PATIENCE, eventually
 
 import inbound_audit.cli
@@ -224,6 +225,12 @@ def test_an_example(example: str, worker: Worker, shell: Path) -> None:
     if re.search(r" (guard|milter|policyd)\b", command):  # the user of the example may not read what the test has made
         command = re.sub(r" --listen \S+| --user \S+", "", command) + f" --listen unix:{shell}/socket"
         assert "listening" in run(command, shell)
+        return
+    if " watch " in command:
+        with Terminal(*shlex.split(command)[1:]) as terminal:
+            terminal.shows("192.0.2.7/32")
+            terminal.type(b"q")
+            assert terminal.end() == 0
         return
     if " web " in command:
         command = re.sub(r" --listen \S+", "", command) + f" --listen unix:{shell}/socket"

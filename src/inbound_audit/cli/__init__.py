@@ -16,6 +16,7 @@
               `inbound-audit show`, `top`, `ps`, `why`: a shared audit from outside;
               view_options: what they have in common
     map       `inbound-audit map`: a picture of a shared audit as a file
+    watch     `inbound-audit watch`: a shared audit on a terminal, live
     agent, cluster
               `inbound-audit agent`: this host as a node of a cluster; `inbound-audit cluster`: the nodes
     ls        `inbound-audit ls`: the shared audits of this machine
@@ -25,7 +26,7 @@
     metrics   `inbound-audit metrics`: the figures of shared audits, for Prometheus
     web       `inbound-audit web`: a page on a shared audit
 
-A command's own libraries (aiosmtpd, lupa, rich, prompt_toolkit) are imported when that command runs.
+A command's own libraries (aiosmtpd, lupa, rich, prompt_toolkit, textual) are imported when that command runs.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ from inbound_audit.cli.replay import replay
 from inbound_audit.cli.serve import serve
 from inbound_audit.cli.show import show
 from inbound_audit.cli.top import top
+from inbound_audit.cli.watch import watch
 from inbound_audit.cli.web import web
 from inbound_audit.cli.why import why
 
@@ -81,6 +83,7 @@ Examples:
   inbound-audit replay mail.log --suggest 0.1%
   inbound-audit top mail --watch
   inbound-audit map mail -o map.svg
+  inbound-audit watch mail
   inbound-audit deny mail 192.0.2.0/24 --for 1h --why "a flood of rejections"
   inbound-audit console mail
   inbound-audit agent mail --cluster eu --node mx1 --listen tcp/127.0.0.1:7447
@@ -95,8 +98,8 @@ def main() -> None:
 
 
 COMMANDS = (
-    serve, guard, milter, policyd, check, count, replay, show, top, ps, why, ls, map_, deny, allow, lift, decisions,
-    console, agent, cluster, metrics, web, completion, man,
+    serve, guard, milter, policyd, check, count, replay, show, top, ps, why, ls, map_, watch, deny, allow, lift,
+    decisions, console, agent, cluster, metrics, web, completion, man,
 )  # fmt: skip
 
 for command in COMMANDS:
