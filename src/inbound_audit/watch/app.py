@@ -318,9 +318,9 @@ class WatchApp(App[None]):
         self._say(f"{path} is written")
 
     def action_help(self) -> None:
-        self.push_screen(Help(f"{keys:12} {what}" for keys, what in self.keys()))
+        self.push_screen(Help(f"{keys:12} {what}" for keys, what in self.key_table()))
 
-    def keys(self) -> list[tuple[str, str]]:
+    def key_table(self) -> list[tuple[str, str]]:
         """Each key, or keys, and what they do."""
         found = []
         for binding in (*PrefixTable.BINDINGS, *self.BINDINGS):

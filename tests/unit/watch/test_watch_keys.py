@@ -285,7 +285,7 @@ def test_the_history_of_the_prefix_under_the_cursor_comes_between_two_looks() ->
 
 def test_the_page_has_each_key() -> None:
     page = (Path(__file__).parents[3] / "docs" / "howto" / "watch.md").read_text()
-    for keys, what in WatchApp(FakeFeed(full_look())).keys():
+    for keys, what in WatchApp(FakeFeed(full_look())).key_table():
         assert f"| `{keys}` | {what} |\n" in page
 
 
