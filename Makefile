@@ -35,8 +35,8 @@ help: ## list the targets
 build: $(HAVE)-core ## make the environment and build the core in it
 	@$(PY) -c 'import inbound_audit._ipcount as core; print("built", core.__file__)'
 
-serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525 (ARGS replaces its arguments)
-	$(BIN)/inbound-audit serve $(or $(ARGS),--policy examples/policies/stock.lua)
+serve: $(HAVE)-core ## an SMTP listener with the stock Lua policy, on port 2525, and its page (with ARGS: serve with these)
+	$(if $(ARGS),$(BIN)/inbound-audit serve $(ARGS),$(PY) tools/serve_demo.py)
 
 day: $(HAVE)-core ## a simulated day of a mail server, in the shared audit "day" (ARGS='--seconds 60 --hold')
 	$(PY) tools/simulated_day.py $(ARGS)

@@ -1,0 +1,42 @@
+"""An SMTP listener with the stock policy, and a page that shows it (`make serve`). Ctrl-C ends both.
+
+Counts are shared on Linux alone: elsewhere there is no page.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "inbound_audit"]
+POLICY = ["--policy", "examples/policies/stock.lua"]
+SHARED = ["--shared", "local", "--monitor", "60,60", "--decision-log", "build/decisions.log"]
+
+
+def run(listener: Sequence[str] = (), page: Sequence[str] = ()) -> int:
+    """Serves until a signal comes; the arguments are further ones of the commands. Returns the listener's status."""
+    Path("build").mkdir(exist_ok=True)
+    shared = SHARED if sys.platform == "linux" else []
+    serve = subprocess.Popen([*COMMAND, "serve", *POLICY, *shared, *listener])
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the commands as well
+    signal.signal(signal.SIGTERM, lambda *_: serve.terminate())
+    if not shared:
+        return serve.wait()
+    with subprocess.Popen([*COMMAND, "web", "local", "--wait", *page]) as web:
+
+        def report() -> None:
+            if web.wait() != 0 and serve.poll() is None:
+                print("the listener goes on without the page", file=sys.stderr, flush=True)
+
+        threading.Thread(target=report, daemon=True).start()
+        status = serve.wait()
+        web.terminate()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run())
