@@ -189,6 +189,26 @@ def test_the_exporter_tells_systemd_of_its_life(tmp_path: Path) -> None:
             process.kill()
 
 
+def test_the_page_tells_systemd_of_its_life(tmp_path: Path) -> None:
+    arguments = start_line("web")
+    assert arguments[-2:] == ["--listen", "127.0.0.1:8080"]
+    notify = {"NOTIFY_SOCKET": f"{tmp_path}/notify", "WATCHDOG_USEC": "200000"}
+    with (
+        contextlib.closing(Manager(notify["NOTIFY_SOCKET"])) as manager,
+        subprocess.Popen(
+            [*COMMAND, "web", *arguments[:-1], "127.0.0.1:0"], env=environment() | notify, stdout=subprocess.DEVNULL
+        ) as process,
+    ):
+        try:
+            for line in ("READY=1", "WATCHDOG=1", "WATCHDOG=1"):
+                manager.await_line(line)
+            process.send_signal(signal.SIGTERM)
+            manager.await_line("STOPPING=1")
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+
+
 def test_a_user_of_the_exporter_that_is_not_there() -> None:
     done = run("metrics", "mail", "--listen", "127.0.0.1:0", "--user", "no-such-user")
     assert (done.returncode, b"no-such-user" in done.stderr) == (1, True)

@@ -107,19 +107,21 @@ def web(
             with view_options.failures(name):
                 hub.feed()
         fragment = f"#token={changing}" if allow_changes else ""
-        for bound in listening:
-            where = sockets.name_of(bound)
-            click.echo(f"serving {where}" if bound.family == socket.AF_UNIX else f"serving http://{where}/{fragment}")
-        asyncio.run(_serve(listening, hub, application(hub, access, rows), manager))
+        asyncio.run(_serve(listening, hub, application(hub, access, rows), manager, fragment))
 
 
-async def _serve(listening: Sequence[socket.socket], hub: Hub, app: ASGIApp, manager: ServiceManager) -> None:
+async def _serve(
+    listening: Sequence[socket.socket], hub: Hub, app: ASGIApp, manager: ServiceManager, fragment: str
+) -> None:
     """Serves until INT or TERM comes. Raises Failure if it serves no more."""
     from inbound_audit.web.server import Server
 
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    for bound in listening:
+        where = sockets.name_of(bound)
+        click.echo(f"serving {where}" if bound.family == socket.AF_UNIX else f"serving http://{where}/{fragment}")
     server = Server(app)
     serving = asyncio.create_task(server.serve(list(listening)))
     manager.notify("READY=1")
