@@ -19,6 +19,7 @@ from benchmarks.measure import Batch, Race, timed
 from benchmarks.scale import ROUNDS
 from benchmarks.workloads import WORKLOADS
 from inbound_audit import InboundAudit
+from inbound_audit.feed import Feed
 from inbound_audit.metrics.figures import SharedAudit
 from inbound_audit.metrics.prometheus import registry_of
 from inbound_audit.shared import View
@@ -33,7 +34,8 @@ PEER = "192.0.2.7"
 # An owner is an owner wherever it lives: one process can be as many as are wanted.
 CROWD = """
 import random, sys
-from inbound_audit import InboundAudit
+from inbound_audit import InboundAudit, Limits
+from inbound_audit.listeners import Guard
 draw = random.Random(7)
 kept = []
 for argument in sys.argv[1:]:
@@ -41,7 +43,8 @@ for argument in sys.argv[1:]:
     for _ in range(int(owners)):
         audit = InboundAudit(shared=name)
         listener = audit.listener()
-        kept.append([audit] + [listener.session(draw.randbytes(4)) for _ in range(int(sessions))])
+        kept.append((audit, Guard(listener, Limits())))
+        kept.append([listener.session(draw.randbytes(4)) for _ in range(int(sessions))])
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -163,6 +166,23 @@ def test_a_picture_from_outside(key: str, owners: int, note: Callable[[str, Batc
             return took
 
         note(key, draw, "ms")
+
+
+@pytest.mark.parametrize(("key", "owners"), [("look", 1), ("look-64", 64)])
+def test_a_look_from_outside(key: str, owners: int, note: Callable[[str, Batch, str], None]) -> None:
+    """1,000,000 sessions in all, random hosts: as many prefixes as can be are alike. Of the stock limits."""
+    with beside(CROWD, f"seen:{owners}:{1_000_000 // owners}"), Feed("seen") as feed:
+        feed.look()
+
+        def look() -> float:
+            started = perf_counter_ns()
+            seen = feed.look()
+            took = (perf_counter_ns() - started) / 1e6
+            assert len(seen.picture.rows) >= 999
+            assert len(seen.limits) == 3
+            return took
+
+        note(key, look, "ms")
 
 
 def test_open_and_close_in_a_file(hold: Callable[..., None]) -> None:

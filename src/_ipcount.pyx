@@ -60,6 +60,7 @@ cimport inbound_audit._core.picture as picture
 cimport inbound_audit._core.verify as verify
 cimport inbound_audit._core.decision as decision
 cimport inbound_audit._core.limits as limits
+cimport inbound_audit._core.fullest as fullest
 cimport inbound_audit._core.reply as reply
 cimport inbound_audit._core.own_socket as own_socket
 cimport inbound_audit._core.gate_queue as gate_queue

@@ -47,6 +47,7 @@
 #   verify          the checker: each block in one place, each count the sum below it
 #   decision        what an override decides about a session; the denials that limits ask for
 #   limits          limits that are checked at accept, and which sessions count in which
+#   fullest         how full a limit is: its prefixes by what it counts in them
 #   reply           what a refused peer is sent
 #   own_socket      a socket of ours that other code may close
 #   gate_queue      the connections that a gate has let in and Python has not taken

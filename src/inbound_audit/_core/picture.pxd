@@ -160,10 +160,11 @@ cdef inline bint parts_seek(const Parts *parts, const Address *start, int up, Ad
 
 # ---- spots
 
-cdef inline bint look_at(
+cdef inline bint narrow_parts(
     const Parts *parts, const Prefix *p, const Address *first, const Address *last, Spot *out
 ) noexcept nogil:
-    """The longest prefix inside `p` that holds the same hosts, and its sum. Returns False if the sum is not above zero.
+    """The longest prefix inside `p` that holds the same hosts, and the first and last of them. Returns False if there
+    is none.
 
     `first` and `last` are the first and last host in `p` where they are known, else NULL. A host that has gone since
     makes the result shorter than it could be.
@@ -190,6 +191,15 @@ cdef inline bint look_at(
     out.prefix.address = out.first
     out.prefix.length = length if length > p.length else p.length
     mask(&out.prefix.address, out.prefix.length)
+    return True
+
+
+cdef inline bint look_at(
+    const Parts *parts, const Prefix *p, const Address *first, const Address *last, Spot *out
+) noexcept nogil:
+    """As `narrow_parts`, with the sum. Returns False if that is not above zero."""
+    if not narrow_parts(parts, p, first, last, out):
+        return False
     out.count = parts_count(parts, &out.prefix)
     out.inside[0] = out.inside[1] = 0
     return out.count > 0

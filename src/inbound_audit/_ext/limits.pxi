@@ -243,6 +243,50 @@ cdef class LimitTables:
             rows.append((name, counted, count, most, count + (1 if adds else 0) > most))
         return number, rows
 
+    def _fullest(
+        self, Audit audit not None, service_type, int number, u32 rows, u64 steps, bint all_over=False,
+        int64_t window=fullest.NOW, tuple hints=()
+    ):
+        """How full limit `number` is, which is for no listener alone, with what an audit counts for a service.
+
+        Returns `(count, "prefix/length")` of the `rows` fullest prefixes, the fullest first (None in place of the text
+        for a limit of a whole network); what is over the limit: of these, or with `all_over` of
+        all prefixes; and whether that is sure: False if it would take more than `steps` prefixes that are looked into.
+        A prefix of `hints` is the first row if it is fuller than that and the walk was not sure.
+        `window`: what a limit over time has in that window of the monitor with the most windows, of all networks.
+
+        Raises UnknownServiceType, CidrError, ValueError for a limit that is not there, MemoryError. Frees the GIL and
+        stops no writer. O(steps x trees x bytes of the address).
+        """
+        cdef fullest.Fill f
+        cdef prefix.Prefix hint
+        cdef int service = audit.number_of(service_type), code
+        if not 0 <= number < len(self.names or ()) or self.set.limit[number].kind == limits.LISTENER_LIMIT:
+            raise ValueError(f"{self!r}: has no limit {number} of a network")
+        if fork.is_child():
+            handle_the_fork()
+        memset(&f, 0, sizeof(f))
+        f.set, f.listed, f.window = &self.set, self.networks.family, window
+        f.now = limits.time_of_limits(&self.set, audit.owner)
+        with nogil:
+            code = fullest.begin_fill(&f, audit.owner, service, number)
+            if code == codes.OK:
+                code = fullest.fill_rows(&f, rows, steps, all_over)
+        try:
+            for text in hints:
+                read_prefix(text, NULL, &hint)
+                code = fullest.prefer(&f, &hint) if code == codes.OK else code
+            if code != codes.OK:
+                raise MemoryError
+            whole = not (limits.is_of_open_prefix(&f.limit) or limits.is_of_prefix(&f.limit))
+            found = [
+                (f.rows.row[i].count, None if whole else prefix_text(&f.rows.row[i].prefix))
+                for i in range(<int>f.rows.size)
+            ]
+            return found, f.over, not f.ended
+        finally:
+            fullest.free_fill(&f)
+
     def _take_passed(self, Session ac not None):
         """The limit that the session was over when this thread last asked about a session: its name, the prefix that
         it counts (None: the whole network or listener), what it counted, and the maximum. None if the session was

@@ -13,7 +13,7 @@ from inbound_audit._ipcount import parse_duration, parse_monitor, parse_pair, pa
 from inbound_audit.cli.sockets import Endpoint
 from inbound_audit.errors import InboundAuditError
 from inbound_audit.policy.limits import LimitTable
-from inbound_audit.policy.rates import read_most
+from inbound_audit.policy.options import grouped, read_limit
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MIN_LOOK_INTERVAL_S, MAX_LOOK_INTERVAL_S = 0.1, 60.0
@@ -67,46 +67,15 @@ def whole_number(least: int, most: int | None = None) -> Kind:
     return Kind("N", functools.partial(read_number, least, most), schema)
 
 
-@kind("/LENGTH=N")
-def limit(text: str) -> tuple[str, int | str]:
-    """``/24,/56=100`` as ``("/24,/56", 100)``, ``/24=300/5m`` as ``("/24", "300/5m")``; the key may also be ``total``,
-    ``NETWORK:/24`` or ``NETWORK:total``.
-
-    Raises ValueError or CidrError.
-    """
-    # A rate has a slash behind the last equals sign; `/24` alone has none before it.
-    key, _, most = text.rpartition("=")
-    is_text = key != "" and ("/" in most or " then " in most)
-    try:
-        value = most if is_text else read_number(0, None, most if key else "")
-    except ValueError:
-        raise ValueError(
-            f"{text!r}: write a prefix length and how many sessions it may have, such as /24=100, or how many "
-            "connections in some time, such as /24=300/5m"
-        ) from None
-    length = key.rpartition(":")[2]
-    if length != "total":
-        parse_pair(length)
-    if is_text:
-        read_most(most)
-        if key == "total" and " then " in most:
-            raise ValueError(f"{text!r}: would deny every address; deny for a prefix length, such as /32={most}")
-        if key == "total":
-            raise ValueError(
-                f"{text!r}: a limit over time counts all listeners; write /0={most}, or NAME:total={most} for a network"
-            )
-    return key, value
+limit = Kind("/LENGTH=N", read_limit)
 
 
 def grouped_limits(given: tuple[tuple[str, int | str], ...]) -> LimitTable | None:
-    """The values of each key of several `limit`: one of open sessions at most, and any number over time. Raises
-    click.UsageError."""
-    limits: dict[str, list[int | str]] = {}
-    for key, value in given:
-        limits.setdefault(key, []).append(value)
-    if any(sum(isinstance(value, int) for value in values) > 1 for values in limits.values()):
-        raise click.UsageError("--limit has the same length twice")
-    return {key: values if len(values) > 1 else values[0] for key, values in limits.items()} or None
+    """As `grouped`; None for none. Raises click.UsageError."""
+    try:
+        return grouped(given) or None
+    except ValueError as error:
+        raise click.UsageError(f"--limit {error}") from None
 
 
 def check_networks(given: tuple[tuple[str, tuple[str, ...]], ...], limits: LimitTable | None) -> None:

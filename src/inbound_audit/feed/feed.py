@@ -10,6 +10,7 @@ from functools import partial
 
 from inbound_audit._ipcount import MONITOR_KINDS, SeriesStore
 from inbound_audit.errors import SharedStateError
+from inbound_audit.feed.limits import LimitsInUse
 from inbound_audit.feed.look import (
     NO_HISTORY,
     OPEN,
@@ -22,6 +23,7 @@ from inbound_audit.feed.look import (
 )
 from inbound_audit.feed.refusals import Refusals
 from inbound_audit.feed.rules import GuardRule, Rules
+from inbound_audit.feed.what_if import WouldRefuse, would_refuse
 from inbound_audit.overrides import files
 from inbound_audit.overrides.audit import changes_for, this_user, wish_of
 from inbound_audit.overrides.entry import Decision
@@ -56,7 +58,7 @@ class Feed:
         self._lock = ProcessLock()
         self._views: OrderedDict[tuple[int | None, str | None], View] = OrderedDict()
         self._before: OrderedDict[Source, Picture] = OrderedDict()
-        self._rules, self._refusals = Rules(), Refusals()
+        self._rules, self._limits, self._refusals = Rules(), LimitsInUse(), Refusals()
         with self._lock:
             self._view_of(OPEN)
 
@@ -74,8 +76,10 @@ class Feed:
             self._before.move_to_end(source)
             if len(self._before) > MAX_SOURCES:
                 self._before.popitem(last=False)
-            self._rules.refresh(whole)
+            if self._rules.refresh(whole):
+                self._limits.refresh(self._rules.guards)
             guards = self._rules.guards
+            listeners = _listeners(whole)
             unread = self._refusals.refresh((guard.log, guard.user) for guard in guards if guard.log)
             changes = [None] * len(picture.rows) if before is None else picture.changes(before)
             known = [(scope, name, interval, windows) for scope, name, _, interval, windows in SeriesStore(whole).known]
@@ -86,16 +90,30 @@ class Feed:
                 picture=picture,
                 changes=tuple(changes),
                 refused=_refused(view, picture),
-                listeners=_listeners(whole),
+                listeners=listeners,
                 monitors=tuple(WindowsRow(*entry[1:]) for entry in known if entry[0] == CONNECTIONS),
                 series=tuple(WindowsRow(*entry[1:]) for entry in known if entry[0] not in MONITOR_KINDS),
                 processes=_processes(whole, picture.time),
                 nodes=whole.nodes,
                 decisions=tuple(files.read_all(whole.place, picture.time).decisions(picture.time)),
                 history=_history(whole, EVERYTHING),
+                limits=self._limits.rows(whole, listeners, self._refusals.rows),
                 refusals=self._refusals.rows,
-                notes=tuple([*self._rules.failures, *_log_notes(guards), *unread][:MAX_NOTES]),
+                notes=tuple([*self._rules.failures, *self._limits.notes, *_log_notes(guards), *unread][:MAX_NOTES]),
             )
+
+    def would_refuse(self, limits: Sequence[str], source: Source = OPEN) -> tuple[WouldRefuse, ...]:
+        """Whom limits would refuse now, each for itself, of the service of a source: texts such as ``/24,/56=50`` or
+        ``/32=300/5m``, at most 16. Raises PolicyError, UnknownServiceType, SharedStateError.
+
+        It may take seconds where very much is over a limit, and holds up no look.
+        """
+        with self._lock:
+            view = self._view_of(source)
+        found = would_refuse(view, source.service, limits)
+        if view.closed:
+            raise SharedStateError(f"{self.name!r}: no process is attached to it any more")
+        return found
 
     def history(self, prefix: str) -> History:
         """Of one prefix. Raises CidrError, SharedStateError. O(windows)."""
@@ -131,13 +149,16 @@ class Feed:
     def _view_of(self, source: Source) -> View:
         """The view that a source needs, refreshed. Raises SharedStateError."""
         key = source.pid, source.node
+        pid, node = key
         view = self._views.get(key)
         try:
-            if view is None:
-                pid, node = key
-                view = self._views[key] = View(self.name, pid=pid, user=self.user, node=node)
-            else:
+            if view is not None:
                 view.refresh()
+                if (pid is not None and not view.owners) or (node is not None and not _has_listeners(view)):
+                    self._views.pop(key).close()
+                    view = None  # what it was of has gone: a new view says so
+            if view is None:
+                view = self._views[key] = View(self.name, pid=pid, user=self.user, node=node)
             if view.place.gone:
                 raise SharedStateError(f"{self.name!r}: no process is attached to it any more")
         except (SharedStateError, OSError):
@@ -148,6 +169,10 @@ class Feed:
         while len(self._views) > MAX_VIEWS:
             self._views.popitem(last=False)[1].close()
         return view
+
+
+def _has_listeners(view: View) -> bool:
+    return any(owner.listeners for owner in view.owners)
 
 
 def _picture_of(view: View, source: Source, rows: int) -> Picture:

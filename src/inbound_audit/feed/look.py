@@ -50,7 +50,12 @@ class WindowsRow(NamedTuple):
 
 @dataclass(frozen=True)
 class LimitRow:
-    """A limit, the fullest prefix that it has, and how full that is. `most` is 0 or more; a dry run refuses nobody."""
+    """A limit, the fullest prefix that it has, and how full that is. `most` is 0 or more; a dry run refuses nobody.
+
+    `limit` is its name, as in a `RefusalRow`. `prefix` is None for a limit of a whole network or listener, and while
+    nothing is counted. `listener`: of a limit of all sessions of one listener, which one. `exact` is False where so
+    many prefixes are alike that not all were looked into: another one may be fuller.
+    """
 
     limit: str
     service: str
@@ -58,6 +63,8 @@ class LimitRow:
     count: int
     most: int
     dry_run: bool
+    listener: str | None = None
+    exact: bool = True
 
     @property
     def share(self) -> float:

@@ -305,6 +305,8 @@ class Limits(LimitTables, Policy):
             for (name, given), network in zip((networks or {}).items(), others, strict=True)
         }
         rows = [row for network in listed for row in network.rows] + everywhere
+        self.rows = [row for network in listed[1:] for row in network.rows + everywhere]
+        """By the numbers that the native part has."""
         self._options = [row.option for row in rows]
         self.denying = {} if dry_run else {row.reason: f"{row.name} then deny" for row in rows if row.deny_s}
         """The limits that deny, by the reason that they give."""

@@ -1,0 +1,80 @@
+"""Looks at one process, one node, a monitor and a series of an audit."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Iterator
+
+import pytest
+from tests.support import gold_records
+
+from inbound_audit import InboundAudit
+from inbound_audit._ipcount import NODE_STATES, NodeTrees
+from inbound_audit.errors import MonitorError, SeriesError, SharedStateError, UnknownServiceType
+from inbound_audit.feed import Feed, Source
+
+pytestmark = pytest.mark.usefixtures("place")
+
+
+@pytest.fixture
+def feed() -> Iterator[Feed]:
+    with (
+        InboundAudit(shared="mail", capacity=1 << 22, monitors=["864000000,2"]) as worker,
+        InboundAudit(shared="mail", capacity=1 << 22) as agent,
+    ):
+        trees = NodeTrees(agent)
+        node = trees.add("mx2")
+        node.set_many(gold_records.encode({ipaddress.ip_address("198.51.100.1"): 4}))
+        node.set_word(NODE_STATES["heard"], 7)
+        worker.series.define("hits", type="ip", interval=864000000, num_windows=2)
+        worker.series.add("hits", "203.0.113.1", 6)
+        sessions = [worker.listener("SMTP", "mx").session("192.0.2.1") for _ in range(2)]
+        sessions[0].record_rejection(3)
+        with Feed("mail") as feed:
+            yield feed
+        for session in sessions:
+            session.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "rows"),
+    [
+        (Source(), [("192.0.2.1/32", 2, None, 3)]),
+        (Source(listener="mx"), [("192.0.2.1/32", 2, None, 3)]),
+        (Source(pid=os.getpid()), [("192.0.2.1/32", 2, None, 3)]),
+        (Source(node="mx2"), [("198.51.100.1/32", 4, None, 0)]),
+        (Source(monitor="864000000,2", kind="rejections", endv=1), [("192.0.2.1/32", 3, None, 3)]),
+        (Source(series="hits"), [("203.0.113.1/32", 6, None, 0)]),
+    ],
+    ids=["service", "listener", "process", "node", "monitor", "series"],
+)
+def test_each_source_has_its_rows(feed: Feed, source: Source, rows: list[tuple[object, ...]]) -> None:
+    look = feed.look(source)
+    assert look.rows == rows
+    assert [(row.service, row.listener, row.sessions) for row in look.listeners] == [("SMTP", "mx", 2)]
+    assert [row.name for row in look.monitors] == ["864000000,2"]
+    assert [node.name for node in look.nodes][-1] == "mx2"
+    assert look.history.rejections == (0, 3)
+    assert [row[2] for row in feed.look(source).rows] == [0]
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        (Source(service="POP"), UnknownServiceType),
+        (Source(monitor="7,7"), MonitorError),
+        (Source(monitor="864000000,2", kind="x"), MonitorError),
+        (Source(series="x"), SeriesError),
+        (Source(pid=1), SharedStateError),
+        (Source(node="mx3"), SharedStateError),
+    ],
+    ids=str,
+)
+def test_a_source_that_is_not_there_is_an_error_and_the_others_stay(
+    feed: Feed, source: Source, error: type[Exception]
+) -> None:
+    for _ in range(2):
+        with pytest.raises(error):
+            feed.look(source)
+        assert feed.look().picture.total == 2
