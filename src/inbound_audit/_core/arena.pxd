@@ -76,18 +76,23 @@ cdef inline void release(Arena *a, int size_class, u32 unit) noexcept nogil:
     a.freed += UNITS[size_class]
 
 
-cdef inline void empty(Arena *a, int64_t number) noexcept nogil:
-    """Removes all blocks and counts, and labels the tree with window `number`. O(1).
+cdef inline void unlabel(Arena *a) noexcept nogil:
+    """From now on the tree holds no window. What is stored next is seen by no reader that still sees the old label.
 
-    A reader believes a walk before and after which the tree has the same label, also if the writer was stopped between
-    two of these stores. So while the counts of another window go, the label is that of no window.
+    A reader believes what it reads of a window if the tree has the same label before and afterwards, also if the writer
+    was stopped meanwhile. So the label goes before anything else of the window.
     """
+    store64(<u64 *>&header(a).number, <u64>NO_WINDOW)
+    fence_release()
+
+
+cdef inline void empty(Arena *a, int64_t number) noexcept nogil:
+    """Removes all blocks and counts, and labels the tree with window `number`. O(1)."""
     cdef Header *h = header(a)
     cdef int i
     write_open(&h.seq)
     if h.number != number:
-        store64(<u64 *>&h.number, <u64>NO_WINDOW)
-        fence_release()
+        unlabel(a)
     for i in range(2):
         store64(&h.root[i], 0)
         store64(&h.hosts[i], 0)

@@ -23,7 +23,7 @@ Lock rule: a change of a ring of this process, or of its trees, holds `Series.lo
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 
-from inbound_audit._core.arena cimport arena_renew, arena_trim
+from inbound_audit._core.arena cimport arena_renew, arena_trim, unlabel
 from inbound_audit._core.bits cimport u32, u64, acquire64, fence_acquire, load64, publish64, store32, store64
 from inbound_audit._core.clock cimport system_clock, window_number
 from inbound_audit._core.layout cimport header
@@ -213,6 +213,7 @@ cdef inline Tree *tree_for(Series *s, int64_t number, int sign) noexcept nogil:
         slot.folding = False
         slot.folded = 0
         full[0], full[1] = 32, 128
+        unlabel(&t.arena)  # the lengths belong to the window before
         store_level(t, slot, full)
     arena_renew(&t.arena, number)
     slot.number[sign] = number
