@@ -7,8 +7,10 @@ draws its busiest hour:
 
     map.svg      `inbound-audit map`
     web.png      the page of `inbound-audit web`, in a browser
+    watch.svg    `inbound-audit watch`, a terminal of 120 x 40
 """
 
+import asyncio
 import contextlib
 import io
 import os
@@ -25,6 +27,7 @@ NAME = "day"
 COMMAND = [sys.executable, "-m", "inbound_audit"]
 DAY = [sys.executable, str(ROOT / "tools" / "simulated_day.py"), NAME, "--until", "13", "--seconds", "120", "--hold"]
 DESKTOP = {"width": 1280, "height": 880}
+TERMINAL = (120, 40)
 MAX_COLOURS = 128
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run"),
@@ -67,7 +70,23 @@ def draw_web(path: Path) -> None:
     taken.convert("RGB").quantize(MAX_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-PICTURES = {"map.svg": draw_map, "web.png": draw_web}
+def draw_watch(path: Path) -> None:
+    from inbound_audit.feed import Feed
+    from inbound_audit.watch.app import WatchApp
+
+    async def take() -> str:
+        with Feed(NAME) as feed:
+            app = WatchApp(feed)
+            async with app.run_test(size=TERMINAL) as pilot:
+                await pilot.pause(3)
+                return app.export_screenshot(title=f"inbound-audit watch {NAME}")
+
+    drawn = asyncio.run(take())
+    # Its fonts would come from elsewhere; without them it has the reader's.
+    path.write_text(re.sub(r"@font-face\s*{[^}]*}", "", drawn), "utf-8")
+
+
+PICTURES = {"map.svg": draw_map, "web.png": draw_web, "watch.svg": draw_watch}
 
 
 def main() -> None:
