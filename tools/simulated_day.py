@@ -8,7 +8,7 @@ once. Limits refuse what is too much, an override denies a network, and a decisi
 from the seed alone; a line per hour says what is open and what was refused.
 
     --once      no day: what is open at the hour of --until, at once
-    --hold      stays at the end, until Ctrl-C or TERM
+    --hold      goes on at the end as at that hour, until Ctrl-C or TERM
 """
 
 import argparse
@@ -31,6 +31,8 @@ PARTNER, DENIED = "203.0.113.16/28", "192.0.2.0/24"
 MONITORS = ("1,90",)
 """A window a second: a day of a minute or two is seen as a curve."""
 STEPS_AN_HOUR = 4
+MIN_PAUSE_S = 1.0
+"""Between two steps that are held."""
 LEFT_A_STEP = 0.15
 """Which share of the sessions of a group ends with each step; others come for them."""
 
@@ -142,9 +144,12 @@ class Day:
     def hours(self, first: float, last: float) -> Iterator[float]:
         """Plays the steps from one hour to another."""
         for step in range(int(first * STEPS_AN_HOUR), int(last * STEPS_AN_HOUR) + 1):
-            for group in self.groups:
-                group.move(step / STEPS_AN_HOUR, self.sessions, self.draw)
+            self.move(step / STEPS_AN_HOUR)
             yield step / STEPS_AN_HOUR
+
+    def move(self, hour: float) -> None:
+        for group in self.groups:
+            group.move(hour, self.sessions, self.draw)
 
     def describe(self, hour: float) -> str:
         refused = sum(guard.refused for guard in self.guards)
@@ -163,7 +168,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the day takes")
     parser.add_argument("--until", type=float, default=24.0, help="the hour at which it ends")
     parser.add_argument("--once", action="store_true", help="no day: what is open at the hour of --until, at once")
-    parser.add_argument("--hold", action="store_true", help="stay at the end, until Ctrl-C or TERM")
+    parser.add_argument("--hold", action="store_true", help="go on at the end as at that hour, until Ctrl-C or TERM")
     parser.add_argument("--sessions", type=int, default=20_000, help="how many would be open if all came at once")
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
@@ -185,7 +190,8 @@ def play(day: Day, asked: argparse.Namespace) -> None:
     if asked.hold:
         print("held until Ctrl-C", flush=True)
         while True:
-            time.sleep(60)
+            time.sleep(max(MIN_PAUSE_S, pause))
+            day.move(asked.until)
 
 
 if __name__ == "__main__":
