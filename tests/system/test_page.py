@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.support.browser import Visit, browser, needs_browser
 from tests.support.pages import WebServer
+from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits
 from inbound_audit.drawing.hilbert import address_at, box_of
@@ -310,3 +312,76 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
         found = axe.run(page).response["violations"]
         assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found] == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_prefix_is_denied_and_lifted(browser: Browser, world: World) -> None:
+    def denied() -> list[str]:
+        return [decision.prefix for decision in world.audit.decisions() if decision.why == "scans"]
+
+    with Visit(browser, f"{world.changing}&select={PARTNER}") as visit:
+        page = visit.page
+        page.locator("#deny").click()
+        page.locator("#change-time").select_option("600")
+        page.locator("#change-why").fill("scans")
+        page.locator("#change-go").click()
+        says(page.locator("#decisions-list"), "scans")
+        assert denied() == [PARTNER]
+        says(page.locator("#selected-decision"), f"{PARTNER}: deny")
+        page.get_by_role("button", name=f"Lift deny of {PARTNER}").click()
+        page.locator("#change-go").click()
+        eventually(lambda: denied() == [], "the end of the decision")
+        says(page.locator("#live"), "Done: lift")
+
+
+def test_what_would_deny_everyone_is_asked_twice(browser: Browser, world: World) -> None:
+    with Visit(browser, world.changing) as visit:
+        page = visit.page
+        visit.expected = ("409", "400")
+        page.locator("#deny-other").click()
+        page.locator("#change-prefix").fill("192.0.2")
+        says(page.locator("#change-error"), "This is no prefix")
+        page.locator("#change-prefix").fill("192.0.2.1/24")
+        page.locator("#change-go").click()
+        says(page.locator("#change-error"), "192.0.2.0/24")
+        page.locator("#change-prefix").fill("0.0.0.0/0")
+        page.locator("#change-go").click()
+        says(page.locator("#change-error"), "every address")
+        says(page.locator("#change-go"), "all the same")
+        page.locator("#change-cancel").click()
+        assert [decision.prefix for decision in world.audit.decisions()] == ["192.0.2.128/25"]
+
+
+def test_a_token_is_asked_for(browser: Browser, world: World, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("a-token-of-a-test-1234\n")
+    token.chmod(0o600)
+    with WebServer("--token-file", str(token)) as server, Visit(browser, f"http://127.0.0.1:{server.port}/") as visit:
+        page = visit.page
+        visit.expected = ("401",)
+        page.locator("#token").fill(token.read_text().strip())
+        page.locator("#token-form").get_by_role("button").click()
+        says(page.locator("#state"), "live")
+        says(page.locator("#busiest4-list"), ATTACK)
+        assert "token" not in page.url
+
+
+@pytest.mark.usefixtures("place")
+def test_the_page_goes_on_after_the_end_of_the_audit_and_of_the_server(browser: Browser) -> None:
+    fast = ("--interval", "0.1s", "--wait")
+    with contextlib.ExitStack() as ends, WebServer(*fast) as server:
+        with InboundAudit(shared="mail", capacity=1 << 20) as audit, audit.listener().session("192.0.2.7"):
+            visit = ends.enter_context(Visit(browser, f"http://127.0.0.1:{server.port}/"))
+            visit.expected = ("Failed to load resource", "ERR_")
+            page = visit.page
+            says(page.locator("#busiest4-list"), "192.0.2.0/24")
+        says(page.locator("#banner-says"), "can't be read")
+        says(page.locator("#state"), "not live")
+        with InboundAudit(shared="mail", capacity=1 << 20) as audit, audit.listener().session("198.51.100.7"):
+            says(page.locator("#busiest4-list"), "198.51.100.0/24")
+            assert page.locator("#banner").is_hidden()
+            server.stop()
+            says(page.locator("#banner-says"), "Trying again")
+            with WebServer(*fast, listen=f"127.0.0.1:{server.port}"):
+                says(page.locator("#live"), "live again")
+                assert page.locator("#banner").is_hidden()
+                ends.close()

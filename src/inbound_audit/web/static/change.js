@@ -13,7 +13,7 @@ export function askFor(action, prefix, count) {
   put($("change-title"), `${WORDS[action]} ${prefix || "a prefix"}`);
   put($("change-go"), action[0].toUpperCase() + action.slice(1));
   put($("change-effect"), {
-    deny: `New connections from there are refused. Sessions that are open stay${count ? `: ${number(count)} now` : ""}.`,
+    deny: `New connections from there are refused. Open sessions stay${count ? `: ${number(count)} now` : ""}.`,
     allow: "No limit refuses connections from there.",
     lift: "The limits decide again.",
   }[action]);
@@ -35,7 +35,8 @@ async function go() {
   const { action, confirm } = wanted;
   const prefix = $("change-prefix").value.trim();
   const time = $("change-time").value;
-  const body = { action, prefix, for_s: action === "lift" || !time ? null : Number(time), why: $("change-why").value.trim() };
+  const for_s = action === "lift" || !time ? null : Number(time);
+  const body = { action, prefix, for_s, why: $("change-why").value.trim() };
   $("change-go").disabled = true;
   try {
     const { changed } = await post("/api/change", confirm ? { ...body, confirm } : body);

@@ -1,5 +1,5 @@
-// Colours of figures. Light to dark or dark to light in one hue, so that they differ in brightness for every eye; refusals
-// are orange, what has grown is orange and what has shrunk is blue.
+// Colours of figures. Light to dark or dark to light in one hue, so that they differ in brightness for every eye.
+// Refusals are orange; what has grown is orange and what has shrunk is blue.
 
 const STEPS = 32;
 const RAMPS = {
@@ -33,8 +33,8 @@ function ramp(stops) {
     const at = (step / (STEPS - 1)) * (stops.length - 1);
     const low = Math.min(Math.floor(at), stops.length - 2);
     const [r, g, b] = mix(stops[low], stops[low + 1], at - low);
-    // As a style and as the bytes of a picture, least significant byte first.
-    return { css: `rgb(${r} ${g} ${b})`, rgba: ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0, dark: 2 * r + 5 * g + b < 1000 };
+    const css = `#${[r, g, b].map((channel) => channel.toString(16).padStart(2, "0")).join("")}`;
+    return { css, dark: 2 * r + 5 * g + b < 1000 };
   });
 }
 

@@ -24,7 +24,7 @@ export function make(name, members = {}, ...children) {
 }
 
 export const number = (value) => numbers.format(value);
-export const signed = (value) => (value === null || value === undefined ? "" : value > 0 ? `+${number(value)}` : number(value));
+export const signed = (value) => (value === null ? "" : value > 0 ? `+${number(value)}` : number(value));
 
 export function share(part, whole) {
   if (!whole) return "";

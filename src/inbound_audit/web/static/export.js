@@ -13,7 +13,8 @@ const figures = (row) => [row.text, row.count, row.change, row.refused];
 
 export function json(look, rows) {
   const { id, may_change, interval, ...members } = look;
-  save(`${look.audit}-${stamp(look)}.json`, "application/json", JSON.stringify({ ...members, rows: rows.map(figures) }, null, 1));
+  const content = JSON.stringify({ ...members, rows: rows.map(figures) }, null, 1);
+  save(`${look.audit}-${stamp(look)}.json`, "application/json", content);
 }
 
 export function csv(look, rows) {

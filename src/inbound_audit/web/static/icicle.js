@@ -11,7 +11,8 @@ const NARROWEST = 0.7; // pixels: what is narrower is not drawn
 export class Icicle {
   // on.point(row, null), on.choose(row), on.view(prefix)
   constructor(canvas, model, on) {
-    Object.assign(this, { model, on, view: everything(true), measure: "count", selected: null, pointed: null, parts: [] });
+    Object.assign(this, { model, on, view: everything(true), measure: "count", parts: [] });
+    this.selected = this.pointed = null;
     this.surface = new Surface(canvas, this);
   }
 

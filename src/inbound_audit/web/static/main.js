@@ -12,7 +12,7 @@ import { around, everything, isInside, parse } from "./prefixes.js";
 import * as sources from "./sources.js";
 import * as state from "./state.js";
 import { get, Stream, useToken } from "./stream.js";
-import { Table } from "./table.js";
+import { ORDERS, Table } from "./table.js";
 import * as whatif from "./whatif.js";
 
 const HISTORY_MS = 5000;
@@ -23,9 +23,20 @@ let selected = null;
 let history = null;
 let historyAt = -Infinity;
 let requested = 0;
+let waiting = 0; // parts that are still to be drawn
+let turn = 0;
+let titled = 0;
 
-const map = new IPv4Map($("map"), model, { point: readout($("map-says")), choose: select, view: (prefix) => view("at", prefix) });
-const icicle = new Icicle($("icicle"), model, { point: readout($("icicle-says")), choose: select, view: (prefix) => view("at6", prefix) });
+const map = new IPv4Map($("map"), model, {
+  point: readout($("map-says")),
+  choose: select,
+  view: (prefix) => view("at", prefix),
+});
+const icicle = new Icicle($("icicle"), model, {
+  point: readout($("icicle-says")),
+  choose: select,
+  view: (prefix) => view("at6", prefix),
+});
 const table = new Table($("tree"), $("tree-body"), model, {
   choose: select,
   order(name, reversed) {
@@ -43,25 +54,52 @@ export function receive(name, data) {
   if (members === null) return stream.again();
   banner("");
   members.forEach((member) => differs.add(member));
-  if (!requested) requested = requestAnimationFrame(draw);
+  waiting = PARTS.length;
+  if (!requested) requested = requestAnimationFrame(frame);
 }
 
-// Draws what differs since the last frame. Exported for measurements.
-export function draw() {
-  cancelAnimationFrame(requested);
+// A look is drawn part by part, one in each frame, so that the page answers at once whatever comes.
+const PARTS = [
+  () => {
+    map.draw();
+    figures(model.look);
+  },
+  () => {
+    show($("six"), model.rows.some((row) => row.six));
+    icicle.draw();
+    table.draw();
+  },
+  lists,
+];
+
+export function frame() {
   requested = 0;
+  PARTS[turn]();
+  turn = (turn + 1) % PARTS.length;
+  waiting--;
+  if (waiting > 0) requested = requestAnimationFrame(frame);
+}
+
+// All at once: what a person has done is seen in the next frame.
+function draw() {
+  cancelAnimationFrame(requested);
+  requested = waiting = 0;
+  if (model.look) PARTS.forEach((part) => part());
+}
+
+const OFFERED = ["listeners", "monitors", "series", "processes", "nodes"];
+const WRITERS = {
+  limits: panels.limits, refusals: panels.refusals, processes: panels.processes, nodes: panels.processes,
+  decisions: panels.decisions, notes: panels.notes,
+};
+
+function lists() {
   const { look } = model;
-  if (!look) return;
-  figures(look);
-  map.draw();
-  show($("six"), model.rows.some((row) => row.six));
-  icicle.draw();
-  table.draw();
   panels.busiest(model);
   panels.selection(model, selected, history);
-  const parts = { limits: panels.limits, refusals: panels.refusals, processes: panels.processes, decisions: panels.decisions, notes: panels.notes };
-  for (const [member, write] of Object.entries(parts)) if (differs.has(member)) write(look);
-  if (["listeners", "monitors", "series", "processes", "nodes"].some((member) => differs.has(member))) sources.draw(look);
+  for (const [member, write] of Object.entries(WRITERS)) if (differs.has(member)) write(look);
+  if (OFFERED.some((member) => differs.has(member))) sources.draw(look);
+  if (differs.has("history")) sparkline($("history"), look.history, "History");
   differs.clear();
   whatif.refresh();
   refreshHistory();
@@ -72,8 +110,9 @@ function figures(look) {
   put($("total"), number(look.total));
   put($("of"), sources.named());
   put($("time"), clock(look.time));
-  document.title = `${look.audit}: ${number(look.total)}`;
-  if (differs.has("history")) sparkline($("history"), look.history, "History");
+  // Once a second: a title costs a message to the browser.
+  if (Math.floor(look.time) !== titled) document.title = `${look.audit}: ${number(look.total)}`;
+  titled = Math.floor(look.time);
   for (const [box, drawn] of [[$("map-scale"), map], [$("icicle-scale"), icicle]]) {
     put(box, drawn.most ? `1 to ${number(drawn.most)}` : "");
   }
@@ -95,7 +134,8 @@ function banner(sentence, { token = false, source = false } = {}) {
 const stale = () => (model.look ? ` What is shown is of ${clock(model.look.time)}.` : "");
 
 function gone(sentence) {
-  banner(`The audit can't be read now: ${sentence}.${stale()} The page goes on by itself when it can.`, { source: !state.isDefault() });
+  const words = `The audit can't be read now: ${sentence}.${stale()} The page goes on by itself when it can.`;
+  banner(words, { source: !state.isDefault() });
 }
 
 function lost(sentence, seconds) {
@@ -142,7 +182,8 @@ function applyState() {
     historyAt = -Infinity;
   }
   map.selected = icicle.selected = table.selected = selected;
-  table.order = ["prefix", "count", "share", "change", "refused"].find((name) => name === now.order.replace("-", "")) ?? "count";
+  const order = now.order.replace("-", "");
+  table.order = Object.hasOwn(ORDERS, order) ? order : "count";
   table.reversed = now.order.startsWith("-");
   table.filter = now.filter;
   if ($("filter").value !== now.filter) $("filter").value = now.filter;
@@ -182,7 +223,7 @@ function readout(box) {
     const most = cell && isInside(row, cell) && row.length > cell.length ? `the most in ${cell.text}` : "";
     const said = `${row.text}: ${[...figures, most].filter(Boolean).join(", ")}`;
     put(box, said);
-    if (document.activeElement === map.surface?.canvas || document.activeElement === icicle.surface?.canvas) announce(said);
+    if (["map", "icicle"].includes(document.activeElement.id)) announce(said);
   };
 }
 

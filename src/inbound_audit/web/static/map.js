@@ -15,16 +15,16 @@ const DEEPEST = 28;
 const LABELLED = 0.03; // of all
 const MOST = 0.75;
 const TINT = 0.35;
-const RESERVED = ["0.0.0.0/8", "10.0.0.0/8", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "224.0.0.0/3"].map(parse);
+const RESERVED = [
+  "0.0.0.0/8", "10.0.0.0/8", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "224.0.0.0/3",
+].map(parse);
 
 export class IPv4Map {
   // on.point(prefix, cell), on.choose(prefix), on.view(prefix)
   constructor(canvas, model, on) {
-    Object.assign(this, { model, on, view: everything(false), measure: "count", selected: null, cursor: null, most: 1 });
+    Object.assign(this, { model, on, view: everything(false), measure: "count", most: 1 });
+    this.selected = this.cursor = this.pointed = null;
     this.surface = new Surface(canvas, this);
-    this.small = new OffscreenCanvas(CELLS, CELLS);
-    this.pixels = this.small.getContext("2d").createImageData(CELLS, CELLS);
-    this.colour = new Uint32Array(this.pixels.data.buffer);
     this.sums = new Float64Array(CELLS * CELLS);
     this.heaviest = new Array(CELLS * CELLS).fill(null);
   }
@@ -50,15 +50,28 @@ export class IPv4Map {
     const cell = seen.w / side;
     const tints = this.gather(seen, side, cell);
     const tone = colours();
-    context.fillStyle = tone.ground;
-    context.fillRect(0, 0, width, width);
-    this.hatch(context);
+    this.drawBelow(context, width);
     for (const row of tints) this.tint(context, row);
     this.paint(context, width, side);
-    this.name(context, width);
     this.nameHeaviest(context, width, side);
     if (this.selected && !this.selected.six) this.outline(context, box(this.selected), tone.accent, 2.5);
     if (this.cursor) this.outline(context, this.cursor, tone.text, 1);
+  }
+
+  // What is below the counts: drawn anew only if another square is seen, or in other colours.
+  drawBelow(context, width) {
+    const of = [this.view.key, this.surface.canvas.width, colours().ground].join();
+    if (of !== this.backOf) {
+      this.backOf = of;
+      this.drawn = new OffscreenCanvas(this.surface.canvas.width, this.surface.canvas.width);
+      const below = this.drawn.getContext("2d");
+      below.setTransform(context.getTransform());
+      below.fillStyle = colours().ground;
+      below.fillRect(0, 0, width, width);
+      this.hatch(below);
+      this.name(below, width);
+    }
+    context.drawImage(this.drawn, 0, 0, width, width);
   }
 
   // Sums of the cells; returns the rows that are larger than a cell.
@@ -105,16 +118,18 @@ export class IPv4Map {
   }
 
   paint(context, width, side) {
-    this.colour.fill(0);
-    for (let y = 0; y < side; y++) {
-      for (let x = 0; x < side; x++) {
-        const found = colourOf(this.measure, this.sums[y * side + x], this.most);
-        if (found) this.colour[y * CELLS + x] = found.rgba;
-      }
+    const step = width / side;
+    const cells = new Map(); // by colour: to set one costs more than to fill a cell
+    for (let at = 0; at < side * side; at++) {
+      if (this.sums[at] === 0) continue;
+      const { css } = colourOf(this.measure, this.sums[at], this.most);
+      if (cells.has(css)) cells.get(css).push(at);
+      else cells.set(css, [at]);
     }
-    this.small.getContext("2d").putImageData(this.pixels, 0, 0);
-    context.imageSmoothingEnabled = false;
-    context.drawImage(this.small, 0, 0, side, side, 0, 0, width, width);
+    for (const [css, those] of cells) {
+      context.fillStyle = css;
+      for (const at of those) context.fillRect((at % side) * step, Math.floor(at / side) * step, step, step);
+    }
   }
 
   hatch(context) {
@@ -167,15 +182,18 @@ export class IPv4Map {
   nameHeaviest(context, width, side) {
     const step = width / side;
     context.font = "bold 12px system-ui, sans-serif";
+    const least = LABELLED * this.model.total;
     const named = this.heaviest.map((row, at) => ({ row, at, sum: Math.abs(this.sums[at]) }))
-      .filter(({ row, sum }) => row && sum && row.count > LABELLED * this.model.total).sort((a, b) => b.sum - a.sum).slice(0, NAMED);
+      .filter(({ row, sum }) => row && sum && row.count > least)
+      .sort((a, b) => b.sum - a.sum).slice(0, NAMED);
     const taken = [];
     for (const { row: outer, at } of named) {
       const row = mostOf(outer);
       const [x, y] = [(at % side) * step, Math.floor(at / side) * step];
       const wide = context.measureText(row.text).width;
       const left = x + step + wide + 6 > width ? x - wide - 4 : x + step + 3;
-      const free = (top) => !taken.some((other) => Math.abs(other.top - top) < 14 && Math.abs(other.left - left) < wide);
+      const isNear = (one, top) => Math.abs(one.top - top) < 14 && Math.abs(one.left - left) < wide;
+      const free = (top) => !taken.some((one) => isNear(one, top));
       const top = [4, -10, 18].map((shift) => Math.max(24, Math.min(width - 4, y + step / 2 + shift))).find(free);
       if (left < 0 || top === undefined) continue;
       taken.push({ left, top });
@@ -212,7 +230,8 @@ export class IPv4Map {
     const cell = seen.w / side;
     const column = Math.max(0, Math.min(side - 1, Math.floor((px / this.surface.width) * side)));
     const line = Math.max(0, Math.min(side - 1, Math.floor((py / this.surface.width) * side)));
-    this.pointAt({ x: seen.x + column * cell, y: seen.y + line * cell, w: cell, h: cell }, this.heaviest[line * side + column]);
+    const part = { x: seen.x + column * cell, y: seen.y + line * cell, w: cell, h: cell };
+    this.pointAt(part, this.heaviest[line * side + column]);
   }
 
   pointAt(part, row) {

@@ -135,6 +135,6 @@ export class Model {
       } else sums.set(key, { row, count: row.count, refused: row.refused });
     }
     return [...sums.values()].sort((a, b) => b.count - a.count).slice(0, n)
-      .map(({ row, count, refused }) => ({ prefix: row.length === length ? row.text : around(row, length).text, count, refused }));
+      .map(({ row, ...sums }) => ({ ...sums, prefix: row.length === length ? row.text : around(row, length).text }));
   }
 }

@@ -1,6 +1,6 @@
 // The panels beside the maps and the table: each writes one member of the look.
 
-import { $, clock, count, duration, fill, make, number, prefix, put, show, sparkline, text } from "./dom.js";
+import { $, clock, count, duration, fill, make, number, prefix, put, show, signed, sparkline, text } from "./dom.js";
 import { isInside, parse } from "./prefixes.js";
 
 const REFUSALS = 50;
@@ -9,7 +9,8 @@ const DECISIONS = 200;
 // How full: a bar, and the figures of it.
 export const fullness = (of) => (cell, item) => {
   const [part, most] = of(item);
-  if (!cell.firstElementChild) cell.append(make("meter", { min: 0, max: 1, low: 0.7, high: 0.9, optimum: 0 }), make("span"));
+  const parts = { min: 0, max: 1, low: 0.7, high: 0.9, optimum: 0 };
+  if (!cell.firstElementChild) cell.append(make("meter", parts), make("span"));
   const [meter, figures] = cell.children;
   const value = most > 0 ? Math.min(1, part / most) : 1;
   if (meter.value !== value) meter.value = value;
@@ -143,7 +144,7 @@ export function selection(model, selected, history) {
   put($("selected-name"), selected.text);
   put($("selected-count"), (about.least ? "at least " : "") + number(about.count));
   put($("selected-share"), model.total ? `${((100 * about.count) / model.total).toFixed(1)} %` : "0 %");
-  put($("selected-change"), about.change === null ? "not known" : about.change > 0 ? `+${number(about.change)}` : number(about.change));
+  put($("selected-change"), signed(about.change) || "not known");
   put($("selected-refused"), number(about.refused));
   put($("selected-parent"), about.parent?.text ?? "");
   $("selected-parent").dataset.select = about.parent?.text ?? "";
@@ -156,11 +157,16 @@ export function selection(model, selected, history) {
     text(({ limit }) => limit.limit + (limit.dry_run ? " (dry run)" : "")),
     text(({ limit, length }) => `${number(limit.most)} in each /${length}`),
   ]);
-  const decided = look.decisions.find((decision) => isInside(selected, parse(decision.prefix) ?? selected) && parse(decision.prefix));
+  const decided = look.decisions.find((decision) => holds(decision.prefix, selected));
   show($("selected-decision"), Boolean(decided));
-  if (decided) put($("selected-decision"), `${decided.prefix}: ${decided.action}${decided.why ? `, since ${decided.why}` : ""}`);
+  if (decided) put($("selected-decision"), `${decided.prefix}: ${decided.action}${decided.why && `, ${decided.why}`}`);
   for (const name of ["deny", "allow"]) $(name).disabled = !look.may_change;
   show($("selected-read-only"), !look.may_change);
+}
+
+function holds(text, selected) {
+  const outer = parse(text);
+  return outer !== null && isInside(selected, outer);
 }
 
 // Who is refused in it, and why: the reasons by how often, and the latest refusals.
@@ -174,9 +180,10 @@ function why(look, selected) {
     else reasons.set(name, { name, n: 1, refusal });
   }
   const often = [...reasons.values()].sort((a, b) => b.n - a.n);
-  put($("selected-why"), often.length
-    ? often.map(({ name, n, refusal }) => `${number(n)} by ${name}${refusal.most !== null ? ` (at most ${number(refusal.most)})` : ""}`).join(", ")
-    : "None of the latest refusals is of this prefix.");
+  const most = (refusal) => (refusal.most === null ? "" : ` (at most ${number(refusal.most)})`);
+  const sums = often.map(({ name, n, refusal }) => `${number(n)} by ${name}${most(refusal)}`);
+  put($("selected-why"), sums.join(", ") || "None of the latest refusals is of this prefix.");
   show($("selected-refusals"), inside.length > 0);
-  fill($("selected-refusals").tBodies[0], inside.slice(0, 5), [REFUSAL_COLUMNS[0], REFUSAL_COLUMNS[1], REFUSAL_COLUMNS[3]]);
+  const [time, client, , because] = REFUSAL_COLUMNS;
+  fill($("selected-refusals").tBodies[0], inside.slice(0, 5), [time, client, because]);
 }

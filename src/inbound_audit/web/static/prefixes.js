@@ -1,7 +1,8 @@
 // Prefixes, as text and as places in the order of addresses.
 //
-// A prefix is {text, six, hex, length, first, last, key}. `hex` is its first address. `first`, `last` and `key` begin with
-// the family, so that plain comparison of texts is the order of addresses: IPv4 first, a prefix before what lies inside it.
+// A prefix is {text, six, hex, length, first, last, key}. `hex` is its first address. `first`, `last` and `key` begin
+// with the family, so that plain comparison of texts is the order of addresses: IPv4 first, a prefix before what lies
+// inside it.
 
 function ended(hex, length, ones) {
   const whole = length >> 2;
@@ -48,7 +49,8 @@ export const everything = (six) => make("0".repeat(six ? 32 : 8), 0);
 function read4(text) {
   if (!/^\d{1,3}(\.\d{1,3}){3}$/.test(text)) return null;
   const octets = text.split(".").map(Number);
-  return octets.some((octet) => octet > 255) ? null : octets.map((octet) => octet.toString(16).padStart(2, "0")).join("");
+  if (octets.some((octet) => octet > 255)) return null;
+  return octets.map((octet) => octet.toString(16).padStart(2, "0")).join("");
 }
 
 function read6(text) {

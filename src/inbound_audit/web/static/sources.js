@@ -18,8 +18,9 @@ function whats(look) {
   if (!services.has("SMTP")) services.set("SMTP", { sessions: 0, listeners: [] });
   for (const [service, { listeners }] of services) {
     found.push(["Open sessions", query({ service }), service]);
-    if (listeners.length > 1) {
-      for (const listener of listeners) found.push(["Open sessions", query({ service, listener }), `${service}, listener ${listener}`]);
+    if (listeners.length < 2) continue;
+    for (const listener of listeners) {
+      found.push(["Open sessions", query({ service, listener }), `${service}, listener ${listener}`]);
     }
   }
   if (look.nodes.length) found.push(["Open sessions", query({ service: "inbound_cidr" }), "SMTP of the whole cluster"]);
@@ -49,7 +50,8 @@ function offer(select, options, chosen) {
     const groups = new Map();
     for (const [group, value, words] of options) {
       const option = make("option", { value, textContent: words });
-      if (!groups.has(group)) groups.set(group, group ? make("optgroup", { label: group }) : document.createDocumentFragment());
+      const box = () => (group ? make("optgroup", { label: group }) : document.createDocumentFragment());
+      if (!groups.has(group)) groups.set(group, box());
       groups.get(group).append(option);
     }
     select.replaceChildren(...groups.values());
@@ -57,7 +59,8 @@ function offer(select, options, chosen) {
   if (select.value !== chosen) select.value = chosen;
 }
 
-const picked = (names) => query(names.filter((name) => state.state[name] !== "").map((name) => [name, state.state[name]]));
+const picked = (names) =>
+  query(names.filter((name) => state.state[name] !== "").map((name) => [name, state.state[name]]));
 
 // What the slider moves over: the windows of the source, or of the monitor that reaches back the furthest.
 function windowsOf(look) {

@@ -22,7 +22,7 @@ export function change(members) {
 }
 
 function write() {
-  const query = parameters([...SOURCE, ...OTHERS]).toString().replaceAll("%2F", "/").replaceAll("%3A", ":").replaceAll("%2C", ",");
+  const query = parameters([...SOURCE, ...OTHERS]).toString().replace(/%(2F|3A|2C)/g, decodeURIComponent);
   const address = location.pathname + location.search + (query && `#${query}`);
   if (address !== location.pathname + location.search + location.hash) history.replaceState(null, "", address);
 }
@@ -34,7 +34,8 @@ function parameters(names) {
 // Sets the members of the source that `query` names; `kept` ones stay, all others are the defaults.
 export function source(query, kept = []) {
   const given = new URLSearchParams(query);
-  change(Object.fromEntries(SOURCE.filter((name) => !kept.includes(name)).map((name) => [name, given.get(name) ?? ""])));
+  const others = SOURCE.filter((name) => !kept.includes(name));
+  change(Object.fromEntries(others.map((name) => [name, given.get(name) ?? ""])));
 }
 
 export const path = () => `/api/events?${parameters(SOURCE)}`;

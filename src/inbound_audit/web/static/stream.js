@@ -42,8 +42,10 @@ async function ask(path, options = {}) {
 // Raises Refused, and TypeError where there is no connection.
 export const get = async (path, signal) => (await ask(path, { signal })).json();
 
-export const post = async (path, body) =>
-  (await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) })).json();
+export async function post(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  return (await ask(path, { method: "POST", headers, body: JSON.stringify(body) })).json();
+}
 
 export class Stream {
   // on.event(name, data); on.lost(sentence, seconds until the next try); on.unauthorized(sentence)
@@ -88,7 +90,8 @@ export class Stream {
     signal.addEventListener("abort", stop);
     let silence = setTimeout(stop, 1000 * SILENCE_S);
     try {
-      const reader = (await ask(this.path, { signal: attempt.signal })).body.pipeThrough(new TextDecoderStream()).getReader();
+      const { body } = await ask(this.path, { signal: attempt.signal });
+      const reader = body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";
       for (;;) {
         const { value, done } = await reader.read();

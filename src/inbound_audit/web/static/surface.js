@@ -4,8 +4,8 @@ const WHEEL_STEP = 60;
 const PINCH = 1.4;
 
 export class Surface {
-  // `of` has draw(), point(x, y), leave(), choose(), enter(x, y), back(): whether there was a way back, key(name): whether
-  // it was for it. x and y are in CSS pixels.
+  // `of` has draw(), point(x, y), leave(), choose(), enter(x, y), back(), mayEnter(), mayGoBack(), and key(name), which
+  // returns whether the key was for it. x and y are in CSS pixels.
   constructor(canvas, of) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");

@@ -9,7 +9,7 @@ const DEEPEST = 18; // levels that are indented
 const LARGE = 0.1;
 const KEPT = 5000; // rows of which it is known whether they are open
 
-const ORDERS = {
+export const ORDERS = {
   prefix: (a, b) => (a.key < b.key ? -1 : 1),
   count: (a, b) => b.count - a.count,
   share: (a, b) => b.count - a.count,
@@ -71,7 +71,8 @@ export class Table {
     if (!words) return null;
     const prefix = parse(words);
     const named = words.includes("/") || prefix?.length === 32 || prefix?.length === 128;
-    return prefix && named ? (row) => isInside(row, prefix) || (row.length > 0 && isInside(prefix, row)) : (row) => row.text.includes(words);
+    if (!prefix || !named) return (row) => row.text.includes(words);
+    return (row) => isInside(row, prefix) || (row.length > 0 && isInside(prefix, row));
   }
 
   draw() {
@@ -79,9 +80,7 @@ export class Table {
     const way = this.reversed ? -1 : 1;
     const sorted = (rows) => [...rows].sort((a, b) => way * compare(a, b) || (a.key < b.key ? -1 : 1));
     const { tops, inside } = this.family(this.matches());
-    for (const kept of [this.open, this.closed]) {
-      if (kept.size > KEPT) for (const key of kept) if (this.model.rows[this.model.position(key)]?.key !== key) kept.delete(key);
-    }
+    this.forget();
     this.lines.length = 0;
     const visit = (rows, level) => {
       const beside = sorted(rows);
@@ -101,6 +100,14 @@ export class Table {
     this.grid.setAttribute("aria-rowcount", String(this.lines.length + 1));
     this.body.style.height = `${this.lines.length * LINE}px`;
     this.paint();
+  }
+
+  forget() {
+    const { rows } = this.model;
+    for (const kept of [this.open, this.closed]) {
+      if (kept.size <= KEPT) continue;
+      for (const key of kept) if (rows[this.model.position(key)]?.key !== key) kept.delete(key);
+    }
   }
 
   // All rows that match, in the order of addresses, whether they are open or not.

@@ -1,6 +1,6 @@
 // "What if": a limit that is typed in shows who would be over it.
 
-import { $, fill, make, number, prefix, put, show } from "./dom.js";
+import { $, duration, fill, make, number, prefix, put, show } from "./dom.js";
 import { fullness } from "./panels.js";
 import { get } from "./stream.js";
 
@@ -52,20 +52,27 @@ function clear(sentence) {
   show($("whatif-windows"), false);
 }
 
-function answer({ limits, windows }) {
-  const refused = limits.map(({ limit, refused: n }) => `${limit}: ${number(n)} of the sessions would be refused now`);
+function answer({ limits }) {
+  const refused = limits.map(({ limit, refused: n, exact }) =>
+    `${limit}: ${exact === false ? "at least " : ""}${number(n)} would be refused now`);
   put($("whatif-says"), `${refused.join("; ")}.`);
-  const rows = limits.flatMap(({ limit, prefixes }) => prefixes.map(([of, count, most]) => ({ limit, of, count, most })));
+  const rows = limits.flatMap(({ prefixes }) => prefixes.map(([of, count, most]) => ({ of, count, most })));
   show($("whatif-list"), rows.length > 0);
-  fill($("whatif-list").tBodies[0], rows.slice(0, PREFIXES), [prefix((row) => row.of), fullness((row) => [row.count, row.most])]);
-  over(windows ?? []);
-}
-
-function over(windows) {
+  const columns = [prefix((row) => row.of), fullness((row) => [row.count, row.most])];
+  fill($("whatif-list").tBodies[0], rows.slice(0, PREFIXES), columns);
+  const over = limits.filter(({ windows }) => windows?.length);
   const box = $("whatif-windows");
-  show(box, windows.length > 0);
-  while (box.children.length > windows.length) box.lastChild.remove();
-  windows.forEach((entry, at) => put(box.children[at] ?? box.appendChild(make("li")), sentence(entry)));
+  show(box, over.length > 0);
+  while (box.children.length > over.length) box.lastChild.remove();
+  over.forEach((limit, at) => put(box.children[at] ?? box.appendChild(make("li")), before(limit)));
 }
 
-const sentence = (entry) => Object.entries(entry).map(([name, value]) => `${name} ${JSON.stringify(value)}`).join(", ");
+// What the limit would have refused in the windows of a monitor, which are [number of the window, refused, prefixes].
+function before({ limit, windows, seconds }) {
+  const found = windows.map((entry) => (Array.isArray(entry) ? entry : [entry.startv, entry.refused, entry.prefixes]));
+  const sum = found.reduce((all, [, refused]) => all + refused, 0);
+  const [startv, most, prefixes] = found.reduce((best, entry) => (entry[1] > best[1] ? entry : best));
+  const worst = sum ? `: the most, ${number(most)}, ${duration(startv * seconds)} ago` : "";
+  const where = prefixes?.length && sum ? ` in ${prefixes[0][0]}` : "";
+  return `${limit}: ${number(sum)} in the last ${duration(found.length * seconds)}${worst}${where}`;
+}
