@@ -123,6 +123,8 @@ def test_the_page_shows_the_busiest_prefix_and_who_is_refused_in_it_and_why(
         says(page.locator("#busiest6-list tbody tr").first, SITE)
         first.get_by_role("button").click()
         says(page.locator("#selected-name"), ATTACK)
+        says(page.locator("#limits-list"), ATTACK)
+        says(page.locator("#selected-limits"), f"{MOST} in each /24")
         says(page.locator("#selected-why"), f"{REFUSED} by default /24,/48 (at most {MOST})")
         says(page.locator("#selected-refusals"), f" of {MOST} in {ATTACK}, at SMTP mx")
         says(page.locator("#live"), ATTACK)

@@ -57,7 +57,7 @@ export function limits(look) {
     text((limit) => limit.limit + (limit.dry_run ? " (dry run)" : "")),
     fullness((limit) => [limit.count, limit.most]),
     prefix((limit) => limit.prefix),
-    text((limit) => limit.service),
+    text((limit) => [limit.service, limit.listener].filter(Boolean).join(" ")),
   ]);
 }
 

@@ -52,7 +52,7 @@ function clear(sentence) {
   show($("whatif-windows"), false);
 }
 
-function answer({ limits }) {
+function answer({ limits, windows }) {
   const refused = limits.map(({ limit, refused: n, exact }) =>
     `${limit}: ${exact === false ? "at least " : ""}${number(n)} would be refused now`);
   put($("whatif-says"), `${refused.join("; ")}.`);
@@ -60,19 +60,21 @@ function answer({ limits }) {
   show($("whatif-list"), rows.length > 0);
   const columns = [prefix((row) => row.of), fullness((row) => [row.count, row.most])];
   fill($("whatif-list").tBodies[0], rows.slice(0, PREFIXES), columns);
-  const over = limits.filter(({ windows }) => windows?.length);
+  const over = [...new Set(windows.map(({ limit }) => limit))];
   const box = $("whatif-windows");
   show(box, over.length > 0);
   while (box.children.length > over.length) box.lastChild.remove();
-  over.forEach((limit, at) => put(box.children[at] ?? box.appendChild(make("li")), before(limit)));
+  over.forEach((limit, at) => {
+    const line = box.children[at] ?? box.appendChild(make("li"));
+    put(line, before(limit, windows.filter((window) => window.limit === limit)));
+  });
 }
 
-// What the limit would have refused in the windows of a monitor, which are [number of the window, refused, prefixes].
-function before({ limit, windows, seconds }) {
-  const found = windows.map((entry) => (Array.isArray(entry) ? entry : [entry.startv, entry.refused, entry.prefixes]));
-  const sum = found.reduce((all, [, refused]) => all + refused, 0);
-  const [startv, most, prefixes] = found.reduce((best, entry) => (entry[1] > best[1] ? entry : best));
-  const worst = sum ? `: the most, ${number(most)}, ${duration(startv * seconds)} ago` : "";
-  const where = prefixes?.length && sum ? ` in ${prefixes[0][0]}` : "";
-  return `${limit}: ${number(sum)} in the last ${duration(found.length * seconds)}${worst}${where}`;
+// What the limit would have refused in the windows of a monitor.
+function before(limit, windows) {
+  const sum = windows.reduce((all, { refused }) => all + refused, 0);
+  const worst = windows.reduce((best, window) => (window.refused > best.refused ? window : best));
+  const where = worst.prefixes.length ? ` in ${worst.prefixes[0][0]}` : "";
+  const most = sum ? `: the most, ${number(worst.refused)}, ${duration(worst.ago_s)} ago${where}` : "";
+  return `${limit}: ${number(sum)} in ${windows.length} windows${most}`;
 }
