@@ -55,12 +55,9 @@ def processor_s(pid: int) -> float:
 def test_a_hundred_clients(once: Callable[..., Any], report: Callable[..., None]) -> None:
     """Each gets ten looks a second, while sessions come and go."""
     draw, addresses = Random(7), WORKLOADS["random"].texts(SESSIONS)
-    with (
-        ExitStack() as held,
-        tempfile.TemporaryDirectory(dir="/dev/shm") as root,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv(ROOT_VARIABLE, root)
+    with ExitStack() as held:
+        root = held.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm"))
+        held.enter_context(pytest.MonkeyPatch.context()).setenv(ROOT_VARIABLE, root)
         audit = held.enter_context(InboundAudit(shared="mail", capacity=1 << 26))
         listener = audit.listener()
         sessions: list[Session] = [listener.session(address) for address in addresses]

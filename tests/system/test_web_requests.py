@@ -76,6 +76,16 @@ def test_a_look_and_a_history(server: WebServer) -> None:
     assert (status, history["interval"], len(history["connections"]), sum(history["connections"])) == (200, 60, 5, 1)
 
 
+def test_what_if(server: WebServer) -> None:
+    status, found = server.ask("/api/what-if?limit=/24,/48=0&limit=/32=5", headers=READING)
+    assert status == 200
+    first, second = found["limits"]
+    assert (first["limit"], first["refused"], second["refused"]) == ("/24,/48=0", 2, 0)
+    assert sorted(first["prefixes"]) == [["192.0.2.0/24", 1, 0], ["2001:db8::/48", 1, 0]]
+    status, found = server.ask("/api/what-if?limit=/32=0/60s", headers=READING)
+    assert (status, found["windows"][0]["refused"]) == (200, 2)
+
+
 @pytest.mark.parametrize(
     ("query", "why"),
     [
@@ -90,6 +100,10 @@ def test_a_look_and_a_history(server: WebServer) -> None:
         ("events?monitor=60", "60"),
         ("look?monitor=60,5&startv=-1", "startv: '-1': write a whole number"),
         ("look?monitor=60,5&startv=7", "7"),
+        ("what-if", "0 limits"),
+        ("what-if?limit=/24", "such as /24=100"),
+        ("what-if?limits=/24=1", "did you mean 'limit'?"),
+        ("what-if?" + "limit=/24=1&" * 17, "17 limits"),
         ("history", "''"),
         ("history?prefix=192.0.2.0/33", "192.0.2.0/33"),
         ("history?prefix=%00", "\\x00"),

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inbound_audit.errors import CapacityError, PolicyError, SharedStateError, cause_of, did_you_mean
 from inbound_audit.feed import Source
+from inbound_audit.feed.what_if import as_json
 from inbound_audit.web.access import HEADERS, Access, Refusal
 from inbound_audit.web.hub import Busy, Gone, Hub
 from inbound_audit.web.wish import read_wish
@@ -44,6 +45,7 @@ def application(hub: Hub, access: Access, rows: int) -> ASGIApp:
             Route("/look", api.look),
             Route("/events", _Events(api), methods=["GET"]),
             Route("/history", api.history),
+            Route("/what-if", api.what_if),
             Route("/change", api.change, methods=["POST"]),
         ],
         middleware=[Middleware(_ApiGuard, access=access)],
@@ -90,6 +92,12 @@ class _Api:
     async def history(self, request: Request) -> Response:
         prefix = _query(request, ("prefix",)).get("prefix", "")
         return JSONResponse((await self.hub.call(lambda feed: feed.history(prefix)))._asdict())
+
+    async def what_if(self, request: Request) -> Response:
+        _query(request, ("limit",), repeated="limit")
+        limits = request.query_params.getlist("limit")
+        found = await self.hub.call(lambda feed: as_json(feed.would_refuse(limits)))
+        return JSONResponse(found)
 
     async def change(self, request: Request) -> Response:
         wish = read_wish(await _body(request))
@@ -203,13 +211,13 @@ def _not_found(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": error.detail.lower()}, error.status_code, error.headers)
 
 
-def _query(request: Request, known: tuple[str, ...]) -> dict[str, str]:
-    """The parameters of a request, each at most once. Raises ValueError."""
+def _query(request: Request, known: tuple[str, ...], repeated: str = "") -> dict[str, str]:
+    """The parameters of a request, each at most once but for one of them. Raises ValueError."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in known:
             raise ValueError(f"{name!r}: no such parameter{did_you_mean(name, known)} (known: {', '.join(known)})")
-        if name in found:
+        if name in found and name != repeated:
             raise ValueError(f"{name}: write it once")
         found[name] = value
     return found

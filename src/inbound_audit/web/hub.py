@@ -27,7 +27,8 @@ MAX_SOURCES = 16
 """Distinct pairs of a source and a number of rows that are looked at."""
 MAX_CALLS = 32
 """Calls that may wait for a thread."""
-THREADS = 4
+THREADS, LOOKING = 4, 2
+"""Threads, and how many of them are for looks alone."""
 BEAT_S = 15.0
 """Seconds of silence after which a client gets a comment, so that it notices a dead connection."""
 
@@ -95,6 +96,7 @@ class Hub:
         self._threads = ThreadPoolExecutor(THREADS, "inbound_audit-web") if executor is None else executor
         self._channels: dict[tuple[Source, int], _Channel] = {}
         self._calls = 0
+        self._turns = asyncio.Semaphore(THREADS - LOOKING)
         self.ended = False
 
     def feed(self) -> Feed:
@@ -133,7 +135,8 @@ class Hub:
             raise Busy("too many requests wait; try again later")
         self._calls += 1
         try:
-            return await self.in_thread(lambda: function(self.feed()))
+            async with self._turns:
+                return await self.in_thread(lambda: function(self.feed()))
         finally:
             self._calls -= 1
 
@@ -204,7 +207,7 @@ class _Channel:
         self.clients = 0
         self.frame: Frame | None = None
         self.news = asyncio.Event()
-        """Set when there is a new frame, and then replaced; set for good at the end."""
+        """Set when there is a new frame, and now and then without one, and then replaced; set for good at the end."""
         self._hub, self._source, self._rows = hub, source, rows
         self._task: asyncio.Task[None] | None = None
         self._again = asyncio.Event()
@@ -238,10 +241,26 @@ class _Channel:
                 self._again.clear()
                 await self._look()
                 took = clock() - began
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._again.wait(), max(pause_s - took, took))
+                await self._pause(max(pause_s - took, took))
         finally:
             self._task = None
+
+    async def _pause(self, rest_s: float) -> None:
+        """Until it is time for the next look, or that is wanted at once."""
+        while rest_s > 0:
+            part_s = min(rest_s, BEAT_S)
+            try:
+                await asyncio.wait_for(self._again.wait(), part_s)
+            except asyncio.TimeoutError:
+                rest_s -= part_s
+                if rest_s > 0:
+                    self._wake()
+            else:
+                return
+
+    def _wake(self) -> None:
+        news, self.news = self.news, asyncio.Event()
+        news.set()
 
     async def _look(self) -> None:
         before, hub = self.frame, self._hub
@@ -251,9 +270,8 @@ class _Channel:
             logger.exception("no look at %s", self._source)
             frame = _gone(Gone("the server failed; its log says why"), before)
         hub.looks += 1
-        if frame is not before:
-            self.frame, news, self.news = frame, self.news, asyncio.Event()
-            news.set()
+        self.frame = frame
+        self._wake()
 
 
 class Client:
@@ -265,26 +283,33 @@ class Client:
 
     async def frame(self) -> Frame:
         """The newest one that this client has not had. Raises Gone at the end of the hub."""
-        while not self._channel.ended:
-            frame = self._channel.frame
-            if frame is not None and frame is not self._had:
-                self._had = frame
-                return frame
+        while (found := await self._next()) is None:
+            pass
+        return found
+
+    async def _next(self) -> Frame | None:
+        """As `frame`; None if there was none for a while."""
+        if self._channel.frame is self._had:
             await self._channel.news.wait()
-        raise Gone("the server stops")
+        if self._channel.ended:
+            raise Gone("the server stops")
+        if self._channel.frame is self._had:
+            return None
+        self._had = self._channel.frame
+        return self._had
 
     async def events(self, may_change: bool) -> AsyncIterator[bytes]:
         """The events of a stream from the first frame on, as fast as they are taken: a client that has missed some
         gets one for them all. Ends with the hub."""
         before = None
         with contextlib.suppress(Gone):
-            frame = self._had or await self.frame()
+            frame: Frame | None = self._had or await self.frame()
             while True:
-                follows = before is not None and before.number == frame.number - 1
-                yield frame.change if follows and frame.change else frame.whole(may_change, self._channel.interval_s)
-                before = frame
-                while frame is before:
-                    try:
-                        frame = await asyncio.wait_for(self.frame(), BEAT_S)
-                    except asyncio.TimeoutError:
-                        yield BEAT
+                if frame is None:
+                    yield BEAT
+                else:
+                    follows = before is not None and before.number == frame.number - 1
+                    whole = not follows or frame.change is None
+                    yield frame.whole(may_change, self._channel.interval_s) if whole else frame.change or b""
+                    before = frame
+                frame = await self._next()
