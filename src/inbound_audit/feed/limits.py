@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,10 @@ MAX_POLICIES = 16
 """Different policies of one audit that are looked at."""
 MAX_LIMITS = 256
 """Limits of them all together."""
-STEPS = 1024
-"""Prefixes that are looked into for one look, for all limits together."""
+MIN_STEPS, MAX_STEPS = 1 << 10, 1 << 20
+"""Prefixes that are looked into for one look, for all limits together: as many as `AIM_S` leaves time for."""
+AIM_S = 0.01
+"""Seconds."""
 MAX_HINTS = 8
 """Prefixes that were refused lately, of each limit, which may be fuller than those that are found by then."""
 
@@ -46,6 +49,7 @@ class LimitsInUse:
 
     def __init__(self) -> None:
         self._policies: list[_Policy] = []
+        self.steps = MIN_STEPS
         self.notes: tuple[str, ...] = ()
         """A sentence for each guard whose limits are not seen."""
 
@@ -84,15 +88,19 @@ class LimitsInUse:
     def rows(
         self, view: View, listeners: Iterable[ListenerRow], refusals: Iterable[RefusalRow]
     ) -> tuple[LimitRow, ...]:
-        """In the order in which the policies ask. O(limits + STEPS x trees x bytes of the address)."""
+        """In the order in which the policies ask. O(limits + steps x trees x bytes of the address)."""
+        began = time.perf_counter()
         hints = _prefixes_refused(refusals)
         sessions = {(row.service, row.listener): row.sessions for row in listeners}
         asked = sum(len(policy.limits.rows) for policy in self._policies)
-        steps = max(1, STEPS // max(1, min(asked, MAX_LIMITS)))
+        steps = max(1, self.steps // max(1, min(asked, MAX_LIMITS)))
         found: dict[LimitRow, None] = {}
         for policy in self._policies:
             for number in range(min(len(policy.limits.rows), MAX_LIMITS - len(found))):
                 found |= dict.fromkeys(_rows(policy, number, view, sessions, hints, steps))
+        if not all(row.exact for row in found):
+            fit = self.steps * AIM_S / max(time.perf_counter() - began, AIM_S / 4)
+            self.steps = max(MIN_STEPS, min(MAX_STEPS, int(fit)))
         return tuple(found)
 
 

@@ -10,7 +10,7 @@ from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, inquiries
 from inbound_audit.feed import Feed, LimitRow, Look
-from inbound_audit.feed.limits import MAX_LIMITS, MAX_POLICIES
+from inbound_audit.feed.limits import MAX_LIMITS, MAX_POLICIES, MAX_STEPS
 from inbound_audit.listeners import Guard
 from inbound_audit.policy.base import Policy
 from inbound_audit.policy.dry_run import DryRun
@@ -93,9 +93,7 @@ def test_limits_that_are_exchanged_are_seen_when_it_is_time_to_ask(audit: Inboun
         assert [row.most for row in feed.look().limits] == [7]
 
 
-def test_a_full_prefix_is_remembered_where_very_many_are_alike(
-    audit: InboundAudit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_prefix_is_remembered_where_very_many_are_alike(audit: InboundAudit) -> None:
     guard = Guard(audit.listener("SMTP", "mx"), Limits({"/32": 9}))
     sessions = [audit.listener("SMTP", "mx").session(f"10.{i >> 8}.{i & 255}.1") for i in range(500)]
     with Feed("looked-at") as feed:
@@ -103,9 +101,11 @@ def test_a_full_prefix_is_remembered_where_very_many_are_alike(
         assert shown(feed.look()) == [("default /32", "10.1.77.1/32", 601, 9)]
         for session in full[:-3]:
             session.close()
-        monkeypatch.setattr("inbound_audit.feed.limits.STEPS", 1)
+        feed._limits.steps = 1
         (row,) = feed.look().limits
         assert (row.prefix, row.count, row.exact) == ("10.1.77.1/32", 4, False)
+        feed._limits.steps = MAX_STEPS
+        assert feed.look().limits[0].exact
         for session in [*sessions, *full]:
             session.close()
     guard.close_all()
