@@ -36,8 +36,8 @@ EVERYTHING = ("0.0.0.0/0", "::/0")
 MAX_VIEWS = 8
 """Views of single processes and nodes that are kept open."""
 MAX_NOTES = 32
-MAX_SOURCES = 64
-"""Sources of which the picture before is kept."""
+MAX_PICTURES = 16
+"""Pictures that are kept, to say what has changed in the next one of the same source with as many rows."""
 
 _Windows = tuple[str, str, int, int]
 """Of `SeriesStore.known`, without the type."""
@@ -57,7 +57,7 @@ class Feed:
         self.name, self.user = name, user
         self._lock = ProcessLock()
         self._views: OrderedDict[tuple[int | None, str | None], View] = OrderedDict()
-        self._before: OrderedDict[Source, Picture] = OrderedDict()
+        self._before: OrderedDict[tuple[Source, int], Picture] = OrderedDict()
         self._rules, self._limits, self._refusals = Rules(), LimitsInUse(), Refusals()
         with self._lock:
             self._view_of(OPEN)
@@ -71,10 +71,10 @@ class Feed:
             whole = self._view_of(OPEN)
             view = self._view_of(source)
             picture = _picture_of(view, source, rows)
-            before = self._before.get(source)
-            self._before[source] = picture
-            self._before.move_to_end(source)
-            if len(self._before) > MAX_SOURCES:
+            before = self._before.get((source, rows))
+            self._before[source, rows] = picture
+            self._before.move_to_end((source, rows))
+            if len(self._before) > MAX_PICTURES:
                 self._before.popitem(last=False)
             if self._rules.refresh(whole):
                 self._limits.refresh(self._rules.guards)

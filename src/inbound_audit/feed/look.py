@@ -118,8 +118,8 @@ class Look:
     """What one audit was at `time` (seconds since 1970).
 
     `changes` and `refused` are of the rows of the picture, in their order: how much each has grown since the look
-    before at the same source (None: not known), and how many rejections it has had in the windows of the monitor that
-    reaches back the furthest (0 where there is none).
+    before at the same source with as many rows (None: not known), and how many rejections it has had in the windows of
+    the monitor that reaches back the furthest (0 where there is none).
     """
 
     audit: str

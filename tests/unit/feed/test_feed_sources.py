@@ -78,3 +78,10 @@ def test_a_source_that_is_not_there_is_an_error_and_the_others_stay(
         with pytest.raises(error):
             feed.look(source)
         assert feed.look().picture.total == 2
+
+
+def test_a_picture_with_other_rows_does_not_disturb_what_has_changed(feed: Feed) -> None:
+    feed.look(Source(), 50)
+    with InboundAudit(shared="mail", capacity=1 << 22) as other, other.listener("SMTP", "mx").session("192.0.2.1"):
+        feed.look(Source(), 2)
+        assert feed.look(Source(), 50).rows == [("192.0.2.1/32", 3, 1, 3)]
