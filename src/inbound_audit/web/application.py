@@ -118,7 +118,7 @@ class _Events:
         async with self._api.hub.client(*self._api.wanted(request)) as client:
             first = await client.frame()
             if isinstance(first.error, ValueError):
-                raise first.error
+                first.check()
             events = client.events(request.state.permission.may_change) if request.method == "GET" else iter(())
             await StreamingResponse(events, media_type="text/event-stream")(scope, receive, send)
 

@@ -60,6 +60,11 @@ class Frame:
     error: Exception | None = None
     """Why there is no look: Gone, or ValueError if the audit has no such source."""
 
+    def check(self) -> None:
+        """Raises the error, if there is one: the same for each client, without what earlier ones have added to it."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+
     def whole(self, may_change: bool, interval_s: float) -> bytes:
         """An event for any client."""
         if self.look is None:
@@ -125,8 +130,7 @@ class Hub:
         """One look, as JSON, that is not older than the interval. Raises Busy, Gone, ValueError."""
         async with self.client(source, rows) as client:
             frame = await client.frame()
-        if frame.error is not None:
-            raise frame.error
+        frame.check()
         return frame.json
 
     async def call(self, function: Callable[[Feed], _T]) -> _T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor, Future
 from itertools import pairwise
@@ -204,6 +205,21 @@ def test_an_audit_that_is_gone_is_said_once_and_a_look_follows() -> None:
             assert event.startswith(b"event: look")
             assert (await event_of(events))[0] == "change"
             assert len(feed.looks) > 10
+
+    with_hub(test)
+
+
+def test_an_error_that_many_requests_get_keeps_none_of_them() -> None:
+    async def test(loop: SimulatedLoop, feed: FakeFeed, hub: Hub) -> None:
+        feed.error = SharedStateError("'mail': no such audit")
+        depths = set()
+        async with hub.client(OPEN, 50) as client:
+            await client.frame()
+            for _ in range(3):
+                with pytest.raises(Gone) as raised:
+                    await hub.look(OPEN, 50)
+                depths.add(len(list(traceback.walk_tb(raised.value.__traceback__))))
+        assert len(depths) == 1
 
     with_hub(test)
 
