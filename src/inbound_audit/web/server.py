@@ -16,8 +16,8 @@ MAX_HEADER_BYTES = 16_384
 REQUEST_S = 10.0
 """Seconds for the line and the headers of a request."""
 STALL_S = 30.0
-"""Seconds until a peer is cut off that takes nothing of what it is sent."""
-STOP_S = 0.5
+"""Seconds until a peer is cut off that has not taken what it was sent."""
+STOP_S = 1
 """Seconds for the answers that are being sent when the server stops."""
 
 
@@ -30,6 +30,7 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # pause_writing as soon as anything is not taken
         self._deadline = self.loop.call_later(REQUEST_S, transport.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -85,7 +86,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 limit_concurrency=MAX_CONNECTIONS,
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-                timeout_graceful_shutdown=1,
+                timeout_graceful_shutdown=STOP_S,
             )
         )
 

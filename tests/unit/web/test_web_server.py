@@ -21,9 +21,19 @@ class Transport(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.aborted = self.closed = False
+        self.connection: Connection | None = None
+        """Paused when more than `high` bytes were not taken. None: the peer takes all."""
+        self.high = 65536
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high is not None
+        self.high = high
 
     def write(self, data: Any) -> None:
         self.written += data
+        if self.connection is not None and len(self.written) > self.high:
+            self.connection.pause_writing()
+            self.connection = None
 
     def abort(self) -> None:
         self.aborted = True
@@ -95,6 +105,18 @@ def test_a_peer_that_takes_nothing_of_what_it_is_sent() -> None:
         assert not transport.aborted
         connection.pause_writing()
         await asyncio.sleep(STALL_S + 1)
+        assert transport.aborted
+
+    with_connection(test)
+
+
+def test_a_peer_that_does_not_take_a_short_answer() -> None:
+    async def test(connection: Connection, transport: Transport) -> None:
+        transport.connection = connection
+        connection.data_received(REQUEST)
+        await asyncio.sleep(STALL_S - 1)
+        assert not transport.aborted
+        await asyncio.sleep(2)
         assert transport.aborted
 
     with_connection(test)
