@@ -290,6 +290,52 @@ def test_what_is_seen_is_exported(browser: Browser, world: World, tmp_path: Path
     assert [ATTACK, MOST + REFUSED, 0, REFUSED] in look["rows"]
 
 
+def test_the_login_of_a_proxy_goes_with_each_request(browser: Browser, world: World) -> None:
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        page.context.add_cookies([{"name": "login", "value": "1", "url": world.reading}])
+        with page.expect_request("**/api/events*") as waiting:
+            page.reload()
+        assert waiting.value.all_headers().get("cookie") == "login=1"
+
+
+def test_what_is_not_split_is_among_the_busiest_and_a_limit_of_none_is_full(browser: Browser, world: World) -> None:
+    script = """async (rows) => {
+        const {Model} = await import('/static/model.js');
+        const panels = await import('/static/panels.js');
+        const model = new Model();
+        model.take({id: 0, total: 30, rows: rows.map(([prefix, count]) => [prefix, count, 0, 0])}, true);
+        panels.limits({limits: [{limit: 'half', count: 1, most: 2}, {limit: 'none', count: 0, most: 0}]});
+        return [...[[false, 24], [true, 64]].map((family) => model.busiest(...family, 6)),
+                document.querySelector('#limits-list tbody').rows[0].cells[0].textContent];
+    }"""
+    rows = [
+        ("0.0.0.0/0", 20), ("10.0.0.0/8", 6), ("192.0.2.0/24", 5), ("192.0.2.7/32", 5),
+        ("198.51.100.1/32", 4), ("198.51.100.2/32", 3), ("2001:db8::/32", 10), ("2001:db8::/40", 9),
+        ("2001:db8:8000::/48", 1),
+    ]  # fmt: skip
+    with Visit(browser, world.reading) as visit:
+        says(visit.page.locator("#limits-list"), "/24")
+        four, six, first = visit.page.evaluate(script, rows)
+    assert [(one["prefix"], one["count"]) for one in four] == [
+        ("198.51.100.0/24", 7), ("10.0.0.0/8", 6), ("192.0.2.0/24", 5),
+    ]  # fmt: skip
+    assert [(one["prefix"], one["count"]) for one in six] == [("2001:db8::/40", 9), ("2001:db8:8000::/48", 1)]
+    assert first.startswith("none")
+
+
+def test_a_confirmation_is_for_the_prefix_that_it_was_asked_for(browser: Browser, world: World) -> None:
+    with Visit(browser, world.changing) as visit:
+        visit.expected = ("409",)
+        page = visit.page
+        page.locator("#deny-other").click()
+        page.locator("#change-prefix").fill("127.0.0.0/8")
+        page.locator("#change-go").click()
+        says(page.locator("#change-go"), "Do it all the same")
+        page.locator("#change-prefix").fill("198.18.0.0/24")
+        assert page.locator("#change-go").inner_text() == "Deny"
+
+
 def test_hostile_texts_are_texts(browser: Browser, world: World) -> None:
     with Visit(browser, world.reading) as visit:
         page = visit.page

@@ -11,7 +11,6 @@ let wanted = null;
 export function askFor(action, prefix, count) {
   wanted = { action };
   put($("change-title"), `${WORDS[action]} ${prefix || "a prefix"}`);
-  put($("change-go"), action[0].toUpperCase() + action.slice(1));
   put($("change-effect"), {
     deny: `New connections from there are refused. Open sessions stay${count ? `: ${number(count)} now` : ""}.`,
     allow: "No limit refuses connections from there.",
@@ -28,7 +27,7 @@ function complain(sentence, confirm = false) {
   wanted.confirm = confirm;
   put($("change-error"), sentence);
   show($("change-error"), sentence !== "");
-  if (confirm) put($("change-go"), "Do it all the same");
+  put($("change-go"), confirm ? "Do it all the same" : wanted.action[0].toUpperCase() + wanted.action.slice(1));
 }
 
 async function go() {

@@ -122,12 +122,13 @@ export class Model {
     return low;
   }
 
-  // The prefixes of a length with the greatest counts, as far as the rows tell them.
+  // The prefixes of a length with the greatest counts, as far as the rows tell them, and shorter rows that have none
+  // inside.
   busiest(six, length, n) {
     const sums = new Map();
     for (const row of this.rows) {
-      if (row.six !== six || row.length < length || (row.parent && row.parent.length >= length)) continue;
-      const key = row.hex.slice(0, length >> 2);
+      if (row.six !== six || (row.length < length && row.children.length) || row.parent?.length >= length) continue;
+      const key = row.length < length ? row.key : row.hex.slice(0, length >> 2);
       const sum = sums.get(key);
       if (sum) {
         sum.count += row.count;
@@ -135,6 +136,6 @@ export class Model {
       } else sums.set(key, { row, count: row.count, refused: row.refused });
     }
     return [...sums.values()].sort((a, b) => b.count - a.count).slice(0, n)
-      .map(({ row, ...sums }) => ({ ...sums, prefix: row.length === length ? row.text : around(row, length).text }));
+      .map(({ row, ...sums }) => ({ ...sums, prefix: row.length <= length ? row.text : around(row, length).text }));
   }
 }

@@ -52,7 +52,8 @@ function list(name, items, columns) {
 }
 
 export function limits(look) {
-  const fullest = [...look.limits].sort((a, b) => b.count / (b.most || 1) - a.count / (a.most || 1));
+  const full = ({ count, most }) => (most ? count / most : 1);
+  const fullest = [...look.limits].sort((a, b) => full(b) - full(a));
   list("limits", fullest, [
     text((limit) => limit.limit + (limit.dry_run ? " (dry run)" : "")),
     fullness((limit) => [limit.count, limit.most]),
