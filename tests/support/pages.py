@@ -40,6 +40,11 @@ class WebServer:
     def pid(self) -> int:
         return self._process.pid
 
+    def read_line(self) -> str:
+        """What it prints after its first line."""
+        assert self._process.stdout
+        return self._process.stdout.readline().rstrip("\n")
+
     @property
     def running(self) -> bool:
         return self._process.poll() is None

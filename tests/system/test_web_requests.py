@@ -307,6 +307,10 @@ def test_a_unix_socket_and_a_token_for_this_run(place: Path, tmp_path: Path) -> 
         assert server.ask("/api/look", headers={"Host": "audit.example.net"})[1]["total"] == 1
         assert server.ask("/api/look", headers={"Host": "www.example.net"})[0] == 421
         assert change(server, DENY, Host="audit.example.net")[0] == 401
+        start, _, token = server.read_line().partition("#token=")
+        assert start == "for changes, add this to the address of the page: "
+        given = {"Host": "audit.example.net", "Authorization": f"Bearer {token}"}
+        assert change(server, DENY, **given) == (200, {"changed": True})
 
 
 def test_the_token_for_this_run_is_printed(place: Path) -> None:

@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import socket
-import stat
 from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from inbound_audit.cli.failure import Failure, reason
 from inbound_audit.cli.guard import endpoint
 from inbound_audit.cli.service_manager import ServiceManager
 from inbound_audit.cli.sockets import Endpoint, UnixEndpoint
+from inbound_audit.descriptor import open_regular
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -122,6 +122,8 @@ async def _serve(
     for bound in listening:
         where = sockets.name_of(bound)
         click.echo(f"serving {where}" if bound.family == socket.AF_UNIX else f"serving http://{where}/{fragment}")
+    if fragment and all(bound.family == socket.AF_UNIX for bound in listening):
+        click.echo(f"for changes, add this to the address of the page: {fragment}")
     server = Server(app)
     serving = asyncio.create_task(server.serve(list(listening)))
     manager.notify("READY=1")
@@ -138,7 +140,7 @@ async def _serve(
 
 
 def _token_in(path: str, option: str) -> str:
-    """The token in a file that its user alone can read; a file that is missing is made. Raises Failure."""
+    """The token in a file that not every user can read; a file that is missing is made. Raises Failure."""
     from inbound_audit.web.access import read_token
 
     try:
@@ -146,13 +148,10 @@ def _token_in(path: str, option: str) -> str:
             made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(made, "w") as file:
                 file.write(secrets.token_urlsafe(32) + "\n")
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise Failure(f"{option} {path}: is no file")
-        if status.st_mode & 0o007:
-            raise Failure(f"{option} {path}: every user can read the token; chmod 600 {path}")
-        with open(path, "rb") as found:
-            return read_token(found.read(4096).decode("ascii", "replace"))
+        with open_regular(path, os.O_RDONLY) as found:
+            if os.fstat(found.number).st_mode & 0o007:
+                raise Failure(f"{option} {path}: every user can read the token; chmod 600 {path}")
+            return read_token(os.read(found.number, 4096).decode("ascii", "replace"))
     except OSError as error:
         raise Failure(f"{option} {path}: {reason(error)}") from None
     except ValueError as error:

@@ -113,7 +113,9 @@ class Hub:
 
     @contextlib.asynccontextmanager
     async def client(self, source: Source, rows: int) -> AsyncIterator[Client]:
-        """A client of the pictures of that source with so many rows. Raises Busy."""
+        """A client of the pictures of that source with so many rows. Raises Busy, Gone."""
+        if self.ended:
+            raise Gone("the server stops")
         if self.clients >= MAX_CLIENTS:
             raise Busy(f"{MAX_CLIENTS} clients are served, and no more at once; try again later")
         channel = self._channel(source, rows)
