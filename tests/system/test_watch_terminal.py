@@ -31,8 +31,8 @@ def test_keys_are_obeyed_until_q_and_the_terminal_is_as_before(worker: Worker) -
         terminal.type(b"s")
         terminal.shows("open IMAP default")
         terminal.type(b"g2001:db8::9\r")
-        terminal.shows("nothing is counted there")
-        worker.do("kept.append(audit.listener().session('192.0.2.99'))")
+        terminal.shows("nothing is")
+        worker.do("kept.append(audit.listener('IMAP').session('192.0.2.99'))")
         terminal.shows("192.0.2.99/32")
         terminal.type(b"q")
         assert terminal.end() == 0

@@ -56,12 +56,17 @@ class WatchApp(App[None]):
     .-narrow.-high #side { display: block; width: 100%; height: 14; }
     Minutes, Panel { margin: 0 0 1 0; text-wrap: nowrap; text-overflow: ellipsis; }
     #notes { text-wrap: wrap; }
+    DataTable:nocolor > .datatable--cursor { text-style: reverse; }
+    Button:nocolor:focus { text-style: reverse; }
+    Input:nocolor > .input--cursor { text-style: reverse; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,ctrl+c", "quit", "Quit"),
         Binding("question_mark", "help", "Help", tooltip="What the keys do"),
-        Binding("slash", "filter", "Filter", tooltip="Filter: a part of a prefix, or what is inside one"),
-        Binding("g", "go_to", "Go to", tooltip="Go to an address or a prefix"),
+        Binding(
+            "slash", "filter", "Filter", priority=True, tooltip="Filter: a part of a prefix, or what is inside one"
+        ),
+        Binding("g", "go_to", "Go to", priority=True, tooltip="Go to an address or a prefix"),
         Binding("s", "next_source(1)", "Source", tooltip="The next source: open sessions, monitors, series"),
         Binding("o", "next_order", "Order", tooltip="The next order"),
         Binding("d", "change('deny')", "Deny", tooltip="Deny the prefix under the cursor"),
@@ -200,10 +205,15 @@ class WatchApp(App[None]):
 
     # ---- the line below
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """The two keys that open the line come before what has the focus, so that letters typed behind them go into the
+        line, and are no keys that deny or sort. In a line or a question they are letters."""
+        return action not in ("filter", "go_to") or self.focused is self._table
+
     def _ask(self, what: str, value: str) -> None:
         self._line.placeholder, self._line.value = what, value
         self._line.display = True
-        self._line.focus()
+        self.screen.set_focus(self._line)
 
     def action_filter(self) -> None:
         self._ask(FILTER, self._table.rows.words)

@@ -12,8 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Button, DataTable, Input, OptionList, Static
-from textual.widgets.option_list import Option
+from textual.widgets import Button, DataTable, Input, Static
 
 from inbound_audit._ipcount import parse_duration
 from inbound_audit.errors import InboundAuditError, plain
@@ -46,7 +45,7 @@ class Dialog(ModalScreen[Answer], Generic[Answer]):
     Dialog Button { margin: 0 2 0 0; }
     Dialog .title { text-style: bold; }
     Dialog .complaint { text-style: bold; color: $error; }
-    Dialog OptionList, Dialog DataTable { height: auto; max-height: 16; }
+    Dialog DataTable { height: auto; max-height: 16; }
     """
 
     def action_cancel(self) -> None:
@@ -140,12 +139,15 @@ class Choose(Dialog[int | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="box"):
             yield Static(self._title, classes="title", markup=False)
-            choice = OptionList(*(Option(text) for text in self._texts), markup=False)
-            choice.highlighted = self._chosen
-            yield choice
+            table: DataTable[Text] = DataTable(cursor_type="row", show_header=False)
+            table.add_column("")
+            for text in self._texts:
+                table.add_row(Text(text))
+            table.move_cursor(row=self._chosen)
+            yield table
 
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss(event.option_index)
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        self.dismiss(event.cursor_row)
 
 
 class Overrides(Dialog[str | None]):

@@ -62,14 +62,13 @@ class PrefixTable(ScrollView, can_focus=True):
         Binding("plus", "open_inside", "Open all inside", show=False),
         Binding("minus", "close_inside", "Close all inside", show=False),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"prefixes--title", "prefixes--cursor", "prefixes--refused"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"prefixes--title", "prefixes--cursor"}
     DEFAULT_CSS = """
     PrefixTable {
         overflow-x: hidden;
         scrollbar-size-vertical: 1;
         & > .prefixes--title { text-style: bold underline; }
         & > .prefixes--cursor { text-style: reverse; }
-        & > .prefixes--refused { color: $error; text-style: bold; }
     }
     """
 
@@ -136,9 +135,8 @@ class PrefixTable(ScrollView, can_focus=True):
         prefix = f" {' ' * line.depth}{icon}{row.prefix}{self._marks.get(row.prefix, '')}"
         room = self.size.width - len(numbers) - 1
         prefix = prefix if len(prefix) <= room else f"{prefix[: room - 1]}…"
-        return Strip([Segment((CURSOR if is_cursor else " ") + numbers + prefix, style)]).adjust_cell_length(
-            self.size.width, style
-        )
+        strip = Strip([Segment((CURSOR if is_cursor else " ") + numbers + prefix, style)])
+        return strip.adjust_cell_length(self.size.width, style)
 
     def _title(self, columns: list[Column]) -> Strip:
         names = "".join(f"{self._heading_of(column.name):>{column.width}}" for column in columns)

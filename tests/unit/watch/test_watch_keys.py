@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from tests.support.looks import COUNTS, FakeFeed, full_look, look_of
-from tests.support.screens import comes, drive, press, screen_of, shows, types
+from tests.support.screens import NAMES, comes, drive, press, screen_of, shows, types
+from textual import events
 from textual.pilot import Pilot
 
 from inbound_audit import InboundAudit
@@ -178,7 +179,7 @@ def test_sources_orders_and_lengths() -> None:
         await shows(pilot, "open IMAP sessions")
         await press(pilot, "m")
         await shows(pilot, "What is looked at")
-        await press(pilot, "end", *["up"] * 5, "enter")
+        await press(pilot, *["down"] * 8, "enter")
         await shows(pilot, "rejections in 60,5")
         assert feed.sources[-1] == Source(monitor="60,5", kind="rejections", endv=4)
         await press(pilot, "3")
@@ -191,6 +192,21 @@ def test_sources_orders_and_lengths() -> None:
         await shows(pilot, "192.0.0.0/4")
         await press(pilot, "minus")
         await comes(pilot, lambda: "192.0.0.0/4" not in screen_of(app))
+
+    drive(app, steps)
+
+
+def test_what_is_typed_ahead_behind_a_key_goes_where_the_key_leads() -> None:
+    app = WatchApp(FakeFeed(full_look()), interval_s=60)
+
+    async def steps(pilot: Pilot[None]) -> None:
+        await shows(pilot, "open SMTP sessions")
+        for letter in "g2001:db8:2::":
+            app.post_message(events.Key(NAMES.get(letter, letter), letter))
+        await press(pilot, "enter")
+        await comes(pilot, lambda: app._table.selected == "2001:db8:2::/64")
+        assert "count▼" in screen_of(app)
+        assert "Deny 2001" not in screen_of(app)
 
     drive(app, steps)
 

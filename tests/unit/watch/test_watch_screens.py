@@ -26,6 +26,12 @@ def colours_of(app: WatchApp) -> set[int | None]:
     return {colour.number for colour in colours if not colour.is_default}
 
 
+def reversed_text(app: WatchApp) -> str:
+    """What the top screen shows with its colours exchanged: where the focus is."""
+    texts = [segment.text for strip in strips_of(app) for segment in strip if segment.style and segment.style.reverse]
+    return "".join(text for text in texts if not text.startswith(">"))
+
+
 def test_every_screen_in_every_size_and_theme() -> None:
     """In one application, since each costs a second: nothing is said by colour alone, and 16 colours are enough."""
     app = WatchApp(FakeFeed(full_look()), interval_s=60)
@@ -64,6 +70,14 @@ def test_without_colours_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         await press(pilot, "d")
         await shows(pilot, "Deny 0.0.0.0/0")
         assert colours_of(app) == set()
+        await press(pilot, "tab", "tab")
+        await comes(pilot, lambda: "Deny" in reversed_text(app))
+        await press(pilot, "escape", "l")
+        await shows(pilot, "root@mx1")
+        await comes(pilot, lambda: "203.0.113.7/32" in reversed_text(app))
+        await press(pilot, "escape", "m")
+        await shows(pilot, "What is looked at")
+        await comes(pilot, lambda: "open SMTP sessions" in reversed_text(app))
 
     drive(app, steps)
 
