@@ -17,7 +17,7 @@ from tests.support.stepping import UNSTEPPABLE, steps
 from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit
-from inbound_audit._ipcount import NodeTrees
+from inbound_audit._ipcount import NodeTrees, SeriesStore
 from inbound_audit.shared import View
 
 pytestmark = pytest.mark.skipif(bool(UNSTEPPABLE), reason=UNSTEPPABLE)
@@ -49,7 +49,7 @@ class Watch:
     ) -> None:
         self._moments = moments
         self._view = View(NAME)
-        self._names = {"audit": audit, "view": self._view, **more}
+        self._names = {"SeriesStore": SeriesStore, "audit": audit, "view": self._view, **more}
         self._code = {question: compile(question, question, "eval") for question in moments[0]}
         self._reached = dict.fromkeys(self._code, 0)
         self._file = file_of(writer.pid)
@@ -194,7 +194,7 @@ Window = Mapping[str, int]  # what its hosts count
 
 def windows_asked(windows: Sequence[Window]) -> Moment:
     """What is counted when these are the windows, the current one first: one by one, and all."""
-    answers: dict[Question, int] = {}
+    answers: dict[Question, object] = {}
     for cidr, hosts in (
         (ADDED, [ADDED]),
         (TAKEN, [TAKEN]),
@@ -204,6 +204,9 @@ def windows_asked(windows: Sequence[Window]) -> Moment:
         counts = [sum(window.get(host, 0) for host in hosts) for window in windows]
         answers[f"audit.series.count('w', {cidr!r}, 0, {WINDOWS - 1})"] = sum(counts)
         answers |= {f"audit.series.count('w', {cidr!r}, {v})": counts[v] for v in range(WINDOWS)}
+    for v, window in enumerate(windows):
+        rows = [(window[host], host) for host in (ADDED, TAKEN) if window.get(host)]
+        answers[f"SeriesStore(audit).rows('series', 'w', 10, {WINDOWS}, {v}, {v})"] = rows
     return answers
 
 
@@ -315,7 +318,7 @@ def test_a_sliding_average_beside_a_window_that_begins(place, hire, clock):
 # ---- other nodes of a cluster
 
 NODES = """
-from inbound_audit._ipcount import NodeTrees
+from inbound_audit._ipcount import NodeTrees, SeriesStore
 nodes = NodeTrees(audit)
 mx2, mx3 = nodes.add('mx2'), nodes.add('mx3')
 """

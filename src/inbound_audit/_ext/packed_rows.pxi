@@ -54,31 +54,40 @@ cdef dict sum_of_rows(model.Series *s, int64_t first, int64_t last):
 cdef int add_series_rows(dict sums, model.Series *s, int64_t now, int64_t first, int64_t last) except -1:
     cdef model.Ring *r = s.first
     cdef int64_t number = 0, v
-    cdef int sign
+    cdef u32 at
     while r != NULL:
         if window.ring_now(r, clock.window_number(now, s.interval), &number):
             for v in range(first, last + 1):
-                for sign in range(2):
-                    add_rows(sums, r.tree[2 * window.slot_of(number - v, s.slots) + sign], number - v, sign)
+                at = 2 * window.slot_of(number - v, s.slots)
+                add_rows(sums, r.tree[at], r.tree[at + 1], number - v)
         r = r.next
     return 0
 
 
-cdef int add_rows(dict sums, model.Tree *t, int64_t number, int sign) except -1:
-    cdef walk.Rows rows
+cdef int add_rows(dict sums, model.Tree *added, model.Tree *taken, int64_t number) except -1:
+    cdef walk.Rows[2] rows
+    cdef ip.Address a
     cdef size_t i
-    cdef int code
-    memset(&rows, 0, sizeof(rows))
+    cdef int sign, code
+    memset(rows, 0, sizeof(rows))
     with nogil:
-        code = hosts_of(t, number, &rows)
+        code = hosts_of(added, number, &rows[0])
+        if code == codes.OK and taken != NULL:
+            code = hosts_of(taken, number, &rows[1])
+            # To rotate empties the first tree alone (as in `pair_sum`): the second may be an older window's.
+            if added == NULL or bits.load64(<u64 *>&layout.header(&added.arena).number) != <u64>number:
+                rows[0].size = rows[1].size = 0
     try:
         if code != codes.OK:
             raise window_error(code, None, "rows", None) if code == codes.DAMAGED else MemoryError()
-        for i in range(rows.size):
-            key = (rows.row[i].prefix.address.version, rows.row[i].prefix.address.hi, rows.row[i].prefix.address.lo)
-            sums[key] = sums.get(key, 0) + (-rows.row[i].count if sign else rows.row[i].count)
+        for sign in range(2):
+            for i in range(rows[sign].size):
+                a = rows[sign].row[i].prefix.address
+                key = (a.version, a.hi, a.lo)
+                sums[key] = sums.get(key, 0) + (-rows[sign].row[i].count if sign else rows[sign].row[i].count)
     finally:
-        walk.free_rows(&rows)
+        for sign in range(2):
+            walk.free_rows(&rows[sign])
     return 0
 
 
