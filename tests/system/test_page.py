@@ -362,6 +362,20 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_limit_that_is_typed_in_shows_who_would_be_refused(browser: Browser, world: World) -> None:
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        visit.expected = ("400",)
+        page.locator("#whatif-limits").fill("/24=30 /24=10/365d")
+        says(page.locator("#whatif-says"), f"/24=30: {MOST + REFUSED - 30} would be refused now")
+        says(page.locator("#whatif-list"), f"{MOST + REFUSED} of 30")
+        says(page.locator("#whatif-windows"), f"in {ATTACK}")
+        assert "limits=" in page.url
+        page.locator("#whatif-limits").fill("/24=many")
+        says(page.locator("#whatif-says"), "many")
+        assert page.locator("#whatif-list").is_hidden()
+
+
 def test_a_prefix_is_denied_and_lifted(browser: Browser, world: World) -> None:
     def denied() -> list[str]:
         return [decision.prefix for decision in world.audit.decisions() if decision.why == "scans"]
