@@ -44,8 +44,17 @@ def test_a_prefix_is_denied_allowed_and_lifted(
     with Feed("mail") as feed:
         app = WatchApp(feed, interval_s=60)
 
+        async def has_focus(pilot: Pilot[None], widget: str) -> None:
+            await comes(pilot, lambda: app.focused is not None and app.focused.id == widget, f"the focus of {widget}")
+
+        async def enter_in(pilot: Pilot[None], *widgets: str) -> None:
+            for widget in widgets:
+                await has_focus(pilot, widget)
+                await press(pilot, "enter")
+
         async def deny_own(pilot: Pilot[None], answer: str) -> None:
-            await press(pilot, "d", "enter", "enter", "enter")
+            await press(pilot, "d")
+            await enter_in(pilot, "time", "why", "yes")
             await shows(pilot, "holds this machine's own addresses. Deny them, too?")
             await press(pilot, answer)
 
@@ -55,25 +64,30 @@ def test_a_prefix_is_denied_allowed_and_lifted(
             await types(pilot, "192.0.2.7")
             await press(pilot, "enter", "d")
             await shows(pilot, "Deny 192.0.2.7/32")
+            await has_focus(pilot, "time")
             await press(pilot, *["backspace"] * 2)
             await types(pilot, "x")
-            await press(pilot, "enter", "enter", "enter")
+            await enter_in(pilot, "time", "why", "yes")
             await shows(pilot, "'x': is not a duration")
+            await has_focus(pilot, "time")
             await press(pilot, "backspace")
             await types(pilot, "2h")
-            await press(pilot, "enter")
+            await enter_in(pilot, "time")
+            await has_focus(pilot, "why")
             await types(pilot, "a test")
             assert audit.decisions() == []
-            await press(pilot, "enter", "enter")
+            await enter_in(pilot, "why", "yes")
             await shows(pilot, "192.0.2.7/32 denied")
+            await comes(pilot, audit.decisions)  # of a scan
             (decision,) = audit.decisions()
             assert (decision.prefix, decision.action, decision.why) == ("192.0.2.7/32", "deny", "a test")
             assert decision.until is not None
             assert round(decision.until - decision.since) == 7200
 
-            await press(pilot, "a", "tab", "tab", "enter")
+            await press(pilot, "a")
+            await enter_in(pilot, "time", "why", "yes")
             await shows(pilot, "192.0.2.7/32 allowed")
-            assert [decision.action for decision in audit.decisions()] == ["allow"]
+            await comes(pilot, lambda: [decision.action for decision in audit.decisions()] == ["allow"])
 
             await press(pilot, "l")
             await shows(pilot, "allow  192.0.2.7/32")
