@@ -58,7 +58,12 @@ async def shows_what_is_kept(pilot: Pilot[Any], kept: Path) -> None:
         await pilot.pause(1.0)
         await asyncio.to_thread(kept.write_text, screen_of(pilot.app), encoding="utf-8")
     lines = await asyncio.to_thread(kept.read_text, encoding="utf-8")
-    await comes(pilot, lambda: screen_of(pilot.app) == lines, f"the screen that {REWRITE}=1 writes to {kept.name}")
+
+    def is_drawn() -> bool:
+        pilot.app.refresh()  # below a dialog lies what was drawn when it was opened
+        return screen_of(pilot.app) == lines
+
+    await comes(pilot, is_drawn, f"the screen that {REWRITE}=1 writes to {kept.name}")
 
 
 LETTERS = {

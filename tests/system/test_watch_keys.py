@@ -321,4 +321,4 @@ def test_the_page_has_each_key() -> None:
 
 def test_the_page_has_the_screen() -> None:
     page = (Path(__file__).parents[3] / "docs" / "howto" / "watch.md").read_text()
-    assert (Path(__file__).with_name("snapshots") / "usual.txt").read_text() in page
+    assert (Path(__file__).with_name("watch_screens") / "usual.txt").read_text() in page

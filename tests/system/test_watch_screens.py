@@ -13,7 +13,7 @@ from inbound_audit.feed.look import LimitRow, ProcessRow
 from inbound_audit.overrides import Decision
 from inbound_audit.watch.app import THEMES, WatchApp
 
-KEPT = Path(__file__).with_name("snapshots")
+KEPT = Path(__file__).with_name("watch_screens")
 
 SIZES = {"usual": (80, 24), "wide": (120, 40), "narrow-low": (60, 20), "narrow-high": (60, 40)}
 DIALOGS = {"d": "deny", "l": "overrides", "m": "sources", "question_mark": "help"}
