@@ -60,7 +60,7 @@ test: $(HAVE)-dev ## the unit tier, under a minute: no processes, no compilers
 
 test-system: $(HAVE)-dev $(HAVE)-browser ## workers, servers, commands and faults, each in processes of its own
 	$(SAY) 'the system tier'
-	$(PYTEST) tests -m system -n $(ONE_MORE) --dist loadfile -q $(ARGS)
+	$(PYTEST) tests/system tests/readers tests/unit/listeners -m system -n $(ONE_MORE) --dist loadfile -q $(ARGS)
 
 test-readers: $(HAVE)-dev ## the readers of shared files in C and Lua
 	$(SAY) 'the readers tier'
@@ -68,7 +68,7 @@ test-readers: $(HAVE)-dev ## the readers of shared files in C and Lua
 
 test-tooling: $(HAVE)-dev ## layers, compiled code, packaging, types, and the examples of README and docs
 	$(SAY) 'the tooling tier'
-	$(PYTEST) tests -m tooling $(BY_FILE) -q $(ARGS)
+	$(PYTEST) tests/tooling tests/readers -m tooling $(BY_FILE) -q $(ARGS)
 
 test-all: $(HAVE)-dev $(HAVE)-browser ## everything
 	$(SAY) 'every tier'

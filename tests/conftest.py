@@ -56,6 +56,8 @@ LONG = {
     "test_sieve_bounds",
     "test_simulated_faults",
     "test_soak",
+    "test_stopped_writers",
+    "test_web_slow",
 }
 
 # aiosmtpd gives up a controller whose server has not begun after five seconds.

@@ -69,7 +69,11 @@ def test_what_is_counted_is_in_the_heading(draw: Draw, worker: Worker) -> None:
         (("--listener", "other"), "open SMTP sessions of the listener other", "2001:db8::7: 1"),
         (("--from", str(worker.pid)), f"open SMTP sessions, process {worker.pid}", "198.51.100.0/29: 40"),
         (("--prefix", "198.51.100.0/31"), "open SMTP sessions in 198.51.100.0/31", "198.51.100.1: 5"),
-        (("--monitor", "5m,6"), "connections in window 0 of the monitor 5m,6", "198.51.100.0/29: 40"),
+        (
+            ("--monitor", "5m,6", "--window", "0-1"),
+            "connections in windows 0 to 1 of the monitor 5m,6",
+            "198.51.100.0/29: 40",
+        ),
         (
             ("--monitor", "300,6", "--kind", "rejections", "--window", "0-5", "--colour", "refusals"),
             "rejections in windows 0 to 5 of the monitor 300,6",

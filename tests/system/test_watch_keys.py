@@ -210,6 +210,8 @@ def test_sources_orders_and_lengths() -> None:
         await shows(pilot, "192.0.0.0/4")
         await press(pilot, "minus")
         await comes(pilot, lambda: "192.0.0.0/4" not in screen_of(app))
+        await press(pilot, "tab", "slash")
+        await comes(pilot, lambda: app.focused is app._line)
 
     drive(app, steps)
 

@@ -17,7 +17,7 @@ from tests.support.lua_windows import ECHO, ask, literal, of_python, table
 from tests.support.sieve_support import Bench as SieveBench
 from tests.support.timing import Clock
 
-from inbound_audit import InboundAudit, LuaPolicy
+from inbound_audit import InboundAudit, Limits, LuaPolicy
 from inbound_audit._ipcount import MONITOR_KINDS, ClusterSeries, NodeTree, NodeTrees
 from inbound_audit.cli.console import queries
 from inbound_audit.cli.console.context import ConsoleContext
@@ -126,6 +126,15 @@ def test_a_sliding_average_of_all_nodes(agent: Agent, worker: InboundAudit, cloc
     assert worker.sliding_average("connections", MONITOR, FOUR) == 1 + 0.75 * 1
     assert worker.sliding_average("connections", MONITOR, FOUR, cluster=True) == 4 + 0.75 * 2
     assert worker.sliding_average("rejections", 0, "192.0.2.0/24", cluster=True) == 600 + 0.75 * 101
+
+
+def test_windows_of_a_limit_have_other_nodes_only_if_it_is_of_the_cluster(
+    agent: Agent, worker: InboundAudit, clock: Clock
+) -> None:
+    remember(agent, worker, clock)
+    for cluster, fullest in ((False, (1, f"{FOUR}/32")), (True, (13, f"{SIX}/128"))):
+        limits = Limits({"/32,/128": "0/5m"}, cluster=cluster)
+        assert limits._fullest(worker, "SMTP", 0, 1, 1 << 20, True, 0)[0] == [fullest]
 
 
 def test_the_end_of_the_agent_leaves_the_counts_of_this_host(agent: Agent, worker: InboundAudit, clock: Clock) -> None:

@@ -17,11 +17,11 @@ from inbound_audit._core.address cimport mask
 from inbound_audit._core.bits cimport u32, u64, acquire32
 from inbound_audit._core.codes cimport FULL, OK
 from inbound_audit._core.limits cimport (
-    TIMED_PREFIX_LIMIT, Limit, LimitSet, count_over_time, is_of_open_prefix, is_of_prefix, limited_count,
-    trees_of_limit,
+    CLUSTER_TIMED_PREFIX_LIMIT, TIMED_PREFIX_LIMIT, Limit, LimitSet, count_over_time, is_of_open_prefix, is_of_prefix,
+    limited_count, trees_of_limit,
 )
 from inbound_audit._core.model cimport Owner, Series, Tree, ia_ac, load_ring
-from inbound_audit._core.picture cimport Parts, Spot, add_trees, add_windows, narrow_parts, parts_count
+from inbound_audit._core.picture cimport Parts, Spot, add_rings, add_trees, add_windows, narrow_parts, parts_count
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.ranges cimport Ranges, lookup
 from inbound_audit._core.sliding cimport Parts as Sums, Span, sliding_count, span_until
@@ -67,6 +67,7 @@ cdef inline Series *longest_monitor(const Limit *limit, Owner *o) noexcept nogil
 
 cdef inline int begin_fill(Fill *f, Owner *o, int service, int number) noexcept nogil:
     """Of limit `number`. `f` is zeroed but for `set`, `listed`, `now` and `window`. OK or FULL. O(trees)."""
+    cdef int64_t first, last
     f.limit = f.set.limit[number]
     f.want[0], f.want[1] = f.limit.length[0], f.limit.length[1]
     while not f.set.table[f.table].first <= <size_t>number < f.set.table[f.table].end:
@@ -79,7 +80,10 @@ cdef inline int begin_fill(Fill *f, Owner *o, int service, int number) noexcept 
     if f.events == NULL:
         return OK
     span_until(f.events, f.now, &f.span)
-    return add_windows(&f.seen, f.events, f.now, max(f.window, 0), f.window if f.window != NOW else 1)
+    first, last = max(f.window, 0), f.window if f.window != NOW else 1
+    if f.limit.kind >= CLUSTER_TIMED_PREFIX_LIMIT:
+        return add_windows(&f.seen, f.events, f.now, first, last)
+    return add_rings(&f.seen, f.events, f.now, first, last)
 
 
 cdef inline int64_t fill_of(Fill *f, const Prefix *p) noexcept nogil:

@@ -245,7 +245,7 @@ cdef class LimitTables:
 
     def _fullest(
         self, Audit audit not None, service_type, int number, u32 rows, u64 steps, bint all_over=False,
-        int64_t window=fullest.NOW, tuple hints=()
+        int64_t window=-1, tuple hints=()
     ):
         """How full limit `number` is, which is for no listener alone, with what an audit counts for a service.
 

@@ -60,7 +60,7 @@ def watch(
         look = feed.look(source, 2)  # what can't be looked at is said before the screen is taken
         kept = look.monitors if monitor else look.series if series else ()
         windows = next((row.windows for row in kept if row.name in (source.monitor, series)), 1)
-        WatchApp(feed, source._replace(endv=windows - 1 or None), rows=rows, interval_s=interval).run()
+        WatchApp(feed, source._replace(endv=windows - 1 if kept else None), rows=rows, interval_s=interval).run()
 
 
 def _is_terminal() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
@@ -107,6 +106,8 @@ def web(
             with view_options.failures(name):
                 hub.feed()
         fragment = f"#token={changing}" if allow_changes else ""
+        import asyncio  # here and below: it takes a tenth of a second, which no other command has to pay
+
         asyncio.run(_serve(listening, hub, application(hub, access, rows), manager, fragment))
 
 
@@ -114,6 +115,8 @@ async def _serve(
     listening: Sequence[socket.socket], hub: Hub, app: ASGIApp, manager: ServiceManager, fragment: str
 ) -> None:
     """Serves until INT or TERM comes. Raises Failure if it serves no more."""
+    import asyncio
+
     from inbound_audit.web.server import Server
 
     stopped = asyncio.Event()

@@ -55,10 +55,10 @@ def figure(
         if version == 4:
             _, packed, length = parse_prefix(within or "0.0.0.0/0")
             drawn, colours, unit = address_map(rows, area, int.from_bytes(packed, "big"), length)
-            words = f"or more {counted} in {unit}"
+            words = " ".join(filter(None, ("or more", counted, "in", unit)))
         else:
             drawn, colours = icicle(rows, area)
-            words = f"or more {counted}"
+            words = f"or more {counted}".strip()
         shapes += [
             *drawn,
             *_legend(colours, area, words, has_sparse=colours.fill(0.5) in {shape.fill for shape in drawn}),

@@ -82,7 +82,11 @@ class Feed:
             listeners = _listeners(whole)
             unread = self._refusals.refresh((guard.log, guard.user) for guard in guards if guard.log)
             changes = [None] * len(picture.rows) if before is None else picture.changes(before)
-            known = [(scope, name, interval, windows) for scope, name, _, interval, windows in SeriesStore(whole).known]
+            known = [
+                (scope, name, interval, windows)
+                for scope, name, kind, interval, windows in SeriesStore(whole).known
+                if kind != "string"  # texts have no prefixes
+            ]
             return Look(
                 audit=self.name,
                 time=picture.time,
@@ -196,12 +200,16 @@ def _furthest(view: View, kind: str) -> _Windows | None:
 
 
 def _refused(view: View, picture: Picture) -> tuple[int, ...]:
-    """The rejections of each row. O(rows x windows x trees)."""
+    """The rejections of each row. O(rows x windows x trees); a row in one without any costs nothing."""
     monitor = _furthest(view, REJECTIONS)
     if monitor is None:
         return (0,) * len(picture.rows)
     store = SeriesStore(view)
-    return tuple(store.count(*monitor, row.prefix, 0, monitor[3] - 1) for row in picture.rows)
+    found: list[int] = []
+    for row in picture.rows:
+        is_none = row.parent >= 0 and not found[row.parent]
+        found.append(0 if is_none else store.count(*monitor, row.prefix, 0, monitor[3] - 1))
+    return tuple(found)
 
 
 def _history(view: View, prefixes: tuple[str, ...]) -> History:

@@ -177,7 +177,8 @@ class WatchApp(App[None]):
     def action_next_source(self, by: int) -> None:
         if self._look is not None:
             found = sources_of(self._look)
-            self._look_at(found[(found.index(self._look.source) + by) % len(found)])
+            at = found.index(self._source if self._source in found else self._look.source)
+            self._look_at(found[(at + by) % len(found)])
 
     @work
     async def action_source(self) -> None:

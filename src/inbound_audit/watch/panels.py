@@ -86,7 +86,7 @@ def curve_of(numbers: Sequence[int], width: int) -> str:
     return "".join(BARS[max(part) * (len(BARS) - 1) // most] for part in parts)
 
 
-class Side(VerticalScroll):
+class Side(VerticalScroll, can_focus=False):
     """All panels, one below the other. `of_all` and `of_one`: the last minutes."""
 
     def __init__(self, id: str) -> None:

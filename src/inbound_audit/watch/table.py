@@ -106,6 +106,7 @@ class PrefixTable(ScrollView, can_focus=True):
         self.virtual_size = Size(self.size.width, len(self._lines) + 1)
         if moved and offset:
             self.scroll_to(y=offset + moved, animate=False, immediate=True)
+        self._keep_in_view()
         self._select()
         if all or moved or len(before) != len(self._lines):
             self.refresh()

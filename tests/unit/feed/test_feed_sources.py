@@ -29,6 +29,7 @@ def feed() -> Iterator[Feed]:
         node.set_word(NODE_STATES["heard"], 7)
         worker.series.define("hits", type="ip", interval=864000000, num_windows=2)
         worker.series.add("hits", "203.0.113.1", 6)
+        worker.series.define("names", type="string", interval=864000000, num_windows=2)  # texts have no prefixes
         sessions = [worker.listener("SMTP", "mx").session("192.0.2.1") for _ in range(2)]
         sessions[0].record_rejection(3)
         with Feed("mail") as feed:
@@ -54,6 +55,7 @@ def test_each_source_has_its_rows(feed: Feed, source: Source, rows: list[tuple[o
     assert look.rows == rows
     assert [(row.service, row.listener, row.sessions) for row in look.listeners] == [("SMTP", "mx", 2)]
     assert [row.name for row in look.monitors] == ["864000000,2"]
+    assert [row.name for row in look.series] == ["hits"]
     assert [node.name for node in look.nodes][-1] == "mx2"
     assert look.history.rejections == (0, 3)
     assert [row[2] for row in feed.look(source).rows] == [0]
