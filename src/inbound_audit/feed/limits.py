@@ -110,7 +110,7 @@ def _equal(guard: GuardRule, policies: Iterable[_Policy]) -> _Policy | None:
 
 
 def _limits(arguments: Mapping[str, Any]) -> Limits:
-    """They refuse and deny nobody here. Raises PolicyError."""
+    """They refuse and deny no client here. Raises PolicyError."""
     unknown = arguments.keys() - set(_ARGUMENTS)
     if unknown or not isinstance(arguments.get("cluster"), bool):
         raise PolicyError("their arguments are not those of Limits")

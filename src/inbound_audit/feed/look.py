@@ -50,7 +50,7 @@ class WindowsRow(NamedTuple):
 
 @dataclass(frozen=True)
 class LimitRow:
-    """A limit, the fullest prefix that it has, and how full that is. `most` is 0 or more; a dry run refuses nobody.
+    """A limit, the fullest prefix that it has, and how full that is. `most` is 0 or more; a dry run refuses no one.
 
     `limit` is its name, as in a `RefusalRow`. `prefix` is None for a limit of a whole network or listener, and while
     nothing is counted. `listener`: of a limit of all sessions of one listener, which one. `exact` is False where so
@@ -102,8 +102,8 @@ class ProcessRow(NamedTuple):
 
 
 class History(NamedTuple):
-    """Numbers of windows of `interval` seconds, the oldest first; the last one is not over yet. Without a monitor there
-    is none of either."""
+    """Numbers of windows of `interval` seconds, the oldest first; the last one is not over yet. Without a monitor both
+    are empty."""
 
     interval: int
     connections: tuple[int, ...]
@@ -119,7 +119,7 @@ class Look:
 
     `changes` and `refused` are of the rows of the picture, in their order: how much each has grown since the look
     before at the same source with as many rows (None: not known), and how many rejections it has had in the windows of
-    the monitor that reaches back the furthest (0 where there is none).
+    the monitor that reaches back the furthest (0 without a monitor).
     """
 
     audit: str

@@ -56,7 +56,7 @@ class WouldRefuse:
 
 
 def read_limits(texts: Sequence[str]) -> list[Limits]:
-    """Each for itself, as the command line's ``--limit`` has it. They refuse and deny nobody. Raises PolicyError."""
+    """Each for itself, as the command line's ``--limit`` has it. They refuse and deny no client. Raises PolicyError."""
     if not 1 <= len(texts) <= MAX_LIMITS:
         raise PolicyError(f"{len(texts)} limits: give 1 to {MAX_LIMITS}")
     try:

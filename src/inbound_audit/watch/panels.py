@@ -107,9 +107,7 @@ class Side(VerticalScroll, can_focus=False):
         self._limits.show([line for row in limits for line in lines_of_limit(row)])
         self._refusals.show([line for row in look.refusals for line in lines_of_refusal(row)])
         self._processes.show([line_of_process(row) for row in look.processes])
-        self._others.show(
-            [f"{plain(row.name)} {row.state} {minutes(row.age_s)} {row.sessions:,}" for row in look.nodes]
-        )
+        self._others.show([line_of_node(row) for row in look.nodes])
         self._notes.show([plain(note) for note in look.notes])
 
 

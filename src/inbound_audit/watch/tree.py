@@ -15,7 +15,7 @@ ORDERS = ("count", "share", "change", "refused", "prefix")
 """By what rows can be sorted: the largest first, prefixes by their address."""
 
 USUAL = {4: frozenset((0, 8, 16, 24, 32)), 6: frozenset((0, 16, 32, 48, 56, 64, 128))}
-"""The lengths that are shown at first. A picture halves a prefix at each step: nobody wants to open twenty."""
+"""The lengths that are shown at first. A picture halves a prefix at each step: to open twenty takes long."""
 
 OPEN_SHARE = 0.1
 """At first a row is open that has so much of all."""
@@ -57,7 +57,7 @@ def holds(outer: Span, inner: Span) -> bool:
 class RowTree:
     """The rows of the last look, and what the person at the keys wants to see of them.
 
-    `order`: one of `ORDERS`. `words`: a filter, a prefix (what is inside) or a part of a prefix's text; "" is none.
+    `order`: one of `ORDERS`. `words`: a filter, a prefix (what is inside) or a part of a prefix's text; "": all rows.
     `every_length`: whether rows of unusual lengths are shown that have rows inside them.
     """
 
