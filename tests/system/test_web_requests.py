@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import stat
 import sys
 import tempfile
@@ -236,32 +235,34 @@ def answered(server: WebServer, sent: bytes) -> bytes:
     with server.connect() as connection:
         try:
             connection.sendall(sent)
-            connection.shutdown(socket.SHUT_WR)
             while part := connection.recv(65536):
                 got += part
-        except OSError:
+        except ConnectionError:
             assert server.running
     return got
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("status", "sent"),
     [
-        b"\x00\xff" * 5000,
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100,  # TLS
-        b"GET /" + b"a" * 300_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: " + b"a" * 300_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 60_000 + b"\r\n",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: rebound.example\r\n\r\n",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
-        b"GET  HTTP/1.1\r\n\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        (400, b"\x00\xff" * 5000),
+        (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 100),  # TLS
+        (400, b"GET /" + b"a" * 300_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: " + b"a" * 300_000 + b"\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 60_000 + b"\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: rebound.example\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\n\r\n"),
+        (400, b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (505, b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n"),
+        (421, b"GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n"),
+        (400, b"GET  HTTP/1.1\r\n\r\n\r\n"),
+        (505, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     ],
 )
-def test_garbage_is_refused_and_others_are_served(server: WebServer, sent: bytes) -> None:
-    assert answered(server, sent)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 421", b"")
+def test_garbage_is_refused_and_others_are_served(server: WebServer, status: int, sent: bytes) -> None:
+    got = answered(server, sent)
+    # Nothing comes to a client that is still sending when the server closes the connection.
+    assert got.startswith(b"HTTP/1.1 %d " % status) or (len(sent) > 65536 and not got)
     assert server.ask("/api/look", headers=READING)[0] == 200
 
 

@@ -66,6 +66,14 @@ class Access:
         if name not in _LOCAL and name not in self.hosts and not _is_address(name):
             raise Refusal(421, f"{name!r} is no name of this server; if it is, write --host {name or 'NAME'}")
 
+    @staticmethod
+    def check_form(version: str, headers: Mapping[str, str]) -> None:
+        """Raises Refusal for a request that a proxy may read in another way than we do. RFC 9112, 2.3 and 6.1."""
+        if version not in ("1.0", "1.1"):
+            raise Refusal(505, "write HTTP/1.1")
+        if "transfer-encoding" in headers and "content-length" in headers:
+            raise Refusal(400, "write Content-Length or Transfer-Encoding, not both")
+
     def check_site(self, headers: Mapping[str, str], *, changes: bool) -> None:
         """Raises Refusal for a request that a page of another site has sent, as far as its browser says so."""
         if headers.get("sec-fetch-site", "same-origin") not in _OWN_SITE:

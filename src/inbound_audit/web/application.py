@@ -133,8 +133,8 @@ class _Files(StaticFiles):
 
 
 class _Guard:
-    """Around everything: refuses the names that are not ours, and adds the headers of each answer. A browser keeps none
-    that does not say otherwise."""
+    """Around everything: refuses requests of an unclear form and names that are not ours, and adds the headers of each
+    answer. A browser keeps none that does not say otherwise."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
@@ -148,9 +148,13 @@ class _Guard:
             await send(message)
 
         try:
-            self._access.check_host(Headers(scope=scope).get("host"))
+            asked = Headers(scope=scope)
+            self._access.check_form(scope["http_version"], asked)
+            self._access.check_host(asked.get("host"))
         except Refusal as refusal:
-            await _answer(refusal.status, refusal)(scope, receive, send_with_headers)
+            answer = _answer(refusal.status, refusal)
+            answer.headers["Connection"] = "close"
+            await answer(scope, receive, send_with_headers)
         else:
             await self._app(scope, receive, send_with_headers)
 

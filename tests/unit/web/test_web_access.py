@@ -121,3 +121,26 @@ def test_the_token_in_a_file() -> None:
     for text in ("", "short", f"{READING} {READING}", f"{READING}\n{READING}", "é" * 20, "a" * 257):
         with pytest.raises(ValueError, match="write one token of 16 to 256"):
             read_token(text)
+
+
+@pytest.mark.parametrize(
+    ("status", "version", "headers"),
+    [
+        (505, "9.9", {}),
+        (505, "2.0", {}),
+        (505, "0.9", {}),
+        (400, "1.1", {"transfer-encoding": "chunked", "content-length": "5"}),
+    ],
+)
+def test_a_request_that_a_proxy_may_read_in_another_way_is_refused(
+    status: int, version: str, headers: dict[str, str]
+) -> None:
+    with pytest.raises(Refusal) as refusal:
+        Access.check_form(version, headers)
+    assert refusal.value.status == status
+
+
+def test_requests_of_both_versions_and_either_length_are_taken() -> None:
+    for version in ("1.0", "1.1"):
+        for headers in ({}, {"content-length": "5"}, {"transfer-encoding": "chunked"}):
+            Access.check_form(version, headers)
