@@ -573,6 +573,7 @@ STOPPED = (
     JOIN
     + """
 import os, threading
+from inbound_audit.process import shared_lock
 from inbound_audit.shared.control import server
 server.DEADLINE_S = 3600
 plain, stopped = server._Connection.has_gone, threading.Event()
@@ -588,13 +589,16 @@ server._Connection.has_gone = stop
 
 
 def test_what_was_asked_when_its_thread_was_stopped_is_answered_by_the_next(hire):
-    """As at a fork: the request has come whole, and nothing more will come that could wake anybody."""
+    """As at a fork, which holds the lock (a scan would start the thread again): the request has come whole, and nothing
+    more will come that could wake anybody."""
     worker = hire(STOPPED)
+    worker.do("shared_lock.acquire()")
     with connected(worker) as connection:
         connection.sendall(json.dumps(ADD).encode() + b"\n")
         worker.do("stopped.wait()")
         assert count_of(worker) == 0
         worker.do("server.control_server._thread.start()")
+        worker.do("shared_lock.release()")
         assert json.loads(everything(connection))["ok"]
     assert count_of(worker) == 5
 
