@@ -181,7 +181,7 @@ class AuditOverrides:
         self._files.refresh(place, names, all=all)
         if self._files.changed:
             found, before = self._files.table(now), self._table
-            lost = [item for item in before.items() if item[1].is_kept(now) and item[0] not in found]
+            lost = [item for item in before.items() if item[0] not in found and item[1].is_kept(now)]
             self._lost = found.merge(lost) or self._lost
             self._table = found
             self._uncopied = self._copy is not None

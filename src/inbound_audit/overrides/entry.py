@@ -101,13 +101,19 @@ class Entry(NamedTuple):
 
     def line(self) -> bytes:
         """As `read_line` reads it."""
-        return _encode(self._asdict()).encode() + b"\n"
+        return _line_of(self)
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "prefix": str, "action": str, "until": (int, float, type(None)), "why": str, "since": (int, float), "by": str,
     "changed": int, "node": str, "kept": (int, float, type(None)),
 }  # fmt: skip
+
+
+@lru_cache(MAX_OVERRIDES)
+def _line_of(entry: Entry) -> bytes:
+    """A file is written whole whenever one of its entries has changed, so the lines that were written are kept."""
+    return _encode(entry._asdict()).encode() + b"\n"
 
 
 @lru_cache(MAX_OVERRIDES)

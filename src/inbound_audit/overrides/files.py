@@ -28,7 +28,7 @@ from inbound_audit.descriptor import open_file, open_regular
 from inbound_audit.errors import CapacityError, SharedStateError, cause_of
 from inbound_audit.log_limiter import LogLimiter
 from inbound_audit.overrides.entry import Entry, Key, joined, read_line
-from inbound_audit.overrides.table import Table
+from inbound_audit.overrides.table import Table, table_of
 from inbound_audit.shared.directory import Directory
 
 logger = logging.getLogger("inbound_audit.overrides")
@@ -132,13 +132,6 @@ class Files:
             else:
                 others |= kept.keys()
         return own, others
-
-
-def table_of(last: dict[Key, Entry]) -> Table:
-    """As many as there is room for."""
-    made = Table()
-    made.merge(last.items())
-    return made
 
 
 def read_all(place: Directory, now: float, names: re.Pattern[str] = NAME) -> Table:

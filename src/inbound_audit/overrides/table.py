@@ -92,3 +92,12 @@ class Table(dict[Key, Entry]):
             if entry is not None and entry.holds(now):
                 return entry.decision
         return None
+
+
+def table_of(last: dict[Key, Entry]) -> Table:
+    """As many as there is room for."""
+    made = Table(last)
+    if len(made) > MAX_OVERRIDES:
+        made.clear()
+        made.merge(last.items())
+    return made
