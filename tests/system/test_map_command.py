@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -28,6 +29,18 @@ audit.series.add("failures", "203.0.113.9", 3)
 mx, other = audit.listener("SMTP", name="mx"), audit.listener("SMTP", name="other")
 kept = [mx.session(f"198.51.100.{n % 8}") for n in range(40)] + [other.session("2001:db8::7")]
 kept[0].record_rejection(7)
+"""
+
+CLUSTER = """
+import ipaddress
+from inbound_audit._ipcount import NODE_STATES, NodeTrees
+from tests.support import gold_records
+agent = InboundAudit(shared=NAME, capacity=1 << 24)
+trees = NodeTrees(agent)
+node = trees.add("mx2")
+node.set_many(gold_records.encode({ipaddress.ip_address("203.0.113.1"): 4}))
+node.set_word(NODE_STATES["heard"], 7)
+trees.add("mx1").set_word(NODE_STATES["this host"])
 """
 
 Draw = Callable[..., tuple[int, str, str]]
@@ -109,7 +122,7 @@ def test_files_are_of_the_kind_that_their_names_say(draw: Draw, tmp_path: Path) 
         (["--kind", "rejections"], 2, "write the monitor, too"),
         (["--window", "0"], 2, "write a monitor or a series, too"),
         (["--window", "2-1", "--series", "failures"], 2, "write a window, or the first and the last one"),
-        (["--monitor", "300,6", "--series", "failures"], 2, "--monitor excludes --series"),
+        (["--listener", "mz"], 1, "no listener of SMTP is named 'mz' (there is: mx, other)"),
         (["--monitor", "60,6"], 1, "no such monitor (known: 300,6)"),
         (["--monitor", "300,6", "--window", "6"], 1, "windows"),
         (["--series", "hits"], 1, "no such series (known: failures)"),
@@ -126,6 +139,61 @@ def test_a_mistake_is_one_line(draw: Draw, arguments: list[str], status: int, me
     assert (found, out) == (status, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+SESSIONS = {"--service": ("SMTP", "inbound_cidr"), "--listener": ("mx",)}
+WINDOWS = {"--monitor": ("300,6",), "--series": ("failures",)}
+PLACES = {"--from": ("PID",), "--node": ("mx1", "mx2")}
+"""mx1 is this host."""
+
+
+def combinations() -> Iterator[tuple[str, ...]]:
+    """Every choice of values for these options, each given or not."""
+    given = {**SESSIONS, **WINDOWS, **PLACES}
+    for values in itertools.product(*((None, *known) for known in given.values())):
+        yield tuple(word for pair in zip(given, values, strict=True) if pair[1] for word in pair)
+
+
+def mistake(options: Mapping[str, str]) -> str | None:
+    """What the command says of these options; None: it draws."""
+    windows = [name for name in WINDOWS if name in options]
+    excluded = [name for name in (*SESSIONS, *WINDOWS) if name in options]
+    if len(windows) == 2:
+        return "--monitor excludes --series"
+    if windows and excluded != windows:
+        names = " and ".join(sorted(set(excluded) - set(windows)))
+        return f"{windows[0]} excludes {names}: windows are of all listeners of all services together"
+    if "--from" in options and "--node" in options:
+        return "--from excludes --node"
+    of_sessions = [name for name in excluded if name != "--service"]
+    if options.get("--node") == "mx2" and of_sessions:
+        return f"--node mx2: of another node this host has the open SMTP sessions alone, so leave out {of_sessions[0]}"
+    return None
+
+
+def test_every_option_of_what_is_counted_is_heeded_or_an_error(draw: Draw, worker: Worker) -> None:
+    worker.do(CLUSTER)
+    for words_given in combinations():
+        arguments = [str(worker.pid) if word == "PID" else word for word in words_given]
+        options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+        status, svg, err = draw(*arguments)
+        if wrong := mistake(options):
+            assert (status, svg) == (2, ""), arguments
+            assert wrong in err
+        else:
+            assert (status, err) == (0, ""), arguments
+            assert any(f"UTC, {counted(options)} in all" in text for text in words(svg)), arguments
+
+
+def counted(options: Mapping[str, str]) -> int:
+    """The total of what the command draws."""
+    if options.get("--node") == "mx2":
+        return 4
+    if "--series" in options:
+        return 3
+    if "--listener" in options:
+        return 40
+    return 45 if options.get("--service") == "inbound_cidr" else 41
 
 
 def test_no_audit_of_that_name(draw: Draw, capsys: pytest.CaptureFixture[str]) -> None:

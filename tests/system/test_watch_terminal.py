@@ -55,14 +55,16 @@ def test_term_ends_it_and_gives_the_terminal_back(worker: Worker) -> None:
         (["nothere"], "nothere"),
         ([NAME, "--service", "IMPA"], "did you mean 'IMAP'?"),
         ([NAME, "--monitor", "60,5"], "'60,5': no such monitor (known: 300,6)"),
+        ([NAME, "--listener", "x"], "no listener of SMTP is named 'x' (there is: default)"),
         ([NAME, "--series", "x"], "'x': no such series"),
+        ([NAME, "--service", "IMAP", "--series", "x"], "--series excludes --service"),
     ],
 )
 def test_what_cannot_be_looked_at_is_said_before_the_screen_is_taken(
     worker: Worker, arguments: list[str], said: str
 ) -> None:
     with Terminal("watch", *arguments) as terminal:
-        assert terminal.end() == 1
+        assert terminal.end() == (2 if "excludes" in said else 1)
         assert said in terminal.shown
         assert "\x1b[?1049h" not in terminal.shown
         assert terminal.shown.count("\n") == 1

@@ -48,8 +48,8 @@ Examples:
   inbound-audit map mail --colour refusals > refusals.svg
   inbound-audit map mail --monitor 300,6 --kind rejections --window 0-5 -o rejections.svg
 \b
-Exit status: 0 done, 1 there is no such audit, process, node, service, monitor or series, it can't be opened, or the
-  file can't be written, 2 usage.""",
+Exit status: 0 done, 1 there is no such audit, process, node, service, listener, monitor or series, it can't be opened,
+  or the file can't be written, 2 usage.""",
 )
 @view_options.name_argument
 @click.option(
@@ -103,6 +103,9 @@ def map_(
     from inbound_audit.feed import Source
 
     wanted = _format(output, form)
+    view_options.check_what_is_counted(listener, monitor, series)
+    if pid is not None and node is not None:
+        raise click.UsageError("--from excludes --node: a process is one of this host, so write one of them")
     first, last = _windows(monitor, kind, series, window)
     source = Source(
         service, listener, monitor, kind or MONITOR_KINDS[0], series, startv=first, endv=last, pid=pid, node=node,
@@ -130,8 +133,6 @@ def _windows(
     monitor: str | None, kind: str | None, series: str | None, window: tuple[int, int] | None
 ) -> tuple[int, int]:
     """Raises click.UsageError."""
-    if monitor is not None and series is not None:
-        raise click.UsageError("--monitor excludes --series: draw one of them")
     if kind is not None and monitor is None:
         raise click.UsageError("--kind: write the monitor, too, such as --monitor 300,6")
     if window is not None and monitor is None and series is None:
@@ -140,21 +141,34 @@ def _windows(
 
 
 def _look(name: str, user: str | None, source: Source, rows: int) -> Look:
-    """Raises Failure, SharedStateError, UnknownServiceType."""
+    """Raises Failure, SharedStateError, UnknownServiceType, click.UsageError."""
     from inbound_audit.feed import Feed
 
     with Feed(name, user=user) as feed:
         if source.node is not None:
-            source = source._replace(node=_node(feed, source.node))
+            source = source._replace(node=_node(feed, source))
         try:
-            return feed.look(source, rows)
+            look = feed.look(source, rows)
         except (MonitorError, SeriesError, CidrError) as error:
             raise Failure(str(error)) from None
+    view_options.check_listener(look)
+    return look
 
 
-def _node(feed: Feed, node: str) -> str | None:
-    """As a source has it. Raises Failure, SharedStateError."""
-    return view_options.known_node(feed.look(rows=2).nodes, node)
+def _node(feed: Feed, source: Source) -> str | None:
+    """As a source has it. Raises Failure, SharedStateError, click.UsageError."""
+    assert source.node is not None
+    found = view_options.known_node(feed.look(rows=2).nodes, source.node)
+    others = {
+        "--service": source.service not in view_options.OF_NODES, "--listener": source.listener,
+        "--monitor": source.monitor, "--series": source.series,
+    }  # fmt: skip
+    excluded = next((option for option, given in others.items() if given), None)
+    if found is not None and excluded:
+        raise click.UsageError(
+            f"--node {found}: of another node this host has the open SMTP sessions alone, so leave out {excluded}"
+        )
+    return found
 
 
 def _drawing(look: Look, colour: str, width: int) -> Drawing:

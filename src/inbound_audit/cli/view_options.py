@@ -1,4 +1,4 @@
-"""What `show`, `top`, `ps`, `console`, `metrics` and `web` have in common: the view of a shared audit, its options, its
+"""What `show`, `top`, `map`, `watch`, `web` and others have in common: the view of a shared audit, its options, its
 failures and its user."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 import click
+from click.core import ParameterSource
 
 from inbound_audit.cli.completion import audits
 from inbound_audit.cli.failure import Failure
@@ -21,7 +22,11 @@ from inbound_audit.services import DEFAULT_SERVICE_TYPE
 from inbound_audit.shedding import ShedNetwork
 
 if TYPE_CHECKING:
+    from inbound_audit.feed import Look
     from inbound_audit.shared import View
+
+OF_NODES = (DEFAULT_SERVICE_TYPE, "inbound_cidr")
+"""The service types of the sessions that a node says to the others."""
 
 AS_JSON = "Print one JSON object instead."
 
@@ -74,6 +79,32 @@ def known_node(nodes: Iterable[NodeInfo], node: str) -> str | None:
     if node not in found:
         raise Failure(f"{node!r}: no such node (there is: {listing(list(found)) or 'no node, since no agent runs'})")
     return None if found[node] == THIS_HOST else node
+
+
+def check_what_is_counted(listener: str | None, monitor: str | None, series: str | None) -> None:
+    """Raises click.UsageError for options of which one would say nothing: a window has no service and no listener."""
+    if monitor is not None and series is not None:
+        raise click.UsageError("--monitor excludes --series: write one of them")
+    windows = "--monitor" if monitor is not None else "--series" if series is not None else None
+    service = click.get_current_context().get_parameter_source("service")
+    given = {"--listener": listener is not None, "--service": service is not ParameterSource.DEFAULT}
+    excluded = " and ".join(option for option, is_given in given.items() if is_given)
+    if windows and excluded:
+        raise click.UsageError(
+            f"{windows} excludes {excluded}: windows are of all listeners of all services together, so write "
+            f"{windows} alone"
+        )
+
+
+def check_listener(look: Look) -> None:
+    """Raises Failure if no process has the listener that was asked for: there would be nothing to see, for ever."""
+    service, listener = look.source.service, look.source.listener
+    if listener is None:
+        return
+    service = DEFAULT_SERVICE_TYPE if service in OF_NODES else service
+    known = [row.listener for row in look.listeners if row.service == service]
+    if listener not in known:
+        raise Failure(f"--listener: no listener of {service} is named {listener!r} (there is: {listing(known)})")
 
 
 @contextlib.contextmanager

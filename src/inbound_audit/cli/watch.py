@@ -22,8 +22,8 @@ Examples:
   inbound-audit watch mail --service ECStream --interval 5s
   inbound-audit watch mail --monitor 300,6
 \b
-Exit status: 0 done, 1 there is no such audit, service, monitor or series, it can't be opened, or there is no terminal,
-  2 usage."""
+Exit status: 0 done, 1 there is no such audit, service, listener, monitor or series, it can't be opened, or there is no
+  terminal, 2 usage."""
 )
 @view_options.name_argument
 @view_options.service_option
@@ -50,14 +50,14 @@ def watch(
     """
     if not _is_terminal():
         raise Failure(f"watch needs a terminal; write inbound-audit top {name} --json")
-    if sum(one is not None for one in (listener, monitor, series)) > 1:
-        raise click.UsageError("write one of --listener, --monitor and --series")
+    view_options.check_what_is_counted(listener, monitor, series)
     from inbound_audit.feed import Feed, Source
     from inbound_audit.watch.app import WatchApp
 
     with view_options.failures(name), _unknown_sources(), Feed(name, user=user) as feed:
         source = Source(service, listener, _as_named(monitor), series=series)
         look = feed.look(source, 2)  # what can't be looked at is said before the screen is taken
+        view_options.check_listener(look)
         kept = look.monitors if monitor else look.series if series else ()
         windows = next((row.windows for row in kept if row.name in (source.monitor, series)), 1)
         WatchApp(feed, source._replace(endv=windows - 1 if kept else None), rows=rows, interval_s=interval).run()
