@@ -1,9 +1,11 @@
-"""A function of `os` that fails once: for unit tests of what becomes of a call to the system that fails."""
+"""Calls to the system that fail: a function of `os` once, and what is written to a disk that is full."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +28,14 @@ class Failing:
             if self.calls == self.fails_at:
                 raise OSError(self.error, os.strerror(self.error), os.fspath(path))
         return self._real(path, *arguments, **keywords)
+
+
+@contextlib.contextmanager
+def full_disk(room: int = 10) -> Iterator[None]:
+    """No file of this process can grow beyond so many bytes: the call that would write more fails (EFBIG)."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -22,7 +22,7 @@ LAYERS = (
     {"errors"},
     {"_ipcount"},
     {"services", "descriptor", "nodes", "shedding", "text"},
-    {"process", "regular_file", "picture"},
+    {"process", "regular_file", "output_file", "picture"},
     {"log_limiter", "ration", "inquiries"},
     {"shared", "address_lists"},
     {"persist"},

@@ -15,7 +15,9 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src"
 
 # What `import inbound_audit` must not load: extras, and the Lua that only a Lua policy needs.
-NOT_AT_IMPORT = ("aiosmtpd", "click", "lark", "lupa", "numpy", "prompt_toolkit", "rich")
+NOT_AT_IMPORT = (
+    *("PIL", "aiosmtpd", "click", "lark", "lupa", "numpy", "prompt_toolkit", "rich", "starlette", "textual", "uvicorn"),
+)
 
 
 def start(*command: str | Path) -> subprocess.CompletedProcess[str]:

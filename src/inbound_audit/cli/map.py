@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from inbound_audit import output_file
 from inbound_audit._ipcount import MONITOR_KINDS
 from inbound_audit.cli import params, view_options
 from inbound_audit.cli.failure import Failure, reason
@@ -225,7 +226,6 @@ def _write(output: str, form: str, drawing: Drawing) -> None:
         sys.stdout.buffer.flush()
         return
     try:
-        with open(output, "wb") as file:
-            file.write(written)
+        output_file.write(output, written)
     except OSError as error:
         raise Failure(f"cannot write {click.format_filename(output)}: {reason(error)}") from None

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from inbound_audit import InboundAudit
+from inbound_audit import InboundAudit, output_file
 from inbound_audit._ipcount import MONITOR_KINDS, parse_pair
 from inbound_audit.cli import params
 from inbound_audit.cli.config.source import completed, config_option
@@ -288,8 +288,7 @@ def _write_page(path: str, result: Result, clients: Picture, refused: list[int])
     from inbound_audit.replay.page import page
 
     try:
-        with open(path, "w", encoding="utf-8") as stream:
-            stream.write(page(result, clients, refused))
+        output_file.write(path, page(result, clients, refused).encode())
     except OSError as error:
         raise Failure(f"cannot write {click.format_filename(path)}: {reason(error)}") from None
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from datetime import datetime
 
+from inbound_audit import output_file
 from inbound_audit.feed import Look
 from inbound_audit.watch.tree import Row
 
@@ -23,7 +24,8 @@ def default_name(look: Look) -> str:
 def write(path: str, look: Look, rows: Iterable[Row], *, replace: bool = False) -> None:
     """Writes a look as JSON, or these rows of it, if the name ends in ``.csv``.
 
-    Raises FileExistsError unless `replace`, OSError, and ValueError for another ending. O(rows).
+    Raises FileExistsError unless `replace`, OSError, and ValueError for another ending; a file that was there is as it
+    was then. O(rows).
     """
     if path.endswith(".csv"):
         text = io.StringIO()
@@ -35,5 +37,4 @@ def write(path: str, look: Look, rows: Iterable[Row], *, replace: bool = False) 
         content = json.dumps(look.as_json(), indent=1) + "\n"
     else:
         raise ValueError(f"{path!r}: write a name that ends in .json or .csv")
-    with open(os.path.expanduser(path), "w" if replace else "x", encoding="utf-8") as file:
-        file.write(content)
+    output_file.write(os.path.expanduser(path), content.encode(), replace=replace)
