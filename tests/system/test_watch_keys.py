@@ -307,14 +307,18 @@ def test_without_a_monitor_the_totals_that_were_seen_are_drawn() -> None:
 def test_the_history_of_the_prefix_under_the_cursor_comes_between_two_looks() -> None:
     class Following(FakeFeed):
         def history(self, prefix: str) -> History:
-            return History(60, (len(prefix), 77), (0, 0))
+            return History(60, (1, 77 if prefix == "0.0.0.0/0" else 88), (0, 0))
 
-    app = WatchApp(Following(full_look()), interval_s=600)
+    app = WatchApp(feed := Following(full_look()), interval_s=600)
 
     async def steps(pilot: Pilot[None]) -> None:
         await shows(pilot, "opened      77")
+        looks = len(feed.sources)
         await press(pilot, "down")
-        await comes(pilot, lambda: screen_of(app).count("198.51.100.0/24") >= 2)
+        await shows(pilot, "opened      88")
+        assert app._table.selected == "198.51.100.0/24"
+        assert str(app._side.of_one.render()).startswith("198.51.100.0/24\n")
+        assert len(feed.sources) == looks
 
     drive(app, steps)
 

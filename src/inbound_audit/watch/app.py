@@ -133,16 +133,16 @@ class WatchApp(App[None]):
             self._side.of_all.show(_span_of(event.look), event.look.history, tuple(self._totals))
             self._side.of_one.show(event.prefix or "", event.history)
             self._show_status()
-        self._looker.drawn()
+        self._looker.handled()
 
     def on_seen_history(self, event: SeenHistory) -> None:
         if event.prefix == self._table.selected:
             self._side.of_one.show(event.prefix, event.history)
-        self._looker.drawn()
+        self._looker.handled()
 
     def on_unseen(self, event: Unseen) -> None:
         self._say_gone(f"{event.why}: waiting for it, what you see is old")
-        self._looker.drawn()
+        self._looker.handled()
 
     def _say_gone(self, why: str) -> None:
         self._banner.display = bool(why)

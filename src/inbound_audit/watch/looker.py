@@ -39,7 +39,8 @@ class Unseen(Message):
 
 class Looker:
     """Takes a look every `interval_s` seconds, one at a time, and posts what it has seen: `Seen`, `SeenHistory` or
-    `Unseen`. After each it waits for `drawn`, so that a slow terminal gets fewer looks and no queue of them.
+    `Unseen`. After each it waits for `handled`, so that a slow terminal, whose application is late, gets fewer looks and
+    no queue of them.
 
     Lock rule: `_changed` for all members. It is not held while the thread looks.
     """
@@ -53,7 +54,7 @@ class Looker:
         self._prefix: str | None = None
         self._is_due = True
         self._wants_history = False
-        self._is_drawing = False
+        self._is_posted = False
         self._ended = False
 
     # ---- called by the application
@@ -73,10 +74,10 @@ class Looker:
             self._prefix, self._wants_history = prefix, prefix is not None
             self._changed.notify()
 
-    def drawn(self) -> None:
-        """What was posted last is on the screen."""
+    def handled(self) -> None:
+        """The application has changed its widgets by what was posted last, and draws them when it is idle."""
         with self._changed:
-            self._is_drawing = False
+            self._is_posted = False
             self._changed.notify()
 
     def end(self) -> None:
@@ -92,15 +93,15 @@ class Looker:
         while True:
             with self._changed:
                 while not self._ended and (
-                    self._is_drawing or not (self._is_due or self._wants_history or time.monotonic() >= next_at)
+                    self._is_posted or not (self._is_due or self._wants_history or time.monotonic() >= next_at)
                 ):
-                    self._changed.wait(None if self._is_drawing else max(0.0, next_at - time.monotonic()))
+                    self._changed.wait(None if self._is_posted else max(0.0, next_at - time.monotonic()))
                 if self._ended:
                     return
                 whole = self._is_due or time.monotonic() >= next_at
                 source, prefix = self._source, self._prefix
                 self._is_due = self._wants_history = False
-                self._is_drawing = True
+                self._is_posted = True
             if whole:
                 next_at = time.monotonic() + self._interval_s
             self._post(self._see(source, prefix, whole))

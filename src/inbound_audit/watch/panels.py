@@ -20,8 +20,8 @@ from inbound_audit.text import age
 NUMBER_WIDTH = 15
 """Of the words before a curve."""
 BAR_WIDTH = 8
-MAX_ROWS = 20
-"""Of limits, refusals, processes or nodes."""
+MAX_LINES = 20
+"""Lines of one panel, below its heading. A limit and a refusal have two each."""
 
 
 class Panel(Static):
@@ -34,7 +34,7 @@ class Panel(Static):
 
     def show(self, lines: Sequence[str]) -> None:
         """Hidden without lines."""
-        if (new := list(lines[:MAX_ROWS])) != self._lines:
+        if (new := list(lines[:MAX_LINES])) != self._lines:
             is_as_high = self._lines is not None and len(new) == len(self._lines)
             self._lines = new
             self.display = bool(new)
@@ -127,14 +127,15 @@ def minutes(seconds: float) -> str:
 
 
 def lines_of_limit(row: LimitRow) -> tuple[str, str]:
-    """How full, of what, and where."""
+    """How full, of what, and where; ≥: at least so full, since not all prefixes were looked into."""
     filled = int(min(1.0, row.share) * BAR_WIDTH)
     bar = "█" * filled + "░" * (BAR_WIDTH - filled)
     service = "" if row.service == DEFAULT_SERVICE_TYPE else f"{row.service} "
-    where = "" if row.prefix is None else f"{row.prefix} "
+    where = row.prefix or plain(row.listener or "")
+    share = f"{'' if row.exact else '≥'}{row.share:.0%}"
     return (
-        f"{bar} {row.share:4.0%} {plain(service + row.limit.removeprefix('default '))}",
-        f" {where}{row.count}/{row.most}{' dry run' * row.dry_run}",
+        f"{bar} {share:>4} {plain(service + row.limit.removeprefix('default '))}",
+        f" {where}{' ' * bool(where)}{row.count}/{row.most}{' dry run' * row.dry_run}",
     )
 
 
