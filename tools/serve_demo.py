@@ -21,9 +21,20 @@ def run(listener: Sequence[str] = (), page: Sequence[str] = ()) -> int:
     """Serves until a signal comes; the arguments are further ones of the commands. Returns the listener's status."""
     Path("build").mkdir(exist_ok=True)
     shared = SHARED if sys.platform == "linux" else []
+    serve: subprocess.Popen[bytes] | None = None
+    is_ending = False
+
+    def end(number: int, _: object) -> None:
+        nonlocal is_ending
+        is_ending = True
+        if serve is not None and number == signal.SIGTERM:  # Ctrl-C reaches the commands as well
+            serve.terminate()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
     serve = subprocess.Popen([*COMMAND, "serve", *POLICY, *shared, *listener])
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the commands as well
-    signal.signal(signal.SIGTERM, lambda *_: serve.terminate())
+    if is_ending:  # since before it could be reached
+        serve.terminate()
     if not shared:
         return serve.wait()
     with subprocess.Popen([*COMMAND, "web", "local", "--wait", *page]) as web:

@@ -28,10 +28,21 @@ def directory(place: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+SIGNAL_WHILE_IT_STARTS = """
+import os, subprocess
+class Popen(subprocess.Popen):
+    def __init__(self, *arguments, **keywords):
+        super().__init__(*arguments, **keywords)
+        os.kill(os.getpid(), {:d})
+subprocess.Popen = Popen
+"""
+
+
 @contextlib.contextmanager
-def started(directory: Path, page: str) -> Iterator[subprocess.Popen[str]]:
-    """It in a process group of its own, as a terminal has it. Ends all of it."""
-    code = f"import sys, serve_demo; sys.exit(serve_demo.run(['--listen', '127.0.0.1:0'], ['--listen', {page!r}]))"
+def started(directory: Path, page: str, before: str = "") -> Iterator[subprocess.Popen[str]]:
+    """It in a process group of its own, as a terminal has it; `before`: code that runs first. Ends all of it."""
+    run = f"serve_demo.run(['--listen', '127.0.0.1:0'], ['--listen', {page!r}])"
+    code = f"{before}\nimport sys, serve_demo; sys.exit({run})"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=directory, env={**environment(), "PYTHONPATH": str(ROOT / "tools")},
         text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -67,6 +78,12 @@ def test_a_listener_and_its_page_end_together(directory: Path, place: Path, numb
         assert process.wait(PATIENCE) == 0, rest
     assert "Traceback" not in rest
     assert not list(place.glob("*/*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_the_listener_is_started_ends_both(directory: Path, number: signal.Signals) -> None:
+    with started(directory, "127.0.0.1:0", SIGNAL_WHILE_IT_STARTS.format(number)) as process:
+        assert "Traceback" not in process.communicate(timeout=PATIENCE)[0]  # its end: no process is left
 
 
 def test_the_listener_goes_on_if_the_port_of_the_page_is_taken(directory: Path) -> None:

@@ -39,8 +39,8 @@ class Unseen(Message):
 
 class Looker:
     """Takes a look every `interval_s` seconds, one at a time, and posts what it has seen: `Seen`, `SeenHistory` or
-    `Unseen`. After each it waits for `handled`, so that a slow terminal, whose application is late, gets fewer looks and
-    no queue of them.
+    `Unseen`. After each it waits for `handled`, so that a slow terminal, whose application is late, gets fewer looks
+    and no queue of them.
 
     Lock rule: `_changed` for all members. It is not held while the thread looks.
     """
