@@ -279,6 +279,12 @@ def test_off_this_machine_a_token_is_needed(place: Path) -> None:
     assert b"write --token-file FILE" in done.stderr
 
 
+def test_a_name_with_a_port_is_refused(place: Path) -> None:
+    done = run("web", "mail", "--host", "audit.example.net:8443", "--wait")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"'audit.example.net:8443': write the name alone" in done.stderr
+
+
 def test_a_token_file_is_made_for_its_user_alone_and_read_again(place: Path, tmp_path: Path) -> None:
     path = tmp_path / "token"
     with WebServer("--wait", "--token-file", str(path)) as server:

@@ -35,6 +35,13 @@ _NEEDS_TOKEN = (
 )
 
 
+@params.kind("NAME")
+def host_name(text: str) -> str:
+    from inbound_audit.web.access import read_name
+
+    return read_name(text)
+
+
 @click.command(
     epilog="""\b
 Examples:
@@ -57,7 +64,9 @@ Exit status: 0 stopped by a signal, 1 the audit can't be read or it can't listen
 )
 @params.option("--change-token-file", "FILE", "Who sends the token in this file may read, deny, allow and lift.")
 @click.option("--allow-changes", is_flag=True, help="Make a token for changes that holds for this run, and print it.")
-@params.option("--host", "NAME", "A further name by which browsers reach it; repeatable.", multiple=True)
+@params.option(
+    "--host", host_name, "A further name by which browsers reach it, without a port; repeatable.", multiple=True
+)
 @params.option(
     "--interval", params.look_interval, "Between two looks, while a browser looks: 0.1s to 60s.", default="1s"
 )
@@ -99,7 +108,7 @@ def web(
         far = next((sockets.name_of(bound) for bound in listening if not _is_local(bound)), None)
         if far is not None and reading is None and changing is None:
             raise click.UsageError(_NEEDS_TOKEN.format(far))
-        access = Access(reading, changing, open=reading is None and far is None, hosts=frozenset(map(str.lower, host)))
+        access = Access(reading, changing, open=reading is None and far is None, hosts=frozenset(host))
         view_options.give_up_root(user)
         hub = held.enter_context(contextlib.closing(Hub(functools.partial(Feed, name, user=user), interval)))
         if not wait:

@@ -29,6 +29,7 @@ MIN_TOKEN, MAX_TOKEN = 16, 256
 """Characters of a token."""
 
 _TOKEN = re.compile(rf"[A-Za-z0-9._~+/=-]{{{MIN_TOKEN},{MAX_TOKEN}}}")
+_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _HOST = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::[0-9]{0,5})?")
 _LOCAL = ("localhost",)
 _OWN_SITE = ("same-origin", "none")
@@ -110,6 +111,14 @@ def read_token(text: str) -> str:
             "makes"
         )
     return token
+
+
+def read_name(text: str) -> str:
+    """A name of the server, as `check_host` compares it. Raises ValueError for what no browser sends as a name."""
+    name = text.lower()
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{text!r}: write the name alone, as browsers send it, without a port: audit.example.net")
+    return name
 
 
 def _is_same(given: bytes, known: str | None) -> bool:

@@ -33,6 +33,7 @@ BEAT_S = 15.0
 """Seconds of silence after which a client gets a comment, so that it notices a dead connection."""
 
 BEAT = b": still here\n\n"
+FAILED = "the server failed; its log says why"
 
 logger = logging.getLogger("inbound_audit.web")
 
@@ -274,7 +275,7 @@ class _Channel:
             frame = await hub.in_thread(lambda: hub._take(self._source, self._rows, before))
         except Exception:
             logger.exception("no look at %s", self._source)
-            frame = _gone(Gone("the server failed; its log says why"), before)
+            frame = _gone(Gone(FAILED), before)
         hub.looks += 1
         self.frame = frame
         self._wake()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inbound_audit.web.access import Access, Refusal, read_token
+from inbound_audit.web.access import Access, Refusal, read_name, read_token
 
 READING, CHANGING = "r" * 32, "c" * 32
 
@@ -38,6 +38,20 @@ def test_a_name_that_leads_here_by_dns_is_refused(host: str | None) -> None:
     with pytest.raises(Refusal, match="--host") as refusal:
         Access(hosts=["audit.example.net"]).check_host(host)
     assert refusal.value.status == 421
+
+
+def test_a_further_name_is_one_that_a_browser_sends() -> None:
+    Access(hosts=[read_name("Audit.Example.Net")]).check_host("audit.example.net:8443")
+    for text in (
+        "audit.example.net:8443",
+        "https://audit.example.net",
+        "audit.example.net/",
+        "b\xfccher.example",
+        "",
+        "a.",
+    ):
+        with pytest.raises(ValueError, match="without a port"):
+            read_name(text)
 
 
 def test_without_tokens_an_open_server_is_read_and_not_changed() -> None:
