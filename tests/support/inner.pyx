@@ -517,6 +517,14 @@ cdef class Arena:
         cdef ip.Address a = address(text), out
         return text_of(&out) if seek_.seek_host(&self.a, a.version == 6, &a, up, &out) else None
 
+    def branch(self, cidr):
+        """`(count, the longest prefix with the same hosts)`, or None."""
+        cdef prefix.Prefix p = prefix_of(cidr)
+        cdef seek_.Branch b
+        if not seek_.branch_below(&self.a, &p, &b):
+            return None
+        return b.count, f"{text_of(&b.prefix.address)}/{b.prefix.length}"
+
     def descend(self, text):
         """`(entries on the path, found, mismatch, damaged)`."""
         cdef ip.Address a = address(text)
@@ -785,17 +793,13 @@ cdef class Owner:
             a = address(peer)
         return query.query_listener(self.tree[tree], &a if peer is not None else NULL, cidr, len(cidr))
 
-    def seek(self, text, int up=1, int service=0):
-        cdef ip.Address a = address(text), out
-        found = walk.seek_trees(trees.trees_of(self.o, service), a.version == 6, &a, up, &out)
-        return text_of(&out) if found else None
-
-    def narrow(self, cidr, int service=0):
-        """The longest prefix with the same hosts, as text, or None."""
+    def branch(self, cidr, int service=0):
+        """`(count, the longest prefix with the same hosts)`, or None."""
         cdef prefix.Prefix p = prefix_of(cidr)
-        if not walk.narrow(trees.trees_of(self.o, service), &p):
+        cdef seek_.Branch b
+        if not walk.trees_branch(trees.trees_of(self.o, service), &p, &b):
             return None
-        return f"{text_of(&p.address)}/{p.length}"
+        return b.count, f"{text_of(&b.prefix.address)}/{b.prefix.length}"
 
     def rows(self, int version=4, int service=0):
         """`(code, [(count, prefix)])` of the compressed tree."""

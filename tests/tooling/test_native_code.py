@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 HOT = {
     "path": ["descend", "shift_counts"],
     "trie": ["count_prefix", "bound_prefix", "add_in", "remove_in"],
-    "seek": ["seek_host"],
+    "seek": ["branch_below", "seek_host"],
     "node": ["find", "sum_below", "matches", "put", "erase"],
     "sums": ["tree_sum", "tree_bound", "tree_count", "sum_trees", "listener_count"],
     "lengths": ["bound_path", "first_over"],
@@ -150,6 +150,7 @@ def test_the_lock_and_the_fences_are_where_they_are_said_to_be(generated):
         ("trie", "count_prefix", "ia_acquire", 1),
         ("trie", "bound_prefix", "ia_acquire", 1),
         ("trie", "go_down", "ia_acquire", 1),
+        ("seek", "branch_below", "ia_acquire", 2),
         ("seek", "seek_host", "ia_acquire", 3),
         ("seek", "outermost", "ia_acquire", 1),
         ("node", "matches", "ia_acquire", 1),

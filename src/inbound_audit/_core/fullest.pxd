@@ -21,9 +21,10 @@ from inbound_audit._core.limits cimport (
     limited_count, trees_of_limit,
 )
 from inbound_audit._core.model cimport Owner, Series, Tree, ia_ac, load_ring
-from inbound_audit._core.picture cimport Parts, Spot, add_rings, add_trees, add_windows, narrow_parts, parts_count
+from inbound_audit._core.picture cimport Parts, add_rings, add_trees, add_windows, parts_branch
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.ranges cimport Ranges, lookup
+from inbound_audit._core.seek cimport Branch
 from inbound_audit._core.sliding cimport Parts as Sums, Span, sliding_count, span_until
 from inbound_audit._core.sums cimport whole_family
 from inbound_audit._core.walk cimport Row, Rows, append, comes_first, half, pop, sift_up
@@ -86,13 +87,19 @@ cdef inline int begin_fill(Fill *f, Owner *o, int service, int number) noexcept 
     return add_rings(&f.seen, f.events, f.now, first, last)
 
 
+cdef inline bint counts_all(const Fill *f) noexcept nogil:
+    """All that `seen` has in a prefix counts in it."""
+    return f.window != NOW or (is_of_open_prefix(&f.limit) and f.set.nodes == 0)
+
+
 cdef inline int64_t fill_of(Fill *f, const Prefix *p) noexcept nogil:
     """What the limit counts in a prefix of any length; of a limit of a whole network, in all of it."""
     cdef bint v6 = p.address.version == 6
+    cdef Branch branch
     cdef int node
     cdef Sums sums
-    if f.window != NOW:
-        return parts_count(&f.seen, p)
+    if counts_all(f):
+        return branch.count if parts_branch(&f.seen, p, &branch) else 0
     f.client.hi, f.client.lo, f.client.version = p.address.hi, p.address.lo, p.address.version
     f.limit.length[v6] = p.length
     node = lookup(&f.listed[v6], p.address.hi, p.address.lo)
@@ -106,17 +113,18 @@ cdef inline int64_t fill_of(Fill *f, const Prefix *p) noexcept nogil:
 
 cdef inline int look_into(Fill *f, Prefix p) noexcept nogil:
     """Puts a prefix on the heap, as short as its hosts allow and at most as long as the limit's. OK or FULL."""
-    cdef Spot spot
+    cdef Branch branch
     cdef Row row
     cdef int want = f.want[p.address.version == 6]
-    if want < 0 or not narrow_parts(&f.seen, &p, NULL, NULL, &spot):
+    if want < 0 or not parts_branch(&f.seen, &p, &branch):
         return OK
-    row.prefix, row.spot = spot.prefix, 0
+    row.prefix, row.count, row.spot = branch.prefix, branch.count, 0
     row.whole = row.prefix.length >= want
     if row.whole:
         row.prefix.length = want
         mask(&row.prefix.address, want)
-    row.count = fill_of(f, &row.prefix)
+    if not counts_all(f):
+        row.count = fill_of(f, &row.prefix)
     if row.count <= 0:
         return OK
     if append(&f.heap, &row) != OK:

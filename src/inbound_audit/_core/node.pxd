@@ -196,6 +196,37 @@ cdef inline u32 sum_below(Node *n, bint v6, bint full, u8 byte, int bits) noexce
     return total
 
 
+cdef inline bint outer_keys(Node *n, bint v6, bint full, u8 byte, int bits, int *first, int *last) noexcept nogil:
+    """The lowest and the highest key of the children that share the first `bits` (0 to 7) bits of `byte`.
+
+    Returns False if there is none. O(slots).
+    """
+    cdef u8 care = <u8>(0xFF << (8 - bits))
+    cdef u8 *keys = keys_of(n, v6)
+    cdef u64 *entries = entries_of(n, v6, GRADE_FULL)
+    cdef u64 used
+    cdef int key
+    first[0], last[0] = byte & care, (byte & care) | (0xFF >> bits)
+    if full:
+        while first[0] <= last[0] and load64(entries + first[0]) == 0:
+            first[0] += 1
+        while first[0] < last[0] and load64(entries + last[0]) == 0:
+            last[0] -= 1
+        return first[0] <= last[0]
+    first[0], last[0] = last[0] + 1, -1
+    used = matches(n, v6, grade_of(n), byte, care)
+    while used:
+        key = load8(keys + ctz64(used))
+        used &= used - 1
+        if (key ^ byte) & care:
+            continue  # a writer has stored another key meanwhile
+        if key < first[0]:
+            first[0] = key
+        if key > last[0]:
+            last[0] = key
+    return last[0] >= 0
+
+
 cdef inline int next_key(Node *n, bint v6, bint full, int after, int step) noexcept nogil:
     """The nearest key above (`step` 1) or below (-1) `after`, or -1. O(slots)."""
     cdef u8 *keys = keys_of(n, v6)

@@ -27,15 +27,16 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp
 
-from inbound_audit._core.address cimport Address, compare, first_difference, mask, width
-from inbound_audit._core.bits cimport u32, u64, load64
+from inbound_audit._core.address cimport width
+from inbound_audit._core.bits cimport u32, u64, acquire64, fence_acquire, load64
 from inbound_audit._core.clock cimport window_number
 from inbound_audit._core.codes cimport FULL, OK
 from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport SESSIONS, Ring, Series, Tree, load_ring, load_series, load_tree
 from inbound_audit._core.prefix cimport Prefix
-from inbound_audit._core.sums cimport tree_count, whole_family
-from inbound_audit._core.walk cimport Row, Rows, append, half, last_of, pop, sift_up, tree_seek
+from inbound_audit._core.seek cimport Branch
+from inbound_audit._core.sums cimport whole_family
+from inbound_audit._core.walk cimport Row, Rows, append, half, join, pop, sift_up, tree_branch
 from inbound_audit._core.window cimport pair_sum, ring_now, slot_of
 
 cdef enum:
@@ -51,11 +52,10 @@ cdef struct Parts:
     Part *part
     size_t size
     size_t room
+    bint takes              # something is subtracted
 
 cdef struct Spot:
     Prefix prefix
-    Address first           # the first and the last host in it, as they were found
-    Address last
     int64_t count
     u32 inside[2]           # the spots of its branches; 0: none
 
@@ -82,6 +82,7 @@ cdef inline int add_part(Parts *parts, Tree *added, Tree *taken, bint of_window,
         parts.room = room
     parts.part[parts.size] = Part(added=added, taken=taken, number=number, of_window=of_window)
     parts.size += 1
+    parts.takes = parts.takes or taken != NULL
     return OK
 
 
@@ -131,93 +132,63 @@ cdef inline int add_windows(Parts *parts, Series *s, int64_t now, int64_t first,
     return code
 
 
-cdef inline int64_t parts_count(const Parts *parts, const Prefix *p) noexcept nogil:
-    """The sum below a prefix. O(parts x prefix length)."""
-    cdef int64_t total = 0
+cdef inline bint part_branch(const Part *part, const Prefix *p, Branch *out) noexcept nogil:
+    """What was added to a part below a prefix. Returns False if that is nothing, or another window by now."""
+    cdef u64 *held = <u64 *>&header(&part.added.arena).number
+    if not part.of_window:
+        return tree_branch(part.added, p, out)
+    if acquire64(held) != <u64>part.number or not tree_branch(part.added, p, out):
+        return False
+    fence_acquire()
+    return load64(held) == <u64>part.number
+
+
+cdef inline bint parts_branch(const Parts *parts, const Prefix *p, Branch *out) noexcept nogil:
+    """The longest prefix inside `p` that holds the same hosts, and its sum. Returns False if there is no host.
+
+    O(parts x bytes of the address).
+    """
     cdef const Part *part
-    cdef size_t i
-    for i in range(parts.size):
-        part = &parts.part[i]
-        if part.of_window:
-            total += pair_sum(part.added, part.taken, part.number, p, NULL, 0)
-        else:
-            total += tree_count(part.added, p)
-    return total
-
-
-cdef inline bint parts_seek(const Parts *parts, const Address *start, int up, Address *out) noexcept nogil:
-    """The nearest host at or beyond `start` in any of the parts. O(parts x bytes of the address)."""
-    cdef Address host
+    cdef Branch branch
     cdef bint found = False
     cdef size_t i
     for i in range(parts.size):
-        if tree_seek(parts.part[i].added, start.version == 6, start, up, &host):
-            if not found or compare(host.hi, host.lo, out.hi, out.lo, 128) * up < 0:
-                out[0] = host
+        part = &parts.part[i]
+        if part_branch(part, p, &branch):
+            branch.count = 0 if part.taken != NULL else branch.count
+            join(out, &branch, not found)
             found = True
-    return found
+    if not found:
+        return False
+    for i in range(parts.size if parts.takes else 0):
+        part = &parts.part[i]
+        if part.taken != NULL:  # of one moment with what was added, and of the hosts that were added alone
+            out.count += pair_sum(part.added, part.taken, part.number, &out.prefix, NULL, 0)
+    return True
 
 
 # ---- spots
 
-cdef inline bint narrow_parts(
-    const Parts *parts, const Prefix *p, const Address *first, const Address *last, Spot *out
-) noexcept nogil:
-    """The longest prefix inside `p` that holds the same hosts, and the first and last of them. Returns False if there
-    is none.
+cdef inline int add_spot(Picture *pic, const Prefix *p, u32 *number) noexcept nogil:
+    """Makes what lies below a prefix a row that may be split; `number` is 0 if its sum is not above zero.
 
-    `first` and `last` are the first and last host in `p` where they are known, else NULL. A host that has gone since
-    makes the result shorter than it could be.
+    Returns OK, or FULL if there is no memory. O(parts x bytes of the address + log rows).
     """
-    cdef Address end = last_of(p)
-    cdef int length
-    out.first = p.address
-    if first != NULL:
-        out.first = first[0]
-    elif not parts_seek(parts, &p.address, 1, &out.first):
-        return False
-    if compare(out.first.hi, out.first.lo, p.address.hi, p.address.lo, p.length) != 0:
-        return False  # the host lies after the prefix, or the bytes are damaged
-    out.last = out.first
-    if last != NULL:
-        out.last = last[0]
-    elif not parts_seek(parts, &end, -1, &out.last):
-        return False
-    if compare(out.last.hi, out.last.lo, out.first.hi, out.first.lo, 128) <= 0:
-        out.last = out.first  # the last host has gone meanwhile
-        length = width(p.address.version)
-    else:
-        length = first_difference(out.first.hi, out.first.lo, out.last.hi, out.last.lo)
-    out.prefix.address = out.first
-    out.prefix.length = length if length > p.length else p.length
-    mask(&out.prefix.address, out.prefix.length)
-    return True
-
-
-cdef inline bint look_at(
-    const Parts *parts, const Prefix *p, const Address *first, const Address *last, Spot *out
-) noexcept nogil:
-    """As `narrow_parts`, with the sum. Returns False if that is not above zero."""
-    if not narrow_parts(parts, p, first, last, out):
-        return False
-    out.count = parts_count(parts, &out.prefix)
-    out.inside[0] = out.inside[1] = 0
-    return out.count > 0
-
-
-cdef inline int add_spot(Picture *pic, const Spot *spot, u32 *number) noexcept nogil:
-    """Makes it a row that may be split. Returns OK, or FULL if there is no memory. O(log rows)."""
     cdef u32 room = 2 * pic.size + 64
     cdef Spot *more
+    cdef Branch branch
     cdef Row row
+    number[0] = 0
+    if not parts_branch(&pic.parts, p, &branch) or branch.count <= 0:
+        return OK
     if pic.size == pic.room:
         more = <Spot *>realloc(pic.spot, room * sizeof(Spot))
         if more == NULL:
             return FULL
         pic.spot = more
         pic.room = room
-    pic.spot[pic.size] = spot[0]
-    row.prefix, row.count, row.spot, row.whole = spot.prefix, spot.count, pic.size, False
+    pic.spot[pic.size] = Spot(prefix=branch.prefix, count=branch.count, inside=[0, 0])
+    row.prefix, row.count, row.spot, row.whole = branch.prefix, branch.count, pic.size, False
     if append(&pic.heap, &row) != OK:
         return FULL
     sift_up(&pic.heap, pic.heap.size - 1)
@@ -228,18 +199,14 @@ cdef inline int add_spot(Picture *pic, const Spot *spot, u32 *number) noexcept n
 
 cdef inline int split(Picture *pic, u32 number) noexcept nogil:
     """Adds the branches of a spot that is no host. Returns OK or FULL."""
-    cdef Spot whole = pic.spot[number]  # a copy: the array may move
-    cdef Prefix lower = half(&whole.prefix, False), upper = half(&whole.prefix, True)
-    cdef Spot branch
-    cdef u32 inside = 0
-    cdef int code = OK
-    if look_at(&pic.parts, &lower, &whole.first, NULL, &branch):
-        code = add_spot(pic, &branch, &inside)
-        pic.spot[number].inside[0] = inside
-    inside = 0
-    if code == OK and look_at(&pic.parts, &upper, NULL, &whole.last, &branch):
-        code = add_spot(pic, &branch, &inside)
-        pic.spot[number].inside[1] = inside
+    cdef Prefix whole = pic.spot[number].prefix, branch
+    cdef u32 inside
+    cdef int code = OK, upper
+    for upper in range(2):
+        branch = half(&whole, upper)
+        if code == OK:
+            code = add_spot(pic, &branch, &inside)
+            pic.spot[number].inside[upper] = inside
     return code
 
 
@@ -264,10 +231,9 @@ cdef inline int draw(Picture *pic, u32 rows, const Prefix *within) noexcept nogi
 
     O(rows x parts x bytes of the address + rows x log rows).
     """
-    cdef Spot family
     cdef Prefix all
     cdef Row heaviest
-    cdef u32 number = 0
+    cdef u32 number
     cdef int version, code = OK
     for version in range(4, 7, 2):
         whole_family(version, &all)
@@ -275,8 +241,8 @@ cdef inline int draw(Picture *pic, u32 rows, const Prefix *within) noexcept nogi
             if within.address.version != version:
                 continue
             all = within[0]
-        if code == OK and pic.size < rows and look_at(&pic.parts, &all, NULL, NULL, &family):
-            code = add_spot(pic, &family, &number)
+        if code == OK and pic.size < rows:
+            code = add_spot(pic, &all, &number)
     pic.families = pic.size
     while code == OK and pic.heap.size and pic.size + 2 <= rows:
         heaviest = pop(&pic.heap)

@@ -1,16 +1,25 @@
-"""Hosts in address order: the nearest host at or beyond an address.
+"""Hosts in address order: the nearest host at or beyond an address, and where the hosts of a prefix branch.
 
 Lock rule: none; the caller follows the protocol of `seqlock`.
 """
 
 
-from inbound_audit._core.address cimport Address, compare
-from inbound_audit._core.bits cimport u8, u64, acquire64, high_bits, load8
+from libc.stdint cimport int64_t
+
+from inbound_audit._core.address cimport Address, compare, mask, width
+from inbound_audit._core.bits cimport u8, u32, u64, acquire64, clz64, high_bits, load8
 from inbound_audit._core.layout cimport Arena, block, header, reach_of
 from inbound_audit._core.node cimport (
-    TAG_FULL, TAG_NONE, Key, Node, byte_at, find, is_node, last_byte, next_key, path_of, tag_of, unit_of,
+    TAG_FULL, TAG_NONE, Key, Node, byte_at, count_of, differ, find, is_node, last_byte, next_key, outer_keys, path_of,
+    sum_below, tag_of, unit_of,
 )
 from inbound_audit._core.path cimport host_of
+from inbound_audit._core.prefix cimport Prefix
+
+# What lies below a prefix.
+cdef struct Branch:
+    Prefix prefix       # the longest one that holds the same hosts
+    int64_t count       # their sessions
 
 cdef inline Key with_byte(Key k, int depth, u8 byte) noexcept nogil:
     """The first `depth` bytes of `k`, then `byte`, then zeros."""
@@ -85,3 +94,70 @@ cdef inline bint seek_host(const Arena *a, bint v6, const Address *start, int up
     if outermost(a, v6, e, path, up, out) and compare(out.hi, out.lo, start.hi, start.lo, 128) * up >= 0:
         return True
     return outermost(a, v6, spare, spare_path, up, out)
+
+
+cdef inline bint only_host(const Arena *a, bint v6, u64 e, Key path, int length, Branch *out) noexcept nogil:
+    """The host of an entry that leads to no node, if it has that prefix."""
+    cdef Key k
+    if tag_of(e) == TAG_NONE:
+        return False
+    k = host_of(a, v6, e, path.hi, path.lo)
+    if differ(k.hi, k.lo, path.hi, path.lo, length):
+        return False
+    out.prefix.address.hi, out.prefix.address.lo = k.hi, k.lo
+    out.prefix.length = width(6 if v6 else 4)
+    mask(&out.prefix.address, out.prefix.length)
+    return True
+
+
+cdef inline bint branch_below(const Arena *a, const Prefix *p, Branch *out) noexcept nogil:
+    """What lies below a prefix, in one way down. Returns False if there is no host. O(bytes of the address x slots).
+
+    The caller follows the protocol of `seqlock`. The result is no shorter than `p` and inside it, whatever the bytes.
+    """
+    cdef bint v6 = p.address.version == 6
+    cdef u64 e = acquire64(&header(a).root[v6])
+    cdef u32 reach = reach_of(a)
+    cdef Key path, k
+    cdef Node *n
+    cdef u64 *at
+    cdef int length = p.length, depth = 0, above, bits, first = 0, last = 0
+    path.hi, path.lo = p.address.hi, p.address.lo
+    out.prefix.address.version = p.address.version
+    while is_node(e):
+        if unit_of(e) >= reach:
+            return False
+        n = <Node *>block(a, unit_of(e))
+        above, depth = depth, load8(&n.depth)
+        if depth < above or depth > last_byte(v6):
+            return False
+        bits = length - 8 * depth
+        if depth != above:
+            k = path_of(n, v6)
+            if differ(k.hi, k.lo, path.hi, path.lo, length if bits < 0 else 8 * depth):
+                return False
+            if bits < 0:
+                path = k
+        bits = 0 if bits < 0 else bits
+        if bits < 8:
+            if not outer_keys(n, v6, tag_of(e) == TAG_FULL, byte_at(path.hi, path.lo, depth), bits, &first, &last):
+                return False
+            if first != last:
+                out.count = count_of(e)
+                if bits:
+                    out.count = sum_below(n, v6, tag_of(e) == TAG_FULL, byte_at(path.hi, path.lo, depth), bits)
+                path = with_byte(path, depth, <u8>first)
+                out.prefix.address.hi, out.prefix.address.lo = path.hi, path.lo
+                out.prefix.length = 8 * depth + clz64(<u64>(first ^ last) << 56)
+                mask(&out.prefix.address, out.prefix.length)
+                return True
+            # All of them are below one child.
+            path = with_byte(path, depth, <u8>first)
+            length = 8 * depth + 8
+        at = find(n, v6, tag_of(e) == TAG_FULL, byte_at(path.hi, path.lo, depth))
+        if at == NULL:
+            return False
+        e = acquire64(at)
+        depth += 1
+    out.count = count_of(e)
+    return only_host(a, v6, e, path, length, out)

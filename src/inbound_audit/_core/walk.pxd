@@ -1,11 +1,11 @@
 """Long walks over a sum of trees: the rows of the compressed tree, and the largest prefixes.
 
 A walk never stops a writer. It is made of short reads, each exact as of its moment: "the first host at or after this
-address" and "the count of this prefix". So a walk is weakly consistent: each row was true at some moment of the walk, a
-host that is there all the time is found exactly once, and rows need not add up while sessions open and close.
+address" and "what lies below this prefix". So a walk is weakly consistent: each row was true at some moment of the
+walk, a host that is there all the time is found exactly once, and rows need not add up while sessions open and close.
 
-A walk needs to know where the tree branches inside a prefix: the common bits of the first and the last host in the
-prefix are the next row of the (binary) compressed tree, and it branches after them.
+A walk needs to know where the trees branch inside a prefix: the common bits of all hosts in the prefix are the next row
+of the (binary) compressed tree, and it branches after them. One way down each tree says that, and the count.
 
 Damaged bytes of another owner's file could lead in a circle. A walk that finds more rows than the memory of all its
 trees can hold ends with DAMAGED.
@@ -22,9 +22,9 @@ from inbound_audit._core.codes cimport DAMAGED, FULL, OK
 from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport Tree, load_tree
 from inbound_audit._core.prefix cimport Prefix
-from inbound_audit._core.seek cimport seek_host
-from inbound_audit._core.seqlock cimport EXACT, READ_TRIES, read_begin, read_end
-from inbound_audit._core.sums cimport sum_trees, tree_count, whole_family
+from inbound_audit._core.seek cimport Branch, branch_below, seek_host
+from inbound_audit._core.seqlock cimport BESIDE_UPDATE, EXACT, READ_TRIES, read_begin, read_end
+from inbound_audit._core.sums cimport tree_count, whole_family
 
 cdef enum:
     MAX_OPEN = 130      # prefixes that wait in a walk: one per bit of the address, and one
@@ -78,7 +78,7 @@ cdef inline bint within_row_budget(Tree *t, Rows *rows) noexcept nogil:
     return rows.found <= rows.budget + ROWS_FREE
 
 
-# ---- where a prefix branches
+# ---- hosts, and where a prefix branches
 
 cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Address *out) noexcept nogil:
     """The nearest host of one tree: `seek_host` under the protocol of `seqlock`."""
@@ -96,50 +96,53 @@ cdef inline bint tree_seek(Tree *t, bint v6, const Address *start, int up, Addre
     return found and compare(out.hi, out.lo, start.hi, start.lo, 128) * up >= 0
 
 
-cdef inline bint seek_trees(Tree *t, bint v6, const Address *start, int up, Address *out) noexcept nogil:
-    """The nearest host at or beyond `start` in any of the trees from `t` on."""
-    cdef Address host
-    cdef bint found = False
-    while t != NULL:
-        if tree_seek(t, v6, start, up, &host):
-            if not found or compare(host.hi, host.lo, out.hi, out.lo, 128) * up < 0:
-                out[0] = host
-            found = True
-        t = load_tree(&t.next)
+cdef inline bint tree_branch(Tree *t, const Prefix *p, Branch *out) noexcept nogil:
+    """What one tree has below a prefix, as of one moment as in `tree_count`. Returns False if that is nothing."""
+    cdef u64 *seq = &header(&t.arena).seq
+    cdef u64 began
+    cdef Branch sound
+    cdef bint found = False, stood = False, sound_found = False
+    cdef int attempt, worth
+    for attempt in range(READ_TRIES):
+        began = read_begin(seq)
+        found = branch_below(&t.arena, p, out)
+        worth = read_end(seq, began, &t.stalled, attempt)
+        if worth == EXACT:
+            return found
+        if worth == BESIDE_UPDATE:
+            sound, sound_found, stood = out[0], found, True
+        pause()
+    if stood:
+        out[0] = sound
+        return sound_found
     return found
 
 
-cdef inline Address last_of(const Prefix *p) noexcept nogil:
-    cdef Address a = p.address
-    a.hi |= ~high_bits(p.length)
-    a.lo |= ~high_bits(p.length - 64)
-    if a.version == 4:
-        a.hi &= high_bits(32)
-        a.lo = 0
-    return a
+cdef inline void join(Branch *all, const Branch *more, bint first) noexcept nogil:
+    """Adds what another tree has; `first`: there was none before."""
+    cdef const Address *a = &all.prefix.address
+    cdef const Address *b = &more.prefix.address
+    cdef int length = more.prefix.length
+    if first:
+        all[0] = more[0]
+        return
+    if a.hi != b.hi or a.lo != b.lo:
+        length = min(length, first_difference(a.hi, a.lo, b.hi, b.lo))
+    all.prefix.length = min(length, all.prefix.length)
+    mask(&all.prefix.address, all.prefix.length)
+    all.count += more.count
 
 
-cdef inline bint narrow(Tree *t, Prefix *p) noexcept nogil:
-    """Makes `p` the longest prefix that holds the same hosts. Returns False if it holds no host."""
-    cdef Address first = p.address, end = last_of(p)
-    cdef Address last = first
-    cdef bint v6 = p.address.version == 6
-    cdef int length = p.length, common
-    if not seek_trees(t, v6, &p.address, 1, &first):
-        return False
-    if compare(first.hi, first.lo, p.address.hi, p.address.lo, length) != 0:
-        return False  # the host lies after the prefix, or the bytes are damaged
-    if not seek_trees(t, v6, &end, -1, &last):
-        return False
-    # The last host may have gone meanwhile, and a host before the prefix was found: then only the first is known.
-    if compare(last.hi, last.lo, first.hi, first.lo, 128) <= 0:
-        common = width(p.address.version)
-    else:
-        common = first_difference(first.hi, first.lo, last.hi, last.lo)
-    p.address = first
-    p.length = common if common > length else length
-    mask(&p.address, p.length)
-    return True
+cdef inline bint trees_branch(Tree *t, const Prefix *p, Branch *out) noexcept nogil:
+    """What the trees from `t` on have below a prefix. Returns False if that is nothing. O(trees)."""
+    cdef Branch branch
+    cdef bint found = False
+    while t != NULL:
+        if tree_branch(t, p, &branch):
+            join(out, &branch, not found)
+            found = True
+        t = load_tree(&t.next)
+    return found
 
 
 cdef inline Prefix half(const Prefix *p, bint upper) noexcept nogil:
@@ -161,18 +164,16 @@ cdef inline int walk_tree(Tree *t, int version, Rows *rows) noexcept nogil:
     O(hosts x bytes of the address).
     """
     cdef Prefix open[MAX_OPEN]
+    cdef Branch branch
     cdef Row row
     cdef int waiting = 1
     row.whole = False
     whole_family(version, &open[0])
     while waiting:
         waiting -= 1
-        row.prefix = open[waiting]
-        if not narrow(t, &row.prefix):
+        if not trees_branch(t, &open[waiting], &branch):
             continue
-        row.count = sum_trees(t, &row.prefix)
-        if row.count == 0:
-            continue
+        row.prefix, row.count = branch.prefix, branch.count
         if append(rows, &row) != OK:
             return FULL
         if not within_row_budget(t, rows):
@@ -252,18 +253,16 @@ cdef inline Row pop(Rows *heap) noexcept nogil:
 
 cdef inline int push(Tree *t, Prefix p, const int *length, Rows *heap) noexcept nogil:
     """Narrows a prefix, at most to the requested length, and puts it on the heap unless it is empty. OK or a code."""
+    cdef Branch branch
     cdef Row row
     cdef int want = length[p.address.version == 6]
-    row.prefix = p
-    if want < 0 or not narrow(t, &row.prefix):
+    if want < 0 or not trees_branch(t, &p, &branch):
         return OK
+    row.prefix, row.count = branch.prefix, branch.count
     row.whole = row.prefix.length >= want
     if row.whole:
         row.prefix.length = want
         mask(&row.prefix.address, want)
-    row.count = sum_trees(t, &row.prefix)
-    if row.count == 0:
-        return OK
     if append(heap, &row) != OK:
         return FULL
     if not within_row_budget(t, heap):

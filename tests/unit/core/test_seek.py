@@ -43,3 +43,28 @@ def test_the_families_are_apart() -> None:
     arena.add("10.0.0.1")
     assert arena.seek("::1") is None
     assert arena.seek("0.0.0.0") == "10.0.0.1"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("spread", [0xFF, 0x30303, 0xFF000001, None])
+def test_what_lies_below_a_prefix(version: int, spread: int | None) -> None:
+    """In nodes of all sizes: the longest prefix with the same hosts, and their sessions."""
+    draw = random.Random(version)
+    network = ipaddress.IPv4Network if version == 4 else ipaddress.IPv6Network
+    width = 32 if version == 4 else 128
+    base = 10 << 24 if version == 4 else 0x20010DB8 << 96
+    arena = inner.Arena()
+    hosts: list[int] = []
+    for many in (0, 1, 1, 3, 30, 90, 400):
+        for _ in range(many):
+            bits = draw.getrandbits(width)
+            hosts.append(bits if spread is None else base | (bits & spread))
+            arena.add(str(network(hosts[-1]).network_address))
+        for start in [*draw.sample(hosts, min(len(hosts), 4)), draw.getrandbits(width)]:
+            for length in [0, width, *draw.sample(range(width), 12)]:
+                given = network((start, length), strict=False)
+                first, last = int(given.network_address), int(given.broadcast_address)
+                inside = [host for host in hosts if first <= host <= last]
+                common = width - (min(inside, default=0) ^ max(inside, default=0)).bit_length()
+                narrowed = inside and network((inside[0], common), strict=False)
+                assert arena.branch(str(given)) == ((len(inside), str(narrowed)) if inside else None)

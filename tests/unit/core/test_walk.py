@@ -51,25 +51,19 @@ def test_the_largest_prefixes_best_first(owner: inner.Owner) -> None:
     assert owner.top(2, 8, -1) == (inner.OK, [(12, "10.0.0.0/8"), (4, "192.0.0.0/8")])
 
 
-def test_the_nearest_host_of_any_tree(owner: inner.Owner) -> None:
-    assert owner.seek("10.0.0.2") == "10.0.0.128"
-    assert owner.seek("10.8.0.0", -1) == "10.0.0.128"
-    assert owner.seek("192.0.2.2") is None
-
-
 @pytest.mark.parametrize(
-    ("given", "narrowed"),
+    ("given", "below"),
     [
-        ("0.0.0.0/0", "0.0.0.0/0"),
-        ("10.0.0.0/8", "10.0.0.0/12"),
-        ("10.0.0.0/16", "10.0.0.0/24"),
-        ("10.0.0.0/25", "10.0.0.1/32"),
+        ("0.0.0.0/0", (16, "0.0.0.0/0")),
+        ("10.0.0.0/8", (12, "10.0.0.0/12")),
+        ("10.0.0.0/16", (8, "10.0.0.0/24")),
+        ("10.0.0.0/25", (7, "10.0.0.1/32")),
         ("11.0.0.0/8", None),
-        ("2000::/3", "2001:db8::1/128"),
+        ("2000::/3", (3, "2001:db8::1/128")),
     ],
 )
-def test_the_longest_prefix_with_the_same_hosts(owner: inner.Owner, given: str, narrowed: str | None) -> None:
-    assert owner.narrow(given) == narrowed
+def test_what_all_trees_have_below_a_prefix(owner: inner.Owner, given: str, below: tuple[int, str] | None) -> None:
+    assert owner.branch(given) == below
 
 
 def test_more_rows_than_the_memory_of_a_tree_can_hold(owner: inner.Owner) -> None:
