@@ -331,10 +331,12 @@ def test_a_request_may_come_in_pieces_and_is_bounded(hire):
 
 def test_a_client_that_does_not_read_the_answer_is_disconnected(hire):
     """It is larger than what the system keeps for a reader."""
-    worker = hire("from inbound_audit.shared.control import server\nserver.DEADLINE_S = 0.2\n" + JOIN)
+    worker = hire(f"from inbound_audit.shared.control import server\nserver.DEADLINE_S = {PATIENCE}\n" + JOIN)
     worker.do("audit.series.state_store().note_loaded('failures', {log: 1 for log in range(1, 30000)})")
     before = open_sockets(worker.pid)
     with connected(worker) as connection:
+        eventually(lambda: open_sockets(worker.pid) > before, "its side of the connection")
+        worker.do("server.DEADLINE_S = 0.2")  # of the answer alone: a request may take long to come
         connection.sendall(json.dumps(KNOWN).encode() + b"\n")
         assert connection.recv(1, socket.MSG_PEEK) == b"{"
         worker.do(f"server.DEADLINE_S = {PATIENCE}")  # of those that come now

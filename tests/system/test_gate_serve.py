@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 from tests.support.command_line import Serve, run
 from tests.support.gates import connect, lua_policy, said
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(sys.platform != "linux", reason="a gate needs Linux")]
 
@@ -103,7 +104,7 @@ def test_workers_count_together() -> None:
 @pytest.mark.parametrize(("options", "threads"), [((), 2), (("--gate",), 2), (("--no-gate",), 1)])
 def test_a_gate_accepts_unless_it_is_not_wanted(options: tuple[str, ...], threads: int) -> None:
     with Serve(*options) as server:
-        assert len(os.listdir(f"/proc/{server.pid}/task")) == threads
+        eventually(lambda: len(os.listdir(f"/proc/{server.pid}/task")) == threads, f"{threads} threads")
         assert server.stopped()["open"] == 0
         assert "no_gate" not in {event["event"] for event in server.events}
 

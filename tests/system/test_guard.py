@@ -20,6 +20,7 @@ import pytest
 from tests.support.command_line import Serve
 from tests.support.gates import connect, lua_policy, reset, said
 from tests.support.guards import Echo, GuardProcess, echo
+from tests.support.ports import free_ports
 from tests.support.waiting import PATIENCE, eventually
 
 from inbound_audit import InboundAudit
@@ -191,8 +192,9 @@ def test_http_through_a_guard() -> None:
 
 
 def test_the_next_back_end_takes_over_and_gives_back() -> None:
-    first, second = Echo(b"1"), Echo(b"2")
-    port = first.port
+    # No port that Linux hands out: while none listens there, the guard's own connection to it could have it.
+    (port,) = free_ports(1)
+    first, second = Echo(b"1", port), Echo(b"2")
     with contextlib.closing(second), GuardProcess([port, second.port], "--check-every", "20ms") as guard:
         with connect(guard.port) as kept:
             assert kept.recv(1) == b"1"

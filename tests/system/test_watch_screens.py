@@ -47,7 +47,7 @@ def test_every_screen_in_every_size_and_theme() -> None:
             await comes(pilot, lambda theme=theme: app.theme == theme)
             await shows_what_is_kept(pilot, KEPT / "usual.txt")
             few = theme.startswith("ansi")
-            assert (colours_of(app) <= set(range(16))) == few
+            await comes(pilot, lambda few=few: (colours_of(app) <= set(range(16))) == few, f"the colours of {theme}")
             await press(pilot, "t")
         assert app.theme == THEMES[0]
         for key, name in DIALOGS.items():

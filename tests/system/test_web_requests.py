@@ -82,7 +82,7 @@ def test_what_if(server: WebServer) -> None:
     assert (first["limit"], first["refused"], second["refused"]) == ("/24,/48=0", 2, 0)
     assert sorted(first["prefixes"]) == [["192.0.2.0/24", 1, 0], ["2001:db8::/48", 1, 0]]
     status, found = server.ask("/api/what-if?limit=/32=0/60s", headers=READING)
-    assert (status, found["windows"][0]["refused"]) == (200, 2)
+    assert (status, sum(window["refused"] for window in found["windows"])) == (200, 2)  # a minute may have ended since
 
 
 @pytest.mark.parametrize(
