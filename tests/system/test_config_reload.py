@@ -107,9 +107,9 @@ def test_what_can_be_reloaded_is(file: Path, tmp_path: Path, options: tuple[str,
         reload(server)
         assert banner(server) == b"450 by the script\r\n"
         assert server.event("reloaded", 4)["policy"].startswith(str(tmp_path / "refuses.lua"))
+        server.stopped()
         expected = ["not reloaded, restart for: serve.monitor"] * 3  # the windows stay, with what they have counted
         assert [line.rpartition('message": "')[2].rstrip('"}') for line in server.complaints] == expected
-        server.stopped()
 
 
 def test_a_certificate_that_is_new_in_the_file_is_offered(file: Path, tmp_path: Path) -> None:
@@ -322,6 +322,8 @@ def test_a_guard_reloads_and_loses_no_connection(file: Path) -> None:
                 write(file, guard={"limit": {"/32,/64": number % 2}, "threads": 1 + number % 2})
                 reload(server)
                 if number % 2:  # one, which is held, and one more is over it
+                    # It is said on standard error, and the end of the reload on standard output.
+                    eventually(lambda n=number: len(server.complaints) > n // 2, "a complaint")  # type: ignore[misc]
                     assert "not reloaded, restart for: guard.threads" in server.complaints[number // 2]
                 with socket.create_connection(server.addresses[0], PATIENCE, (LOADING, 0)) as other:
                     assert other.recv(100).startswith(b"220 " if number % 2 else b"421 ")
