@@ -1,7 +1,8 @@
 """IPv4 as a map: each prefix lies where the Hilbert curve has it.
 
-The colour of a prefix is its number per smallest square, so that few sessions in a large prefix are not what one sees
-first.
+The colours follow the rule that docs/howto/map.md states, as those of the page do (`web/static/map.js`): a square has
+the colour of its number, and what is larger and was not divided further a pale one, so that few sessions in a large
+prefix are not what one sees first.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ def address_map(rows: Rows, area: Area, first: int = 0, length: int = 0) -> tupl
     view = _View(area, box_of(first, length), length)
     ground = Rectangle(area.x, area.y, view.width, view.height, "ground")
     spots = dict(_spots(rows, view))
-    squares = {at: rows.numbers[at] / view.squares_in(rows.keys[at][2]) for at in spots}
-    scale = Scale(rows.scale, int(max(squares.values(), default=0)))
+    scale = Scale(rows.scale, max((rows.numbers[at] for at in spots), default=0))
     marks, labels = _labels(rows, view)
     shapes = [
         ground,
-        *(Rectangle(*area.box, scale.fill(squares[at]), rows.title(at)) for at, area in spots.items()),
+        *(
+            Rectangle(*area.box, scale.fill(rows.numbers[at], pale=view.is_larger(rows.keys[at][2])), rows.title(at))
+            for at, area in spots.items()
+        ),
         *_grid(view, first),
         *marks,
         *labels,
@@ -59,9 +62,9 @@ class _View:
         """The longest length that is drawn as it is."""
         return BITS - 2 * self.cell
 
-    def squares_in(self, length: int) -> int:
-        """How many prefixes of the smallest length a prefix has, 1 at least."""
-        return 1 << max(0, self.smallest - length)
+    def is_larger(self, length: int) -> bool:
+        """Whether a prefix has several smallest squares."""
+        return length < self.smallest
 
     def area_of(self, address: int, length: int) -> Area:
         """Of a prefix, or of the square of the smallest length around it."""
@@ -79,8 +82,8 @@ def _spots(rows: Rows, view: _View) -> Iterator[tuple[int, Area]]:
     for at in rows.of(4):
         _, address, length = rows.keys[at]
         parent = rows.rows[at].parent
-        is_small = length >= view.smallest
-        if (is_small and (parent < 0 or rows.keys[parent][2] < view.smallest)) or not (is_small or rows.inside[at]):
+        is_large = view.is_larger(length)
+        if not (rows.inside[at] if is_large else parent >= 0 and not view.is_larger(rows.keys[parent][2])):
             yield at, view.area_of(address, length)
 
 

@@ -11,6 +11,10 @@ from typing import NamedTuple
 
 STEPS = 8
 """Of a scale."""
+PALE = "-pale"
+"""The end of the name of a pale colour."""
+PALE_SHARE = 0.35
+"""Which share it has of its own; the rest is the ground's."""
 
 
 class Colour(NamedTuple):
@@ -30,17 +34,22 @@ _SCALES = {
 }
 
 SCALES = tuple(_SCALES)
+_GROUND = Colour("#f2f2ef", "#1f2227")
+
+
+def _pale(colour: str, ground: str) -> str:
+    parts = ((int(one[at : at + 2], 16) for one in (colour, ground)) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(PALE_SHARE * own + (1 - PALE_SHARE) * other):02x}" for own, other in parts)
+
 
 COLOURS: dict[str, Colour] = {
     "background": Colour("#ffffff", "#14161a"),
-    "ground": Colour("#f2f2ef", "#1f2227"),
+    "ground": _GROUND,
     "grid": Colour("#dcdcd6", "#33373e"),
     "text": Colour("#1b1d20", "#e9eaec"),
     "quiet": Colour("#63676d", "#9a9fa7"),
     "faint": Colour("#a3a69f", "#5b6068"),
     "nothing": Colour("#e0e0db", "#30343a"),
-    "count-sparse": Colour("#e4edc4", "#2d2f4a"),
-    "refusals-sparse": Colour("#f8e4cd", "#3d2645"),
     "all": Colour("#2a9d8f", "#2a9d8f"),
     "refused": Colour("#d1495b", "#d1495b"),
     "over-low": Colour("#101214", "#ffffff"),
@@ -50,12 +59,16 @@ COLOURS: dict[str, Colour] = {
         for name, scale in _SCALES.items()
         for step, pair in enumerate(zip(*scale, strict=True))
     },
+    **{
+        f"{name}{step}{PALE}": Colour(*map(_pale, pair, _GROUND))
+        for name, scale in _SCALES.items()
+        for step, pair in enumerate(zip(*scale, strict=True))
+    },
 }
 
 
 class Scale:
-    """The colours of numbers from 1 to `most`, by their logarithm. 0 has the colour ``nothing``, and what is
-    between 0 and 1 that of the name with ``-sparse``.
+    """The colours of numbers from 1 to `most`, by their logarithm. 0 has the colour ``nothing``.
 
     `bounds` are the least numbers of each colour: 1, 3, 10, 30, ... or fewer.
     """
@@ -66,16 +79,14 @@ class Scale:
         fine = [each for each in fine if each <= max(1, most)]
         self.bounds: Sequence[int] = fine[:: -(-len(fine) // STEPS)]
 
-    def step(self, number: float) -> int:
+    def step(self, number: int) -> int:
         """Of a number of 1 or more."""
         at = bisect_right(self.bounds, number) - 1
         return (at + 1) * STEPS // len(self.bounds) - 1
 
-    def fill(self, number: float) -> str:
-        if number < 1:
-            return f"{self.name}-sparse" if number > 0 else "nothing"
-        return f"{self.name}{self.step(number)}"
+    def fill(self, number: int, *, pale: bool = False) -> str:
+        return f"{self.name}{self.step(number)}{PALE * pale}" if number else "nothing"
 
-    def over(self, number: float) -> str:
+    def over(self, number: int) -> str:
         """The colour of a text that lies on `fill`."""
-        return "text" if number < 1 else "over-low" if self.step(number) < STEPS // 2 else "over-high"
+        return "text" if not number else "over-low" if self.step(number) < STEPS // 2 else "over-high"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 
 from inbound_audit._ipcount import parse_prefix
 from inbound_audit.drawing.address_map import MIN_SIDE, address_map
-from inbound_audit.drawing.colours import Scale
+from inbound_audit.drawing.colours import PALE, Scale
 from inbound_audit.drawing.icicle import icicle
 from inbound_audit.drawing.parts import LABEL, Area, Rows
 from inbound_audit.drawing.shapes import Drawing, Rectangle, Shape, Text
@@ -21,7 +22,8 @@ MARGIN = 16
 MAP_SHARE = 0.56
 _HEADING, _ABOUT, _TITLE = 20, 13, 13
 """Sizes of texts."""
-_SWATCH = 14
+_SWATCH, _LINE = 14, 18
+"""Of a legend."""
 
 
 def figure(
@@ -51,7 +53,8 @@ def figure(
     below = float(y)
     for version, area in _areas(families, y, width):
         root = rows.rows[rows.of(version)[0]]
-        shapes.append(Text(area.x, y + _TITLE, f"IPv{version}: {root.count:,} {what}".strip(), _TITLE))
+        title = _cut(f"IPv{version}: {root.count:,} {what}".strip(), _TITLE, area.width)
+        shapes.append(Text(area.x, y + _TITLE, title, _TITLE))
         if version == 4:
             _, packed, length = parse_prefix(within or "0.0.0.0/0")
             drawn, colours, unit = address_map(rows, area, int.from_bytes(packed, "big"), length)
@@ -59,12 +62,11 @@ def figure(
         else:
             drawn, colours = icicle(rows, area)
             words = f"or more {counted}".strip()
-        shapes += [
-            *drawn,
-            *_legend(colours, area, words, has_sparse=colours.fill(0.5) in {shape.fill for shape in drawn}),
-        ]
-        below = max(below, area.y + area.height + MARGIN + _SWATCH)
-    return Drawing(width, round(below + MARGIN), ". ".join(filter(None, (heading, about))), tuple(shapes))
+        shapes += drawn
+        for shape in _legend(colours, area, words, has_pale=any(shape.fill.endswith(PALE) for shape in drawn)):
+            shapes.append(shape)
+            below = max(below, shape.y + MARGIN)
+    return Drawing(width, round(below + MARGIN / 2), ". ".join(filter(None, (heading, about))), tuple(shapes))
 
 
 def _heading(heading: str, about: str, width: int) -> Iterator[Text]:
@@ -96,18 +98,28 @@ def _side(most: float) -> int:
 
 
 def _cut(text: str, size: float, width: float) -> str:
-    most = int(width / Text(0, 0, "x", size).width)
+    most = _letters(size, width)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _legend(scale: Scale, area: Area, words: str, *, has_sparse: bool) -> Iterator[Shape]:
-    """Below an area, as far as it has room; the words come last."""
-    x, y = area.x, area.y + area.height + MARGIN / 2
-    steps = [(scale.fill(0.5), "fewer")] if has_sparse else []
-    steps += [(scale.fill(bound), f"{bound:,}") for bound in scale.bounds]
+def _letters(size: float, width: float) -> int:
+    """How many have room."""
+    return max(1, int(width / Text(0, 0, "x", size).width))
+
+
+def _legend(scale: Scale, area: Area, words: str, *, has_pale: bool) -> Iterator[Shape]:
+    """Below an area and no wider, in as many lines as it takes; the words come last."""
+    steps = [(scale.fill(bound), f"{bound:,}") for bound in scale.bounds]
     steps[-1] = steps[-1][0], f"{steps[-1][1]} {words}"
+    steps += [(scale.fill(scale.bounds[-1], pale=True), "in a larger prefix")] * has_pale
+    left, end = _SWATCH + 4, area.x + area.width
+    x, y = area.x, area.y + area.height + MARGIN / 2
     for fill, text in steps:
-        label = Text(x + _SWATCH + 4, y + _SWATCH - 3, text, LABEL, "quiet")
+        labels = [Text(0, 0, line, LABEL, "quiet") for line in wrap(text, _letters(LABEL, area.width - left))]
+        width = max(label.width for label in labels)
+        if x > area.x and x + left + width > end:
+            x, y = area.x, y + _LINE
         yield Rectangle(x, y, _SWATCH, _SWATCH, fill)
-        yield label
-        x = label.x + label.width + 8
+        for at, label in enumerate(labels):
+            yield label._replace(x=x + left, y=y + at * _LINE + _SWATCH - 3)
+        x, y = x + left + width + 8, y + (len(labels) - 1) * _LINE

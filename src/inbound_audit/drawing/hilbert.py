@@ -37,18 +37,6 @@ def box_of(address: int, length: int) -> Box:
     return _square(address, length)
 
 
-def address_at(x: int, y: int) -> int:
-    """The address at a place of the map, each number from 0 to SIDE - 1. O(1)."""
-    address = 0
-    side = SIDE >> 1
-    while side:
-        right, down = x & side > 0, y & side > 0
-        address = address << 2 | (3 if right else 0) ^ down
-        x, y = _turned(x & (side - 1), y & (side - 1), side, right, down)
-        side >>= 1
-    return address
-
-
 def _square(address: int, length: int) -> Box:
     """For an even length. From the smallest square to the largest, which is how the curve is put together."""
     steps = address >> (BITS - length)

@@ -17,11 +17,13 @@ def png(drawing: Drawing) -> bytes:
     ground = COLOURS["background"].light
     image = Image.new("RGB", (drawing.width, drawing.height), ground)
     draw = ImageDraw.Draw(image)
+    sizes = {shape.size for shape in drawing.shapes if isinstance(shape, Text)}
+    fonts = {size: ImageFont.load_default(size) for size in sizes}
     for shape in drawing.shapes:
         colour = COLOURS[shape.fill].light
         if isinstance(shape, Text):
             draw.text(
-                (shape.x, shape.y), shape.text, colour, ImageFont.load_default(shape.size), anchor="ls",
+                (shape.x, shape.y), shape.text, colour, fonts[shape.size], anchor="ls",
                 stroke_width=HALO if shape.halo else 0.3 if shape.bold else 0,
                 stroke_fill=ground if shape.halo else colour,
             )  # fmt: skip

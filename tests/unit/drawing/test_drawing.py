@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import xml.etree.ElementTree as ElementTree
 
@@ -73,6 +74,14 @@ def test_what_is_too_small_is_drawn_as_one_square_that_says_what_most_of_it_is()
     assert not any(shape.title.startswith("198.51.100.7") for shape in rectangles(drawing))
 
 
+def test_the_colour_of_a_square_is_its_number_and_what_is_larger_is_pale() -> None:
+    hosts = [f"{first}.{second}.0.1" for first in range(64, 96) for second in range(0, 256, 8)]
+    drawing = figure(picture(*CROWD, *hosts, rows=16), "")
+    square, larger = titled(drawing, "198.51.100.0/24: 400"), titled(drawing, "64.0.0.0/6: 128")
+    assert larger.width == 16 * square.width
+    assert (square.fill, larger.fill) == ("count7", "count5-pale")
+
+
 def test_a_prefix_fills_the_map_whose_numbers_are_those_of_its_parts() -> None:
     within = "198.51.100.0/24"
     drawing = figure(picture(*CROWD, rows=2000, within=within), "", within=within)
@@ -122,6 +131,22 @@ def test_each_shape_lies_within_the_drawing(addresses: list[str], rows: int, wid
             assert shape.height > 0
             assert shape.x + shape.width <= width
             assert shape.y + shape.height <= drawing.height
+
+
+def test_legends_are_below_what_they_are_of_and_their_texts_lie_on_no_other() -> None:
+    taken = picture(*CROWD, *SCAN, *(f"{first}.{first}.{first}.1" for first in range(1, 200)), rows=80)
+    for width in (MIN_WIDTH, 360, 500, 640, 1024, 2000):
+        drawing = figure(taken, "", width=width)
+        floor = max(shape.y + shape.height for shape in rectangles(drawing) if shape.title)
+        legend = [shape for shape in drawing.shapes if isinstance(shape, Text) and shape.y > floor]
+        assert {"1", "3", "10"} <= {text.text for text in legend}
+        assert "in a larger prefix" in " ".join(text.text for text in legend)
+        lines: dict[float, list[Text]] = {}
+        for text in legend:
+            lines.setdefault(text.y, []).append(text)
+        for line in lines.values():
+            ends = sorted((text.x, text.x + text.width) for text in line)
+            assert all(end <= start for (_, end), (start, _) in itertools.pairwise([*ends, (width, width)]))
 
 
 @given(st.sampled_from(SCALES), st.integers(0, 10**12))

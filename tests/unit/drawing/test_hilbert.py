@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inbound_audit.drawing.hilbert import BITS, SIDE, Box, address_at, box_of
+from inbound_audit.drawing.hilbert import BITS, SIDE, Box, box_of
 
 addresses = st.integers(0, 2**BITS - 1)
 lengths = st.integers(0, BITS)
@@ -41,18 +41,6 @@ def test_a_prefix_of_odd_length_is_two_squares_side_by_side() -> None:
     assert box_of(128 << 24, 1) == (half, 0, half, SIDE)
     assert box_of(0, 0) == (0, 0, SIDE, SIDE)
     assert box_of(0, 3) == (0, 0, half, half // 2)
-
-
-@given(addresses)
-def test_the_place_of_an_address_leads_back_to_it(address: int) -> None:
-    x, y, width, height = box_of(address, BITS)
-    assert (width, height) == (1, 1)
-    assert address_at(x, y) == address
-
-
-@given(st.integers(0, SIDE - 1), st.integers(0, SIDE - 1))
-def test_each_place_is_that_of_its_address(x: int, y: int) -> None:
-    assert box_of(address_at(x, y), BITS) == (x, y, 1, 1)
 
 
 @given(addresses, st.integers(0, BITS // 2).map(lambda half: 2 * half))
