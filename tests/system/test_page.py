@@ -318,9 +318,9 @@ def test_what_is_not_split_is_among_the_busiest_and_a_limit_of_none_is_full(brow
         const panels = await import('/static/panels.js');
         const model = new Model();
         model.take({id: 0, total: 30, rows: rows.map(([prefix, count]) => [prefix, count, 0, 0])}, true);
-        panels.limits({limits: [{limit: 'half', count: 1, most: 2}, {limit: 'none', count: 0, most: 0}]});
+        panels.limits({limits: [{limit: 'half', count: 1, most: 2, exact: false}, {limit: 'none', count: 0, most: 0}]});
         return [...[[false, 24], [true, 64]].map((family) => model.busiest(...family, 6)),
-                document.querySelector('#limits-list tbody').rows[0].cells[0].textContent];
+                ...[...document.querySelector('#limits-list tbody').rows].map((row) => row.textContent)];
     }"""
     rows = [
         ("0.0.0.0/0", 20), ("10.0.0.0/8", 6), ("192.0.2.0/24", 5), ("192.0.2.7/32", 5),
@@ -329,12 +329,13 @@ def test_what_is_not_split_is_among_the_busiest_and_a_limit_of_none_is_full(brow
     ]  # fmt: skip
     with Visit(browser, world.reading) as visit:
         says(visit.page.locator("#limits-list"), "/24")
-        four, six, first = visit.page.evaluate(script, rows)
+        four, six, first, second = visit.page.evaluate(script, rows)
     assert [(one["prefix"], one["count"]) for one in four] == [
         ("198.51.100.0/24", 7), ("10.0.0.0/8", 6), ("192.0.2.0/24", 5),
     ]  # fmt: skip
     assert [(one["prefix"], one["count"]) for one in six] == [("2001:db8::/40", 9), ("2001:db8:8000::/48", 1)]
-    assert first.startswith("none")
+    assert first == "none0 of 0"
+    assert second == "half≥ 1 of 2"
 
 
 def test_a_confirmation_is_for_the_prefix_that_it_was_asked_for(browser: Browser, world: World) -> None:
@@ -380,13 +381,21 @@ def test_a_limit_that_is_typed_in_shows_who_would_be_refused(browser: Browser, w
         page = visit.page
         visit.expected = ("400",)
         page.locator("#whatif-limits").fill("/24=30 /24=10/365d")
-        says(page.locator("#whatif-says"), f"/24=30: {MOST + REFUSED - 30} would be refused now")
+        says(page.locator("#whatif-says"), f"SMTP: /24=30: {MOST + REFUSED - 30} would be refused now")
         says(page.locator("#whatif-list"), f"{MOST + REFUSED} of 30")
         says(page.locator("#whatif-windows"), f"in {ATTACK}")
         assert "limits=" in page.url
         page.locator("#whatif-limits").fill("/24=many")
         says(page.locator("#whatif-says"), "many")
         is_hidden(page.locator("#whatif-list"))
+
+
+def test_a_limit_is_asked_of_the_service_that_is_counted(browser: Browser, world: World) -> None:
+    with Visit(browser, f"{world.reading}#limits=/24%3D1") as visit:
+        page = visit.page
+        says(page.locator("#whatif-says"), "SMTP: ")
+        page.locator("#what").select_option("service=IMAP")
+        says(page.locator("#whatif-says"), "IMAP: /24=1: 2 would be refused now")
 
 
 def test_a_prefix_is_denied_and_lifted(browser: Browser, world: World) -> None:

@@ -81,6 +81,9 @@ def test_what_if(server: WebServer) -> None:
     first, second = found["limits"]
     assert (first["limit"], first["refused"], second["refused"]) == ("/24,/48=0", 2, 0)
     assert sorted(first["prefixes"]) == [["192.0.2.0/24", 1, 0], ["2001:db8::/48", 1, 0]]
+    status, found = server.ask("/api/what-if?limit=/24,/48=0&service=Control", headers=READING)
+    assert (status, found["limits"][0]["refused"]) == (200, 0)
+    assert server.ask("/api/what-if?limit=/32=0&node=mx9", headers=READING)[0] == 503
     status, found = server.ask("/api/what-if?limit=/32=0/60s", headers=READING)
     assert (status, sum(window["refused"] for window in found["windows"])) == (200, 2)  # a minute may have ended since
 
@@ -100,6 +103,7 @@ def test_what_if(server: WebServer) -> None:
         ("look?monitor=60,5&startv=-1", "startv: '-1': write a whole number"),
         ("look?monitor=60,5&startv=7", "7"),
         ("what-if", "0 limits"),
+        ("what-if?limit=/24=1&service=SNTP", "did you mean 'SMTP'?"),
         ("what-if?limit=/24", "such as /24=100"),
         ("what-if?limits=/24=1", "did you mean 'limit'?"),
         ("what-if?" + "limit=/24=1&" * 17, "17 limits"),

@@ -91,9 +91,10 @@ class _Api:
         return JSONResponse((await self.hub.call(lambda feed: feed.history(prefix)))._asdict())
 
     async def what_if(self, request: Request) -> Response:
-        _query(request, ("limit",), repeated="limit")
+        query = _query(request, ("limit", "service", "node"), repeated="limit")
         limits = request.query_params.getlist("limit")
-        found = await self.hub.call(lambda feed: as_json(feed.would_refuse(limits)))
+        source = Source()._replace(**{name: text for name, text in query.items() if name != "limit"})
+        found = await self.hub.call(lambda feed: as_json(feed.would_refuse(limits, source)))
         return JSONResponse(found)
 
     async def change(self, request: Request) -> Response:

@@ -47,10 +47,11 @@ def test_the_page_has_nothing_inline(tags: Tags) -> None:
     assert not [name for name in names if name == "style" or name.startswith("on")]
 
 
-def test_each_module_is_there_and_is_loaded_with_the_page(tags: Tags) -> None:
-    named = {str(link["href"]) for link in tags.of("link") if link["rel"] == "modulepreload"}
-    named |= {str(script["src"]) for script in tags.of("script")}
-    assert named == {f"/static/{file.name}" for file in MODULES}
+def test_each_module_is_there_and_is_asked_for_at_once_after_the_first_paint(tags: Tags) -> None:
+    assert [script["src"] for script in tags.of("script")] == ["/static/start.js"]
+    (listed,) = re.findall(r"MODULES = \[(.*?)\]", (STATIC / "start.js").read_text(), re.DOTALL)
+    named = {f"{name}.js" for name in re.findall(r'"([^"]+)"', listed)}
+    assert named | {"start.js"} == {file.name for file in MODULES}
     imported = {name for file in MODULES for name in re.findall(r'from "\./([^"]+)"', file.read_text())}
     assert imported <= {file.name for file in MODULES}
 

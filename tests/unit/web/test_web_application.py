@@ -37,9 +37,9 @@ def answer_of(path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
     async def main(_: SimulatedLoop) -> None:
         given = {"host": "localhost", **{name.replace("_", "-"): value for name, value in headers.items()}}
         encoded = [(name.encode(), value.encode()) for name, value in given.items()]
-        path_alone, _, query = path.partition("?")
+        where, _mark, query = path.partition("?")
         scope = {
-            "type": "http", "http_version": "1.1", "method": "GET", "path": path_alone, "root_path": "",
+            "type": "http", "http_version": "1.1", "method": "GET", "path": where, "root_path": "",
             "query_string": query.encode(), "headers": encoded, "state": {},
         }  # fmt: skip
         with contextlib.closing(Hub(broken_feed, 1.0, AtOnce())) as hub, contextlib.suppress(Unforeseen):

@@ -43,6 +43,15 @@ def test_a_change_leads_from_one_look_to_the_next(before: dict[str, Any], after:
     assert len(change["rows"]) + len(change["removed"]) <= len(before["rows"]) + len(after["rows"])
 
 
+def test_an_age_alone_is_no_change() -> None:
+    look = {name: [] for name in TABLES} | {"time": 5.0, "total": 1, "rows": []}
+    first = look | {"processes": [{"pid": 7, "age_s": 1.0, "sessions": 1}], "nodes": [{"name": "mx2", "age_s": 0.2}]}
+    second = look | {"processes": [{"pid": 7, "age_s": 2.0, "sessions": 1}], "nodes": [{"name": "mx2", "age_s": 0.1}]}
+    assert change_between(first, second) == {"time": 5.0, "total": 1, "removed": [], "rows": []}
+    third = second | {"processes": [{"pid": 7, "age_s": 3.0, "sessions": 2}]}
+    assert change_between(second, third)["processes"] == third["processes"]
+
+
 @given(looks())
 def test_what_is_the_same_is_left_out(look: dict[str, Any]) -> None:
     assert change_between(look, look) == {"time": look["time"], "total": look["total"], "removed": [], "rows": []}

@@ -16,12 +16,6 @@ export class Icicle {
     this.surface = new Surface(canvas, this);
   }
 
-  look(view) {
-    this.view = view;
-    this.pointed = null;
-    this.draw();
-  }
-
   get root() {
     const found = this.model.about(this.view);
     return found.children ? found : this.model.rows.find((row) => row.six && !row.parent) ?? null;
@@ -131,20 +125,19 @@ export class Icicle {
     return Boolean(this.root?.parent);
   }
 
-  key(name) {
-    const root = this.root;
-    const row = this.pointed ?? root;
-    if (!row) return false;
-    if (name === "+" || name === "=") this.on.view(row);
-    else if (name === "-" || name === "Backspace") this.back();
-    else if (name === "Enter" || name === " ") this.choose();
-    else if (name === "Escape") this.on.view(everything(true));
-    else return this.move(name, row, root);
-    return true;
+  zoomIn() {
+    const row = this.pointed ?? this.root;
+    if (row) this.on.view(row);
   }
 
-  move(name, row, root) {
-    if (!name.startsWith("Arrow")) return false;
+  showAll() {
+    this.on.view(everything(true));
+  }
+
+  move(name) {
+    const root = this.root;
+    const row = this.pointed ?? root;
+    if (!row || !name.startsWith("Arrow")) return false;
     const parts = this.parts;
     const at = parts.findIndex((part) => part.row === row);
     const level = parts.filter((part) => part.y === parts[at]?.y);

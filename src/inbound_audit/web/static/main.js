@@ -60,16 +60,16 @@ export function receive(name, data) {
 
 // A look is drawn part by part, one in each frame, so that the page answers at once whatever comes.
 const PARTS = [
-  () => {
-    map.draw();
-    figures(model.look);
-  },
+  () => map.draw(),
   () => {
     show($("six"), model.rows.some((row) => row.six));
     icicle.draw();
     table.draw();
   },
-  lists,
+  () => {
+    figures(model.look);
+    lists();
+  },
 ];
 
 export function frame() {
@@ -89,14 +89,14 @@ function draw() {
 
 const OFFERED = ["listeners", "monitors", "series", "processes", "nodes"];
 const WRITERS = {
-  limits: panels.limits, refusals: panels.refusals, processes: panels.processes, nodes: panels.processes,
-  decisions: panels.decisions, notes: panels.notes,
+  limits: panels.limits, refusals: panels.refusals, decisions: panels.decisions, notes: panels.notes,
 };
 
 function lists() {
   const { look } = model;
   panels.busiest(model);
   panels.selection(model, selected, history);
+  panels.processes(look);
   for (const [member, write] of Object.entries(WRITERS)) if (differs.has(member)) write(look);
   if (OFFERED.some((member) => differs.has(member))) sources.draw(look);
   if (differs.has("history")) sparkline($("history"), look.history, "History");
@@ -148,6 +148,7 @@ function unauthorized(sentence) {
 
 function reopen() {
   stream.open(state.path());
+  whatif.set(state.state.limits);
 }
 
 // ---- what is looked at
@@ -278,9 +279,9 @@ function listen() {
     state.change({ by: $("measure").value === "count" ? "" : $("measure").value });
     applyState();
   });
-  for (const [id, surface, back] of [["map-in", map, false], ["map-out", map, true], ["icicle-out", icicle, true]]) {
-    $(id).addEventListener("click", () => (back ? surface.back() : surface.key("+")));
-  }
+  for (const [id, step] of [
+    ["map-in", () => map.zoomIn()], ["map-out", () => map.back()], ["icicle-out", () => icicle.back()],
+  ]) $(id).addEventListener("click", step);
   $("export-json").addEventListener("click", () => model.look && files.json(model.look, table.seen()));
   $("export-csv").addEventListener("click", () => model.look && files.csv(model.look, table.seen()));
   $("banner-source").addEventListener("click", () => {
@@ -295,7 +296,6 @@ function listen() {
   });
   addEventListener("hashchange", () => {
     state.read();
-    whatif.set(state.state.limits);
     applyState();
     reopen();
   });
@@ -305,7 +305,6 @@ state.read();
 listen();
 change.start();
 whatif.start((limits) => state.change({ limits }));
-whatif.set(state.state.limits);
 sources.start(() => model.look, reopen);
 onScheme(draw);
 applyState();

@@ -22,22 +22,27 @@ const RESERVED = [
 export class IPv4Map {
   // on.point(prefix, cell), on.choose(prefix), on.view(prefix)
   constructor(canvas, model, on) {
-    Object.assign(this, { model, on, view: everything(false), measure: "count", most: 1 });
+    Object.assign(this, { model, on, measure: "count", most: 1 });
+    this.view = everything(false);
     this.selected = this.cursor = this.pointed = null;
     this.surface = new Surface(canvas, this);
     this.sums = new Float64Array(CELLS * CELLS);
     this.heaviest = new Array(CELLS * CELLS).fill(null);
   }
 
-  look(view) {
-    this.view = view;
-    this.cursor = null;
-    this.draw();
+  // What is seen, and the part of the curve that it is.
+  set view(prefix) {
+    this.prefix = prefix;
+    this.seen = box(prefix);
+  }
+
+  get view() {
+    return this.prefix;
   }
 
   // Part of the canvas for a box of the curve.
   rect({ x, y, w, h }) {
-    const seen = box(this.view);
+    const { seen } = this;
     const scale = this.surface.width / seen.w;
     return [(x - seen.x) * scale, (y - seen.y) * scale, w * scale, h * scale];
   }
@@ -45,13 +50,13 @@ export class IPv4Map {
   draw() {
     const { context, width } = this.surface;
     if (!width) return;
-    const seen = box(this.view);
+    const { seen } = this;
     const side = Math.min(CELLS, seen.w);
     const cell = seen.w / side;
     const tints = this.gather(seen, side, cell);
     const tone = colours();
     this.drawBelow(context, width);
-    for (const row of tints) this.tint(context, row);
+    this.tint(context, tints);
     this.paint(context, width, side);
     this.nameHeaviest(context, width, side);
     if (this.selected && !this.selected.six) this.outline(context, box(this.selected), tone.accent, 2.5);
@@ -101,20 +106,23 @@ export class IPv4Map {
     return tints;
   }
 
-  tint(context, row) {
-    const found = colourOf(this.measure, row[this.figure], this.most);
-    const [x, y, w, h] = this.rect(row.box);
-    if (found) {
-      context.globalAlpha = TINT;
+  // Colours first and lines afterwards: to change what is drawn with costs more than to draw.
+  tint(context, rows) {
+    const boxes = rows.map((row) => this.rect(row.box));
+    context.globalAlpha = TINT;
+    rows.forEach((row, at) => {
+      const found = colourOf(this.measure, row[this.figure], this.most);
+      if (!found) return;
       context.fillStyle = found.css;
-      context.fillRect(x, y, w, h);
-      context.globalAlpha = 1;
-    }
-    if (row.length > this.view.length && w >= 10) {
-      context.strokeStyle = colours().grid;
-      context.lineWidth = 1;
-      context.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
-    }
+      context.fillRect(...boxes[at]);
+    });
+    context.globalAlpha = 1;
+    context.strokeStyle = colours().grid;
+    context.lineWidth = 1;
+    rows.forEach((row, at) => {
+      const [x, y, w, h] = boxes[at];
+      if (row.length > this.view.length && w >= 10) context.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
+    });
   }
 
   paint(context, width, side) {
@@ -137,7 +145,7 @@ export class IPv4Map {
     context.lineWidth = 1;
     for (const prefix of RESERVED) {
       if (!isInside(prefix, this.view) && !isInside(this.view, prefix)) continue;
-      const [x, y, w, h] = this.rect(isInside(this.view, prefix) ? box(this.view) : box(prefix));
+      const [x, y, w, h] = this.rect(isInside(this.view, prefix) ? this.seen : box(prefix));
       if (w < 6) continue;
       context.save();
       context.beginPath();
@@ -168,7 +176,7 @@ export class IPv4Map {
     }
     context.stroke();
     context.font = "11px system-ui, sans-serif";
-    const seen = box(this.view);
+    const { seen } = this;
     const block = seen.w / BLOCKS;
     for (let at = 0; at < BLOCKS * BLOCKS; at++) {
       const [column, line] = [at % BLOCKS, Math.floor(at / BLOCKS)];
@@ -225,7 +233,7 @@ export class IPv4Map {
   // ---- what Surface asks for
 
   point(px, py) {
-    const seen = box(this.view);
+    const { seen } = this;
     const side = Math.min(CELLS, seen.w);
     const cell = seen.w / side;
     const column = Math.max(0, Math.min(side - 1, Math.floor((px / this.surface.width) * side)));
@@ -255,7 +263,7 @@ export class IPv4Map {
 
   enter(px, py) {
     if (!this.mayEnter()) return;
-    const seen = box(this.view);
+    const { seen } = this;
     const inside = (pixels) => Math.max(0, Math.min(0.999, pixels / this.surface.width)) * seen.w;
     const host = address(Math.floor(seen.x + inside(px)), Math.floor(seen.y + inside(py)));
     this.on.view(around(address4(host), this.view.length + 2));
@@ -273,20 +281,25 @@ export class IPv4Map {
     return this.view.length > 0;
   }
 
-  // Arrows move the cursor by a sixteenth of the square, and on to the next square.
-  key(name) {
-    const seen = box(this.view);
-    const at = this.cursor ?? { x: seen.x + seen.w / 2, y: seen.y + seen.w / 2, w: 1, h: 1 };
-    const [px, py] = this.rect(at);
-    if (name === "+" || name === "=") this.enter(px, py);
-    else if (name === "-" || name === "Backspace") this.back();
-    else if (name === "Enter" || name === " ") this.choose();
-    else if (name === "Escape") this.on.view(everything(false));
-    else return this.move(name, seen, at);
-    return true;
+  zoomIn() {
+    const [px, py] = this.rect(this.at());
+    this.enter(px, py);
   }
 
-  move(name, seen, at) {
+  showAll() {
+    this.on.view(everything(false));
+  }
+
+  // Where the cursor is, or the middle.
+  at() {
+    const { x, y, w } = this.seen;
+    return this.cursor ?? { x: x + w / 2, y: y + w / 2, w: 1, h: 1 };
+  }
+
+  // Arrows move the cursor by a sixteenth of the square, and on to the next square.
+  move(name) {
+    const { seen } = this;
+    const at = this.at();
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[name];
     if (!way) return false;
     const step = Math.max(1, seen.w / 16);

@@ -53,8 +53,18 @@ export class Model {
     if (!same) this.arrange();
     this.add();
     const { removed, rows, from, ...members } = news;
-    this.look = { ...this.look, ...members };
+    this.look = { ...this.look, ...(whole ? {} : this.aged(news.time)), ...members };
     return Object.keys(members);
+  }
+
+  // Ages grow without an event. What is lost alone is silent: other nodes are heard all the time.
+  aged(time) {
+    const passed = time - this.look.time;
+    const older = (row) => ({ ...row, age_s: row.age_s + passed });
+    return {
+      processes: this.look.processes.map(older),
+      nodes: this.look.nodes.map((node) => (node.state === "lost" ? older(node) : node)),
+    };
   }
 
   arrange() {

@@ -6,17 +6,20 @@ import { isInside, parse } from "./prefixes.js";
 const REFUSALS = 50;
 const DECISIONS = 200;
 
-// How full: a bar, and the figures of it.
+// How full: a bar, and the figures of it. `exact` is false where another one may be fuller.
 export const fullness = (of) => (cell, item) => {
-  const [part, most] = of(item);
+  const [part, most, exact = true] = of(item);
   const parts = { min: 0, max: 1, low: 0.7, high: 0.9, optimum: 0 };
   if (!cell.firstElementChild) cell.append(make("meter", parts), make("span"));
   const [meter, figures] = cell.children;
   const value = most > 0 ? Math.min(1, part / most) : 1;
   if (meter.value !== value) meter.value = value;
   const words = `${number(part)} of ${number(most)}`;
-  if (figures.shown !== words) meter.setAttribute("aria-label", words);
-  put(figures, words);
+  const said = exact ? words : `≥ ${words}`;
+  if (figures.shown === said) return;
+  meter.setAttribute("aria-label", exact ? words : `at least ${words}`);
+  cell.title = exact ? "" : "Not all prefixes were looked into: another one may be fuller.";
+  put(figures, said);
 };
 
 // What was refused and why, in one sentence.
@@ -56,7 +59,7 @@ export function limits(look) {
   const fullest = [...look.limits].sort((a, b) => full(b) - full(a));
   list("limits", fullest, [
     text((limit) => limit.limit + (limit.dry_run ? " (dry run)" : "")),
-    fullness((limit) => [limit.count, limit.most]),
+    fullness((limit) => [limit.count, limit.most, limit.exact]),
     prefix((limit) => limit.prefix),
     text((limit) => [limit.service, limit.listener].filter(Boolean).join(" ")),
   ]);

@@ -39,4 +39,10 @@ export function source(query, kept = []) {
 }
 
 export const path = () => `/api/events?${parameters(SOURCE)}`;
+// Of whom a limit is asked: the service of the source, in all processes, since a limit counts them all; or of one node.
+export function asked() {
+  const { service, node } = state;
+  return { service: service || "SMTP", ...(node && { node }) };
+}
+
 export const isDefault = () => parameters(SOURCE).size === 0;

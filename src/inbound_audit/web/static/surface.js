@@ -4,8 +4,8 @@ const WHEEL_STEP = 60;
 const PINCH = 1.4;
 
 export class Surface {
-  // `of` has draw(), point(x, y), leave(), choose(), enter(x, y), back(), mayEnter(), mayGoBack(), and key(name), which
-  // returns whether the key was for it. x and y are in CSS pixels.
+  // `of` has draw(), point(x, y), leave(), choose(), enter(x, y), zoomIn(), back(), showAll(), mayEnter(), mayGoBack(), and
+  // move(name), which returns whether the key was for it. x and y are in CSS pixels.
   constructor(canvas, of) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
@@ -28,7 +28,7 @@ export class Surface {
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     canvas.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      if (of.key(event.key)) event.preventDefault();
+      if (this.key(event.key)) event.preventDefault();
     });
   }
 
@@ -71,6 +71,17 @@ export class Surface {
     if (this.touches.size !== 2) return 0;
     const [a, b] = this.touches.values();
     return Math.hypot(a.offsetX - b.offsetX, a.offsetY - b.offsetY);
+  }
+
+  // Whether the key was for it.
+  key(name) {
+    const { of } = this;
+    if (name === "+" || name === "=") of.zoomIn();
+    else if (name === "-" || name === "Backspace") of.back();
+    else if (name === "Enter" || name === " ") of.choose();
+    else if (name === "Escape") of.showAll();
+    else return of.move(name);
+    return true;
   }
 
   // Up is in. Where there is no way further, the page scrolls.

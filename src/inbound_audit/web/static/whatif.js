@@ -2,6 +2,7 @@
 
 import { $, duration, fill, make, number, prefix, put, show } from "./dom.js";
 import { fullness } from "./panels.js";
+import { asked as source } from "./state.js";
 import { get } from "./stream.js";
 
 const PAUSE_MS = 250;
@@ -36,9 +37,10 @@ async function ask() {
   if (!typed) return clear("");
   const attempt = (asked = new AbortController());
   last = performance.now();
-  const query = new URLSearchParams(typed.split(/\s+/).map((limit) => ["limit", limit]));
+  const of = source();
+  const query = new URLSearchParams([...Object.entries(of), ...typed.split(/\s+/).map((limit) => ["limit", limit])]);
   try {
-    answer(await get(`/api/what-if?${query}`, attempt.signal));
+    answer(of, await get(`/api/what-if?${query}`, attempt.signal));
   } catch (error) {
     if (!attempt.signal.aborted) clear(error.message);
   } finally {
@@ -52,10 +54,10 @@ function clear(sentence) {
   show($("whatif-windows"), false);
 }
 
-function answer({ limits, windows }) {
+function answer({ service, node }, { limits, windows }) {
   const refused = limits.map(({ limit, refused: n, exact }) =>
     `${limit}: ${exact === false ? "at least " : ""}${number(n)} would be refused now`);
-  put($("whatif-says"), `${refused.join("; ")}.`);
+  put($("whatif-says"), `${service}${node ? ` at ${node}` : ""}: ${refused.join("; ")}.`);
   const rows = limits.flatMap(({ prefixes }) => prefixes.map(([of, count, most]) => ({ of, count, most })));
   show($("whatif-list"), rows.length > 0);
   const columns = [prefix((row) => row.of), fullness((row) => [row.count, row.most])];
