@@ -195,6 +195,73 @@ def test_the_map_names_what_is_under_the_pointer_and_zooms(browser: Browser, wor
         says(page.locator("#map-crumbs [aria-current]"), "203.0.112.0/20")
 
 
+def test_two_fingers_zoom_the_map(browser: Browser, world: World) -> None:
+    def touch(kind: str, *apart: int) -> None:
+        """Two fingers so many pixels apart, side by side; or none."""
+        x, y = (size[axis] + place[axis] for axis in ("x", "y"))
+        points = [{"x": x + side * pixels / 2, "y": y, "id": n} for pixels in apart for n, side in enumerate((-1, 1))]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        says(page.locator("#busiest4-list"), ATTACK)
+        place, size = middle(page, "192.0.0.0/2"), page.locator("#map").bounding_box()
+        assert size is not None
+        session = page.context.new_cdp_session(page)
+        session.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+        shown = page.locator("#map-crumbs [aria-current]")
+        touch("touchStart", 80)
+        touch("touchMove", 160)
+        says(shown, "192.0.0.0/2")
+        touch("touchMove", 80)
+        says(shown, "0.0.0.0/0")
+        touch("touchEnd")
+
+
+def test_what_has_grown_and_what_has_shrunk_have_colours_of_their_own(browser: Browser, world: World) -> None:
+    script = """async (rows) => {
+        const {IPv4Map} = await import('/static/map.js');
+        const {Model} = await import('/static/model.js');
+        const {box} = await import('/static/curve.js');
+        const model = new Model();
+        model.take({id: 0, total: 9000, rows}, true);  // so much that no name is written
+        const canvas = document.createElement('canvas');
+        canvas.style.aspectRatio = 1;
+        document.body.append(canvas);
+        const map = new IPv4Map(canvas, model, {});
+        map.measure = 'change';
+        map.surface.resize();
+        const {data} = map.surface.context.getImageData(0, 0, canvas.width, canvas.width);
+        return model.rows.map((row) => {
+            const [x, y] = ['x', 'y'].map((axis) => Math.floor((box(row)[axis] + 512) * canvas.width / 65536));
+            const at = 4 * (y * canvas.width + x);
+            return [...data.slice(at, at + 3)];
+        });
+    }"""
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        says(page.locator("#state"), "live")
+        page.locator("#measure").select_option("change")
+        has(page.locator("html"), "data-measure", "change")
+        assert "by=change" in page.url
+        rows = [("20.0.0.0/12", 30, 30, 0), ("90.0.0.0/12", 30, 0, 0), ("150.0.0.0/12", 30, -30, 0)]
+        more, same, fewer = page.evaluate(script, rows)
+    reddish = [red - blue for red, _, blue in (more, same, fewer)]
+    assert reddish[0] > 60 > abs(reddish[1])
+    assert reddish[2] < -60
+
+
+def test_nothing_moves_for_those_who_want_less_of_it(browser: Browser, world: World) -> None:
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        says(row(page, "0.0.0.0/0"), "%")
+        moving = """[...document.querySelectorAll('*')].map((node) => getComputedStyle(node))
+            .filter((style) => parseFloat(style.transitionDuration) || parseFloat(style.animationDuration)).length"""
+        assert page.evaluate(moving) > 0
+        page.emulate_media(reduced_motion="reduce")
+        assert page.evaluate(moving) == 0
+
+
 def test_the_tree_of_ipv6_names_and_zooms(browser: Browser, world: World) -> None:
     with Visit(browser, world.reading) as visit:
         page = visit.page
@@ -246,6 +313,21 @@ def test_the_table_filters_sorts_opens_and_selects(browser: Browser, world: Worl
         page.keyboard.press("Enter")
         says(page.locator("#selected-name"), "/")
         assert ip_network(page.locator("#selected-name").inner_text()).prefixlen > 0
+
+
+def test_what_is_typed_before_the_modules_come_counts(browser: Browser, world: World) -> None:
+    held: list[Any] = []
+    with Visit(browser, world.reading) as visit:
+        page = visit.page
+        page.route("**/static/main.js", lambda route: held.append(route))
+        with page.expect_request("**/static/main.js"):
+            page.reload()
+        page.locator("#filter").fill("198.51.100")
+        page.locator("#whatif-limits").fill("/24=9")
+        held[0].continue_()
+        has(page.locator("#tree"), "aria-rowcount", "2")
+        says(page.locator("#whatif-says"), "SMTP: /24=9")
+        assert page.locator("#filter").input_value() == "198.51.100"
 
 
 def test_a_link_shows_the_same_and_holds_no_token(browser: Browser, world: World) -> None:

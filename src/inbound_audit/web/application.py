@@ -18,7 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inbound_audit.errors import CapacityError, PolicyError, SharedStateError, cause_of, did_you_mean
-from inbound_audit.feed import Source
+from inbound_audit.feed import OPEN, Source
 from inbound_audit.feed.what_if import as_json
 from inbound_audit.web.access import HEADERS, Access, Refusal
 from inbound_audit.web.hub import FAILED, Busy, Gone, Hub
@@ -93,7 +93,7 @@ class _Api:
     async def what_if(self, request: Request) -> Response:
         query = _query(request, ("limit", "service", "node"), repeated="limit")
         limits = request.query_params.getlist("limit")
-        source = Source()._replace(**{name: text for name, text in query.items() if name != "limit"})
+        source = Source(query.get("service", OPEN.service), node=query.get("node"))
         found = await self.hub.call(lambda feed: as_json(feed.would_refuse(limits, source)))
         return JSONResponse(found)
 

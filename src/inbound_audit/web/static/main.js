@@ -302,6 +302,10 @@ function listen() {
 }
 
 state.read();
+// What was typed before the modules came counts, too.
+for (const [name, id] of [["filter", "filter"], ["limits", "whatif-limits"]]) {
+  if (state.state[name] === "") state.change({ [name]: $(id).value });
+}
 listen();
 change.start();
 whatif.start((limits) => state.change({ limits }));
