@@ -213,6 +213,17 @@ class SeriesStore:
     def rows(
         self, scope: str, name: str, interval: int, num_windows: int, startv: int, endv: int
     ) -> list[tuple[int, str]]: ...
+    def count_rows(
+        self,
+        scope: str,
+        name: str,
+        interval: int,
+        num_windows: int,
+        startv: int,
+        endv: int,
+        prefixes: list[str],
+        parents: list[int],
+    ) -> list[int]: ...
     def picture(
         self,
         scope: str,

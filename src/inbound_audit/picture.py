@@ -18,8 +18,18 @@ if TYPE_CHECKING:
 CONNECTIONS = MONITOR_KINDS[0]
 ROWS = 1000
 
+Span = tuple[int, int, int]
+"""The version of a prefix, its first and its last address."""
+
 _Entry = tuple[str, str, int, int]
 """Of `SeriesStore.known`: scope, name, seconds of a window, windows."""
+
+
+def span_of(prefix: str) -> Span:
+    """Raises CidrError."""
+    version, packed, length = parse_prefix(prefix)
+    first = int.from_bytes(packed, "big")
+    return version, first, first | ((1 << (8 * len(packed) - length)) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,35 +78,35 @@ class Picture:
         """
         if [row.prefix for row in self.rows] == [row.prefix for row in earlier.rows]:  # it is so where little happens
             return [row.count - before.count for row, before in zip(self.rows, earlier.rows, strict=True)]
-        spans = zip(self.rows, self._keys, self._last, strict=True)
         return [
-            None if (before := earlier._count_of(key, last)) is None else row.count - before for row, key, last in spans
+            None if (before := earlier._count_of(span)) is None else row.count - before
+            for row, span in zip(self.rows, self._spans, strict=True)
         ]
 
-    def _count_of(self, key: tuple[int, int, int], last: int) -> int | None:
-        """The count of the prefix with that key and last address, as this picture tells it."""
-        position = at = bisect_left(self._keys, key)
+    def _count_of(self, span: Span) -> int | None:
+        """The count of a prefix, as this picture tells it."""
+        version, _, last = span
+        position = at = bisect_left(self._keys, _key(span))
         inside = 0
-        while at < len(self.rows) and self._keys[at][0] == key[0] and self._last[at] <= last:
+        while at < len(self.rows) and self._spans[at][0] == version and self._spans[at][2] <= last:
             inside += self.rows[at].count
             at = self._after[at]
-        if at > position and self._keys[position] == key:
+        if at > position and self._spans[position] == span:
             return inside
         around = position - 1
-        while around >= 0 and not (self._keys[around][0] == key[0] and last <= self._last[around]):
+        while around >= 0 and not (self._spans[around][0] == version and last <= self._spans[around][2]):
             around = self.rows[around].parent
         # What is in the row around it, and in none of the rows inside that, may be in this prefix.
         return inside if around < 0 or not self.rows[around].rest else None
 
     @cached_property
-    def _keys(self) -> list[tuple[int, int, int]]:
-        """Of each row: the version, the first address and the length."""
-        return [_key(row.prefix) for row in self.rows]
+    def _spans(self) -> list[Span]:
+        return [span_of(row.prefix) for row in self.rows]
 
     @cached_property
-    def _last(self) -> list[int]:
-        """The last address of each row."""
-        return [first | ((1 << ((32 if version == 4 else 128) - length)) - 1) for version, first, length in self._keys]
+    def _keys(self) -> list[Span]:
+        """By which the rows are in order."""
+        return [_key(span) for span in self._spans]
 
     @cached_property
     def _after(self) -> list[int]:
@@ -109,9 +119,9 @@ class Picture:
         return after
 
 
-def _key(prefix: str) -> tuple[int, int, int]:
-    version, packed, length = parse_prefix(prefix)
-    return version, int.from_bytes(packed, "big"), length
+def _key(span: Span) -> Span:
+    version, first, last = span
+    return version, first, -last
 
 
 @named_keywords
@@ -136,7 +146,8 @@ def picture(
     current one).
 
     It costs the rows, not the sessions, and stops no writer: O(rows x trees x bytes of the address), without the GIL.
-    Each count was true at some moment of the walk, and rows add up. Raises ValueError, CidrError,
+    Each count was true at some moment of the walk, and rows add up: where more was taken from a prefix of a series than
+    was added, it has no row, and takes nothing from the row around it once that is split. Raises ValueError, CidrError,
     UnknownServiceType, MonitorError, SeriesError.
     """
     now = time.time()

@@ -9,8 +9,8 @@ from inbound_audit.feed import OPEN, Feed, Look, Source
 from inbound_audit.feed.look import NO_HISTORY, History, LimitRow, ListenerRow, ProcessRow, RefusalRow, WindowsRow
 from inbound_audit.nodes import NodeInfo
 from inbound_audit.overrides import Decision
-from inbound_audit.picture import Picture, PictureRow
-from inbound_audit.watch.tree import holds, span_of
+from inbound_audit.picture import Picture, PictureRow, span_of
+from inbound_audit.watch.tree import holds
 
 NOON = datetime(2026, 11, 28, 12, 0, 0).timestamp()
 """By the clock of this machine."""

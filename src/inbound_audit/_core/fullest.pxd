@@ -52,22 +52,32 @@ cdef struct Fill:
     bint ended              # the bound has ended the walk: there may be more
 
 
-cdef inline Series *longest_monitor(const Limit *limit, Owner *o) noexcept nogil:
-    """The events of a limit over time, of the monitor with the most windows that any process has; NULL: there is none.
-    O(series)."""
-    cdef Series *found = NULL
+cdef inline Series *next_monitor(const Limit *limit, Owner *o, u32 *after) noexcept nogil:
+    """The events of a limit over time, of a monitor that any process has: the first one from number `after` on, which
+    is moved behind it; NULL: there is none any more. O(series)."""
     cdef Series *s
-    cdef u32 i
-    for i in range(acquire32(&o.series_known)):
-        s = o.series[i]
+    while after[0] < acquire32(&o.series_known):
+        s = o.series[after[0]]
+        after[0] += 1
         if s.scope == <u32>limit.event and s.interval == limit.interval and s.slots > 1 and load_ring(&s.first) != NULL:
-            if found == NULL or s.slots > found.slots:
-                found = s
+            return s
+    return NULL
+
+
+cdef inline Series *longest_monitor(const Limit *limit, Owner *o) noexcept nogil:
+    """Of these the one with the most windows."""
+    cdef u32 at = 0
+    cdef Series *found = NULL
+    cdef Series *s = next_monitor(limit, o, &at)
+    while s != NULL:
+        if found == NULL or s.slots > found.slots:
+            found = s
+        s = next_monitor(limit, o, &at)
     return found
 
 
 cdef inline int begin_fill(Fill *f, Owner *o, int service, int number) noexcept nogil:
-    """Of limit `number`. `f` is zeroed but for `set`, `listed`, `now` and `window`. OK or FULL. O(trees)."""
+    """Of limit `number`. `f` is zeroed but for `set`, `listed`, `events`, `now` and `window`. OK or FULL. O(trees)."""
     cdef int64_t first, last
     f.limit = f.set.limit[number]
     f.want[0], f.want[1] = f.limit.length[0], f.limit.length[1]
@@ -77,7 +87,6 @@ cdef inline int begin_fill(Fill *f, Owner *o, int service, int number) noexcept 
     f.client.tree, f.client.version = &f.place, 4
     if f.limit.kind < TIMED_PREFIX_LIMIT:
         return add_trees(&f.seen, trees_of_limit(&f.limit, &f.client), NULL, 0)
-    f.events = longest_monitor(&f.limit, o)
     if f.events == NULL:
         return OK
     span_until(f.events, f.now, &f.span)
@@ -167,8 +176,10 @@ cdef inline int fill_rows(Fill *f, size_t most, u64 steps, bint all_over) noexce
     cdef Row row
     cdef int version, code = OK
     if not (is_of_open_prefix(&f.limit) or is_of_prefix(&f.limit)):
+        whole_family(6, &row.prefix)
+        row.count, row.whole, row.spot = fill_of(f, &row.prefix) if counts_all(f) else 0, True, 0
         whole_family(4, &row.prefix)
-        row.count, row.whole, row.spot = fill_of(f, &row.prefix), True, 0
+        row.count += fill_of(f, &row.prefix)
         return take_row(f, &row, most)
     for version in range(4, 7, 2):
         whole_family(version, &all)

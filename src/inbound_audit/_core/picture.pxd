@@ -35,7 +35,7 @@ from inbound_audit._core.layout cimport header
 from inbound_audit._core.model cimport SESSIONS, Ring, Series, Tree, load_ring, load_series, load_tree
 from inbound_audit._core.prefix cimport Prefix
 from inbound_audit._core.seek cimport Branch
-from inbound_audit._core.sums cimport whole_family
+from inbound_audit._core.sums cimport tree_count, whole_family
 from inbound_audit._core.walk cimport Row, Rows, append, half, join, pop, sift_up, tree_branch
 from inbound_audit._core.window cimport pair_sum, ring_now, slot_of
 
@@ -250,6 +250,35 @@ cdef inline int draw(Picture *pic, u32 rows, const Prefix *within) noexcept nogi
             code = split(pic, heaviest.spot)
     add_up(pic)
     return code
+
+
+# ---- the rows of a picture in other parts
+
+cdef struct CountedRow:
+    Prefix prefix
+    int64_t count
+    int64_t seen            # of one part
+    int parent              # a row before it, in which it is; -1: none
+
+cdef inline int64_t part_count(const Part *part, const Prefix *p) noexcept nogil:
+    if part.of_window:
+        return pair_sum(part.added, part.taken, part.number, p, NULL, 0)
+    return tree_count(part.added, p)
+
+
+cdef inline void count_rows(const Parts *parts, CountedRow *row, size_t rows) noexcept nogil:
+    """Adds to each row what the parts have in it. A part that has nothing in a row is not asked about those inside it.
+
+    O(parts x rows x bytes of the address).
+    """
+    cdef size_t i, k
+    for i in range(parts.size):
+        for k in range(rows):
+            if row[k].parent >= 0 and row[row[k].parent].seen == 0:
+                row[k].seen = 0
+                continue
+            row[k].seen = part_count(&parts.part[i], &row[k].prefix)
+            row[k].count += row[k].seen
 
 
 cdef inline void free_picture(Picture *pic) noexcept nogil:

@@ -254,19 +254,45 @@ cdef class LimitTables:
         all prefixes; and whether that is sure: False if it would take more than `steps` prefixes that are looked into.
         A prefix of `hints` is the first row if it is fuller than that and the walk was not sure.
         `window`: what a limit over time has in that window of the monitor with the most windows, of all networks.
+        Else it is as full as in that monitor in which it is the fullest: processes may have different monitors, and
+        each counts in its own.
 
         Raises UnknownServiceType, CidrError, ValueError for a limit that is not there, MemoryError. Frees the GIL and
         stops no writer. O(steps x trees x bytes of the address).
         """
-        cdef fullest.Fill f
-        cdef prefix.Prefix hint
-        cdef int service = audit.number_of(service_type), code
+        cdef int service = audit.number_of(service_type)
+        cdef const limits.Limit *limit
+        cdef model.Series *events
+        cdef u32 after = 0
         if not 0 <= number < len(self.names or ()) or self.set.limit[number].kind == limits.LISTENER_LIMIT:
             raise ValueError(f"{self!r}: has no limit {number} of a network")
         if fork.is_child():
             handle_the_fork()
+        limit = &self.set.limit[number]
+        if limit.kind < limits.TIMED_PREFIX_LIMIT or window != fullest.NOW:
+            events = fullest.longest_monitor(limit, audit.owner)
+            return self.filled(audit, service, number, events, rows, steps, all_over, window, hints)
+        events = fullest.next_monitor(limit, audit.owner, &after)
+        most = self.filled(audit, service, number, events, rows, steps, all_over, window, hints)
+        while events != NULL:
+            events = fullest.next_monitor(limit, audit.owner, &after)
+            if events != NULL:
+                more = self.filled(audit, service, number, events, rows, steps, all_over, window, hints)
+                sure = most[2] and more[2]
+                most = more if more[0][:1] > most[0][:1] else most
+                most = most[0], most[1], sure
+        return most
+
+    cdef tuple filled(
+        self, Audit audit, int service, int number, model.Series *events, u32 rows, u64 steps, bint all_over,
+        int64_t window, tuple hints
+    ):
+        """As `_fullest`, of one monitor."""
+        cdef fullest.Fill f
+        cdef prefix.Prefix hint
+        cdef int code
         memset(&f, 0, sizeof(f))
-        f.set, f.listed, f.window = &self.set, self.networks.family, window
+        f.set, f.listed, f.events, f.window = &self.set, self.networks.family, events, window
         f.now = limits.time_of_limits(&self.set, audit.owner)
         with nogil:
             code = fullest.begin_fill(&f, audit.owner, service, number)

@@ -139,6 +139,43 @@ cdef class SeriesStore:
         cdef int code = picture.add_windows(&pic.parts, s, window.now_of(self.audit.owner), first, last)
         return drawn(&pic, most, within, code)
 
+    def count_rows(
+        self, scope, name, interval, num_windows, startv, endv, list prefixes not None, list parents not None
+    ):
+        """The sums over windows of an entry of `known` of addresses, for prefixes that are nested: `parents` has the
+        position of a prefix before it that it is in, or -1. Other nodes are included as in `count`. Frees the GIL.
+
+        Raises ValueError, CidrError, SeriesError. O(prefixes x windows x processes x bytes of the address); a window
+        of a process that has nothing in a prefix costs nothing inside it.
+        """
+        cdef model.Series *s = identified(self.audit, scope, name, interval, num_windows)
+        cdef int64_t first = window_index(startv), last = window_index(endv)
+        cdef Py_ssize_t rows = len(prefixes), i
+        cdef picture.Parts parts
+        cdef picture.CountedRow *row
+        cdef int code
+        if series_query.range_of_windows(s, first, last) != codes.OK:
+            raise window_error(codes.BAD_WINDOW, range_text(startv, endv), name, self.audit)
+        memset(&parts, 0, sizeof(parts))
+        row = <picture.CountedRow *>calloc(rows + 1, sizeof(picture.CountedRow))
+        try:
+            code = codes.OK if row != NULL else codes.FULL
+            for i in range(rows if row != NULL else 0):
+                read_prefix(prefixes[i], NULL, &row[i].prefix)
+                row[i].parent = parents[i]
+                if not -1 <= row[i].parent < i:
+                    raise ValueError(f"{prefixes[i]!r}: it is in no prefix before it")
+            if code == codes.OK:
+                code = picture.add_windows(&parts, s, window.now_of(self.audit.owner), first, last)
+            if code != codes.OK:
+                raise MemoryError
+            with nogil:
+                picture.count_rows(&parts, row, rows)
+            return [row[i].count for i in range(rows)]
+        finally:
+            free(parts.part)
+            free(row)
+
     def hosts(self, name):
         """The distinct hosts of each window of this process, added up. Raises SeriesError. O(windows)."""
         cdef model.Series *s = series_of(self.audit, name)

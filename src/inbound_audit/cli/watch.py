@@ -54,7 +54,7 @@ def watch(
     from inbound_audit.feed import Feed, Source
     from inbound_audit.watch.app import WatchApp
 
-    with view_options.failures(name), _unknown_sources(), Feed(name, user=user) as feed:
+    with view_options.failures(name), _unknown_sources(), Feed(name, user=user, interval_s=interval) as feed:
         source = Source(service, listener, _as_named(monitor), series=series)
         look = feed.look(source, 2)  # what can't be looked at is said before the screen is taken
         view_options.check_listener(look)

@@ -110,7 +110,8 @@ def web(
             raise click.UsageError(_NEEDS_TOKEN.format(far))
         access = Access(reading, changing, open=reading is None and far is None, hosts=frozenset(host))
         view_options.give_up_root(user)
-        hub = held.enter_context(contextlib.closing(Hub(functools.partial(Feed, name, user=user), interval)))
+        open_feed = functools.partial(Feed, name, user=user, interval_s=interval)
+        hub = held.enter_context(contextlib.closing(Hub(open_feed, interval)))
         if not wait:
             with view_options.failures(name):
                 hub.feed()

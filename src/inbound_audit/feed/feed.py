@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from inbound_audit._ipcount import MONITOR_KINDS, SeriesStore
@@ -38,6 +38,10 @@ MAX_VIEWS = 8
 MAX_NOTES = 32
 MAX_PICTURES = 16
 """Pictures that are kept, to say what has changed in the next one of the same source with as many rows."""
+MAX_CHANGE_S, MAX_CHANGE_INTERVALS = 10.0, 3
+"""Whichever is longer: an older look says nothing about what changes now, as after a pause in which no one looked."""
+MAX_REFUSED_WINDOWS = 120
+"""The newest ones of a monitor in which the rejections of each row are counted."""
 
 _Windows = tuple[str, str, int, int]
 """Of `SeriesStore.known`, without the type."""
@@ -48,17 +52,26 @@ class Feed:
 
     It writes nothing but what `deny`, `allow` and `lift` are asked for. Any thread may use it. Raises SharedStateError
     if there is no such audit; a look raises it as soon as there is no process any more, and finds the audit again when
-    one comes back.
+    one comes back. `interval_s`: how often looks are wanted. `clock`: seconds of any beginning.
 
     Lock rule: `_lock` is held for a look and for the end. No process of the audit waits for it.
     """
 
-    def __init__(self, name: str, *, user: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        user: str | None = None,
+        interval_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name, self.user = name, user
+        self._clock = clock
+        self._max_change_s = max(MAX_CHANGE_S, MAX_CHANGE_INTERVALS * interval_s)
         self._lock = ProcessLock()
         self._views: OrderedDict[tuple[int | None, str | None], View] = OrderedDict()
-        self._before: OrderedDict[tuple[Source, int], Picture] = OrderedDict()
-        self._rules, self._limits, self._refusals = Rules(), LimitsInUse(), Refusals()
+        self._before: OrderedDict[tuple[Source, int], tuple[float, Picture]] = OrderedDict()
+        self._rules, self._limits, self._refusals = Rules(clock), LimitsInUse(), Refusals()
         with self._lock:
             self._view_of(OPEN)
 
@@ -71,22 +84,18 @@ class Feed:
             whole = self._view_of(OPEN)
             view = self._view_of(source)
             picture = _picture_of(view, source, rows)
-            before = self._before.get((source, rows))
-            self._before[source, rows] = picture
-            self._before.move_to_end((source, rows))
-            if len(self._before) > MAX_PICTURES:
-                self._before.popitem(last=False)
+            changes = self._changes(source, rows, picture)
             if self._rules.refresh(whole):
                 self._limits.refresh(self._rules.guards)
             guards = self._rules.guards
             listeners = _listeners(whole)
             unread = self._refusals.refresh((guard.log, guard.user) for guard in guards if guard.log)
-            changes = [None] * len(picture.rows) if before is None else picture.changes(before)
             known = [
                 (scope, name, interval, windows)
                 for scope, name, kind, interval, windows in SeriesStore(whole).known
                 if kind != "string"  # texts have no prefixes
             ]
+            notes = [*self._rules.failures, *self._limits.notes, *_log_notes(guards), *unread]
             return Look(
                 audit=self.name,
                 time=picture.time,
@@ -103,7 +112,7 @@ class Feed:
                 history=_history(whole, EVERYTHING),
                 limits=self._limits.rows(whole, listeners, self._refusals.rows),
                 refusals=self._refusals.rows,
-                notes=tuple([*self._rules.failures, *self._limits.notes, *_log_notes(guards), *unread][:MAX_NOTES]),
+                notes=tuple(dict.fromkeys(notes))[:MAX_NOTES],
             )
 
     def would_refuse(self, limits: Sequence[str], source: Source = OPEN) -> tuple[WouldRefuse, ...]:
@@ -112,12 +121,9 @@ class Feed:
 
         It may take seconds where very much is over a limit, and holds up no look.
         """
-        with self._lock:
-            view = self._view_of(source)
-        found = would_refuse(view, source.service, limits)
-        if view.closed:
-            raise SharedStateError(f"{self.name!r}: no process is attached to it any more")
-        return found
+        # A view of its own: those of looks are closed, and take other processes, when it is time.
+        with View(self.name, pid=source.pid, user=self.user, node=source.node) as view:
+            return would_refuse(view, source.service, limits)
 
     def history(self, prefix: str) -> History:
         """Of one prefix. Raises CidrError, SharedStateError. O(windows)."""
@@ -149,6 +155,18 @@ class Feed:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _changes(self, source: Source, rows: int, picture: Picture) -> list[int | None]:
+        """Since the look before."""
+        now = self._clock()
+        at, before = self._before.get((source, rows), (now, None))
+        self._before[source, rows] = now, picture
+        self._before.move_to_end((source, rows))
+        if len(self._before) > MAX_PICTURES:
+            self._before.popitem(last=False)
+        if before is None or now - at > self._max_change_s:
+            return [None] * len(picture.rows)
+        return picture.changes(before)
 
     def _view_of(self, source: Source) -> View:
         """The view that a source needs, refreshed. Raises SharedStateError."""
@@ -200,16 +218,14 @@ def _furthest(view: View, kind: str) -> _Windows | None:
 
 
 def _refused(view: View, picture: Picture) -> tuple[int, ...]:
-    """The rejections of each row. O(rows x windows x trees); a row in one without any costs nothing."""
+    """The rejections of each row. O(rows x windows x trees), without the GIL; a tree without any in a row costs nothing
+    for the rows inside it."""
     monitor = _furthest(view, REJECTIONS)
     if monitor is None:
         return (0,) * len(picture.rows)
-    store = SeriesStore(view)
-    found: list[int] = []
-    for row in picture.rows:
-        is_none = row.parent >= 0 and not found[row.parent]
-        found.append(0 if is_none else store.count(*monitor, row.prefix, 0, monitor[3] - 1))
-    return tuple(found)
+    newest = min(monitor[3], MAX_REFUSED_WINDOWS)
+    prefixes, parents = [row.prefix for row in picture.rows], [row.parent for row in picture.rows]
+    return tuple(SeriesStore(view).count_rows(*monitor, 0, newest - 1, prefixes, parents))
 
 
 def _history(view: View, prefixes: tuple[str, ...]) -> History:
@@ -217,9 +233,10 @@ def _history(view: View, prefixes: tuple[str, ...]) -> History:
     if monitor is None:
         return NO_HISTORY
     store, (_, name, interval, windows) = SeriesStore(view), monitor
+    kinds = {scope for scope, *same in store.known if (same[0], *same[2:]) == (name, interval, windows)}
     numbers = (
         tuple(
-            sum(store.count(kind, name, interval, windows, prefix, v, v) for prefix in prefixes)
+            sum(store.count(kind, name, interval, windows, prefix, v, v) for prefix in prefixes if kind in kinds)
             for v in reversed(range(windows))
         )
         for kind in (CONNECTIONS, REJECTIONS)
@@ -249,4 +266,4 @@ def _processes(view: View, now: float) -> tuple[ProcessRow, ...]:
         for owner in view.owners
         if owner.listeners or owner.damaged is not None
     )
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=lambda row: row[:3]))  # what is damaged is a text or None

@@ -118,8 +118,9 @@ class Look:
     """What one audit was at `time` (seconds since 1970).
 
     `changes` and `refused` are of the rows of the picture, in their order: how much each has grown since the look
-    before at the same source with as many rows (None: not known), and how many rejections it has had in the windows of
-    the monitor that reaches back the furthest (0 without a monitor).
+    before at the same source with as many rows (None: not known; after a pause no change is), and how many rejections
+    it has had in the windows of the monitor that reaches back the furthest, in the 120 newest at most (0 without a
+    monitor).
     """
 
     audit: str

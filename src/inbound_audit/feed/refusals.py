@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from inbound_audit.errors import cause_of, plain
@@ -26,7 +27,8 @@ _Log = tuple[str, int]
 class Refusals:
     """Lock rule: the caller's."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._tails: dict[_Log, _Tail] = {}
 
     def refresh(self, logs: Iterable[_Log]) -> list[str]:
@@ -34,9 +36,10 @@ class Refusals:
         wanted = list(dict.fromkeys(logs))
         self._tails = {log: self._tails.get(log) or _Tail(*log) for log in wanted[:MAX_LOGS]}
         failures = []
+        now = self._clock()
         for (path, _), tail in self._tails.items():
             try:
-                tail.read()
+                tail.read(now)
             except (OSError, ValueError) as error:
                 why = cause_of(error) if isinstance(error, OSError) else str(error)
                 failures.append(f"the log {plain(path[:MAX_TEXT])} can't be read: {plain(why)}")
@@ -46,9 +49,10 @@ class Refusals:
 
     @property
     def rows(self) -> tuple[RefusalRow, ...]:
-        """The newest first, by the times in the lines."""
+        """The newest first, by the times in the lines. A line that is of the future is as old as its reading: it hides
+        no later ones."""
         found = [each for tail in self._tails.values() for each in tail.rows]
-        return tuple(row for _, row in sorted(found, key=lambda each: each[0], reverse=True)[:MAX_REFUSALS])
+        return tuple(row for _, row in sorted(found, key=lambda each: each[0])[: -MAX_REFUSALS - 1 : -1])
 
 
 class _Tail:
@@ -61,7 +65,7 @@ class _Tail:
         self._read_to = 0
         self.rows: deque[tuple[float, RefusalRow]] = deque(maxlen=MAX_REFUSALS)
 
-    def read(self) -> None:
+    def read(self, now: float) -> None:
         """Raises OSError, ValueError. O(bytes that have come)."""
         with opened(self._path, self._user) as file:
             status = os.fstat(file.fileno())
@@ -78,14 +82,15 @@ class _Tail:
         if start > self._read_to:
             first = piece.find(b"\n") + 1
             self._read_to = start + whole
-            self._take(piece[first:whole])
+            self._take(piece[first:whole], now)
         else:
             self._read_to = start + (whole or (len(piece) if len(piece) == MAX_READ else 0))
-            self._take(piece[:whole])
+            self._take(piece[:whole], now)
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes, now: float) -> None:
         newest = deque(decisions(data.splitlines()), MAX_REFUSALS)
-        self.rows.extend(found for line in newest if (found := refusal_of(line)) is not None)
+        found = (refusal_of(line) for line in newest)
+        self.rows.extend((min(each[0], now), each[1]) for each in found if each is not None)
 
 
 def refusal_of(line: Line) -> tuple[float, RefusalRow] | None:

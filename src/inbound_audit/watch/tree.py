@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from inbound_audit._ipcount import parse_prefix
 from inbound_audit.errors import CidrError
 from inbound_audit.feed import Look
+from inbound_audit.picture import Span, span_of
 
 ORDERS = ("count", "share", "change", "refused", "prefix")
 """By what rows can be sorted: the largest first, prefixes by their address."""
@@ -19,9 +19,6 @@ USUAL = {4: frozenset((0, 8, 16, 24, 32)), 6: frozenset((0, 16, 32, 48, 56, 64, 
 
 OPEN_SHARE = 0.1
 """At first a row is open that has so much of all."""
-
-Span = tuple[int, int, int]
-"""The version of a prefix, its first and its last address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +38,6 @@ class Line(NamedTuple):
     row: Row
     depth: int
     is_open: bool | None
-
-
-def span_of(prefix: str) -> Span:
-    """Raises CidrError."""
-    version, packed, length = parse_prefix(prefix)
-    first = int.from_bytes(packed, "big")
-    return version, first, first | ((1 << (8 * len(packed) - length)) - 1)
 
 
 def holds(outer: Span, inner: Span) -> bool:

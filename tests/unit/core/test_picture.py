@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inbound_audit import InboundAudit, PrefixCounter
+from inbound_audit._ipcount import SeriesStore
 from inbound_audit.errors import CidrError, MonitorError, SeriesError, UnknownServiceType
 from inbound_audit.picture import Picture, picture_of_counter
 
@@ -111,6 +112,77 @@ def test_a_change_is_right_or_not_known(before: list[Address], after: list[Addre
                 assert change is not None
         for session in sessions:
             session.close()
+
+
+@given(
+    st.lists(st.tuples(addresses, st.integers(0, 3), st.integers(1, 3)), max_size=40),
+    st.lists(addresses, min_size=1, max_size=40),
+    st.integers(2, 40),
+    st.integers(0, 2),
+)
+def test_the_rows_of_a_picture_in_windows(
+    events: list[tuple[Address, int, int]], open_now: list[Address], rows: int, first: int
+) -> None:
+    """Of another tree than that which is drawn, as rejections of open sessions; and over windows that have gone."""
+    now = [600.0]
+    with InboundAudit(monitors=["60,3"], clock=lambda: now[0], capacity=1 << 20) as audit:
+        counted: Counter[tuple[int, Address]] = Counter()
+        for window in range(4):
+            for host, at, n in events:
+                if at == window:
+                    with audit.listener("SMTP", f"mx{n}").session(str(host)) as session:
+                        session.record_rejection(n)
+                    counted[3 - window, host] += n
+            now[0] += 60 if window < 3 else 0
+        sessions = [audit.listener("IMAP").session(str(host)) for host in open_now]
+        drawn = audit.picture(rows, service_type="IMAP").rows
+        entry = ("rejections", "60,3", 60, 3)
+        prefixes, parents = [row.prefix for row in drawn], [row.parent for row in drawn]
+        found = SeriesStore(audit).count_rows(*entry, first, 2, prefixes, parents)
+        for row, count in zip(drawn, found, strict=True):
+            inside = [n for (window, host), n in counted.items() if first <= window <= 2 and host in row.network]
+            assert count == sum(inside) == SeriesStore(audit).count(*entry, row.prefix, first, 2)
+        for session in sessions:
+            session.close()
+
+
+@given(
+    st.lists(st.tuples(addresses, st.integers(0, 2), st.integers(-4, 6).filter(bool)), max_size=40),
+    st.integers(2, 40),
+    st.integers(0, 2),
+)
+def test_a_series_of_which_something_is_taken(changes: list[tuple[Address, int, int]], rows: int, first: int) -> None:
+    now = [600.0]
+    with InboundAudit(clock=lambda: now[0], capacity=1 << 20) as audit:
+        audit.series.define("hits", type="ip", interval=60, num_windows=3)
+        for window in range(3):
+            for host, at, n in changes:
+                if at == window:
+                    audit.series.add("hits", str(host), n)
+            now[0] += 60 if window < 2 else 0
+        drawn = audit.picture(rows, series="hits", startv=first, endv=2)
+    inside: Counter[int] = Counter()
+    assert len(drawn.rows) <= rows
+    for position, row in reversed(list(enumerate(drawn.rows))):
+        count = sum(n for host, at, n in changes if at <= 2 - first and host in row.network)
+        assert row.count == max(count, inside[position]) > 0
+        inside[row.parent] += row.count
+    assert drawn.total == inside[-1]
+
+
+def test_what_rows_of_windows_can_t_be_counted() -> None:
+    with InboundAudit(monitors=["60,3"]) as audit:
+        count_rows = SeriesStore(audit).count_rows
+        for parents in ([0], [-2], [1]):
+            with pytest.raises(ValueError, match="in no prefix before it"):
+                count_rows("rejections", "60,3", 60, 3, 0, 2, ["192.0.2.0/24"], parents)
+        with pytest.raises(CidrError, match="/33"):
+            count_rows("rejections", "60,3", 60, 3, 0, 2, ["192.0.2.0/33"], [-1])
+        for windows in ((0, 3), (2, 1), (-1, 0)):
+            with pytest.raises(MonitorError, match="windows"):
+                count_rows("rejections", "60,3", 60, 3, *windows, [], [])
+        with pytest.raises(SeriesError):
+            count_rows("rejections", "60,4", 60, 4, 0, 2, [], [])
 
 
 def test_windows_of_monitors_and_series() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -60,6 +61,21 @@ def test_each_limit_has_its_fullest_prefix(audit: InboundAudit) -> None:
     for admission in admissions:
         admission.close()
     assert [row.count for row in look_at(audit).limits] == [0, 3, 0, 0, 0, 0, 5]
+
+
+@pytest.mark.parametrize("many", [(5, 3), (3, 5)], ids=str)
+def test_processes_with_different_monitors(many: tuple[int, int]) -> None:
+    """Each counts a limit over time in its own, so the limit is as full as it is in one of them."""
+    with contextlib.ExitStack() as held:
+        for windows, n, host in zip((2, 3), many, ("192.0.2.1", "198.51.100.1"), strict=True):
+            monitors = [f"864000000,{windows}"]
+            worker = held.enter_context(InboundAudit(shared="looked-at", capacity=1 << 22, monitors=monitors))
+            guard = Guard(worker.listener("SMTP", "mx"), Limits({"/24": "9/10000d"}))
+            held.callback(guard.close_all)
+            for _ in range(n):
+                guard.enter((host, 1)).close()
+        fullest = ("192.0.2.0/24" if many[0] == 5 else "198.51.100.0/24", 5, 9)
+        assert shown(look_at(worker)) == [("default /24 connections/10000d", *fullest)]
 
 
 def test_guards_with_the_same_limits_share_their_rows(audit: InboundAudit) -> None:

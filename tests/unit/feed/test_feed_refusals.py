@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.timing import Clock
 from tests.support.waiting import eventually
 
 from inbound_audit import InboundAudit, Limits, inquiries
@@ -27,12 +29,17 @@ def line(second: int, **more: object) -> str:
     return json.dumps({"time": at, "client": "192.0.2.7", "done": "refused", "count": second, **more}) + "\n"
 
 
+def never_later() -> float:
+    """A clock that is after each of those times."""
+    return 1e11
+
+
 def counts(refusals: Refusals) -> list[int | None]:
     return [row.count for row in refusals.rows]
 
 
 def test_lines_are_read_once_and_as_soon_as_they_are_whole(tmp_path: Path) -> None:
-    log, refusals = tmp_path / "log", Refusals()
+    log, refusals = tmp_path / "log", Refusals(never_later)
     log.write_text(line(1) + line(2) + line(3, done="accepted") + '{"time": "2026-11-28T00:00:03Z", "left_out": 7}\n')
     assert refusals.refresh([(str(log), USER)]) == []
     assert counts(refusals) == [2, 1]
@@ -48,7 +55,7 @@ def test_lines_are_read_once_and_as_soon_as_they_are_whole(tmp_path: Path) -> No
 
 
 def test_a_log_that_is_replaced_or_cut_short_is_read_from_its_beginning(tmp_path: Path) -> None:
-    log, refusals = tmp_path / "log", Refusals()
+    log, refusals = tmp_path / "log", Refusals(never_later)
     log.write_text(line(1) + line(2))
     refusals.refresh([(str(log), USER)])
     log.rename(tmp_path / "log.1")
@@ -63,7 +70,7 @@ def test_a_log_that_is_replaced_or_cut_short_is_read_from_its_beginning(tmp_path
 
 
 def test_of_a_large_log_the_end_is_read(tmp_path: Path) -> None:
-    log, refusals = tmp_path / "log", Refusals()
+    log, refusals = tmp_path / "log", Refusals(never_later)
     many = MAX_READ // len(line(1)) + 1000
     for begin in (0, many):
         with log.open("a") as file:
@@ -81,7 +88,7 @@ def test_of_a_large_log_the_end_is_read(tmp_path: Path) -> None:
 
 
 def test_several_logs_are_in_the_order_of_their_times(tmp_path: Path) -> None:
-    refusals = Refusals()
+    refusals = Refusals(never_later)
     logs = [tmp_path / f"{i}" for i in range(MAX_LOGS + 1)]
     for i, log in enumerate(logs):
         log.write_text(line(i) + line(100 - i))
@@ -92,10 +99,27 @@ def test_several_logs_are_in_the_order_of_their_times(tmp_path: Path) -> None:
     assert counts(refusals) == [97, 3]
 
 
+def test_lines_of_the_future_hide_no_later_ones(tmp_path: Path) -> None:
+    """A process may write any time."""
+    clock = Clock(datetime(2026, 11, 28, 0, 5, tzinfo=timezone.utc).timestamp())
+    refusals, false, true = Refusals(clock), tmp_path / "false", tmp_path / "true"
+    named = [(str(log), USER) for log in (false, true)]
+    false.write_text("".join(line(1000 + i) for i in range(MAX_REFUSALS)))
+    true.write_text("")
+    refusals.refresh(named)
+    assert counts(refusals)[0] == 999 + MAX_REFUSALS
+    clock.step(60)
+    with true.open("a") as file:
+        file.write(line(330) + line(290))
+    refusals.refresh(named)
+    assert counts(refusals)[:2] == [330, 999 + MAX_REFUSALS]
+    assert len(counts(refusals)) == MAX_REFUSALS
+
+
 def test_nothing_but_a_regular_file_of_that_user_is_opened(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(line(1))
     os.mkfifo(tmp_path / "pipe")
-    refusals = Refusals()
+    refusals = Refusals(never_later)
     named = [str(tmp_path / "pipe"), str(tmp_path), "/dev/full", "log", "/a\0b", "/\ud800", "/none\n"]
     failures = refusals.refresh([*((path, USER) for path in named), (str(tmp_path / "log"), USER + 1)])
     assert len(failures) == len(named) + 1

@@ -5,14 +5,18 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from tests.support import gold_records
+from tests.support.timing import Clock
 
 from inbound_audit import InboundAudit
-from inbound_audit._ipcount import NODE_STATES, NodeTrees
+from inbound_audit._ipcount import NODE_STATES, NodeTrees, SeriesStore
 from inbound_audit.errors import MonitorError, SeriesError, SharedStateError, UnknownServiceType
 from inbound_audit.feed import Feed, Source
+from inbound_audit.feed import feed as feed_room
+from inbound_audit.shared.scanner import OwnerInfo
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -87,3 +91,41 @@ def test_a_picture_with_other_rows_does_not_disturb_what_has_changed(feed: Feed)
     with InboundAudit(shared="mail", capacity=1 << 22) as other, other.listener("SMTP", "mx").session("192.0.2.1"):
         feed.look(Source(), 2)
         assert feed.look(Source(), 50).rows == [("192.0.2.1/32", 3, 1, 3)]
+
+
+def test_after_a_pause_without_looks_no_change_is_known() -> None:
+    clock = Clock()
+    with (
+        InboundAudit(shared="mail", capacity=1 << 20) as worker,
+        Feed("mail", clock=clock) as feed,
+        Feed("mail", clock=clock, interval_s=60) as seldom,
+    ):
+        sessions = [worker.listener().session("192.0.2.1")]
+        for pause, change, of_seldom in [
+            (0, None, None),
+            (10, 1, 1),
+            (10.25, None, 1),
+            (180.25, None, None),
+            (1, 1, 1),
+        ]:
+            clock.step(pause)
+            assert [row[2] for row in feed.look().rows] == [change]
+            assert [row[2] for row in seldom.look().rows] == [of_seldom]
+            sessions.append(worker.listener().session("192.0.2.1"))
+        for session in sessions:
+            session.close()
+
+
+def test_a_monitor_that_counts_no_rejections_has_no_history_of_them() -> None:
+    """No process of ours makes one, but files of others may be anything."""
+    with InboundAudit(shared="mail", capacity=1 << 22) as worker, Feed("mail") as feed:
+        SeriesStore(worker).define("connections", "864000000,2", 864000000, 2, 1 << 20, 0)
+        look = feed.look()
+        assert [row.name for row in look.monitors] == ["864000000,2"]
+        assert look.history.connections == look.history.rejections == (0, 0)
+
+
+def test_processes_that_are_alike_but_for_the_damage() -> None:
+    owners = [OwnerInfo("x", 7, 0.0, (), damaged) for damaged in ("a", None, "b")]
+    shown = feed_room._processes(SimpleNamespace(owners=owners), 9.0)  # type: ignore[arg-type]
+    assert sorted(row.damaged or "" for row in shown) == ["a", "b"]

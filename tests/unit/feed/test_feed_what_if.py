@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from tests.support import gold_records
 
 from inbound_audit import InboundAudit
+from inbound_audit._ipcount import NODE_STATES, NodeTrees
 from inbound_audit.errors import PolicyError, UnknownServiceType
 from inbound_audit.feed import Feed, Source
-from inbound_audit.feed.what_if import MAX_LIMITS, MAX_PREFIXES, as_json
+from inbound_audit.feed.feed import MAX_VIEWS
+from inbound_audit.feed.what_if import MAX_LIMITS, MAX_PREFIXES, as_json, would_refuse
 
 pytestmark = pytest.mark.usefixtures("place")
 
@@ -51,6 +56,26 @@ def test_who_would_be_refused_now(audit: InboundAudit, feed: Feed) -> None:
         feed.would_refuse(["/32=0"], Source(service="POP"))
     for session in [*sessions, other]:
         session.close()
+
+
+def test_looks_at_other_nodes_meanwhile(audit: InboundAudit, feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than there are views that are kept."""
+    nodes = [f"mx{n}" for n in range(MAX_VIEWS + 1)]
+    with InboundAudit(shared="looked-at", capacity=1 << 22) as agent:
+        trees = NodeTrees(agent)
+        for name in nodes:
+            node = trees.add(name)
+            node.set_many(gold_records.encode({ipaddress.ip_address("198.51.100.1"): 4}))
+            node.set_word(NODE_STATES["heard"], 7)
+
+        def look_and_ask(*arguments: Any) -> object:
+            for name in nodes[1:]:
+                assert feed.look(Source(node=name)).picture.total == 4
+            feed.close()
+            return would_refuse(*arguments)
+
+        monkeypatch.setattr("inbound_audit.feed.feed.would_refuse", look_and_ask)
+        assert feed.would_refuse(["/32=1"], Source(node=nodes[0]))[0].refused == 3
 
 
 def test_at_most_a_number_of_prefixes_and_all_of_the_sessions(audit: InboundAudit, feed: Feed) -> None:

@@ -123,6 +123,15 @@ def test_a_window_of_a_monitor():
     assert found == [([], 0, True), ([(2, "192.0.2.0/24")], 1, True), ([(3, "192.0.2.0/24")], 2, True)]
 
 
+def test_a_window_of_a_whole_network_has_both_families():
+    limits = Limits({"/0": 9}, networks={"partner": {"prefixes": ["10.0.0.0/8"], "total": "1/1m"}})
+    (number,) = (i for i, row in enumerate(limits.rows) if row.kind == "network")
+    with InboundAudit(clock=Clock(), monitors=["60,3"]) as audit:
+        for host in ("192.0.2.1", "2001:db8::1", "2001:db8::2"):
+            audit.listener().session(host).close()
+        assert limits._fullest(audit, "SMTP", number, 1, ENOUGH, True, 0) == ([(3, None)], 2, True)
+
+
 def test_what_can_not_be_asked():
     limits = Limits({"/24": 1}, listener_total=3)
     with InboundAudit() as audit:
