@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -10,10 +12,11 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from tests.support.forked_commands import ForkedCommand, may_be_forked
 from tests.support.listening import Peer
 from tests.support.waiting import PATIENCE, eventually
 
@@ -28,12 +31,51 @@ def environment() -> dict[str, str]:
 
 
 def run(
-    *arguments: str, given: bytes = b"", cwd: Path | None = None, command: Sequence[str] = COMMAND
+    *arguments: str, given: bytes = b"", cwd: Path | None = None, command: Sequence[str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """Runs a command to its end."""
+    """Runs a command to its end. It is forked, unless it is to be run by `command`."""
+    env = environment()
+    if command is None and may_be_forked(env):
+        return run_forked(arguments, given, cwd, env)
     return subprocess.run(
-        [*command, *arguments], input=given, capture_output=True, timeout=200, cwd=cwd, env=environment(), check=False
+        [*(command or COMMAND), *arguments],
+        input=given,
+        capture_output=True,
+        timeout=200,
+        cwd=cwd,
+        env=env,
+        check=False,
     )
+
+
+def run_forked(
+    arguments: Sequence[str], given: bytes, cwd: Path | None, env: Mapping[str, str]
+) -> subprocess.CompletedProcess[bytes]:
+    stdin, gives = os.pipe()
+    process = ForkedCommand(arguments, env, cwd, stdin)
+    os.close(stdin)
+    found: dict[str, bytes] = {}
+
+    def give() -> None:
+        with contextlib.suppress(BrokenPipeError), open(gives, "wb") as pipe:
+            pipe.write(given)
+
+    def keep(name: str, stream: IO[bytes]) -> None:
+        with stream:
+            found[name] = stream.read()
+
+    jobs = [threading.Thread(target=give)]
+    jobs += [threading.Thread(target=keep, args=(name, getattr(process, name))) for name in ("stdout", "stderr")]
+    for job in jobs:
+        job.start()
+    try:
+        status = process.wait(200)
+    except BaseException:
+        process.kill()
+        raise
+    for job in jobs:
+        job.join()
+    return subprocess.CompletedProcess(["inbound-audit", *arguments], status, found["stdout"], found["stderr"])
 
 
 HAND_OVER = """
@@ -52,7 +94,8 @@ PATIENT = ("--worker-timeout", f"{PATIENCE:.0f}s")
 
 
 class Serve:
-    """`inbound-audit serve --json` in a process of its own; `events` is what it has reported so far."""
+    """`inbound-audit serve --json` in a process of its own; `events` is what it has reported so far. It is forked,
+    unless it is to be run by `command`."""
 
     command_name = "serve"
 
@@ -63,20 +106,27 @@ class Serve:
         self,
         *arguments: str,
         listen: Sequence[str] = ("127.0.0.1:0", "[::1]:0"),
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] | None = None,
         hostname: str | None = "mx.example",
         handed: Sequence[socket.socket] = (),
     ) -> None:
         name = ["--hostname", hostname] if hostname else []
         patient = PATIENT if "--workers" in arguments else ()
         addresses = [word for address in listen for word in ("--listen", address)]
+        words = [self.command_name, "--json", *name, *addresses, *patient, *self.more, *arguments]
+        env = environment()
         if handed:
-            command = (sys.executable, "-c", HAND_OVER, ",".join(str(one.fileno()) for one in handed), *command)
-        self._process = subprocess.Popen(
-            [*command, self.command_name, "--json", *name, *addresses, *patient, *self.more, *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
-            pass_fds=[one.fileno() for one in handed],
-        )  # fmt: skip
+            numbers = ",".join(str(one.fileno()) for one in handed)
+            command = (sys.executable, "-c", HAND_OVER, numbers, *(command or COMMAND))
+        self._process: subprocess.Popen[bytes] | ForkedCommand
+        if command is None and may_be_forked(env):
+            with open("/dev/null", "rb") as nothing:
+                self._process = ForkedCommand(words, env, None, nothing.fileno())
+        else:
+            self._process = subprocess.Popen(
+                [*(command or COMMAND), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
+                pass_fds=[one.fileno() for one in handed],
+            )  # fmt: skip
         self.events: list[dict[str, Any]] = []
         self.complaints: list[str] = []
         self._readers = [
@@ -85,11 +135,11 @@ class Serve:
         ]
 
     @staticmethod
-    def _read(stream: IO[str] | None, keep: Any) -> threading.Thread:
+    def _read(stream: IO[bytes] | None, keep: Any) -> threading.Thread:
         def read() -> None:
             assert stream is not None
-            with stream:
-                for line in stream:
+            with io.TextIOWrapper(stream) as lines:
+                for line in lines:
                     keep(line.rstrip("\n"))
 
         reader = threading.Thread(target=read, daemon=True)

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 
-from tests.support.command_line import COMMAND, Serve
+from tests.support.command_line import Serve
 
 
 class GuardProcess(Serve):
@@ -15,7 +15,7 @@ class GuardProcess(Serve):
 
     command_name = "guard"
 
-    def __init__(self, to: int | Sequence[int | str], *arguments: str, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, to: int | Sequence[int | str], *arguments: str, command: Sequence[str] | None = None) -> None:
         back_ends = [to] if isinstance(to, int) else to
         places = [one if isinstance(one, str) else f"127.0.0.1:{one}" for one in back_ends]
         words = [word for place in places for word in ("--to", place)]
