@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.command_line import COMMAND, environment
+from tests.support.command_line import COMMAND, environment, run_forked
+from tests.support.forked_commands import may_be_forked
 from tests.support.networks import Networks
 from tests.support.ports import free_ports
 from tests.support.redis_server import RedisServer
@@ -58,6 +59,9 @@ class Host:
         return self.agent
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        if not self.prefix and may_be_forked(self._environment()):
+            done = run_forked(arguments, b"", None, self._environment())
+            return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
         return subprocess.run(
             [*self.prefix, *COMMAND, *arguments],
             env=self._environment(), capture_output=True, text=True, timeout=PATIENCE, check=False,

@@ -52,7 +52,7 @@ def run_forked(
     arguments: Sequence[str], given: bytes, cwd: Path | None, env: Mapping[str, str]
 ) -> subprocess.CompletedProcess[bytes]:
     stdin, gives = os.pipe()
-    process = ForkedCommand(arguments, env, cwd, stdin)
+    process, stdout, stderr = ForkedCommand.with_pipes(arguments, env, stdin, cwd)
     os.close(stdin)
     found: dict[str, bytes] = {}
 
@@ -65,7 +65,7 @@ def run_forked(
             found[name] = stream.read()
 
     jobs = [threading.Thread(target=give)]
-    jobs += [threading.Thread(target=keep, args=(name, getattr(process, name))) for name in ("stdout", "stderr")]
+    jobs += [threading.Thread(target=keep, args=each) for each in (("stdout", stdout), ("stderr", stderr))]
     for job in jobs:
         job.start()
     try:
@@ -119,19 +119,22 @@ class Serve:
             numbers = ",".join(str(one.fileno()) for one in handed)
             command = (sys.executable, "-c", HAND_OVER, numbers, *(command or COMMAND))
         self._process: subprocess.Popen[bytes] | ForkedCommand
+        stdout: IO[bytes] | None
+        stderr: IO[bytes] | None
         if command is None and may_be_forked(env):
             with open("/dev/null", "rb") as nothing:
-                self._process = ForkedCommand(words, env, None, nothing.fileno())
+                self._process, stdout, stderr = ForkedCommand.with_pipes(words, env, nothing.fileno())
         else:
             self._process = subprocess.Popen(
                 [*(command or COMMAND), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
                 pass_fds=[one.fileno() for one in handed],
             )  # fmt: skip
+            stdout, stderr = self._process.stdout, self._process.stderr
         self.events: list[dict[str, Any]] = []
         self.complaints: list[str] = []
         self._readers = [
-            self._read(self._process.stdout, lambda line: self.events.append(json.loads(line))),
-            self._read(self._process.stderr, self.complaints.append),
+            self._read(stdout, lambda line: self.events.append(json.loads(line))),
+            self._read(stderr, self.complaints.append),
         ]
 
     @staticmethod

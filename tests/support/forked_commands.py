@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import importlib
 import os
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,20 +28,35 @@ LIBRARIES = ("aiosmtpd.smtp", "lupa", "rich.table", "uvicorn", "starlette.applic
 
 
 class ForkedCommand:
-    """A command with its streams in pipes, as far as tests need what `subprocess.Popen` has."""
+    """A command, as far as tests need what `subprocess.Popen` has. `streams`: standard input, output and error, which
+    stay the caller's; `terminal`: they are a terminal, which becomes the command's own."""
 
-    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], cwd: Path | None, stdin: int) -> None:
-        (out, out_end), (err, err_end), (status, status_end) = os.pipe(), os.pipe(), os.pipe()
-        self._status = status
-        self.stdout: IO[bytes] = open(out, "rb")  # noqa: SIM115
-        self.stderr: IO[bytes] = open(err, "rb")  # noqa: SIM115
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        streams: Sequence[int],
+        cwd: Path | None = None,
+        terminal: bool = False,
+    ) -> None:
+        self._status, status_end = os.pipe()
         self.returncode: int | None = None
         try:
-            order = (list(arguments), dict(env), str(cwd or os.getcwd()))
-            self.pid, self._pidfd = starter().start(order, [stdin, out_end, err_end, status_end])
+            order = (list(arguments), dict(env), str(cwd or os.getcwd()), terminal)
+            self.pid, self._pidfd = starter().start(order, [*streams, status_end])
         finally:
-            for end in (out_end, err_end, status_end):
-                os.close(end)
+            os.close(status_end)
+
+    @classmethod
+    def with_pipes(
+        cls, arguments: Sequence[str], env: Mapping[str, str], stdin: int, cwd: Path | None = None
+    ) -> tuple[ForkedCommand, IO[bytes], IO[bytes]]:
+        """One whose output and errors come in pipes."""
+        (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+        made = cls(arguments, env, [stdin, out_end, err_end], cwd)
+        os.close(out_end)
+        os.close(err_end)
+        return made, open(out, "rb"), open(err, "rb")
 
     def poll(self, wait_s: float = 0) -> int | None:
         """Its exit status, or the negative number of a signal; None while it runs."""
@@ -155,13 +172,19 @@ def report(statuses: dict[int, int]) -> None:
             os.close(statuses.pop(pid))
 
 
-def become(streams: list[int], arguments: list[str], environment: dict[str, str], directory: str) -> int:
+def become(
+    streams: list[int], arguments: list[str], environment: dict[str, str], directory: str, terminal: bool
+) -> int:
     """Runs the command line in this process, with these streams."""
     import inbound_audit.__main__ as program
 
     for number, fd in enumerate(streams):
         os.dup2(fd, number)
         os.close(fd)
+    if terminal:  # Ctrl-C goes to those whose terminal it is
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()

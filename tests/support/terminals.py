@@ -13,6 +13,7 @@ import sys
 import termios
 
 from tests.support.command_line import COMMAND, environment
+from tests.support.forked_commands import ForkedCommand, may_be_forked
 from tests.support.waiting import PATIENCE, eventually
 
 # Ctrl-C goes to those whose terminal it is.
@@ -31,11 +32,15 @@ class Terminal:
         self.before = termios.tcgetattr(self.leader)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, 80, 0, 0))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", ON_A_TERMINAL, *COMMAND, *arguments],
-            stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
-            env={**environment(), "TERM": "xterm-256color", **(extra or {})},
-        )  # fmt: skip
+        env = {**environment(), "TERM": "xterm-256color", **(extra or {})}
+        self.process: subprocess.Popen[bytes] | ForkedCommand
+        if may_be_forked(env):
+            self.process = ForkedCommand(arguments, env, [follower] * 3, terminal=True)
+        else:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", ON_A_TERMINAL, *COMMAND, *arguments],
+                stdin=follower, stdout=follower, stderr=follower, start_new_session=True, env=env,
+            )  # fmt: skip
         os.close(follower)
         self.shown = ""
 

@@ -24,7 +24,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.support.command_line import COMMAND, environment, run
 from tests.support.grammar import CASES
-from tests.support.sharing import stands
+from tests.support.sharing import Workers
 from tests.support.strategies import addresses
 from tests.support.terminals import Terminal
 from tests.support.waiting import PATIENCE, eventually
@@ -41,11 +41,15 @@ GAP = " " * 25
 NAME = "mail"
 
 OWNER = """
-import json, sys, threading
+import threading
 from inbound_audit import InboundAudit
 
-audit = InboundAudit(shared=sys.argv[1], capacity=1 << 26)
-kept = {}
+audit = InboundAudit(shared=name, capacity=1 << 26)
+kept = []
+
+def open_sessions(service, name, hosts):
+    listener = audit.listener(service, name)
+    kept.extend(listener.session(host) for host in hosts)
 
 def churn():
     listener = audit.listener("SMTP", "churn")
@@ -53,64 +57,40 @@ def churn():
         for last in range(256):
             with listener.session(f"198.51.100.{last}"), listener.session(f"2001:db8:1::{last:x}"):
                 pass
-
-for line in sys.stdin:
-    order, *rest = json.loads(line)
-    if order == "open":
-        service, name, hosts = rest
-        listener = audit.listener(service, name)
-        for host in hosts:
-            kept.setdefault(host, []).append(listener.session(host))
-    elif order == "close":
-        kept[rest[0]].pop().close()
-    elif order == "churn":
-        threading.Thread(target=churn, daemon=True).start()
-    print("done", flush=True)
 """
 
 
 class Owner:
-    """A process that counts, and carries out orders."""
+    """A process that counts."""
 
     def __init__(self, name: str = NAME) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", OWNER, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.order("hello")
+        self._crew = Workers()
+        self._worker = self._crew(f"name = {name!r}\n{OWNER}")
 
     @property
     def pid(self) -> int:
-        return self._process.pid
-
-    def order(self, *order: object) -> None:
-        """Returns when it is done."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "done\n"
+        return self._worker.pid
 
     def open(self, *hosts: str, service: str = "SMTP", listener: str = "mx") -> None:
-        self.order("open", service, listener, hosts)
+        self._worker.do("open_sessions(*what)", what=(service, listener, hosts))
+
+    def churn(self) -> None:
+        self._worker.do("threading.Thread(target=churn, daemon=True).start()")
 
     def stop(self) -> None:
         """Stops it, wherever it is, for good."""
-        os.kill(self.pid, signal.SIGSTOP)
-        eventually(lambda: stands(self.pid), "a stopped process")
+        self._worker.freeze()
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait(PATIENCE)
+        with contextlib.suppress(ProcessLookupError):
+            self._worker.kill()
+        self._worker.await_end()
 
     def __enter__(self) -> Owner:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+        self._crew.close()
 
 
 @pytest.fixture(autouse=True)
@@ -427,7 +407,7 @@ def test_a_busy_process_is_shown() -> None:
     with Owner() as calm, Owner() as busy:
         calm.open("192.0.2.1", "2001:db8::1")
         busy.open("192.0.2.1")
-        busy.order("churn")
+        busy.churn()
         for _ in range(2):
             assert rows(NAME, "192.0.2.0/24") == [(2, "192.0.2.0/24"), (2, "192.0.2.1/32")]
             found = rows(NAME)
@@ -443,7 +423,7 @@ def test_a_stopped_process_counts_on() -> None:
     for _ in range(3):
         with Owner() as owner:
             owner.open("192.0.2.1", "2001:db8::1")
-            owner.order("churn")
+            owner.churn()
             owner.stop()
             assert rows(NAME, "192.0.2.0/24") == [(1, "192.0.2.0/24"), (1, "192.0.2.1/32")]
             assert (1, "2001:db8::1/128") in rows(NAME)
