@@ -7,18 +7,20 @@ import contextlib
 import fcntl
 import functools
 import importlib
+import marshal
 import os
-import pickle
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO, cast
 
 from tests.support.waiting import PATIENCE
 
@@ -39,13 +41,9 @@ class ForkedCommand:
         cwd: Path | None = None,
         terminal: bool = False,
     ) -> None:
-        self._status, status_end = os.pipe()
         self.returncode: int | None = None
-        try:
-            order = (list(arguments), dict(env), str(cwd or os.getcwd()), terminal)
-            self.pid, self._pidfd = starter().start(order, [*streams, status_end])
-        finally:
-            os.close(status_end)
+        order = list(arguments), dict(env), str(cwd or os.getcwd()), terminal
+        self._connection, self.pid = starter().start(order, list(streams))
 
     @classmethod
     def with_pipes(
@@ -60,12 +58,11 @@ class ForkedCommand:
 
     def poll(self, wait_s: float = 0) -> int | None:
         """Its exit status, or the negative number of a signal; None while it runs."""
-        if self.returncode is None and select.select([self._status], [], [], wait_s)[0]:
-            said = os.read(self._status, 100)
+        if self.returncode is None and select.select([self._connection], [], [], wait_s)[0]:
+            said = self._connection.recv(100)
             assert said, "the process that commands are forked from has ended"
             self.returncode = int(said)
-            os.close(self._status)
-            os.close(self._pidfd)
+            self._connection.close()
         return self.returncode
 
     def wait(self, timeout: float = PATIENCE) -> int:
@@ -77,7 +74,7 @@ class ForkedCommand:
     def send_signal(self, number: signal.Signals) -> None:
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -88,24 +85,55 @@ class Starter:
 
     def __init__(self) -> None:
         self.environment = dict(os.environ)
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.settimeout(PATIENCE)
-        program = f"from tests.support.forked_commands import breed; breed({theirs.fileno()})"
-        with theirs:
+        self._directory = tempfile.mkdtemp(prefix="commands-")
+        self._address = f"{self._directory}/socket"
+        program = "from tests.support.forked_commands import breed; breed()"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            listening.bind(self._address)
+            listening.listen(64)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", program], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+                [sys.executable, "-c", program], stdin=listening, stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
             )  # fmt: skip
 
-    def start(self, order: object, fds: list[int]) -> tuple[int, int]:
-        """The process id of a new command, and a descriptor that stands for it."""
-        socket.send_fds(self._socket, [pickle.dumps(order)], fds)
-        said, (pidfd,), _, _ = socket.recv_fds(self._socket, 100, 1)
-        return int(said), pidfd
+    def start(self, order: object, fds: list[int]) -> tuple[socket.socket, int]:
+        """A socket that says the exit status of a new command, and its process id."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.settimeout(PATIENCE)
+        connection.connect(self._address)
+        socket.send_fds(connection, [marshal.dumps(order)], fds)
+        return connection, int(connection.recv(100))
+
+    def script(self) -> str:
+        """A program that runs the command line as `python -m inbound_audit` does, with the same streams."""
+        return SCRIPT.replace("PYTHON", sys.executable).replace("ADDRESS", repr(self._address))
 
     def close(self) -> None:
-        self._socket.close()
+        self._process.kill()
         self._process.communicate()
+        shutil.rmtree(self._directory)
+
+
+SCRIPT = """\
+#!PYTHON -ISE
+import marshal, os, signal, socket, sys
+numbers = signal.SIGINT, signal.SIGTERM
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until they can be handed on
+connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+connection.connect(ADDRESS)
+order = sys.argv[1:], dict(os.environ), os.getcwd(), False
+socket.send_fds(connection, [marshal.dumps(order)], [0, 1, 2])
+pid = int(connection.recv(100))
+for number in numbers:
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+os.close(1)  # a reader of a pipe sees its end when the command has ended
+status = int(connection.recv(100))
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
 
 
 @functools.cache
@@ -118,58 +146,59 @@ def starter() -> Starter:
 def may_be_forked(env: Mapping[str, str]) -> bool:
     """An interpreter reads variables of its own when it starts, and the loader of programs does."""
     before = starter().environment
-    names = (name for name in {*env, *before} if name.startswith(("PYTHON", "LD_")) or name == "PATH")
+    names = (name for name in {*env, *before} if name.startswith(("PYTHON", "LD_")))
     return all(env.get(name) == before.get(name) for name in names)
 
 
 # ---- the side of the process that commands are forked from
 
 
-def breed(number: int) -> None:
-    """Forks what is asked for, until there is no test any more. In a child: runs a command, and exits."""
+def breed() -> None:
+    """Forks what is asked for by who connects to the socket that is its standard input. In a child: runs a command, and
+    exits."""
     from inbound_audit.cli import main as _
 
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    asked = socket.socket(fileno=number)
+    listening = socket.socket(fileno=os.dup(0))
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakes)
-    statuses: dict[int, int] = {}  # by process id: where its exit status is written to
+    callers: dict[int, socket.socket] = {}  # by process id: who is to hear its exit status
     while True:
-        ready = select.select([asked, woken], [], [])[0]
+        ready = select.select([listening, woken], [], [])[0]
         if woken in ready:
             os.read(woken, 4096)
-            report(statuses)
-        if asked in ready:
-            order, fds, _, _ = socket.recv_fds(asked, 1 << 20, 4)
-            if not order:
-                os._exit(0)
-            *streams, status = fds
+            report(callers)
+        if listening in ready:
+            caller, _ = listening.accept()
+            order, streams, _, _ = socket.recv_fds(caller, 1 << 20, 3)
+            if not order:  # it has gone
+                continue
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                asked.close()
-                for fd in (woken, wakes, status, *statuses.values()):
-                    os.close(fd)
-                sys.exit(become(streams, *pickle.loads(order)))
-            statuses[pid] = status
-            pidfd = os.pidfd_open(pid)
-            socket.send_fds(asked, [str(pid).encode()], [pidfd])
-            for fd in (pidfd, *streams):
+                for each in (listening, caller, *callers.values()):
+                    each.close()
+                os.close(woken)
+                os.close(wakes)
+                sys.exit(become(streams, *marshal.loads(order)))
+            callers[pid] = caller
+            caller.send(str(pid).encode())
+            for fd in streams:
                 os.close(fd)
 
 
-def report(statuses: dict[int, int]) -> None:
-    """Writes the exit status of each command that has ended."""
-    for pid, fd in list(statuses.items()):
+def report(callers: dict[int, socket.socket]) -> None:
+    """Says the exit status of each command that has ended."""
+    for pid in list(callers):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            os.write(fd, str(os.waitstatus_to_exitcode(status)).encode())
-            os.close(statuses.pop(pid))
+            with callers.pop(pid) as caller, contextlib.suppress(OSError):  # it does not wait any more
+                caller.send(str(os.waitstatus_to_exitcode(status)).encode())
 
 
 def become(
@@ -184,10 +213,16 @@ def become(
     if terminal:  # Ctrl-C goes to those whose terminal it is
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    # What they are decides how they are read and written.
+    sys.stdin = sys.__stdin__ = opened_again(sys.stdin, "r")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = opened_again(sys.stdout, "w")  # type: ignore[misc]
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
     os.chdir(directory)
     sys.argv[:] = [str(program.__file__), *arguments]
     return program.main()
+
+
+def opened_again(stream: TextIO, mode: str) -> TextIO:
+    return cast(TextIO, open(stream.fileno(), mode, encoding=stream.encoding, errors=stream.errors, closefd=False))

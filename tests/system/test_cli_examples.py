@@ -20,6 +20,7 @@ import pytest
 import trustme
 from tests.support.command_line import Manager, environment
 from tests.support.fake_engine import FakeEngine, FakeNetwork
+from tests.support.forked_commands import starter
 from tests.support.ports import free_ports
 from tests.support.sharing import Worker
 from tests.support.terminals import Terminal
@@ -118,7 +119,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         blob.write_to_path(tmp_path / "chain.pem", append=True)
     programs = tmp_path / "bin"
     programs.mkdir()
-    script(programs / "inbound-audit", f'exec {shlex.quote(sys.executable)} -m inbound_audit "$@"')
+    (programs / "inbound-audit").write_text(starter().script())
+    (programs / "inbound-audit").chmod(0o755)
     script(programs / "journalctl", f"echo '{connect}'")
     if shutil.which("jq") is None:
         script(programs / "jq", "cat")
