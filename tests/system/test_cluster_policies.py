@@ -101,10 +101,14 @@ def check_console(host: Host) -> None:
     view = ", view of 2 of 2 nodes"
     listed = [f"monitor '{kind}' {MONITOR}{view}" for kind in MONITOR_KINDS] + [f"series 'failures' 3600,24{view}"]
     host.await_output(lambda said: said.splitlines()[1:] == listed, "console", "mail", "cluster", "shared", "list")
-    shown = host.run("console", "mail", "--json", "inbound_audit", "show", "ip", "192.0.2.0/24").stdout
-    assert sum(row["count"] for row in json.loads(shown)["rows"] if row["kind"] == "connections") == MAX
-    counted = host.run("console", "mail", "inbound_audit", "count_cidr", "::/0", "failures", "3600,24", "0", "1").stdout
-    assert counted == f"{MAX + 1}\n"
+
+    def has_all_connections(said: str) -> bool:
+        return sum(row["count"] for row in json.loads(said)["rows"] if row["kind"] == "connections") == MAX
+
+    show = ("console", "mail", "--json", "inbound_audit", "show", "ip", "192.0.2.0/24")
+    host.await_output(has_all_connections, *show)
+    count = ("console", "mail", "inbound_audit", "count_cidr", "::/0", "failures", "3600,24", "0", "1")
+    host.await_output(lambda said: said == f"{MAX + 1}\n", *count)
 
 
 def test_events_on_another_node_refuse_a_client(
@@ -119,21 +123,31 @@ def test_events_on_another_node_refuse_a_client(
     eventually(lambda: failures_of(here) == (MAX, MAX + 1))
     check_console(hosts[0])
     assert reply(policy, here, "203.0.113.1") == ""
-    assert reply(policy, here, "192.0.2.200") == f"busy: 1 of {MAX + 1}"
+    came = 0
+
+    def is_busy() -> bool:
+        """On a busy machine the lease of a node may end for a moment. Each time one asks is a connection more."""
+        nonlocal came
+        came += 1
+        return reply(policy, here, "192.0.2.200") == f"busy: {came} of {MAX + came}"
+
+    eventually(is_busy, "a refusal because of what is counted there")
     assert reply(policy, here, "198.51.100.1") == ""
     here.series.add("failures", "198.51.100.1")
+    eventually(lambda: failures_of(here) == (MAX + 1, MAX + 1))
     assert reply(policy, here, "198.51.100.1") == f"{MAX + 1} failures"
     assert reply(policy, here, "2001:db8::1") == f"{MAX + 1} failures"
     assert reply(policy, here, "2001:db8::2") == ""
     # What a node recorded goes with it, and comes back with it.
     hosts[1].agent.kill()
-    eventually(lambda: here.connections(MONITOR, "192.0.2.0/24", 0, 1, cluster=True) == 1)
+    eventually(lambda: here.connections(MONITOR, "192.0.2.0/24", 0, 1, cluster=True) == came)
     eventually(lambda: failures_of(here) == (1, 0))
-    assert reply(policy, here, "192.0.2.200") == ""
+    came += 1
+    assert reply(policy, here, "192.0.2.200") == ("" if came <= MAX else f"busy: {came} of {came}")
     assert reply(policy, here, "2001:db8::1") == ""
     hosts[1].start("--monitor", MONITOR)
-    eventually(lambda: here.connections(MONITOR, "192.0.2.0/24", 0, 1, cluster=True) == 2 + MAX)
-    assert reply(policy, here, "192.0.2.200") == f"busy: 3 of {MAX + 3}"
+    eventually(lambda: here.connections(MONITOR, "192.0.2.0/24", 0, 1, cluster=True) == came + MAX)
+    eventually(is_busy, "a refusal because of what is counted there again")
     eventually(lambda: here.series.count("failures", "2001:db8::1", 0, 1) == MAX + 1)
     assert reply(policy, here, "2001:db8::1") == f"{MAX + 1} failures"
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from tests.support.command_line import COMMAND, environment
+from tests.support.forked_commands import ForkedCommand, may_be_forked
 from tests.support.sharing import NAME, Worker
 
 from inbound_audit.cli.console import session
@@ -41,15 +42,20 @@ audit.series.add("failures", "192.0.2.7", 42)
 class Terminal:
     """A console at a terminal of its own."""
 
-    def __init__(self, state: Path, *arguments: str, command: Sequence[str] = COMMAND, **variables: str) -> None:
+    def __init__(self, state: Path, *arguments: str, command: Sequence[str] | None = None, **variables: str) -> None:
         self._ours, theirs = pty.openpty()
         self.before = termios.tcgetattr(self._ours)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self.process = subprocess.Popen(
-            [*command, "console", NAME, *arguments],
-            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            env={**environment(), "TERM": "xterm", "XDG_STATE_HOME": str(state), **variables},
-        )  # fmt: skip
+        words = ["console", NAME, *arguments]
+        env = {**environment(), "TERM": "xterm", "XDG_STATE_HOME": str(state), **variables}
+        self.process: subprocess.Popen[bytes] | ForkedCommand
+        if command is None and may_be_forked(env):
+            self.process = ForkedCommand(words, env, [theirs] * 3, terminal=True)
+        else:
+            self.process = subprocess.Popen(
+                [*(command or COMMAND), *words],
+                stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=env,
+            )  # fmt: skip
         os.close(theirs)
         self.seen = ""
 
