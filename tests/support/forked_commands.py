@@ -9,6 +9,7 @@ import functools
 import importlib
 import marshal
 import os
+import re
 import select
 import shutil
 import signal
@@ -42,7 +43,7 @@ class ForkedCommand:
         terminal: bool = False,
     ) -> None:
         self.returncode: int | None = None
-        order = list(arguments), dict(env), str(cwd or os.getcwd()), terminal
+        order = list(arguments), dict(env), str(cwd or os.getcwd()), umask(), terminal
         self._connection, self.pid = starter().start(order, list(streams))
 
     @classmethod
@@ -121,7 +122,7 @@ numbers = signal.SIGINT, signal.SIGTERM
 signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # until they can be handed on
 connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 connection.connect(ADDRESS)
-order = sys.argv[1:], dict(os.environ), os.getcwd(), False
+order = sys.argv[1:], dict(os.environ), os.getcwd(), os.umask(0), False
 socket.send_fds(connection, [marshal.dumps(order)], [0, 1, 2])
 pid = int(connection.recv(100))
 for number in numbers:
@@ -136,6 +137,12 @@ os._exit(status)
 """
 
 
+def umask() -> int:
+    """Of this process: to ask the system changes it for a moment, in which other threads make files."""
+    (text,) = re.findall(r"^Umask:\t(\d+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(text, 8)
+
+
 @functools.cache
 def starter() -> Starter:
     made = Starter()
@@ -145,6 +152,8 @@ def starter() -> Starter:
 
 def may_be_forked(env: Mapping[str, str]) -> bool:
     """An interpreter reads variables of its own when it starts, and the loader of programs does."""
+    if sys.platform != "linux":
+        return False
     before = starter().environment
     names = (name for name in {*env, *before} if name.startswith(("PYTHON", "LD_")))
     return all(env.get(name) == before.get(name) for name in names)
@@ -202,7 +211,7 @@ def report(callers: dict[int, socket.socket]) -> None:
 
 
 def become(
-    streams: list[int], arguments: list[str], environment: dict[str, str], directory: str, terminal: bool
+    streams: list[int], arguments: list[str], environment: dict[str, str], directory: str, mask: int, terminal: bool
 ) -> int:
     """Runs the command line in this process, with these streams."""
     import inbound_audit.__main__ as program
@@ -220,6 +229,7 @@ def become(
     os.environ.update(environment)
     time.tzset()
     os.chdir(directory)
+    os.umask(mask)
     sys.argv[:] = [str(program.__file__), *arguments]
     return program.main()
 
