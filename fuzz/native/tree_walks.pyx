@@ -1,11 +1,15 @@
 """A tree as another process may have written it: each long walk ends, with its rows or with an error.
 
-The rows of the tree, the hosts, the hosts in pieces that are merged with those of the same tree, and the largest
-prefixes. A walk that damaged bytes lead in a circle ends by its budget.
+The rows of the tree, the hosts, the hosts in pieces that are merged with those of the same tree, the largest prefixes,
+and a picture. A walk that damaged bytes lead in a circle ends by its budget.
 """
+
+from libc.stdint cimport int64_t
 
 cimport inbound_audit._core.address as ip
 cimport inbound_audit._core.hosts as hosts
+cimport inbound_audit._core.picture as picture
+cimport inbound_audit._core.prefix as prefix
 cimport inbound_audit._core.records as records
 cimport inbound_audit._core.walk as walk
 
@@ -31,6 +35,35 @@ cdef void walk_top(int length) noexcept nogil:
     expect(code == codes.OK or code == codes.DAMAGED, "a search for the largest ends")
     walk.free_rows(&rows)
     walk.free_rows(&heap)
+
+
+cdef bint is_inside(const prefix.Prefix *p, const prefix.Prefix *outer) noexcept nogil:
+    """Not all of it."""
+    return p.length > outer.length and ip.compare(
+        p.address.hi, p.address.lo, outer.address.hi, outer.address.lo, outer.length
+    ) == 0
+
+
+cdef void draw_picture(u32 rows) noexcept nogil:
+    """Each row is inside the row that it belongs to, and what is inside a row is not more than it."""
+    cdef picture.Picture pic
+    cdef picture.Spot *outer
+    cdef picture.Spot *inner
+    cdef int64_t inside
+    cdef u32 i, k
+    memset(&pic, 0, sizeof(pic))
+    expect(picture.add_part(&pic.parts, &tree, NULL, False, 0) == codes.OK, "there is memory")
+    expect(picture.draw(&pic, rows, NULL) == codes.OK and pic.size <= rows, "a picture has no more rows")
+    for i in range(pic.size):
+        outer = &pic.spot[i]
+        inside = 0
+        for k in range(2):
+            if outer.inside[k]:
+                inner = &pic.spot[outer.inside[k]]
+                inside += inner.count
+                expect(is_inside(&inner.prefix, &outer.prefix), "a row is inside the row around it")
+        expect(outer.count > 0 and inside <= outer.count, "rows add up")
+    picture.free_picture(&pic)
 
 
 cdef void merge_hosts(int version, u64 hi, u64 lo) noexcept nogil:
@@ -59,6 +92,8 @@ cdef public void run(const u8 *data, size_t size) noexcept nogil:
     fill(data + PROBE, size - PROBE)
     if data[0] % 4 == 2:
         merge_hosts(4 if data[1] & 1 else 6, <u64>data[2] << 56 | <u64>data[3] << 48, data[4])
+    elif data[0] % 8 == 4:
+        draw_picture(2 + data[17])
     elif data[0] % 2:
         walk_top(data[17])
     else:
