@@ -30,6 +30,7 @@ from inbound_audit.overrides.entry import Decision
 from inbound_audit.picture import ROWS, Picture
 from inbound_audit.process import ProcessLock
 from inbound_audit.shared import View
+from inbound_audit.shared.scanner import OwnerInfo
 
 CONNECTIONS, REJECTIONS = MONITOR_KINDS[0], MONITOR_KINDS[2]
 EVERYTHING = ("0.0.0.0/0", "::/0")
@@ -88,7 +89,8 @@ class Feed:
             if self._rules.refresh(whole):
                 self._limits.refresh(self._rules.guards)
             guards = self._rules.guards
-            listeners = _listeners(whole)
+            owners = whole.owners
+            listeners = _listeners(owners)
             unread = self._refusals.refresh((guard.log, guard.user) for guard in guards if guard.log)
             known = [
                 (scope, name, interval, windows)
@@ -106,7 +108,7 @@ class Feed:
                 listeners=listeners,
                 monitors=tuple(WindowsRow(*entry[1:]) for entry in known if entry[0] == CONNECTIONS),
                 series=tuple(WindowsRow(*entry[1:]) for entry in known if entry[0] not in MONITOR_KINDS),
-                processes=_processes(whole, picture.time),
+                processes=_processes(owners, picture.time),
                 nodes=whole.nodes,
                 decisions=tuple(files.read_all(whole.place, picture.time).decisions(picture.time)),
                 history=_history(whole, EVERYTHING),
@@ -252,18 +254,18 @@ def _log_notes(guards: Sequence[GuardRule]) -> list[str]:
     return [f"the decision log {where}, so refusals are not seen: start the server with --decision-log FILE"]
 
 
-def _listeners(view: View) -> tuple[ListenerRow, ...]:
+def _listeners(owners: Sequence[OwnerInfo]) -> tuple[ListenerRow, ...]:
     sessions: Counter[tuple[str, str]] = Counter()
-    for owner in view.owners:
+    for owner in owners:
         for service, listener, total in owner.listeners:
             sessions[service, listener] += total
     return tuple(ListenerRow(*names, total) for names, total in sorted(sessions.items()))
 
 
-def _processes(view: View, now: float) -> tuple[ProcessRow, ...]:
+def _processes(owners: Sequence[OwnerInfo], now: float) -> tuple[ProcessRow, ...]:
     found = (
         ProcessRow(owner.pid, max(0.0, now - owner.started), owner.sessions, owner.damaged)
-        for owner in view.owners
+        for owner in owners
         if owner.listeners or owner.damaged is not None
     )
     return tuple(sorted(found, key=lambda row: row[:3]))  # what is damaged is a text or None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 from tests.support import gold_records
@@ -127,5 +126,5 @@ def test_a_monitor_that_counts_no_rejections_has_no_history_of_them() -> None:
 
 def test_processes_that_are_alike_but_for_the_damage() -> None:
     owners = [OwnerInfo("x", 7, 0.0, (), damaged) for damaged in ("a", None, "b")]
-    shown = feed_room._processes(SimpleNamespace(owners=owners), 9.0)  # type: ignore[arg-type]
+    shown = feed_room._processes(owners, 9.0)
     assert sorted(row.damaged or "" for row in shown) == ["a", "b"]
