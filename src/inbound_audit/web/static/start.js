@@ -1,11 +1,14 @@
-// Asks for the modules when the page has been painted: until then they would hold it up.
+// When the head of the page has been painted: shows the rest, and asks for the modules. Both would hold it up.
 
 const MODULES = [
   "main", "dom", "prefixes", "curve", "model", "stream", "state", "sources", "colours", "surface", "map", "icicle", "table",
   "panels", "change", "whatif", "export",
 ];
 
-const begin = () => MODULES.forEach((name) => import(`./${name}.js`));
+function begin() {
+  document.querySelector("main").classList.remove("later");
+  MODULES.forEach((name) => import(`./${name}.js`));
+}
 
 if (document.hidden) begin();
 else requestAnimationFrame(() => setTimeout(begin));
