@@ -78,6 +78,26 @@ def run_forked(
     return subprocess.CompletedProcess(["inbound-audit", *arguments], status, found["stdout"], found["stderr"])
 
 
+def begin(
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    command: Sequence[str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> tuple[subprocess.Popen[bytes] | ForkedCommand, IO[bytes], IO[bytes]]:
+    """Starts a command; returns it, its output and its errors. It is forked, unless it is to be run by `command`."""
+    if command is None and may_be_forked(env):
+        with open(os.devnull, "rb") as nothing:
+            return ForkedCommand.with_pipes(arguments, env, nothing.fileno())
+    made = subprocess.Popen(
+        [*(command or COMMAND), *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, pass_fds=pass_fds,
+    )  # fmt: skip
+    assert made.stdout
+    assert made.stderr
+    return made, made.stdout, made.stderr
+
+
 HAND_OVER = """
 import fcntl, os, sys
 high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[1].split(",")]
@@ -118,18 +138,8 @@ class Serve:
         if handed:
             numbers = ",".join(str(one.fileno()) for one in handed)
             command = (sys.executable, "-c", HAND_OVER, numbers, *(command or COMMAND))
-        self._process: subprocess.Popen[bytes] | ForkedCommand
-        stdout: IO[bytes] | None
-        stderr: IO[bytes] | None
-        if command is None and may_be_forked(env):
-            with open("/dev/null", "rb") as nothing:
-                self._process, stdout, stderr = ForkedCommand.with_pipes(words, env, nothing.fileno())
-        else:
-            self._process = subprocess.Popen(
-                [*(command or COMMAND), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env,
-                pass_fds=[one.fileno() for one in handed],
-            )  # fmt: skip
-            stdout, stderr = self._process.stdout, self._process.stderr
+        handles = [one.fileno() for one in handed]
+        self._process, stdout, stderr = begin(words, env, command=command, pass_fds=handles)
         self.events: list[dict[str, Any]] = []
         self.complaints: list[str] = []
         self._readers = [

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import re
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tests.support.command_line import COMMAND, environment
+from tests.support.command_line import begin, environment
 from tests.support.waiting import PATIENCE
 
 Event = tuple[str, dict[str, Any]]
@@ -22,16 +22,14 @@ class WebServer:
     """`inbound-audit web mail` on a port of its own. As a context it is killed at the end."""
 
     def __init__(self, *arguments: str, name: str = "mail", listen: str = "127.0.0.1:0") -> None:
-        self._process = subprocess.Popen(
-            [*COMMAND, "web", name, "--listen", listen, *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
-        )  # fmt: skip
-        assert self._process.stdout
-        self.line = self._process.stdout.readline()
+        self._process, stdout, stderr = begin(("web", name, "--listen", listen, *arguments), environment())
+        self._stdout, self._stderr = io.TextIOWrapper(stdout), io.TextIOWrapper(stderr)
+        self.line = self._stdout.readline()
         found = re.fullmatch(r"serving (?:http://127\.0\.0\.1:(\d+)/(?:#token=(\S+))?|unix:(\S+))\n", self.line)
         if found is None:
             self._process.kill()
-            raise AssertionError(self.line + self._process.communicate()[1])
+            with self:
+                raise AssertionError(self.line + self._stderr.read())
         self.port = int(found[1] or 0)
         self.token: str | None = found[2]
         self.path: str | None = found[3]
@@ -42,8 +40,7 @@ class WebServer:
 
     def read_line(self) -> str:
         """What it prints after its first line."""
-        assert self._process.stdout
-        return self._process.stdout.readline().rstrip("\n")
+        return self._stdout.readline().rstrip("\n")
 
     @property
     def running(self) -> bool:
@@ -88,14 +85,16 @@ class WebServer:
 
     def complaints(self) -> str:
         """What it has said on standard error, after its end."""
-        return self._process.communicate()[1]
+        return self._stderr.read()
 
     def __enter__(self) -> WebServer:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait(PATIENCE)
+        self._stdout.close()
+        self._stderr.close()
 
 
 def events_of(lines: Iterator[bytes]) -> Iterator[Event]:
