@@ -420,6 +420,20 @@ def test_what_is_not_split_is_among_the_busiest_and_a_limit_of_none_is_full(brow
     assert second == "half≥ 1 of 2"
 
 
+def test_ages_grow_without_an_event(browser: Browser, world: World) -> None:
+    script = """async () => {
+        const {Model} = await import('/static/model.js');
+        const model = new Model();
+        const nodes = ['heard', 'lost'].map((state) => ({state, age_s: 0.5}));
+        model.take({id: 0, time: 10, total: 0, rows: [], processes: [{age_s: 7}], nodes}, true);
+        model.take({id: 1, from: 0, time: 13, total: 0, rows: [], removed: []}, false);
+        model.take({id: 2, from: 1, time: 14, total: 0, rows: [], removed: [], processes: [{age_s: 1}]}, false);
+        return [...model.look.processes, ...model.look.nodes].map((row) => row.age_s);
+    }"""
+    with Visit(browser, world.reading) as visit:
+        assert visit.page.evaluate(script) == [1, 0.5, 4.5]
+
+
 def test_a_confirmation_is_for_the_prefix_that_it_was_asked_for(browser: Browser, world: World) -> None:
     with Visit(browser, world.changing) as visit:
         visit.expected = ("409",)
