@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from inbound_audit.nodes import NodeInfo
@@ -165,4 +165,4 @@ class Look:
 
 
 def _members(row: Any) -> dict[str, Any]:
-    return asdict(row) if is_dataclass(row) and not isinstance(row, type) else row._asdict()
+    return {each.name: getattr(row, each.name) for each in fields(row)} if is_dataclass(row) else row._asdict()
