@@ -26,7 +26,14 @@ from typing import IO, TextIO, cast
 from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-LIBRARIES = ("aiosmtpd.smtp", "lupa", "rich.table", "uvicorn", "starlette.applications")
+LIBRARIES = (
+    "aiosmtpd.smtp",
+    "lupa",
+    "rich.table",
+    "uvicorn",
+    "starlette.applications",
+    "inbound_audit.cli.console.commands",
+)
 """What commands import when they run. None of them starts a thread."""
 
 
