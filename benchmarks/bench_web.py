@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import selectors
 import socket
@@ -11,14 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from random import Random
 from time import perf_counter
 from typing import Any
 
 import pytest
 
-from benchmarks.measure import summary
+from benchmarks.measure import processor_s, summary
 from benchmarks.scale import QUICK
 from benchmarks.workloads import WORKLOADS
 from inbound_audit import InboundAudit, Session
@@ -30,7 +28,6 @@ CLIENTS, ROWS, INTERVAL = 100, 1_000, "0.1s"
 SESSIONS, CHANGES = 100_000, 200
 """Open sessions, and how many of them end for others between two reads of the clients."""
 SECONDS = 3 if QUICK else 10
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -45,11 +42,6 @@ def server() -> Iterator[tuple[int, int]]:
             yield process.pid, int(found[1])
         finally:
             process.terminate()
-
-
-def processor_s(pid: int) -> float:
-    used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(used[11]) + int(used[12])) / TICKS
 
 
 def test_a_hundred_clients(once: Callable[..., Any], report: Callable[..., None]) -> None:

@@ -9,11 +9,13 @@ a batch runs, as it would fall on one subject and not on the other.
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -58,6 +60,12 @@ def summary(samples: Sequence[float]) -> Ratio:
         return Ratio(samples[0], samples[0], samples[0])
     low, value, high = statistics.quantiles(samples, n=4, method="inclusive")
     return Ratio(value, low, high)
+
+
+def processor_s(pid: int) -> float:
+    """Seconds of processor time that a process has used, in hundredths. Linux only."""
+    used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(used[11]) + int(used[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
