@@ -35,6 +35,9 @@ THEMES = ("ansi-dark", "ansi-light", "textual-dark", "textual-light")
 MAX_TOTALS = 120
 """Of the looks whose totals are kept for a curve, where no monitor is."""
 
+MAX_TEXT, MAX_SAID = 100, 300
+"""Characters of a prefix or a filter, and of what is said for a moment."""
+
 FILTER, GO_TO = "Filter: a part of a prefix, or a prefix to see what is inside", "Go to: an address or a prefix"
 
 
@@ -46,7 +49,7 @@ class WatchApp(App[None]):
     VERTICAL_BREAKPOINTS = [(0, "-low"), (36, "-high")]  # noqa: RUF012
     CSS = """
     #status, #line { height: 1; }
-    #banner { height: auto; text-style: bold reverse; }
+    #banner { height: auto; max-height: 2; text-style: bold reverse; }
     #body { height: 1fr; }
     #prefixes { width: 1fr; }
     #side { width: 29; padding: 0 0 0 1; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
@@ -98,7 +101,7 @@ class WatchApp(App[None]):
         self._banner = Static(id="banner", markup=False)
         self._table = PrefixTable()
         self._side = Side(id="side")
-        self._line = Input(id="line", compact=True)
+        self._line = Input(id="line", max_length=MAX_TEXT, compact=True)
 
     def compose(self) -> ComposeResult:
         yield self._status
@@ -341,7 +344,9 @@ class WatchApp(App[None]):
         return found
 
     def _say(self, text: str, *, failed: bool = False) -> None:
-        self.notify(plain(text), severity="error" if failed else "information", markup=False)
+        text = plain(text)
+        text = text if len(text) <= MAX_SAID else f"{text[: MAX_SAID - 1]}…"
+        self.notify(text, severity="error" if failed else "information", markup=False)
 
 
 def _span_of(look: Look) -> str:

@@ -21,7 +21,8 @@ from inbound_audit.overrides.entry import MAX_WHY, made_by
 
 Answer = TypeVar("Answer")
 
-DEFAULT_TIME = "1h"
+DEFAULT_TIME, MAX_TIME = "1h", 40
+"""For how long an override holds, and characters of such a text."""
 
 
 class Terms(NamedTuple):
@@ -34,19 +35,30 @@ class Terms(NamedTuple):
 class Dialog(ModalScreen[Answer], Generic[Answer]):
     """A box in the middle of the screen."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "Cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "cancel", "Cancel"),
+        Binding("ctrl+c", "app.quit", "Quit", priority=True),  # before what copies in a line of text
+    ]
     DEFAULT_CSS = """
     Dialog { align: center middle; }
     Dialog > .box {
-        width: 76; max-width: 100%; height: auto; max-height: 100%;
+        width: 76; max-width: 100%; height: auto; max-height: 100%; overflow-y: auto; scrollbar-size-vertical: 1;
         border: round $primary; padding: 0 1; background: $surface;
     }
     Dialog Horizontal { height: auto; }
     Dialog Button { margin: 0 2 0 0; }
     Dialog .title { text-style: bold; }
     Dialog .complaint { text-style: bold; color: $error; }
-    Dialog DataTable { height: auto; max-height: 16; }
+    Dialog DataTable { height: auto; max-height: 60vh; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; }
     """
+
+    def on_mount(self) -> None:
+        self.call_after_refresh(self._show_focused)
+
+    def _show_focused(self) -> None:
+        """On a low terminal, as soon as the heights of all are known."""
+        if self.focused is not None:
+            self.focused.scroll_visible(animate=False)
 
     def action_cancel(self) -> None:
         self.dismiss(None)
@@ -86,7 +98,7 @@ class AskTerms(Dialog[Terms | None]):
         with Vertical(classes="box"):
             yield Static(f"{self._action.capitalize()} {self._prefix}", classes="title", markup=False)
             yield Static("For how long: 30m, 1h or 7d; empty: until it is lifted", markup=False)
-            yield Input(DEFAULT_TIME, id="time", compact=True)
+            yield Input(DEFAULT_TIME, id="time", max_length=MAX_TIME, compact=True)
             yield Static("Why", markup=False)
             yield Input(id="why", max_length=MAX_WHY, compact=True)
             yield Static(classes="complaint", markup=False)
