@@ -122,6 +122,11 @@ def test_files_are_of_the_kind_that_their_names_say(draw: Draw, tmp_path: Path) 
         (["--kind", "rejections"], 2, "write the monitor, too"),
         (["--window", "0"], 2, "write a monitor or a series, too"),
         (["--window", "2-1", "--series", "failures"], 2, "write a window, or the first and the last one"),
+        (["--listener", "\udcff"], 2, "--listener '\\udcff': write a name in UTF-8"),
+        (["-o", "."], 2, "write a file that ends with .svg or .png"),
+        (["-o", ".", "--format", "svg"], 1, "cannot write .: is a directory"),
+        (["-o", "/proc/map.svg"], 1, "cannot write /proc/map.svg: no such file or directory"),
+        (["-o", "/dev/full", "--format", "svg"], 1, "cannot write /dev/full: no space left on device"),
         (["--listener", "mz"], 1, "no listener of SMTP is named 'mz' (there is: mx, other)"),
         (["--monitor", "60,6"], 1, "no such monitor (known: 300,6)"),
         (["--monitor", "300,6", "--window", "6"], 1, "windows"),
@@ -194,6 +199,20 @@ def counted(options: Mapping[str, str]) -> int:
     if "--listener" in options:
         return 40
     return 45 if options.get("--service") == "inbound_cidr" else 41
+
+
+def test_names_that_others_chose_are_text_alone(draw: Draw, worker: Worker) -> None:
+    hostile = "a\n\u202e<b>"
+    worker.do(f"kept.append(audit.listener('SMTP', name={hostile!r}).session('192.0.2.9'))")
+    status, svg, err = draw("--listener", hostile)
+    assert (status, err) == (0, "")
+    assert "mail: open SMTP sessions of the listener a\\n\\u202e<b>" in words(svg)
+    assert draw("--listener", "mz")[2].endswith("(there is: a\\n\\u202e<b>, mx, other)\n")
+
+
+def test_without_standard_output_it_ends_without_a_word(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert draw() == (0, "", "")
 
 
 def test_no_audit_of_that_name(draw: Draw, capsys: pytest.CaptureFixture[str]) -> None:

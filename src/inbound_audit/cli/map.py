@@ -18,7 +18,7 @@ from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import plural
 from inbound_audit.drawing.colours import SCALES
 from inbound_audit.drawing.figure import MAX_WIDTH, MIN_WIDTH, WIDTH, figure
-from inbound_audit.errors import CidrError, MonitorError, SeriesError
+from inbound_audit.errors import CidrError, MonitorError, SeriesError, plain
 
 if TYPE_CHECKING:
     from inbound_audit.drawing.shapes import Drawing
@@ -125,7 +125,7 @@ def _format(output: str, form: str | None) -> str:
     found = form or (suffix if suffix in FORMATS else "svg" if output == STANDARD_OUTPUT else None)
     if found is None:
         raise click.UsageError(f"-o {output}: write a file that ends with .svg or .png, or --format too")
-    if found == "png" and output == STANDARD_OUTPUT and sys.stdout.isatty():
+    if found == "png" and output == STANDARD_OUTPUT and sys.stdout is not None and sys.stdout.isatty():
         raise click.UsageError("a terminal can't show PNG: write a file, such as -o map.png")
     return found
 
@@ -173,7 +173,7 @@ def _node(feed: Feed, source: Source) -> str | None:
 
 
 def _drawing(look: Look, colour: str, width: int) -> Drawing:
-    heading = f"{look.audit}: {_what(look.source)}"
+    heading = plain(f"{look.audit}: {_what(look.source)}")
     return figure(
         look.picture,
         heading,
@@ -222,8 +222,7 @@ def _write(output: str, form: str, drawing: Drawing) -> None:
 
     written = svg(drawing).encode() if form == "svg" else png(drawing)
     if output == STANDARD_OUTPUT:
-        sys.stdout.buffer.write(written)
-        sys.stdout.buffer.flush()
+        click.echo(written, nl=False)
         return
     try:
         output_file.write(output, written)

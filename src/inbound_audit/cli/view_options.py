@@ -16,7 +16,7 @@ from inbound_audit.cli.completion import audits
 from inbound_audit.cli.failure import Failure
 from inbound_audit.cli.logs import say
 from inbound_audit.cli.output import listing
-from inbound_audit.errors import SharedStateError, UnknownServiceType
+from inbound_audit.errors import SharedStateError, UnknownServiceType, plain
 from inbound_audit.nodes import THIS_HOST, NodeInfo
 from inbound_audit.services import DEFAULT_SERVICE_TYPE
 from inbound_audit.shedding import ShedNetwork
@@ -85,6 +85,8 @@ def check_what_is_counted(listener: str | None, monitor: str | None, series: str
     """Raises click.UsageError for options of which one would say nothing: a window has no service and no listener."""
     if monitor is not None and series is not None:
         raise click.UsageError("--monitor excludes --series: write one of them")
+    if listener is not None and listener != listener.encode(errors="replace").decode():
+        raise click.UsageError(f"--listener {listener!r}: write a name in UTF-8")
     windows = "--monitor" if monitor is not None else "--series" if series is not None else None
     service = click.get_current_context().get_parameter_source("service")
     given = {"--listener": listener is not None, "--service": service is not ParameterSource.DEFAULT}
@@ -104,7 +106,8 @@ def check_listener(look: Look) -> None:
     service = DEFAULT_SERVICE_TYPE if service in OF_NODES else service
     known = [row.listener for row in look.listeners if row.service == service]
     if listener not in known:
-        raise Failure(f"--listener: no listener of {service} is named {listener!r} (there is: {listing(known)})")
+        names = listing([plain(name) for name in known])
+        raise Failure(f"--listener: no listener of {service} is named {listener!r} (there is: {names})")
 
 
 @contextlib.contextmanager
