@@ -187,7 +187,9 @@ cdef inline int add_spot(Picture *pic, const Prefix *p, u32 *number) noexcept no
             return FULL
         pic.spot = more
         pic.room = room
-    pic.spot[pic.size] = Spot(prefix=branch.prefix, count=branch.count, inside=[0, 0])
+    more = &pic.spot[pic.size]
+    more.prefix, more.count = branch.prefix, branch.count
+    more.inside[0] = more.inside[1] = 0
     row.prefix, row.count, row.spot, row.whole = branch.prefix, branch.count, pic.size, False
     if append(&pic.heap, &row) != OK:
         return FULL
