@@ -12,7 +12,7 @@ def write(path: str | os.PathLike[str], content: bytes, *, replace: bool = True)
     """Writes all of a file. What can't be replaced by a rename, a pipe or a device, is written to.
 
     Without `replace` it raises FileExistsError if anything has that name. Raises OSError, and then the file is as it
-    was, or there is none. A file that is replaced keeps its mode and, if root replaces it, its owner. O(bytes).
+    was, or not there. A file that is replaced keeps its mode and, if root replaces it, its owner. O(bytes).
     """
     if not replace:
         _write_new(path, content, path)

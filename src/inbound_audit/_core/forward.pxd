@@ -159,7 +159,7 @@ cdef inline void take_turns(Mover *m) noexcept nogil:
 
 
 cdef inline void leave_inbox(Mover *m) noexcept nogil:
-    """It is lost: it is watched no more, and Python is told once."""
+    """It is lost: it is watched no more, and Python hears of it once."""
     if not m.left_inbox:
         m.left_inbox = m.is_stale = True
         report(m.forwarder, NULL)

@@ -11,7 +11,7 @@ What holds between two batches:
   * the end of a stream is carried on after its last byte. A flow ends when both ends were carried on; when a side was
     reset, which resets the other; or when its time is over.
   * `readable` and `writable` are false only if the system has said so since the last event of that socket.
-  * an urgent byte keeps its place in the stream. The other side is not told that it is urgent.
+  * an urgent byte keeps its place in the stream. The other side does not learn that it is urgent.
   * a client that the flow counts is counted until right before its socket is closed.
 
 Lock rule: the caller holds `Mover.lock`. The tree is changed under its writer lock, as by `Session`; its holder waits

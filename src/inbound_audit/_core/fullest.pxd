@@ -54,7 +54,7 @@ cdef struct Fill:
 
 cdef inline Series *next_monitor(const Limit *limit, Owner *o, u32 *after) noexcept nogil:
     """The events of a limit over time, of a monitor that any process has: the first one from number `after` on, which
-    is moved behind it; NULL: there is none any more. O(series)."""
+    is moved behind it; NULL: no further one. O(series)."""
     cdef Series *s
     while after[0] < acquire32(&o.series_known):
         s = o.series[after[0]]

@@ -199,7 +199,7 @@ cdef inline u32 sum_below(Node *n, bint v6, bint full, u8 byte, int bits) noexce
 cdef inline bint outer_keys(Node *n, bint v6, bint full, u8 byte, int bits, int *first, int *last) noexcept nogil:
     """The lowest and the highest key of the children that share the first `bits` (0 to 7) bits of `byte`.
 
-    Returns False if there is none. O(slots).
+    Returns False without such a child. O(slots).
     """
     cdef u8 care = <u8>(0xFF << (8 - bits))
     cdef u8 *keys = keys_of(n, v6)

@@ -20,7 +20,7 @@ cdef extern from "inbound_audit/_core/own_socket.h":
     u64 closed_twice "ia_lost"
 
 cdef struct OwnSocket:
-    int fd          # below 0: there is none
+    int fd          # below 0: no socket
     u64 inode       # 0: the system did not say; then the number is not compared
 
 

@@ -46,7 +46,7 @@ cdef inline u32 write_words(const Words *words, u32 most, char *out) noexcept no
 cdef inline u32 write_reply(
     const Reply *r, const Address *peer, const Words *limit, int64_t count, char *out
 ) noexcept nogil:
-    """Writes at most MAX_REPLY_BYTES. `limit` NULL: there is none. Returns how many. O(bytes)."""
+    """Writes at most MAX_REPLY_BYTES. `limit` NULL: no limit refused. Returns how many. O(bytes)."""
     cdef u32 at = 0
     cdef int i
     for i in range(r.parts):

@@ -205,7 +205,7 @@ cdef class NodeTree:
 
     def records(self, bytes after not None=b"", size_t max_bytes=1 << 18):
         """`(records, cursor)`: the hosts beyond the cursor `after` (``b""``: from the first on), as many as fit into
-        `max_bytes`, and the cursor for the rest (``b""``: there is none).
+        `max_bytes`, and the cursor for the rest (``b""``: nothing is left).
 
         The records of one call after the other are what `replace` takes. Raises ValueError for another cursor, or less
         than 64 bytes.

@@ -147,7 +147,7 @@ local function match_close(attempt, k, at)
   return after
 end
 
--- The place after a balanced text, nil if there is none.
+-- The place after a balanced text, nil without one.
 local function balanced(text, at, opens, closes)
   if byte(text, at) ~= opens then
     return nil

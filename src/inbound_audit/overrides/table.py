@@ -96,8 +96,8 @@ class Table(dict[Key, Entry]):
 
 def table_of(last: dict[Key, Entry]) -> Table:
     """As many as there is room for."""
-    made = Table(last)
-    if len(made) > MAX_OVERRIDES:
-        made.clear()
-        made.merge(last.items())
+    if len(last) <= MAX_OVERRIDES:
+        return Table(last)
+    made = Table()
+    made.merge(last.items())
     return made
